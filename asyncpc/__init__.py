@@ -1,0 +1,81 @@
+"""Producers and consumers for asyncio: bounded, supervised, drained, and every accepted item accounted for.
+
+::
+
+                items flow this way ──────────────────────────────────────────►
+     producer ──► BoundedQueue ──► consumer × n ──► BoundedQueue ──► consumer × m ──► (results)
+     ◄───────────────────────────────────────────── room (backpressure) flows back
+                after the last item: one END per consumer, stage by stage
+                the Supervisor owns every task: start · watch · drain · close
+
+Two decorators, one object, one awaitable::
+
+    @producer
+    async def numbers():
+        for n in range(10):
+            yield n
+
+    @consumer(concurrency=4)
+    async def show(n: int) -> None:
+        print(n)
+
+    run(numbers >> show)              # owns the loop; SIGINT and SIGTERM drain
+    report = await (numbers >> show)  # or inside an async program
+
+Floors, from the ground up (imports only go down): ``errors`` · ``queue``, ``policies``, ``report`` · ``stages`` (what the
+user wrote) · ``worker`` (the loops) · ``supervisor`` (the tasks) · ``pipeline`` (composition, the handle of a run) ·
+``runner`` and ``cli`` (loops, signals, terminals).
+"""
+
+from .errors import (
+    AsyncpcError,
+    ConservationError,
+    DefinitionError,
+    DrainTimeout,
+    PipelineError,
+    QueueShutDown,
+    StateError,
+    WorkerCancelled,
+)
+from .pipeline import Consumer, Pipeline, Producer, Results, Running, Source, consumer, merge, producer, source
+from .policies import Restart, exponential
+from .queue import DEFAULT_MAXSIZE, END, BoundedQueue, QueueStatistics
+from .report import Report, SourceStatistics, StageStatistics, Statistics, Unfinished
+from .runner import run
+from .supervisor import feed
+
+__all__ = [
+    "DEFAULT_MAXSIZE",
+    "END",
+    "AsyncpcError",
+    "BoundedQueue",
+    "ConservationError",
+    "Consumer",
+    "DefinitionError",
+    "DrainTimeout",
+    "Pipeline",
+    "PipelineError",
+    "Producer",
+    "QueueShutDown",
+    "QueueStatistics",
+    "Report",
+    "Restart",
+    "Results",
+    "Running",
+    "Source",
+    "SourceStatistics",
+    "StageStatistics",
+    "StateError",
+    "Statistics",
+    "Unfinished",
+    "WorkerCancelled",
+    "consumer",
+    "exponential",
+    "feed",
+    "merge",
+    "producer",
+    "run",
+    "source",
+]
+
+__version__ = "0.1.0"

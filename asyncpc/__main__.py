@@ -1,0 +1,7 @@
+"""``python -m asyncpc`` is ``asyncpc``."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

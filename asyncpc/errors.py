@@ -1,0 +1,89 @@
+"""What can go wrong, as a tree; each class says what the caller should do.
+
+::
+
+    Exception
+    ├── AsyncpcError
+    │   ├── DefinitionError (TypeError)    the program is wrong: mend the line that raised it
+    │   ├── StateError (RuntimeError)      the call does not fit the moment: see its message
+    │   ├── WorkerCancelled                a worker was cancelled from outside the run: find out who did it
+    │   ├── DrainTimeout (TimeoutError)    items were left at the deadline: ``.report.unfinished`` lists them
+    │   └── ConservationError              the books do not balance: a bug in asyncpc, please report it
+    ├── QueueShutDown                      the queue or pipeline is closed: stop putting; nothing was taken
+    └── PipelineError (ExceptionGroup)     a run failed: the handlers' own exceptions, and ``.report``
+
+``QueueShutDown`` is asyncio's own class where asyncio has one (3.13 and later).
+``asyncio.QueueFull`` and ``asyncio.QueueEmpty`` are asyncio's everywhere.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .report import Report
+
+__all__ = [
+    "AsyncpcError",
+    "ConservationError",
+    "DefinitionError",
+    "DrainTimeout",
+    "PipelineError",
+    "QueueShutDown",
+    "StateError",
+    "WorkerCancelled",
+]
+
+if sys.version_info >= (3, 13):
+    from asyncio import QueueShutDown
+else:
+
+    class QueueShutDown(Exception):
+        """Raised by ``put`` on a closed queue, and by ``get`` when it is also empty."""
+
+
+class AsyncpcError(Exception):
+    """The root of asyncpc's own errors."""
+
+
+class DefinitionError(AsyncpcError, TypeError):
+    """A pipeline was written wrongly; raised where it is written, before anything runs."""
+
+
+class StateError(AsyncpcError, RuntimeError):
+    """A call that does not fit the moment: wrong loop, already running, ``feed`` outside a handler."""
+
+
+class WorkerCancelled(AsyncpcError):
+    """A worker's task was cancelled by someone other than the run; its item is listed as unfinished."""
+
+
+class DrainTimeout(AsyncpcError, TimeoutError):
+    """A drain reached its deadline with items left; the report lists each with its stage."""
+
+
+class ConservationError(AsyncpcError):
+    """The books of a run do not balance (invariant 4): a bug in asyncpc, never in the program."""
+
+
+class PipelineError(ExceptionGroup[Exception]):
+    """A run failed: a group of the original exceptions, so that ``except*`` works.
+
+    ``report`` is the :class:`~asyncpc.Report` of the run, with what was not handled.
+    """
+
+    report: Report
+
+    def __new__(cls, message: str, exceptions: Sequence[Exception], report: Report) -> PipelineError:
+        self = super().__new__(cls, message, exceptions)
+        self.report = report
+        return self
+
+    def __init__(self, message: str, exceptions: Sequence[Exception], report: Report) -> None:
+        super().__init__(message, exceptions)
+
+    def derive(self, excs: Sequence[Exception], /) -> PipelineError:  # type: ignore[override]  # only Exceptions inside
+        """Keep the class and the report when ``except*`` splits the group."""
+        return PipelineError(self.message, excs, self.report)

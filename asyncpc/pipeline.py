@@ -1,0 +1,566 @@
+"""Composition, and the public handle of a run.
+
+``@producer`` and ``@consumer`` make definitions, ``>>`` joins them into a :class:`Pipeline`, and a pipeline is awaited,
+entered or streamed. All of them are inert (invariant 9): each run is made fresh from the pipeline's plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Generator, Iterable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar, cast, overload
+
+from .errors import DefinitionError, DrainTimeout, PipelineError, QueueShutDown, StateError
+from .policies import Restart
+from .queue import DEFAULT_MAXSIZE
+from .report import Report, Statistics
+from .stages import (
+    Context,
+    Handler,
+    Origin,
+    Plan,
+    bind_origin,
+    check_maxsize,
+    define_handler,
+    define_origin,
+    iterable_origin,
+    iterate,
+    unique,
+)
+from .supervisor import Supervisor
+
+__all__ = ["Consumer", "Pipeline", "Producer", "Results", "Running", "Source", "consumer", "merge", "producer", "source"]
+
+T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
+T_co = TypeVar("T_co", covariant=True)
+In_contra = TypeVar("In_contra", contravariant=True)
+Out_co = TypeVar("Out_co", covariant=True)
+Call_co = TypeVar("Call_co", covariant=True)
+Resource_contra = TypeVar("Resource_contra", contravariant=True)
+
+DRAIN_TIMEOUT = 30.0
+"""Seconds a drain may take by default: what Kubernetes grants a pod between SIGTERM and SIGKILL."""
+
+Items = Iterable[T_co] | AsyncIterable[T_co]
+
+
+class Source(Generic[T_co]):
+    """One or several places that items come from; composed with ``>>``, or read with ``async for`` in a test."""
+
+    __slots__ = ("_origins",)
+
+    def __init__(self, *origins: Origin) -> None:
+        self._origins = origins
+
+    def __rshift__(self, following: Consumer[T_co, B, Any] | Pipeline[T_co, B]) -> Pipeline[T_co, B]:
+        return _join(self, following)
+
+    def __aiter__(self) -> AsyncIterator[T_co]:
+        """The items alone, without a pipeline; a merged source needs a pipeline to be read."""
+        if len(self._origins) != 1:
+            raise DefinitionError("a merged source is read by a pipeline only: async for item in each of its parts instead")
+        items = self._origins[0].open()
+        return aiter(items if isinstance(items, AsyncIterable) else iterate(items))
+
+    def __repr__(self) -> str:
+        return f"<Source {' + '.join(origin.name for origin in self._origins)}>"
+
+
+class Producer(Generic[T_co]):
+    """An async generator function as a source: composed as it is, or called with its arguments first."""
+
+    __slots__ = ("__wrapped__", "_origin")
+
+    def __init__(self, origin: Origin) -> None:
+        self._origin = origin
+        self.__wrapped__ = origin.open
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Source[T_co]:
+        """The source with these arguments. Raises ``DefinitionError`` if they do not fit the function."""
+        return Source(bind_origin(self._origin, args, kwargs))
+
+    def __rshift__(self, following: Consumer[T_co, B, Any] | Pipeline[T_co, B]) -> Pipeline[T_co, B]:
+        return self() >> following
+
+    def __repr__(self) -> str:
+        return f"<Producer {self._origin.name}>"
+
+
+class Consumer(Generic[In_contra, Out_co, Call_co]):
+    """An async function or generator as a stage; calling it calls just the function."""
+
+    __slots__ = ("__wrapped__", "_handler")
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+        self.__wrapped__ = handler.function
+
+    def __call__(self, item: In_contra, /, *args: Any, **kwargs: Any) -> Call_co:
+        """Just the function, as it was written: no queue, no pipeline."""
+        return cast(Call_co, self._handler.function(item, *args, **kwargs))
+
+    def __rshift__(self, following: Consumer[Out_co, B, Any] | Pipeline[Out_co, B]) -> Pipeline[In_contra, B]:
+        return _join(self, following)
+
+    def __repr__(self) -> str:
+        return f"<Consumer {self._handler.name}>"
+
+
+class Pipeline(Generic[In_contra, Out_co]):
+    """Sources and stages, ready to run: ``await`` it, enter it with ``async with``, or ``.stream()`` it.
+
+    ``Pipeline(numbers, double, show)`` is ``numbers >> double >> show``; the first part may be any iterable or async
+    iterable, or be left out, for a pipeline that is fed with :meth:`Running.put`.
+
+    ``maxsize`` (items) bounds each queue whose stage does not set its own; ``drain_timeout`` (seconds) bounds the drain.
+    Raises ``DefinitionError`` for what cannot run. A pipeline can be run any number of times, once at a time.
+    """
+
+    __slots__ = ("_plan", "_run")
+
+    @overload
+    def __init__(
+        self: Pipeline[A, B],
+        only: _Stage[A, B],
+        /,
+        *,
+        maxsize: int = ...,
+        drain_timeout: float = ...,
+        name: str | None = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Pipeline[A, B],
+        first: _Start[A],
+        second: _Stage[A, B],
+        /,
+        *,
+        maxsize: int = ...,
+        drain_timeout: float = ...,
+        name: str | None = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Pipeline[A, C],
+        first: _Stage[A, B],
+        second: _Stage[B, C],
+        /,
+        *,
+        maxsize: int = ...,
+        drain_timeout: float = ...,
+        name: str | None = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Pipeline[A, C],
+        first: _Start[A],
+        second: _Stage[A, B],
+        third: _Stage[B, C],
+        /,
+        *,
+        maxsize: int = ...,
+        drain_timeout: float = ...,
+        name: str | None = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Pipeline[A, D],
+        first: _Start[A],
+        second: _Stage[A, B],
+        third: _Stage[B, C],
+        fourth: _Stage[C, D],
+        /,
+        *,
+        maxsize: int = ...,
+        drain_timeout: float = ...,
+        name: str | None = ...,
+    ) -> None: ...
+    def __init__(
+        self,
+        *parts: Any,
+        maxsize: int | None = None,
+        drain_timeout: float | None = None,
+        name: str | None = None,
+    ) -> None:
+        self._plan = _plan(parts, maxsize, drain_timeout, name)
+        self._run: Supervisor | None = None
+
+    def __rshift__(self, following: Consumer[Out_co, B, Any] | Pipeline[Out_co, B]) -> Pipeline[In_contra, B]:
+        return _join(self, following)
+
+    def __await__(self) -> Generator[Any, None, Report]:
+        """Run to completion in the caller's loop and return the :class:`Report`; no signal handler is touched.
+
+        Raises ``PipelineError`` when it failed. *Cancel safety*: the workers are cancelled too, and when none is
+        left ``CancelledError`` comes out; a second cancel cuts their clean-up short.
+        """
+        return self._complete().__await__()
+
+    async def _complete(
+        self, beside: Callable[[Running[In_contra]], AbstractContextManager[None]] | None = None
+    ) -> Report:
+        """Run to the end, with ``beside`` entered while it runs."""
+        run = self._start("await it")
+        try:
+            with nullcontext() if beside is None else beside(Running(run)):
+                await run.wait_hastening()
+        finally:
+            self._run = None
+        return _conclude(run)
+
+    async def __aenter__(self) -> Running[In_contra]:
+        """Start it here; leaving the block drains it, within ``drain_timeout`` seconds.
+
+        Leaving raises ``PipelineError`` if the run failed, or if items were left at the deadline. An exception in the
+        block drains too, and comes out; a cancelled block cancels the workers.
+        """
+        return Running(self._start())
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._run is not None
+        run = self._run
+        if error is None or isinstance(error, Exception):
+            run.stop()
+        else:
+            run.abort()
+        try:
+            await run.wait_hastening()
+        finally:
+            self._run = None
+        if error is None and not run.told:
+            _conclude(run)
+        elif isinstance(error, Exception) and not isinstance(error, PipelineError) and not run.told:
+            _conclude_with(run, error)
+
+    def stream(self) -> Results[Out_co]:
+        """The last stage's values, to be read with ``async with pipeline.stream() as values: async for …``.
+
+        At most ``maxsize`` of them wait to be read: not reading is backpressure.
+        """
+        return Results(self)
+
+    def _start(self, means: str | None = None, *, streamed: bool = False) -> Supervisor:
+        """A fresh run; ``means`` names the way of running that needs a source."""
+        if self._run is not None:
+            raise StateError(
+                f"pipeline {self._plan.name!r} is running already; give each concurrent run a Pipeline of its own "
+                "(stages can be shared: first >> second makes another)"
+            )
+        if means is not None and not self._plan.origins:
+            raise DefinitionError(
+                f"pipeline {self._plan.name!r} has no source, so to {means} would wait for ever: "
+                "begin it with a producer, or use 'async with pipeline as running' and running.put(item)"
+            )
+        run = Supervisor(self._plan, streamed=streamed)
+        run.start()
+        self._run = run
+        return run
+
+    def __repr__(self) -> str:
+        return f"<Pipeline {self._plan.name}>"
+
+
+class Running(Generic[In_contra]):
+    """A run under way: put items, look at it, stop it."""
+
+    __slots__ = ("_run",)
+
+    def __init__(self, run: Supervisor) -> None:
+        self._run = run
+
+    async def put(self, item: In_contra, timeout: float | None = None) -> None:
+        """Hand ``item`` to the first stage, waiting for room, at most ``timeout`` seconds (then ``TimeoutError``).
+
+        Raises ``QueueShutDown`` when the run drains or has ended. *Cancel safety*: all or nothing; a ``put`` that raised
+        was not accepted. A handler that puts into its own pipeline may wait for itself: use :func:`feed` there.
+        """
+        await self._run.first.put(item, timeout)
+        self._run.accepted += 1
+
+    def put_nowait(self, item: In_contra) -> None:
+        """Hand ``item`` to the first stage at once; raises ``asyncio.QueueFull`` without room (answer 503)."""
+        self._run.first.put_nowait(item)
+        self._run.accepted += 1
+
+    async def drain(self, timeout: float | None = None) -> Report:
+        """Stop the intake, finish what is queued; at the deadline cancel what is left, and list it in the report.
+
+        ``timeout`` in seconds, by default the pipeline's ``drain_timeout``; returns within that plus 100 ms. Raises
+        ``PipelineError`` if the run failed. Inside one of the run's own handlers, which cannot wait for itself, it
+        starts the drain and returns the report so far. *Cancel safety*: the drain goes on.
+        """
+        self._run.stop(timeout)
+        if self._run.runs_here():
+            return self._run.books()
+        return await self.wait()
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Begin to drain, without waiting; callable from anywhere in the loop, any number of times."""
+        self._run.stop(timeout)
+
+    async def wait(self) -> Report:
+        """Wait until the sources have ended and everything is handled; raises ``PipelineError`` if the run failed.
+
+        *Cancel safety*: waiting changes nothing.
+        """
+        await self._run.wait()
+        self._run.told = True
+        return self._run.outcome()
+
+    def statistics(self) -> Statistics:
+        """The books of the run at this moment, frozen."""
+        return self._run.statistics()
+
+    def bottleneck(self) -> str:
+        """Which stage limits the run and who waits for it, in words."""
+        return self._run.statistics().bottleneck()
+
+    @property
+    def report(self) -> Report | None:
+        """The report, once the run has ended."""
+        return self._run.report
+
+    def __repr__(self) -> str:
+        return f"<Running {self._run.plan.name} {self._run.state.value}>"
+
+
+class Results(Generic[Out_co]):
+    """A run whose last stage's values are read; leaving the block leaves nothing running."""
+
+    __slots__ = ("_pipeline", "_started")
+
+    def __init__(self, pipeline: Pipeline[Any, Out_co]) -> None:
+        self._pipeline = pipeline
+        self._started: Supervisor | None = None
+
+    async def __aenter__(self) -> Results[Out_co]:
+        self._started = self._pipeline._start("stream it", streamed=True)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        run = self._entered()
+        run.abort()
+        try:
+            await run.wait_hastening()
+        finally:
+            self._pipeline._run = None
+        if error is None and not run.told:
+            run.outcome()
+
+    def __aiter__(self) -> Results[Out_co]:
+        return self
+
+    async def __anext__(self) -> Out_co:
+        """The next value; the loop ends with the run, and raises ``PipelineError`` if that failed.
+
+        *Cancel safety*: all or nothing, no value is lost.
+        """
+        run = self._entered()
+        assert run.results is not None
+        try:
+            return cast(Out_co, await run.results.get())
+        except QueueShutDown:
+            await run.wait()
+            run.told = True
+            _conclude(run)
+            raise StopAsyncIteration from None
+
+    @property
+    def running(self) -> Running[Any]:
+        """The handle of the run: statistics, drain, report."""
+        return Running(self._entered())
+
+    @property
+    def report(self) -> Report | None:
+        """The report, once the run has ended."""
+        return self._entered().report
+
+    def _entered(self) -> Supervisor:
+        if self._started is None:
+            raise StateError("results are read inside 'async with pipeline.stream() as values:'")
+        return self._started
+
+
+_Start = Source[A] | Producer[A] | Iterable[A] | AsyncIterable[A]
+_Stage = Consumer[A, B, Any] | Pipeline[A, B]
+
+
+# -- making definitions ---------------------------------------------------------------------------
+
+
+class _ProducerDecorator(Protocol):
+    def __call__(self, function: Callable[..., AsyncIterator[T]], /) -> Producer[T]: ...
+
+
+class _ConsumerDecorator(Protocol):
+    @overload
+    def __call__(self, function: Callable[[A], AsyncGenerator[B, None]], /) -> Consumer[A, B, AsyncGenerator[B, None]]: ...
+    @overload
+    def __call__(self, function: Callable[[A], AsyncIterator[B]], /) -> Consumer[A, B, AsyncIterator[B]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[[A], Coroutine[Any, Any, B]], /
+    ) -> Consumer[A, B, Coroutine[Any, Any, B]]: ...
+
+
+class _ContextDecorator(Protocol[Resource_contra]):
+    @overload
+    def __call__(
+        self, function: Callable[[A, Resource_contra], AsyncIterator[B]], /
+    ) -> Consumer[A, B, AsyncIterator[B]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[[A, Resource_contra], Coroutine[Any, Any, B]], /
+    ) -> Consumer[A, B, Coroutine[Any, Any, B]]: ...
+
+
+@overload
+def producer(function: Callable[..., AsyncIterator[T]], /) -> Producer[T]: ...
+@overload
+def producer(*, restart: Restart | None = None, name: str | None = None) -> _ProducerDecorator: ...
+def producer(
+    function: Callable[..., Any] | None = None, /, *, restart: Restart | None = None, name: str | None = None
+) -> Any:
+    """Make an async generator function a source of items.
+
+    It is asked for its next item only while there is room for it. When the run stops, it is cancelled where it waits
+    and closed, so its ``finally`` runs. ``restart`` starts it again when it raises; by default an error ends the
+    intake, what it gave is handled, and the error comes out. Raises ``DefinitionError`` for anything else.
+    """
+    if function is None:
+        return lambda function: Producer(define_origin(function, restart, name))
+    return Producer(define_origin(function, restart, name))
+
+
+@overload
+def consumer(function: Callable[[A], AsyncIterator[B]], /) -> Consumer[A, B, AsyncIterator[B]]: ...
+@overload
+def consumer(function: Callable[[A], Coroutine[Any, Any, B]], /) -> Consumer[A, B, Coroutine[Any, Any, B]]: ...
+@overload
+def consumer(*, concurrency: int = 1, maxsize: int | None = None, name: str | None = None) -> _ConsumerDecorator: ...
+@overload
+def consumer(
+    *,
+    context: Callable[[], AbstractAsyncContextManager[T]] | AbstractAsyncContextManager[T],
+    concurrency: int = 1,
+    maxsize: int | None = None,
+    name: str | None = None,
+) -> _ContextDecorator[T]: ...
+def consumer(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    concurrency: int = 1,
+    maxsize: int | None = None,
+    context: Context | None = None,
+    name: str | None = None,
+) -> Any:
+    """Make an async function (one value per item) or async generator (any number) a stage.
+
+    What it gives goes on to the next stage. ``concurrency`` is how many items it handles at once; ``maxsize`` (items)
+    bounds the queue before it, 0 is unbounded; ``context`` is an async context manager, or a function that returns
+    one, entered once per worker: the handler gets what it gives as a second argument.
+
+    Raises ``DefinitionError``, which names the stage and the cure, for a function or option that does not fit.
+    """
+
+    def define(function: Callable[..., Any]) -> Consumer[Any, Any, Any]:
+        handler = define_handler(function, concurrency=concurrency, maxsize=maxsize, context=context, name=name)
+        return Consumer(handler)
+
+    return define if function is None else define(function)
+
+
+def source(items: Items[T], name: str | None = None) -> Source[T]:
+    """Any iterable or async iterable as a source; ``name`` is for the report. It is iterated afresh in each run."""
+    return Source(iterable_origin(items, name))
+
+
+def merge(*sources: Source[T] | Producer[T] | Items[T]) -> Source[T]:
+    """Several sources as one: each gives its items as they come, under the same bound."""
+    if not sources:
+        raise DefinitionError("merge() needs at least one source")
+    return Source(*(origin for one in sources for origin in _origins(one)))
+
+
+def _origins(part: Any) -> tuple[Origin, ...]:
+    if isinstance(part, Producer):
+        part = part()
+    if isinstance(part, Source):
+        return part._origins
+    if isinstance(part, (Consumer, Pipeline)):
+        raise DefinitionError(f"{part!r} is not a source: only producers, sources and iterables can be merged or come first")
+    return (iterable_origin(part),)
+
+
+def _plan(parts: tuple[Any, ...], maxsize: int | None, drain_timeout: float | None, name: str | None) -> Plan:
+    """The parts of a pipeline laid out in order; raises ``DefinitionError`` for an order that makes no sense."""
+    origins: tuple[Origin, ...] = ()
+    handlers: list[Handler] = []
+    inherited: Plan | None = None
+    for place, part in enumerate(parts):
+        if isinstance(part, Consumer):
+            handlers.append(part._handler)
+        elif isinstance(part, Pipeline):
+            if place and part._plan.origins:
+                raise DefinitionError(f"{part!r} has a source of its own, so it can only come first")
+            origins = origins or part._plan.origins
+            handlers += part._plan.handlers
+            inherited = inherited or part._plan
+        elif place == 0:
+            origins = _origins(part)
+        elif isinstance(part, (Producer, Source)):
+            raise DefinitionError(f"{part!r} is a source, so it can only come first; join several with merge(a, b)")
+        else:
+            raise DefinitionError(f"part {place + 1} of the pipeline, {part!r}, is not a stage: decorate it with @consumer")
+    if not handlers:
+        raise DefinitionError("an empty pipeline: it needs at least one consumer")
+    if maxsize is None:
+        maxsize = inherited.maxsize if inherited else DEFAULT_MAXSIZE
+    if drain_timeout is None:
+        drain_timeout = inherited.drain_timeout if inherited else DRAIN_TIMEOUT
+    label = name or " >> ".join([*([" + ".join(o.name for o in origins)] if origins else []), *(h.name for h in handlers)])
+    check_maxsize(f"pipeline {label!r}", maxsize)
+    if not drain_timeout >= 0:
+        raise DefinitionError(f"pipeline {label!r}: drain_timeout={drain_timeout!r} must be 0 or more seconds")
+    return Plan(label, unique(origins), unique(handlers), maxsize, drain_timeout)
+
+
+def _join(first: Any, following: Any) -> Any:
+    return Pipeline(first, following)
+
+
+# -- the end of a run -----------------------------------------------------------------------------
+
+
+def _conclude(run: Supervisor) -> Report:
+    """The report of a run in which nothing failed and nothing was left; otherwise ``PipelineError``."""
+    report = run.outcome()
+    if not report.complete:
+        raise PipelineError(f"pipeline {run.plan.name!r} could not finish", [_left(report)], report)
+    return report
+
+
+def _conclude_with(run: Supervisor, error: Exception) -> None:
+    """The block raised ``error``: it comes out alone, unless the run failed too; then both do, in one group."""
+    try:
+        run.outcome()
+    except PipelineError as failed:
+        told = [*failed.exceptions, *([] if isinstance(error, QueueShutDown) else [error])]
+        raise PipelineError(failed.message, told, failed.report) from error
+
+
+def _left(report: Report) -> DrainTimeout:
+    stages = {one.stage for one in report.unfinished}
+    where = ", ".join(sorted(stages)) or "none in a queue"
+    abandoned = f"; abandoned: {', '.join(report.abandoned)}" if report.abandoned else ""
+    return DrainTimeout(f"{len(report.unfinished)} items were left at the deadline (in {where}){abandoned}")

@@ -1,0 +1,481 @@
+"""``BoundedQueue``: the bounded buffer between two stages, and the only place that touches waiters.
+
+How it works, in a page
+-----------------------
+An item lies in a deque until the coroutine that will have it really runs. A wake-up is only a hint
+that there may be something to take (or room to put); whoever is woken looks again. So a cancelled
+waiter can lose nothing: the item is still in the deque, and the wake-up it was given is passed on
+to the next in line. Handing items to the waiters' futures instead loses them on cancellation.
+
+Three lines may form at a queue:
+
+- *getters*, waiting for an item; every put wakes one;
+- *putters*, callers of :meth:`BoundedQueue.put`; every free slot wakes one, as in asyncio;
+- *writers*, a pipeline's own workers. They are woken in bulk once half of the room is free, which
+  turns a switch of tasks per item into one per half a queue.
+
+END is not an item. :meth:`BoundedQueue.close` is a plain function that sets a flag and wakes all;
+every consumer takes what is left, then finds the queue empty and closed, and that is END: it needs
+no slot, cannot be blocked, overtaken or mistaken for a payload.
+
+A pipeline's workers (``worker.py``) append to and pop from the deque directly while there is room
+and backlog; no coroutine is made, no future, no clock read. What they must look at is in three fields:
+``_mark`` (the length from which a writer takes the slow path: full, or a new peak), ``_wake_at``
+(the length from which a taker must wake somebody who waits for room) and ``_getters``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from operator import length_hint
+from threading import get_ident
+from typing import Final, Generic, TypeVar, final
+
+from .errors import QueueShutDown, StateError
+
+__all__ = ["DEFAULT_MAXSIZE", "END", "BoundedQueue", "QueueStatistics"]
+
+T = TypeVar("T")
+
+DEFAULT_MAXSIZE: Final = 128
+"""Items a queue holds unless told otherwise: enough to spare switches, too few to hide a slow consumer."""
+
+BUDGET: Final = 128
+"""Items that ``put`` and ``get`` of one queue move without letting others run (invariant 10)."""
+
+
+@final
+class _End:
+    """The class of :data:`END`."""
+
+    def __repr__(self) -> str:
+        return "END"
+
+
+END: Final = _End()
+"""What a consumer is told, once, when its queue is closed and empty; never an item."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStatistics:
+    """What a queue has seen so far; all counts are items unless they say otherwise."""
+
+    maxsize: float
+    """The bound; 0 or less is unbounded."""
+    queued: int
+    """Items in the queue now."""
+    peak_queued: int
+    """The most that were ever in it at once."""
+    received: int
+    """Items accepted since the queue was made."""
+    settled: int
+    """Items that ``task_done`` was called for, and those dropped."""
+    dropped: int
+    """Items thrown away by ``shutdown(immediate=True)``."""
+    waiting_put: int
+    """Callers that wait for room now."""
+    waiting_get: int
+    """Callers that wait for an item now."""
+    put_waited: float
+    """Seconds that callers have waited for room, summed over all of them."""
+    get_waited: float
+    """Seconds that callers have waited for an item, summed over all of them."""
+    ends: int
+    """How often END was told: once per consumer."""
+    closed: bool
+    """Whether the queue is closed."""
+
+
+class _Waits:
+    """Seconds waited, exact at any moment, in constant memory: finished waits plus those under way."""
+
+    __slots__ = ("count", "since", "total")
+
+    def __init__(self) -> None:
+        self.count = 0  # waits under way
+        self.since = 0.0  # the sum of their beginnings
+        self.total = 0.0  # seconds of the finished ones
+
+    def begin(self, now: float) -> float:
+        self.count += 1
+        self.since += now
+        return now
+
+    def end(self, began: float, now: float) -> None:
+        self.count -= 1
+        self.since -= began
+        self.total += now - began
+
+    def seconds(self, now: float) -> float:
+        return self.total + self.count * now - self.since if self.count else self.total
+
+
+class BoundedQueue(asyncio.Queue[T], Generic[T]):
+    """A drop-in ``asyncio.Queue`` that is bounded by default, can be closed, and counts.
+
+    All verbs of ``asyncio.Queue`` keep their meaning, on every Python version alike. The queue is FIFO. It
+    belongs to the loop that first waits on it; a call from another loop or thread raises ``StateError``.
+
+    ``maxsize`` is in items. It defaults to :data:`DEFAULT_MAXSIZE`; 0 or less means unbounded.
+    """
+
+    # Declared for type checkers: asyncio's own attributes, shared on purpose so that its repr stays true.
+    _queue: deque[T]
+    _getters: deque[asyncio.Future[None]]
+    _putters: deque[asyncio.Future[None]]
+    _maxsize: float
+    _loop: asyncio.AbstractEventLoop | None
+
+    def __init__(self, maxsize: float = DEFAULT_MAXSIZE) -> None:
+        self._received = 0
+        self._settled = 0
+        super().__init__(maxsize)  # type: ignore[arg-type]  # asyncio takes 1.3 too, and its tests hold it to that
+        self._limit: float = maxsize if maxsize > 0 else math.inf
+        self._low = self._limit // 2 if maxsize > 0 else math.inf
+        self._peak = 0
+        self._mark: float = 0
+        self._writers: deque[asyncio.Future[None]] = deque()
+        self._wake_at: float = -1
+        self._is_shutdown = False
+        self._refusal = ""  # why puts are refused; empty while they are not
+        self._ends = 0
+        self._dropped = 0
+        self._turn = BUDGET
+        self._thread = 0
+        self._idle = 0  # workers inside _ready(): with an empty hand and nothing to take
+        self._on_idle: Callable[[], None] | None = None
+        self._put_waits = _Waits()
+        self._get_waits = _Waits()
+
+    # -- put ----------------------------------------------------------------------------------
+
+    async def put(self, item: T, timeout: float | None = None) -> None:
+        """Put ``item``, waiting for room if the queue is full, at most ``timeout`` seconds.
+
+        Raises ``TimeoutError`` when the time is up and ``QueueShutDown`` when the queue is or gets closed.
+
+        *Cancel safety*: all or nothing. A ``put`` that raised, whatever it raised, left nothing behind.
+        """
+        self._here()
+        self._turn -= 1
+        if self._turn < 0:
+            await self._breathe()
+        if len(self._queue) >= self._limit and not self._refusal:
+            await self._until_room(timeout)
+        self.put_nowait(item)
+
+    def put_nowait(self, item: T) -> None:
+        """Put ``item`` at once; raises ``asyncio.QueueFull`` without room, ``QueueShutDown`` when closed."""
+        self._here()
+        if self._refusal:
+            raise QueueShutDown(self._refusal)
+        if len(self._queue) >= self._limit:
+            raise asyncio.QueueFull
+        self._enqueue(item)
+
+    async def put_many(self, items: Iterable[T], timeout: float | None = None) -> None:
+        """Put all ``items`` in order, in runs as large as the room, within ``timeout`` seconds in all.
+
+        Raises as :meth:`put` does. *Cancel safety*: what was accepted stays accepted; ``items`` is read only as
+        far as there is room, so if you pass an iterator, what was not accepted is still in it.
+        """
+        self._here()
+        source = iter(items)
+        deadline = self._deadline(timeout)
+        while True:
+            if self._refusal:
+                raise QueueShutDown(self._refusal)
+            room = min(self._limit - len(self._queue), BUDGET)
+            run = list(islice(source, math.ceil(room)))
+            self._queue.extend(run)
+            self._received += len(run)
+            self._grown()
+            for _ in range(min(len(run), len(self._getters))):
+                self._wakeup_next(self._getters)
+            if len(run) < room or not length_hint(source, 1):
+                return
+            await self._breathe()
+            while len(self._queue) >= self._limit and not self._refusal:
+                await self._wait(self._putters, self._put_waits, deadline)
+
+    # -- get ----------------------------------------------------------------------------------
+
+    async def get(self, timeout: float | None = None) -> T:
+        """Take the next item, waiting for one at most ``timeout`` seconds.
+
+        Raises ``TimeoutError`` when the time is up and ``QueueShutDown`` (END) when the queue is closed and empty.
+
+        *Cancel safety*: all or nothing. A ``get`` that raised has taken nothing.
+        """
+        self._here()
+        self._turn -= 1
+        if self._turn < 0:
+            await self._breathe()
+        if not self._queue:
+            await self._until_item(timeout)
+        return self._take()
+
+    def get_nowait(self) -> T:
+        """Take the next item at once; raises ``asyncio.QueueEmpty``, or ``QueueShutDown`` when closed."""
+        self._here()
+        if not self._queue:
+            raise self._end() if self._is_shutdown else asyncio.QueueEmpty
+        return self._take()
+
+    async def get_many(self, limit: int, timeout: float | None = None) -> list[T]:
+        """Wait for one item as :meth:`get` does, then take up to ``limit`` items in one step.
+
+        *Cancel safety*: all or nothing. A ``get_many`` that raised has taken nothing.
+        """
+        if limit < 1:
+            raise ValueError(f"get_many(limit={limit}): limit must be at least 1")
+        self._here()
+        self._turn -= 1
+        if self._turn < 0:
+            await self._breathe()
+        if not self._queue:
+            await self._until_item(timeout)
+        take = self._queue.popleft
+        run = [take() for _ in range(min(limit, len(self._queue)))]
+        if self._putters or self._writers:
+            self._made_room(len(run))
+        return run
+
+    def __aiter__(self) -> BoundedQueue[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        """The next item; the loop ends when the queue is closed and empty. Cancel safety as :meth:`get`."""
+        try:
+            return await self.get()
+        except QueueShutDown:
+            raise StopAsyncIteration from None
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the queue: no more puts; each consumer gets what is left, and then END exactly once.
+
+        A plain function: it never waits, needs no room, and calling it again changes nothing. Callers that
+        wait in ``put`` get ``QueueShutDown``; their items were not taken.
+        """
+        self._refuse("this queue is closed: the item was not taken")
+        self._is_shutdown = True
+        while self._getters:
+            self._wakeup_next(self._getters)
+
+    def shutdown(self, immediate: bool = False) -> None:
+        """asyncio's name for :meth:`close`; ``immediate`` also drops what is queued (counted as dropped)."""
+        self.close()
+        if immediate:
+            self._dropped += len(self._queue)
+            self._settled = min(self._settled + len(self._queue), self._received)
+            self._queue.clear()
+            self._finish_if_settled()
+
+    def task_done(self) -> None:
+        """Say that the work on one item is complete; raises ``ValueError`` if called more often than items were put."""
+        if self._settled >= self._received:
+            raise ValueError("task_done() called too many times")
+        self._settled += 1
+        self._finish_if_settled()
+
+    async def join(self) -> None:
+        """Wait until ``task_done`` was called for every accepted item. *Cancel safety*: nothing to lose."""
+        self._here()
+        if self._settled < self._received:
+            self._finished.clear()
+            await self._finished.wait()
+
+    def full(self) -> bool:
+        """Whether there are ``maxsize`` items or more."""
+        return len(self._queue) >= self._limit
+
+    def statistics(self) -> QueueStatistics:
+        """What the queue has seen so far, as a frozen object."""
+        now = self._loop.time() if self._loop else 0.0
+        return QueueStatistics(
+            maxsize=self._maxsize,
+            queued=len(self._queue),
+            peak_queued=self._peak,
+            received=self._received,
+            settled=self._settled,
+            dropped=self._dropped,
+            waiting_put=len(self._putters) + len(self._writers),
+            waiting_get=len(self._getters),
+            put_waited=self._put_waits.seconds(now),
+            get_waited=self._get_waits.seconds(now),
+            ends=self._ends,
+            closed=self._is_shutdown,
+        )
+
+    # -- for a pipeline's workers -------------------------------------------------------------
+
+    async def _ready(self) -> _End | None:
+        """Wait until there is something to take (None), or tell END.
+
+        Its caller has nothing in hand, so a cancel leaves nothing behind but the wake-up, which is passed on.
+        """
+        while not self._queue:
+            if self._is_shutdown:
+                self._ends += 1
+                return END
+            self._idle += 1
+            try:
+                if self._on_idle is not None:
+                    self._on_idle()  # may close this queue (invariant 3)
+                if not (self._queue or self._is_shutdown):
+                    await self._wait(self._getters, self._get_waits)
+            finally:
+                self._idle -= 1
+        return None
+
+    async def _push(self, item: T) -> None:
+        """Put ``item`` when there is room; *cancel safety*: a cancelled push leaves its item in the queue (invariant 2)."""
+        while len(self._queue) >= self._limit:
+            try:
+                await self._wait(self._writers, self._put_waits)
+            except BaseException:
+                self._enqueue(item)
+                raise
+        self._enqueue(item)
+
+    async def _room(self) -> None:
+        """Wait for room before asking a source for its next item.
+
+        The source may never use the room, so the wake-up is passed on to the next writer at once; the one who
+        asks looks again with the item in hand (:meth:`_push`).
+        """
+        if len(self._queue) >= self._limit:
+            while len(self._queue) >= self._limit:
+                await self._wait(self._writers, self._put_waits)
+            self._wakeup_next(self._writers)
+
+    def _refuse(self, why: str) -> None:
+        """Accept no more puts from outside; consumers see nothing of it until :meth:`close`."""
+        self._refusal = self._refusal or why
+        while self._putters:
+            self._wakeup_next(self._putters)
+
+    def _enqueue(self, item: T) -> None:
+        """Add ``item`` whatever the bound says: must be called with room, to give back, or to feed."""
+        self._queue.append(item)
+        self._received += 1
+        self._grown()
+        if self._getters:
+            self._wakeup_next(self._getters)
+
+    def _made_room(self, freed: int = 1) -> None:
+        """Wake who waits for room: a putter for each slot freed, the writers in bulk when half is free."""
+        for _ in range(min(freed, len(self._putters))):
+            self._wakeup_next(self._putters)
+        if self._writers and len(self._queue) <= self._low:
+            for _ in range(int(self._limit) - len(self._queue)):
+                self._wakeup_next(self._writers)
+        self._arm()
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _take(self) -> T:
+        item = self._queue.popleft()
+        if self._putters or self._writers:
+            self._made_room()
+        return item
+
+    def _grown(self) -> None:
+        """Keep the peak and the mark true after the queue grew."""
+        if len(self._queue) > self._peak:
+            self._peak = len(self._queue)
+            self._mark = min(self._limit - 1, self._peak)
+
+    def _arm(self) -> None:
+        """Set ``_wake_at``: the length *before* a take from which the taker must call :meth:`_made_room`."""
+        self._wake_at = math.inf if self._putters else self._low + 1 if self._writers else -1
+
+    def _end(self) -> QueueShutDown:
+        self._ends += 1
+        return QueueShutDown("this queue is closed and empty: END")
+
+    async def _breathe(self) -> None:
+        """Let others run once; called before an item is taken or put, never after (fault A8)."""
+        self._turn = BUDGET
+        await asyncio.sleep(0)
+
+    def _deadline(self, timeout: float | None) -> float | None:
+        return None if timeout is None else asyncio.get_running_loop().time() + timeout
+
+    async def _until_room(self, timeout: float | None) -> None:
+        deadline = self._deadline(timeout)
+        while len(self._queue) >= self._limit and not self._refusal:
+            await self._wait(self._putters, self._put_waits, deadline)
+
+    async def _until_item(self, timeout: float | None) -> None:
+        deadline = self._deadline(timeout)
+        while not self._queue:
+            if self._is_shutdown:
+                raise self._end()
+            await self._wait(self._getters, self._get_waits, deadline)
+
+    async def _wait(self, line: deque[asyncio.Future[None]], waits: _Waits, deadline: float | None = None) -> None:
+        """Stand in ``line`` until woken; ``TimeoutError`` at ``deadline`` (loop time).
+
+        *Cancel safety*: leaves the line at once (fault A16) and passes on a wake-up it was given (faults A2, A3).
+        """
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        line.append(waiter)
+        self._arm()
+        timer = None if deadline is None else loop.call_at(deadline, self._expire, line, waiter)
+        began = waits.begin(loop.time())
+        try:
+            await waiter
+        except BaseException as error:
+            woken = waiter.done() and not waiter.cancelled() and error is not waiter.exception()
+            with suppress(ValueError):  # whoever woke it has taken it out already
+                line.remove(waiter)
+            if woken and (self._queue if line is self._getters else len(self._queue) < self._limit):
+                self._wakeup_next(line)
+            raise
+        finally:
+            waits.end(began, loop.time())
+            if timer is not None:
+                timer.cancel()
+            self._arm()
+
+    def _expire(self, line: deque[asyncio.Future[None]], waiter: asyncio.Future[None]) -> None:
+        """Time is up for a waiter that was not woken; one that was keeps its wake-up (faults A5, A6)."""
+        if not waiter.done():
+            line.remove(waiter)
+            waiter.set_exception(TimeoutError("time is up"))
+
+    def _finish_if_settled(self) -> None:
+        if self._settled == self._received:
+            self._finished.set()
+
+    @property
+    def _unfinished_tasks(self) -> int:  # asyncio keeps a counter; here it follows from two others
+        return self._received - self._settled
+
+    @_unfinished_tasks.setter
+    def _unfinished_tasks(self, count: int) -> None:
+        self._settled = self._received - count
+
+    def _here(self) -> None:
+        """Refuse a call from another loop or thread (fault A17): it would wake nobody, and race."""
+        loop = asyncio._get_running_loop()
+        if loop is self._loop:
+            return
+        if self._loop is None or self._loop.is_closed():
+            if loop is not None:
+                self._loop, self._thread = loop, get_ident()
+        elif loop is not None or get_ident() != self._thread:
+            raise StateError(
+                "this BoundedQueue belongs to another event loop or thread; from a thread, hand the call over: "
+                "asyncio.run_coroutine_threadsafe(queue.put(item), loop)"
+            )

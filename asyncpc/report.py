@@ -1,0 +1,242 @@
+"""What a run tells: statistics while it runs, a report at its end; both frozen, both plain numbers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Report", "SourceStatistics", "StageStatistics", "Statistics", "Unfinished"]
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """An accepted item that was not handled to its end, and the stage that had it."""
+
+    item: Any
+    stage: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStatistics:
+    """What one source has given; counts are items."""
+
+    name: str
+    produced: int
+    """Items it gave."""
+    restarts: int
+    """How often it was started again after it raised."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageStatistics:
+    """What one stage has done; counts are items, times are seconds."""
+
+    name: str
+    concurrency: int
+    """Workers it was given."""
+    received: int
+    """Items its queue accepted: ``done + failed + dropped + in_flight + queued``."""
+    done: int
+    """Items handled to their end."""
+    failed: int
+    """Items whose handler raised."""
+    dropped: int
+    """Items given up by a named policy."""
+    in_flight: int
+    """Items in workers' hands now."""
+    queued: int
+    """Items waiting in its queue now."""
+    peak_queued: int
+    """The most that ever waited in its queue at once."""
+    emitted: int
+    """Values it passed on to the next stage, or would have."""
+    put_waited: float
+    """Seconds that writers of its queue waited for room, summed over the writers."""
+    get_waited: float
+    """Seconds that its workers waited for items, summed over the workers."""
+    out_waited: float
+    """Seconds that its workers waited for room in the next queue, summed over the workers."""
+    latency_p50: float
+    """Half of the handler calls sampled took no longer (seconds; within 10 %); 0 before the first."""
+    latency_p90: float
+    latency_p99: float
+    rate: float
+    """Items done per second of the run so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """A run at one moment."""
+
+    state: str
+    """``new``, ``running``, ``draining``, ``closed`` or ``failed``."""
+    elapsed: float
+    """Seconds since the run began."""
+    sources: tuple[SourceStatistics, ...]
+    stages: tuple[StageStatistics, ...]
+    fed: int
+    """Items that handlers put back into the first stage with ``feed``."""
+
+    @property
+    def produced(self) -> int:
+        """Items that came in from outside: from sources and ``put``."""
+        return self.stages[0].received - self.fed
+
+    @property
+    def done(self) -> int:
+        """Items that the last stage handled to their end."""
+        return self.stages[-1].done
+
+    @property
+    def failed(self) -> int:
+        """Items whose handler raised, in any stage."""
+        return sum(stage.failed for stage in self.stages)
+
+    @property
+    def dropped(self) -> int:
+        """Items given up by a named policy, in any stage."""
+        return sum(stage.dropped for stage in self.stages)
+
+    def bottleneck(self) -> str:
+        """Which stage limits the run, and who waits for it, in words."""
+        busy = {stage.name: _busy_share(stage, self.elapsed) for stage in self.stages}
+        limit = max(self.stages, key=lambda stage: busy[stage.name])
+        if self.elapsed <= 0 or limit.received == 0:
+            return "nothing has happened yet"
+        waits = {s.name: _share(s.get_waited + s.out_waited, s.concurrency * self.elapsed) for s in self.stages}
+        others = "".join(f"; {s.name} waits {waits[s.name]:.0%} of its time" for s in self.stages if s is not limit)
+        if busy[limit.name] < 0.5:  # every stage waits more than it works: the sources give too little to do
+            names = ", ".join(source.name for source in self.sources) or "what is put from outside"
+            return f"{names}: too slow to keep the stages busy; {limit.name} waits {waits[limit.name]:.0%} of its time{others}"
+        workers = "1 worker" if limit.concurrency == 1 else f"{limit.concurrency} workers"
+        return f"{limit.name}: busy {busy[limit.name]:.0%} of {workers}{others}"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The end of a run: the books, which balance, and what was left.
+
+    In each stage ``received == done + failed + dropped + unfinished``; what a stage emitted is what the next received.
+    """
+
+    statistics: Statistics
+    """The last statistics; the properties below read them."""
+    unfinished: tuple[Unfinished, ...]
+    """Every accepted item that was not handled to its end."""
+    abandoned: tuple[str, ...] = ()
+    """Workers that ignored two cancellations and were left behind, by name."""
+    signal: int | None = None
+    """The signal that ended the run under :func:`asyncpc.run`, if one did."""
+
+    @property
+    def produced(self) -> int:
+        """Items that came in from outside: from sources and ``put``."""
+        return self.statistics.produced
+
+    @property
+    def fed(self) -> int:
+        """Items that handlers put back into the first stage with ``feed``."""
+        return self.statistics.fed
+
+    @property
+    def done(self) -> int:
+        """Items that the last stage handled to their end."""
+        return self.statistics.done
+
+    @property
+    def failed(self) -> int:
+        """Items whose handler raised, in any stage."""
+        return self.statistics.failed
+
+    @property
+    def dropped(self) -> int:
+        """Items given up by a named policy, in any stage."""
+        return self.statistics.dropped
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds from the start of the run to its end."""
+        return self.statistics.elapsed
+
+    @property
+    def stages(self) -> tuple[StageStatistics, ...]:
+        """A line per stage."""
+        return self.statistics.stages
+
+    @property
+    def sources(self) -> tuple[SourceStatistics, ...]:
+        """A line per source."""
+        return self.statistics.sources
+
+    @property
+    def complete(self) -> bool:
+        """Whether every accepted item was handled or counted as failed or dropped, and no worker was left behind."""
+        return not self.unfinished and not self.abandoned
+
+    @property
+    def exit_status(self) -> int:
+        """For ``sys.exit``: 0 done; 1 failed or incomplete; 128 + the signal after a full drain (130, 143)."""
+        if self.failed or not self.complete:
+            return 1
+        return 128 + self.signal if self.signal else 0
+
+    def __str__(self) -> str:
+        """A table that people can read."""
+        left: dict[str, int] = {}
+        for one in self.unfinished:
+            left[one.stage] = left.get(one.stage, 0) + 1
+        head = ("stage", "received", "done", "failed", "dropped", "unfinished", "peak queued", "items/s")
+        rows: list[tuple[str, ...]] = [head]
+        for source in self.sources:
+            rows.append((source.name, "", str(source.produced), "", "", "", "", ""))
+        for s in self.stages:
+            counts = (s.received, s.done, s.failed, s.dropped, left.get(s.name, 0), s.peak_queued)
+            rows.append((s.name, *map(str, counts), f"{s.rate:,.0f}"))
+        widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+        lines = [
+            "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
+            for row in rows
+        ]
+        lines.insert(1, "  ".join("-" * width for width in widths))
+        lines += [f"abandoned: {name} ignored two cancellations" for name in self.abandoned]
+        fed = f", {self.fed} fed" if self.fed else ""
+        lines.append(f"{self.produced} produced{fed}, {self.done} done in {self.elapsed:.3f} s")
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def _share(part: float, whole: float) -> float:
+    return min(1.0, max(0.0, part / whole)) if whole > 0 else 0.0
+
+
+def _busy_share(stage: StageStatistics, elapsed: float) -> float:
+    return 1.0 - _share(stage.get_waited + stage.out_waited, stage.concurrency * elapsed)
+
+
+class Latency:
+    """Percentiles of durations in constant memory: counts in buckets that grow by a fifth (so within 10 %)."""
+
+    __slots__ = ("_buckets", "_count")
+
+    _FLOOR = 1e-7  # seconds; anything shorter falls into the first bucket
+    _GROWTH = math.log(1.2)
+    _SIZE = 128  # 1e-7 s · 1.2^127 is about 1,100 s; anything longer falls into the last bucket
+
+    def __init__(self) -> None:
+        self._buckets = [0] * self._SIZE
+        self._count = 0
+
+    def add(self, seconds: float) -> None:
+        """Count one duration."""
+        place = int(math.log(max(seconds, self._FLOOR) / self._FLOOR) / self._GROWTH)
+        self._buckets[min(place, self._SIZE - 1)] += 1
+        self._count += 1
+
+    def percentile(self, share: float) -> float:
+        """The duration that ``share`` (0 … 1) of those counted did not exceed; 0 before the first."""
+        wanted = share * self._count
+        for place, count in enumerate(self._buckets):
+            wanted -= count
+            if count and wanted <= 0:
+                return float(self._FLOOR * math.exp((place + 0.5) * self._GROWTH))
+        return 0.0

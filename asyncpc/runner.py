@@ -1,0 +1,167 @@
+"""``asyncpc.run``: own the loop, and turn signals into a drain."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from types import FrameType
+from typing import Any, Final, Literal
+
+from .errors import DefinitionError, PipelineError
+from .pipeline import Pipeline, Running
+from .report import Report
+
+__all__ = ["Loop", "run", "run_watched"]
+
+Loop = Literal["auto", "uvloop", "asyncio"]
+
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+WATCH_EVERY: Final = 0.1
+"""Seconds between two looks of a watcher: a terminal need not be redrawn more often."""
+
+
+def run(pipeline: Pipeline[Any, Any], *, loop: Loop = "auto", drain_timeout: float | None = None) -> Report:
+    """Run ``pipeline`` to its end in a loop of its own, and return the :class:`~asyncpc.Report`.
+
+    The first SIGINT or SIGTERM drains within ``drain_timeout`` seconds (default: the pipeline's), the second cancels
+    now, the third has its default action. ``report.signal`` tells which came first, and
+    ``sys.exit(report.exit_status)`` passes it on (130, 143). Outside the main thread no signal is handled.
+
+    ``loop`` is ``"auto"`` (uvloop where it is installed), ``"uvloop"`` or ``"asyncio"``. Raises ``PipelineError`` when the
+    run failed or could not finish before its deadline, ``DefinitionError`` when it has no source.
+    """
+    return run_watched(pipeline, loop=loop, drain_timeout=drain_timeout)
+
+
+def run_watched(
+    pipeline: Pipeline[Any, Any],
+    *,
+    loop: Loop = "auto",
+    drain_timeout: float | None = None,
+    watch: Callable[[Running[Any]], None] | None = None,
+) -> Report:
+    """:func:`run`, calling ``watch`` with the :class:`~asyncpc.Running` about ten times a second."""
+    if not isinstance(pipeline, Pipeline):
+        raise DefinitionError(f"run() takes a Pipeline, such as numbers >> show, not {pipeline!r}")
+    runner = asyncio.Runner(loop_factory=_loop_factory(loop))
+    abandoned = False
+    signals = _Signals(drain_timeout)
+
+    @contextmanager
+    def beside(running: Running[Any]) -> Iterator[None]:
+        nonlocal abandoned
+        with signals.handled(running), _watched(running, watch):
+            yield
+        abandoned = bool(running.report and running.report.abandoned)
+
+    try:
+        return replace(runner.run(pipeline._complete(beside)), signal=signals.first)
+    except PipelineError as error:
+        error.report = replace(error.report, signal=signals.first)
+        raise
+    finally:
+        if abandoned:
+            _leave_behind(runner.get_loop())
+        else:
+            runner.close()
+
+
+class _Signals:
+    """What each signal means: drain, then now, then its default action (which no loop can delay)."""
+
+    def __init__(self, drain_timeout: float | None) -> None:
+        self.first: int | None = None
+        self.drain_timeout = drain_timeout
+
+    @contextmanager
+    def handled(self, running: Running[Any]) -> Iterator[None]:
+        """Handle the signals while the block runs, and restore what was there before (faults D2, D3)."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        for number in SIGNALS:
+            self._listen(loop, number, partial(self._came, number, running, loop))
+        try:
+            yield
+        finally:
+            self._deafen(loop)
+            for number, handler in before.items():
+                if handler is not None:
+                    signal.signal(number, handler)
+
+    def _listen(self, loop: asyncio.AbstractEventLoop, number: signal.Signals, act: Callable[[], None]) -> None:
+        try:
+            loop.add_signal_handler(number, act)
+        except NotImplementedError:  # Windows
+
+            def handler(number: int, frame: FrameType | None) -> None:
+                loop.call_soon_threadsafe(act)
+
+            signal.signal(number, handler)
+
+    def _deafen(self, loop: asyncio.AbstractEventLoop) -> None:
+        """From now on every signal has its default action."""
+        for number in SIGNALS:
+            try:
+                loop.remove_signal_handler(number)
+            except NotImplementedError:
+                pass
+            signal.signal(number, signal.SIG_DFL)
+
+    def _came(self, number: signal.Signals, running: Running[Any], loop: asyncio.AbstractEventLoop) -> None:
+        if self.first is None:
+            self.first = int(number)
+            running.stop(self.drain_timeout)
+        else:
+            running.stop(0)
+            self._deafen(loop)
+
+
+@contextmanager
+def _watched(running: Running[Any], watch: Callable[[Running[Any]], None] | None) -> Iterator[None]:
+    if watch is None:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle
+
+    def look() -> None:
+        nonlocal timer
+        watch(running)
+        timer = loop.call_later(WATCH_EVERY, look)
+
+    timer = loop.call_later(WATCH_EVERY, look)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _loop_factory(loop: Loop) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if loop not in ("auto", "uvloop", "asyncio"):
+        raise DefinitionError(f"loop={loop!r} must be 'auto', 'uvloop' or 'asyncio'")
+    if loop == "asyncio" or (loop == "auto" and importlib.util.find_spec("uvloop") is None):
+        return asyncio.new_event_loop
+    try:
+        import uvloop
+    except ImportError as error:
+        raise DefinitionError("loop='uvloop' needs uvloop: pip install uvloop") from error
+    return uvloop.new_event_loop
+
+
+def _leave_behind(loop: asyncio.AbstractEventLoop) -> None:
+    """Close a loop whose abandoned workers would never end: ``Runner.close`` would wait for them for ever (fault B4)."""
+    for task in asyncio.all_tasks(loop):
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # the report has named it already
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    asyncio.set_event_loop(None)
+    loop.close()

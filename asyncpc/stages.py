@@ -1,0 +1,215 @@
+"""What the user wrote, looked at once: frozen definitions of sources and handlers, and the mistakes refused.
+
+A definition is inert (invariant 9): it holds functions and numbers, nothing that belongs to a loop or a run.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from .errors import DefinitionError
+from .policies import Restart
+
+__all__ = ["Handler", "Origin", "Plan", "define_handler", "define_origin", "iterable_origin"]
+
+Context = Callable[[], AbstractAsyncContextManager[Any]] | AbstractAsyncContextManager[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """One place that items come from: ``open()`` gives a fresh (async) iterable for every run."""
+
+    name: str
+    open: Callable[[], AsyncIterable[Any] | Iterable[Any]]
+    restart: Restart | None = None
+    total: int | None = None
+    """How many items it will give, where that is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """What a stage does with an item: an async function (one value out) or async generator (any number out)."""
+
+    name: str
+    function: Callable[..., Any]
+    generates: bool
+    concurrency: int
+    maxsize: int | None
+    context: Context | None
+
+    def open_context(self) -> AbstractAsyncContextManager[Any]:
+        """The resource of one worker, not yet entered."""
+        return self.context() if callable(self.context) else self.context  # type: ignore[return-value]  # only asked when there is one
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run is made from: sources, handlers in order, and the numbers that hold for all of them."""
+
+    name: str
+    origins: tuple[Origin, ...]
+    handlers: tuple[Handler, ...]
+    maxsize: int
+    """Items each queue holds whose stage does not say otherwise; 0 is unbounded."""
+    drain_timeout: float
+    """Seconds a drain may take, unless it is told otherwise."""
+
+
+def define_handler(
+    function: Callable[..., Any], *, concurrency: int, maxsize: int | None, context: Context | None, name: str | None
+) -> Handler:
+    """Look at a consumer's function and options; raises ``DefinitionError`` that names the stage and the cure."""
+    label = name or _name(function)
+    where = f"consumer {label!r}"
+    _refuse_called(where, function)
+    kind = _kind(function)
+    if kind is None:
+        raise DefinitionError(f"{where} is a plain function: write 'async def' (sync handlers come with threads)")
+    if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
+        raise DefinitionError(f"{where}: concurrency={concurrency!r} must be a whole number, at least 1")
+    check_maxsize(where, maxsize)
+    if context is not None:
+        _check_context(where, context)
+    wanted = ("item",) if context is None else ("item", "resource")
+    if not _accepts(function, len(wanted)):
+        raise DefinitionError(
+            f"{where} must take {' and '.join(wanted)} ({len(wanted)} positional), but is written {_signature(function)}"
+            + ("; context= adds the resource" if context is None and _accepts(function, 2) else "")
+        )
+    return Handler(label, function, kind == "generator", concurrency, maxsize, context)
+
+
+def define_origin(function: Callable[..., Any], restart: Restart | None, name: str | None) -> Origin:
+    """Look at a producer's function; ``open`` still takes its arguments. Raises ``DefinitionError`` naming the cure."""
+    label = name or _name(function)
+    where = f"producer {label!r}"
+    _refuse_called(where, function)
+    if inspect.isgeneratorfunction(_bare(function)):
+        raise DefinitionError(
+            f"{where} is a sync generator: write 'async def', or give its items with source({label}()) if it never blocks"
+        )
+    if _kind(function) != "generator":
+        raise DefinitionError(f"{where} gives no items: write 'async def' with 'yield'")
+    return Origin(label, function, restart)
+
+
+def bind_origin(origin: Origin, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Origin:
+    """``origin`` with its arguments; raises ``DefinitionError`` when they do not fit its function."""
+    try:
+        inspect.signature(origin.open).bind(*args, **kwargs)
+    except TypeError as error:
+        raise DefinitionError(
+            f"producer {origin.name!r}: {error}; it is written {_signature(origin.open)}, so compose {origin.name}(…)"
+        ) from None
+    return Origin(origin.name, functools.partial(origin.open, *args, **kwargs), origin.restart)
+
+
+def iterable_origin(items: object, name: str | None = None) -> Origin:
+    """Any iterable or async iterable as an origin; raises ``DefinitionError`` for anything else."""
+    label = name or f"source({type(items).__name__})"
+    _refuse_called(label, items)
+    if not isinstance(items, (AsyncIterable, Iterable)):
+        raise DefinitionError(f"{label}: neither a producer, an iterable nor an async iterable")
+    total = len(items) if hasattr(items, "__len__") else None  # type: ignore[arg-type]  # asked just before
+    if isinstance(items, AsyncIterator) or iter_is_self(items):
+        return Origin(label, _once(label, items), total=total)
+    return Origin(label, lambda: items, total=total)
+
+
+def iter_is_self(items: object) -> bool:
+    """Whether ``items`` is an iterator, which gives its items once only."""
+    return isinstance(items, Iterable) and hasattr(items, "__next__")
+
+
+def check_maxsize(where: str, maxsize: int | None) -> None:
+    """Refuse a bound that is not a whole number of items, at least 0."""
+    if maxsize is not None and (isinstance(maxsize, bool) or not isinstance(maxsize, int) or maxsize < 0):
+        raise DefinitionError(f"{where}: maxsize={maxsize!r} must be a whole number; 0 means unbounded")
+
+
+Named = TypeVar("Named", Origin, Handler)
+
+
+def unique(parts: Iterable[Named]) -> tuple[Named, ...]:
+    """The parts with names that differ, so that a report can tell them apart: a, a#2, a#3."""
+    seen: dict[str, int] = {}
+    named: list[Named] = []
+    for part in parts:
+        seen[part.name] = seen.get(part.name, 0) + 1
+        again = seen[part.name] > 1
+        named.append(replace(part, name=f"{part.name}#{seen[part.name]}") if again else part)
+    return tuple(named)
+
+
+async def iterate(items: AsyncIterable[Any] | Iterable[Any]) -> AsyncIterator[Any]:
+    """The items of an iterable as an async iterator, so that workers know one kind only."""
+    for item in items:  # type: ignore[union-attr]  # only called with iterables
+        yield item
+
+
+def _once(label: str, items: Any) -> Callable[[], Any]:
+    """An iterator can be run once; a second run would silently find it empty, so it is refused."""
+    used = False
+
+    def open() -> Any:
+        nonlocal used
+        if used:
+            raise DefinitionError(f"{label}: this iterator was used up by an earlier run; give a list, or write a @producer")
+        used = True
+        return items
+
+    return open
+
+
+def _kind(function: Callable[..., Any]) -> str | None:
+    bare = _bare(function)
+    if inspect.isasyncgenfunction(bare):
+        return "generator"
+    return "coroutine" if inspect.iscoroutinefunction(bare) else None
+
+
+def _bare(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function behind partials and callable objects."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if inspect.isroutine(function) or inspect.isclass(function):
+        return function
+    return getattr(type(function), "__call__", function)
+
+
+def _name(function: object) -> str:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return getattr(function, "__name__", None) or type(function).__name__
+
+
+def _refuse_called(where: str, thing: object) -> None:
+    if inspect.iscoroutine(thing):
+        thing.close()  # or Python warns that it was never awaited
+        raise DefinitionError(f"{where} is a coroutine object: pass the function itself, without calling it")
+    if not callable(thing) and not isinstance(thing, (AsyncIterable, Iterable)):
+        raise DefinitionError(f"{where}: {type(thing).__name__} is not a function")
+
+
+def _accepts(function: Callable[..., Any], count: int) -> bool:
+    try:
+        inspect.signature(function).bind(*range(count))
+    except TypeError:
+        return False
+    return True
+
+
+def _signature(function: Callable[..., Any]) -> str:
+    return f"{_name(function)}{inspect.signature(function)}"
+
+
+def _check_context(where: str, context: Context) -> None:
+    if isinstance(context, AbstractAsyncContextManager) and hasattr(context, "gen"):
+        raise DefinitionError(f"{where}: context= is already called; pass the function, so that each worker opens its own")
+    if not callable(context) and not isinstance(context, AbstractAsyncContextManager):
+        raise DefinitionError(f"{where}: context= must be an async context manager, or a function that returns one")

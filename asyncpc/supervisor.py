@@ -1,0 +1,402 @@
+"""The supervisor of one run: the only module that creates tasks. It starts, watches, drains and closes.
+
+It is a state machine of plain functions, called when a task ends, a timer fires or a user asks; it has no task of its
+own that could be cancelled. It judges each worker's end itself and knows which tasks it cancelled, so a worker that
+was cancelled by anyone else is a failure with a name (fault B1).
+
+How a run stops
+---------------
+1. *Intake ends*: puts are refused and the sources' tasks are cancelled, also while they sit in their next item; each
+   source is closed in its own task. (Sources that end by themselves come to the same point.)
+2. *The tide goes out*: when every queue is empty and every worker waits with an empty hand, nothing can make new work,
+   not even ``feed``; the first queue is closed, and each of its consumers sees END. When the last worker of a stage has
+   ended, the next queue is closed, stage by stage.
+3. *One deadline* over all of it: then the workers are cancelled, once more after ``GRACE`` seconds, and after another
+   ``GRACE`` whoever ignored both is abandoned by name. What was not handled is listed, item by item.
+
+A failure cancels at once instead of step 2; what it leaves is listed as well. A source that raises is no reason to
+lose what it gave: the run drains, then the error comes out (fault C13).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextvars import ContextVar, copy_context
+from enum import Enum
+from functools import partial
+from typing import Any, Final
+
+from .errors import ConservationError, PipelineError, QueueShutDown, StateError, WorkerCancelled
+from .queue import BoundedQueue
+from .report import Report, SourceStatistics, StageStatistics, Statistics, Unfinished
+from .stages import Plan
+from .worker import ConsumerWorker, ProducerWorker, Stage, Worker
+
+__all__ = ["State", "Supervisor", "feed"]
+
+logger = logging.getLogger("asyncpc")
+logger.addHandler(logging.NullHandler())
+
+GRACE: Final = 0.04
+"""Seconds between the first cancel at a deadline, the second, and giving up: together below the 100 ms promised."""
+
+
+class State(Enum):
+    """Where a run is; it only advances (invariant 8), along :data:`ADVANCES`."""
+
+    NEW = "new"
+    RUNNING = "running"
+    DRAINING = "draining"
+    CLOSED = "closed"
+    FAILED = "failed"
+
+
+ADVANCES: Final = {
+    State.NEW: {State.RUNNING, State.CLOSED},
+    State.RUNNING: {State.DRAINING, State.FAILED},
+    State.DRAINING: {State.CLOSED, State.FAILED},
+    State.CLOSED: set[State](),
+    State.FAILED: set[State](),
+}
+
+_current: ContextVar[Supervisor] = ContextVar("asyncpc_run")
+
+
+def feed(item: Any) -> None:
+    """Put ``item`` into the first stage of the run that the calling handler belongs to, without waiting.
+
+    It never waits, so a full queue cannot deadlock on its own workers; the bound does not hold it back, and it is
+    counted as ``fed``. The run does not end before the item, and all that it feeds in turn, has been handled.
+
+    Raises ``StateError`` outside a handler and ``QueueShutDown`` when the run has ended.
+    """
+    run = _current.get(None)
+    if run is None:
+        raise StateError("feed() works inside a consumer's handler only; from outside, use 'await running.put(item)'")
+    run.feed(item)
+
+
+class Supervisor:
+    """Runs a :class:`~asyncpc.stages.Plan` once. All methods but :meth:`wait` are plain functions."""
+
+    def __init__(self, plan: Plan, *, streamed: bool = False) -> None:
+        self.plan = plan
+        self.state = State.NEW
+        self.stages = [Stage(handler, BoundedQueue(self._bound(handler.maxsize))) for handler in plan.handlers]
+        self.results: BoundedQueue[Any] | None = BoundedQueue(plan.maxsize) if streamed else None
+        for stage, following in zip(self.stages, self.stages[1:], strict=False):
+            stage.outbox = following.inbox
+        self.stages[-1].outbox = self.results
+        self.first = self.stages[0].inbox
+        self.producers = [ProducerWorker(origin.name, origin, self.first) for origin in plan.origins]
+        self.fed = 0
+        self.accepted = 0  # by put
+        self.errors: list[Exception] = []
+        self.interrupt: BaseException | None = None  # KeyboardInterrupt or SystemExit of a handler (fault B13)
+        self.breach: ConservationError | None = None
+        self.report: Report | None = None
+        self.told = False  # the user has been given the outcome, so leaving the block does not raise it again
+        self._live: set[Worker] = set()
+        self._sources_live = 0
+        self._cancels = 0  # rounds of cancellation
+        self._deadline: asyncio.TimerHandle | None = None
+        self._began = 0.0
+        self._ended = asyncio.Event()
+
+    def _bound(self, maxsize: int | None) -> int:
+        return self.plan.maxsize if maxsize is None else maxsize
+
+    # -- start --------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start every worker; consumers first, so that a source finds them waiting."""
+        self._advance(State.RUNNING)
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
+        for queue in self._queues():
+            queue._here()
+        for stage in reversed(self.stages):
+            name, count = stage.handler.name, stage.handler.concurrency
+            stage.workers = [ConsumerWorker(f"{name}-{number}", stage) for number in range(1, count + 1)]
+            stage.live = count
+            for worker in stage.workers:
+                self._spawn(worker)
+        self._sources_live = len(self.producers)
+        for producer in self.producers:
+            self._spawn(producer)
+
+    def _spawn(self, worker: ConsumerWorker | ProducerWorker) -> None:
+        worker.context = copy_context()
+        if isinstance(worker, ConsumerWorker):
+            worker.context.run(_current.set, self)
+        self._live.add(worker)
+        worker.task = self._loop.create_task(worker.run(), name=f"asyncpc:{worker.name}", context=worker.context)
+        worker.task.add_done_callback(partial(self._worker_ended, worker))
+
+    # -- intake -------------------------------------------------------------------------------
+
+    def feed(self, item: Any) -> None:
+        """See :func:`feed`."""
+        self.first._here()
+        if self._ended.is_set() or self.first._is_shutdown:
+            raise QueueShutDown("feed() after the end of its run: the item was not taken")
+        self.fed += 1
+        self.first._enqueue(item)
+
+    # -- stop ---------------------------------------------------------------------------------
+
+    def stop(self, timeout: float | None = None) -> None:
+        """End the intake and drain, within ``timeout`` seconds (default: the plan's); again: only ever sooner."""
+        if self.state is State.NEW:
+            self._advance(State.CLOSED)
+            self._ended.set()
+        elif not self._ended.is_set():
+            self._limit(self.plan.drain_timeout if timeout is None else timeout)
+            self._end_intake()
+
+    def abort(self) -> None:
+        """Cancel every worker now; clean-up gets ``drain_timeout`` seconds, or none if asked a second time (B7)."""
+        if self._ended.is_set() or self.state is State.NEW:
+            self.stop()
+        elif self._cancels == 0:
+            self._limit(self.plan.drain_timeout)
+            self._end_intake()
+            self._cancel()
+        else:
+            self._limit(0)
+
+    async def wait(self) -> None:
+        """Wait for the end of the run; *cancel safety*: waiting changes nothing."""
+        await self._ended.wait()
+
+    async def wait_hastening(self) -> None:
+        """Wait for the end; each cancel of the caller hastens it, and comes out when no task is left (B5, B6)."""
+        cancelled: asyncio.CancelledError | None = None
+        while not self._ended.is_set():
+            try:
+                await self._ended.wait()
+            except asyncio.CancelledError as error:
+                cancelled = error
+                self.abort()
+        if cancelled is not None:
+            raise cancelled
+
+    def runs_here(self) -> bool:
+        """Whether the caller is one of this run's workers, which cannot wait for its own end."""
+        task = asyncio.current_task()
+        return any(worker.task is task for worker in self._live)
+
+    def _end_intake(self) -> None:
+        if self.state is not State.RUNNING:
+            return
+        self._advance(State.DRAINING)
+        self.first._refuse(f"pipeline {self.plan.name!r} is draining: the item was not taken")
+        for producer in self.producers:
+            self._cancel_worker(producer)
+        if self._sources_live == 0:
+            self._watch_for_quiet()
+
+    def _watch_for_quiet(self) -> None:
+        """From now on every worker that falls idle looks whether it was the last."""
+        for stage in self.stages:
+            stage.inbox._on_idle = self._close_if_quiet
+        self._close_if_quiet()
+
+    def _close_if_quiet(self) -> None:
+        """Send END into the first stage when nothing is queued or running anywhere (invariant 3)."""
+        if self.first._is_shutdown or self._sources_live:
+            return
+        if all(stage.inbox._idle == stage.live and not stage.inbox._queue for stage in self.stages):
+            self.first.close()
+
+    def _limit(self, timeout: float) -> None:
+        """Bring the one deadline forward to ``timeout`` seconds from now; it is never put off."""
+        when = self._loop.time() + max(0.0, timeout)
+        if self._deadline is None or when < self._deadline.when():
+            if self._deadline is not None:
+                self._deadline.cancel()
+            self._deadline = self._loop.call_at(when, self._at_deadline)
+
+    def _at_deadline(self) -> None:
+        if self._cancels < 2:
+            self._end_intake()
+            self._cancel()
+            self._deadline = self._loop.call_later(GRACE, self._at_deadline)
+        else:
+            self._abandon()
+
+    def _cancel(self) -> None:
+        self._cancels += 1
+        for worker in list(self._live):
+            if self._cancels > 1 or not worker.cancelled:  # a source may be closing since the intake ended
+                self._cancel_worker(worker)
+
+    def _cancel_worker(self, worker: Worker) -> None:
+        worker.cancelled = True
+        if worker.task is not None:
+            worker.task.cancel()
+
+    def _abandon(self) -> None:
+        for worker in self._live:
+            worker.abandoned = True
+            logger.error("%s ignored two cancellations and is left behind", worker.name)
+        self._finish()
+
+    # -- the end of a worker ------------------------------------------------------------------
+
+    def _worker_ended(self, worker: ConsumerWorker | ProducerWorker, task: asyncio.Task[None]) -> None:
+        if worker.abandoned:  # came back after all; the run is long over
+            return
+        self._live.discard(worker)
+        self._judge(worker)
+        if isinstance(worker, ProducerWorker):
+            self._sources_live -= 1
+            if self._sources_live == 0:
+                self._end_intake()
+                self._watch_for_quiet()
+        else:
+            worker.stage.live -= 1
+            self._cascade()
+        if not self._live:
+            self._finish()
+
+    def _judge(self, worker: ConsumerWorker | ProducerWorker) -> None:
+        error = worker.failure
+        if error is None and not worker.completed and not worker.cancelled:
+            error = WorkerCancelled(
+                f"{worker.name}: its task was cancelled from outside the run, or its handler raised CancelledError; "
+                "the item it had is listed as unfinished"
+            )
+        if error is None:
+            return
+        if not isinstance(error, Exception):
+            self.interrupt = self.interrupt or error
+        else:
+            error.add_note(f"asyncpc: in {worker.name} of pipeline {self.plan.name!r}")
+            self.errors.append(error)
+        if isinstance(worker, ProducerWorker) and self.interrupt is None:
+            self.stop()  # what it gave is handled first (fault C13)
+        else:
+            self._fail(worker.name)
+
+    def _fail(self, where: str) -> None:
+        """The first failure stops the run: siblings are cancelled, callers in ``put`` are told (invariant 7)."""
+        if self.state is not State.FAILED:
+            self._advance(State.FAILED)
+            self.first._refuse(f"pipeline {self.plan.name!r} failed in {where}: the item was not taken")
+            self._limit(self.plan.drain_timeout)
+            self._cancel()
+
+    def _cascade(self) -> None:
+        """END goes on: the queue after a stage whose workers have all seen it is closed."""
+        for stage in self.stages:
+            if stage.live or not stage.inbox._is_shutdown:
+                return
+            if stage.outbox is not None:
+                stage.outbox.close()
+
+    # -- the end of the run -------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        left = self.books()
+        if self.state is not State.FAILED:
+            self._end_intake()
+            self._advance(State.FAILED if self.errors or self.interrupt or not left.complete else State.CLOSED)
+        self.breach = self._breach(left.statistics)
+        self.report = self.books()
+        if left.unfinished:
+            logger.warning("pipeline %r left %d items unfinished", self.plan.name, len(left.unfinished))
+        for queue in self._queues():
+            queue.close()  # an abandoned worker that comes back finds END
+            if queue is not self.results:
+                queue._queue.clear()
+        self._ended.set()
+
+    def books(self) -> Report:
+        """The report as it would be now: what is in queues and hands counts as unfinished."""
+        left = tuple(
+            Unfinished(item, stage.handler.name)
+            for stage in self.stages
+            for item in (*stage.in_flight, *stage.inbox._queue)
+        )
+        abandoned = tuple(sorted(worker.name for worker in self._live if worker.abandoned))
+        return Report(self.statistics(), left, abandoned)
+
+    def _breach(self, statistics: Statistics) -> ConservationError | None:
+        """The conservation law (invariant 4), from counts that are kept apart: at the put, at the settling, by looking."""
+        came = sum(producer.produced for producer in self.producers) + self.accepted + self.fed
+        for stage, books in zip(self.stages, statistics.stages, strict=True):
+            kept = books.done + books.failed + books.dropped + books.in_flight + books.queued
+            if not came == books.received == kept:
+                return ConservationError(
+                    f"stage {books.name!r}: {came} came, {books.received} received, {kept} accounted for "
+                    f"({books.done} done, {books.failed} failed, {books.dropped} dropped, {books.in_flight} in hand, "
+                    f"{books.queued} queued); this is a bug in asyncpc, please report it"
+                )
+            came = books.emitted
+        if self.results is not None and self.results._received != came:
+            return ConservationError(f"{came} results were given, {self.results._received} received; please report it")
+        return None
+
+    def outcome(self) -> Report:
+        """The report of a run that has ended, or what it failed with."""
+        assert self.report is not None
+        if self.interrupt is not None:
+            raise self.interrupt
+        if self.breach is not None:
+            raise self.breach
+        if self.errors:
+            raise PipelineError(f"pipeline {self.plan.name!r} failed", self.errors, self.report)
+        return self.report
+
+    # -- insight ------------------------------------------------------------------------------
+
+    def statistics(self) -> Statistics:
+        """The books at this moment, or at the end once there was one."""
+        if self.report is not None:
+            return self.report.statistics
+        now = self._loop.time() if self.state is not State.NEW else 0.0
+        elapsed = now - self._began
+        return Statistics(
+            state=self.state.value,
+            elapsed=elapsed,
+            sources=tuple(SourceStatistics(p.name, p.produced, p.restarts) for p in self.producers),
+            stages=tuple(_stage_statistics(stage, elapsed, now) for stage in self.stages),
+            fed=self.fed,
+        )
+
+    def _queues(self) -> list[BoundedQueue[Any]]:
+        return [*(stage.inbox for stage in self.stages), *([self.results] if self.results is not None else [])]
+
+    def _advance(self, state: State) -> None:
+        if state not in ADVANCES[self.state]:
+            raise StateError(f"pipeline {self.plan.name!r} is {self.state.value}; it cannot become {state.value}")
+        logger.debug("pipeline %r: %s -> %s", self.plan.name, self.state.value, state.value)
+        self.state = state
+
+
+def _stage_statistics(stage: Stage, elapsed: float, now: float) -> StageStatistics:
+    inbox, handler = stage.inbox, stage.handler
+    done = inbox._settled - stage.failed
+    return StageStatistics(
+        name=handler.name,
+        concurrency=handler.concurrency,
+        received=inbox._received,
+        done=done,
+        failed=stage.failed,
+        dropped=0,
+        in_flight=len(stage.in_flight),
+        queued=len(inbox._queue),
+        peak_queued=inbox._peak,
+        emitted=stage.emitted if handler.generates else done,
+        put_waited=inbox._put_waits.seconds(now),
+        get_waited=inbox._get_waits.seconds(now),
+        out_waited=stage.outbox._put_waits.seconds(now) if stage.outbox is not None else 0.0,
+        latency_p50=stage.latency.percentile(0.50),
+        latency_p90=stage.latency.percentile(0.90),
+        latency_p99=stage.latency.percentile(0.99),
+        rate=done / elapsed if elapsed > 0 else 0.0,
+    )

@@ -1,0 +1,308 @@
+"""The loops: a producer's worker pulls from a source, a consumer's worker takes, handles, passes on, settles.
+
+An accepted item is at every ``await`` in exactly one place that can be counted (invariant 2): in a queue, or in a
+worker's ``hand``. The hand is cleared only before an ``await``, since nobody can look in between.
+
+The loops reach into :class:`~asyncpc.queue.BoundedQueue` (its module says which fields, and why): while there is
+room and backlog, an item costs an append, a pop and two counts, and no coroutine, future or clock read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from contextvars import Context
+from time import perf_counter
+from typing import Any, Final
+
+from .queue import END, BoundedQueue
+from .report import Latency
+from .stages import Handler, Origin, iterate
+
+__all__ = ["EMPTY", "ConsumerWorker", "ProducerWorker", "Stage"]
+
+TURN: Final = 0.0005
+"""Seconds after which a loop's turn ends at the next look at the clock: runs double, so a turn stays below 1 ms."""
+
+RUNS: Final = (1, 2, 4, 8, 16, 32, 64)
+"""A turn's runs of items; the clock is read once per run. At most 127 items a turn (invariant 10)."""
+
+EMPTY: Final = type("_Empty", (), {"__repr__": lambda self: "EMPTY"})()
+"""What is in a worker's hand when there is no item in it; any object may be an item."""
+
+
+class Stage:
+    """One stage of one run: its handler, the queues around it, its workers and its counts."""
+
+    __slots__ = ("emitted", "failed", "handler", "inbox", "latency", "live", "outbox", "workers")
+
+    def __init__(self, handler: Handler, inbox: BoundedQueue[Any]) -> None:
+        self.handler = handler
+        self.inbox = inbox
+        self.outbox: BoundedQueue[Any] | None = None
+        self.workers: list[ConsumerWorker] = []
+        self.live = 0  # workers that have not ended
+        self.failed = 0
+        self.emitted = 0  # values a generator gave; of a coroutine it follows from done
+        self.latency = Latency()
+
+    @property
+    def in_flight(self) -> list[Any]:
+        """The items in workers' hands."""
+        return [worker.hand for worker in self.workers if worker.hand is not EMPTY]
+
+
+class Worker:
+    """What the supervisor knows of a task: who it is, how it ended, and whether the supervisor cancelled it."""
+
+    __slots__ = ("abandoned", "cancelled", "completed", "context", "failure", "name", "task")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.task: asyncio.Task[None] | None = None
+        self.context: Context | None = None
+        self.failure: BaseException | None = None
+        self.completed = False  # came to its proper end
+        self.cancelled = False  # by the supervisor
+        self.abandoned = False
+
+
+class ConsumerWorker(Worker):
+    """One of a stage's workers."""
+
+    __slots__ = ("hand", "stage")
+
+    def __init__(self, name: str, stage: Stage) -> None:
+        super().__init__(name)
+        self.stage = stage
+        self.hand: Any = EMPTY
+
+    async def run(self) -> None:
+        """Handle items until END; a failure is kept in ``failure``, never raised into the loop (fault B9).
+
+        *Cancel safety*: an item whose handler was cancelled stays in the hand, for the report; a value that waited
+        for room is left in the next queue. A resource is closed in the task that opened it.
+        """
+        handler = self.stage.handler
+        try:
+            if handler.context is None:
+                await self._consume(handler.function)
+            else:
+                async with handler.open_context() as resource:
+                    await self._consume(lambda item: handler.function(item, resource))
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # KeyboardInterrupt and SystemExit too: the run stops, then they come out (B13)
+            self._failed(error)
+
+    async def _consume(self, function: Callable[[Any], Any]) -> None:
+        stage = self.stage
+        inbox, outbox = stage.inbox, stage.outbox
+        items, take = inbox._queue, inbox._queue.popleft
+        handle: Callable[[Any], Awaitable[Any]] = function
+        if stage.handler.generates:
+            handle, outbox = self._emitting(function), None
+        out_items: deque[Any] = outbox._queue if outbox else items
+        out_append, out_getters = out_items.append, outbox._getters if outbox else inbox._getters
+        context, home = self.context, self.context.copy() if self.context else None
+        clock, latency = perf_counter, stage.latency
+        try:
+            while await inbox._ready() is not END:
+                started = clock()
+                for run in RUNS:
+                    for _ in range(run):
+                        queued = len(items)
+                        if not queued:
+                            break
+                        self.hand = item = take()
+                        if queued <= inbox._wake_at:
+                            inbox._made_room()
+                        value = await handle(item)
+                        if context != home:
+                            handle, context, home = self._isolated(handle, home), None, None
+                        if outbox is not None:
+                            if len(out_items) >= outbox._mark:
+                                await self._pass_on(outbox, value)
+                            else:
+                                out_append(value)
+                                outbox._received += 1
+                                if out_getters:
+                                    outbox._wakeup_next(out_getters)
+                        inbox._settled += 1
+                    elapsed = clock() - started
+                    if run == 1:
+                        latency.add(elapsed)
+                    if not items or elapsed > TURN:
+                        break
+                self.hand = EMPTY
+                if items:
+                    await asyncio.sleep(0)  # before an item is taken, never after (invariant 10, fault A8)
+            self.completed = True
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # kept here, in case the resource's exit swallows it (invariant 7)
+            self._failed(error)
+            raise
+
+    def _failed(self, error: BaseException) -> None:
+        if self.failure is None:
+            self.failure = error
+        if self.hand is not EMPTY:
+            self.hand = EMPTY
+            self.stage.failed += 1
+            self.stage.inbox._settled += 1
+
+    async def _pass_on(self, outbox: BoundedQueue[Any], value: Any) -> None:
+        """Push the value when there is room; cancelled or not, it ends in the queue, so the item is done."""
+        try:
+            await outbox._push(value)
+        except BaseException:
+            self.hand = EMPTY
+            self.stage.inbox._settled += 1
+            raise
+
+    def _emitting(self, function: Callable[[Any], AsyncIterator[Any]]) -> Callable[[Any], Coroutine[Any, Any, None]]:
+        """An async generator as a coroutine function that passes each value on itself."""
+        stage, outbox = self.stage, self.stage.outbox
+
+        async def handle(item: Any) -> None:
+            values = function(item)
+            try:
+                async for value in values:
+                    stage.emitted += 1
+                    if outbox is None:
+                        continue
+                    if len(outbox._queue) >= outbox._mark:
+                        await outbox._push(value)
+                    else:
+                        outbox._queue.append(value)
+                        outbox._received += 1
+                        if outbox._getters:
+                            outbox._wakeup_next(outbox._getters)
+            except BaseException:
+                await values.aclose()  # type: ignore[attr-defined]  # an async generator; in this task (fault B10)
+                raise
+
+        return handle
+
+    @staticmethod
+    def _isolated(handle: Callable[[Any], Awaitable[Any]], home: Context | None) -> Callable[[Any], Awaitable[Any]]:
+        """The handler changed a context variable: from now on each item has a context of its own (fault B12).
+
+        Comparing two untouched contexts is a comparison of two pointers, so handlers that leave no trace pay
+        almost nothing; for the others, every later item sees the context the worker began with.
+        """
+        pristine = home or Context()
+        return lambda item: _InContext(handle(item), pristine.copy())
+
+
+class _InContext:
+    """Awaits a coroutine with ``context`` as its current context, in the task that awaits it."""
+
+    __slots__ = ("context", "coroutine")
+
+    def __init__(self, coroutine: Any, context: Context) -> None:
+        self.coroutine = coroutine
+        self.context = context
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        step: Callable[..., Any] = self.coroutine.send
+        argument: Any = None
+        while True:
+            try:
+                future = self.context.run(step, argument)
+            except StopIteration as stop:
+                return stop.value
+            try:
+                argument = yield future
+                step = self.coroutine.send
+            except BaseException as error:
+                step, argument = self.coroutine.throw, error
+
+
+class ProducerWorker(Worker):
+    """The one worker of a source."""
+
+    __slots__ = ("origin", "outbox", "produced", "recent", "restarts", "run_length", "started")
+
+    def __init__(self, name: str, origin: Origin, outbox: BoundedQueue[Any]) -> None:
+        super().__init__(name)
+        self.origin = origin
+        self.outbox = outbox
+        self.produced = 0
+        self.restarts = 0
+        self.recent: list[float] = []  # loop times of the restarts that still count
+        self.run_length = 1
+        self.started = 0.0
+
+    async def run(self) -> None:
+        """Give items until the source ends; start it again as its ``restart`` allows.
+
+        *Cancel safety*: an item that waited for room is left in the queue, and the source is closed here, in the task
+        that iterated it (fault B10).
+        """
+        try:
+            while not self.completed:
+                try:
+                    await self._produce()
+                    self.completed = True
+                except Exception as error:
+                    await self._before_restart(error)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self.failure = error
+
+    async def _produce(self) -> None:
+        outbox = self.outbox
+        items, append, getters = outbox._queue, outbox._queue.append, outbox._getters
+        source = self.origin.open()
+        await outbox._room()
+        iterator = aiter(source if hasattr(source, "__aiter__") else iterate(source))
+        left = self._new_turn()
+        try:
+            async for item in iterator:
+                self.produced += 1
+                if len(items) >= outbox._mark:
+                    await outbox._push(item)
+                    await outbox._room()  # the source is not asked while the queue is full
+                else:
+                    append(item)
+                    outbox._received += 1
+                    if getters:
+                        outbox._wakeup_next(getters)
+                left -= 1
+                if not left:
+                    left = await self._next_run()
+        finally:
+            if hasattr(iterator, "aclose"):
+                await iterator.aclose()
+
+    def _new_turn(self) -> int:
+        self.started = perf_counter()
+        self.run_length = RUNS[0]
+        return self.run_length
+
+    async def _next_run(self) -> int:
+        """How many items to give before the next look at the clock; yields first if the turn is over (invariant 10)."""
+        if self.cancelled:  # the source swallowed it
+            raise asyncio.CancelledError
+        if perf_counter() - self.started > TURN or self.run_length >= RUNS[-1]:
+            await asyncio.sleep(0)
+            return self._new_turn()
+        self.run_length *= 2
+        return self.run_length
+
+    async def _before_restart(self, error: Exception) -> None:
+        """Wait before a restart; raises ``error`` if no more are allowed (fault C5)."""
+        restart = self.origin.restart
+        now = asyncio.get_running_loop().time()
+        if restart is None or self.cancelled:
+            raise error
+        self.recent = [moment for moment in self.recent if now - moment < restart.within]
+        if len(self.recent) >= restart.times:
+            raise error
+        self.recent.append(now)
+        self.restarts += 1
+        await asyncio.sleep(restart.backoff(len(self.recent)))
