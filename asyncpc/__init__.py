@@ -22,8 +22,8 @@ Two decorators, one object, one awaitable::
     run(numbers >> show)              # owns the loop; SIGINT and SIGTERM drain
     report = await (numbers >> show)  # or inside an async program
 
-Floors, from the ground up (imports only go down): ``errors`` · ``queue``, ``policies``, ``report`` · ``stages`` (what the
-user wrote) · ``worker`` (the loops) · ``supervisor`` (the tasks) · ``pipeline`` (composition, the handle of a run) ·
+Floors, from the ground up (imports only go down): ``errors`` · ``queue``, ``policies``, ``report`` · ``stages`` (what
+the user wrote) · ``worker`` (the loops) · ``supervisor`` (the tasks) · ``pipeline`` (composition, the run) ·
 ``runner`` and ``cli`` (loops, signals, terminals).
 """
 

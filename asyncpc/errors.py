@@ -77,6 +77,7 @@ class PipelineError(ExceptionGroup[Exception]):
     report: Report
 
     def __new__(cls, message: str, exceptions: Sequence[Exception], report: Report) -> PipelineError:
+        """Make the group; ``report`` belongs to the failed run."""
         self = super().__new__(cls, message, exceptions)
         self.report = report
         return self

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Generator, Iterable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar, cast, overload
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from .errors import DefinitionError, DrainTimeout, PipelineError, QueueShutDown, StateError
 from .policies import Restart
@@ -25,12 +25,22 @@ from .stages import (
     define_handler,
     define_origin,
     iterable_origin,
-    iterate,
     unique,
 )
 from .supervisor import Supervisor
 
-__all__ = ["Consumer", "Pipeline", "Producer", "Results", "Running", "Source", "consumer", "merge", "producer", "source"]
+__all__ = [
+    "Consumer",
+    "Pipeline",
+    "Producer",
+    "Results",
+    "Running",
+    "Source",
+    "consumer",
+    "merge",
+    "producer",
+    "source",
+]
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -41,7 +51,8 @@ T_co = TypeVar("T_co", covariant=True)
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
 Call_co = TypeVar("Call_co", covariant=True)
-Resource_contra = TypeVar("Resource_contra", contravariant=True)
+Resource_co = TypeVar("Resource_co", covariant=True)
+P = ParamSpec("P")
 
 DRAIN_TIMEOUT = 30.0
 """Seconds a drain may take by default: what Kubernetes grants a pod between SIGTERM and SIGKILL."""
@@ -63,15 +74,16 @@ class Source(Generic[T_co]):
     def __aiter__(self) -> AsyncIterator[T_co]:
         """The items alone, without a pipeline; a merged source needs a pipeline to be read."""
         if len(self._origins) != 1:
-            raise DefinitionError("a merged source is read by a pipeline only: async for item in each of its parts instead")
-        items = self._origins[0].open()
-        return aiter(items if isinstance(items, AsyncIterable) else iterate(items))
+            raise DefinitionError(
+                "a merged source is read by a pipeline only: async for item in each of its parts instead"
+            )
+        return self._origins[0].iterate()
 
     def __repr__(self) -> str:
         return f"<Source {' + '.join(origin.name for origin in self._origins)}>"
 
 
-class Producer(Generic[T_co]):
+class Producer(Generic[P, T_co]):
     """An async generator function as a source: composed as it is, or called with its arguments first."""
 
     __slots__ = ("__wrapped__", "_origin")
@@ -80,12 +92,12 @@ class Producer(Generic[T_co]):
         self._origin = origin
         self.__wrapped__ = origin.open
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Source[T_co]:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Source[T_co]:
         """The source with these arguments. Raises ``DefinitionError`` if they do not fit the function."""
         return Source(bind_origin(self._origin, args, kwargs))
 
     def __rshift__(self, following: Consumer[T_co, B, Any] | Pipeline[T_co, B]) -> Pipeline[T_co, B]:
-        return self() >> following
+        return _join(self, following)
 
     def __repr__(self) -> str:
         return f"<Producer {self._origin.name}>"
@@ -117,7 +129,7 @@ class Pipeline(Generic[In_contra, Out_co]):
     ``Pipeline(numbers, double, show)`` is ``numbers >> double >> show``; the first part may be any iterable or async
     iterable, or be left out, for a pipeline that is fed with :meth:`Running.put`.
 
-    ``maxsize`` (items) bounds each queue whose stage does not set its own; ``drain_timeout`` (seconds) bounds the drain.
+    ``maxsize`` (items) bounds each queue whose stage does not set its own; ``drain_timeout`` (seconds) bounds a drain.
     Raises ``DefinitionError`` for what cannot run. A pipeline can be run any number of times, once at a time.
     """
 
@@ -278,8 +290,8 @@ class Running(Generic[In_contra]):
     async def put(self, item: In_contra, timeout: float | None = None) -> None:
         """Hand ``item`` to the first stage, waiting for room, at most ``timeout`` seconds (then ``TimeoutError``).
 
-        Raises ``QueueShutDown`` when the run drains or has ended. *Cancel safety*: all or nothing; a ``put`` that raised
-        was not accepted. A handler that puts into its own pipeline may wait for itself: use :func:`feed` there.
+        Raises ``QueueShutDown`` when the run drains or has ended. *Cancel safety*: all or nothing; a ``put`` that
+        raised was not accepted. A handler that puts into its own pipeline may wait for itself: use :func:`feed` there.
         """
         await self._run.first.put(item, timeout)
         self._run.accepted += 1
@@ -390,7 +402,7 @@ class Results(Generic[Out_co]):
         return self._started
 
 
-_Start = Source[A] | Producer[A] | Iterable[A] | AsyncIterable[A]
+_Start = Source[A] | Producer[..., A] | Iterable[A] | AsyncIterable[A]
 _Stage = Consumer[A, B, Any] | Pipeline[A, B]
 
 
@@ -398,12 +410,14 @@ _Stage = Consumer[A, B, Any] | Pipeline[A, B]
 
 
 class _ProducerDecorator(Protocol):
-    def __call__(self, function: Callable[..., AsyncIterator[T]], /) -> Producer[T]: ...
+    def __call__(self, function: Callable[P, AsyncIterator[T]], /) -> Producer[P, T]: ...
 
 
 class _ConsumerDecorator(Protocol):
     @overload
-    def __call__(self, function: Callable[[A], AsyncGenerator[B, None]], /) -> Consumer[A, B, AsyncGenerator[B, None]]: ...
+    def __call__(
+        self, function: Callable[[A], AsyncGenerator[B, None]], /
+    ) -> Consumer[A, B, AsyncGenerator[B, None]]: ...
     @overload
     def __call__(self, function: Callable[[A], AsyncIterator[B]], /) -> Consumer[A, B, AsyncIterator[B]]: ...
     @overload
@@ -412,19 +426,19 @@ class _ConsumerDecorator(Protocol):
     ) -> Consumer[A, B, Coroutine[Any, Any, B]]: ...
 
 
-class _ContextDecorator(Protocol[Resource_contra]):
+class _ContextDecorator(Protocol[Resource_co]):
     @overload
     def __call__(
-        self, function: Callable[[A, Resource_contra], AsyncIterator[B]], /
+        self, function: Callable[[A, Resource_co], AsyncIterator[B]], /
     ) -> Consumer[A, B, AsyncIterator[B]]: ...
     @overload
     def __call__(
-        self, function: Callable[[A, Resource_contra], Coroutine[Any, Any, B]], /
+        self, function: Callable[[A, Resource_co], Coroutine[Any, Any, B]], /
     ) -> Consumer[A, B, Coroutine[Any, Any, B]]: ...
 
 
 @overload
-def producer(function: Callable[..., AsyncIterator[T]], /) -> Producer[T]: ...
+def producer(function: Callable[P, AsyncIterator[T]], /) -> Producer[P, T]: ...
 @overload
 def producer(*, restart: Restart | None = None, name: str | None = None) -> _ProducerDecorator: ...
 def producer(
@@ -485,7 +499,7 @@ def source(items: Items[T], name: str | None = None) -> Source[T]:
     return Source(iterable_origin(items, name))
 
 
-def merge(*sources: Source[T] | Producer[T] | Items[T]) -> Source[T]:
+def merge(*sources: Source[T] | Producer[..., T] | Items[T]) -> Source[T]:
     """Several sources as one: each gives its items as they come, under the same bound."""
     if not sources:
         raise DefinitionError("merge() needs at least one source")
@@ -494,11 +508,13 @@ def merge(*sources: Source[T] | Producer[T] | Items[T]) -> Source[T]:
 
 def _origins(part: Any) -> tuple[Origin, ...]:
     if isinstance(part, Producer):
-        part = part()
+        return (bind_origin(part._origin, (), {}),)
     if isinstance(part, Source):
         return part._origins
     if isinstance(part, (Consumer, Pipeline)):
-        raise DefinitionError(f"{part!r} is not a source: only producers, sources and iterables can be merged or come first")
+        raise DefinitionError(
+            f"{part!r} is not a source: only producers, sources and iterables can be merged or come first"
+        )
     return (iterable_origin(part),)
 
 
@@ -521,21 +537,25 @@ def _plan(parts: tuple[Any, ...], maxsize: int | None, drain_timeout: float | No
         elif isinstance(part, (Producer, Source)):
             raise DefinitionError(f"{part!r} is a source, so it can only come first; join several with merge(a, b)")
         else:
-            raise DefinitionError(f"part {place + 1} of the pipeline, {part!r}, is not a stage: decorate it with @consumer")
+            raise DefinitionError(
+                f"part {place + 1} of the pipeline, {part!r}, is not a stage: decorate it with @consumer"
+            )
     if not handlers:
         raise DefinitionError("an empty pipeline: it needs at least one consumer")
     if maxsize is None:
         maxsize = inherited.maxsize if inherited else DEFAULT_MAXSIZE
     if drain_timeout is None:
         drain_timeout = inherited.drain_timeout if inherited else DRAIN_TIMEOUT
-    label = name or " >> ".join([*([" + ".join(o.name for o in origins)] if origins else []), *(h.name for h in handlers)])
+    label = name or " >> ".join(
+        [*([" + ".join(o.name for o in origins)] if origins else []), *(h.name for h in handlers)]
+    )
     check_maxsize(f"pipeline {label!r}", maxsize)
     if not drain_timeout >= 0:
         raise DefinitionError(f"pipeline {label!r}: drain_timeout={drain_timeout!r} must be 0 or more seconds")
     return Plan(label, unique(origins), unique(handlers), maxsize, drain_timeout)
 
 
-def _join(first: Any, following: Any) -> Any:
+def _join(first: Any, following: Any) -> Pipeline[Any, Any]:
     return Pipeline(first, following)
 
 

@@ -39,7 +39,7 @@ from typing import Final, Generic, TypeVar, final
 
 from .errors import QueueShutDown, StateError
 
-__all__ = ["DEFAULT_MAXSIZE", "END", "BoundedQueue", "QueueStatistics"]
+__all__ = ["DEFAULT_MAXSIZE", "END", "BoundedQueue", "QueueStatistics", "wake"]
 
 T = TypeVar("T")
 
@@ -116,6 +116,15 @@ class _Waits:
         return self.total + self.count * now - self.since if self.count else self.total
 
 
+def wake(line: deque[asyncio.Future[None]]) -> None:
+    """Wake the first in ``line`` that still waits; only a hint, so whoever is woken looks again."""
+    while line:
+        waiter = line.popleft()
+        if not waiter.done():
+            waiter.set_result(None)
+            return
+
+
 class BoundedQueue(asyncio.Queue[T], Generic[T]):
     """A drop-in ``asyncio.Queue`` that is bounded by default, can be closed, and counts.
 
@@ -129,6 +138,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
     _queue: deque[T]
     _getters: deque[asyncio.Future[None]]
     _putters: deque[asyncio.Future[None]]
+    _finished: asyncio.Event
     _maxsize: float
     _loop: asyncio.AbstractEventLoop | None
 
@@ -197,7 +207,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
             self._received += len(run)
             self._grown()
             for _ in range(min(len(run), len(self._getters))):
-                self._wakeup_next(self._getters)
+                wake(self._getters)
             if len(run) < room or not length_hint(source, 1):
                 return
             await self._breathe()
@@ -268,10 +278,10 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         self._refuse("this queue is closed: the item was not taken")
         self._is_shutdown = True
         while self._getters:
-            self._wakeup_next(self._getters)
+            wake(self._getters)
 
     def shutdown(self, immediate: bool = False) -> None:
-        """asyncio's name for :meth:`close`; ``immediate`` also drops what is queued (counted as dropped)."""
+        """The name asyncio has for :meth:`close`; ``immediate`` also drops what is queued (counted as dropped)."""
         self.close()
         if immediate:
             self._dropped += len(self._queue)
@@ -337,7 +347,10 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         return None
 
     async def _push(self, item: T) -> None:
-        """Put ``item`` when there is room; *cancel safety*: a cancelled push leaves its item in the queue (invariant 2)."""
+        """Put ``item`` when there is room.
+
+        *Cancel safety*: a cancelled push leaves its item in the queue (invariant 2), one above the bound.
+        """
         while len(self._queue) >= self._limit:
             try:
                 await self._wait(self._writers, self._put_waits)
@@ -355,13 +368,13 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         if len(self._queue) >= self._limit:
             while len(self._queue) >= self._limit:
                 await self._wait(self._writers, self._put_waits)
-            self._wakeup_next(self._writers)
+            wake(self._writers)
 
     def _refuse(self, why: str) -> None:
         """Accept no more puts from outside; consumers see nothing of it until :meth:`close`."""
         self._refusal = self._refusal or why
         while self._putters:
-            self._wakeup_next(self._putters)
+            wake(self._putters)
 
     def _enqueue(self, item: T) -> None:
         """Add ``item`` whatever the bound says: must be called with room, to give back, or to feed."""
@@ -369,15 +382,15 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         self._received += 1
         self._grown()
         if self._getters:
-            self._wakeup_next(self._getters)
+            wake(self._getters)
 
     def _made_room(self, freed: int = 1) -> None:
         """Wake who waits for room: a putter for each slot freed, the writers in bulk when half is free."""
         for _ in range(min(freed, len(self._putters))):
-            self._wakeup_next(self._putters)
+            wake(self._putters)
         if self._writers and len(self._queue) <= self._low:
             for _ in range(int(self._limit) - len(self._queue)):
-                self._wakeup_next(self._writers)
+                wake(self._writers)
         self._arm()
 
     # -- inside -------------------------------------------------------------------------------
@@ -440,7 +453,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
             with suppress(ValueError):  # whoever woke it has taken it out already
                 line.remove(waiter)
             if woken and (self._queue if line is self._getters else len(self._queue) < self._limit):
-                self._wakeup_next(line)
+                wake(line)
             raise
         finally:
             waits.end(began, loop.time())

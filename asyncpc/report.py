@@ -108,7 +108,8 @@ class Statistics:
         others = "".join(f"; {s.name} waits {waits[s.name]:.0%} of its time" for s in self.stages if s is not limit)
         if busy[limit.name] < 0.5:  # every stage waits more than it works: the sources give too little to do
             names = ", ".join(source.name for source in self.sources) or "what is put from outside"
-            return f"{names}: too slow to keep the stages busy; {limit.name} waits {waits[limit.name]:.0%} of its time{others}"
+            idle = f"{limit.name} waits {waits[limit.name]:.0%} of its time"
+            return f"{names}: too slow to keep the stages busy; {idle}{others}"
         workers = "1 worker" if limit.concurrency == 1 else f"{limit.concurrency} workers"
         return f"{limit.name}: busy {busy[limit.name]:.0%} of {workers}{others}"
 
@@ -188,14 +189,15 @@ class Report:
             left[one.stage] = left.get(one.stage, 0) + 1
         head = ("stage", "received", "done", "failed", "dropped", "unfinished", "peak queued", "items/s")
         rows: list[tuple[str, ...]] = [head]
-        for source in self.sources:
-            rows.append((source.name, "", str(source.produced), "", "", "", "", ""))
+        rows += [(source.name, "", str(source.produced), "", "", "", "", "") for source in self.sources]
         for s in self.stages:
             counts = (s.received, s.done, s.failed, s.dropped, left.get(s.name, 0), s.peak_queued)
             rows.append((s.name, *map(str, counts), f"{s.rate:,.0f}"))
         widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
         lines = [
-            "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
+            "  ".join(
+                [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+            )
             for row in rows
         ]
         lines.insert(1, "  ".join("-" * width for width in widths))

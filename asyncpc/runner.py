@@ -7,7 +7,7 @@ import importlib.util
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from types import FrameType
@@ -34,8 +34,8 @@ def run(pipeline: Pipeline[Any, Any], *, loop: Loop = "auto", drain_timeout: flo
     now, the third has its default action. ``report.signal`` tells which came first, and
     ``sys.exit(report.exit_status)`` passes it on (130, 143). Outside the main thread no signal is handled.
 
-    ``loop`` is ``"auto"`` (uvloop where it is installed), ``"uvloop"`` or ``"asyncio"``. Raises ``PipelineError`` when the
-    run failed or could not finish before its deadline, ``DefinitionError`` when it has no source.
+    ``loop`` is ``"auto"`` (uvloop where it is installed), ``"uvloop"`` or ``"asyncio"``. Raises ``PipelineError`` when
+    the run failed or could not finish before its deadline, ``DefinitionError`` when it has no source.
     """
     return run_watched(pipeline, loop=loop, drain_timeout=drain_timeout)
 
@@ -111,10 +111,8 @@ class _Signals:
     def _deafen(self, loop: asyncio.AbstractEventLoop) -> None:
         """From now on every signal has its default action."""
         for number in SIGNALS:
-            try:
+            with suppress(NotImplementedError):  # Windows
                 loop.remove_signal_handler(number)
-            except NotImplementedError:
-                pass
             signal.signal(number, signal.SIG_DFL)
 
     def _came(self, number: signal.Signals, running: Running[Any], loop: asyncio.AbstractEventLoop) -> None:
@@ -159,7 +157,7 @@ def _loop_factory(loop: Loop) -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def _leave_behind(loop: asyncio.AbstractEventLoop) -> None:
-    """Close a loop whose abandoned workers would never end: ``Runner.close`` would wait for them for ever (fault B4)."""
+    """Close a loop whose abandoned workers never end; ``Runner.close`` would wait for them (fault B4)."""
     for task in asyncio.all_tasks(loop):
         task._log_destroy_pending = False  # type: ignore[attr-defined]  # the report has named it already
     loop.run_until_complete(loop.shutdown_asyncgens())

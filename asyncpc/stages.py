@@ -30,6 +30,11 @@ class Origin:
     total: int | None = None
     """How many items it will give, where that is known."""
 
+    def iterate(self) -> AsyncIterator[Any]:
+        """A fresh iterator; a plain iterable is wrapped, so that workers know one kind only."""
+        items = self.open()
+        return aiter(items) if isinstance(items, AsyncIterable) else _each(items)
+
 
 @dataclass(frozen=True, slots=True)
 class Handler:
@@ -78,7 +83,7 @@ def define_handler(
     wanted = ("item",) if context is None else ("item", "resource")
     if not _accepts(function, len(wanted)):
         raise DefinitionError(
-            f"{where} must take {' and '.join(wanted)} ({len(wanted)} positional), but is written {_signature(function)}"
+            f"{where} must take {' and '.join(wanted)}, but is written {_signature(function)}"
             + ("; context= adds the resource" if context is None and _accepts(function, 2) else "")
         )
     return Handler(label, function, kind == "generator", concurrency, maxsize, context)
@@ -91,7 +96,7 @@ def define_origin(function: Callable[..., Any], restart: Restart | None, name: s
     _refuse_called(where, function)
     if inspect.isgeneratorfunction(_bare(function)):
         raise DefinitionError(
-            f"{where} is a sync generator: write 'async def', or give its items with source({label}()) if it never blocks"
+            f"{where} is a sync generator: write 'async def', or if it never blocks give it as source({label}())"
         )
     if _kind(function) != "generator":
         raise DefinitionError(f"{where} gives no items: write 'async def' with 'yield'")
@@ -146,9 +151,8 @@ def unique(parts: Iterable[Named]) -> tuple[Named, ...]:
     return tuple(named)
 
 
-async def iterate(items: AsyncIterable[Any] | Iterable[Any]) -> AsyncIterator[Any]:
-    """The items of an iterable as an async iterator, so that workers know one kind only."""
-    for item in items:  # type: ignore[union-attr]  # only called with iterables
+async def _each(items: Iterable[Any]) -> AsyncIterator[Any]:
+    for item in items:
         yield item
 
 
@@ -156,14 +160,16 @@ def _once(label: str, items: Any) -> Callable[[], Any]:
     """An iterator can be run once; a second run would silently find it empty, so it is refused."""
     used = False
 
-    def open() -> Any:
+    def items_once() -> Any:
         nonlocal used
         if used:
-            raise DefinitionError(f"{label}: this iterator was used up by an earlier run; give a list, or write a @producer")
+            raise DefinitionError(
+                f"{label}: this iterator was used up by an earlier run; give a list, or write a @producer"
+            )
         used = True
         return items
 
-    return open
+    return items_once
 
 
 def _kind(function: Callable[..., Any]) -> str | None:
@@ -179,7 +185,7 @@ def _bare(function: Callable[..., Any]) -> Callable[..., Any]:
         function = function.func
     if inspect.isroutine(function) or inspect.isclass(function):
         return function
-    return getattr(type(function), "__call__", function)
+    return type(function).__call__
 
 
 def _name(function: object) -> str:
@@ -210,6 +216,8 @@ def _signature(function: Callable[..., Any]) -> str:
 
 def _check_context(where: str, context: Context) -> None:
     if isinstance(context, AbstractAsyncContextManager) and hasattr(context, "gen"):
-        raise DefinitionError(f"{where}: context= is already called; pass the function, so that each worker opens its own")
+        raise DefinitionError(
+            f"{where}: context= is already called; pass the function, so that each worker opens its own"
+        )
     if not callable(context) and not isinstance(context, AbstractAsyncContextManager):
         raise DefinitionError(f"{where}: context= must be an async context manager, or a function that returns one")

@@ -326,9 +326,9 @@ class Supervisor:
         return Report(self.statistics(), left, abandoned)
 
     def _breach(self, statistics: Statistics) -> ConservationError | None:
-        """The conservation law (invariant 4), from counts that are kept apart: at the put, at the settling, by looking."""
+        """The conservation law (invariant 4), from counts kept apart: at the put, at the settling, by looking."""
         came = sum(producer.produced for producer in self.producers) + self.accepted + self.fed
-        for stage, books in zip(self.stages, statistics.stages, strict=True):
+        for books in statistics.stages:
             kept = books.done + books.failed + books.dropped + books.in_flight + books.queued
             if not came == books.received == kept:
                 return ConservationError(

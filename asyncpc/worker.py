@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from contextvars import Context
 from time import perf_counter
 from typing import Any, Final
 
-from .queue import END, BoundedQueue
+from .queue import END, BoundedQueue, wake
 from .report import Latency
-from .stages import Handler, Origin, iterate
+from .stages import Handler, Origin
 
 __all__ = ["EMPTY", "ConsumerWorker", "ProducerWorker", "Stage"]
 
@@ -128,7 +128,7 @@ class ConsumerWorker(Worker):
                                 out_append(value)
                                 outbox._received += 1
                                 if out_getters:
-                                    outbox._wakeup_next(out_getters)
+                                    wake(out_getters)
                         inbox._settled += 1
                     elapsed = clock() - started
                     if run == 1:
@@ -162,7 +162,9 @@ class ConsumerWorker(Worker):
             self.stage.inbox._settled += 1
             raise
 
-    def _emitting(self, function: Callable[[Any], AsyncIterator[Any]]) -> Callable[[Any], Coroutine[Any, Any, None]]:
+    def _emitting(
+        self, function: Callable[[Any], AsyncGenerator[Any, None]]
+    ) -> Callable[[Any], Coroutine[Any, Any, None]]:
         """An async generator as a coroutine function that passes each value on itself."""
         stage, outbox = self.stage, self.stage.outbox
 
@@ -179,9 +181,9 @@ class ConsumerWorker(Worker):
                         outbox._queue.append(value)
                         outbox._received += 1
                         if outbox._getters:
-                            outbox._wakeup_next(outbox._getters)
+                            wake(outbox._getters)
             except BaseException:
-                await values.aclose()  # type: ignore[attr-defined]  # an async generator; in this task (fault B10)
+                await values.aclose()  # in this task (fault B10)
                 raise
 
         return handle
@@ -257,9 +259,8 @@ class ProducerWorker(Worker):
     async def _produce(self) -> None:
         outbox = self.outbox
         items, append, getters = outbox._queue, outbox._queue.append, outbox._getters
-        source = self.origin.open()
         await outbox._room()
-        iterator = aiter(source if hasattr(source, "__aiter__") else iterate(source))
+        iterator = self.origin.iterate()
         left = self._new_turn()
         try:
             async for item in iterator:
@@ -271,12 +272,12 @@ class ProducerWorker(Worker):
                     append(item)
                     outbox._received += 1
                     if getters:
-                        outbox._wakeup_next(getters)
+                        wake(getters)
                 left -= 1
                 if not left:
                     left = await self._next_run()
         finally:
-            if hasattr(iterator, "aclose"):
+            if isinstance(iterator, AsyncGenerator):
                 await iterator.aclose()
 
     def _new_turn(self) -> int:
