@@ -248,7 +248,7 @@ class Pipeline(Generic[In_contra, Out_co]):
             self._run = None
         if error is None and not run.told:
             _conclude(run)
-        elif isinstance(error, Exception) and not isinstance(error, PipelineError) and not run.told:
+        elif isinstance(error, Exception) and not run.told:
             _conclude_with(run, error)
 
     def stream(self) -> Results[Out_co]:
@@ -367,6 +367,8 @@ class Results(Generic[Out_co]):
             self._pipeline._run = None
         if error is None and not run.told:
             run.outcome()
+        elif isinstance(error, Exception) and not run.told:
+            _conclude_with(run, error)
 
     def __aiter__(self) -> Results[Out_co]:
         return self

@@ -20,8 +20,9 @@ no slot, cannot be blocked, overtaken or mistaken for a payload.
 
 A pipeline's workers (``worker.py``) append to and pop from the deque directly while there is room
 and backlog; no coroutine is made, no future, no clock read. What they must look at is in three fields:
-``_mark`` (the length from which a writer takes the slow path: full, or a new peak), ``_wake_at``
-(the length from which a taker must wake somebody who waits for room) and ``_getters``.
+``_mark`` (the length from which a writer takes the slow path: full, or a new peak), ``_getters`` (a writer wakes one of
+them unless one is on its way already; that one wakes others), ``_putters`` and ``_writers`` (a taker calls
+:meth:`BoundedQueue._made_room` for them).
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from operator import length_hint
@@ -38,8 +38,9 @@ from threading import get_ident
 from typing import Final, Generic, TypeVar, final
 
 from .errors import QueueShutDown, StateError
+from .waiting import Line
 
-__all__ = ["DEFAULT_MAXSIZE", "END", "BoundedQueue", "QueueStatistics", "wake"]
+__all__ = ["DEFAULT_MAXSIZE", "END", "BoundedQueue", "QueueStatistics"]
 
 T = TypeVar("T")
 
@@ -92,39 +93,6 @@ class QueueStatistics:
     """Whether the queue is closed."""
 
 
-class _Waits:
-    """Seconds waited, exact at any moment, in constant memory: finished waits plus those under way."""
-
-    __slots__ = ("count", "since", "total")
-
-    def __init__(self) -> None:
-        self.count = 0  # waits under way
-        self.since = 0.0  # the sum of their beginnings
-        self.total = 0.0  # seconds of the finished ones
-
-    def begin(self, now: float) -> float:
-        self.count += 1
-        self.since += now
-        return now
-
-    def end(self, began: float, now: float) -> None:
-        self.count -= 1
-        self.since -= began
-        self.total += now - began
-
-    def seconds(self, now: float) -> float:
-        return self.total + self.count * now - self.since if self.count else self.total
-
-
-def wake(line: deque[asyncio.Future[None]]) -> None:
-    """Wake the first in ``line`` that still waits; only a hint, so whoever is woken looks again."""
-    while line:
-        waiter = line.popleft()
-        if not waiter.done():
-            waiter.set_result(None)
-            return
-
-
 class BoundedQueue(asyncio.Queue[T], Generic[T]):
     """A drop-in ``asyncio.Queue`` that is bounded by default, can be closed, and counts.
 
@@ -136,8 +104,6 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
 
     # Declared for type checkers: asyncio's own attributes, shared on purpose so that its repr stays true.
     _queue: deque[T]
-    _getters: deque[asyncio.Future[None]]
-    _putters: deque[asyncio.Future[None]]
     _finished: asyncio.Event
     _maxsize: float
     _loop: asyncio.AbstractEventLoop | None
@@ -150,8 +116,10 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         self._low = self._limit // 2 if maxsize > 0 else math.inf
         self._peak = 0
         self._mark: float = 0
-        self._writers: deque[asyncio.Future[None]] = deque()
-        self._wake_at: float = -1
+        self._getters = Line(self._made_item)  # wait for an item
+        self._putters = Line(self._made_room)  # wait for room, outside a pipeline
+        self._writers = Line(self._made_room)  # wait for room: a pipeline's workers
+        self._writers_next = False  # who is woken next, if both putters and writers wait
         self._is_shutdown = False
         self._refusal = ""  # why puts are refused; empty while they are not
         self._ends = 0
@@ -160,8 +128,6 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         self._thread = 0
         self._idle = 0  # workers inside _ready(): with an empty hand and nothing to take
         self._on_idle: Callable[[], None] | None = None
-        self._put_waits = _Waits()
-        self._get_waits = _Waits()
 
     # -- put ----------------------------------------------------------------------------------
 
@@ -177,7 +143,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         if self._turn < 0:
             await self._breathe()
         if len(self._queue) >= self._limit and not self._refusal:
-            await self._until_room(timeout)
+            await self._until_room(self._deadline(timeout))
         self.put_nowait(item)
 
     def put_nowait(self, item: T) -> None:
@@ -206,13 +172,11 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
             self._queue.extend(run)
             self._received += len(run)
             self._grown()
-            for _ in range(min(len(run), len(self._getters))):
-                wake(self._getters)
+            self._getters.wake(len(run))
             if len(run) < room or not length_hint(source, 1):
                 return
             await self._breathe()
-            while len(self._queue) >= self._limit and not self._refusal:
-                await self._wait(self._putters, self._put_waits, deadline)
+            await self._until_room(deadline)
 
     # -- get ----------------------------------------------------------------------------------
 
@@ -228,7 +192,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         if self._turn < 0:
             await self._breathe()
         if not self._queue:
-            await self._until_item(timeout)
+            await self._until_item(self._deadline(timeout))
         return self._take()
 
     def get_nowait(self) -> T:
@@ -250,11 +214,10 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         if self._turn < 0:
             await self._breathe()
         if not self._queue:
-            await self._until_item(timeout)
+            await self._until_item(self._deadline(timeout))
         take = self._queue.popleft
         run = [take() for _ in range(min(limit, len(self._queue)))]
-        if self._putters or self._writers:
-            self._made_room(len(run))
+        self._made_room(len(run))
         return run
 
     def __aiter__(self) -> BoundedQueue[T]:
@@ -277,8 +240,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         """
         self._refuse("this queue is closed: the item was not taken")
         self._is_shutdown = True
-        while self._getters:
-            wake(self._getters)
+        self._getters.wake(len(self._getters))
 
     def shutdown(self, immediate: bool = False) -> None:
         """The name asyncio has for :meth:`close`; ``immediate`` also drops what is queued (counted as dropped)."""
@@ -319,8 +281,8 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
             dropped=self._dropped,
             waiting_put=len(self._putters) + len(self._writers),
             waiting_get=len(self._getters),
-            put_waited=self._put_waits.seconds(now),
-            get_waited=self._get_waits.seconds(now),
+            put_waited=self._put_waited(now),
+            get_waited=self._getters.seconds(now),
             ends=self._ends,
             closed=self._is_shutdown,
         )
@@ -332,19 +294,32 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
 
         Its caller has nothing in hand, so a cancel leaves nothing behind but the wake-up, which is passed on.
         """
-        while not self._queue:
-            if self._is_shutdown:
-                self._ends += 1
-                return END
-            self._idle += 1
-            try:
+        if self._queue:
+            return None
+        loop = asyncio.get_running_loop()
+        self._idle += 1
+        try:
+            while not self._queue:
                 if self._on_idle is not None:
                     self._on_idle()  # may close this queue (invariant 3)
-                if not (self._queue or self._is_shutdown):
-                    await self._wait(self._getters, self._get_waits)
-            finally:
-                self._idle -= 1
+                if self._is_shutdown:
+                    self._ends += 1
+                    return END
+                await self._getters.stand(loop)
+        finally:
+            self._idle -= 1
+        self._share()
         return None
+
+    def _share(self) -> None:
+        """Whoever was woken wakes others for what it will not take itself.
+
+        A pipeline's writers wake one getter for a run of items, not one for each: so as many run as there is work
+        for, within a few turns of the loop even if there are thousands, and those who would find nothing sleep on.
+        """
+        left = len(self._queue) - 1
+        if left > 0 and self._getters:
+            self._getters.wake(min(left, 1 + len(self._getters) // 4))
 
     async def _push(self, item: T) -> None:
         """Put ``item`` when there is room.
@@ -353,7 +328,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         """
         while len(self._queue) >= self._limit:
             try:
-                await self._wait(self._writers, self._put_waits)
+                await self._writers.stand(asyncio.get_running_loop())
             except BaseException:
                 self._enqueue(item)
                 raise
@@ -362,43 +337,51 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
     async def _room(self) -> None:
         """Wait for room before asking a source for its next item.
 
-        The source may never use the room, so the wake-up is passed on to the next writer at once; the one who
-        asks looks again with the item in hand (:meth:`_push`).
+        The source may never use the room, so the wake-up is passed on at once; the one who asks looks again with
+        the item in hand (:meth:`_push`).
         """
         if len(self._queue) >= self._limit:
+            loop = asyncio.get_running_loop()
             while len(self._queue) >= self._limit:
-                await self._wait(self._writers, self._put_waits)
-            wake(self._writers)
+                await self._writers.stand(loop)
+            self._writers.wake()
+            self._putters.wake()
 
     def _refuse(self, why: str) -> None:
         """Accept no more puts from outside; consumers see nothing of it until :meth:`close`."""
         self._refusal = self._refusal or why
-        while self._putters:
-            wake(self._putters)
+        self._putters.wake(len(self._putters))
 
     def _enqueue(self, item: T) -> None:
-        """Add ``item`` whatever the bound says: must be called with room, to give back, or to feed."""
+        """Add ``item`` whatever the bound says: for those who saw room, give back, or feed."""
         self._queue.append(item)
         self._received += 1
         self._grown()
         if self._getters:
-            wake(self._getters)
+            self._getters.wake()
 
     def _made_room(self, freed: int = 1) -> None:
-        """Wake who waits for room: a putter for each slot freed, the writers in bulk when half is free."""
-        for _ in range(min(freed, len(self._putters))):
-            wake(self._putters)
-        if self._writers and len(self._queue) <= self._low:
-            for _ in range(int(self._limit) - len(self._queue)):
-                wake(self._writers)
-        self._arm()
+        """Wake who waits for room: a putter for each slot freed, the writers in bulk when half is free.
+
+        While both wait they take turns slot by slot, so that neither starves the other.
+        """
+        if self._putters and len(self._queue) < self._limit:
+            line = self._writers if self._writers and self._writers_next else self._putters
+            self._writers_next = line is self._putters
+            line.wake(freed)
+        elif self._writers and len(self._queue) <= self._low:
+            self._writers.wake(int(self._limit) - len(self._queue))
+
+    def _made_item(self) -> None:
+        """Wake who waits for an item, if there is one."""
+        if self._queue:
+            self._getters.wake()
 
     # -- inside -------------------------------------------------------------------------------
 
     def _take(self) -> T:
         item = self._queue.popleft()
-        if self._putters or self._writers:
-            self._made_room()
+        self._made_room()
         return item
 
     def _grown(self) -> None:
@@ -406,10 +389,6 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         if len(self._queue) > self._peak:
             self._peak = len(self._queue)
             self._mark = min(self._limit - 1, self._peak)
-
-    def _arm(self) -> None:
-        """Set ``_wake_at``: the length *before* a take from which the taker must call :meth:`_made_room`."""
-        self._wake_at = math.inf if self._putters else self._low + 1 if self._writers else -1
 
     def _end(self) -> QueueShutDown:
         self._ends += 1
@@ -423,49 +402,19 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
     def _deadline(self, timeout: float | None) -> float | None:
         return None if timeout is None else asyncio.get_running_loop().time() + timeout
 
-    async def _until_room(self, timeout: float | None) -> None:
-        deadline = self._deadline(timeout)
+    async def _until_room(self, deadline: float | None) -> None:
         while len(self._queue) >= self._limit and not self._refusal:
-            await self._wait(self._putters, self._put_waits, deadline)
+            await self._putters.stand(asyncio.get_running_loop(), deadline)
 
-    async def _until_item(self, timeout: float | None) -> None:
-        deadline = self._deadline(timeout)
+    async def _until_item(self, deadline: float | None) -> None:
         while not self._queue:
             if self._is_shutdown:
                 raise self._end()
-            await self._wait(self._getters, self._get_waits, deadline)
+            await self._getters.stand(asyncio.get_running_loop(), deadline)
+        self._share()
 
-    async def _wait(self, line: deque[asyncio.Future[None]], waits: _Waits, deadline: float | None = None) -> None:
-        """Stand in ``line`` until woken; ``TimeoutError`` at ``deadline`` (loop time).
-
-        *Cancel safety*: leaves the line at once (fault A16) and passes on a wake-up it was given (faults A2, A3).
-        """
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[None] = loop.create_future()
-        line.append(waiter)
-        self._arm()
-        timer = None if deadline is None else loop.call_at(deadline, self._expire, line, waiter)
-        began = waits.begin(loop.time())
-        try:
-            await waiter
-        except BaseException as error:
-            woken = waiter.done() and not waiter.cancelled() and error is not waiter.exception()
-            with suppress(ValueError):  # whoever woke it has taken it out already
-                line.remove(waiter)
-            if woken and (self._queue if line is self._getters else len(self._queue) < self._limit):
-                wake(line)
-            raise
-        finally:
-            waits.end(began, loop.time())
-            if timer is not None:
-                timer.cancel()
-            self._arm()
-
-    def _expire(self, line: deque[asyncio.Future[None]], waiter: asyncio.Future[None]) -> None:
-        """Time is up for a waiter that was not woken; one that was keeps its wake-up (faults A5, A6)."""
-        if not waiter.done():
-            line.remove(waiter)
-            waiter.set_exception(TimeoutError("time is up"))
+    def _put_waited(self, now: float) -> float:
+        return self._putters.seconds(now) + self._writers.seconds(now)
 
     def _finish_if_settled(self) -> None:
         if self._settled == self._received:

@@ -58,7 +58,7 @@ class StageStatistics:
     out_waited: float
     """Seconds that its workers waited for room in the next queue, summed over the workers."""
     latency_p50: float
-    """Half of the handler calls sampled took no longer (seconds; within 10 %); 0 before the first."""
+    """Half of the handler calls sampled took no longer (seconds; within 7 %); 0 before the first."""
     latency_p90: float
     latency_p99: float
     rate: float
@@ -216,13 +216,15 @@ def _busy_share(stage: StageStatistics, elapsed: float) -> float:
 
 
 class Latency:
-    """Percentiles of durations in constant memory: counts in buckets that grow by a fifth (so within 10 %)."""
+    """Percentiles of durations in constant memory: counts in eight buckets per doubling, so within 7 %.
+
+    Log-linear buckets, as in Gil Tene's HdrHistogram.
+    """
 
     __slots__ = ("_buckets", "_count")
 
-    _FLOOR = 1e-7  # seconds; anything shorter falls into the first bucket
-    _GROWTH = math.log(1.2)
-    _SIZE = 128  # 1e-7 s · 1.2^127 is about 1,100 s; anything longer falls into the last bucket
+    _LOWEST = -24  # 2^-24 s is 60 ns; anything shorter falls into the first bucket
+    _SIZE = 8 * 36  # up to 2^12 s, more than an hour; anything longer falls into the last bucket
 
     def __init__(self) -> None:
         self._buckets = [0] * self._SIZE
@@ -230,8 +232,9 @@ class Latency:
 
     def add(self, seconds: float) -> None:
         """Count one duration."""
-        place = int(math.log(max(seconds, self._FLOOR) / self._FLOOR) / self._GROWTH)
-        self._buckets[min(place, self._SIZE - 1)] += 1
+        fraction, exponent = math.frexp(seconds)  # seconds = fraction · 2^exponent, with fraction in ½ … 1
+        place = (exponent - self._LOWEST) * 8 + int(fraction * 16) - 8
+        self._buckets[0 if place < 0 else place if place < self._SIZE else self._SIZE - 1] += 1
         self._count += 1
 
     def percentile(self, share: float) -> float:
@@ -240,5 +243,5 @@ class Latency:
         for place, count in enumerate(self._buckets):
             wanted -= count
             if count and wanted <= 0:
-                return float(self._FLOOR * math.exp((place + 0.5) * self._GROWTH))
+                return math.ldexp((place % 8 + 8.5) / 16, place // 8 + self._LOWEST)
         return 0.0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -152,8 +152,13 @@ def unique(parts: Iterable[Named]) -> tuple[Named, ...]:
 
 
 async def _each(items: Iterable[Any]) -> AsyncIterator[Any]:
-    for item in items:
-        yield item
+    iterator = iter(items)
+    try:
+        for item in iterator:
+            yield item
+    finally:
+        if isinstance(iterator, Generator):
+            iterator.close()
 
 
 def _once(label: str, items: Any) -> Callable[[], Any]:

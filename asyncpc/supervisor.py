@@ -97,7 +97,7 @@ class Supervisor:
         self.breach: ConservationError | None = None
         self.report: Report | None = None
         self.told = False  # the user has been given the outcome, so leaving the block does not raise it again
-        self._live: set[Worker] = set()
+        self._live: dict[Worker, None] = {}  # a set that keeps its order, so that runs can be repeated
         self._sources_live = 0
         self._cancels = 0  # rounds of cancellation
         self._deadline: asyncio.TimerHandle | None = None
@@ -130,7 +130,7 @@ class Supervisor:
         worker.context = copy_context()
         if isinstance(worker, ConsumerWorker):
             worker.context.run(_current.set, self)
-        self._live.add(worker)
+        self._live[worker] = None
         worker.task = self._loop.create_task(worker.run(), name=f"asyncpc:{worker.name}", context=worker.context)
         worker.task.add_done_callback(partial(self._worker_ended, worker))
 
@@ -248,7 +248,7 @@ class Supervisor:
     def _worker_ended(self, worker: ConsumerWorker | ProducerWorker, task: asyncio.Task[None]) -> None:
         if worker.abandoned:  # came back after all; the run is long over
             return
-        self._live.discard(worker)
+        self._live.pop(worker, None)
         self._judge(worker)
         if isinstance(worker, ProducerWorker):
             self._sources_live -= 1
@@ -392,9 +392,9 @@ def _stage_statistics(stage: Stage, elapsed: float, now: float) -> StageStatisti
         queued=len(inbox._queue),
         peak_queued=inbox._peak,
         emitted=stage.emitted if handler.generates else done,
-        put_waited=inbox._put_waits.seconds(now),
-        get_waited=inbox._get_waits.seconds(now),
-        out_waited=stage.outbox._put_waits.seconds(now) if stage.outbox is not None else 0.0,
+        put_waited=inbox._put_waited(now),
+        get_waited=inbox._getters.seconds(now),
+        out_waited=stage.outbox._put_waited(now) if stage.outbox is not None else 0.0,
         latency_p50=stage.latency.percentile(0.50),
         latency_p90=stage.latency.percentile(0.90),
         latency_p99=stage.latency.percentile(0.99),

@@ -16,7 +16,7 @@ from contextvars import Context
 from time import perf_counter
 from typing import Any, Final
 
-from .queue import END, BoundedQueue, wake
+from .queue import END, BoundedQueue
 from .report import Latency
 from .stages import Handler, Origin
 
@@ -106,6 +106,7 @@ class ConsumerWorker(Worker):
         out_items: deque[Any] = outbox._queue if outbox else items
         out_append, out_getters = out_items.append, outbox._getters if outbox else inbox._getters
         context, home = self.context, self.context.copy() if self.context else None
+        putters, writers, wake_from = inbox._putters, inbox._writers, inbox._low + 1
         clock, latency = perf_counter, stage.latency
         try:
             while await inbox._ready() is not END:
@@ -116,10 +117,14 @@ class ConsumerWorker(Worker):
                         if not queued:
                             break
                         self.hand = item = take()
-                        if queued <= inbox._wake_at:
+                        if putters or (writers and queued <= wake_from):
                             inbox._made_room()
                         value = await handle(item)
-                        if context != home:
+                        try:
+                            leaked = context != home
+                        except Exception:  # a value that cannot be compared, such as an array
+                            leaked = True
+                        if leaked:
                             handle, context, home = self._isolated(handle, home), None, None
                         if outbox is not None:
                             if len(out_items) >= outbox._mark:
@@ -127,9 +132,12 @@ class ConsumerWorker(Worker):
                             else:
                                 out_append(value)
                                 outbox._received += 1
-                                if out_getters:
-                                    wake(out_getters)
+                                if out_getters and not out_getters.waking:
+                                    out_getters.wake()
                         inbox._settled += 1
+                        if self.cancelled:  # the handler swallowed it: nothing more is taken (fault B4)
+                            self.hand = EMPTY
+                            raise asyncio.CancelledError
                     elapsed = clock() - started
                     if run == 1:
                         latency.add(elapsed)
@@ -180,8 +188,8 @@ class ConsumerWorker(Worker):
                     else:
                         outbox._queue.append(value)
                         outbox._received += 1
-                        if outbox._getters:
-                            wake(outbox._getters)
+                        if outbox._getters and not outbox._getters.waking:
+                            outbox._getters.wake()
             except BaseException:
                 await values.aclose()  # in this task (fault B10)
                 raise
@@ -271,8 +279,8 @@ class ProducerWorker(Worker):
                 else:
                     append(item)
                     outbox._received += 1
-                    if getters:
-                        wake(getters)
+                    if getters and not getters.waking:
+                        getters.wake()
                 left -= 1
                 if not left:
                     left = await self._next_run()
