@@ -90,7 +90,7 @@ class Producer(Generic[P, T_co]):
 
     def __init__(self, origin: Origin) -> None:
         self._origin = origin
-        self.__wrapped__ = origin.open
+        self.__wrapped__: Callable[..., Any] = origin.open
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Source[T_co]:
         """The source with these arguments. Raises ``DefinitionError`` if they do not fit the function."""
@@ -110,7 +110,7 @@ class Consumer(Generic[In_contra, Out_co, Call_co]):
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
-        self.__wrapped__ = handler.function
+        self.__wrapped__: Callable[..., Any] = handler.function
 
     def __call__(self, item: In_contra, /, *args: Any, **kwargs: Any) -> Call_co:
         """Just the function, as it was written: no queue, no pipeline."""

@@ -241,6 +241,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         self._refuse("this queue is closed: the item was not taken")
         self._is_shutdown = True
         self._getters.wake(len(self._getters))
+        self._writers.wake(len(self._writers))  # only workers left behind by their run still write then (fault B4)
 
     def shutdown(self, immediate: bool = False) -> None:
         """The name asyncio has for :meth:`close`; ``immediate`` also drops what is queued (counted as dropped)."""
@@ -326,7 +327,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
 
         *Cancel safety*: a cancelled push leaves its item in the queue (invariant 2), one above the bound.
         """
-        while len(self._queue) >= self._limit:
+        while len(self._queue) >= self._limit and not self._is_shutdown:
             try:
                 await self._writers.stand(asyncio.get_running_loop())
             except BaseException:
@@ -342,7 +343,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         """
         if len(self._queue) >= self._limit:
             loop = asyncio.get_running_loop()
-            while len(self._queue) >= self._limit:
+            while len(self._queue) >= self._limit and not self._is_shutdown:
                 await self._writers.stand(loop)
             self._writers.wake()
             self._putters.wake()

@@ -35,7 +35,7 @@ from .worker import ConsumerWorker, ProducerWorker, Stage, Worker
 
 __all__ = ["State", "Supervisor", "feed"]
 
-logger = logging.getLogger("asyncpc")
+logger: Final = logging.getLogger("asyncpc")
 logger.addHandler(logging.NullHandler())
 
 GRACE: Final = 0.04
@@ -52,12 +52,12 @@ class State(Enum):
     FAILED = "failed"
 
 
-ADVANCES: Final = {
+ADVANCES: Final[dict[State, set[State]]] = {
     State.NEW: {State.RUNNING, State.CLOSED},
     State.RUNNING: {State.DRAINING, State.FAILED},
     State.DRAINING: {State.CLOSED, State.FAILED},
-    State.CLOSED: set[State](),
-    State.FAILED: set[State](),
+    State.CLOSED: set(),
+    State.FAILED: set(),
 }
 
 _current: ContextVar[Supervisor] = ContextVar("asyncpc_run")
@@ -81,22 +81,26 @@ class Supervisor:
     """Runs a :class:`~asyncpc.stages.Plan` once. All methods but :meth:`wait` are plain functions."""
 
     def __init__(self, plan: Plan, *, streamed: bool = False) -> None:
-        self.plan = plan
-        self.state = State.NEW
-        self.stages = [Stage(handler, BoundedQueue(self._bound(handler.maxsize))) for handler in plan.handlers]
+        self.plan: Plan = plan
+        self.state: State = State.NEW
+        self.stages: list[Stage] = [
+            Stage(handler, BoundedQueue(self._bound(handler.maxsize))) for handler in plan.handlers
+        ]
         self.results: BoundedQueue[Any] | None = BoundedQueue(plan.maxsize) if streamed else None
         for stage, following in zip(self.stages, self.stages[1:], strict=False):
             stage.outbox = following.inbox
         self.stages[-1].outbox = self.results
-        self.first = self.stages[0].inbox
-        self.producers = [ProducerWorker(origin.name, origin, self.first) for origin in plan.origins]
-        self.fed = 0
-        self.accepted = 0  # by put
+        self.first: BoundedQueue[Any] = self.stages[0].inbox
+        self.producers: list[ProducerWorker] = [
+            ProducerWorker(origin.name, origin, self.first) for origin in plan.origins
+        ]
+        self.fed: int = 0
+        self.accepted: int = 0  # by put
         self.errors: list[Exception] = []
         self.interrupt: BaseException | None = None  # KeyboardInterrupt or SystemExit of a handler (fault B13)
         self.breach: ConservationError | None = None
         self.report: Report | None = None
-        self.told = False  # the user has been given the outcome, so leaving the block does not raise it again
+        self.told: bool = False  # the user has been given the outcome, so leaving the block does not raise it again
         self._live: dict[Worker, None] = {}  # a set that keeps its order, so that runs can be repeated
         self._sources_live = 0
         self._cancels = 0  # rounds of cancellation
@@ -271,7 +275,7 @@ class Supervisor:
         if error is None:
             return
         if not isinstance(error, Exception):
-            self.interrupt = self.interrupt or error
+            self.interrupt = error if self.interrupt is None else self.interrupt
         else:
             error.add_note(f"asyncpc: in {worker.name} of pipeline {self.plan.name!r}")
             self.errors.append(error)

@@ -25,7 +25,7 @@ class Line(deque[asyncio.Future[None]]):
     def __init__(self, pass_on: Callable[[], None]) -> None:
         super().__init__()
         self._pass_on = pass_on
-        self.waking = 0
+        self.waking: int = 0
         """How many were woken and have not run yet."""
         self._waiting = 0  # how many wait, those woken included
         self._seconds = 0.0  # of all waits: their ends (so far) less their beginnings
@@ -52,8 +52,8 @@ class Line(deque[asyncio.Future[None]]):
         try:
             await waiter
             self.waking -= 1
-        except BaseException as error:
-            self._leave(waiter, error)
+        except BaseException:
+            self._leave(waiter)
             raise
         finally:
             self._waiting -= 1
@@ -65,10 +65,10 @@ class Line(deque[asyncio.Future[None]]):
         """Seconds waited so far, summed over all who did; exact also while they wait."""
         return self._seconds + self._waiting * now
 
-    def _leave(self, waiter: asyncio.Future[None], error: BaseException) -> None:
+    def _leave(self, waiter: asyncio.Future[None]) -> None:
         with suppress(ValueError):  # whoever woke it has taken it out already
             self.remove(waiter)
-        if waiter.done() and not waiter.cancelled() and waiter.exception() is not error:
+        if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
             self.waking -= 1
             self._pass_on()
 

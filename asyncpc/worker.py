@@ -38,14 +38,14 @@ class Stage:
     __slots__ = ("emitted", "failed", "handler", "inbox", "latency", "live", "outbox", "workers")
 
     def __init__(self, handler: Handler, inbox: BoundedQueue[Any]) -> None:
-        self.handler = handler
-        self.inbox = inbox
+        self.handler: Handler = handler
+        self.inbox: BoundedQueue[Any] = inbox
         self.outbox: BoundedQueue[Any] | None = None
         self.workers: list[ConsumerWorker] = []
-        self.live = 0  # workers that have not ended
-        self.failed = 0
-        self.emitted = 0  # values a generator gave; of a coroutine it follows from done
-        self.latency = Latency()
+        self.live: int = 0  # workers that have not ended
+        self.failed: int = 0
+        self.emitted: int = 0  # values a generator gave; of a coroutine it follows from done
+        self.latency: Latency = Latency()
 
     @property
     def in_flight(self) -> list[Any]:
@@ -59,13 +59,18 @@ class Worker:
     __slots__ = ("abandoned", "cancelled", "completed", "context", "failure", "name", "task")
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name: str = name
         self.task: asyncio.Task[None] | None = None
         self.context: Context | None = None
         self.failure: BaseException | None = None
-        self.completed = False  # came to its proper end
-        self.cancelled = False  # by the supervisor
-        self.abandoned = False
+        self.completed: bool = False  # came to its proper end
+        self.cancelled: bool = False  # by the supervisor
+        self.abandoned: bool = False
+
+    def failed_with(self, error: BaseException) -> None:
+        """Keep the first error, for the supervisor to judge."""
+        if self.failure is None:
+            self.failure = error
 
 
 class ConsumerWorker(Worker):
@@ -75,7 +80,7 @@ class ConsumerWorker(Worker):
 
     def __init__(self, name: str, stage: Stage) -> None:
         super().__init__(name)
-        self.stage = stage
+        self.stage: Stage = stage
         self.hand: Any = EMPTY
 
     async def run(self) -> None:
@@ -154,8 +159,7 @@ class ConsumerWorker(Worker):
             raise
 
     def _failed(self, error: BaseException) -> None:
-        if self.failure is None:
-            self.failure = error
+        self.failed_with(error)
         if self.hand is not EMPTY:
             self.hand = EMPTY
             self.stage.failed += 1
@@ -238,13 +242,13 @@ class ProducerWorker(Worker):
 
     def __init__(self, name: str, origin: Origin, outbox: BoundedQueue[Any]) -> None:
         super().__init__(name)
-        self.origin = origin
-        self.outbox = outbox
-        self.produced = 0
-        self.restarts = 0
+        self.origin: Origin = origin
+        self.outbox: BoundedQueue[Any] = outbox
+        self.produced: int = 0
+        self.restarts: int = 0
         self.recent: list[float] = []  # loop times of the restarts that still count
-        self.run_length = 1
-        self.started = 0.0
+        self.run_length: int = 1  # items until the next look at the clock
+        self.started: float = 0.0  # of the turn, on the clock
 
     async def run(self) -> None:
         """Give items until the source ends; start it again as its ``restart`` allows.
@@ -262,7 +266,7 @@ class ProducerWorker(Worker):
         except asyncio.CancelledError:
             raise
         except BaseException as error:
-            self.failure = error
+            self.failed_with(error)
 
     async def _produce(self) -> None:
         outbox = self.outbox
@@ -276,6 +280,8 @@ class ProducerWorker(Worker):
                 if len(items) >= outbox._mark:
                     await outbox._push(item)
                     await outbox._room()  # the source is not asked while the queue is full
+                    if self.cancelled:  # the source swallowed it (fault B4)
+                        raise asyncio.CancelledError
                 else:
                     append(item)
                     outbox._received += 1
@@ -295,7 +301,7 @@ class ProducerWorker(Worker):
 
     async def _next_run(self) -> int:
         """How many items to give before the next look at the clock; yields first if the turn is over (invariant 10)."""
-        if self.cancelled:  # the source swallowed it
+        if self.cancelled:  # as above
             raise asyncio.CancelledError
         if perf_counter() - self.started > TURN or self.run_length >= RUNS[-1]:
             await asyncio.sleep(0)

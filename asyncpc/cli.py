@@ -1,0 +1,374 @@
+"""The command line: ``asyncpc run app:pipeline`` and ``asyncpc show app:pipeline``.
+
+The report goes to stdout; errors, hints and the progress line go to stderr. The exit status is 0 when all is done,
+1 when the run failed or left something, 2 when it could not begin, and 130 or 143 after a signal and a full drain.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import math
+import os
+import re
+import shutil
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TextIO, cast
+
+from .errors import ConservationError, DefinitionError, PipelineError, StateError
+from .pipeline import Pipeline, Running
+from .report import Report, Statistics
+from .runner import run_watched
+from .stages import Plan
+from .topology import bound, draw, mermaid, plain
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+__all__ = ["main"]
+
+SHOWN: Final = 10
+"""How many errors, and how many stages with items left, are listed."""
+
+LONGEST: Final = 500
+"""Characters of an error's message that are shown."""
+
+QUIET: Final = 0.5
+"""Seconds the progress line stays away after the program itself has written to the terminal."""
+
+ASCII: Final = str.maketrans(dict(zip("─┐┤┴┌┘►▼×", "-+++++>vx", strict=True)) | {"∞": "unbounded"})
+"""For terminals that cannot draw lines."""
+
+Watch = Callable[[Running[Any]], None]
+
+
+class _UsageError(Exception):
+    """What was asked for cannot begin; the message says what to write instead."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the command line asks for and return the exit status."""
+    options = _parser().parse_args(argv)
+    try:
+        status: int = options.command(options)
+        sys.stdout.flush()
+    except (_UsageError, DefinitionError, StateError) as error:
+        _tell(f"asyncpc: {error}")
+        _trace(options, error.__cause__ if isinstance(error, _UsageError) else error)
+        return 2
+    except KeyboardInterrupt as error:
+        _tell("asyncpc: interrupted")
+        _trace(options, error)
+        return 130
+    except BrokenPipeError:  # whoever read the output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="asyncpc", description="Run a pipeline, or show how it is made.")
+    parser.add_argument("--version", action="version", version=f"asyncpc {version('asyncpc')}")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("target", metavar="module:pipeline", help="where it is, such as app.pipelines:crawl")
+    common.add_argument("--traceback", action="store_true", help="show errors in full")
+    commands = parser.add_subparsers(required=True, metavar="run|show")
+
+    run = commands.add_parser(
+        "run",
+        parents=[common],
+        help="run a pipeline to its end",
+        description="Run a pipeline to its end, then print its report. SIGINT or SIGTERM drains it; a second cancels.",
+        epilog="Exit status: 0 done; 1 failed, or items left; 2 could not begin; 130, 143 drained after a signal.",
+    )
+    run.add_argument("--loop", choices=("auto", "uvloop", "asyncio"), default="auto", help="auto: uvloop if installed")
+    run.add_argument("--drain-timeout", type=_seconds, metavar="S", help="seconds a drain may take after a signal")
+    run.set_defaults(command=_run)
+
+    show = commands.add_parser("show", parents=[common], help="draw a pipeline", description="Draw a pipeline.")
+    show.add_argument("--mermaid", action="store_true", help="as a mermaid flowchart")
+    show.set_defaults(command=_show)
+    return parser
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, 0 or more")
+    return seconds
+
+
+# -- commands -------------------------------------------------------------------------------------
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Run the pipeline, print its report, and tell what went wrong."""
+    pipeline = _load(options.target)
+    try:
+        with _progress(pipeline._plan) as watch:
+            report = run_watched(pipeline, loop=options.loop, drain_timeout=options.drain_timeout, watch=watch)
+    except PipelineError as error:
+        _print(str(error.report))
+        _tell_failure(error, options)
+        return 1
+    except ConservationError as error:
+        _tell(f"asyncpc: {_line(error)}")
+        _trace(options, error)
+        return 1
+    _print(str(report))
+    return report.exit_status
+
+
+def _show(options: argparse.Namespace) -> int:
+    """Draw the pipeline."""
+    plan = _load(options.target)._plan
+    picture = mermaid(plan) if options.mermaid else draw(plan, shutil.get_terminal_size().columns)
+    _print(picture)
+    return 0
+
+
+# -- finding the pipeline -------------------------------------------------------------------------
+
+
+def _load(target: str) -> Pipeline[Any, Any]:
+    """The pipeline that ``module:pipeline`` names."""
+    name, _, path = target.partition(":")
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise _UsageError(f"{target!r} is not module:pipeline; write it as in Python, such as app.pipelines:crawl")
+    module = _import(name)
+    found: Any = module
+    for attribute in path.split("."):
+        if not hasattr(found, attribute):
+            missing = f"no {attribute!r} in {target!r}" if path else f"which pipeline of {name!r}?"
+            raise _UsageError(f"{missing}; {_pipelines_of(name, module)}")
+        found = getattr(found, attribute)
+    if not isinstance(found, Pipeline):
+        raise _UsageError(f"{target!r} is a {type(found).__name__}, not a Pipeline; {_pipelines_of(name, module)}")
+    return found
+
+
+def _import(name: str) -> Any:
+    """The module, looked for in the current directory first."""
+    here = str(Path.cwd())
+    if sys.path[:1] != [here]:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and f"{name}.".startswith(f"{error.name}."):
+            raise _UsageError(f"no module {error.name!r} in {here} or on sys.path") from None
+        raise _UsageError(f"{name!r} cannot be imported: {_line(error)}") from error
+    except Exception as error:
+        raise _UsageError(f"{name!r} cannot be imported: {_line(error)}") from error
+
+
+def _pipelines_of(name: str, module: object) -> str:
+    """What could have been meant."""
+    names = [attribute for attribute, value in vars(module).items() if isinstance(value, Pipeline)]
+    if not names:
+        return f"{name!r} has no Pipeline: make one with pipeline = source >> consumer"
+    return f"{name!r} has: {', '.join(f'{name}:{attribute}' for attribute in names)}"
+
+
+# -- telling --------------------------------------------------------------------------------------
+
+
+def _print(text: str) -> None:
+    """``text`` on stdout; its lines are kept, other control characters are escaped."""
+    safe = "\n".join(map(plain, text.split("\n")))
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        safe.encode(encoding)
+    except UnicodeEncodeError:
+        safe = safe.translate(ASCII).encode(encoding, "backslashreplace").decode(encoding)
+    print(safe, flush=True)
+
+
+def _tell(line: str) -> None:
+    """``line`` on stderr, safe to look at."""
+    print(plain(_redacted(line)), file=sys.stderr)
+
+
+def _trace(options: argparse.Namespace, error: BaseException | None) -> None:
+    """The whole traceback, if it was asked for."""
+    if options.traceback and error is not None:
+        for line in "".join(traceback.format_exception(error)).split("\n"):
+            _tell(line)
+
+
+def _tell_failure(failed: PipelineError, options: argparse.Namespace) -> None:
+    """Each error in a line, and how many items were left in which stage; never an item itself."""
+    lines = [_line(error, notes) for error, notes in _leaves(failed)]
+    _tell(f"asyncpc: {failed.message}{'' if options.traceback else ' (--traceback tells more)'}")
+    for line in lines[:SHOWN]:
+        _tell(f"  {line}")
+    if len(lines) > SHOWN:
+        _tell(f"  … and {len(lines) - SHOWN} more")
+    _tell_left(failed.report)
+    _trace(options, failed)
+
+
+def _tell_left(report: Report) -> None:
+    left = Counter(one.stage for one in report.unfinished).most_common()
+    if left:
+        stages = ", ".join(f"{stage} {count:,}" for stage, count in left[:SHOWN])
+        others = f" and {len(left) - SHOWN} more stages" if len(left) > SHOWN else ""
+        _tell(f"left unfinished: {len(report.unfinished):,} items ({stages}{others})")
+
+
+def _leaves(error: BaseException, notes: tuple[str, ...] = ()) -> Iterator[tuple[BaseException, tuple[str, ...]]]:
+    """The errors in a group, however deep, each with its notes and those of the groups around it."""
+    notes += tuple(getattr(error, "__notes__", ()))
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner, notes)
+    else:
+        yield error, notes
+
+
+def _line(error: BaseException, notes: tuple[str, ...] = ()) -> str:
+    """An error in one readable line: what, where, and its notes."""
+    what = " ".join(str(error).split())
+    what = what if len(what) <= LONGEST else what[:LONGEST] + "…"
+    where = [place for place in [_place(error)] if place]
+    told = ", ".join([*where, *(note.removeprefix("asyncpc: ") for note in notes)])
+    return type(error).__name__ + (f": {what}" if what else "") + (f" ({told})" if told else "")
+
+
+def _place(error: BaseException) -> str:
+    """Where it was raised, as ``file.py:12``; empty if it never was."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<")]
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+
+
+def _redacted(text: str) -> str:
+    """``text`` without the passwords of URLs (fault F7)."""
+    return re.sub(r"(://[^\s/:@]*:)[^\s/]+@", r"\1***@", text)
+
+
+# -- the progress line ----------------------------------------------------------------------------
+
+
+@contextmanager
+def _progress(plan: Plan) -> Iterator[Watch | None]:
+    """What draws the progress line, on a terminal that has rich; nothing when piped."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    try:
+        line = _ProgressLine(plan)
+    except ImportError:
+        _tell("asyncpc: to see progress here, pip install 'asyncpc[rich]'")
+        yield None
+        return
+    with line.beside_the_program():
+        yield line.draw
+
+
+class _ProgressLine:
+    """One line at the foot of the terminal; it gives way while the program itself writes there."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.total = _total(plan)
+        self.progress = _rich_progress(self.total)
+        self.live = self.progress.live
+        self.task = self.progress.add_task("", total=self.total)
+        self.back_at = 0.0  # seconds of the monotonic clock; infinite in the middle of a line of the program
+
+    @contextmanager
+    def beside_the_program(self) -> Iterator[None]:
+        """The line gives way to what is written in the block, and is gone at its end."""
+        with ExitStack() as stack:
+            stack.callback(self.live.stop)
+            stack.enter_context(redirect_stderr(_giving_way(sys.stderr, self)))
+            if sys.stdout.isatty():
+                stack.enter_context(redirect_stdout(_giving_way(sys.stdout, self)))
+            yield
+
+    def draw(self, running: Running[Any]) -> None:
+        """Draw it as it is now."""
+        if time.monotonic() < self.back_at:
+            return
+        if not self.live.is_started:
+            self.live.start()
+            self.progress.console.show_cursor()  # a third signal would leave no time to bring it back
+        now = running.statistics()
+        if now.fed:
+            self.progress.tasks[0].total = None
+        text = _progress_text(self.plan, now)
+        self.progress.update(self.task, description=text, completed=_through(self.plan, now), refresh=True)
+
+    def give_way(self, text: str) -> None:
+        """The program writes ``text``: make room, and come back when it has been quiet for a while."""
+        self.live.stop()
+        self.back_at = time.monotonic() + QUIET if text.endswith("\n") else math.inf
+
+
+class _GivingWay:
+    """A stream of the terminal that makes the progress line give way."""
+
+    def __init__(self, stream: TextIO, line: _ProgressLine) -> None:
+        self.stream = stream
+        self.line = line
+
+    def write(self, text: str) -> int:
+        self.line.give_way(text)
+        return self.stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def _giving_way(stream: TextIO, line: _ProgressLine) -> TextIO:
+    return cast(TextIO, _GivingWay(stream, line))
+
+
+def _rich_progress(total: int | None) -> Progress:
+    """A line on stderr that is redrawn only when it is told to; raises ``ImportError`` without rich."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+    from rich.table import Column
+
+    text = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+    return Progress(
+        SpinnerColumn() if total is None else BarColumn(),
+        text,
+        console=Console(file=sys.stderr),
+        auto_refresh=False,
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+
+
+def _total(plan: Plan) -> int | None:
+    """How many items the sources will give, where each of them knows."""
+    totals = [origin.total for origin in plan.origins]
+    return None if None in totals else sum(total or 0 for total in totals)
+
+
+def _through(plan: Plan, now: Statistics) -> int:
+    """How many items of the sources are through: up to the first stage that makes several items of one."""
+    stages = zip(plan.handlers, now.stages, strict=True)
+    return next((stage.done for handler, stage in stages if handler.generates), now.done)
+
+
+def _progress_text(plan: Plan, now: Statistics) -> str:
+    """Items done, rate, and the fullest queue: ``1,234 done · 567/s · fetch queue 100/128``."""
+    queues = [(stage, bound(plan, handler)) for handler, stage in zip(plan.handlers, now.stages, strict=True)]
+    stage, most = max(queues, key=lambda queue: (queue[0].queued / queue[1] if queue[1] else 0.0, queue[0].queued))
+    queue = f"{stage.queued:,}/{most:,}" if most else f"{stage.queued:,}"
+    failed = f" · {now.failed:,} failed" if now.failed else ""
+    draining = " · draining" if now.state == "draining" else ""
+    return f"{now.done:,} done{failed} · {now.stages[-1].rate:,.0f}/s · {plain(stage.name)} queue {queue}{draining}"

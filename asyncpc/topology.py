@@ -1,0 +1,111 @@
+"""A pipeline's shape as text: a picture for the terminal, or a mermaid flowchart. Pure functions of a plan."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator
+from functools import partial
+from itertools import chain
+
+from .stages import Handler, Plan
+
+__all__ = ["bound", "draw", "mermaid", "plain"]
+
+
+def draw(plan: Plan, columns: int) -> str:
+    """The picture, from left to right if it fits into ``columns``, else from top to bottom; notes stand below."""
+    picture = _across(plan)
+    if max(map(_width, picture)) > columns:
+        picture = _down(plan)
+    notes = list(_notes(plan))
+    return "\n".join([*picture, *(["", *notes] if notes else [])])
+
+
+def mermaid(plan: Plan) -> str:
+    """The same as a mermaid flowchart; sources are rounded, queues are cylinders labelled with their bounds."""
+    lines = ["flowchart LR"]
+    for place, name in enumerate(_sources(plan)):
+        lines.append(f'    source{place}(["{_entities(name)}"]) --> queue0')
+    for place, handler in enumerate(plan.handlers):
+        if place:
+            lines.append(f"    stage{place - 1} --> queue{place}")
+        lines.append(f'    queue{place}[("{_queue(plan, handler)}")] --> stage{place}["{_entities(_stage(handler))}"]')
+    return "\n".join(lines)
+
+
+def bound(plan: Plan, handler: Handler) -> int:
+    """Items that the queue before ``handler`` holds; 0 is unbounded."""
+    return plan.maxsize if handler.maxsize is None else handler.maxsize
+
+
+def plain(text: str) -> str:
+    """``text`` with everything escaped that could move a cursor, hide a word or break a line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _across(plan: Plan) -> list[str]:
+    """``a ─┐`` above ``b ─┴─► [128] ─► stage ×4``."""
+    names = _padded(_sources(plan))
+    stages = "".join(f" ─► [{_queue(plan, handler)}] ─► {_stage(handler)}" for handler in plan.handlers)
+    if len(names) == 1:
+        return [names[0] + stages]
+    first, *between, last = names
+    return [f"{first} ─┐", *(f"{name} ─┤" for name in between), f"{last} ─┴{stages[1:]}"]
+
+
+def _down(plan: Plan) -> list[str]:
+    """The same, a stage per line, each below its queue."""
+    names = _padded(_sources(plan))
+    lines = names
+    if len(names) > 1:
+        lines = [f"{names[0]} ─┐", *(f"{name} ─┤" for name in names[1:]), f"  ┌{'─' * (_width(names[0]) - 1)}┘"]
+    return [*lines, *chain.from_iterable((f"  ▼ [{_queue(plan, h)}]", _stage(h)) for h in plan.handlers)]
+
+
+def _notes(plan: Plan) -> Iterator[str]:
+    """A line for whatever the picture has no room for."""
+    for origin in plan.origins:
+        if origin.total is not None:
+            yield f"{plain(origin.name)}: {origin.total:,} items"
+        if origin.restart is not None:
+            times, within = origin.restart.times, origin.restart.within
+            yield f"{plain(origin.name)}: started again when it raises, at most {times} times in {within:g} s"
+    for handler in plan.handlers:
+        if handler.generates:
+            yield f"{plain(handler.name)}: gives any number of items per item"
+        if handler.context is not None:
+            yield f"{plain(handler.name)}: {plain(_called(handler.context))} is opened once per worker"
+
+
+def _sources(plan: Plan) -> list[str]:
+    return [plain(origin.name) for origin in plan.origins] or ["put()"]
+
+
+def _stage(handler: Handler) -> str:
+    return f"{plain(handler.name)} ×{handler.concurrency}"
+
+
+def _queue(plan: Plan, handler: Handler) -> str:
+    return str(bound(plan, handler) or "∞")
+
+
+def _called(thing: object) -> str:
+    """What a function or object is called: never its repr, which may tell what it holds."""
+    while isinstance(thing, partial):
+        thing = thing.func
+    return str(getattr(thing, "__qualname__", type(thing).__qualname__))
+
+
+def _padded(names: list[str]) -> list[str]:
+    widest = max(map(_width, names))
+    return [name + " " * (widest - _width(name)) for name in names]
+
+
+def _width(text: str) -> int:
+    """Columns of a terminal that ``text`` takes."""
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else not unicodedata.combining(c) for c in text)
+
+
+def _entities(text: str) -> str:
+    """``text`` for a quoted mermaid label: what could mean something to mermaid becomes a numbered entity."""
+    return "".join(c if c.isalnum() or c in " _-.,()×" else f"#{ord(c)};" for c in text)

@@ -1,0 +1,134 @@
+"""The house rules: imports only go down, one module makes tasks, the public names are what they seem."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import asyncpc
+
+PACKAGE = Path(asyncpc.__file__).parent
+TESTS = Path(__file__).parent
+
+FLOORS = {
+    "errors": 0,
+    "waiting": 0,
+    "policies": 1,
+    "queue": 1,
+    "report": 1,
+    "stages": 2,
+    "worker": 3,
+    "supervisor": 4,
+    "pipeline": 5,
+    "runner": 6,
+    "topology": 6,
+    "cli": 7,
+    "__init__": 7,
+    "__main__": 8,
+}
+"""Each module's floor; those on one floor do not know each other."""
+
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+
+
+def tree(module: str) -> ast.Module:
+    return ast.parse((PACKAGE / f"{module}.py").read_text())
+
+
+def imported_at_run_time(module: str) -> set[str]:
+    """The modules of this package that ``module`` imports, those for type checkers left out."""
+    found: set[str] = set()
+    pending: list[ast.AST] = [tree(module)]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.ImportFrom):
+            absolute = (node.module or "").split(".")[0] == "asyncpc"
+            assert not absolute, f"{module} imports the package itself, line {node.lineno}"
+            if node.level:
+                found |= {node.module} if node.module else {alias.name for alias in node.names}
+        if isinstance(node, ast.Import):
+            assert all(alias.name.split(".")[0] != "asyncpc" for alias in node.names), f"{module} imports the package"
+        pending += ast.iter_child_nodes(node)
+    return found
+
+
+def test_every_module_has_a_floor() -> None:
+    """A new module must say where it stands, or the rule below would not hold for it."""
+    assert set(MODULES) == set(FLOORS)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_only_go_down(module: str) -> None:
+    """No cycle can arise, and a floor can be understood without those above it."""
+    upward = {other for other in imported_at_run_time(module) if FLOORS[other] >= FLOORS[module]}
+    assert not upward
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module != "supervisor"])
+def test_only_the_supervisor_makes_tasks(module: str) -> None:
+    """Every task has one owner that waits for it (invariant 6)."""
+    makers = {"create_task", "ensure_future", "gather", "TaskGroup", "create_task_group", "wait_for", "as_completed"}
+    called = {
+        node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
+        for node in ast.walk(tree(module))
+        if isinstance(node, ast.Call) and isinstance(node.func, (ast.Attribute, ast.Name))
+    }
+    assert not called & makers
+
+
+def test_public_names_are_sorted_and_there() -> None:
+    """``__all__`` is the promise; it lists what exists, classes and functions alike, once each."""
+    assert len(set(asyncpc.__all__)) == len(asyncpc.__all__)
+    for name in asyncpc.__all__:
+        assert getattr(asyncpc, name) is not None
+    public = {name for name in vars(asyncpc) if not name.startswith("_")}
+    assert public - set(MODULES) == set(asyncpc.__all__)
+
+
+def test_public_names_are_documented() -> None:
+    """Whatever a user can call says what it promises."""
+    silent = [
+        f"{name}.{method}"
+        for name in asyncpc.__all__
+        if isinstance(thing := getattr(asyncpc, name), type) and thing.__module__.startswith("asyncpc")
+        for method, value in vars(thing).items()
+        if not method.startswith("_") and callable(value) and not value.__doc__
+    ]
+    silent += [
+        name for name in asyncpc.__all__ if callable(getattr(asyncpc, name)) and not getattr(asyncpc, name).__doc__
+    ]
+    assert not silent
+
+
+def test_import_brings_in_nothing_optional() -> None:
+    """``import asyncpc`` stays cheap: what an extra or a command needs is imported where it is used."""
+    program = "import sys, asyncpc; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert "asyncpc" in output
+    assert not {"argparse", "rich", "uvloop", "httpx", "starlette", "pytest"} & set(output)
+
+
+def test_every_test_says_what_it_protects() -> None:
+    """A test without a docstring cannot be judged when it fails."""
+    silent = [
+        f"{path.name}:{node.lineno} {node.name}"
+        for path in sorted(TESTS.glob("test_*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and node.name.startswith("test_")
+        and not ast.get_docstring(node)
+    ]
+    assert not silent
+
+
+def test_the_version_is_said_once() -> None:
+    """The package, its metadata and the changelog agree."""
+    root = PACKAGE.parent
+    assert f'version = "{asyncpc.__version__}"' in (root / "pyproject.toml").read_text()
+    assert f"## [{asyncpc.__version__}]" in (root / "CHANGELOG.md").read_text()
