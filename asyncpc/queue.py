@@ -9,7 +9,8 @@ to the next in line. Handing items to the waiters' futures instead loses them on
 
 Three lines may form at a queue:
 
-- *getters*, waiting for an item; every put wakes one;
+- *getters*, waiting for an item; a put wakes one, unless one is on its way already, and that one wakes others if it
+  leaves something for them;
 - *putters*, callers of :meth:`BoundedQueue.put`; every free slot wakes one, as in asyncio;
 - *writers*, a pipeline's own workers. They are woken in bulk once half of the room is free, which
   turns a switch of tasks per item into one per half a queue.
@@ -38,7 +39,7 @@ from threading import get_ident
 from typing import Final, Generic, TypeVar, final
 
 from .errors import QueueShutDown, StateError
-from .waiting import Line
+from .waiting import Line, pause
 
 __all__ = ["DEFAULT_MAXSIZE", "END", "BoundedQueue", "QueueStatistics"]
 
@@ -119,6 +120,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         self._getters = Line(self._made_item)  # wait for an item
         self._putters = Line(self._made_room)  # wait for room, outside a pipeline
         self._writers = Line(self._made_room)  # wait for room: a pipeline's workers
+        self._holds_writers = True
         self._writers_next = False  # who is woken next, if both putters and writers wait
         self._is_shutdown = False
         self._refusal = ""  # why puts are refused; empty while they are not
@@ -241,7 +243,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         self._refuse("this queue is closed: the item was not taken")
         self._is_shutdown = True
         self._getters.wake(len(self._getters))
-        self._writers.wake(len(self._writers))  # only workers left behind by their run still write then (fault B4)
+        self._release_writers()
 
     def shutdown(self, immediate: bool = False) -> None:
         """The name asyncio has for :meth:`close`; ``immediate`` also drops what is queued (counted as dropped)."""
@@ -312,6 +314,18 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         self._share()
         return None
 
+    async def _linger(self) -> None:
+        """Let others run once, with an empty hand: as if woken already, so that a writer need not wake anybody else."""
+        self._getters.waking += 1
+        try:
+            await pause()
+        except BaseException:
+            self._getters.waking -= 1
+            self._made_item()
+            raise
+        self._getters.waking -= 1
+        self._share()
+
     def _share(self) -> None:
         """Whoever was woken wakes others for what it will not take itself.
 
@@ -327,7 +341,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
 
         *Cancel safety*: a cancelled push leaves its item in the queue (invariant 2), one above the bound.
         """
-        while len(self._queue) >= self._limit and not self._is_shutdown:
+        while len(self._queue) >= self._limit and self._holds_writers:
             try:
                 await self._writers.stand(asyncio.get_running_loop())
             except BaseException:
@@ -343,7 +357,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         """
         if len(self._queue) >= self._limit:
             loop = asyncio.get_running_loop()
-            while len(self._queue) >= self._limit and not self._is_shutdown:
+            while len(self._queue) >= self._limit and self._holds_writers:
                 await self._writers.stand(loop)
             self._writers.wake()
             self._putters.wake()
@@ -353,12 +367,17 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         self._refusal = self._refusal or why
         self._putters.wake(len(self._putters))
 
+    def _release_writers(self) -> None:
+        """Let writers wait no more: their run is cancelled, so nobody will make room for those who ignore it (B4)."""
+        self._holds_writers = False
+        self._writers.wake(len(self._writers))
+
     def _enqueue(self, item: T) -> None:
         """Add ``item`` whatever the bound says: for those who saw room, give back, or feed."""
         self._queue.append(item)
         self._received += 1
         self._grown()
-        if self._getters:
+        if self._getters and not self._getters.waking:
             self._getters.wake()
 
     def _made_room(self, freed: int = 1) -> None:

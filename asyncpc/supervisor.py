@@ -232,6 +232,8 @@ class Supervisor:
 
     def _cancel(self) -> None:
         self._cancels += 1
+        for queue in self._queues():
+            queue._release_writers()
         for worker in list(self._live):
             if self._cancels > 1 or not worker.cancelled:  # a source may be closing since the intake ended
                 self._cancel_worker(worker)
@@ -384,7 +386,7 @@ class Supervisor:
 
 def _stage_statistics(stage: Stage, elapsed: float, now: float) -> StageStatistics:
     inbox, handler = stage.inbox, stage.handler
-    done = inbox._settled - stage.failed
+    done = stage.settled - stage.failed
     return StageStatistics(
         name=handler.name,
         concurrency=handler.concurrency,

@@ -19,6 +19,7 @@ from typing import Any, Final
 from .queue import END, BoundedQueue
 from .report import Latency
 from .stages import Handler, Origin
+from .waiting import pause
 
 __all__ = ["EMPTY", "ConsumerWorker", "ProducerWorker", "Stage"]
 
@@ -46,6 +47,11 @@ class Stage:
         self.failed: int = 0
         self.emitted: int = 0  # values a generator gave; of a coroutine it follows from done
         self.latency: Latency = Latency()
+
+    @property
+    def settled(self) -> int:
+        """Items done or failed."""
+        return sum(worker.settled for worker in self.workers)
 
     @property
     def in_flight(self) -> list[Any]:
@@ -76,29 +82,32 @@ class Worker:
 class ConsumerWorker(Worker):
     """One of a stage's workers."""
 
-    __slots__ = ("hand", "stage")
+    __slots__ = ("hand", "settled", "stage")
 
     def __init__(self, name: str, stage: Stage) -> None:
         super().__init__(name)
         self.stage: Stage = stage
         self.hand: Any = EMPTY
+        self.settled: int = 0  # items done or failed
 
-    async def run(self) -> None:
+    def run(self) -> Coroutine[Any, Any, None]:
         """Handle items until END; a failure is kept in ``failure``, never raised into the loop (fault B9).
 
         *Cancel safety*: an item whose handler was cancelled stays in the hand, for the report; a value that waited
         for room is left in the next queue. A resource is closed in the task that opened it.
         """
         handler = self.stage.handler
+        return self._consume(handler.function) if handler.context is None else self._with_resource(handler)
+
+    async def _with_resource(self, handler: Handler) -> None:
         try:
-            if handler.context is None:
-                await self._consume(handler.function)
-            else:
-                async with handler.open_context() as resource:
-                    await self._consume(lambda item: handler.function(item, resource))
+            async with handler.open_context() as resource:
+                await self._consume(lambda item: handler.function(item, resource))
+                if self.failure is not None:
+                    raise self.failure  # the resource is told; should its exit swallow it, the supervisor still knows
         except asyncio.CancelledError:
             raise
-        except BaseException as error:  # KeyboardInterrupt and SystemExit too: the run stops, then they come out (B13)
+        except BaseException as error:
             self._failed(error)
 
     async def _consume(self, function: Callable[[Any], Any]) -> None:
@@ -113,6 +122,7 @@ class ConsumerWorker(Worker):
         context, home = self.context, self.context.copy() if self.context else None
         putters, writers, wake_from = inbox._putters, inbox._writers, inbox._low + 1
         clock, latency = perf_counter, stage.latency
+        settled = 0
         try:
             while await inbox._ready() is not END:
                 started = clock()
@@ -139,7 +149,8 @@ class ConsumerWorker(Worker):
                                 outbox._received += 1
                                 if out_getters and not out_getters.waking:
                                     out_getters.wake()
-                        inbox._settled += 1
+                        settled += 1
+                        self.settled = settled
                         if self.cancelled:  # the handler swallowed it: nothing more is taken (fault B4)
                             self.hand = EMPTY
                             raise asyncio.CancelledError
@@ -149,21 +160,20 @@ class ConsumerWorker(Worker):
                     if not items or elapsed > TURN:
                         break
                 self.hand = EMPTY
-                if items:
-                    await asyncio.sleep(0)  # before an item is taken, never after (invariant 10, fault A8)
+                if items or writers.waking:  # before an item is taken, never after (invariant 10, fault A8)
+                    await inbox._linger()  # a writer that was woken will have put something by then
             self.completed = True
         except asyncio.CancelledError:
             raise
-        except BaseException as error:  # kept here, in case the resource's exit swallows it (invariant 7)
+        except BaseException as error:  # KeyboardInterrupt and SystemExit too: the run stops, then they come out (B13)
             self._failed(error)
-            raise
 
     def _failed(self, error: BaseException) -> None:
         self.failed_with(error)
         if self.hand is not EMPTY:
             self.hand = EMPTY
             self.stage.failed += 1
-            self.stage.inbox._settled += 1
+            self.settled += 1
 
     async def _pass_on(self, outbox: BoundedQueue[Any], value: Any) -> None:
         """Push the value when there is room; cancelled or not, it ends in the queue, so the item is done."""
@@ -171,7 +181,7 @@ class ConsumerWorker(Worker):
             await outbox._push(value)
         except BaseException:
             self.hand = EMPTY
-            self.stage.inbox._settled += 1
+            self.settled += 1
             raise
 
     def _emitting(
@@ -185,15 +195,16 @@ class ConsumerWorker(Worker):
             try:
                 async for value in values:
                     stage.emitted += 1
-                    if outbox is None:
-                        continue
-                    if len(outbox._queue) >= outbox._mark:
-                        await outbox._push(value)
-                    else:
-                        outbox._queue.append(value)
-                        outbox._received += 1
-                        if outbox._getters and not outbox._getters.waking:
-                            outbox._getters.wake()
+                    if outbox is not None:
+                        if len(outbox._queue) >= outbox._mark:
+                            await outbox._push(value)
+                        else:
+                            outbox._queue.append(value)
+                            outbox._received += 1
+                            if outbox._getters and not outbox._getters.waking:
+                                outbox._getters.wake()
+                    if self.cancelled:  # the generator swallowed it (fault B4)
+                        raise asyncio.CancelledError
             except BaseException:
                 await values.aclose()  # in this task (fault B10)
                 raise
@@ -273,10 +284,12 @@ class ProducerWorker(Worker):
         items, append, getters = outbox._queue, outbox._queue.append, outbox._getters
         await outbox._room()
         iterator = self.origin.iterate()
-        left = self._new_turn()
+        produced = self.produced
+        next_look = produced + self._new_turn()
         try:
             async for item in iterator:
-                self.produced += 1
+                produced += 1
+                self.produced = produced
                 if len(items) >= outbox._mark:
                     await outbox._push(item)
                     await outbox._room()  # the source is not asked while the queue is full
@@ -287,9 +300,8 @@ class ProducerWorker(Worker):
                     outbox._received += 1
                     if getters and not getters.waking:
                         getters.wake()
-                left -= 1
-                if not left:
-                    left = await self._next_run()
+                if produced >= next_look:
+                    next_look = produced + await self._next_run()
         finally:
             if isinstance(iterator, AsyncGenerator):
                 await iterator.aclose()
@@ -304,7 +316,7 @@ class ProducerWorker(Worker):
         if self.cancelled:  # as above
             raise asyncio.CancelledError
         if perf_counter() - self.started > TURN or self.run_length >= RUNS[-1]:
-            await asyncio.sleep(0)
+            await pause()
             return self._new_turn()
         self.run_length *= 2
         return self.run_length
