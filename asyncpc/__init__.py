@@ -23,7 +23,7 @@ Two decorators, one object, one awaitable::
     report = await (numbers >> show)  # or inside an async program
 
 Floors, from the ground up (imports only go down): ``errors`` · ``queue``, ``policies``, ``report`` · ``stages`` (what
-the user wrote) · ``worker`` (the loops) · ``supervisor`` (the tasks) · ``pipeline`` (composition, the run) ·
+the user wrote) · ``worker`` (the loops) · ``supervisor`` (the tasks) · ``running``, ``pipeline`` (the user's side) ·
 ``runner`` and ``cli`` (loops, signals, terminals).
 """
 
@@ -37,11 +37,12 @@ from .errors import (
     StateError,
     WorkerCancelled,
 )
-from .pipeline import Consumer, Pipeline, Producer, Results, Running, Source, consumer, merge, producer, source
+from .pipeline import Consumer, Pipeline, Producer, Source, consumer, merge, producer, source
 from .policies import Restart, exponential
 from .queue import DEFAULT_MAXSIZE, END, BoundedQueue, QueueStatistics
 from .report import Report, SourceStatistics, StageStatistics, Statistics, Unfinished
 from .runner import run
+from .running import Results, Running
 from .supervisor import feed
 
 __all__ = [

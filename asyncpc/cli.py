@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 from .errors import ConservationError, DefinitionError, PipelineError, StateError
-from .pipeline import Pipeline, Running
+from .pipeline import Pipeline
 from .report import Report, Statistics
 from .runner import run_watched
+from .running import Running
 from .stages import Plan
 from .topology import bound, draw, mermaid, plain
 

@@ -1,4 +1,4 @@
-"""Composition, and the public handle of a run.
+"""Composition: what the decorators make, joined into a pipeline.
 
 ``@producer`` and ``@consumer`` make definitions, ``>>`` joins them into a :class:`Pipeline`, and a pipeline is awaited,
 entered or streamed. All of them are inert (invariant 9): each run is made fresh from the pipeline's plan.
@@ -11,10 +11,11 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, null
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
-from .errors import DefinitionError, DrainTimeout, PipelineError, QueueShutDown, StateError
+from .errors import DefinitionError, StateError
 from .policies import Restart
 from .queue import DEFAULT_MAXSIZE
-from .report import Report, Statistics
+from .report import Report
+from .running import Results, Running, conclude, conclude_with
 from .stages import (
     Context,
     Handler,
@@ -222,8 +223,8 @@ class Pipeline(Generic[In_contra, Out_co]):
             with nullcontext() if beside is None else beside(Running(run)):
                 await run.wait_hastening()
         finally:
-            self._run = None
-        return _conclude(run)
+            self._release()
+        return conclude(run)
 
     async def __aenter__(self) -> Running[In_contra]:
         """Start it here; leaving the block drains it, within ``drain_timeout`` seconds.
@@ -245,18 +246,18 @@ class Pipeline(Generic[In_contra, Out_co]):
         try:
             await run.wait_hastening()
         finally:
-            self._run = None
+            self._release()
         if error is None and not run.told:
-            _conclude(run)
+            conclude(run)
         elif isinstance(error, Exception) and not run.told:
-            _conclude_with(run, error)
+            conclude_with(run, error)
 
     def stream(self) -> Results[Out_co]:
         """The last stage's values, to be read with ``async with pipeline.stream() as values: async for …``.
 
         At most ``maxsize`` of them wait to be read: not reading is backpressure.
         """
-        return Results(self)
+        return Results(lambda: self._start("stream it", streamed=True), self._release)
 
     def _start(self, means: str | None = None, *, streamed: bool = False) -> Supervisor:
         """A fresh run; ``means`` names the way of running that needs a source."""
@@ -275,133 +276,11 @@ class Pipeline(Generic[In_contra, Out_co]):
         self._run = run
         return run
 
+    def _release(self) -> None:
+        self._run = None
+
     def __repr__(self) -> str:
         return f"<Pipeline {self._plan.name}>"
-
-
-class Running(Generic[In_contra]):
-    """A run under way: put items, look at it, stop it."""
-
-    __slots__ = ("_run",)
-
-    def __init__(self, run: Supervisor) -> None:
-        self._run = run
-
-    async def put(self, item: In_contra, timeout: float | None = None) -> None:
-        """Hand ``item`` to the first stage, waiting for room, at most ``timeout`` seconds (then ``TimeoutError``).
-
-        Raises ``QueueShutDown`` when the run drains or has ended. *Cancel safety*: all or nothing; a ``put`` that
-        raised was not accepted. A handler that puts into its own pipeline may wait for itself: use :func:`feed` there.
-        """
-        await self._run.first.put(item, timeout)
-        self._run.accepted += 1
-
-    def put_nowait(self, item: In_contra) -> None:
-        """Hand ``item`` to the first stage at once; raises ``asyncio.QueueFull`` without room (answer 503)."""
-        self._run.first.put_nowait(item)
-        self._run.accepted += 1
-
-    async def drain(self, timeout: float | None = None) -> Report:
-        """Stop the intake, finish what is queued; at the deadline cancel what is left, and list it in the report.
-
-        ``timeout`` in seconds, by default the pipeline's ``drain_timeout``; returns within that plus 100 ms. Raises
-        ``PipelineError`` if the run failed. Inside one of the run's own handlers, which cannot wait for itself, it
-        starts the drain and returns the report so far. *Cancel safety*: the drain goes on.
-        """
-        self._run.stop(timeout)
-        if self._run.runs_here():
-            return self._run.books()
-        return await self.wait()
-
-    def stop(self, timeout: float | None = None) -> None:
-        """Begin to drain, without waiting; callable from anywhere in the loop, any number of times."""
-        self._run.stop(timeout)
-
-    async def wait(self) -> Report:
-        """Wait until the sources have ended and everything is handled; raises ``PipelineError`` if the run failed.
-
-        *Cancel safety*: waiting changes nothing.
-        """
-        await self._run.wait()
-        self._run.told = True
-        return self._run.outcome()
-
-    def statistics(self) -> Statistics:
-        """The books of the run at this moment, frozen."""
-        return self._run.statistics()
-
-    def bottleneck(self) -> str:
-        """Which stage limits the run and who waits for it, in words."""
-        return self._run.statistics().bottleneck()
-
-    @property
-    def report(self) -> Report | None:
-        """The report, once the run has ended."""
-        return self._run.report
-
-    def __repr__(self) -> str:
-        return f"<Running {self._run.plan.name} {self._run.state.value}>"
-
-
-class Results(Generic[Out_co]):
-    """A run whose last stage's values are read; leaving the block leaves nothing running."""
-
-    __slots__ = ("_pipeline", "_started")
-
-    def __init__(self, pipeline: Pipeline[Any, Out_co]) -> None:
-        self._pipeline = pipeline
-        self._started: Supervisor | None = None
-
-    async def __aenter__(self) -> Results[Out_co]:
-        self._started = self._pipeline._start("stream it", streamed=True)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        run = self._entered()
-        run.abort()
-        try:
-            await run.wait_hastening()
-        finally:
-            self._pipeline._run = None
-        if error is None and not run.told:
-            run.outcome()
-        elif isinstance(error, Exception) and not run.told:
-            _conclude_with(run, error)
-
-    def __aiter__(self) -> Results[Out_co]:
-        return self
-
-    async def __anext__(self) -> Out_co:
-        """The next value; the loop ends with the run, and raises ``PipelineError`` if that failed.
-
-        *Cancel safety*: all or nothing, no value is lost.
-        """
-        run = self._entered()
-        assert run.results is not None
-        try:
-            return cast(Out_co, await run.results.get())
-        except QueueShutDown:
-            await run.wait()
-            run.told = True
-            _conclude(run)
-            raise StopAsyncIteration from None
-
-    @property
-    def running(self) -> Running[Any]:
-        """The handle of the run: statistics, drain, report."""
-        return Running(self._entered())
-
-    @property
-    def report(self) -> Report | None:
-        """The report, once the run has ended."""
-        return self._entered().report
-
-    def _entered(self) -> Supervisor:
-        if self._started is None:
-            raise StateError("results are read inside 'async with pipeline.stream() as values:'")
-        return self._started
 
 
 _Start = Source[A] | Producer[..., A] | Iterable[A] | AsyncIterable[A]
@@ -559,30 +438,3 @@ def _plan(parts: tuple[Any, ...], maxsize: int | None, drain_timeout: float | No
 
 def _join(first: Any, following: Any) -> Pipeline[Any, Any]:
     return Pipeline(first, following)
-
-
-# -- the end of a run -----------------------------------------------------------------------------
-
-
-def _conclude(run: Supervisor) -> Report:
-    """The report of a run in which nothing failed and nothing was left; otherwise ``PipelineError``."""
-    report = run.outcome()
-    if not report.complete:
-        raise PipelineError(f"pipeline {run.plan.name!r} could not finish", [_left(report)], report)
-    return report
-
-
-def _conclude_with(run: Supervisor, error: Exception) -> None:
-    """The block raised ``error``: it comes out alone, unless the run failed too; then both do, in one group."""
-    try:
-        run.outcome()
-    except PipelineError as failed:
-        told = [*failed.exceptions, *([] if isinstance(error, QueueShutDown) else [error])]
-        raise PipelineError(failed.message, told, failed.report) from error
-
-
-def _left(report: Report) -> DrainTimeout:
-    stages = {one.stage for one in report.unfinished}
-    where = ", ".join(sorted(stages)) or "none in a queue"
-    abandoned = f"; abandoned: {', '.join(report.abandoned)}" if report.abandoned else ""
-    return DrainTimeout(f"{len(report.unfinished)} items were left at the deadline (in {where}){abandoned}")

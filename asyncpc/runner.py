@@ -14,8 +14,9 @@ from types import FrameType
 from typing import Any, Final, Literal
 
 from .errors import DefinitionError, PipelineError
-from .pipeline import Pipeline, Running
+from .pipeline import Pipeline
 from .report import Report
+from .running import Running
 
 __all__ = ["Loop", "run", "run_watched"]
 

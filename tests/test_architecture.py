@@ -23,12 +23,13 @@ FLOORS = {
     "stages": 2,
     "worker": 3,
     "supervisor": 4,
-    "pipeline": 5,
-    "runner": 6,
-    "topology": 6,
-    "cli": 7,
-    "__init__": 7,
-    "__main__": 8,
+    "running": 5,
+    "pipeline": 6,
+    "runner": 7,
+    "topology": 7,
+    "cli": 8,
+    "__init__": 8,
+    "__main__": 9,
 }
 """Each module's floor; those on one floor do not know each other."""
 
