@@ -220,11 +220,11 @@ def _tell_failure(failed: PipelineError, options: argparse.Namespace) -> None:
 
 
 def _tell_left(report: Report) -> None:
-    left = Counter(one.stage for one in report.unfinished).most_common()
+    left = Counter(report.left_by_stage()).most_common()
     if left:
         stages = ", ".join(f"{stage} {count:,}" for stage, count in left[:SHOWN])
         others = f" and {len(left) - SHOWN} more stages" if len(left) > SHOWN else ""
-        _tell(f"left unfinished: {len(report.unfinished):,} items ({stages}{others})")
+        _tell(f"left unfinished: {sum(report.left_by_stage().values()):,} items ({stages}{others})")
 
 
 def _leaves(error: BaseException, notes: tuple[str, ...] = ()) -> Iterator[tuple[BaseException, tuple[str, ...]]]:
@@ -239,11 +239,19 @@ def _leaves(error: BaseException, notes: tuple[str, ...] = ()) -> Iterator[tuple
 
 def _line(error: BaseException, notes: tuple[str, ...] = ()) -> str:
     """An error in one readable line: what, where, and its notes."""
-    what = " ".join(str(error).split())
+    what = " ".join(_message(error).split())
     what = what if len(what) <= LONGEST else what[:LONGEST] + "…"
     where = [place for place in [_place(error)] if place]
     told = ", ".join([*where, *(note.removeprefix("asyncpc: ") for note in notes)])
     return type(error).__name__ + (f": {what}" if what else "") + (f" ({told})" if told else "")
+
+
+def _message(error: BaseException) -> str:
+    """What it says; an exception of the user's may even fail to say it."""
+    try:
+        return str(error)
+    except Exception:
+        return "(its message cannot be shown)"
 
 
 def _place(error: BaseException) -> str:
@@ -372,4 +380,4 @@ def _progress_text(plan: Plan, now: Statistics) -> str:
     queue = f"{stage.queued:,}/{most:,}" if most else f"{stage.queued:,}"
     failed = f" · {now.failed:,} failed" if now.failed else ""
     draining = " · draining" if now.state == "draining" else ""
-    return f"{now.done:,} done{failed} · {now.stages[-1].rate:,.0f}/s · {plain(stage.name)} queue {queue}{draining}"
+    return f"{now.done:,} done{failed} · {now.stages[-1].rate:,.0f}/s · {stage.name} queue {queue}{draining}"

@@ -23,6 +23,7 @@ from .stages import (
     Plan,
     bind_origin,
     check_maxsize,
+    check_name,
     define_handler,
     define_origin,
     iterable_origin,
@@ -430,6 +431,7 @@ def _plan(parts: tuple[Any, ...], maxsize: int | None, drain_timeout: float | No
     label = name or " >> ".join(
         [*([" + ".join(o.name for o in origins)] if origins else []), *(h.name for h in handlers)]
     )
+    check_name(label)
     check_maxsize(f"pipeline {label!r}", maxsize)
     if not drain_timeout >= 0:
         raise DefinitionError(f"pipeline {label!r}: drain_timeout={drain_timeout!r} must be 0 or more seconds")

@@ -169,13 +169,16 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         while True:
             if self._refusal:
                 raise QueueShutDown(self._refusal)
-            room = min(self._limit - len(self._queue), BUDGET)
-            run = list(islice(source, math.ceil(room)))
-            self._queue.extend(run)
-            self._received += len(run)
-            self._grown()
-            self._getters.wake(len(run))
-            if len(run) < room or not length_hint(source, 1):
+            room = max(0, min(self._limit - len(self._queue), BUDGET))
+            before = len(self._queue)
+            try:
+                self._queue.extend(islice(source, math.ceil(room)))
+            finally:  # the source may raise; what it gave before is in
+                moved = len(self._queue) - before
+                self._received += moved
+                self._grown()
+                self._getters.wake(moved)
+            if moved < room or not length_hint(source, 1):
                 return
             await self._breathe()
             await self._until_room(deadline)
@@ -416,8 +419,8 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
 
     async def _breathe(self) -> None:
         """Let others run once; called before an item is taken or put, never after (fault A8)."""
-        self._turn = BUDGET
-        await asyncio.sleep(0)
+        self._turn = BUDGET - 1  # the item of the call that yields is the first of the next turn
+        await pause()
 
     def _deadline(self, timeout: float | None) -> float | None:
         return None if timeout is None else asyncio.get_running_loop().time() + timeout

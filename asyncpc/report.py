@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 __all__ = ["Report", "SourceStatistics", "StageStatistics", "Statistics", "Unfinished"]
@@ -114,7 +115,7 @@ class Statistics:
         return f"{limit.name}: busy {busy[limit.name]:.0%} of {workers}{others}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Report:
     """The end of a run: the books, which balance, and what was left.
 
@@ -123,12 +124,21 @@ class Report:
 
     statistics: Statistics
     """The last statistics; the properties below read them."""
-    unfinished: tuple[Unfinished, ...]
-    """Every accepted item that was not handled to its end."""
+    left: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+    """The accepted items that were not handled to their end, by stage; stages that left none are left out."""
     abandoned: tuple[str, ...] = ()
     """Workers that ignored two cancellations and were left behind, by name."""
     signal: int | None = None
     """The signal that ended the run under :func:`asyncpc.run`, if one did."""
+
+    @cached_property
+    def unfinished(self) -> tuple[Unfinished, ...]:
+        """Every accepted item that was not handled to its end, with its stage."""
+        return tuple(Unfinished(item, stage) for stage, items in self.left for item in items)
+
+    def left_by_stage(self) -> dict[str, int]:
+        """How many items each stage left unfinished; empty if none did."""
+        return {stage: len(items) for stage, items in self.left}
 
     @property
     def produced(self) -> int:
@@ -173,7 +183,7 @@ class Report:
     @property
     def complete(self) -> bool:
         """Whether every accepted item was handled or counted as failed or dropped, and no worker was left behind."""
-        return not self.unfinished and not self.abandoned
+        return not self.left and not self.abandoned
 
     @property
     def exit_status(self) -> int:
@@ -184,9 +194,7 @@ class Report:
 
     def __str__(self) -> str:
         """A table that people can read."""
-        left: dict[str, int] = {}
-        for one in self.unfinished:
-            left[one.stage] = left.get(one.stage, 0) + 1
+        left = self.left_by_stage()
         head = ("stage", "received", "done", "failed", "dropped", "unfinished", "peak queued", "items/s")
         rows: list[tuple[str, ...]] = [head]
         rows += [(source.name, "", str(source.produced), "", "", "", "", "") for source in self.sources]

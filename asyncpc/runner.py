@@ -7,13 +7,12 @@ import importlib.util
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from types import FrameType
 from typing import Any, Final, Literal
 
-from .errors import DefinitionError, PipelineError
+from .errors import DefinitionError, PipelineError, StateError
 from .pipeline import Pipeline
 from .report import Report
 from .running import Running
@@ -51,6 +50,8 @@ def run_watched(
     """:func:`run`, calling ``watch`` with the :class:`~asyncpc.Running` about ten times a second."""
     if not isinstance(pipeline, Pipeline):
         raise DefinitionError(f"run() takes a Pipeline, such as numbers >> show, not {pipeline!r}")
+    if asyncio._get_running_loop() is not None:
+        raise StateError("run() makes a loop of its own; inside a running one, write 'await pipeline'")
     runner = asyncio.Runner(loop_factory=_loop_factory(loop))
     abandoned = False
     signals = _Signals(drain_timeout)
@@ -88,41 +89,23 @@ class _Signals:
             yield
             return
         loop = asyncio.get_running_loop()
-        before = {number: signal.getsignal(number) for number in SIGNALS}
-        for number in SIGNALS:
-            self._listen(loop, number, partial(self._came, number, running, loop))
+
+        def came(number: int, frame: FrameType | None) -> None:
+            """Run between two bytecodes, also while user code blocks the loop: the third signal always works."""
+            if self.first is None:
+                self.first = number
+                loop.call_soon_threadsafe(running.stop, self.drain_timeout)
+            else:
+                for each in SIGNALS:
+                    signal.signal(each, signal.SIG_DFL)
+                loop.call_soon_threadsafe(running.stop, 0)
+
+        before = {number: signal.signal(number, came) for number in SIGNALS}
         try:
             yield
         finally:
-            self._deafen(loop)
             for number, handler in before.items():
-                if handler is not None:
-                    signal.signal(number, handler)
-
-    def _listen(self, loop: asyncio.AbstractEventLoop, number: signal.Signals, act: Callable[[], None]) -> None:
-        try:
-            loop.add_signal_handler(number, act)
-        except NotImplementedError:  # Windows
-
-            def handler(number: int, frame: FrameType | None) -> None:
-                loop.call_soon_threadsafe(act)
-
-            signal.signal(number, handler)
-
-    def _deafen(self, loop: asyncio.AbstractEventLoop) -> None:
-        """From now on every signal has its default action."""
-        for number in SIGNALS:
-            with suppress(NotImplementedError):  # Windows
-                loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_DFL)
-
-    def _came(self, number: signal.Signals, running: Running[Any], loop: asyncio.AbstractEventLoop) -> None:
-        if self.first is None:
-            self.first = int(number)
-            running.stop(self.drain_timeout)
-        else:
-            running.stop(0)
-            self._deafen(loop)
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 @contextmanager

@@ -161,7 +161,6 @@ def conclude_with(run: Supervisor, error: Exception) -> None:
 
 
 def _left(report: Report) -> DrainTimeout:
-    stages = {one.stage for one in report.unfinished}
-    where = ", ".join(sorted(stages)) or "none in a queue"
-    abandoned = f"; abandoned: {', '.join(report.abandoned)}" if report.abandoned else ""
-    return DrainTimeout(f"{len(report.unfinished)} items were left at the deadline (in {where}){abandoned}")
+    left = ", ".join(f"{count} in {stage}" for stage, count in report.left_by_stage().items())
+    told = ([f"items left: {left}"] if left else []) + [f"{name} left behind" for name in report.abandoned]
+    return DrainTimeout(f"stopped before it was done; {'; '.join(told)}")

@@ -69,7 +69,7 @@ def define_handler(
     function: Callable[..., Any], *, concurrency: int, maxsize: int | None, context: Context | None, name: str | None
 ) -> Handler:
     """Look at a consumer's function and options; raises ``DefinitionError`` that names the stage and the cure."""
-    label = name or _name(function)
+    label = _label(name, function)
     where = f"consumer {label!r}"
     _refuse_called(where, function)
     kind = _kind(function)
@@ -91,7 +91,7 @@ def define_handler(
 
 def define_origin(function: Callable[..., Any], restart: Restart | None, name: str | None) -> Origin:
     """Look at a producer's function; ``open`` still takes its arguments. Raises ``DefinitionError`` naming the cure."""
-    label = name or _name(function)
+    label = _label(name, function)
     where = f"producer {label!r}"
     _refuse_called(where, function)
     if inspect.isgeneratorfunction(_bare(function)):
@@ -116,7 +116,7 @@ def bind_origin(origin: Origin, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 def iterable_origin(items: object, name: str | None = None) -> Origin:
     """Any iterable or async iterable as an origin; raises ``DefinitionError`` for anything else."""
-    label = name or f"source({type(items).__name__})"
+    label = _label(name or f"source({type(items).__name__})", items)
     _refuse_called(label, items)
     if not isinstance(items, (AsyncIterable, Iterable)):
         raise DefinitionError(f"{label}: neither a producer, an iterable nor an async iterable")
@@ -191,6 +191,18 @@ def _bare(function: Callable[..., Any]) -> Callable[..., Any]:
     if inspect.isroutine(function) or inspect.isclass(function):
         return function
     return type(function).__call__
+
+
+def _label(name: str | None, thing: object) -> str:
+    """The name for reports, pictures and errors; one that could play with a terminal is refused (fault F9)."""
+    return check_name(name or _name(thing))
+
+
+def check_name(name: str) -> str:
+    """``name``, unless it has characters that are not printable."""
+    if not name.isprintable():
+        raise DefinitionError(f"name={name!r} must be printable, on one line")
+    return name
 
 
 def _name(function: object) -> str:

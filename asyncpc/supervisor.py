@@ -22,14 +22,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+from contextlib import suppress
 from contextvars import ContextVar, copy_context
+from dataclasses import replace
 from enum import Enum
 from functools import partial
+from time import perf_counter
 from typing import Any, Final
 
 from .errors import ConservationError, PipelineError, QueueShutDown, StateError, WorkerCancelled
 from .queue import BoundedQueue
-from .report import Report, SourceStatistics, StageStatistics, Statistics, Unfinished
+from .report import Report, SourceStatistics, StageStatistics, Statistics
 from .stages import Plan
 from .worker import ConsumerWorker, ProducerWorker, Stage, Worker
 
@@ -105,7 +109,9 @@ class Supervisor:
         self._sources_live = 0
         self._cancels = 0  # rounds of cancellation
         self._deadline: asyncio.TimerHandle | None = None
-        self._began = 0.0
+        self._deadline_at = math.inf  # kept here, since uvloop's handle of a moment that has come cannot tell it
+        self._began = 0.0  # loop time
+        self._began_really = 0.0
         self._ended = asyncio.Event()
 
     def _bound(self, maxsize: int | None) -> int:
@@ -117,7 +123,7 @@ class Supervisor:
         """Start every worker; consumers first, so that a source finds them waiting."""
         self._advance(State.RUNNING)
         self._loop = asyncio.get_running_loop()
-        self._began = self._loop.time()
+        self._began, self._began_really = self._loop.time(), perf_counter()
         for queue in self._queues():
             queue._here()
         for stage in reversed(self.stages):
@@ -217,16 +223,20 @@ class Supervisor:
     def _limit(self, timeout: float) -> None:
         """Bring the one deadline forward to ``timeout`` seconds from now; it is never put off."""
         when = self._loop.time() + max(0.0, timeout)
-        if self._deadline is None or when < self._deadline.when():
-            if self._deadline is not None:
-                self._deadline.cancel()
-            self._deadline = self._loop.call_at(when, self._at_deadline)
+        if when < self._deadline_at and self._cancels < 2:  # after the second round workers have their last GRACE
+            self._set_deadline(when)
+
+    def _set_deadline(self, when: float) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline_at = when
+        self._deadline = self._loop.call_at(when, self._at_deadline)
 
     def _at_deadline(self) -> None:
         if self._cancels < 2:
             self._end_intake()
             self._cancel()
-            self._deadline = self._loop.call_later(GRACE, self._at_deadline)
+            self._set_deadline(self._loop.time() + GRACE)
         else:
             self._abandon()
 
@@ -279,7 +289,8 @@ class Supervisor:
         if not isinstance(error, Exception):
             self.interrupt = error if self.interrupt is None else self.interrupt
         else:
-            error.add_note(f"asyncpc: in {worker.name} of pipeline {self.plan.name!r}")
+            with suppress(Exception):  # an exception class may refuse to be written to
+                error.add_note(f"asyncpc: in {worker.name} of pipeline {self.plan.name!r}")
             self.errors.append(error)
         if isinstance(worker, ProducerWorker) and self.interrupt is None:
             self.stop()  # what it gave is handled first (fault C13)
@@ -292,7 +303,8 @@ class Supervisor:
             self._advance(State.FAILED)
             self.first._refuse(f"pipeline {self.plan.name!r} failed in {where}: the item was not taken")
             self._limit(self.plan.drain_timeout)
-            self._cancel()
+            if self._cancels == 0:  # or a clean-up under way would be cut short
+                self._cancel()
 
     def _cascade(self) -> None:
         """END goes on: the queue after a stage whose workers have all seen it is closed."""
@@ -307,14 +319,14 @@ class Supervisor:
     def _finish(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
-        left = self.books()
+        books = self.books()
         if self.state is not State.FAILED:
             self._end_intake()
-            self._advance(State.FAILED if self.errors or self.interrupt or not left.complete else State.CLOSED)
-        self.breach = self._breach(left.statistics)
-        self.report = self.books()
-        if left.unfinished:
-            logger.warning("pipeline %r left %d items unfinished", self.plan.name, len(left.unfinished))
+            self._advance(State.FAILED if self.errors or self.interrupt or not books.complete else State.CLOSED)
+        self.report = replace(books, statistics=replace(books.statistics, state=self.state.value))
+        self.breach = self._breach(books.statistics)
+        if books.left:
+            logger.warning("pipeline %r left items unfinished: %s", self.plan.name, books.left_by_stage())
         for queue in self._queues():
             queue.close()  # an abandoned worker that comes back finds END
             if queue is not self.results:
@@ -323,13 +335,9 @@ class Supervisor:
 
     def books(self) -> Report:
         """The report as it would be now: what is in queues and hands counts as unfinished."""
-        left = tuple(
-            Unfinished(item, stage.handler.name)
-            for stage in self.stages
-            for item in (*stage.in_flight, *stage.inbox._queue)
-        )
+        left = tuple((stage.handler.name, (*stage.in_flight, *stage.inbox._queue)) for stage in self.stages)
         abandoned = tuple(sorted(worker.name for worker in self._live if worker.abandoned))
-        return Report(self.statistics(), left, abandoned)
+        return Report(self.statistics(), tuple((name, items) for name, items in left if items), abandoned)
 
     def _breach(self, statistics: Statistics) -> ConservationError | None:
         """The conservation law (invariant 4), from counts kept apart: at the put, at the settling, by looking."""
@@ -364,8 +372,8 @@ class Supervisor:
         """The books at this moment, or at the end once there was one."""
         if self.report is not None:
             return self.report.statistics
-        now = self._loop.time() if self.state is not State.NEW else 0.0
-        elapsed = now - self._began
+        now = self._loop.time()
+        elapsed = max(now - self._began, perf_counter() - self._began_really)  # uvloop's clock has steps of 1 ms
         return Statistics(
             state=self.state.value,
             elapsed=elapsed,

@@ -66,23 +66,23 @@ def _notes(plan: Plan) -> Iterator[str]:
     """A line for whatever the picture has no room for."""
     for origin in plan.origins:
         if origin.total is not None:
-            yield f"{plain(origin.name)}: {origin.total:,} items"
+            yield f"{origin.name}: {origin.total:,} items"
         if origin.restart is not None:
             times, within = origin.restart.times, origin.restart.within
-            yield f"{plain(origin.name)}: started again when it raises, at most {times} times in {within:g} s"
+            yield f"{origin.name}: started again when it raises, at most {times} times in {within:g} s"
     for handler in plan.handlers:
         if handler.generates:
-            yield f"{plain(handler.name)}: gives any number of items per item"
+            yield f"{handler.name}: gives any number of items per item"
         if handler.context is not None:
-            yield f"{plain(handler.name)}: {plain(_called(handler.context))} is opened once per worker"
+            yield f"{handler.name}: {plain(_called(handler.context))} is opened once per worker"
 
 
 def _sources(plan: Plan) -> list[str]:
-    return [plain(origin.name) for origin in plan.origins] or ["put()"]
+    return [origin.name for origin in plan.origins] or ["put()"]
 
 
 def _stage(handler: Handler) -> str:
-    return f"{plain(handler.name)} ×{handler.concurrency}"
+    return f"{handler.name} ×{handler.concurrency}"
 
 
 def _queue(plan: Plan, handler: Handler) -> str:

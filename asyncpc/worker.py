@@ -216,7 +216,8 @@ class ConsumerWorker(Worker):
         """The handler changed a context variable: from now on each item has a context of its own (fault B12).
 
         Comparing two untouched contexts is a comparison of two pointers, so handlers that leave no trace pay
-        almost nothing; for the others, every later item sees the context the worker began with.
+        almost nothing; for the others, every later item sees the context the worker began with. (A variable set to
+        another object that is equal to the old one counts as untouched.)
         """
         pristine = home or Context()
         return lambda item: _InContext(handle(item), pristine.copy())

@@ -1,0 +1,141 @@
+"""``python -m benchmarks``: asyncpc beside its peers, ratios first. Status 1: too slow, or wrong; 2: usage."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from . import report
+from .cases import CASES, Case
+from .measure import Bench, Results, measure
+from .peers import ASYNCPC, HAND_WRITTEN
+from .work import WrongResult
+
+Say = Callable[[str], None]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure what the command line asks for, and tell it."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.list:
+        for case in CASES.values():
+            print(f"{case.name:12} {case.what}")
+        return 0
+    if unknown := set(options.cases) - set(CASES):
+        parser.error(f"no case {', '.join(sorted(unknown))}; there are: {', '.join(CASES)}")
+    if options.require is not None and options.cases and "throughput" not in options.cases:
+        parser.error("--require judges the case throughput, which is not among those named")
+    old = json.loads(options.against.read_text(encoding="utf-8")) if options.against else None
+    if options.plot and importlib.util.find_spec("matplotlib") is None:
+        parser.error(f"--plot needs matplotlib; {report.INSTALL}")
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory(options.loop, parser)) as runner:
+            bench = Bench(runner, options.quick, options.rounds or (7 if options.quick else 11), options.loop)
+            figures = run([CASES[name] for name in options.cases or CASES], bench)
+    except WrongResult as error:
+        print(f"wrong result: {error}", file=sys.stderr)
+        return 1
+    document = report.document(figures, bench)
+    report.show(figures, bench)
+    if options.json:
+        report.write(document, options.json)
+    if options.plot:
+        report.plot(document, options.plot)
+    return int(_too_slow(document, options.require) | _slower(document, old))
+
+
+def run(cases: Sequence[Case], bench: Bench) -> dict[str, Results]:
+    """All results, by case."""
+    figures: dict[str, Results] = {}
+    with progress(len(cases)) as say:
+        for case in cases:
+            results: Results = figures.setdefault(case.name, {})
+            say(case.name)
+            for line in case.lines(bench):
+                for figure, of in measure(line, bench.rounds, case.references).items():
+                    results[f"{line.name} {figure}".strip()] = of
+    return figures
+
+
+@contextmanager
+def progress(cases: int) -> Iterator[Say]:
+    """A bar on a terminal that has rich; otherwise a line per case."""
+    if not sys.stderr.isatty() or importlib.util.find_spec("rich") is None:
+        yield lambda case: print(f"measuring {case}", file=sys.stderr, flush=True)
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=cases)
+        done = -1
+
+        def say(case: str) -> None:
+            nonlocal done
+            done += 1
+            bar.update(task, description=case, completed=done)
+
+        yield say
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("cases", nargs="*", metavar="case", help="what to measure; all by default (see --list)")
+    parser.add_argument("--list", action="store_true", help="name the cases and end")
+    parser.add_argument("--quick", action="store_true", help="less work and fewer rounds: under a minute")
+    parser.add_argument("--rounds", type=int, help="interleaved rounds (11; 7 with --quick)")
+    parser.add_argument("--loop", choices=("asyncio", "uvloop"), default="asyncio")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw them")
+    parser.add_argument(
+        "--against", type=Path, metavar="FILE", help="an older --json; status 1 if something got slower"
+    )
+    parser.add_argument(
+        "--require",
+        type=float,
+        metavar="RATIO",
+        help="status 1 if throughput is below RATIO × the hand-written pipeline",
+    )
+    return parser
+
+
+def _loop_factory(loop: str, parser: argparse.ArgumentParser) -> Callable[[], asyncio.AbstractEventLoop]:
+    if loop == "asyncio":
+        return asyncio.SelectorEventLoop
+    try:
+        import uvloop
+    except ImportError:
+        parser.error("--loop uvloop needs uvloop: pip install uvloop")
+    return uvloop.new_event_loop
+
+
+def _too_slow(document: dict[str, Any], required: float | None) -> bool:
+    if required is None:
+        return False
+    ratio = document["cases"]["throughput"][""][ASYNCPC.name]["ratios"][HAND_WRITTEN.name]["median"]
+    verdict = "too slow" if ratio < required else "fast enough"
+    print(f"{verdict}: {ratio:.2f} × the hand-written pipeline; required: {required:g}")
+    return bool(ratio < required)
+
+
+def _slower(document: dict[str, Any], old: dict[str, Any] | None) -> bool:
+    if old is None:
+        return False
+    slower, doubts = report.compare(old, document)
+    for doubt in doubts:
+        print(f"not quite comparable – {doubt}")
+    for line in slower or ["nothing got slower beyond the noise"]:
+        print(f"slower – {line}" if slower else line)
+    return bool(slower)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""How things are measured: warm-up, interleaved rounds, medians and quartiles, and a ratio per round.
+
+A noisy machine changes its speed from second to second. Rounds are interleaved (A B C, A B C, …), so that neighbours in
+time meet the same machine, and each round gives its own ratio; the median of those is what can be trusted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import statistics
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Any
+
+from .peers import Peer
+from .work import Job, Shape, WrongResult
+
+Sample = Callable[[], float | dict[str, float]]
+"""One round of one implementation; by name, if it gives several figures. Less is better."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """Implementations that are compared with each other."""
+
+    name: str
+    samples: Mapping[str, Sample]
+    unit: str = "s"
+    """``s`` (seconds), ``B`` (bytes) or nothing."""
+    rounds: int | None = None
+    """Fewer rounds than usual, where one takes long."""
+    numbers: tuple[str, ...] = ()
+    """Those of its figures that are plain numbers, without a unit or a ratio."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and quartiles."""
+
+    median: float
+    quartiles: tuple[float, float]
+
+    @property
+    def spread(self) -> float:
+        """Half of the range between the quartiles, as a share of the median."""
+        low, high = self.quartiles
+        return (high - low) / 2 / self.median if self.median else 0.0
+
+    @classmethod
+    def of(cls, values: list[float]) -> Spread:
+        """Of all rounds."""
+        if len(values) == 1:
+            return cls(values[0], (values[0], values[0]))
+        low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(middle, (low, high))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one implementation reached."""
+
+    unit: str
+    rounds: int
+    value: Spread
+    ratios: dict[str, Spread]
+    """By reference: how many times as fast (as small) as that; the median of the rounds' ratios."""
+
+
+Results = dict[str, dict[str, Result]]
+"""By line and implementation."""
+
+
+@dataclass
+class Bench:
+    """What the cases run on: one loop for all rounds, and what is known about the peers."""
+
+    runner: asyncio.Runner
+    quick: bool = False
+    rounds: int = 11
+    loop: str = "asyncio"
+    missing: dict[str, str] = field(default_factory=dict)
+    """Peers that can't take part, and why."""
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def time(self, peer: Peer, job: Job) -> float:
+        """Seconds that ``peer`` takes for ``job``, the start of its loop or thread left out; checked."""
+
+        async def timed() -> float:
+            started = perf_counter()
+            await peer.run(job)
+            return perf_counter() - started
+
+        gc.collect()
+        if peer.home == "thread":
+            started = perf_counter()
+            peer.run(job)
+            seconds = perf_counter() - started
+        elif peer.home == "trio":
+            import trio
+
+            seconds = trio.run(timed)
+        else:
+            seconds = self.runner.run(timed())
+        job.check(peer.name)
+        return seconds
+
+    def job(self, peer: Peer, shape: Shape) -> Job:
+        """A fresh job, in the flavour of the peer's loop."""
+        if peer.home == "trio":
+            import trio
+
+            return Job(shape, trio.sleep)
+        return Job(shape)
+
+    def line(self, name: str, shape: Shape, peers: Iterable[Peer]) -> Line:
+        """Seconds per item of all ``peers`` that are there, after a warm-up."""
+        samples = {}
+        for peer in peers:
+            if why := self.missing.get(peer.name) or peer.missing():
+                self.missing[peer.name] = why
+                continue
+            try:
+                samples[peer.name] = self._per_item(peer, shape)
+            except WrongResult:
+                raise
+            except Exception as error:
+                if peer.package is None:
+                    raise
+                self.missing[peer.name] = f"fails: {type(error).__name__}: {error}"
+                continue
+            if version := peer.version():
+                self.versions[peer.name] = version
+        return Line(name, samples)
+
+    def _per_item(self, peer: Peer, shape: Shape) -> Sample:
+        """Slow peers get fewer items: as many as they handle in a moment, found in the warm-up."""
+        least = max(1_000, 2 * shape.concurrency)
+        warm_up = self.time(peer, self.job(peer, replace(shape, items=least))) / least
+        moment = (1.0 if shape.wait else 0.15) * (0.15 if self.quick else 1)  # seconds
+        shape = replace(shape, items=min(shape.items, max(least, rounded(moment / warm_up))))
+        return lambda: self.time(peer, self.job(peer, shape)) / shape.items
+
+
+def rounded(count: float) -> int:
+    """``count`` down to 1, 2 or 5 times a power of ten."""
+    power = 1
+    while power * 10 <= count:
+        power *= 10
+    return max(step * power for step in (1, 2, 5) if step * power <= max(count, power))
+
+
+def measure(
+    line: Line, rounds: int, references: Collection[str], tick: Callable[[], Any] = lambda: None
+) -> dict[str, dict[str, Result]]:
+    """All rounds of a line, interleaved: results by figure ('' if there is one only) and implementation."""
+    figures: dict[str, dict[str, list[float]]] = {}
+    for _ in range(rounds if line.rounds is None else min(rounds, line.rounds)):
+        for name, sample in line.samples.items():
+            given = sample()
+            for figure, value in (given if isinstance(given, dict) else {"": given}).items():
+                figures.setdefault(figure, {}).setdefault(name, []).append(value)
+        tick()
+    return {
+        figure: _results("", of, ()) if figure in line.numbers else _results(line.unit, of, references)
+        for figure, of in figures.items()
+    }
+
+
+def _results(unit: str, values: dict[str, list[float]], references: Collection[str]) -> dict[str, Result]:
+    known = [reference for reference in references if reference in values]
+    return {
+        name: Result(
+            unit=unit,
+            rounds=len(own),
+            value=Spread.of(own),
+            ratios={
+                reference: Spread.of([theirs / ours for theirs, ours in zip(values[reference], own, strict=True)])
+                for reference in known
+            },
+        )
+        for name, own in values.items()
+    }

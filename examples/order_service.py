@@ -1,0 +1,86 @@
+"""A web service that answers at once and works in the background, and loses no order that it has accepted.
+
+202: accepted, and will be handled, also when SIGTERM comes now. 503 with Retry-After: no room, or shutting down; the
+order was not accepted. Needs starlette and uvicorn.
+
+Run it, send orders, stop it with Ctrl-C or SIGTERM::
+
+    python -m examples.order_service --port 8000
+    curl -i localhost:8000/orders -d '{"id": 1, "item": "tea"}'
+    curl -s localhost:8000/stats
+
+Expect ``HTTP/1.1 202 Accepted``, then the numbers, and at the end::
+
+    1 orders accepted, 1 handled, 0 unfinished
+
+``asyncpc run examples.order_service:pipeline`` says what is missing: a pipeline that is fed by a web app has no source.
+"""
+
+import argparse
+import asyncio
+import dataclasses
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from asyncpc import Pipeline, QueueShutDown, Running, consumer
+
+logger = logging.getLogger("orders")
+
+Order = dict[str, Any]
+
+
+@consumer(concurrency=20)
+async def process_order(order: Order) -> None:
+    await asyncio.sleep(0.05)  # charge the card, write the row, send the mail
+    logger.info("handled order %s", order["id"])
+
+
+pipeline = Pipeline(process_order, maxsize=1000, drain_timeout=30)
+
+
+@asynccontextmanager
+async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Running[Order]]]:
+    async with pipeline as orders:  # started here, and drained on the way out
+        yield {"orders": orders}
+    if report := orders.report:
+        left = len(report.unfinished)
+        print(f"{report.produced} orders accepted, {report.done} handled, {left} unfinished", flush=True)
+
+
+async def create(request: Request) -> Response:
+    try:
+        order = {"id": None} | await request.json()
+    except (ValueError, TypeError):
+        return JSONResponse({"error": "an order is a JSON object"}, status_code=400)
+    try:
+        request.state.orders.put_nowait(order)
+    except (asyncio.QueueFull, QueueShutDown):
+        return JSONResponse({"error": "no room for orders now"}, status_code=503, headers={"Retry-After": "1"})
+    return JSONResponse({"accepted": order["id"]}, status_code=202)
+
+
+async def stats(request: Request) -> Response:
+    return JSONResponse(dataclasses.asdict(request.state.orders.statistics()))
+
+
+app = Starlette(
+    routes=[Route("/orders", create, methods=["POST"]), Route("/stats", stats)],
+    lifespan=lifespan,
+)
+
+if __name__ == "__main__":
+    import uvicorn
+
+    parser = argparse.ArgumentParser(description="Take orders on loopback.")
+    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
+    parser.add_argument("--verbose", action="store_true", help="log each order that was handled")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING)
+    uvicorn.run(app, port=options.port, access_log=False)

@@ -1,0 +1,140 @@
+"""A whole job with real input: read, parse and measure every module of Python's standard library, then report.
+
+Run it, on the standard library or on a folder of your own::
+
+    python examples/stdlib_report.py [folder]      or        asyncpc run examples.stdlib_report:pipeline
+
+Expect, after some seconds (here with Python 3.11)::
+
+    734 modules, 327,340 lines, 16,539 functions, 0 unreadable
+    longest functions:
+         386  re/_parser.py:516 _parse
+    ...
+    longest modules:
+      15,711  pydoc_data/topics.py
+    ...
+    most imported, by modules:
+         239  sys
+    ...
+    734 files in 2.6 s
+
+Files are found, read and parsed in threads, so that the loop stays free to hear a signal; a file that cannot be read
+or parsed is counted and named, and the others go on.
+"""
+
+import ast
+import os
+import sys
+import sysconfig
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from anyio import to_thread
+
+from asyncpc import Pipeline, consumer, producer, run
+
+NOT_OURS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+
+
+@dataclass(frozen=True)
+class Module:
+    name: str
+    lines: int = 0
+    functions: tuple[tuple[int, str], ...] = ()  # (lines, place and name) of each
+    imports: frozenset[str] = frozenset()
+    problem: str = ""
+
+
+@producer
+async def files(folder: Path) -> AsyncIterator[tuple[str, Path]]:
+    for path in await to_thread.run_sync(find, folder):
+        yield path.relative_to(folder).as_posix(), path
+
+
+@consumer(concurrency=8)
+async def read(file: tuple[str, Path]) -> tuple[str, bytes | OSError]:
+    name, path = file
+    try:
+        return name, await to_thread.run_sync(path.read_bytes)
+    except OSError as error:
+        return name, error
+
+
+@consumer(concurrency=2)  # parsing is work for a processor, so more would only wait
+async def measure(module: tuple[str, bytes | OSError]) -> Module:
+    return await to_thread.run_sync(measured, *module)
+
+
+@asynccontextmanager
+async def summary() -> AsyncIterator[list[Module]]:
+    modules: list[Module] = []
+    yield modules
+    print_report(modules)
+
+
+@consumer(context=summary)  # one worker: it holds the list from before the first module until after the last
+async def collect(module: Module, modules: list[Module]) -> None:
+    modules.append(module)
+
+
+def find(folder: Path) -> list[Path]:
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(set(folders) - NOT_OURS)
+        found += [Path(parent, name) for name in sorted(names) if name.endswith(".py")]
+    return found
+
+
+def measured(name: str, text: bytes | OSError) -> Module:
+    try:
+        if isinstance(text, OSError):
+            raise text
+        nodes = list(ast.walk(ast.parse(text)))
+    except (OSError, SyntaxError, ValueError) as error:
+        return Module(name, problem=f"{type(error).__name__}: {error}")
+    functions = tuple(
+        ((node.end_lineno or node.lineno) - node.lineno + 1, f"{name}:{node.lineno} {node.name}")
+        for node in nodes
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+    return Module(name, len(text.splitlines()), functions, frozenset(imported(nodes)))
+
+
+def imported(nodes: Iterable[ast.AST]) -> Iterable[str]:
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
+
+
+def print_report(modules: list[Module]) -> None:
+    functions = [function for module in modules for function in module.functions]
+    unreadable = [module for module in modules if module.problem]
+    lines = sum(module.lines for module in modules)
+    imports = Counter(name for module in modules for name in module.imports)
+    print(f"{len(modules):,} modules, {lines:,} lines, {len(functions):,} functions, {len(unreadable)} unreadable")
+    for module in unreadable:
+        print(f"  {module.name}: {module.problem}")
+    table("longest functions", sorted(functions, reverse=True))
+    table("longest modules", sorted(((module.lines, module.name) for module in modules), reverse=True))
+    table("most imported, by modules", [(count, name) for name, count in imports.most_common(5)])
+
+
+def table(title: str, rows: list[tuple[int, str]]) -> None:
+    print(f"{title}:", *(f"{number:8,}  {name}" for number, name in rows[:5]), sep="\n")
+
+
+def report_on(folder: Path) -> Pipeline[tuple[str, Path], None]:
+    return files(folder) >> read >> measure >> collect
+
+
+pipeline = report_on(Path(sysconfig.get_path("stdlib")))
+
+if __name__ == "__main__":
+    report = run(report_on(Path(sys.argv[1])) if len(sys.argv) > 1 else pipeline)
+    print(f"{report.done:,} files in {report.elapsed:.1f} s")
+    sys.exit(report.exit_status)

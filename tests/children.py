@@ -1,0 +1,125 @@
+"""Programs in processes of their own, stopped by real signals and watched on real terminals.
+
+Nothing here sleeps to let something happen: a child prints a word, and the test waits for that word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+PATIENCE = 30.0
+"""Seconds after which a child that hangs is killed, so that its test fails."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a child ended."""
+
+    status: int
+    out: str
+    err: str
+    seconds: float
+    """From the last signal, or the start, to the end of the process."""
+
+    def row(self, name: str) -> list[str]:
+        """The cells of the report's line for the stage or source ``name``."""
+        return next(line.split()[1:] for line in self.out.splitlines() if line.split()[:1] == [name])
+
+
+class Child:
+    """A running Python program; its stderr goes to a file, so that neither stream can block it."""
+
+    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+        self._stderr = folder / "stderr.txt"
+        with self._stderr.open("w") as stderr:
+            self._process = subprocess.Popen(
+                [sys.executable, "-W", "default", *arguments],
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                encoding="utf-8",
+                env=_environment(**environment),
+            )
+        self._read = ""
+        self._since = time.monotonic()
+        self._guard = threading.Timer(PATIENCE, self._process.kill)
+        self._guard.start()
+
+    def line_with(self, word: str) -> str:
+        """Wait for a line with ``word`` on the child's stdout."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._read += line
+            if word in line:
+                return line
+        raise AssertionError(f"ended without {word!r}: {self._read}{self._stderr.read_text()}")
+
+    def send(self, number: signal.Signals) -> float:
+        """Send a signal, and return the moment (monotonic clock, the same in all processes)."""
+        self._since = time.monotonic()
+        self._process.send_signal(number)
+        return self._since
+
+    def end(self) -> Ended:
+        """Wait for its end."""
+        assert self._process.stdout is not None
+        with self._process.stdout as stdout:
+            self._read += stdout.read()
+        status = self._process.wait()
+        seconds = time.monotonic() - self._since
+        self._guard.cancel()
+        self._guard.join()
+        return Ended(status, self._read, self._stderr.read_text(), seconds)
+
+
+def run_child(folder: Path, *arguments: str, **environment: str) -> Ended:
+    """Run a Python program to its end."""
+    return Child(folder, *arguments, **environment).end()
+
+
+def run_on_terminal(folder: Path, *arguments: str, columns: int = 120) -> Ended:
+    """Run a Python program to its end with stdout, stderr and stdin on a terminal; ``out`` is what came there."""
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (30, columns))
+    started = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=folder,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=_environment(TERM="xterm-256color"),
+    )
+    os.close(theirs)
+    guard = threading.Timer(PATIENCE, process.kill)
+    guard.start()
+    text = b"".join(_pieces(ours)).decode()
+    os.close(ours)
+    status = process.wait()
+    guard.cancel()
+    guard.join()
+    return Ended(status, text.replace("\r\n", "\n"), "", time.monotonic() - started)
+
+
+def _pieces(terminal: int) -> Iterator[bytes]:
+    with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+        while piece := os.read(terminal, 65536):
+            yield piece
+
+
+def _environment(**extra: str) -> dict[str, str]:
+    """Ours, without what would change the output of a child."""
+    fixed = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "PYTHONIOENCODING", "PYTHONWARNINGS")
+    return {name: value for name, value in os.environ.items() if name not in fixed} | {"PYTHONUTF8": "1"} | extra

@@ -1,0 +1,99 @@
+"""The harness: three event loops for every async test, and nothing may be left behind by any test.
+
+Warnings are errors (pyproject.toml), and pytest turns what ``__del__`` complains of (a coroutine never awaited, a
+socket or loop never closed) into warnings of the test that collected it; so each test ends with a garbage collection.
+``test_harness.py`` proves that each of these can fail a test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Callable, Iterator, Mapping
+
+import pytest
+from blockbuster import BlockBuster
+from hypothesis import HealthCheck, settings
+from support import LOOP_FACTORIES, Watch, pending, timeout_of
+
+settings.register_profile(
+    "asyncpc", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("asyncpc")
+
+_loops: list[asyncio.AbstractEventLoop] = []  # that pytest-asyncio made for the test that runs
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run every async test on each loop; the loops made are remembered, to look for their tasks."""
+
+    def remembered(make: Callable[[], asyncio.AbstractEventLoop]) -> Callable[[], asyncio.AbstractEventLoop]:
+        def factory() -> asyncio.AbstractEventLoop:
+            loop = make()
+            _loops.append(loop)
+            return loop
+
+        return factory
+
+    return {name: remembered(make) for name, make in LOOP_FACTORIES.items()}
+
+
+def pytest_collection_finish() -> None:
+    """Keep what exists so far out of the collections that end each test: they then take about 1 ms."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Fail a test that leaves a pending task in its loop; the tasks of its fixtures are theirs to end.
+
+    Cancel one that hangs shortly before its timeout: pytest-timeout's signal cannot interrupt uvloop.
+    """
+    before = pending(_loops)
+    hung: list[str] = []
+
+    def cancel(loop: asyncio.AbstractEventLoop) -> None:
+        for task in asyncio.all_tasks(loop):
+            hung.append(repr(task))
+            task.cancel()
+
+    timers = [loop.call_later(0.9 * timeout_of(item), cancel, loop) for loop in _loops]
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not hung:
+            raise
+    finally:
+        for timer in timers:
+            timer.cancel()
+    if hung:
+        pytest.fail("the test hung; its tasks were:\n" + "\n".join(hung), pytrace=False)
+    if left := pending(_loops) - before:
+        pytest.fail("tasks were left pending:\n" + "\n".join(map(repr, left)), pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Fail a test that leaves a thread or an open socket, or makes asyncio log an error; ends after its loop."""
+    _loops.clear()
+    watch = Watch()
+    with watch.listening():
+        yield
+        _loops.clear()
+        gc.collect()
+    if left := list(watch.left()):
+        pytest.fail("\n".join(left), pytrace=False)
+
+
+_blockbuster = BlockBuster("asyncpc")
+
+
+@pytest.fixture(autouse=True)
+def nothing_blocks(nothing_left_behind: None) -> Iterator[None]:
+    """Fail a blocking call (sleep, file, lock, socket) in a running loop with asyncpc on the stack."""
+    _blockbuster.activate()
+    yield
+    _blockbuster.deactivate()

@@ -1,0 +1,237 @@
+"""The benchmark suite: that it can fail, that it checks results, and that its files say what they should.
+
+Nothing here judges a time. The suite runs with what is installed; none of the peers is needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.append(str(Path(__file__).parent.parent))
+cases, measure, peers, report, work = (
+    import_module(f"benchmarks.{name}") for name in ("cases", "measure", "peers", "report", "work")
+)
+main = import_module("benchmarks.__main__").main
+
+QUICK = ("--quick", "--rounds", "2")
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other library takes part, unless a test plants one."""
+    plant(monkeypatch)
+
+
+def plant(monkeypatch: pytest.MonkeyPatch, *more: Any) -> None:
+    monkeypatch.setattr(cases, "EVERYBODY", (peers.BARE_LOOP, peers.ASYNCPC, peers.HAND_WRITTEN, *more))
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The JSON file of a run."""
+    file = tmp_path_factory.mktemp("benchmarks") / "run.json"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        plant(monkeypatch)
+        assert main(["throughput", "startup", "latency", *QUICK, "--json", str(file)]) == 0
+    return dict(json.loads(file.read_text()))
+
+
+# -- it can fail -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("required", "status"), [(1000, 1), (0.001, 0)])
+def test_the_gate_can_fail(required: float, status: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """A regression of the hot path must end CI: --require has an exit status, both ways."""
+    assert main(["throughput", *QUICK, "--require", str(required)]) == status
+    assert f"required: {required:g}" in capsys.readouterr().out
+
+
+def lose(items: list[int]) -> list[int]:
+    return items[1:]
+
+
+def double(items: list[int]) -> list[int]:
+    return [*items[1:], items[-1]]
+
+
+@pytest.mark.parametrize("fault", [lose, double])
+def test_a_fast_wrong_implementation_fails_the_run(
+    fault: Callable[[list[int]], list[int]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither a lost item (the count) nor one handled twice instead of another (the sum) passes as speed."""
+
+    async def run(job: Any) -> None:
+        for item in fault([item async for item in job.sources[0]()]):
+            await job.handlers[0](item)
+
+    plant(monkeypatch, peers.Peer("hasty", run))
+    assert main(["throughput", *QUICK]) == 1
+    assert "wrong result: hasty" in capsys.readouterr().err
+
+
+def test_against_flags_a_planted_slow_down(measured: dict[str, Any], tmp_path: Path) -> None:
+    """--against ends with 1 when the older run was ten times as far ahead, and with 0 when it was ten times behind."""
+    for factor, status in (10, 1), (0.1, 0):
+        file = tmp_path / "old.json"
+        file.write_text(json.dumps(scaled(measured, factor)))
+        assert main(["throughput", *QUICK, "--against", str(file)]) == status
+
+
+def scaled(document: dict[str, Any], factor: float) -> dict[str, Any]:
+    """The same run, with asyncpc ``factor`` times as fast."""
+    document = copy.deepcopy(document)
+    for lines in document["cases"].values():
+        for results in lines.values():
+            for ratio in results["asyncpc"]["ratios"].values():
+                ratio["median"] *= factor
+                ratio["quartiles"] = [quartile * factor for quartile in ratio["quartiles"]]
+    return document
+
+
+def test_noise_is_not_called_slower(measured: dict[str, Any]) -> None:
+    """Slower is beyond both: 5 % of the median, and quartiles that still touch."""
+    assert report.compare(measured, measured) == ([], [])
+    exact = {"median": 2.0, "quartiles": [2.0, 2.0]}
+    wide = {"median": 1.5, "quartiles": [1.0, 2.5]}
+    near = {"median": 1.95, "quartiles": [1.95, 1.95]}
+    low = {"median": 1.85, "quartiles": [1.8, 1.9]}
+    assert [bool(report.compare(run(exact), run(new))[0]) for new in (wide, near, low)] == [False, False, True]
+
+
+def run(ratio: dict[str, Any]) -> dict[str, Any]:
+    return {"cases": {"throughput": {"": {"asyncpc": {"ratios": {"hand-written": ratio}}}}}}
+
+
+def test_what_cannot_be_compared_is_said(measured: dict[str, Any]) -> None:
+    """Files from another loop or machine, or with no case in common, are compared with a doubt that is told."""
+    assert report.compare(measured | {"loop": "other"}, measured)[1] == ["loop: other then, asyncio now"]
+    assert "nothing in common" in report.compare(measured | {"cases": {}}, measured)[1][0]
+
+
+# -- what it tells ---------------------------------------------------------------------------------
+
+
+def test_the_json_says_where_and_what(measured: dict[str, Any]) -> None:
+    """A figure can be judged years later: machine, Python, loop, versions, commit, date, and every spread."""
+    assert set(measured) == {
+        *("machine", "python", "loop", "versions", "missing", "commit", "date", "quick", "cases"),
+    }
+    assert set(measured["machine"]) == {"platform", "processor", "cpus"}
+    assert measured["versions"]["asyncpc"]
+    ours = measured["cases"]["throughput"][""]["asyncpc"]
+    assert set(ours) == {"unit", "rounds", "value", "ratios"}
+    assert (ours["unit"], ours["rounds"]) == ("s", 2)
+    assert set(ours["ratios"]) == {"hand-written", "bare loop"}
+    low, high = ours["value"]["quartiles"]
+    assert 0 < low <= ours["value"]["median"] <= high
+    assert set(measured["cases"]["latency"]) >= {f"{load} % load p99" for load in (20, 50, 80)}
+
+
+def test_a_missing_peer_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A library that is not installed, does not import or does not work is not hidden, and does not end the run."""
+    (tmp_path / "broken_peer.py").write_text("import no_such_module\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    async def fail(job: Any) -> None:
+        raise TypeError("its API changed")
+
+    absent = peers.Peer("absent", fail, "no-such-package", "no_such_package")
+    plant(
+        monkeypatch,
+        absent,
+        replace(absent, name="broken", module="broken_peer"),
+        replace(absent, name="moved", module="json"),
+    )
+    assert main(["throughput", *QUICK, "--json", str(tmp_path / "run.json")]) == 0
+    told = capsys.readouterr().out
+    assert "not installed: absent" in told
+    assert "does not import here: broken (ModuleNotFoundError: No module named 'no_such_module')" in told
+    assert "fails: moved (TypeError: its API changed)" in told
+    assert set(json.loads((tmp_path / "run.json").read_text())["missing"]) == {"absent", "broken", "moved"}
+
+
+def test_without_rich_and_matplotlib(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The suite runs on a bare installation: plain tables, and for the plot the line that installs what it needs."""
+    for module in ("rich", "rich.console", "rich.table", "matplotlib"):
+        monkeypatch.setitem(sys.modules, module, None)
+    assert main(["startup", *QUICK]) == 0
+    assert "hand-written" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        main(["startup", *QUICK, "--plot", "plot.svg"])
+    assert "uv sync --group bench" in capsys.readouterr().err
+
+
+def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    """--list names every case without measuring; a misspelt case and a gate that judges nothing are refused."""
+    assert main(["--list"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(cases.CASES)
+    for wrong in (["troughput"], ["startup", "--require", "1.2"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(wrong)
+
+
+# -- how it measures -------------------------------------------------------------------------------
+
+
+def test_rounds_are_interleaved_and_ratios_taken_per_round() -> None:
+    """A machine that gets slower and slower changes no ratio: neighbours in time are compared, A B, A B."""
+    order: list[str] = []
+
+    def sample(name: str, cost: float) -> Callable[[], float]:
+        return lambda: (order.append(name), cost * 2 ** len(order[::2]))[1]  # type: ignore[func-returns-value]
+
+    line = measure.Line("", {"reference": sample("reference", 3), "asyncpc": sample("asyncpc", 1)})
+    results = measure.measure(line, 4, ("reference",))[""]
+    assert order == ["reference", "asyncpc"] * 4
+    assert results["asyncpc"].ratios["reference"] == measure.Spread(3, (3, 3))
+    assert results["asyncpc"].value.spread > 0.5
+
+
+@pytest.mark.parametrize(
+    "peer", [peer for peer in peers.EVERYBODY if peer.missing() is None], ids=lambda peer: peer.name
+)
+@pytest.mark.parametrize("wait", [None, 0], ids=["no work", "sleep(0)"])
+def test_every_installed_implementation_does_the_work(peer: Any, wait: float | None) -> None:
+    """The peers' functions follow their current APIs, and none loses an item."""
+    with asyncio.Runner() as runner:
+        bench = measure.Bench(runner)
+        assert bench.time(peer, bench.job(peer, work.Shape(300, wait=wait))) > 0
+
+
+@pytest.mark.parametrize("peer", [peers.ASYNCPC, peers.HAND_WRITTEN], ids=lambda peer: peer.name)
+def test_stages_and_producers(peer: Any) -> None:
+    """Several stages and several producers do the same work in both that are compared."""
+    with asyncio.Runner() as runner:
+        measure.Bench(runner).time(peer, work.Job(work.Shape(1_000, stages=3, producers=7, bound=1)))
+
+
+def test_growth_is_fitted() -> None:
+    """The exponent is the slope: 0 for a cost that stays, 1 for one that grows with the size."""
+    assert cases.exponent({10: 5.0, 100: 5.0, 1000: 5.0}) == pytest.approx(0)
+    assert cases.exponent({10: 1.0, 100: 10.0, 1000: 100.0}) == pytest.approx(1)
+
+
+def test_small_helpers() -> None:
+    """Percentiles, round numbers of items, readable values."""
+    assert [cases.percentile([float(n) for n in range(100)], share) for share in (50, 99, 99.9)] == [50, 99, 99]
+    assert [measure.rounded(count) for count in (0.5, 7, 49, 99, 150_000)] == [1, 5, 20, 50, 100_000]
+    assert [report.readable(*value) for value in ((1.02e-6, "s"), (5e-8, "s"), (2379, "B"), (0.9, ""))] == [
+        *("1.02 µs", "50 ns", "2,379 B", "0.900"),
+    ]
+
+
+def test_what_is_wanted_is_measured() -> None:
+    """Every ratio and limit of the acceptance table belongs to a case there is."""
+    assert {case for case, _ in {**cases.WANTED, **cases.LIMITS}} <= set(cases.CASES)

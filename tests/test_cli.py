@@ -1,0 +1,608 @@
+"""The command line, tried as a user does: in processes of its own, with signals, pipes and terminals."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from children import Child, Ended, run_child, run_on_terminal
+
+import asyncpc
+from asyncpc.cli import main
+
+APP = r"""
+import asyncio, contextlib, sys, time
+from asyncpc import Pipeline, Restart, consumer, feed, merge, producer, source
+
+@producer
+async def numbers():
+    for n in range(10):
+        yield n
+
+@producer(restart=Restart(times=3, within=60))
+async def idle():
+    for n in range(5):
+        yield n
+    print("ready", flush=True)
+    await asyncio.Event().wait()
+
+@producer
+async def ready():
+    yield 0
+    print("ready", flush=True)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        print("draining", flush=True)
+
+@contextlib.asynccontextmanager
+async def session():
+    yield "session"
+
+@consumer(concurrency=4)
+async def work(n):
+    return n
+
+@consumer(concurrency=3, maxsize=100, context=session)
+async def save(n, session):
+    return n
+
+@consumer
+async def twice(n):
+    yield n
+    yield n
+
+@consumer
+async def bad(n):
+    if n == "canary-5":
+        raise ValueError("boom at redis://me:hunter2@host/0\x1b[2J\nsecond line")
+    return n
+
+@consumer
+async def grouped(n):
+    async with asyncio.TaskGroup() as group:
+        group.create_task(bad.__wrapped__("canary-5"))
+
+@consumer
+async def hangs(n):
+    await asyncio.Event().wait()
+
+@consumer
+async def swallows(n):
+    while True:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            pass
+
+@consumer
+async def blocks(n):
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        print("cancelled", flush=True)
+        time.sleep(60)
+
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError
+
+@consumer
+async def mute(n):
+    raise Mute
+
+@consumer
+async def leaves(n):
+    sys.exit(7)
+
+@consumer
+async def interrupts(n):
+    raise KeyboardInterrupt
+
+@consumer
+async def tell_loop(n):
+    print(type(asyncio.get_running_loop()).__module__.split(".")[0])
+
+@consumer
+async def slow(n):
+    await asyncio.sleep(0.02)
+
+@consumer
+async def grows(n):
+    if n < 30:
+        feed(n + 1)
+    await asyncio.sleep(0.02)
+
+@consumer
+async def prints(n):
+    await asyncio.sleep(0.25 if n == 500 else 0)
+    print(f"line {n}")
+
+done = numbers >> work >> save
+failing = source([f"canary-{n}" for n in range(10)], "strings") >> bad
+muted = numbers >> mute
+nested = numbers >> grouped
+waiting = idle >> work >> save
+stalled = ready >> twice >> hangs
+stuck = ready >> swallows
+blocked = ready >> blocks
+leaving = numbers >> leaves
+interrupted = numbers >> interrupts
+loop = source([1]) >> tell_loop
+counted = Pipeline(range(40), slow)
+uncounted = source(n for n in range(40)) >> slow
+fed = Pipeline([0], grows)
+printing = Pipeline(range(1000), prints)
+headless = Pipeline(work)
+merged = merge(numbers, idle, source([1, 2], "some")) >> twice >> save
+class Inner:
+    pipeline = done
+"""
+
+LOOPS = ("asyncio", "uvloop")
+STOPS = (signal.SIGINT, signal.SIGTERM)
+
+both_loops = pytest.mark.parametrize("loop", LOOPS)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A user's directory with ``app.py`` in it."""
+    (tmp_path / "app.py").write_text(APP)
+    return tmp_path
+
+
+@pytest.fixture
+def in_folder(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """``main`` called in the user's directory, for what needs no process of its own; gives its stdout."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "app", raising=False)
+
+    def call(*arguments: str) -> str:
+        assert main(arguments) == 0
+        return capsys.readouterr().out
+
+    yield call
+    sys.modules.pop("app", None)
+
+
+def asyncpc_run(folder: Path, name: str, *options: str) -> Child:
+    return Child(folder, "-m", "asyncpc", "run", f"app:{name}", *options)
+
+
+# -- running --------------------------------------------------------------------------------------
+
+
+@both_loops
+def test_a_run_that_is_done_exits_0_and_prints_nothing_but_its_report(folder: Path, loop: str) -> None:
+    """Scripts read stdout: when piped, the report is all there is, and stderr is silent."""
+    ended = asyncpc_run(folder, "done", "--loop", loop).end()
+    assert (ended.status, ended.err) == (0, "")
+    lines = ended.out.splitlines()
+    assert lines[0].split()[:3] == ["stage", "received", "done"]
+    assert ended.row("save")[:2] == ["10", "10"]
+    assert re.fullmatch(r"10 produced, 10 done in \d+\.\d{3} s", lines[-1])
+    assert len(lines) == 6  # head, rule, a source, two stages, the sum
+
+
+def test_a_failed_run_exits_1_with_its_report_and_a_line_per_error(folder: Path) -> None:
+    """What failed, where, and how much is left can be read at once; no item and no password is shown (F7, F8)."""
+    ended = asyncpc_run(folder, "failing").end()
+    assert ended.status == 1
+    assert ended.row("bad")[2] == "1"
+    head, error, left = ended.err.splitlines()
+    assert "failed" in head
+    assert error.startswith(r"  ValueError: boom at redis://me:***@host/0\x1b[2J second line (app.py:")
+    assert "in bad-1 of pipeline" in error
+    assert left == "left unfinished: 4 items (bad 4)"
+    assert "canary" not in ended.err + ended.out
+
+
+def test_traceback_shows_the_whole_group_without_the_password(folder: Path) -> None:
+    """The frames are one flag away, and as safe to look at as the line was."""
+    ended = asyncpc_run(folder, "failing", "--traceback").end()
+    assert ended.status == 1
+    assert "asyncpc.errors.PipelineError" in ended.err
+    assert 'raise ValueError("boom at redis' in ended.err
+    assert "hunter2" not in ended.err
+    assert "\x1b" not in ended.err
+
+
+def test_errors_in_nested_groups_are_told_one_by_one(folder: Path) -> None:
+    """A task group in a handler must not hide its error behind "1 sub-exception"."""
+    ended = asyncpc_run(folder, "nested").end()
+    assert ended.status == 1
+    assert "  ValueError: boom" in ended.err
+    assert "sub-exception" not in ended.err
+
+
+def test_an_error_that_cannot_be_shown_is_told_all_the_same(folder: Path) -> None:
+    """An exception whose ``__str__`` raises must not take the report and the other errors with it."""
+    ended = asyncpc_run(folder, "muted").end()
+    assert ended.status == 1
+    assert "  Mute: (its message cannot be shown) (app.py:" in ended.err
+
+
+def test_system_exit_of_a_handler_comes_out(folder: Path) -> None:
+    """A program may choose its own exit status (fault B13)."""
+    assert asyncpc_run(folder, "leaving").end().status == 7
+
+
+def test_keyboard_interrupt_of_a_handler_exits_130(folder: Path) -> None:
+    """It is what the shell expects of an interrupted program (fault B13)."""
+    ended = asyncpc_run(folder, "interrupted").end()
+    assert (ended.status, ended.err) == (130, "asyncpc: interrupted\n")
+
+
+@both_loops
+def test_loop_chooses_the_loop(folder: Path, loop: str) -> None:
+    """An option that does nothing is worse than none."""
+    assert asyncpc_run(folder, "loop", "--loop", loop).end().out.splitlines()[0] == loop
+
+
+# -- signals --------------------------------------------------------------------------------------
+
+
+@both_loops
+@pytest.mark.parametrize("number", STOPS)
+def test_a_signal_while_the_source_is_idle_drains_and_exits_within_a_second(
+    folder: Path, loop: str, number: signal.Signals
+) -> None:
+    """A source that waits for its next item must still hear "stop"; plain programs ignore SIGTERM then."""
+    child = asyncpc_run(folder, "waiting", "--loop", loop)
+    child.line_with("ready")
+    child.send(number)
+    ended = child.end()
+    assert (ended.status, ended.err) == (128 + number, "")
+    assert ended.seconds < 1.0
+    assert ended.row("save")[:5] == ["5", "5", "0", "0", "0"]
+
+
+@both_loops
+@pytest.mark.parametrize("number", STOPS)
+def test_the_second_signal_cancels_now_and_tells_what_is_left(folder: Path, loop: str, number: signal.Signals) -> None:
+    """Whoever signals twice does not want to wait 30 s for the drain, but wants to know what it cost."""
+    child = asyncpc_run(folder, "stalled", "--loop", loop)
+    child.line_with("ready")
+    child.send(signal.SIGTERM)
+    child.line_with("draining")
+    child.send(number)
+    ended = child.end()
+    assert ended.status == 1
+    assert ended.seconds < 1.0
+    assert "left unfinished: 2 items (hangs 2)" in ended.err
+    assert ended.row("hangs")[:5] == ["2", "0", "0", "0", "2"]
+
+
+@both_loops
+@pytest.mark.parametrize("number", STOPS)
+def test_the_third_signal_has_its_default_action(folder: Path, loop: str, number: signal.Signals) -> None:
+    """Whatever a handler does, the process can be ended by hand: it dies of the signal itself."""
+    child = asyncpc_run(folder, "blocked", "--loop", loop)
+    child.line_with("ready")
+    child.send(signal.SIGTERM)
+    child.line_with("draining")
+    child.send(signal.SIGINT)
+    child.line_with("cancelled")
+    child.send(number)
+    ended = child.end()
+    assert ended.status == -number
+    assert ended.seconds < 1.0
+
+
+@both_loops
+def test_a_handler_that_swallows_every_cancel_is_abandoned_by_name(folder: Path, loop: str) -> None:
+    """No handler can keep the process alive beyond its deadline (fault B4), nor make Python complain at exit (B9)."""
+    child = asyncpc_run(folder, "stuck", "--loop", loop, "--drain-timeout", "0.1")
+    child.line_with("ready")
+    child.send(signal.SIGTERM)
+    ended = child.end()
+    assert ended.status == 1
+    assert ended.seconds < 2.0
+    assert "abandoned: swallows-1" in ended.out
+    assert "abandoned: swallows-1" in ended.err
+    assert "destroyed" not in ended.err
+    assert "GeneratorExit" not in ended.err
+    assert "never" not in ended.err
+
+
+@both_loops
+@pytest.mark.parametrize("timeout", ["0", "0.2"])
+def test_an_incomplete_drain_exits_1_and_tells_what_is_left(folder: Path, loop: str, timeout: str) -> None:
+    """An orchestrator must not take a drain that was cut short for a success; ``--drain-timeout`` sets its length."""
+    child = asyncpc_run(folder, "stalled", "--loop", loop, "--drain-timeout", timeout)
+    child.line_with("ready")
+    child.send(signal.SIGTERM)
+    ended = child.end()
+    assert ended.status == 1
+    assert float(timeout) <= ended.seconds < float(timeout) + 1.0
+    assert "could not finish" in ended.err
+    assert "DrainTimeout: 2 items were left at the deadline (in hangs)" in ended.err
+    assert "left unfinished: 2 items (hangs 2)" in ended.err
+
+
+# -- what cannot begin ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("app", "which pipeline of 'app'?; 'app' has: app:done, app:failing"),
+        ("app:dnoe", "no 'dnoe' in 'app:dnoe'; 'app' has: app:done"),
+        ("app:work", "'app:work' is a Consumer, not a Pipeline; 'app' has: app:done"),
+        ("app:Inner.other", "no 'other'"),
+        ("apq:done", "no module 'apq' in "),
+        ("app.py:done", "no module 'app.py' in "),
+        ("./app:done", "is not module:pipeline"),
+        ("", "is not module:pipeline"),
+        ("json:dumps", "'json' has no Pipeline: make one with pipeline = source >> consumer"),
+        ("app:headless", "has no source"),
+        ("a\x1b[2J:b", r"a\x1b[2J:b"),
+    ],
+)
+def test_a_wrong_target_exits_2_and_says_what_to_write(folder: Path, target: str, told: str) -> None:
+    """A mistake costs a look at one line, not a search; and nothing typed can play with the terminal (F9)."""
+    ended = run_child(folder, "-m", "asyncpc", "run", target)
+    assert (ended.status, ended.out) == (2, "")
+    assert told in ended.err.replace("\\\\", "\\")
+    assert len(ended.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        ("import asyncpc\n1 / 0", "ZeroDivisionError: division by zero (broken.py:2)"),
+        ("import no_such_library", "ModuleNotFoundError: No module named 'no_such_library' (broken.py:1)"),
+        ("def f(:", "SyntaxError: "),
+        ("import asyncpc\n@asyncpc.consumer\ndef f(n): ...", "DefinitionError: consumer 'f' is a plain function"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_exits_2_and_says_why(folder: Path, program: str, told: str) -> None:
+    """The error of the user's module, with its line, is what has to be mended; ``--traceback`` shows the rest."""
+    (folder / "broken.py").write_text(program)
+    ended = run_child(folder, "-m", "asyncpc", "run", "broken:pipeline")
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err.startswith("asyncpc: 'broken' cannot be imported: ")
+    assert told in ended.err
+    assert "Traceback" not in ended.err
+    assert "Traceback" in run_child(folder, "-m", "asyncpc", "run", "broken:pipeline", "--traceback").err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["walk", "app:done"],
+        ["run"],
+        ["run", "app:done", "--loop", "trio"],
+        ["run", "app:done", "--drain-timeout", "-1"],
+        ["run", "app:done", "--drain-timeout", "nan"],
+        ["run", "app:done", "--drain-timeout", "soon"],
+    ],
+)
+def test_wrong_usage_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """The exit status tells a mistake on the command line from a failed run."""
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+    assert "usage: asyncpc" in capsys.readouterr().err
+
+
+def test_a_dotted_attribute_names_a_pipeline(folder: Path) -> None:
+    """Pipelines may live in classes and namespaces."""
+    assert run_child(folder, "-m", "asyncpc", "run", "app:Inner.pipeline").status == 0
+
+
+def test_the_current_directory_comes_first(folder: Path) -> None:
+    """The installed script finds what lies where the user stands, even if a library has the same name."""
+    (folder / "colorsys.py").write_text(APP)
+    script = Path(sys.executable).with_name("asyncpc")
+    if not script.exists():
+        pytest.skip("asyncpc is not installed as a script")
+    ended = subprocess.run([script, "run", "colorsys:done"], cwd=folder, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.splitlines()[-1].startswith("10 produced")
+
+
+# -- on a terminal --------------------------------------------------------------------------------
+
+
+def frames(ended: Ended) -> list[str]:
+    """The progress lines that were drawn, without colours and cursor movements."""
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "\n", ended.out)
+    return [line for line in text.splitlines() if "/s · " in line]
+
+
+def test_a_terminal_shows_progress_and_then_the_report(folder: Path) -> None:
+    """A person sees that it moves, how fast, and which queue is full; no more than ten redraws a second."""
+    pytest.importorskip("rich")
+    ended = run_on_terminal(folder, "-m", "asyncpc", "run", "app:counted")
+    drawn = frames(ended)
+    assert ended.status == 0
+    assert drawn
+    assert all(re.search(r"\d+ done · \d+/s · slow queue \d+/128", line) for line in drawn)
+    assert len(drawn) <= ended.seconds * 10 + 1
+    assert "40 produced, 40 done in" in ended.out
+
+
+def test_the_progress_line_is_gone_at_the_end_and_the_cursor_back(folder: Path) -> None:
+    """The terminal is left as it was found: after the line was erased, the report is all that stands there."""
+    pytest.importorskip("rich")
+    ended = run_on_terminal(folder, "-m", "asyncpc", "run", "app:counted")
+    erased = ended.out.rindex("\x1b[2K")
+    assert "/s · " not in ended.out[erased:]
+    assert ended.out[erased:].startswith("\x1b[2Kstage")
+    assert ended.out.rindex("\x1b[?25h") > ended.out.rindex("\x1b[?25l")
+
+
+def test_a_bar_is_drawn_only_where_the_total_is_known(folder: Path) -> None:
+    """A bar promises an end: it needs sources that know theirs."""
+    pytest.importorskip("rich")
+    assert "━" in run_on_terminal(folder, "-m", "asyncpc", "run", "app:counted").out
+    assert "━" not in run_on_terminal(folder, "-m", "asyncpc", "run", "app:uncounted").out
+
+
+def test_a_run_that_feeds_itself_has_no_total(folder: Path) -> None:
+    """With ``feed`` nobody knows the end: the line goes on, and never shows more done than there is."""
+    pytest.importorskip("rich")
+    ended = run_on_terminal(folder, "-m", "asyncpc", "run", "app:fed")
+    assert ended.status == 0
+    assert frames(ended)
+    assert "1 produced, 30 fed, 31 done" in ended.out
+
+
+def test_what_the_program_prints_is_kept_whole_and_costs_no_redraws(folder: Path) -> None:
+    """The progress line gives way: a thousand lines come out whole and in order, without a redraw for each."""
+    pytest.importorskip("rich")
+    ended = run_on_terminal(folder, "-m", "asyncpc", "run", "app:printing")
+    assert ended.status == 0
+    clean = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", ended.out)
+    assert "".join(f"line {n}\n" for n in range(501)) in clean
+    assert "".join(f"line {n}\n" for n in range(501, 1000)) in clean
+    assert len(frames(ended)) <= ended.seconds * 10 + 1
+
+
+def test_a_terminal_without_rich_gets_a_hint_and_the_report(folder: Path) -> None:
+    """The extra is optional: without it everything works, and one line says how to get it."""
+    program = (
+        "import sys; sys.modules['rich'] = None\nfrom asyncpc.cli import main\nsys.exit(main(['run', 'app:counted']))"
+    )
+    ended = run_on_terminal(folder, "-c", program)
+    assert ended.status == 0
+    assert ended.out.count("pip install 'asyncpc[rich]'") == 1
+    assert "\x1b" not in ended.out
+    assert "40 produced, 40 done in" in ended.out
+
+
+def test_control_characters_in_names_are_refused(folder: Path) -> None:
+    """A name may come from anywhere; it must not move the cursor or clear the screen (fault F9)."""
+    (folder / "evil.py").write_text("import asyncpc\npipeline = asyncpc.source([1], 'a\\x1b[2Jb')\n")
+    for command in ("run", "show"):
+        ended = run_child(folder, "-m", "asyncpc", command, "evil:pipeline")
+        assert (ended.status, ended.out) == (2, "")
+        assert r"name='a\x1b[2Jb' must be printable" in ended.err
+        assert "\x1b" not in ended.err
+
+
+def test_a_reader_that_has_gone_is_no_traceback(folder: Path) -> None:
+    """``asyncpc show … | head -0`` ends quietly."""
+    program = (
+        "import os, sys; from asyncpc.cli import main\n"
+        "read, write = os.pipe(); os.close(read); os.dup2(write, 1)\n"
+        "sys.exit(main(['show', 'app:done']))"
+    )
+    ended = run_child(folder, "-c", program)
+    assert (ended.status, ended.err) == (1, "")
+
+
+# -- show -----------------------------------------------------------------------------------------
+
+
+def test_show_draws_the_topology(in_folder: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sources, queues with their bounds and stages with their concurrency are seen at a glance."""
+    monkeypatch.setenv("COLUMNS", "100")
+    assert in_folder("show", "app:done") == (
+        "numbers ─► [128] ─► work ×4 ─► [100] ─► save ×3\n\nsave: session is opened once per worker\n"
+    )
+    assert in_folder("show", "app:headless") == "put() ─► [128] ─► work ×4\n"
+    assert in_folder("show", "app:merged").splitlines() == [
+        "numbers ─┐",
+        "idle    ─┤",
+        "some    ─┴─► [128] ─► twice ×1 ─► [100] ─► save ×3",
+        "",
+        "idle: started again when it raises, at most 3 times in 60 s",
+        "some: 2 items",
+        "twice: gives any number of items per item",
+        "save: session is opened once per worker",
+    ]
+
+
+def test_show_draws_downwards_on_a_narrow_terminal(
+    in_folder: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrapped line would tear the picture apart."""
+    picture = "numbers ─► [128] ─► work ×4 ─► [100] ─► save ×3"
+    monkeypatch.setenv("COLUMNS", str(len(picture)))
+    assert in_folder("show", "app:done").splitlines()[0] == picture
+    monkeypatch.setenv("COLUMNS", str(len(picture) - 1))
+    assert in_folder("show", "app:done").splitlines()[:5] == [
+        "numbers",
+        "  ▼ [128]",
+        "work ×4",
+        "  ▼ [100]",
+        "save ×3",
+    ]
+    assert in_folder("show", "app:merged").splitlines()[:8] == [
+        "numbers ─┐",
+        "idle    ─┤",
+        "some    ─┤",
+        "  ┌──────┘",
+        "  ▼ [128]",
+        "twice ×1",
+        "  ▼ [100]",
+        "save ×3",
+    ]
+
+
+def test_show_mermaid_is_a_flowchart_with_quoted_labels(in_folder: Callable[..., str]) -> None:
+    """It can be pasted into a README, whatever the names are made of."""
+    assert in_folder("show", "app:merged", "--mermaid").splitlines() == [
+        "flowchart LR",
+        '    source0(["numbers"]) --> queue0',
+        '    source1(["idle"]) --> queue0',
+        '    source2(["some"]) --> queue0',
+        '    queue0[("128")] --> stage0["twice ×1"]',
+        "    stage0 --> queue1",
+        '    queue1[("100")] --> stage1["save ×3"]',
+    ]
+    assert '(["a#92;x1b#91;2Jb"])' in in_folder("show", "app:evil", "--mermaid")
+
+
+def test_show_runs_nothing(folder: Path) -> None:
+    """Looking at a pipeline must not start it."""
+    ended = run_child(folder, "-m", "asyncpc", "show", "app:leaving")
+    assert (ended.status, ended.out) == (0, "numbers ─► [128] ─► leaves ×1\n")
+
+
+def test_show_draws_in_ascii_where_lines_cannot_be_printed(folder: Path) -> None:
+    """An old terminal gets a plainer picture, not a traceback."""
+    ended = run_child(folder, "-m", "asyncpc", "show", "app:merged", PYTHONUTF8="0", PYTHONIOENCODING="ascii")
+    assert (ended.status, ended.err) == (0, "")
+    assert "some    -+-> [128] -> twice x1 -> [100] -> save x3" in ended.out.splitlines()
+
+
+# -- the command itself ---------------------------------------------------------------------------
+
+
+def test_version_is_the_package_s(tmp_path: Path) -> None:
+    """Bug reports name the version that ran."""
+    ended = run_child(tmp_path, "-m", "asyncpc", "--version")
+    assert (ended.status, ended.out) == (0, f"asyncpc {asyncpc.__version__}\n")
+
+
+def test_a_piped_run_imports_no_rich(folder: Path) -> None:
+    """What is used on terminals only costs nothing elsewhere."""
+    program = "import sys; from asyncpc.cli import main\nmain(['run', 'app:done'])\nsys.exit('rich' in sys.modules)"
+    assert run_child(folder, "-c", program).status == 0
+
+
+def test_importing_the_package_imports_no_command_line(tmp_path: Path) -> None:
+    """A library user does not pay for argparse, nor for rich."""
+    program = "import asyncpc, sys; print({'argparse', 'rich', 'asyncpc.cli', 'asyncpc.topology'} & set(sys.modules))"
+    assert run_child(tmp_path, "-c", program).out == "set()\n"
+
+
+def test_main_leaves_its_caller_in_peace(in_folder: Callable[..., str]) -> None:
+    """``main`` may be called by another program: its streams and signal handlers are as before."""
+    before = sys.stdout, sys.stderr, signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    started = time.monotonic()
+    assert "10 produced, 10 done" in in_folder("run", "app:done")
+    assert time.monotonic() - started < 5.0
+    assert before == (sys.stdout, sys.stderr, signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))

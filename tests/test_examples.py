@@ -1,0 +1,486 @@
+"""Every example, run as a reader would run it: as a script and through the command line, in a process of its own.
+
+Outputs are checked for their meaning, with numbers computed here in another way, and against what the example's own
+header promises. Nothing is waited for by the clock: the tests read what the processes write.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import contextlib
+import heapq
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+import uuid
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from virtual import run_virtual
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+TIME = 40.0  # seconds a process may take before it counts as hanging; below pytest's own limit
+
+FINITE = ("basic", "multiple_consumers", "multiple_producers", "checkout_line", "crawler", "stdlib_report")
+"""The examples that end by themselves."""
+
+
+# -- how they are run ---------------------------------------------------------------------------------
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", "COLUMNS": "200", **more}
+
+
+def as_script(name: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py"), *arguments]
+
+
+def as_module(name: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-W", "error", "-m", f"examples.{name}", *arguments]
+
+
+def as_pipeline(name: str) -> list[str]:
+    return [sys.executable, "-W", "error", "-m", "asyncpc", "run", f"examples.{name}:pipeline"]
+
+
+def output(command: list[str], status: int = 0) -> str:
+    """What ``command`` writes to stdout; it must end with ``status`` and have nothing to complain about."""
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment(), capture_output=True, encoding="utf-8", timeout=TIME, check=False
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    for complaint in ("Traceback", "Warning", "Exception ignored", "never retrieved", "was destroyed"):
+        assert complaint not in done.stderr, done.stderr
+    return done.stdout
+
+
+@contextlib.contextmanager
+def started(command: list[str], **more: str) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment(**more),
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        start_new_session=True,  # so that a test can press Ctrl-C, which goes to a whole process group
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def lines_until(process: subprocess.Popen[str], last: str) -> list[str]:
+    """The lines that come, until one holds ``last``."""
+    assert process.stdout is not None
+    lines: list[str] = []
+    for line in process.stdout:
+        lines.append(line.rstrip())
+        if last in line:
+            return lines
+    raise AssertionError(f"{last!r} never came: {lines}")
+
+
+def promised(name: str) -> list[str]:
+    """The lines of output that the example's header shows, without those that stand for others."""
+    text = ast.get_docstring(ast.parse((EXAMPLES / f"{name}.py").read_text(encoding="utf-8"))) or ""
+    block = re.search(r"^Expect.*::\n\n((?:    .*\n?|\n)+)", text, re.MULTILINE)
+    assert block, f"the header of {name} does not say what to expect"
+    lines = [line.strip() for line in block[1].splitlines()]
+    return [line for line in lines if line and line != "..." and not line.startswith("(")]
+
+
+def loosened(line: str) -> str:
+    """A pattern for lines like this one: the same words, other numbers, other pages and places in files."""
+    line = re.sub(r"\S+\.(py|html)\S*( \w+)?$|\S+\?key=\S+", "PLACE", line)
+    pattern = re.sub(r"\d[\d,]*(\\\.\d+)?", lambda _: r"\d[\d,]*(\.\d+)?", re.escape(re.sub(r"\s+", " ", line)))
+    return pattern.replace("PLACE", r"\S+( \w+)?").replace(r"\ ", r"\s+")
+
+
+def assert_keeps(name: str, written: str, *, exactly: bool = False) -> None:
+    """Each promised line came, in the promised order; ``exactly`` as promised, or else with other numbers."""
+    rest = iter(written.splitlines())
+    for line in promised(name):
+        pattern = re.escape(line) if exactly else loosened(line)
+        assert any(re.fullmatch(pattern, came.strip()) for came in rest), f"{line!r} is not in\n{written}"
+
+
+def number(pattern: str, text: str) -> float:
+    match = re.search(pattern, text)
+    assert match, f"{pattern!r} is not in\n{text}"
+    return float(match[1].replace(",", ""))
+
+
+def processes_marked(mark: str) -> list[int]:
+    """The living processes whose environment has ``mark``: an example and all that it started."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+            if mark.encode() in (folder / "environ").read_bytes() and state != "Z":
+                found.append(int(folder.name))
+    return found
+
+
+def until(condition: Any, what: str) -> None:
+    """For what writes nothing that could be read: look until it is so."""
+    deadline = time.monotonic() + TIME
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {TIME} s"
+        time.sleep(0.01)
+
+
+# -- all of them --------------------------------------------------------------------------------------
+
+
+def modules() -> set[str]:
+    return {path.stem for path in EXAMPLES.glob("*.py")} - {"__init__"}
+
+
+def test_every_example_has_a_test() -> None:
+    """Protects against an example that is added and never run: each needs a script test and a place in the index."""
+    tests = [name for name in globals() if name.startswith("test_")]
+    index = (EXAMPLES / "__init__.py").read_text(encoding="utf-8")
+    for name in modules():
+        assert any(test.startswith(f"test_{name}_") for test in tests), f"examples/{name}.py has no test"
+        assert f"``{name}``" in index, f"examples/__init__.py does not list {name}"
+    assert set(FINITE) == modules() - {"order_service", "graceful_shutdown"}
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_headers_say_how_to_run(name: str) -> None:
+    """Protects the reader: each header gives a command that names this very file, the other way, and real output."""
+    text = ast.get_docstring(ast.parse((EXAMPLES / f"{name}.py").read_text(encoding="utf-8"))) or ""
+    assert f"python examples/{name}.py" in text or f"python -m examples.{name}" in text
+    assert f"asyncpc run examples.{name}:pipeline" in text
+    assert promised(name)
+
+
+@pytest.mark.parametrize("name", ["basic", "multiple_consumers", "multiple_producers"])
+def test_the_same_as_a_module(name: str) -> None:
+    """Protects ``python -m examples.…``: the small ones keep their header's promise so too."""
+    assert_keeps(name, output(as_module(name)))
+
+
+# -- one by one ---------------------------------------------------------------------------------------
+
+
+def test_basic_script() -> None:
+    """Protects the first program that anyone copies: its output is the header's, to the letter."""
+    written = output(as_script("basic"))
+    assert_keeps("basic", written, exactly=True)
+    assert written.splitlines()[:-1] == [f"{n} squared is {n * n}" for n in range(10)]
+
+
+def test_basic_pipeline() -> None:
+    """Protects the same program under the command line: every item, and the books."""
+    written = output(as_pipeline("basic"))
+    assert written.splitlines()[:10] == [f"{n} squared is {n * n}" for n in range(10)]
+    assert number(r"(\d+) done", written) == 10
+
+
+@pytest.mark.parametrize("way", [as_script, as_pipeline])
+def test_multiple_consumers_share_the_work(way: Any) -> None:
+    """Protects that five consumers share twenty jobs evenly and at the same time."""
+    written = output(way("multiple_consumers"))
+    assert written.splitlines()[0] == " ".join(str(n * n) for n in range(20))
+    shares = [int(share) for share in re.findall(r"squares-\d did (\d+)", written)]
+    assert len(shares) == 5
+    assert sum(shares) == 20
+    if way is as_script:
+        assert_keeps("multiple_consumers", written)
+        assert 0.4 <= number(r"in ([\d.]+) s", written) < 1.6  # one consumer would need 2.0
+
+
+@pytest.mark.parametrize("way", [as_script, as_pipeline])
+def test_multiple_producers_all_give(way: Any) -> None:
+    """Protects merge: nothing of any source is missing, each keeps its order, and the fast one is not held up."""
+    written = output(way("multiple_producers"))
+    for room, first, count in (("kitchen", 20, 5), ("attic", 30, 5), ("cellar", 11, 2)):
+        readings = [int(degrees) for degrees in re.findall(rf"{room}: +(\d+) °C", written)]
+        assert readings == list(range(first, first + count))
+    assert written.index("attic:   30") < written.index("kitchen: 24")
+    if way is as_script:
+        assert_keeps("multiple_producers", written, exactly=True)
+
+
+def line_at(cashiers: int, customers: list[Any]) -> list[float]:
+    """How long each customer waits, by the textbook: the next one in line goes to the cashier who is free first."""
+    free = [0.0] * cashiers
+    waits = []
+    for customer in customers:
+        begins = max(customer.comes, heapq.heappop(free))
+        waits.append(begins - customer.comes)
+        heapq.heappush(free, begins + customer.needs)
+    return waits
+
+
+@pytest.mark.parametrize("cashiers", [1, 2, 3, 5])
+def test_checkout_line_agrees_with_the_textbook(
+    cashiers: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects the line's fairness: in virtual time, waits and line are exactly the calculated ones."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    shop = import_module("examples.checkout_line")
+    customers = shop.crowd()
+    waits = line_at(cashiers, customers)
+    begins = [customer.comes + wait for customer, wait in zip(customers, waits, strict=True)]
+    # whoever comes is in the line for a moment, before all who came earlier and were not yet served
+    longest = max(1 + sum(begin > one.comes for begin in begins[:place]) for place, one in enumerate(customers))
+
+    async def day() -> Any:
+        return await shop.shop(cashiers)
+
+    report = run_virtual(day)
+    mean = sum(waits) / len(waits)
+    assert capsys.readouterr().out == f"waiting: {mean:.1f} minutes on average, {max(waits):.1f} at most\n"
+    assert report.stages[0].peak_queued == longest
+
+
+@pytest.mark.parametrize("way", [as_script, as_pipeline])
+def test_checkout_line_in_real_time(way: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects the same in real time: timers fire late and never early, so waits are the textbook's or a little longer.
+
+    A minute is 20 ms; ten minutes of lateness are allowed for a busy machine.
+    """
+    monkeypatch.syspath_prepend(str(ROOT))
+    waits = line_at(3, import_module("examples.checkout_line").crowd())
+    written = output(way("checkout_line"))
+    mean, longest = sum(waits) / len(waits), max(waits)
+    assert mean - 0.3 <= number(r"waiting: ([\d.]+) minutes", written) <= mean + 10
+    assert longest - 0.3 <= number(r", ([\d.]+) at most", written) <= longest + 10
+    if way is as_script:
+        assert_keeps("checkout_line", written)
+
+
+def test_checkout_line_takes_the_number_of_cashiers() -> None:
+    """Protects the argument: with enough cashiers nobody waits."""
+    written = output(as_script("checkout_line", "30"))
+    assert "60 customers, 30 cashiers" in written
+    assert number(r"waiting: ([\d.]+) minutes", written) < 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for left-over processes in /proc")
+@pytest.mark.parametrize("way", [as_script, as_pipeline])
+def test_crawler_ends_by_itself(way: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects feed: a crawl of pages that link in circles ends, visits each page once, and leaves no server."""
+    monkeypatch.setenv("ASYNCPC_TEST_MARK", mark := uuid.uuid4().hex)
+    written = output(way("crawler"))
+    pages, links = number(r"(\d+) pages", written), number(r"(\d+) links", written)
+    assert pages > 100  # the topics and keywords of every Python since 3.11 alone
+    assert links > 5 * pages
+    slowest = [int(took) for took in re.findall(r"(\d+) ms", written)]
+    assert len(slowest) == 5
+    assert slowest == sorted(slowest, reverse=True)
+    assert len(re.findall(r"^  dead ", written, re.MULTILINE)) == number(r"(\d+) dead", written) < 20
+    if way is as_script:
+        assert_keeps("crawler", written)
+    else:
+        assert number(r"(\d+) fed", written) == links
+        assert number(r"(\d+) done in", written) == pages
+    assert [pid for pid in processes_marked(mark) if pid != os.getpid()] == []
+
+
+def test_crawler_names_dead_links() -> None:
+    """Protects the report of dead links, and the command line's modules: only those named are asked for."""
+    written = output(as_script("crawler", "no_such_module", "string"))
+    assert "dead    no_such_module.html" in written
+    assert "json" not in written
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for the server in /proc")
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_crawler_leaves_no_server_behind(sent: signal.Signals, status: int) -> None:
+    """Protects the machine: a crawl ended by Ctrl-C, SIGTERM or SIGKILL takes its server with it."""
+    mark = uuid.uuid4().hex
+    with started(as_script("crawler"), ASYNCPC_TEST_MARK=mark) as process:
+        until(lambda: len(processes_marked(mark)) == 2, "the server runs")
+        if sent is signal.SIGINT:
+            os.killpg(process.pid, sent)
+        else:
+            process.send_signal(sent)
+        assert process.stdout is not None
+        written = process.stdout.read()
+        assert process.wait(TIME) == status
+        if sent is not signal.SIGKILL:
+            assert "pages" in written  # drained: the summary came
+            assert processes_marked(mark) == []
+    until(lambda: processes_marked(mark) == [], "the server ends")
+
+
+def python_files(folder: Path) -> list[Path]:
+    ignored = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+    return [path for path in folder.rglob("*.py") if not ignored & set(path.relative_to(folder).parts)]
+
+
+@pytest.mark.parametrize("way", [as_script, as_pipeline])
+def test_stdlib_report_counts_what_is_there(way: Any) -> None:
+    """Protects the README's main example: its counts are those of the standard library, in reasonable time."""
+    began = time.monotonic()
+    written = output(way("stdlib_report"))
+    assert time.monotonic() - began < 20  # about 3 s on two processors
+    texts = [path.read_bytes() for path in python_files(Path(sysconfig.get_path("stdlib")))]
+    assert number(r"([\d,]+) modules", written) == len(texts)
+    assert number(r"([\d,]+) lines", written) == sum(len(text.splitlines()) for text in texts)
+    definitions = sum(len(re.findall(rb"^\s*(?:async\s+)?def\s", text, re.MULTILINE)) for text in texts)
+    assert number(r"([\d,]+) functions", written) == pytest.approx(definitions, rel=0.02)  # some are in strings
+    assert re.search(r"most imported, by modules:\n +\d+  sys\n", written)
+    if way is as_script:
+        assert_keeps("stdlib_report", written)
+
+
+def test_stdlib_report_names_what_cannot_be_read(tmp_path: Path) -> None:
+    """Protects the whole from its parts: files that cannot be decoded, parsed or read are counted and named."""
+    (tmp_path / "good.py").write_text("import os.path\n\n\ndef one():\n    return 1\n", encoding="utf-8")
+    (tmp_path / "syntax.py").write_text("def (:\n", encoding="utf-8")
+    (tmp_path / "latin.py").write_bytes(b"name = '\xe9'\n")
+    (tmp_path / "nulls.py").write_bytes(b"a = 1\0\n")
+    (tmp_path / "gone.py").symlink_to(tmp_path / "nowhere")
+    written = output(as_script("stdlib_report", str(tmp_path)))
+    assert "5 modules, 5 lines, 1 functions, 4 unreadable" in written
+    assert set(re.findall(r"^  (\w+\.py): \w*Error: ", written, re.MULTILINE)) == {
+        "syntax.py",
+        "latin.py",
+        "nulls.py",
+        "gone.py",
+    }
+    assert "2  good.py:4 one" in written
+    assert re.search(r"1  os$", written, re.MULTILINE)
+
+
+@pytest.mark.parametrize("way", [as_script, as_pipeline])
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_graceful_shutdown_while_idle(way: Any, sent: signal.Signals, status: int) -> None:
+    """Protects the promise others break: a signal is heard while the source waits for an item that never comes."""
+    with started(way("graceful_shutdown")) as process:
+        ready = lines_until(process, "handled event 5")
+        process.send_signal(sent)
+        began = time.monotonic()
+        assert process.stdout is not None
+        rest = process.stdout.read()
+        assert process.wait(TIME) == status
+        assert time.monotonic() - began < 1.0
+    assert ready[0] == f"ready: kill -TERM {process.pid}"
+    assert sorted(ready[1:]) == [f"handled event {n}" for n in range(1, 6)]
+    assert rest.startswith("source closed\n")
+    if way is as_script:
+        assert rest.splitlines()[1:] == [f"5 of 5 events handled, exit status {status}"]
+        if sent is signal.SIGTERM:
+            assert_keeps("graceful_shutdown", "\n".join([*ready, rest]))
+    else:
+        assert re.search(r"^handle +5 +5 +0 +0 +0 ", rest, re.MULTILINE)
+
+
+@pytest.mark.parametrize("way", [as_script, as_pipeline])
+def test_graceful_shutdown_under_load(way: Any) -> None:
+    """Protects accepted items: a signal that comes while they wait in the queue loses none of them."""
+    with started(way("graceful_shutdown")) as process:
+        lines_until(process, "ready")
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout is not None
+        rest = process.stdout.read()
+        assert process.wait(TIME) == 143
+    handled = len(re.findall("handled event", rest))
+    accepted = number(r"of (\d+) events", rest) if way is as_script else number(r"(\d+) produced", rest)
+    assert handled == accepted
+    assert "source closed" in rest
+
+
+# -- the web service ----------------------------------------------------------------------------------
+
+
+def orders(*arguments: str) -> dict[str, Any]:
+    """What the load driver saw."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "load_orders.py"), *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=TIME,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    seen: dict[str, Any] = json.loads(done.stdout)
+    return seen
+
+
+def assert_none_lost(seen: dict[str, Any]) -> None:
+    assert seen["accepted"] == seen["handled"] == seen["answers"]["202"]
+    assert (seen["lost"], seen["unasked"], seen["twice"]) == ([], [], [])
+    assert seen["last_line"] == f"{seen['accepted']} orders accepted, {seen['handled']} handled, 0 unfinished"
+    assert seen["without_retry_after"] == 0
+    assert seen["exit_status"] == -signal.SIGTERM  # uvicorn raises the signal again after its shutdown
+
+
+def test_order_service_handles_every_order() -> None:
+    """Protects the hand-over from web to background: 500 concurrent orders are accepted, handled once, and counted."""
+    seen = orders("500")
+    assert seen["answers"] == {"202": 500}
+    assert_none_lost(seen)
+    (stage,) = seen["stats"]["stages"]
+    assert stage["received"] == 500 == stage["done"] + stage["in_flight"] + stage["queued"]
+
+
+def test_order_service_drains_at_sigterm() -> None:
+    """Protects accepted orders in a deployment: SIGTERM in the midst of the load, and each 202 is still kept."""
+    seen = orders("500", "--terminate-after", "250")
+    assert seen["accepted"] >= 250
+    assert seen["waiting_at_signal"] > 0
+    assert_none_lost(seen)
+
+
+def test_order_service_through_the_command_line() -> None:
+    """Protects the reader who tries it: a pipeline without a source is refused, with the cure, and does not hang."""
+    command = as_pipeline("order_service")
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment(), capture_output=True, encoding="utf-8", timeout=TIME, check=False
+    )
+    assert done.returncode == 2
+    assert "has no source" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_order_service_says_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects clients: full and draining are 503 with Retry-After at once, nonsense is 400, and nothing is lost."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    service = import_module("examples.order_service")
+
+    async def scenario() -> None:
+        async with service.lifespan(service.app) as state:
+            running = state["orders"]
+
+            async def app(scope: Any, receive: Any, send: Any) -> None:
+                await service.app({**scope, "state": dict(state)}, receive, send)
+
+            transport = httpx.ASGITransport(app=app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://shop") as http:
+                for nonsense in (b"tea", b"[1]", b"\xff", b""):
+                    assert (await http.post("/orders", content=nonsense)).status_code == 400
+                accepted = (await http.post("/orders", json={"id": 0, "item": "tea"})).status_code
+                assert accepted == 202
+                filled = 0
+                with contextlib.suppress(asyncio.QueueFull):
+                    while True:
+                        running.put_nowait({"id": filled})
+                        filled += 1
+                full = await http.post("/orders", json={"id": 1, "item": "tea"})
+                running.stop()
+                draining = await http.post("/orders", json={"id": 2, "item": "tea"})
+                for answer in (full, draining):
+                    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+                assert (await http.get("/stats")).json()["state"] == "draining"
+        assert running.report.complete
+        assert running.report.done == filled + 1
+
+    asyncio.run(scenario())

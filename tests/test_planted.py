@@ -1,0 +1,38 @@
+"""The scenarios catch the faults of :mod:`planted`: a suite that cannot fail proves nothing."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from planted import FAULTS, Change, Fault, Withered, planted
+from scenarios import draw, failing, play
+
+from asyncpc.queue import BoundedQueue
+
+SEEDS = range(1500)
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """Thousands of items are left unfinished on purpose; a log line for each would hide what failed."""
+    caplog.set_level(logging.CRITICAL, logger="asyncpc")
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+def test_a_planted_fault_is_caught(fault: Fault) -> None:
+    """Protects the checks themselves: each fault fails some scenario, and that scenario passes without it."""
+    with planted(fault):
+        caught = fault.check() if fault.check else failing(SEEDS, stop_at=1)
+    assert caught, f"nobody noticed: {fault.name}"
+    if fault.check:
+        assert fault.check() == []
+    else:
+        assert [play(draw(seed)) for seed in caught] == [[]]
+
+
+def test_a_fault_that_no_longer_fits_says_so() -> None:
+    """Protects against faults that are planted nowhere because the code has moved on."""
+    fault = Fault("gone", "", (Change(BoundedQueue, "close", "text that is not there", ""),))
+    with pytest.raises(Withered, match=r"BoundedQueue\.close"), planted(fault):
+        pass  # pragma: no cover

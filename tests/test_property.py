@@ -1,0 +1,62 @@
+"""Hundreds of random scenarios on every kind of loop; :mod:`scenarios` says what is drawn and what is checked."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import pytest
+from scenarios import draw, failing, perform
+
+BLOCK = 50
+"""Scenarios per test, so that a failure names few of them."""
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """Thousands of items are left unfinished on purpose; a log line for each would hide what failed."""
+    caplog.set_level(logging.CRITICAL, logger="asyncpc")
+
+
+@pytest.mark.parametrize("start", range(0, 600, BLOCK))
+def test_scenarios(start: int) -> None:
+    """Protects all ten invariants at once, in programs nobody thought of."""
+    assert failing(range(start, start + BLOCK)) == {}
+
+
+LOOPS = [("debug", 100), *([("eager", 200)] if sys.version_info >= (3, 12) else []), ("uvloop", 40)]
+
+
+@pytest.mark.parametrize(("loop", "count"), LOOPS)
+def test_scenarios_on_other_loops(loop: str, count: int) -> None:
+    """Protects against what only shows in debug mode, with eager tasks, or in the real time of uvloop (B3, B9)."""
+    assert failing(range(10_000, 10_000 + count), loop=loop) == {}
+
+
+def test_a_seed_repeats() -> None:
+    """Protects the one-line reproduction: the same seed is the same run, to the last step."""
+    for seed in range(30):
+        first, second = (perform(draw(seed)) for _ in range(2))
+        assert [list(map(repr, book.started)) for book in first[0].books] == [
+            list(map(repr, book.started)) for book in second[0].books
+        ]
+        assert first[1].ended == second[1].ended
+
+
+def test_the_scenarios_are_varied() -> None:
+    """Protects against a generator that draws only easy programs: what matters is seen often enough."""
+    seen = dict.fromkeys(("returned", "raised", "unfinished", "complete", "fed", "killed", "swallowed", "abandoned"), 0)
+    for seed in range(600):
+        ledger, outcome = perform(draw(seed))
+        assert outcome.report is not None or ledger.cancels
+        report = outcome.report
+        seen["returned"] += outcome.returned
+        seen["raised"] += bool(ledger.errors)
+        seen["unfinished"] += bool(report and report.unfinished)
+        seen["complete"] += bool(report and report.complete)
+        seen["fed"] += bool(ledger.fed)
+        seen["killed"] += bool(ledger.kills)
+        seen["swallowed"] += bool(ledger.swallowed)
+        seen["abandoned"] += bool(report and report.abandoned)
+    assert min(seen.values()) >= 3, seen
+    assert min(seen["returned"], seen["raised"], seen["unfinished"], seen["complete"]) >= 50, seen

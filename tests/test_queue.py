@@ -1,0 +1,1007 @@
+"""``BoundedQueue``, fault by fault (the ids are those of the project's list of faults), then by random schedules.
+
+Tests without timers run on every loop; tests with timers, or that must find a deadlock, run in virtual time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from virtual import EAGER, idle, now, run_virtual
+
+from asyncpc import DEFAULT_MAXSIZE, END, BoundedQueue, QueueShutDown, StateError
+from asyncpc.queue import BUDGET
+
+Queue = BoundedQueue[Any]
+
+
+def virtual(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[bool], None]:
+    """Run an async test in virtual time, with lazy and with eager tasks."""
+
+    def run(eager: bool) -> None:
+        run_virtual(test, eager=eager, debug=True)
+
+    run.__name__, run.__qualname__, run.__doc__ = test.__name__, test.__qualname__, test.__doc__
+    return pytest.mark.parametrize("eager", EAGER)(run)
+
+
+async def spin(turns: int = 10) -> None:
+    """Let the others run; enough turns for everything in these tests that can go on."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+
+def full(*items: Any) -> Queue:
+    """A queue with ``items`` and no room."""
+    queue = Queue(len(items))
+    for item in items:
+        queue.put_nowait(item)
+    return queue
+
+
+def lines(queue: Queue) -> int:
+    """How many wait at the queue, in all lines."""
+    return len(queue._getters) + len(queue._putters) + len(queue._writers)
+
+
+async def cancelled(task: asyncio.Task[Any]) -> None:
+    """Check that ``task`` ended as cancelled."""
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+# -- faults A1 to A18 -------------------------------------------------------------------------
+
+
+async def test_a1_a_getter_cancelled_after_its_wake_up_leaves_the_item() -> None:
+    """Protects the item: it is not handed to the waiter's future, so a cancelled getter cannot take it along."""
+    queue = Queue()
+    getter = asyncio.create_task(queue.get())
+    await spin()
+    queue.put_nowait("item")
+    getter.cancel()
+    await cancelled(getter)
+    assert queue.get_nowait() == "item"
+
+
+async def test_a2_a_cancelled_getter_passes_its_wake_up_on() -> None:
+    """Protects the next getter from sleeping beside an item."""
+    queue = Queue()
+    first, second = asyncio.create_task(queue.get()), asyncio.create_task(queue.get())
+    await spin()
+    queue.put_nowait("item")
+    first.cancel()
+    await spin()
+    assert second.done()
+    assert second.result() == "item"
+    await cancelled(first)
+
+
+async def test_a3_a_cancelled_putter_passes_its_wake_up_on() -> None:
+    """Protects the next putter from sleeping beside room."""
+    queue = full(0)
+    first, second = asyncio.create_task(queue.put(1)), asyncio.create_task(queue.put(2))
+    await spin()
+    queue.get_nowait()
+    first.cancel()
+    await spin()
+    assert second.done()
+    assert queue.get_nowait() == 2
+    await cancelled(first)
+
+
+async def test_a4_no_condition_is_used() -> None:
+    """Protects from asyncio.Condition, which loses a notify on cancel in Python 3.11 and 3.12."""
+    queue = full(0)
+    putter = asyncio.create_task(queue.put(1))
+    await spin()
+    assert not any(isinstance(value, asyncio.Condition) for value in vars(queue).values())
+    queue.get_nowait()
+    await putter
+
+
+@virtual
+async def test_a5_a_timeout_and_an_item_in_the_same_tick() -> None:
+    """Protects the item: it is returned, or TimeoutError comes and it is kept; never both or neither."""
+    for item_at in (0.9, 1.0, 1.1):
+        for item_first in (True, False):
+            queue, loop, began = Queue(), asyncio.get_running_loop(), now()
+            if item_first:
+                loop.call_at(began + item_at, queue.put_nowait, "item")
+            getter = asyncio.create_task(queue.get(timeout=1.0))
+            await asyncio.sleep(0)
+            if not item_first:
+                loop.call_at(began + item_at, queue.put_nowait, "item")
+            await asyncio.sleep(2)
+            returned = getter.exception() is None
+            assert returned != (queue.qsize() == 1)
+            assert returned or isinstance(getter.exception(), TimeoutError)
+            assert lines(queue) == 0
+
+
+@virtual
+async def test_a6_a_timeout_and_room_in_the_same_tick() -> None:
+    """Protects the putter: its item is accepted, or TimeoutError comes and it is not; never both or neither."""
+    for room_first in (True, False):
+        queue, loop, began = full("old"), asyncio.get_running_loop(), now()
+        if room_first:
+            loop.call_at(began + 1.0, queue.get_nowait)
+        putter = asyncio.create_task(queue.put("new", timeout=1.0))
+        await asyncio.sleep(0)
+        if not room_first:
+            loop.call_at(began + 1.0, queue.get_nowait)
+        await asyncio.sleep(2)
+        assert (putter.exception() is None) == (queue.qsize() == 1)
+        assert lines(queue) == 0
+
+
+async def test_a7_a_put_that_raised_left_nothing_behind() -> None:
+    """Protects from duplicates: a caller whose put was cancelled may put the item again."""
+    queue = full("old")
+    putter = asyncio.create_task(queue.put("new"))
+    await spin()
+    queue.get_nowait()  # room, and the putter is woken
+    putter.cancel()
+    await cancelled(putter)
+    assert queue.empty()
+    assert queue.statistics().received == 1
+
+
+async def test_a8_put_and_get_yield_before_they_move_an_item() -> None:
+    """Protects from yield after take: cancelled in the yield of the budget, get has taken and put has put nothing."""
+    queue = full(1, 2)
+    queue._turn = 0
+    coroutine: Any = queue.get()
+    coroutine.send(None)  # it yields
+    assert queue.qsize() == 2
+    with pytest.raises(asyncio.CancelledError):
+        coroutine.throw(asyncio.CancelledError)
+    assert queue.qsize() == 2
+    queue.get_nowait()
+    queue._turn = 0
+    coroutine = queue.put(3)
+    coroutine.send(None)
+    with pytest.raises(asyncio.CancelledError):
+        coroutine.throw(asyncio.CancelledError)
+    assert queue.qsize() == 1
+
+
+async def test_a9_put_and_get_make_no_tasks() -> None:
+    """Protects from helper tasks, which outlive a cancelled call and take items for nobody."""
+    empty, busy = Queue(), full(0)
+    waiting = {asyncio.create_task(empty.get(timeout=60)), asyncio.create_task(busy.put(1, timeout=60))}
+    await spin()
+    assert asyncio.all_tasks() == waiting | {asyncio.current_task()}
+    for task in waiting:
+        task.cancel()
+        await cancelled(task)
+
+
+@pytest.mark.parametrize("maxsize", [1, 2, 3])
+async def test_a10_racing_putters_keep_the_bound(maxsize: int) -> None:
+    """Protects the bound: who is woken for room looks again, since another may have been faster."""
+    queue = Queue(maxsize)
+    putters = [asyncio.create_task(queue.put(n)) for n in range(50)]
+    await spin()
+    got = []
+    while len(got) < 100:
+        with suppress(asyncio.QueueEmpty):
+            got.append(queue.get_nowait())
+        if len(got) <= 50:
+            with suppress(asyncio.QueueFull):
+                queue.put_nowait(-1)  # steals the room a putter was woken for
+        assert queue.qsize() <= maxsize
+        await asyncio.sleep(0)
+        if all(putter.done() for putter in putters) and queue.empty():
+            break
+    assert sorted(n for n in got if n >= 0) == list(range(50))
+    assert queue.statistics().peak_queued == maxsize
+
+
+async def test_a12_join_counts_what_was_accepted_not_what_was_tried() -> None:
+    """Protects join from hanging after a cancelled put."""
+    queue = full("old")
+    putter = asyncio.create_task(queue.put("new"))
+    await spin()
+    putter.cancel()
+    await cancelled(putter)
+    queue.get_nowait()
+    queue.task_done()
+    await asyncio.wait_for(queue.join(), 1)
+    with pytest.raises(ValueError, match="too many times"):
+        queue.task_done()
+
+
+async def test_a12_join_waits_for_every_accepted_item() -> None:
+    """Protects join from returning while an item is queued or being worked on."""
+    queue = full(1, 2)
+    joiner = asyncio.create_task(queue.join())
+    for _ in range(2):
+        await spin()
+        assert not joiner.done()
+        queue.get_nowait()
+        await spin()
+        assert not joiner.done()
+        queue.task_done()
+    await joiner
+
+
+async def test_a12_items_dropped_at_shutdown_do_not_hold_up_join() -> None:
+    """Protects join when no consumer is alive: what is thrown away is settled, and counted."""
+    queue = full(1, 2)
+    joiner = asyncio.create_task(queue.join())
+    await spin()
+    queue.shutdown(immediate=True)
+    await joiner
+    statistics = queue.statistics()
+    assert (statistics.dropped, statistics.settled, statistics.queued) == (2, 2, 0)
+
+
+async def test_a14_close_while_putters_wait() -> None:
+    """Protects putters: each hears that the queue is closed, and its item was not taken."""
+    queue = full("old")
+    putters = [asyncio.create_task(queue.put(n)) for n in range(3)]
+    many = asyncio.create_task(queue.put_many(iter([7, 8])))
+    await spin()
+    queue.close()
+    for task in (*putters, many):
+        with pytest.raises(QueueShutDown):
+            await task
+    assert [item async for item in queue] == ["old"]
+    assert queue.statistics().received == 1
+
+
+async def test_a14_a_putter_woken_for_room_when_the_queue_closes() -> None:
+    """Protects the promise of close when it comes between a putter's wake-up and its turn."""
+    queue = full("old")
+    putter = asyncio.create_task(queue.put("new"))
+    await spin()
+    queue.get_nowait()
+    queue.close()
+    with pytest.raises(QueueShutDown):
+        await putter
+    assert queue.empty()
+
+
+@pytest.mark.parametrize("verb", ["put", "get", "get_many", "async for"])
+async def test_a15_a_backlog_does_not_hold_the_loop(verb: str) -> None:
+    """Protects the other tasks: put and get let them run at least once per 128 items."""
+    queue = Queue(0)
+    if verb != "put":
+        await queue.put_many(range(2000))
+    moved, gaps = 0, [0]
+
+    async def move() -> None:
+        nonlocal moved
+        for moved in range(2000):
+            match verb:
+                case "put":
+                    await queue.put(moved)
+                case "get":
+                    await queue.get()
+                case "get_many":
+                    await queue.get_many(1)
+                case _:
+                    await anext(queue)
+
+    task = asyncio.create_task(move())
+    while not task.done():
+        before = moved
+        await asyncio.sleep(0)
+        gaps.append(moved - before)
+    await task
+    assert max(gaps) <= BUDGET
+
+
+@pytest.mark.parametrize("eager", EAGER)
+def test_a16_timed_out_waiters_leave_the_line(eager: bool) -> None:
+    """Protects memory: 20,000 calls that timed out leave nobody in line."""
+
+    async def main() -> None:
+        empty, busy = Queue(), full(0)
+        for _ in range(10_000):
+            with pytest.raises(TimeoutError):
+                await empty.get(timeout=0.001)
+            with pytest.raises(TimeoutError):
+                await busy.put(1, timeout=0.001)
+        assert lines(empty) == lines(busy) == 0
+
+    run_virtual(main, eager=eager)  # without debug mode: it would take seconds
+
+
+@virtual
+async def test_a16_all_at_once() -> None:
+    """Protects the same when thousands wait and leave together, by timeout and by cancel."""
+    queue = Queue()
+    timed = [asyncio.create_task(queue.get(timeout=1)) for _ in range(1000)]
+    others = [asyncio.create_task(queue.get()) for _ in range(1000)]
+    await idle()
+    assert queue.statistics().waiting_get == 2000
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*timed, *others, return_exceptions=True)
+    assert lines(queue) == 0
+    assert queue.statistics().waiting_get == 0
+
+
+async def test_a17_another_loop_or_thread_is_told() -> None:
+    """Protects from a race that nobody sees: the wrong thread gets a clear error, at the call."""
+    queue = full(1)
+    assert await queue.get() == 1
+    errors = []
+
+    def outside() -> None:
+        for call in (lambda: queue.put_nowait(2), queue.get_nowait, lambda: asyncio.run(queue.put(2))):
+            try:
+                call()
+            except StateError as error:
+                errors.append(error)
+
+    await asyncio.to_thread(outside)
+    assert len(errors) == 3
+    assert "run_coroutine_threadsafe" in str(errors[0])
+    assert queue.empty()
+
+
+def test_a17_a_queue_outlives_a_closed_loop() -> None:
+    """Protects those who make a queue once and run twice: asyncio's queue allows it."""
+    queue = Queue()
+    run_virtual(queue.put, 1)
+    assert run_virtual(queue.get) == 1
+
+
+class Odd:
+    """An item that cannot be compared, counted or tested for truth."""
+
+    __hash__ = None  # type: ignore[assignment]  # not hashable either
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("compared")
+
+    def __bool__(self) -> bool:
+        raise RuntimeError("tested")
+
+    def __len__(self) -> int:
+        raise RuntimeError("measured")
+
+
+ODD = [None, False, 0, "", (), END, Odd(), StopIteration(), StopAsyncIteration(), QueueShutDown(), ..., NotImplemented]
+
+
+async def test_a18_any_object_is_an_item() -> None:
+    """Protects payloads that look like an end, or that break when they are looked at."""
+    queue = Queue()
+    for odd in ODD:
+        await queue.put(odd)
+        assert await queue.get() is odd
+    await queue.put_many(ODD)
+    assert all(a is b for a, b in zip(await queue.get_many(100), ODD, strict=True))
+    await queue.put_many(ODD)
+    queue.close()
+    rest = [item async for item in queue]
+    assert all(a is b for a, b in zip(rest, ODD, strict=True))
+    assert queue.statistics().ends == 1
+
+
+# -- cancellation at every await --------------------------------------------------------------
+
+
+CALLS: dict[str, tuple[Callable[[Queue], Coroutine[Any, Any, Any]], int]] = {  # call, and items before
+    "put": (lambda queue: queue.put("new"), 1),
+    "put with timeout": (lambda queue: queue.put("new", timeout=9), 1),
+    "put_many": (lambda queue: queue.put_many(["new"]), 1),
+    "push": (lambda queue: queue._push("new"), 1),
+    "room": (lambda queue: queue._room(), 1),
+    "get": (lambda queue: queue.get(), 0),
+    "get with timeout": (lambda queue: queue.get(timeout=9), 0),
+    "get_many": (lambda queue: queue.get_many(5), 0),
+    "async for": (lambda queue: queue.__anext__(), 0),
+    "ready": (lambda queue: queue._ready(), 0),
+    "join": (lambda queue: queue.join(), 1),
+}
+
+
+@pytest.mark.parametrize("change", ["nothing", "wake-up", "close"])
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("name", CALLS)
+async def test_cancelled_at_every_await(name: str, turns: int, change: str) -> None:
+    """Protects all or nothing: cancelled after any number of turns, before or after what it waits for came."""
+    call, items = CALLS[name]
+    queue = Queue(1)
+    for _ in range(items):
+        queue.put_nowait("old")
+    queue._turn = 0  # so that the first await of put and get is the yield of the budget
+    task = asyncio.create_task(call(queue))
+    await spin(turns)
+    taken: list[Any] = []
+    if change == "wake-up":
+        if items:
+            taken.append(queue.get_nowait())
+        else:
+            with suppress(asyncio.QueueFull):
+                queue.put_nowait("new")
+    elif change == "close":
+        queue.close()
+    task.cancel()
+    (result,) = await asyncio.gather(task, return_exceptions=True)
+    raised = isinstance(result, BaseException)
+    if not raised and not items and name not in ("ready",):
+        taken += result if isinstance(result, list) else [result]
+    while not queue.empty():
+        taken.append(queue.get_nowait())
+    count = Counter(taken)
+    assert count.total() == queue.statistics().received  # nothing vanished, nothing twice
+    assert count["new"] <= 1
+    if raised and items and name != "push":
+        assert count["new"] == 0  # a put that raised left nothing behind
+    assert lines(queue) == 0
+
+
+# -- times ------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_a_timeout_is_exact_and_counts_from_the_call() -> None:
+    """Protects deadlines: also one that was woken in vain keeps its first deadline."""
+    queue = Queue(1)
+
+    async def tease() -> None:
+        while now() < 4:
+            await asyncio.sleep(1)
+            queue.put_nowait("gone")  # wakes the getter ...
+            queue.get_nowait()  # ... in vain
+
+    teasing = asyncio.create_task(tease())
+    with pytest.raises(TimeoutError):
+        await queue.get(timeout=3.5)
+    assert now() == 3.5
+    await teasing
+
+
+@virtual
+async def test_a_timeout_of_zero_or_less_takes_what_is_there() -> None:
+    """Protects polling: no time to wait is not an error when there is no need to wait."""
+    queue = Queue(1)
+    for timeout in (0, -1):
+        with pytest.raises(TimeoutError):
+            await queue.get(timeout=timeout)
+        await queue.put(1, timeout=timeout)
+        with pytest.raises(TimeoutError):
+            await queue.put(2, timeout=timeout)
+        assert await queue.get(timeout=timeout) == 1
+    assert now() == 0
+
+
+@virtual
+async def test_put_many_has_one_deadline_for_all() -> None:
+    """Protects put_many's timeout: it is for the whole call, and what was not accepted is still in the iterator."""
+    queue, items = Queue(1), iter(range(10))
+
+    async def slowly() -> list[int]:
+        got = []
+        with suppress(TimeoutError):
+            while True:
+                await asyncio.sleep(1)
+                got.append(await queue.get(timeout=5))
+        return got
+
+    consumer = asyncio.create_task(slowly())
+    with pytest.raises(TimeoutError):
+        await queue.put_many(items, timeout=3.5)
+    assert now() == 3.5
+    accepted = await consumer
+    assert [*accepted, *items] == list(range(10))
+    assert len(accepted) == 4
+
+
+# -- END --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("consumers", [1, 2, 5])
+@pytest.mark.parametrize("items", [0, 1, 7])
+async def test_end_is_told_once_to_each_consumer(consumers: int, items: int) -> None:
+    """Protects every consumer: not one END too few (it would hang) nor one too many, after the last item."""
+    queue, got = Queue(0), []
+
+    async def consume() -> None:
+        async for item in queue:
+            got.append(item)
+            await asyncio.sleep(0)
+
+    tasks = [asyncio.create_task(consume()) for _ in range(consumers)]
+    await spin()
+    await queue.put_many(range(items))
+    queue.close()
+    queue.close()
+    await asyncio.gather(*tasks)
+    assert got == list(range(items))
+    assert queue.statistics().ends == consumers
+
+
+async def test_end_is_told_once_to_each_worker() -> None:
+    """Protects the pipeline's own way to END."""
+    queue = full(1)
+    assert await queue._ready() is None
+    queue.get_nowait()
+    workers = [asyncio.create_task(queue._ready()) for _ in range(4)]
+    await spin()
+    assert queue._idle == 4
+    queue.close()
+    assert await asyncio.gather(*workers) == [END] * 4
+    assert queue.statistics().ends == 4
+    assert queue._idle == 0
+
+
+async def test_every_way_of_getting_tells_end() -> None:
+    """Protects the verbs alike: each raises QueueShutDown, or ends the loop, when closed and empty; put refuses."""
+    queue = full(1)
+    queue.close()
+    assert await queue.get() == 1
+    for call in (queue.get, lambda: queue.get_many(2)):
+        with pytest.raises(QueueShutDown):
+            await call()
+    with pytest.raises(QueueShutDown):
+        queue.get_nowait()
+    assert [item async for item in queue] == []
+    assert queue.statistics().ends == 4
+    for call in (lambda: queue.put(1), lambda: queue.put_many([1])):
+        with pytest.raises(QueueShutDown):
+            await call()
+    with pytest.raises(QueueShutDown):
+        queue.put_nowait(1)
+
+
+async def test_a_cancelled_getter_is_not_told_end() -> None:
+    """Protects the count of ENDs from a consumer that was cancelled in the tick of the close."""
+    queue = Queue()
+    getters = [asyncio.create_task(queue.get()) for _ in range(2)]
+    await spin()
+    queue.close()
+    getters[0].cancel()
+    results = await asyncio.gather(*getters, return_exceptions=True)
+    assert [type(result) for result in results] == [asyncio.CancelledError, QueueShutDown]
+    assert queue.statistics().ends == 1
+
+
+# -- put_many and get_many --------------------------------------------------------------------
+
+
+@settings(max_examples=40)
+@given(
+    items=st.lists(st.integers(), max_size=400),
+    maxsize=st.sampled_from([0, 1, 2, 3, 128, 1000]),
+    limit=st.sampled_from([1, 2, 3, 200]),
+    shape=st.sampled_from([list, iter, tuple, lambda items: (item for item in items)]),
+)
+def test_the_fast_paths_equal_the_slow_ones(
+    items: list[int], maxsize: int, limit: int, shape: Callable[[list[int]], Any]
+) -> None:
+    """Protects put_many and get_many: the same items, order and counts as put and get one by one."""
+
+    async def move(many: bool) -> tuple[Any, ...]:
+        queue, got = Queue(maxsize), []
+
+        async def put() -> None:
+            if many:
+                await queue.put_many(shape(items))
+            else:
+                for item in items:
+                    await queue.put(item)
+            queue.close()
+
+        putter = asyncio.create_task(put())
+        with suppress(QueueShutDown):
+            while True:
+                got += await queue.get_many(limit) if many else [await queue.get()]
+                queue.task_done()
+        await putter
+        statistics = queue.statistics()
+        assert 0 < maxsize >= statistics.peak_queued or maxsize == 0
+        return got, statistics.received, statistics.queued, statistics.ends
+
+    assert run_virtual(move, True) == run_virtual(move, False) == (items, len(items), 0, 1)
+
+
+async def test_get_many_takes_no_more_than_asked_and_wakes_putters_for_all() -> None:
+    """Protects get_many's limit, and those who wait for the several slots that it frees at once."""
+    queue = full(1, 2, 3)
+    putters = [asyncio.create_task(queue.put(n)) for n in (4, 5, 6)]
+    await spin()
+    assert await queue.get_many(2) == [1, 2]
+    await spin()
+    assert [putter.done() for putter in putters] == [True, True, False]
+    assert await queue.get_many(9) == [3, 4, 5]
+    await putters[2]
+    with pytest.raises(ValueError, match="at least 1"):
+        await queue.get_many(0)
+
+
+async def test_put_many_wakes_a_getter_for_each_item() -> None:
+    """Protects getters: a run of items wakes as many as there is work for."""
+    queue = Queue()
+    getters = [asyncio.create_task(queue.get()) for _ in range(5)]
+    await spin()
+    await queue.put_many([1, 2, 3])
+    await spin()
+    assert sum(getter.done() for getter in getters) == 3
+    queue.close()
+    results = await asyncio.gather(*getters, return_exceptions=True)
+    assert results[:3] == [1, 2, 3]
+
+
+async def test_put_many_into_an_overfull_queue_waits() -> None:
+    """Protects put_many behind a cancelled writer, whose item lies one above the bound."""
+    queue = full(1)
+    writer = asyncio.create_task(queue._push(2))
+    await spin()
+    writer.cancel()
+    await cancelled(writer)
+    assert queue.qsize() == 2
+    many = asyncio.create_task(queue.put_many([3, 4]))
+    await spin()
+    assert not many.done()
+    assert [await queue.get() for _ in range(4)] == [1, 2, 3, 4]
+    await many
+
+
+async def test_put_many_from_a_source_that_fails_keeps_what_it_gave() -> None:
+    """Protects items read before the failure: put one by one they would have been accepted."""
+
+    def source() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise OSError("the source broke")
+
+    queue = Queue()
+    with pytest.raises(OSError, match="broke"):
+        await queue.put_many(source())
+    assert [queue.get_nowait() for _ in range(queue.qsize())] == [1, 2]
+
+
+# -- statistics -------------------------------------------------------------------------------
+
+
+@virtual
+async def test_every_field_of_the_statistics_is_exact() -> None:
+    """Protects what operators see: counts and seconds, while calls wait and after they did."""
+    queue = Queue(2)
+    getters = [asyncio.create_task(queue.get()) for _ in range(2)]
+    await asyncio.sleep(3)
+    before = queue.statistics()
+    assert (before.waiting_get, before.get_waited, before.received, before.closed) == (2, 6.0, 0, False)
+    await queue.put_many([1, 2])
+    await asyncio.gather(*getters)
+    await queue.put_many([3, 4])
+    putter = asyncio.create_task(queue.put(5))
+    await asyncio.sleep(4)
+    assert queue.statistics().put_waited == 4.0
+    assert queue.statistics().waiting_put == 1
+    await queue.get()
+    await putter
+    queue.task_done()
+    queue.shutdown(immediate=True)
+    with pytest.raises(QueueShutDown):
+        await queue.get()
+    await asyncio.sleep(5)
+    after = queue.statistics()
+    expected = {
+        "maxsize": 2, "queued": 0, "peak_queued": 2, "received": 5, "settled": 3, "dropped": 2, "waiting_put": 0,
+        "waiting_get": 0, "put_waited": 4.0, "get_waited": 6.0, "ends": 1, "closed": True,
+    }  # fmt: skip
+    assert {field: getattr(after, field) for field in after.__slots__} == expected
+    with pytest.raises(AttributeError):
+        after.queued = 1  # type: ignore[misc]  # frozen, which is the point
+
+
+def test_a_new_queue_is_bounded_and_needs_no_loop() -> None:
+    """Protects the default bound, and making queues (and asking them) before any loop runs."""
+    queue = Queue()
+    assert queue.maxsize == DEFAULT_MAXSIZE == queue.statistics().maxsize
+    assert queue.statistics().peak_queued == 0
+    assert Queue(0).statistics().maxsize == 0
+    assert repr(END) == "END"
+
+
+async def test_peak_queued_is_the_most_there_ever_was() -> None:
+    """Protects the peak: it is kept while the queue shrinks and grows below it."""
+    queue = Queue(0)
+    for size in (3, 1, 5, 2):
+        await queue.put_many(range(size))
+        assert queue.qsize() == size
+        await queue.get_many(100)
+    assert queue.statistics().peak_queued == 5
+
+
+# -- for a pipeline's workers -----------------------------------------------------------------
+
+
+async def test_a_cancelled_push_leaves_its_item_one_above_the_bound_per_writer() -> None:
+    """Protects accepted items (invariants 1 and 2): the hand is emptied into the queue, and nothing else is."""
+    queue = full(1, 2)
+    writers = [asyncio.create_task(queue._push(n)) for n in (3, 4, 5)]
+    await spin()
+    assert queue.qsize() == 2
+    for writer in writers:
+        writer.cancel()
+    await asyncio.gather(*writers, return_exceptions=True)
+    assert await queue.get_many(9) == [1, 2, 3, 4, 5]
+    assert queue.statistics().received == 5
+    assert queue.statistics().peak_queued == 5
+    assert lines(queue) == 0
+
+
+async def test_a_cancelled_push_wakes_a_getter_for_the_item_it_leaves() -> None:
+    """Protects the item given back: a worker that waits at the then empty queue hears of it."""
+    queue = full(1)
+    writer = asyncio.create_task(queue._push(2))
+    await spin()
+    queue.get_nowait()
+    getter = asyncio.create_task(queue.get())
+    writer.cancel()
+    await spin()
+    assert getter.done()
+    assert getter.result() == 2
+    await cancelled(writer)
+
+
+async def test_the_room_trap() -> None:
+    """Protects from a deadlock: a producer woken for room whose source then ends passes the wake-up on."""
+    queue = full("old")
+
+    async def ends_at_once() -> None:
+        await queue._room()
+
+    async def gives() -> None:
+        await queue._room()
+        await queue._push("new")
+
+    idle_one, busy_one = asyncio.create_task(ends_at_once()), asyncio.create_task(gives())
+    outside = asyncio.create_task(queue.put("outside"))
+    await spin()
+    queue.get_nowait()
+    await spin()
+    got = {await asyncio.wait_for(queue.get(), 1), await asyncio.wait_for(queue.get(), 1)}
+    assert got == {"new", "outside"}
+    await asyncio.gather(idle_one, busy_one, outside)
+
+
+async def test_a_writer_looks_again_with_the_item_in_hand() -> None:
+    """Protects the bound in the room trap: several may ask their sources for the same slot, one may use it."""
+    queue = full(0)
+
+    async def write(item: int) -> None:
+        await queue._room()
+        await asyncio.sleep(0)  # the source takes its time
+        await queue._push(item)
+
+    writers = [asyncio.create_task(write(n)) for n in (1, 2, 3)]
+    await spin()
+    got = []
+    for _ in range(4):
+        await spin()
+        assert queue.qsize() == 1
+        got.append(queue.get_nowait())
+    await asyncio.gather(*writers)
+    assert sorted(got) == [0, 1, 2, 3]
+    assert queue.statistics().peak_queued == 1
+
+
+@pytest.mark.parametrize("call", ["_room", "_push"])
+async def test_a_cancelled_writer_passes_its_wake_up_on(call: str) -> None:
+    """Protects the next writer when one is cancelled in the tick it was woken (fault A3 in a pipeline)."""
+    queue = full(0, 0)
+    first = asyncio.create_task(queue._room() if call == "_room" else queue._push(1))
+    second = asyncio.create_task(queue._push(2))
+    await spin()
+    await queue.get_many(2)
+    first.cancel()
+    await spin()
+    assert second.done()
+    assert queue.get_nowait() == (2 if call == "_room" else 1)
+    await cancelled(first)
+    assert lines(queue) == 0
+
+
+async def test_a_cancelled_worker_passes_its_wake_up_on() -> None:
+    """Protects the next worker in _ready (fault A2 in a pipeline), and the count of idle workers."""
+    queue = Queue()
+    first, second = asyncio.create_task(queue._ready()), asyncio.create_task(queue._ready())
+    await spin()
+    queue.put_nowait(1)
+    first.cancel()
+    await spin()
+    assert second.done()
+    assert second.result() is None
+    await cancelled(first)
+    assert queue._idle == 0
+
+
+async def test_ready_asks_before_it_waits() -> None:
+    """Protects the end of a run: the last worker to go idle may close the queue, and is then told END itself."""
+    queue, asked = Queue(), []
+
+    def on_idle() -> None:
+        asked.append(queue._idle)
+        queue.close()
+
+    queue._on_idle = on_idle
+    assert await queue._ready() is END
+    assert asked == [1]
+
+
+async def test_workers_wake_each_other_for_a_backlog() -> None:
+    """Protects concurrency: one wake-up for a run of items spreads to as many workers as there is work for."""
+    queue = Queue(0)
+    workers = [asyncio.create_task(queue._ready()) for _ in range(20)]
+    await spin()
+    queue._queue.extend(range(10))  # as a pipeline's writer does: many items, one wake-up
+    queue._received += 10
+    queue._getters.wake()
+    await spin(20)
+    assert sum(worker.done() for worker in workers) >= 10
+    queue.close()
+    await queue.get_many(20)
+    await asyncio.gather(*workers)
+
+
+# -- random schedules -------------------------------------------------------------------------
+
+
+class Chaos:
+    """Producers and consumers of every kind at one small queue, and somebody who cancels them at random.
+
+    A producer whose put raised puts the same item again; a writer whose push was cancelled has delivered.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.maxsize = self.random.choice([1, 1, 2, 3])
+        self.queue = Queue(self.maxsize)
+        self.put: list[tuple[int, int]] = []
+        self.got: list[tuple[int, int]] = []
+        self.writers = 0
+        self.consumers = self.random.randint(1, 3)
+
+    async def run(self) -> None:
+        kinds = [self.random.choice(["put", "timeout", "many", "push"]) for _ in range(self.random.randint(1, 3))]
+        self.writers = kinds.count("push")
+        producers = [asyncio.create_task(self.produce(n, kind)) for n, kind in enumerate(kinds)]
+        consumers = [asyncio.create_task(self.consume()) for _ in range(self.consumers)]
+        chaos = asyncio.create_task(self.cancel_some([*producers, *consumers]))
+        await asyncio.gather(*producers)
+        self.queue.close()
+        await asyncio.gather(*consumers)
+        chaos.cancel()
+        await asyncio.gather(chaos, return_exceptions=True)
+
+    async def cancel_some(self, tasks: list[asyncio.Task[None]]) -> None:
+        for _ in range(self.random.randint(0, 60)):
+            await asyncio.sleep(0)
+            if self.random.random() < 0.5:
+                self.random.choice(tasks).cancel()
+            assert self.queue.qsize() <= self.maxsize + self.writers
+
+    async def produce(self, producer: int, kind: str) -> None:
+        items = [(producer, n) for n in range(12)]
+        if kind == "many":
+            return await self.produce_many(items)
+        for item in items:
+            while not await self.give(item, kind):
+                pass
+            self.put.append(item)
+        return None
+
+    async def give(self, item: tuple[int, int], kind: str) -> bool:
+        """Try to put ``item``; whether it was accepted."""
+        pushing = False
+        try:
+            if self.random.random() < 0.3:
+                await asyncio.sleep(0)
+            if kind == "push":
+                await self.queue._room()
+                pushing = True
+                await self.queue._push(item)
+            else:
+                await self.queue.put(item, timeout=1 if kind == "timeout" else None)
+        except (asyncio.CancelledError, TimeoutError):
+            return pushing
+        return True
+
+    async def produce_many(self, items: list[tuple[int, int]]) -> None:
+        source = iter(items)
+        while source.__length_hint__():
+            with suppress(asyncio.CancelledError):
+                await self.queue.put_many(source)
+        self.put += items
+
+    async def consume(self) -> None:
+        timeouts = 3  # then without, so that a deadlock shows
+        while True:
+            try:
+                if self.random.random() < 0.3:
+                    await asyncio.sleep(0)
+                await self.take(timeout=1 if timeouts else None)
+            except asyncio.CancelledError:
+                pass
+            except TimeoutError:
+                timeouts -= 1
+            except QueueShutDown:
+                return
+
+    async def take(self, timeout: float | None) -> None:
+        kind = self.random.choice(["get", "timeout", "many", "ready"])
+        if kind == "many":
+            self.got += await self.queue.get_many(2)
+        elif kind == "ready":
+            if await self.queue._ready() is END:
+                self.queue._ends -= 1  # get_nowait tells it
+            with suppress(asyncio.QueueEmpty):
+                self.got.append(self.queue.get_nowait())
+        else:
+            self.got.append(await self.queue.get(timeout=timeout if kind == "timeout" else None))
+
+
+@pytest.mark.parametrize("eager", EAGER)
+@settings(max_examples=300)
+@given(seed=st.integers(0, 2**32))
+def test_random_schedules_with_cancellations(seed: int, eager: bool) -> None:
+    """Protects everything at once: nothing lost or duplicated, FIFO per producer, the bound kept, no deadlock."""
+    chaos = Chaos(seed)
+    run_virtual(chaos.run, eager=eager)
+    assert Counter(chaos.got) == Counter(chaos.put)
+    for producer in {producer for producer, _ in chaos.put}:
+        assert [n for p, n in chaos.got if p == producer] == list(range(12))
+    statistics = chaos.queue.statistics()
+    assert statistics.received == len(chaos.put)
+    assert statistics.queued == statistics.waiting_put == statistics.waiting_get == 0
+    assert statistics.ends == chaos.consumers
+    assert statistics.peak_queued <= chaos.maxsize + chaos.writers
+
+
+@settings(max_examples=100)
+@given(steps=st.lists(st.sampled_from(["put", "get", "done", "close"]), max_size=30), maxsize=st.integers(0, 2))
+def test_without_waiting_it_is_a_bounded_list(steps: list[str], maxsize: int) -> None:
+    """Protects the plain verbs against a model: a list, two counts and a flag."""
+
+    async def main() -> None:
+        queue, model, received, settled, closed = Queue(maxsize), [], 0, 0, False
+        for step in steps:
+            match step:
+                case "put" if closed:
+                    with pytest.raises(QueueShutDown):
+                        queue.put_nowait(received)
+                case "put" if 0 < maxsize <= len(model):
+                    with pytest.raises(asyncio.QueueFull):
+                        queue.put_nowait(received)
+                case "put":
+                    queue.put_nowait(received)
+                    model.append(received)
+                    received += 1
+                case "get" if model:
+                    assert queue.get_nowait() == model.pop(0)
+                case "get":
+                    with pytest.raises(QueueShutDown if closed else asyncio.QueueEmpty):
+                        queue.get_nowait()
+                case "done" if settled == received:
+                    with pytest.raises(ValueError, match="too many"):
+                        queue.task_done()
+                case "done":
+                    queue.task_done()
+                    settled += 1
+                case "close":
+                    queue.close()
+                    closed = True
+            statistics = queue.statistics()
+            assert (statistics.queued, statistics.received, statistics.settled) == (len(model), received, settled)
+            assert queue.full() == (0 < maxsize <= len(model))
+            assert queue.empty() == (not model)
+
+    run_virtual(main)

@@ -1,0 +1,1310 @@
+"""The supervisor, fault by fault: each test says which one of the design's list it protects against.
+
+All in virtual time: times are exact, and a run that hangs is a :class:`virtual.Deadlock` that names who waits where.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import itertools
+import warnings
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
+from typing import Any
+
+import pytest
+from virtual import EAGER, idle, now, run_virtual
+
+from asyncpc import (
+    BoundedQueue,
+    DefinitionError,
+    DrainTimeout,
+    Pipeline,
+    PipelineError,
+    QueueShutDown,
+    Report,
+    Restart,
+    Running,
+    StateError,
+    WorkerCancelled,
+    consumer,
+    feed,
+    merge,
+    producer,
+    source,
+)
+from asyncpc.supervisor import ADVANCES, State
+
+SLACK = 0.1
+"""Seconds that a run may take beyond its deadline."""
+
+variable: ContextVar[Any] = ContextVar("variable")
+
+both = pytest.mark.parametrize("eager", EAGER)
+
+
+def workers() -> dict[str, asyncio.Task[Any]]:
+    """The tasks of all runs in this loop, by name."""
+    tasks = {task.get_name().removeprefix("asyncpc:"): task for task in asyncio.all_tasks()}
+    return {name: task for name, task in tasks.items() if task.get_name() == f"asyncpc:{name}"}
+
+
+def left(report: Report) -> list[tuple[Any, str]]:
+    return [(one.item, one.stage) for one in report.unfinished]
+
+
+@consumer
+async def ignore(item: object) -> None:
+    """Take everything, at once."""
+
+
+@producer
+async def endless() -> AsyncIterator[int]:
+    for n in itertools.count():
+        yield n
+        await asyncio.sleep(0.01)
+
+
+class Spy:
+    """A consumer's handler that takes ``seconds`` per item, and remembers."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+        self.handled: list[Any] = []
+        self.running = 0
+        self.peak = 0
+
+    async def __call__(self, item: Any) -> Any:
+        self.running += 1
+        self.peak = max(self.peak, self.running)
+        try:
+            await asyncio.sleep(self.seconds)
+        finally:
+            self.running -= 1
+        self.handled.append(item)
+        return item
+
+
+# -- who cancelled whom ---------------------------------------------------------------------------
+
+
+@both
+@pytest.mark.parametrize("who", ["handle-1", "endless"])
+def test_b1_a_worker_cancelled_from_outside_fails_the_run_by_name(who: str, eager: bool) -> None:
+    """B1: a cancelled worker must not be passed over in silence; its item is listed."""
+
+    @consumer(concurrency=2)
+    async def handle(n: int) -> None:
+        await asyncio.sleep(1)
+
+    async def run() -> None:
+        async with Pipeline(endless, handle) as running:
+            await asyncio.sleep(0.5)
+            workers()[who].cancel()
+            await running.wait()
+
+    async def main() -> None:
+        with pytest.raises(PipelineError) as caught:
+            await run()
+        (error,) = caught.value.exceptions
+        assert isinstance(error, WorkerCancelled)
+        assert who in str(error)
+        if who == "handle-1":
+            assert (0, "handle") in left(caught.value.report)
+        assert not workers()
+
+    run_virtual(main, eager=eager)
+
+
+@both
+def test_b1_a_handler_that_raises_cancelled_error_is_named(eager: bool) -> None:
+    """B1, I7: CancelledError that nobody asked for is no way to end a worker unseen, and its item is not a failure."""
+
+    @consumer
+    async def handle(n: int) -> None:
+        raise asyncio.CancelledError
+
+    async def main() -> None:
+        with pytest.raises(PipelineError) as caught:
+            await Pipeline([1, 2], handle)
+        assert [type(error) for error in caught.value.exceptions] == [WorkerCancelled]
+        assert left(caught.value.report) == [(1, "handle"), (2, "handle")]
+        assert caught.value.report.failed == 0
+
+    run_virtual(main, eager=eager)
+
+
+def _fails(where: str) -> Pipeline[Any, Any]:
+    """A pipeline that fails in the very first step of one of its tasks."""
+
+    @producer
+    async def bad() -> AsyncIterator[int]:
+        if where == "source":
+            raise ValueError(where)
+        yield 1
+
+    @asynccontextmanager
+    async def resource() -> AsyncIterator[None]:
+        if where == "resource":
+            raise ValueError(where)
+        yield
+        if where == "exit":
+            raise ValueError(where)
+
+    @consumer(context=resource, concurrency=3)
+    async def handle(n: int, given: None) -> None:
+        if where == "handler":
+            raise ValueError(where)
+
+    return bad >> handle
+
+
+@both
+@pytest.mark.parametrize("where", ["source", "resource", "handler", "exit"])
+def test_b3_b9_a_failure_in_the_first_step_comes_out(where: str, eager: bool) -> None:
+    """B3: with eager tasks a worker can fail inside create_task. B9: Python never has to print about it."""
+
+    async def main() -> None:
+        with pytest.raises(PipelineError) as caught:
+            await _fails(where)
+        assert {(type(error), str(error)) for error in caught.value.exceptions} == {(ValueError, where)}
+        assert not workers()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run_virtual(main, eager=eager)
+        gc.collect()
+
+
+@both
+def test_b4_a_handler_that_swallows_cancellations_is_abandoned_by_name(eager: bool) -> None:
+    """B4: two cancels, then it is left behind and named; the run ends in time, its item is listed."""
+    release = asyncio.Event()
+
+    @consumer(concurrency=2)
+    async def stubborn(n: int) -> None:
+        while n == 0 and not release.is_set():
+            with suppress(asyncio.CancelledError):
+                await release.wait()
+
+    async def main() -> None:
+        async with Pipeline(stubborn) as running:
+            for n in range(4):
+                await running.put(n)
+            report = await running.drain(timeout=1)
+            assert now() <= 1 + SLACK
+        assert report.abandoned == ("stubborn-1",)
+        assert left(report) == [(0, "stubborn")]
+        release.set()
+        await idle()
+        assert not workers()
+        assert running.report is report
+
+    run_virtual(main, eager=eager)
+
+
+@both
+def test_b4_a_worker_that_swallowed_its_cancel_takes_nothing_more(eager: bool) -> None:
+    """B4, I7: the run ends as soon as the handler returns, although it ignored the cancellation."""
+    spy = Spy()
+
+    @consumer(concurrency=2)
+    async def handle(n: int) -> None:
+        if n == 0:
+            await asyncio.sleep(1)
+            raise ValueError
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(5)
+        await asyncio.sleep(1)
+        await spy(n)
+
+    async def main() -> None:
+        with pytest.raises(PipelineError) as caught:
+            await Pipeline(range(10), handle)
+        assert now() == 2.0
+        assert spy.handled == [1]
+        assert left(caught.value.report) == [(n, "handle") for n in range(2, 10)]
+
+    run_virtual(main, eager=eager)
+
+
+# -- the caller is cancelled ----------------------------------------------------------------------
+
+
+class Opened:
+    """Counts what is open: sources, generators, resources."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.ever = 0
+
+    def __enter__(self) -> None:
+        self.now += 1
+        self.ever += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.now -= 1
+
+
+async def steps(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def _whole(opened: Opened) -> Pipeline[Any, Any]:
+    """A pipeline with one of everything, which never waits for a timer: the steps of the loop are its clock."""
+
+    @producer
+    async def numbers() -> AsyncIterator[int]:
+        with opened:
+            for n in range(4):
+                await steps(2)
+                yield n
+
+    def iterator() -> Iterator[int]:
+        with opened:
+            yield from range(3)
+
+    @asynccontextmanager
+    async def resource() -> AsyncIterator[None]:
+        with opened:
+            await asyncio.sleep(0)
+            yield
+            await asyncio.sleep(0)
+
+    @consumer(concurrency=2)
+    async def twice(n: int) -> AsyncIterator[int]:
+        with opened:
+            yield n
+            await asyncio.sleep(0)
+            yield n
+
+    @consumer(context=resource, concurrency=2)
+    async def slow(n: int, given: None) -> int:
+        await steps(4)
+        return n
+
+    return Pipeline(merge(numbers, iterator()), twice, slow, maxsize=1)
+
+
+@both
+@pytest.mark.parametrize("again", [None, 0, 1, 3])
+@pytest.mark.parametrize("how", ["await", "async with", "stream"])
+def test_b5_b6_b7_a_cancel_at_any_step_ends_the_run(how: str, again: int | None, eager: bool) -> None:
+    """B5, B6: cancel the caller after 1, 2, 3 … steps of the loop, until the run is over before.
+
+    No task is left, all is closed, CancelledError comes out. B7: also if cancelled again, ``again`` steps later.
+    """
+
+    async def run(opened: Opened) -> None:
+        pipeline = _whole(opened)
+        if how == "await":
+            await pipeline
+        elif how == "async with":
+            async with pipeline as running:
+                await running.wait()
+        else:
+            async with pipeline.stream() as values:
+                async for _ in values:
+                    pass
+
+    async def cancelled_after(count: int) -> bool:
+        opened = Opened()
+        caller = asyncio.get_running_loop().create_task(run(opened))
+        await steps(count)
+        if caller.done():
+            assert opened.ever > 10
+            return False
+        caller.cancel()
+        if again is not None:
+            await steps(again)
+            caller.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        assert not workers()
+        assert opened.now == 0
+        return True
+
+    async def main() -> None:
+        counts = itertools.count(1)
+        while await cancelled_after(next(counts)):
+            pass
+        assert next(counts) > 20
+
+    run_virtual(main, eager=eager)
+
+
+@both
+def test_b7_a_second_cancel_cuts_the_clean_up_short(eager: bool) -> None:
+    """B7: the first cancel grants drain_timeout, the second ends it within 100 ms; the item is still listed."""
+    cleaned: list[str] = []
+
+    @consumer
+    async def handle(n: int) -> None:
+        try:
+            await asyncio.sleep(100)
+        finally:
+            await asyncio.sleep(10)
+            cleaned.append("too late")
+
+    async def main() -> None:
+        pipeline = Pipeline(endless, handle, drain_timeout=60)
+        caller = asyncio.get_running_loop().create_task(pipeline._complete())
+        await asyncio.sleep(1)
+        caller.cancel()
+        await asyncio.sleep(1)
+        assert not caller.done()
+        caller.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        assert now() <= 2 + SLACK
+        assert not workers()
+        assert not cleaned
+
+    run_virtual(main, eager=eager)
+
+
+@both
+@pytest.mark.parametrize("timeout", [0.0, 60.0])
+def test_b7_an_error_in_one_clean_up_does_not_cut_the_others_short(timeout: float, eager: bool) -> None:
+    """B7: the failure of a worker that is being cancelled is told, but is no second round of cancellation."""
+    cleaned: list[int] = []
+
+    @consumer(concurrency=3)
+    async def handle(n: int) -> None:
+        try:
+            await asyncio.sleep(1000)
+        except asyncio.CancelledError:
+            if n == 0:
+                raise ValueError from None
+            await asyncio.sleep(0.01)
+            cleaned.append(n)
+            raise
+
+    async def run() -> None:
+        async with Pipeline(range(3), handle) as running:
+            await asyncio.sleep(1)
+            await running.drain(timeout)
+
+    async def main() -> None:
+        with pytest.raises(PipelineError) as caught:
+            await run()
+        assert cleaned == [1, 2]
+        assert now() == pytest.approx(1 + timeout + 0.01)
+        assert [type(error) for error in caught.value.exceptions] == [ValueError]
+        assert caught.value.report.abandoned == ()
+        assert left(caught.value.report) == [(1, "handle"), (2, "handle")]
+
+    run_virtual(main, eager=eager)
+
+
+@both
+def test_b7_a_failure_and_a_cancel_in_the_same_tick_abandon_nobody(eager: bool) -> None:
+    """B7: even without any time to drain, each worker hears of the cancellation before it is given up."""
+
+    @consumer(concurrency=2)
+    async def handle(n: int) -> None:
+        await asyncio.sleep(1)
+        if n == 0:
+            raise ValueError
+        await asyncio.sleep(1000)
+
+    async def main() -> None:
+        pipeline = Pipeline(range(2), handle, drain_timeout=0)
+        caller = asyncio.get_running_loop().create_task(pipeline._complete())
+        await asyncio.sleep(0)
+        assert pipeline._run is not None
+        run = pipeline._run
+        await asyncio.sleep(1)
+        caller.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        assert run.report is not None
+        assert run.report.abandoned == ()
+        assert not workers()
+
+    run_virtual(main, eager=eager)
+
+
+@both
+@pytest.mark.parametrize("cancels", [3, 4, 6])
+def test_b7_an_impatient_caller_abandons_nobody_who_obeys(cancels: int, eager: bool) -> None:
+    """B7, I6: each worker has its time to obey the second cancellation, however often the caller is cancelled."""
+
+    @consumer(concurrency=2)
+    async def handle(n: int) -> None:
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            try:
+                await asyncio.sleep(1000)
+            finally:
+                await steps(3)
+
+    async def main() -> None:
+        pipeline = Pipeline(range(2), handle)
+        caller = asyncio.get_running_loop().create_task(pipeline._complete())
+        await asyncio.sleep(1)
+        run = pipeline._run
+        assert run is not None
+        for _ in range(cancels):
+            caller.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        assert run.report is not None
+        assert run.report.abandoned == ()
+        assert not workers()
+
+    run_virtual(main, eager=eager)
+
+
+def test_b10_sources_are_closed_in_their_own_task_before_the_run_returns() -> None:
+    """B10: a ``finally`` with an ``await`` in it, in a source, runs in the task that iterated it."""
+    tasks: list[tuple[asyncio.Task[Any] | None, ...]] = []
+
+    @producer
+    async def numbers() -> AsyncIterator[int]:
+        mine = asyncio.current_task()
+        try:
+            for n in itertools.count():
+                yield n
+        finally:
+            await asyncio.sleep(1)
+            tasks.append((mine, asyncio.current_task()))
+
+    @consumer
+    async def fail(n: int) -> None:
+        await asyncio.sleep(1)
+        raise ValueError
+
+    async def main() -> None:
+        with pytest.raises(PipelineError):
+            await Pipeline(numbers, fail, maxsize=1)
+        ((opened, closed),) = tasks
+        assert opened is closed
+        assert now() == 2.0
+
+    run_virtual(main)
+
+
+# -- context variables ----------------------------------------------------------------------------
+
+
+class Array:
+    """A value that cannot be compared, as numpy's arrays cannot."""
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("the truth value of an array is ambiguous")
+
+    __hash__ = object.__hash__
+
+
+@both
+@pytest.mark.parametrize("make", [object, Array])
+@pytest.mark.parametrize("generates", [False, True])
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_b12_each_call_sees_the_callers_context(
+    make: Callable[[], object], generates: bool, concurrency: int, eager: bool
+) -> None:
+    """B12: what the caller has set is seen by each call; what a call sets is seen by no other, whatever the value."""
+    callers = make()
+    seen: list[object] = []
+
+    async def work() -> None:
+        seen.append(variable.get())
+        mine = make()
+        variable.set(mine)
+        await asyncio.sleep(0.001)
+        assert variable.get() is mine
+
+    @consumer(concurrency=concurrency)
+    async def handle(n: int) -> int:
+        await work()
+        return n
+
+    @consumer(concurrency=concurrency)
+    async def generate(n: int) -> AsyncIterator[int]:
+        await work()
+        yield n
+        await asyncio.sleep(0.001)
+        yield n
+
+    async def main() -> None:
+        variable.set(callers)
+        await Pipeline(range(9), generate if generates else handle, ignore)
+        assert len(seen) == 9
+        assert all(value is callers for value in seen)
+        assert variable.get() is callers
+
+    run_virtual(main, eager=eager)
+
+
+def test_b12_a_resource_may_set_variables_for_its_worker() -> None:
+    """B12: what ``context=`` sets when it is entered is there for each call, and can be reset when it is left."""
+    seen: list[str] = []
+
+    @asynccontextmanager
+    async def resource() -> AsyncIterator[None]:
+        token = variable.set("from the resource")
+        yield
+        variable.reset(token)
+
+    @consumer(context=resource)
+    async def handle(n: int, given: None) -> None:
+        seen.append(variable.get())
+        variable.set(n)
+
+    async def main() -> None:
+        await Pipeline(range(3), handle)
+        assert seen == ["from the resource"] * 3
+
+    run_virtual(main)
+
+
+# -- KeyboardInterrupt, failures ------------------------------------------------------------------
+
+
+@both
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("where", ["handler", "source"])
+def test_b13_an_interrupt_stops_the_run_and_comes_out(interrupt: type[BaseException], where: str, eager: bool) -> None:
+    """B13: as itself, not in a group, and with nothing left running."""
+
+    @producer
+    async def numbers() -> AsyncIterator[int]:
+        for n in range(10):
+            yield n
+        if where == "source":
+            raise interrupt
+        await asyncio.Event().wait()
+
+    @consumer(concurrency=2)
+    async def handle(n: int) -> None:
+        await asyncio.sleep(1)
+        if where == "handler" and n == 3:
+            raise interrupt
+
+    async def main() -> None:
+        caught: BaseException | None = None
+        try:
+            await (numbers >> handle)
+        except (KeyboardInterrupt, SystemExit) as error:
+            caught = error
+        assert type(caught) is interrupt
+        assert not workers()
+
+    run_virtual(main, eager=eager)
+
+
+@both
+def test_c4_dead_consumers_and_a_full_queue_end_the_run(eager: bool) -> None:
+    """C4: all consumers are dead, the source waits for room: the run ends and lists what it had."""
+
+    @consumer(concurrency=2, maxsize=1)
+    async def handle(n: int) -> None:
+        await asyncio.sleep(1)
+        raise ValueError(n)
+
+    async def main() -> None:
+        with pytest.raises(PipelineError) as caught:
+            await Pipeline(itertools.count(), handle)
+        assert now() == 1.0
+        report = caught.value.report
+        assert len(caught.value.exceptions) == report.failed == 2
+        assert left(report) == [(2, "handle")]
+
+    run_virtual(main, eager=eager)
+
+
+@both
+def test_c13_what_a_failing_source_gave_is_handled_first(eager: bool) -> None:
+    """C13: a source that raises half way loses nothing that it gave, and stops its sisters."""
+    spy = Spy(1)
+
+    @producer
+    async def half() -> AsyncIterator[int]:
+        for n in range(5):
+            yield n
+        raise ValueError("half way")
+
+    async def main() -> None:
+        with pytest.raises(PipelineError, match="failed") as caught:
+            await Pipeline(merge(half, idle_source), consumer(spy))
+        assert spy.handled == [0, 1, 2, 3, 4]
+        assert [str(error) for error in caught.value.exceptions] == ["half way"]
+        assert caught.value.report.complete
+
+    run_virtual(main, eager=eager)
+
+
+@producer
+async def idle_source() -> AsyncIterator[int]:
+    await asyncio.Event().wait()
+    yield 0
+
+
+def test_every_failure_comes_out_in_the_group() -> None:
+    """I7: errors that siblings raise while they are cancelled are told too, and ``except*`` finds them."""
+
+    @consumer(concurrency=3)
+    async def handle(n: int) -> None:
+        try:
+            await asyncio.sleep(1 if n == 0 else 5)
+            raise ValueError
+        except asyncio.CancelledError:
+            raise KeyError(n) from None
+
+    async def main() -> None:
+        kinds: list[str] = []
+        try:
+            await Pipeline(range(3), handle)
+        except* ValueError as group:
+            kinds += [type(error).__name__ for error in group.exceptions]
+        except* KeyError as group:
+            kinds += [type(error).__name__ for error in group.exceptions]
+        assert kinds == ["ValueError", "KeyError", "KeyError"]
+
+    run_virtual(main)
+
+
+# -- restarts -------------------------------------------------------------------------------------
+
+
+@both
+def test_c5_restarts_are_bounded(eager: bool) -> None:
+    """C5: a source that always raises is started ``times`` more often, with its backoff between, then the run fails."""
+    started: list[float] = []
+
+    @producer(restart=Restart(times=3, within=600, backoff=lambda attempt: 10.0 * attempt))
+    async def flaky() -> AsyncIterator[int]:
+        started.append(now())
+        yield len(started)
+        raise ValueError(len(started))
+
+    async def main() -> None:
+        with pytest.raises(PipelineError) as caught:
+            await (flaky >> ignore)
+        assert started == [0.0, 10.0, 30.0, 60.0]
+        assert [str(error) for error in caught.value.exceptions] == ["4"]
+        assert caught.value.report.done == 4
+        assert caught.value.report.sources[0].restarts == 3
+
+    run_virtual(main, eager=eager)
+
+
+def test_c5_old_restarts_are_forgiven() -> None:
+    """C5: only restarts within the last ``within`` seconds count; a source may fail for ever if it does so slowly."""
+
+    @producer(restart=Restart(times=1, within=10, backoff=lambda attempt: 0.0))
+    async def slow() -> AsyncIterator[int]:
+        await asyncio.sleep(11)
+        yield 1
+        raise ValueError
+
+    async def main() -> None:
+        async with slow >> ignore as running:
+            await asyncio.sleep(11 * 20 + 1)
+            report = await running.drain()
+        assert report.done == 20
+
+    run_virtual(main)
+
+
+def test_c5_a_stop_during_the_backoff_is_heard() -> None:
+    """C5: waiting for a restart does not hold up the drain."""
+
+    @producer(restart=Restart(backoff=lambda attempt: 1000.0))
+    async def flaky() -> AsyncIterator[int]:
+        yield 1
+        raise ValueError
+
+    async def main() -> None:
+        async with flaky >> ignore as running:
+            await asyncio.sleep(5)
+            report = await running.drain()
+        assert (now(), report.done) == (5.0, 1)
+
+    run_virtual(main)
+
+
+# -- stop and drain -------------------------------------------------------------------------------
+
+
+@both
+def test_c1_a_drain_handles_what_is_buffered(eager: bool) -> None:
+    """C1: by default nothing that was accepted is given up."""
+    first, second = Spy(0.1), Spy(1)
+
+    async def main() -> None:
+        async with Pipeline(source(range(30)), consumer(first), consumer(second), maxsize=5) as running:
+            await asyncio.sleep(3)
+            report = await running.drain(timeout=100)
+        assert report.complete
+        assert report.produced == len(first.handled) == len(second.handled) < 30
+        assert second.handled == list(range(report.produced))
+
+    run_virtual(main, eager=eager)
+
+
+@both
+@pytest.mark.parametrize("timeout", [0, 0.5, 2])
+def test_c2_a_stuck_handler_is_cancelled_at_the_deadline(timeout: float, eager: bool) -> None:
+    """C2: one deadline over all phases, to the tick if the handlers obey; what is left is listed, stage by stage."""
+
+    @consumer
+    async def stuck(n: int) -> None:
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        async with Pipeline(source(range(9)), Spy_consumer(), stuck, maxsize=2) as running:
+            await asyncio.sleep(1)
+            report = await running.drain(timeout)
+            assert now() == 1 + timeout
+        assert [item for item, stage in left(report) if stage == "stuck"] == [0, 1, 2, 3]
+        assert report.abandoned == ()
+
+    run_virtual(main, eager=eager)
+
+
+def Spy_consumer(seconds: float = 0.0, **options: Any) -> Any:  # noqa: N802  # a factory, used as a class
+    return consumer(name="spy", **options)(Spy(seconds))
+
+
+def test_c2_leaving_the_block_raises_what_could_not_be_finished() -> None:
+    """C2, I7: nobody asked for the report, so leaving items behind is an error that has it."""
+
+    async def main() -> None:
+        with pytest.raises(PipelineError) as caught:
+            async with Pipeline(Spy_consumer(100), drain_timeout=1) as running:
+                await running.put("item")
+        assert [type(error) for error in caught.value.exceptions] == [DrainTimeout]
+        assert left(caught.value.report) == [("item", "spy")]
+
+    run_virtual(main)
+
+
+@both
+def test_c14_stop_twice_and_after_the_end(eager: bool) -> None:
+    """C14: any number of stops and drains, at any time, and all get the same report."""
+
+    async def main() -> None:
+        async with endless >> ignore as running:
+            running.stop()
+            running.stop()
+            first, second = await asyncio.gather(running.drain(), running.drain(timeout=5))
+            running.stop(0)
+            assert first is second is await running.drain() is await running.wait()
+        running.stop()
+        assert running.report is first
+
+    run_virtual(main, eager=eager)
+
+
+def test_c14_a_later_stop_only_ever_brings_the_deadline_forward() -> None:
+    """C14: stop(1) then stop(100) ends after 1; stop(100) then stop(1) too."""
+
+    async def main(first: float, second: float) -> None:
+        with suppress(PipelineError):
+            async with Pipeline(Spy_consumer(1000)) as running:
+                await running.put(1)
+                running.stop(first)
+                running.stop(second)
+        assert now() == 1.0
+
+    run_virtual(main, 1, 100)
+    run_virtual(main, 100, 1)
+
+
+@both
+def test_c14_stop_and_drain_inside_a_handler(eager: bool) -> None:
+    """C14: a handler cannot wait for its own end: drain() there starts it and returns the books so far."""
+    handle: list[Running[int]] = []
+    books: list[Report] = []
+
+    @consumer(concurrency=2)
+    async def stopping(n: int) -> None:
+        if n == 3:
+            handle[0].stop()
+            books.append(await handle[0].drain())
+
+    async def main() -> None:
+        async with endless >> stopping as running:
+            handle.append(running)
+            report = await running.wait()
+        assert report.complete
+        assert 4 <= report.done <= 6
+        assert left(books[0]) == [(3, "stopping")]
+
+    run_virtual(main, eager=eager)
+
+
+def test_c14_a_pipeline_runs_once_at_a_time_and_again_afterwards() -> None:
+    """C14, I9: starting twice is refused by name; a definition holds nothing of an earlier run."""
+
+    async def main() -> None:
+        pipeline = Pipeline(range(3), ignore)
+        async with pipeline as running:
+            with pytest.raises(StateError, match="running already"):
+                await pipeline
+            await running.wait()
+        assert (await pipeline).done == 3
+        assert (await pipeline).done == 3
+
+    run_virtual(main)
+    run_virtual(main)
+
+
+def test_c14_stopped_before_it_could_start() -> None:
+    """C14: leaving the block at once starts nothing that is not ended again."""
+
+    async def main() -> None:
+        async with endless >> ignore as running:
+            pass
+        assert running.report is not None
+        assert running.report.complete
+        assert now() == 0.0
+
+    run_virtual(main)
+
+
+def test_states_only_advance() -> None:
+    """I8: the table is a ladder: no state can be reached again, the ends are final, refusals name both states."""
+    order = list(State)
+    for state, following in ADVANCES.items():
+        assert all(order.index(state) < order.index(one) for one in following)
+    assert not ADVANCES[State.CLOSED]
+    assert not ADVANCES[State.FAILED]
+
+    async def main() -> None:
+        pipeline = Pipeline(ignore)
+        async with pipeline as running:
+            seen = [running.statistics().state]
+            running.stop()
+            seen.append(running.statistics().state)
+            run = pipeline._run
+        seen.append(running.statistics().state)
+        assert seen == ["running", "draining", "closed"]
+        assert run is not None
+        with pytest.raises(StateError, match=r"is closed; it cannot become running"):
+            run.start()
+
+    run_virtual(main)
+
+
+# -- put and feed ---------------------------------------------------------------------------------
+
+
+@both
+@pytest.mark.parametrize("why", ["drain", "failure"])
+def test_a14_putters_that_wait_are_told_when_the_run_ends(why: str, eager: bool) -> None:
+    """A14: each waiting put raises, and its item was not taken: it is in no list of the report."""
+    refused: list[int] = []
+
+    @consumer(maxsize=1)
+    async def handle(n: int) -> None:
+        await asyncio.sleep(1)
+        if why == "failure":
+            raise ValueError
+
+    async def main() -> None:
+        async def put(n: int) -> None:
+            with suppress(QueueShutDown):
+                await running.put(n)
+                return
+            refused.append(n)
+
+        with suppress(PipelineError):
+            async with Pipeline(handle) as running:
+                putters = [asyncio.create_task(put(n)) for n in range(5)]
+                await idle()
+                if why == "drain":
+                    await running.drain()
+                await asyncio.wait(putters)
+                await running.wait()
+        assert refused == [2, 3, 4]
+        report = running.report
+        assert report is not None
+        assert report.produced == 2
+        assert [item for item, _ in left(report)] == ([1] if why == "failure" else [])
+        with pytest.raises(QueueShutDown, match="failed in" if why == "failure" else "is draining"):
+            running.put_nowait(9)
+
+    run_virtual(main, eager=eager)
+
+
+def test_put_in_all_its_forms() -> None:
+    """A5 to A7, api 5: put waits, put_nowait and a timeout refuse; what raised was not accepted."""
+
+    async def main() -> None:
+        async with Pipeline(Spy_consumer(1), maxsize=1) as running:
+            await running.put("handled")
+            await idle()
+            await running.put("queued")
+            with pytest.raises(asyncio.QueueFull):
+                running.put_nowait("refused")
+            with pytest.raises(TimeoutError):
+                await running.put("late", timeout=0.25)
+            assert now() == 0.25
+            await running.put("in time", timeout=1)
+            assert now() == 1.0
+            report = await running.drain()
+        assert report.produced == report.done == 3
+
+    run_virtual(main)
+
+
+def test_putters_and_a_source_share_the_room() -> None:
+    """Fairness: neither callers of put nor the pipeline's own source starve beside each other."""
+    seen: list[str] = []
+
+    @producer
+    async def own() -> AsyncIterator[str]:
+        while True:
+            yield "own"
+
+    @consumer(maxsize=8)
+    async def handle(item: str) -> None:
+        seen.append(item)
+        await asyncio.sleep(0.01)
+
+    async def put(running: Running[str]) -> None:
+        with suppress(QueueShutDown):
+            while True:
+                await running.put("put")
+
+    async def main() -> None:
+        async with own >> handle as running:
+            putters = [asyncio.create_task(put(running)) for _ in range(8)]
+            await asyncio.sleep(10)
+        await asyncio.wait(putters)
+        assert min(seen.count("own"), seen.count("put")) > len(seen) / 10
+
+    run_virtual(main)
+
+
+@both
+def test_feed_keeps_the_run_open_until_all_is_handled(eager: bool) -> None:
+    """I3: a crawl ends by itself, and not before: END waits for what is queued, running and fed in turn."""
+    seen: set[int] = set()
+
+    @consumer(concurrency=3, maxsize=1)
+    async def crawl(n: int) -> int:
+        await asyncio.sleep(n % 3)
+        for child in (2 * n, 2 * n + 1):
+            if child < 64:
+                feed(child)
+        return n
+
+    @consumer
+    async def save(n: int) -> None:
+        seen.add(n)
+
+    async def main() -> None:
+        report = await (source([1]) >> crawl >> save)
+        assert seen == set(range(1, 64))
+        assert (report.produced, report.fed, report.done) == (1, 62, 63)
+
+    run_virtual(main, eager=eager)
+
+
+def test_feed_outside_a_handler_and_after_the_end() -> None:
+    """I8: defined everywhere: outside it is a StateError that names put, after the end a QueueShutDown."""
+    late: list[BaseException] = []
+
+    @consumer
+    async def handle(n: int) -> None:
+        async def later() -> None:
+            await asyncio.sleep(10)
+            with pytest.raises(QueueShutDown) as caught:
+                feed(n)
+            late.append(caught.value)
+
+        helpers.append(asyncio.create_task(later()))
+
+    helpers: list[asyncio.Task[None]] = []
+
+    async def main() -> None:
+        with pytest.raises(StateError, match=r"running\.put"):
+            feed(1)
+        report = await Pipeline([1], handle)
+        await asyncio.wait(helpers)
+        assert len(late) == report.done == 1
+
+    run_virtual(main)
+
+
+# -- bounds ---------------------------------------------------------------------------------------
+
+
+@both
+@pytest.mark.parametrize("maxsize", [1, 2, 5])
+def test_backpressure_reaches_the_source(maxsize: int, eager: bool) -> None:
+    """I1: the source is never asked for an item while the queue is full, also when every stage is slow."""
+    queues: list[BoundedQueue[Any]] = []
+    asked_when: list[int] = []
+
+    class Watched:
+        def __aiter__(self) -> Watched:
+            self.n = -1
+            return self
+
+        async def __anext__(self) -> int:
+            asked_when.append(queues[0].qsize() if queues else 0)
+            self.n += 1
+            if self.n == 40:
+                raise StopAsyncIteration
+            return self.n
+
+    async def main() -> None:
+        pipeline = Pipeline(source(Watched()), Spy_consumer(0.1), Spy_consumer(0.3), maxsize=maxsize)
+        async with pipeline as running:
+            assert pipeline._run is not None
+            queues.append(pipeline._run.first)
+            report = await running.wait()
+        assert max(asked_when) < maxsize
+        assert [stage.peak_queued for stage in report.stages] == [maxsize, maxsize]
+
+    run_virtual(main, eager=eager)
+
+
+@both
+@pytest.mark.parametrize(("maxsize", "concurrency"), [(1, 1), (3, 2), (10, 4)])
+def test_memory_peak_is_the_bound_and_one_item_per_hand(maxsize: int, concurrency: int, eager: bool) -> None:
+    """Promise 6: at most maxsize + consumers + 1 items are alive at once."""
+    alive: weakref.WeakSet[Any] = weakref.WeakSet()
+    peak = 0
+
+    class Item:
+        pass
+
+    @producer
+    async def items() -> AsyncIterator[Item]:
+        nonlocal peak
+        for _ in range(200):
+            item = Item()
+            alive.add(item)
+            peak = max(peak, len(alive))
+            yield item
+            del item
+
+    @consumer(concurrency=concurrency)
+    async def handle(item: Item) -> None:
+        await asyncio.sleep(1)
+
+    async def main() -> None:
+        report = await Pipeline(items, handle, maxsize=maxsize)
+        assert report.done == 200
+        assert peak <= maxsize + concurrency + 1
+        assert not alive
+
+    run_virtual(main, eager=eager)
+
+
+def test_concurrency_is_exact() -> None:
+    """As many calls at once as asked for, no more, no fewer."""
+    spy = Spy(1)
+
+    async def main() -> None:
+        await Pipeline(range(20), consumer(concurrency=4)(spy))
+        assert (spy.peak, now()) == (4, 5.0)
+
+    run_virtual(main)
+
+
+# -- statistics -----------------------------------------------------------------------------------
+
+
+def test_waiting_times_are_exact_and_the_bottleneck_is_named() -> None:
+    """The numbers that a user tunes by: seconds waited for items and for room, in each stage, also while it runs."""
+
+    async def main() -> None:
+        fast = consumer(name="fast")(Spy(1))
+        slow = consumer(name="slow", concurrency=2)(Spy(10))
+        async with Pipeline(range(10), fast, slow, maxsize=1) as running:
+            await asyncio.sleep(0.5)
+            half = running.statistics()
+            assert half.elapsed == 0.5
+            assert half.stages[0].in_flight == 1
+            assert half.stages[1].get_waited == 2 * 0.5
+            await asyncio.sleep(29.5)
+            assert running.bottleneck().startswith("slow: busy ")
+            assert "of 2 workers; fast waits " in running.bottleneck()
+            report = await running.wait()
+        first, second = report.stages
+        assert report.elapsed == now() == 52.0
+        assert first.out_waited == second.put_waited > 30
+        assert first.out_waited + first.get_waited + 10 * 1 == pytest.approx(52)
+        assert second.get_waited == pytest.approx(2 * 52 - 10 * 10)
+        assert (first.done, first.emitted, second.received, second.rate) == (10, 10, 10, 10 / 52)
+
+    run_virtual(main)
+
+
+def test_a_slow_source_is_named_as_the_bottleneck() -> None:
+    """The stages are idle: no amount of workers would help, and the sentence says so."""
+
+    @producer
+    async def slow() -> AsyncIterator[int]:
+        for n in range(5):
+            await asyncio.sleep(1)
+            yield n
+
+    async def main() -> None:
+        async with slow >> Spy_consumer(0.01) as running:
+            assert running.bottleneck() == "nothing has happened yet"
+            await running.wait()
+            assert running.bottleneck().startswith("slow: too slow to keep the stages busy; spy waits 99%")
+
+    run_virtual(main)
+
+
+def test_each_worker_has_a_resource_of_its_own() -> None:
+    """Api 10: entered once per worker, closed after its last item, in the worker's own task."""
+    log: list[tuple[str, str]] = []
+
+    def name() -> str:
+        task = asyncio.current_task()
+        assert task is not None
+        return task.get_name()
+
+    @asynccontextmanager
+    async def resource() -> AsyncIterator[str]:
+        log.append(("open", name()))
+        yield name()
+        log.append(("close", name()))
+
+    @consumer(concurrency=2, context=resource)
+    async def handle(n: int, given: str) -> None:
+        await asyncio.sleep(1)
+        assert given == name()
+        log.append(("item", given))
+
+    async def main() -> None:
+        await Pipeline(range(4), handle)
+        for worker in ("asyncpc:handle-1", "asyncpc:handle-2"):
+            assert [what for what, who in log if who == worker] == ["open", "item", "item", "close"]
+
+    run_virtual(main)
+
+
+# -- mistakes in the program ----------------------------------------------------------------------
+
+
+async def coroutine(item: int) -> None: ...
+
+
+async def two(item: int, other: int) -> None: ...
+
+
+async def none() -> None: ...
+
+
+async def generator() -> AsyncIterator[int]:
+    yield 1
+
+
+def sync_generator() -> Iterator[int]:
+    yield 1
+
+
+def plain(item: int) -> None: ...
+
+
+MISTAKES: dict[str, tuple[Callable[[], object], str, str]] = {
+    "sync generator": (lambda: producer(sync_generator), "'sync_generator'", "write 'async def'"),
+    "producer without yield": (lambda: producer(coroutine), "'coroutine'", "with 'yield'"),
+    "plain function": (lambda: consumer(plain), "'plain'", "write 'async def'"),
+    "too many parameters": (lambda: consumer(two), "'two'", "must take item"),
+    "forgotten context": (lambda: consumer(two), "'two'", "context= adds the resource"),
+    "too few parameters": (lambda: consumer(none), "'none'", "must take item"),
+    "no room for the resource": (lambda: consumer(context=resource)(coroutine), "'coroutine'", "item and resource"),
+    "no concurrency": (lambda: consumer(concurrency=0)(coroutine), "'coroutine'", "at least 1"),
+    "odd concurrency": (lambda: consumer(concurrency=1.5)(coroutine), "'coroutine'", "whole number"),  # type: ignore[call-overload]
+    "stage's maxsize": (lambda: consumer(maxsize=-1)(coroutine), "'coroutine'", "0 means unbounded"),
+    "pipeline's maxsize": (lambda: Pipeline(ignore, maxsize=-1), "'ignore'", "0 means unbounded"),
+    "drain_timeout": (lambda: Pipeline(ignore, drain_timeout=-1), "'ignore'", "0 or more seconds"),
+    "nan": (lambda: Pipeline(ignore, drain_timeout=float("nan")), "'ignore'", "0 or more seconds"),
+    "producer in the middle": (lambda: Pipeline(range(3), endless, ignore), "<Producer endless>", "merge(a, b)"),  # type: ignore[call-overload]
+    "function in the middle": (lambda: Pipeline(range(3), coroutine), "part 2", "decorate it with @consumer"),  # type: ignore[call-overload]
+    "empty": (lambda: Pipeline(), "an empty pipeline", "at least one consumer"),  # type: ignore[call-overload]
+    "no consumer": (lambda: Pipeline(endless), "an empty pipeline", "at least one consumer"),  # type: ignore[call-overload]
+    "coroutine object": (lambda: consumer(coroutine(1)), "coroutine", "without calling it"),  # type: ignore[call-overload]
+    "no source at all": (lambda: source(3), "source(int)", ""),  # type: ignore[arg-type]
+    "arguments that do not fit": (lambda: endless(1), "'endless'", "compose endless("),  # type: ignore[call-arg]
+    "empty merge": (merge, "merge()", "at least one source"),
+    "called context": (lambda: consumer(context=resource())(two), "'two'", "pass the function"),
+    "Restart": (lambda: Restart(times=0), "Restart(times=0)", "leave restart= out"),
+}
+
+
+@asynccontextmanager
+async def resource() -> AsyncIterator[None]:
+    yield
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_refused_where_it_is_written(mistake: str) -> None:
+    """Each message names the stage and the cure; nothing is left un-awaited (warnings are errors)."""
+    make, who, cure = MISTAKES[mistake]
+    with pytest.raises(DefinitionError) as caught:
+        make()
+    assert who in str(caught.value)
+    assert cure in str(caught.value)
+    gc.collect()
+
+
+def test_mistakes_that_only_a_run_can_see() -> None:
+    """No source to await; the same iterator, resource or pipeline used twice: refused, never a silent nothing."""
+
+    async def main() -> None:
+        with pytest.raises(DefinitionError, match="has no source, so to await it would wait for ever"):
+            await Pipeline(ignore)
+        with pytest.raises(DefinitionError, match="has no source"):
+            async with Pipeline(ignore).stream():
+                pass
+        once = Pipeline(iter([1, 2]), ignore)
+        assert (await once).done == 2
+        with pytest.raises(PipelineError) as caught:
+            await once
+        assert "used up by an earlier run" in str(caught.value.exceptions[0])
+
+    run_virtual(main)
+
+
+def test_the_same_stage_twice_is_two_stages() -> None:
+    """A definition is inert, so it may be used twice; the report tells the two apart."""
+
+    @consumer
+    async def double(n: int) -> int:
+        return 2 * n
+
+    async def main() -> None:
+        report = await Pipeline([1, 2], double, double, ignore)
+        assert [stage.name for stage in report.stages] == ["double", "double#2", "ignore"]
+        assert (await Pipeline(merge(endless_of(1), endless_of(1)), ignore)).done == 2
+
+    run_virtual(main)
+
+
+def endless_of(count: int) -> Any:
+    return source(list(range(count)))
+
+
+def test_any_callable_can_be_a_handler() -> None:
+    """Partials and callable objects are looked through; a decorated function is still the function."""
+    spy = Spy()
+
+    async def add(n: int, m: int) -> int:
+        return n + m
+
+    async def main() -> None:
+        assert await consumer(functools.partial(add, 1))(2) == 3
+        await Pipeline([1], consumer(functools.partial(add, 1)), consumer(spy))
+        assert spy.handled == [2]
+
+    run_virtual(main)

@@ -1,0 +1,129 @@
+"""The virtual clock itself: a harness that is wrong makes every test above it worthless."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from virtual import EAGER, Deadlock, LeftBehind, idle, now, run_virtual
+
+pytestmark = pytest.mark.parametrize("eager", EAGER)
+
+
+async def _forever() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+def test_time_jumps_exactly_to_each_timer(eager: bool) -> None:
+    """Protects exact times: a sleep ends at its deadline, not a rounding error beside it."""
+
+    async def main() -> list[float]:
+        seen = []
+        for seconds in (0.1, 0.2, 0.3, 86_400 * 400.0, 0.7):
+            expected = now() + seconds
+            await asyncio.sleep(seconds)
+            assert now() == expected
+            seen.append(now())
+        return seen
+
+    assert run_virtual(main, eager=eager, debug=True)[0] == 0.1
+
+
+def test_timers_run_in_the_order_of_their_times(eager: bool) -> None:
+    """Protects the order of timers, however they were set."""
+
+    async def main() -> None:
+        order: list[int] = []
+        for n in (3, 1, 2):
+            asyncio.get_running_loop().call_later(n, order.append, n)
+        cancelled = asyncio.get_running_loop().call_later(0.5, order.append, 0)
+        cancelled.cancel()
+        await asyncio.sleep(4)
+        assert order == [1, 2, 3]
+
+    run_virtual(main, eager=eager)
+
+
+def test_a_timeout_takes_virtual_time(eager: bool) -> None:
+    """Protects tests of timeouts: asyncio.timeout ends when the virtual clock says so."""
+
+    async def main() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(10):
+                await _forever()
+        assert now() == 10.0
+
+    run_virtual(main, eager=eager)
+
+
+def test_a_deadlock_is_found_and_names_the_tasks(eager: bool) -> None:
+    """Protects "no deadlock" tests: one that hangs must fail, and say who waits where."""
+
+    async def main() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_forever(), name="the stuck one")
+            await asyncio.sleep(5)
+
+    with pytest.raises(Deadlock, match=r"task 'the stuck one' at .*test_virtual.py:\d+ in _forever"):
+        run_virtual(main, eager=eager)
+
+
+def test_a_task_left_behind_is_told(eager: bool) -> None:
+    """Protects ownership (invariant 6): a task still pending at the end fails the run."""
+    kept = []
+
+    async def main() -> None:
+        kept.append(asyncio.create_task(_forever(), name="orphan"))
+        await asyncio.sleep(0)
+
+    with pytest.raises(LeftBehind, match="orphan"):
+        run_virtual(main, eager=eager)
+
+
+def test_an_exception_nobody_asked_for_is_told(eager: bool) -> None:
+    """Protects B9: "Task exception was never retrieved" fails the run."""
+
+    async def fail() -> None:
+        raise ValueError("unseen")
+
+    async def main() -> None:
+        task = asyncio.create_task(fail())
+        await asyncio.sleep(1)
+        assert task.done()
+
+    with pytest.raises(LeftBehind, match="never retrieved"):
+        run_virtual(main, eager=eager)
+
+
+def test_idle_waits_for_all_that_is_ready_and_moves_no_clock(eager: bool) -> None:
+    """Protects idle(): everything that can run has run, and no time has passed."""
+
+    async def busy(steps: list[int]) -> None:
+        for step in range(100):
+            await asyncio.sleep(0)
+            steps.append(step)
+        await asyncio.sleep(1)
+        steps.append(-1)
+
+    async def main() -> None:
+        steps: list[int] = []
+        task = asyncio.create_task(busy(steps))
+        await idle()
+        assert len(steps) == 100
+        assert now() == 0.0
+        await task
+        assert now() == 1.0
+
+    run_virtual(main, eager=eager)
+
+
+def test_the_result_and_the_error_come_out(eager: bool) -> None:
+    """Protects run_virtual's own contract: result, arguments and exceptions pass through."""
+
+    async def divide(a: float, b: float) -> float:
+        await asyncio.sleep(1)
+        return a / b
+
+    assert run_virtual(divide, 6, 3, eager=eager) == 2
+    with pytest.raises(ZeroDivisionError):
+        run_virtual(divide, 6, 0, eager=eager)
