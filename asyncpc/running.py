@@ -120,12 +120,14 @@ class Results(Generic[Out_co]):
         run = self._entered()
         assert run.results is not None
         try:
-            return cast(Out_co, await run.results.get())
+            value = await run.results.get()
         except QueueShutDown:
             await run.wait()
             run.told = True
             conclude(run)
             raise StopAsyncIteration from None
+        run.results_read += 1
+        return cast(Out_co, value)
 
     @property
     def running(self) -> Running[Any]:

@@ -100,6 +100,7 @@ class Supervisor:
         ]
         self.fed: int = 0
         self.accepted: int = 0  # by put
+        self.results_read: int = 0
         self.errors: list[Exception] = []
         self.interrupt: BaseException | None = None  # KeyboardInterrupt or SystemExit of a handler (fault B13)
         self.breach: ConservationError | None = None
@@ -340,19 +341,21 @@ class Supervisor:
         return Report(self.statistics(), tuple((name, items) for name, items in left if items), abandoned)
 
     def _breach(self, statistics: Statistics) -> ConservationError | None:
-        """The conservation law (invariant 4), from counts kept apart: at the put, at the settling, by looking."""
-        came = sum(producer.produced for producer in self.producers) + self.accepted + self.fed
+        """The conservation law (invariant 4): what was counted going in came out, is in hand, or lies in the queue."""
         for books in statistics.stages:
             kept = books.done + books.failed + books.dropped + books.in_flight + books.queued
-            if not came == books.received == kept:
+            if books.received != kept:
                 return ConservationError(
-                    f"stage {books.name!r}: {came} came, {books.received} received, {kept} accounted for "
+                    f"stage {books.name!r}: {books.received} received, {kept} accounted for "
                     f"({books.done} done, {books.failed} failed, {books.dropped} dropped, {books.in_flight} in hand, "
                     f"{books.queued} queued); this is a bug in asyncpc, please report it"
                 )
-            came = books.emitted
-        if self.results is not None and self.results._received != came:
-            return ConservationError(f"{came} results were given, {self.results._received} received; please report it")
+        emitted = statistics.stages[-1].emitted
+        if self.results is not None and emitted != self.results_read + len(self.results._queue):
+            return ConservationError(
+                f"{emitted} results were given, {self.results_read} read and {len(self.results._queue)} queued; "
+                "this is a bug in asyncpc, please report it"
+            )
         return None
 
     def outcome(self) -> Report:
@@ -378,9 +381,18 @@ class Supervisor:
             state=self.state.value,
             elapsed=elapsed,
             sources=tuple(SourceStatistics(p.name, p.produced, p.restarts) for p in self.producers),
-            stages=tuple(_stage_statistics(stage, elapsed, now) for stage in self.stages),
+            stages=self._stage_statistics(elapsed, now),
             fed=self.fed,
         )
+
+    def _stage_statistics(self, elapsed: float, now: float) -> tuple[StageStatistics, ...]:
+        """Stage by stage: what one emitted is what the next received."""
+        found: list[StageStatistics] = []
+        received = sum(producer.produced for producer in self.producers) + self.accepted + self.fed
+        for stage in self.stages:
+            found.append(_stage_statistics(stage, received, elapsed, now))
+            received = found[-1].emitted
+        return tuple(found)
 
     def _queues(self) -> list[BoundedQueue[Any]]:
         return [*(stage.inbox for stage in self.stages), *([self.results] if self.results is not None else [])]
@@ -392,13 +404,13 @@ class Supervisor:
         self.state = state
 
 
-def _stage_statistics(stage: Stage, elapsed: float, now: float) -> StageStatistics:
+def _stage_statistics(stage: Stage, received: int, elapsed: float, now: float) -> StageStatistics:
     inbox, handler = stage.inbox, stage.handler
     done = stage.settled - stage.failed
     return StageStatistics(
         name=handler.name,
         concurrency=handler.concurrency,
-        received=inbox._received,
+        received=received,
         done=done,
         failed=stage.failed,
         dropped=0,

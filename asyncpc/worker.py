@@ -4,7 +4,9 @@ An accepted item is at every ``await`` in exactly one place that can be counted 
 worker's ``hand``. The hand is cleared only before an ``await``, since nobody can look in between.
 
 The loops reach into :class:`~asyncpc.queue.BoundedQueue` (its module says which fields, and why): while there is
-room and backlog, an item costs an append, a pop and two counts, and no coroutine, future or clock read.
+room and backlog, an item costs an append, a pop and two counts, and no coroutine, future or clock read. What went into
+a queue is counted by those who wrote it, what came of it by those who took it, so that the two can be compared
+(invariant 4).
 """
 
 from __future__ import annotations
@@ -146,7 +148,6 @@ class ConsumerWorker(Worker):
                                 await self._pass_on(outbox, value)
                             else:
                                 out_append(value)
-                                outbox._received += 1
                                 if out_getters and not out_getters.waking:
                                     out_getters.wake()
                         settled += 1
@@ -194,15 +195,18 @@ class ConsumerWorker(Worker):
             values = function(item)
             try:
                 async for value in values:
-                    stage.emitted += 1
                     if outbox is not None:
                         if len(outbox._queue) >= outbox._mark:
-                            await outbox._push(value)
+                            try:
+                                await outbox._push(value)
+                            except BaseException:  # the value is left in the queue
+                                stage.emitted += 1
+                                raise
                         else:
                             outbox._queue.append(value)
-                            outbox._received += 1
                             if outbox._getters and not outbox._getters.waking:
                                 outbox._getters.wake()
+                    stage.emitted += 1
                     if self.cancelled:  # the generator swallowed it (fault B4)
                         raise asyncio.CancelledError
             except BaseException:
@@ -289,16 +293,19 @@ class ProducerWorker(Worker):
         next_look = produced + self._new_turn()
         try:
             async for item in iterator:
-                produced += 1
-                self.produced = produced
                 if len(items) >= outbox._mark:
-                    await outbox._push(item)
+                    try:
+                        await outbox._push(item)
+                    finally:  # cancelled or not, the item is in the queue
+                        produced += 1
+                        self.produced = produced
                     await outbox._room()  # the source is not asked while the queue is full
                     if self.cancelled:  # the source swallowed it (fault B4)
                         raise asyncio.CancelledError
                 else:
                     append(item)
-                    outbox._received += 1
+                    produced += 1
+                    self.produced = produced
                     if getters and not getters.waking:
                         getters.wake()
                 if produced >= next_look:

@@ -12,7 +12,7 @@ import asyncio
 import inspect
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FunctionType
@@ -106,8 +106,26 @@ def waiters_that_sleep_on() -> list[str]:
         empty: BoundedQueue[int] = BoundedQueue(1)
         await cancel_the_first(empty.get, lambda: empty.put_nowait(0))
 
+    return stuck_in([putters, getters])
+
+
+async def join_after_a_cancelled_put() -> None:
+    """A put that was cancelled while it waited was not accepted, so ``join`` does not wait for it."""
+    full: BoundedQueue[int] = BoundedQueue(1)
+    full.put_nowait(0)
+    waiting = asyncio.ensure_future(full.put(1))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.sleep(0)
+    full.get_nowait()
+    full.task_done()
+    await full.join()
+
+
+def stuck_in(cases: list[Callable[[], Coroutine[Any, Any, None]]]) -> list[str]:
+    """Which of the cases never end, and where they wait."""
     found = []
-    for case in (putters, getters):
+    for case in cases:
         loop = VirtualLoop()
         try:
             loop.run_until_complete(case())
@@ -170,6 +188,7 @@ FAULTS: Final = (
             "await self._until_room(self._deadline(timeout))",
             "self._received += 1; await self._until_room(self._deadline(timeout)); self._received -= 1",
         ),
+        check=lambda: stuck_in([join_after_a_cancelled_put]),
     ),
     _fault("bound not looked at again", "A10, I1", (_QUEUE, "_push", "while len(", "if len(")),
     _fault("room asked for never", "backpressure", (_QUEUE, "_room", "if len(self._queue) >= self._limit", "if False")),
