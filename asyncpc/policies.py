@@ -5,7 +5,6 @@ All times are float seconds.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,6 +19,8 @@ def exponential(attempt: int, *, first: float = 0.1, cap: float = 30.0) -> float
     "Full jitter", from Marc Brooker, *Exponential Backoff And Jitter*, AWS Architecture Blog, 2015: it spreads
     those who failed together, and the cap bounds the longest wait.
     """
+    import random  # here, since it is slow to import and seldom needed
+
     return random.uniform(0.0, min(cap, first * 2.0 ** min(attempt - 1, 60)))
 
 

@@ -330,12 +330,12 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         self._share()
 
     def _share(self) -> None:
-        """Whoever was woken wakes others for what it will not take itself.
+        """Whoever was woken wakes others for what neither it nor those on their way will take.
 
         A pipeline's writers wake one getter for a run of items, not one for each: so as many run as there is work
         for, within a few turns of the loop even if there are thousands, and those who would find nothing sleep on.
         """
-        left = len(self._queue) - 1
+        left = len(self._queue) - 1 - self._getters.waking
         if left > 0 and self._getters:
             self._getters.wake(min(left, 1 + len(self._getters) // 4))
 

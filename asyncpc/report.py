@@ -247,6 +247,8 @@ class Latency:
 
     def percentile(self, share: float) -> float:
         """The duration that ``share`` (0 … 1) of those counted did not exceed; 0 before the first."""
+        if not self._count:
+            return 0.0
         wanted = share * self._count
         for place, count in enumerate(self._buckets):
             wanted -= count

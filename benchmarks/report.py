@@ -35,7 +35,7 @@ def show(figures: Figures, bench: Bench) -> None:
         head = ["", "", "median", "±", *(f"× {reference}" for reference in case.references), "wanted"]
         _table(f"{name}: {case.what}", head, list(_rows(name, results, case.references, bench.loop)))
     if "throughput" in figures:
-        print(best_library(figures["throughput"][""]))
+        print(best_library({name: result.value.median for name, result in figures["throughput"][""].items()}))
     for peer, why in bench.missing.items():
         what, _, detail = why.partition(": ")
         print(f"{what}: {peer}" + (f" ({detail})" if detail else ""))
@@ -72,17 +72,17 @@ def _wanted(case: str, line: str, result: Result, reference: str, loop: str) -> 
         return f"≤ {readable(limit, result.unit)}" + (" ✓" if result.value.median <= limit else " missed")
     if (case, line) not in WANTED or reference not in result.ratios:
         return ""
-    wanted = WANTED[case, line](loop)
+    wanted = WANTED[case, line](python(), loop)
     return f"≥ {wanted:.2f} ×" + (" ✓" if result.ratios[reference].median >= wanted else " missed")
 
 
-def best_library(results: dict[str, Result]) -> str:
-    """How far ahead of the others asyncpc is."""
-    costs = {peer.name: results[peer.name].value.median for peer in LIBRARIES if peer.name in results}
-    if not costs:
+def best_library(costs: Mapping[str, float]) -> str:
+    """How far ahead of the others asyncpc is, by what an item costs in each implementation."""
+    libraries = [peer.name for peer in LIBRARIES if peer.name in costs]
+    if not libraries:
         return "No other library is installed to compare with."
-    best = min(costs, key=lambda name: costs[name])
-    ratio = costs[best] / results[ASYNCPC.name].value.median
+    best = min(libraries, key=lambda name: costs[name])
+    ratio = costs[best] / costs[ASYNCPC.name]
     return f"The fastest other library is {best}; asyncpc is {ratio:.1f} × as fast (wanted: {BEST_LIBRARY:g})."
 
 
@@ -125,7 +125,7 @@ def document(figures: Figures, bench: Bench) -> dict[str, Any]:
     """Everything there is to know, for a file; times in seconds, sizes in bytes."""
     return {
         "machine": {"platform": platform.platform(), "processor": _processor(), "cpus": os.cpu_count()},
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "python": python(),
         "loop": bench.loop,
         "versions": {
             "asyncpc": metadata.version("asyncpc"),
@@ -141,6 +141,11 @@ def document(figures: Figures, bench: Bench) -> dict[str, Any]:
             for case, results in figures.items()
         },
     }
+
+
+def python() -> str:
+    """The implementation and its version: CPython 3.13.0."""
+    return f"{platform.python_implementation()} {platform.python_version()}"
 
 
 def _processor() -> str:
@@ -245,7 +250,7 @@ def _draw_ratios(axes: Any, ratios: list[tuple[str, dict[str, Any]]]) -> None:
     spread = [[abs(ratio["median"] - ratio["quartiles"][side]) for _, ratio in reversed(ratios)] for side in (0, 1)]
     axes.barh(names, medians, xerr=spread, color="tab:orange", error_kw={"elinewidth": 0.8})
     axes.axvline(1, color="black", linewidth=0.8)
-    axes.set(xscale="log", xlabel="times as fast as the reference (mostly the hand-written pipeline; more is better)")
+    axes.set(xscale="log", xlabel="asyncpc: times as fast as the reference (log scale; more is better)")
 
 
 def write(document: dict[str, Any], file: Path) -> None:

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 sys.path.append(str(Path(__file__).parent.parent))
-cases, measure, peers, report, work = (
-    import_module(f"benchmarks.{name}") for name in ("cases", "measure", "peers", "report", "work")
+cases, measure, peers, report, tables, work = (
+    import_module(f"benchmarks.{name}") for name in ("cases", "measure", "peers", "report", "tables", "work")
 )
 main = import_module("benchmarks.__main__").main
 
@@ -171,6 +171,23 @@ def test_without_rich_and_matplotlib(monkeypatch: pytest.MonkeyPatch, capsys: py
     with pytest.raises(SystemExit, match="2"):
         main(["startup", *QUICK, "--plot", "plot.svg"])
     assert "uv sync --group bench" in capsys.readouterr().err
+
+
+def test_the_readme_is_written_from_the_files(
+    measured: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The README's figures are never typed: they come from JSON files, and writing them twice changes nothing."""
+    readme, file = tmp_path / "README.md", tmp_path / "run.json"
+    readme.write_text(tables.README.read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setattr(tables, "README", readme)
+    file.write_text(json.dumps(measured))
+    tables.main([str(file), str(file)])
+    written = readme.read_text(encoding="utf-8")
+    tables.main([str(file), str(file)])
+    assert readme.read_text(encoding="utf-8") == written
+    assert written.count("| **asyncpc** |") == 1
+    assert "| latency 50 % load p99 | hand-written |" in written
+    assert "## Adding a case or a peer" in written
 
 
 def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
