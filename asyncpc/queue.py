@@ -220,8 +220,12 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
             await self._breathe()
         if not self._queue:
             await self._until_item(self._deadline(timeout))
-        take = self._queue.popleft
-        run = [take() for _ in range(min(limit, len(self._queue)))]
+        if limit < len(self._queue):
+            take = self._queue.popleft
+            run = [take() for _ in range(limit)]
+        else:
+            run = list(self._queue)
+            self._queue.clear()
         self._made_room(len(run))
         return run
 

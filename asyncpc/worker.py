@@ -126,7 +126,7 @@ class ConsumerWorker(Worker):
         clock, latency = perf_counter, stage.latency
         settled = 0
         try:
-            while await inbox._ready() is not END:
+            while items or await inbox._ready() is not END:
                 started = clock()
                 for run in RUNS:
                     for _ in range(run):
@@ -294,10 +294,13 @@ class ProducerWorker(Worker):
         try:
             async for item in iterator:
                 if len(items) >= outbox._mark:
+                    produced += 1
                     try:
-                        await outbox._push(item)
+                        if len(items) < outbox._limit:
+                            outbox._enqueue(item)
+                        else:
+                            await outbox._push(item)
                     finally:  # cancelled or not, the item is in the queue
-                        produced += 1
                         self.produced = produced
                     await outbox._room()  # the source is not asked while the queue is full
                     if self.cancelled:  # the source swallowed it (fault B4)
