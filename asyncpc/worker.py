@@ -161,6 +161,7 @@ class ConsumerWorker(Worker):
                     if not items or elapsed > TURN:
                         break
                 self.hand = EMPTY
+                item = value = None  # an idle worker keeps nothing alive
                 if items or writers.waking:  # before an item is taken, never after (invariant 10, fault A8)
                     await inbox._linger()  # a writer that was woken will have put something by then
             self.completed = True
