@@ -38,7 +38,7 @@ EMPTY: Final = type("_Empty", (), {"__repr__": lambda self: "EMPTY"})()
 class Stage:
     """One stage of one run: its handler, the queues around it, its workers and its counts."""
 
-    __slots__ = ("emitted", "failed", "handler", "inbox", "latency", "live", "outbox", "workers")
+    __slots__ = ("beating", "beats", "emitted", "failed", "handler", "inbox", "latency", "live", "outbox", "workers")
 
     def __init__(self, handler: Handler, inbox: BoundedQueue[Any]) -> None:
         self.handler: Handler = handler
@@ -49,6 +49,19 @@ class Stage:
         self.failed: int = 0
         self.emitted: int = 0  # values a generator gave; of a coroutine it follows from done
         self.latency: Latency = Latency()
+        self.beats: int = 0  # turns of the loop, seen while slow handlers run
+        self.beating: bool = False
+
+    def count_beats(self) -> int:
+        """See to it that the next turn of the loop is counted, and return the count so far."""
+        if not self.beating:
+            self.beating = True
+            asyncio.get_running_loop().call_soon(self._beat)
+        return self.beats
+
+    def _beat(self) -> None:
+        self.beats += 1
+        self.beating = False
 
     @property
     def settled(self) -> int:
@@ -124,9 +137,10 @@ class ConsumerWorker(Worker):
         context, home = self.context, self.context.copy() if self.context else None
         putters, writers, wake_from = inbox._putters, inbox._writers, inbox._low + 1
         clock, latency = perf_counter, stage.latency
-        settled = 0
+        settled, slow = 0, False
         try:
             while items or await inbox._ready() is not END:
+                beats = stage.count_beats() if slow else stage.beats
                 started = clock()
                 for run in RUNS:
                     for _ in range(run):
@@ -162,8 +176,10 @@ class ConsumerWorker(Worker):
                         break
                 self.hand = EMPTY
                 item = value = None  # an idle worker keeps nothing alive
-                if items or writers.waking:  # before an item is taken, never after (invariant 10, fault A8)
-                    await inbox._linger()  # a writer that was woken will have put something by then
+                waited = slow and stage.beats != beats  # a slow handler that waits has let others run
+                slow = run == 1 and elapsed > TURN
+                if not waited if items else writers.waking:  # a writer that was woken will have put something by then
+                    await inbox._linger()  # before an item is taken, never after (invariant 10, fault A8)
             self.completed = True
         except asyncio.CancelledError:
             raise
