@@ -85,6 +85,10 @@ class PipelineError(ExceptionGroup[Exception]):
     def __init__(self, message: str, exceptions: Sequence[Exception], report: Report) -> None:
         super().__init__(message, exceptions)
 
+    def __reduce__(self) -> tuple[type[PipelineError], tuple[str, Sequence[Exception], Report]]:
+        """Pickle with the report, so that a run in another process can fail in full."""
+        return type(self), (self.message, self.exceptions, self.report)
+
     def derive(self, excs: Sequence[Exception], /) -> PipelineError:  # type: ignore[override]  # only Exceptions inside
         """Keep the class and the report when ``except*`` splits the group."""
         return PipelineError(self.message, excs, self.report)

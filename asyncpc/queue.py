@@ -31,12 +31,13 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from operator import length_hint
 from threading import get_ident
-from typing import Final, Generic, TypeVar, final
+from typing import Final, Generic, TypeVar, cast, final
 
 from .errors import QueueShutDown, StateError
 from .waiting import Line, pause
@@ -59,6 +60,8 @@ class _End:
     def __repr__(self) -> str:
         return "END"
 
+
+_NO_MORE: Final = object()
 
 END: Final = _End()
 """What a consumer is told, once, when its queue is closed and empty; never an item."""
@@ -178,8 +181,12 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
                 self._received += moved
                 self._grown()
                 self._getters.wake(moved)
-            if moved < room or not length_hint(source, 1):
+            if moved < room:
                 return
+            if not length_hint(source, 1):  # it says that it has no more
+                if (more := next(source, _NO_MORE)) is _NO_MORE:
+                    return
+                self._enqueue(cast(T, more))  # one above the bound, since it is in our hand
             await self._breathe()
             await self._until_room(deadline)
 
@@ -320,6 +327,17 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
             self._idle -= 1
         self._share()
         return None
+
+    @contextmanager
+    def _idling(self) -> Iterator[None]:
+        """Count the caller, a worker with an empty hand, among those who wait for an item."""
+        self._idle += 1
+        try:
+            if self._on_idle is not None:
+                self._on_idle()
+            yield
+        finally:
+            self._idle -= 1
 
     async def _linger(self) -> None:
         """Let others run once, with an empty hand: as if woken already, so that a writer need not wake anybody else."""

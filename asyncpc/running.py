@@ -57,8 +57,11 @@ class Running(Generic[In_contra]):
     async def wait(self) -> Report:
         """Wait until the sources have ended and everything is handled; raises ``PipelineError`` if the run failed.
 
-        *Cancel safety*: waiting changes nothing.
+        Raises ``StateError`` in one of the run's own handlers, which would wait for itself (a task that the handler
+        waits for would, too, and cannot be told apart). *Cancel safety*: waiting changes nothing.
         """
+        if self._run.runs_here():
+            raise StateError("wait() in a handler would wait for itself: call stop(), or feed() what is left to do")
         await self._run.wait()
         self._run.told = True
         return self._run.outcome()

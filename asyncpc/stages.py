@@ -49,7 +49,10 @@ class Handler:
 
     def open_context(self) -> AbstractAsyncContextManager[Any]:
         """The resource of one worker, not yet entered."""
-        return self.context() if callable(self.context) else self.context  # type: ignore[return-value]  # only asked when there is one
+        if isinstance(self.context, AbstractAsyncContextManager):
+            return self.context
+        assert self.context is not None  # only asked when there is one
+        return self.context()
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +184,7 @@ def _kind(function: Callable[..., Any]) -> str | None:
     bare = _bare(function)
     if inspect.isasyncgenfunction(bare):
         return "generator"
-    return "coroutine" if inspect.iscoroutinefunction(bare) else None
+    return "coroutine" if inspect.iscoroutinefunction(bare) or inspect.iscoroutinefunction(function) else None
 
 
 def _bare(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -64,6 +64,9 @@ ADVANCES: Final[dict[State, set[State]]] = {
     State.FAILED: set(),
 }
 
+_under_way: set[Supervisor] = set()
+"""Runs that have not ended; tasks are held weakly, so without this a run that nobody names could be collected."""
+
 _current: ContextVar[Supervisor] = ContextVar("asyncpc_run")
 
 
@@ -123,6 +126,7 @@ class Supervisor:
     def start(self) -> None:
         """Start every worker; consumers first, so that a source finds them waiting."""
         self._advance(State.RUNNING)
+        _under_way.add(self)
         self._loop = asyncio.get_running_loop()
         self._began, self._began_really = self._loop.time(), perf_counter()
         for queue in self._queues():
@@ -142,7 +146,16 @@ class Supervisor:
         if isinstance(worker, ConsumerWorker):
             worker.context.run(_current.set, self)
         self._live[worker] = None
-        worker.task = self._loop.create_task(worker.run(), name=f"asyncpc:{worker.name}", context=worker.context)
+        work = worker.run()
+        try:
+            worker.task = self._loop.create_task(work, name=f"asyncpc:{worker.name}", context=worker.context)
+        except BaseException:  # a task factory that refuses
+            work.close()
+            self._live.pop(worker)
+            self.abort()
+            if not self._live:
+                self._finish()
+            raise
         worker.task.add_done_callback(partial(self._worker_ended, worker))
 
     # -- intake -------------------------------------------------------------------------------
@@ -188,8 +201,9 @@ class Supervisor:
             try:
                 await self._ended.wait()
             except asyncio.CancelledError as error:
+                if cancelled is None or not error.args or error.args != cancelled.args:
+                    self.abort()  # but not for one that anyio delivers again and again, with the scope's name in it
                 cancelled = error
-                self.abort()
         if cancelled is not None:
             raise cancelled
 
@@ -257,7 +271,7 @@ class Supervisor:
     def _abandon(self) -> None:
         for worker in self._live:
             worker.abandoned = True
-            logger.error("%s ignored two cancellations and is left behind", worker.name)
+        logger.error("workers that ignored two cancellations are left behind: %s", [one.name for one in self._live])
         self._finish()
 
     # -- the end of a worker ------------------------------------------------------------------
@@ -333,6 +347,7 @@ class Supervisor:
             if queue is not self.results:
                 queue._queue.clear()
         self._ended.set()
+        _under_way.discard(self)
 
     def books(self) -> Report:
         """The report as it would be now: what is in queues and hands counts as unfinished."""

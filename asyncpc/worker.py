@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
+from contextlib import AsyncExitStack
 from contextvars import Context
 from time import perf_counter
 from typing import Any, Final
@@ -97,13 +98,14 @@ class Worker:
 class ConsumerWorker(Worker):
     """One of a stage's workers."""
 
-    __slots__ = ("hand", "settled", "stage")
+    __slots__ = ("hand", "passing", "settled", "stage")
 
     def __init__(self, name: str, stage: Stage) -> None:
         super().__init__(name)
         self.stage: Stage = stage
         self.hand: Any = EMPTY
         self.settled: int = 0  # items done or failed
+        self.passing: float = 0.0  # seconds of this turn in which values waited for room
 
     def run(self) -> Coroutine[Any, Any, None]:
         """Handle items until END; a failure is kept in ``failure``, never raised into the loop (fault B9).
@@ -116,11 +118,14 @@ class ConsumerWorker(Worker):
 
     async def _with_resource(self, handler: Handler) -> None:
         try:
-            async with handler.open_context() as resource:
+            async with AsyncExitStack() as stack:
+                with self.stage.inbox._idling():  # or END would wait for a worker that nobody needs any more
+                    resource = await stack.enter_async_context(handler.open_context())
                 await self._consume(lambda item: handler.function(item, resource))
                 if self.failure is not None:
                     raise self.failure  # the resource is told; should its exit swallow it, the supervisor still knows
         except asyncio.CancelledError:
+            self.completed = False  # the resource was not closed properly
             raise
         except BaseException as error:
             self._failed(error)
@@ -137,7 +142,7 @@ class ConsumerWorker(Worker):
         context, home = self.context, self.context.copy() if self.context else None
         putters, writers, wake_from = inbox._putters, inbox._writers, inbox._low + 1
         clock, latency = perf_counter, stage.latency
-        settled, slow = 0, False
+        settled, slow, run, elapsed = 0, False, 0, 0.0
         try:
             while items or await inbox._ready() is not END:
                 beats = stage.count_beats() if slow else stage.beats
@@ -171,7 +176,8 @@ class ConsumerWorker(Worker):
                             raise asyncio.CancelledError
                     elapsed = clock() - started
                     if run == 1:
-                        latency.add(elapsed)
+                        latency.add(elapsed - self.passing)
+                        self.passing = 0.0
                     if not items or elapsed > TURN:
                         break
                 self.hand = EMPTY
@@ -196,11 +202,19 @@ class ConsumerWorker(Worker):
     async def _pass_on(self, outbox: BoundedQueue[Any], value: Any) -> None:
         """Push the value when there is room; cancelled or not, it ends in the queue, so the item is done."""
         try:
-            await outbox._push(value)
+            await self._push(outbox, value)
         except BaseException:
             self.hand = EMPTY
             self.settled += 1
             raise
+
+    async def _push(self, outbox: BoundedQueue[Any], value: Any) -> None:
+        """Push the value, and remember how long that took: it is no part of the handler's latency."""
+        began = perf_counter()
+        try:
+            await outbox._push(value)
+        finally:
+            self.passing += perf_counter() - began
 
     def _emitting(
         self, function: Callable[[Any], AsyncGenerator[Any, None]]
@@ -210,12 +224,13 @@ class ConsumerWorker(Worker):
 
         async def handle(item: Any) -> None:
             values = function(item)
+            given, until = 0, perf_counter() + TURN
             try:
                 async for value in values:
                     if outbox is not None:
                         if len(outbox._queue) >= outbox._mark:
                             try:
-                                await outbox._push(value)
+                                await self._push(outbox, value)
                             except BaseException:  # the value is left in the queue
                                 stage.emitted += 1
                                 raise
@@ -224,6 +239,10 @@ class ConsumerWorker(Worker):
                             if outbox._getters and not outbox._getters.waking:
                                 outbox._getters.wake()
                     stage.emitted += 1
+                    given += 1
+                    if not given % 8 and (not given % 128 or perf_counter() > until):  # invariant 10
+                        await pause()
+                        until = perf_counter() + TURN
                     if self.cancelled:  # the generator swallowed it (fault B4)
                         raise asyncio.CancelledError
             except BaseException:
@@ -279,7 +298,7 @@ class ProducerWorker(Worker):
         self.outbox: BoundedQueue[Any] = outbox
         self.produced: int = 0
         self.restarts: int = 0
-        self.recent: list[float] = []  # loop times of the restarts that still count
+        self.recent: deque[float] = deque()  # loop times of the restarts that still count
         self.run_length: int = 1  # items until the next look at the clock
         self.started: float = 0.0  # of the turn, on the clock
 
@@ -355,7 +374,8 @@ class ProducerWorker(Worker):
         now = asyncio.get_running_loop().time()
         if restart is None or self.cancelled:
             raise error
-        self.recent = [moment for moment in self.recent if now - moment < restart.within]
+        while self.recent and now - self.recent[0] >= restart.within:
+            self.recent.popleft()
         if len(self.recent) >= restart.times:
             raise error
         self.recent.append(now)

@@ -1,0 +1,276 @@
+"""Per-worker resources and awkward surroundings: what a context may do, and who may cancel or wait for whom."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import gc
+import pickle
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncContextDecorator, asynccontextmanager
+from itertools import pairwise
+from typing import Any
+
+import anyio
+import pytest
+from virtual import EAGER, now, run_virtual
+
+from asyncpc import BoundedQueue, Pipeline, PipelineError, StateError, WorkerCancelled, consumer, producer, source
+
+
+@pytest.mark.parametrize("eager", EAGER)
+@pytest.mark.parametrize("items", [0, 5])
+def test_a_pool_smaller_than_the_concurrency_ends(items: int, eager: bool) -> None:
+    """END does not wait for a worker that still waits for its resource: the others end and make room for it."""
+    opened: list[int] = []
+
+    async def main() -> None:
+        pool = asyncio.Semaphore(2)
+
+        @asynccontextmanager
+        async def acquire() -> AsyncIterator[None]:
+            async with pool:
+                opened.append(1)
+                yield
+
+        @consumer(concurrency=4, context=acquire)
+        async def handle(n: int, resource: None) -> None:
+            await asyncio.sleep(0.01)
+
+        report = await (source(range(items)) >> handle)
+        assert report.done == items
+
+    run_virtual(main, eager=eager)
+    assert len(opened) == 4
+
+
+def test_a_cancel_in_a_resources_exit_is_a_failure_with_a_name() -> None:
+    """An exit that was cut short is not a success, even if every item was handled (fault B1)."""
+
+    @asynccontextmanager
+    async def careless() -> AsyncIterator[None]:
+        yield
+        task = asyncio.ensure_future(asyncio.sleep(100))
+        task.cancel()
+        await task
+
+    @consumer(context=careless)
+    async def handle(n: int, resource: None) -> None: ...
+
+    async def main() -> None:
+        with pytest.raises(PipelineError) as failed:
+            await (source(range(5)) >> handle)
+        assert isinstance(failed.value.exceptions[0], WorkerCancelled)
+        assert failed.value.report.done == 5
+
+    run_virtual(main)
+
+
+def test_a_context_manager_that_can_be_called_is_entered() -> None:
+    """``AsyncContextDecorator`` makes instances callable; they are context managers all the same."""
+    entered: list[str] = []
+
+    class Decorating(AsyncContextDecorator, AbstractAsyncContextManager["Decorating"]):
+        async def __aexit__(self, *details: object) -> None:
+            entered.append("left")
+
+    @consumer(context=Decorating())
+    async def handle(n: int, resource: Decorating) -> None:
+        entered.append("used")
+
+    run_virtual(lambda: _awaited(source([1]) >> handle))
+    assert entered == ["used", "left"]
+
+
+async def _awaited(pipeline: Pipeline[Any, Any]) -> Any:
+    return await pipeline
+
+
+@pytest.mark.parametrize("limit", [anyio.move_on_after, asyncio.timeout])
+async def test_a_cancelled_run_has_time_to_clean_up(limit: Callable[[float], Any]) -> None:
+    """Also in an anyio scope, which delivers its cancel again and again: that is one cancel, not many (fault B7)."""
+    cleaned: list[int] = []
+
+    @consumer(concurrency=2)
+    async def handle(n: int) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.12)  # longer than two rounds of cancellation leave
+            cleaned.append(n)
+
+    try:
+        manager = limit(0.01)
+        if hasattr(manager, "__aenter__"):
+            async with manager:
+                await Pipeline([1, 2], handle)
+        else:
+            with manager:
+                await Pipeline([1, 2], handle)
+    except TimeoutError:
+        pass
+    assert sorted(cleaned) == [1, 2]
+
+
+def test_waiting_in_a_handler_for_the_own_run_is_refused() -> None:
+    """It would wait for itself, without a deadline."""
+    told: list[str] = []
+
+    async def main() -> None:
+        @consumer
+        async def handle(n: int) -> None:
+            with pytest.raises(StateError, match=r"stop\(\)") as refused:
+                await running.wait()
+            told.append(str(refused.value))
+
+        async with Pipeline(handle) as running:
+            await running.put(1)
+
+    run_virtual(main)
+    assert len(told) == 1
+
+
+def test_a_generator_handler_shares_the_loop() -> None:
+    """A handler that gives values without end and never waits lets others run every 128 values (invariant 10)."""
+
+    @consumer
+    async def flood(n: int) -> AsyncIterator[int]:
+        for k in range(10_000):
+            given.append(k)
+            yield k
+
+    given: list[int] = []
+    seen: list[int] = []
+
+    async def look_on() -> None:
+        while True:
+            seen.append(len(given))
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        looking = asyncio.create_task(look_on())
+        await Pipeline([1], flood)
+        looking.cancel()
+
+    run_virtual(main)
+    assert max(after - before for before, after in pairwise(seen)) <= 128
+
+
+def test_a_run_that_nobody_names_is_not_collected() -> None:
+    """Tasks are held weakly by asyncio; the run holds itself until it has ended (fault B9)."""
+    handled: list[int] = []
+
+    @consumer
+    async def handle(n: int) -> None:
+        await asyncio.sleep(1)
+        handled.append(n)
+
+    async def start() -> None:
+        running = await Pipeline(handle).__aenter__()
+        await running.put(1)
+        running.stop()
+
+    async def main() -> None:
+        await start()
+        await asyncio.sleep(0)
+        gc.collect()
+        await asyncio.sleep(5)
+
+    run_virtual(main)
+    assert handled == [1]
+
+
+def test_a_task_factory_that_refuses_leaves_nothing_running() -> None:
+    """A start that fails half way cancels what it had started, and nothing is left un-awaited (B9)."""
+
+    @producer
+    async def numbers() -> AsyncIterator[int]:
+        yield 1
+
+    @consumer(concurrency=3)
+    async def handle(n: int) -> None: ...
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        made: list[Any] = []
+
+        def refuse(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
+            if len(made) == 2:
+                raise RuntimeError("no more tasks")
+            made.append(asyncio.Task(work, loop=loop, **options))
+            return made[-1]
+
+        loop.set_task_factory(refuse)
+        with pytest.raises(RuntimeError, match="no more tasks"):
+            await (numbers >> handle)
+        loop.set_task_factory(None)
+        await asyncio.sleep(1)
+        assert all(task.done() for task in made)
+
+    run_virtual(main)
+
+
+def test_a_failure_can_be_pickled_and_copied() -> None:
+    """A pipeline run in another process can fail in full: exceptions and report come back."""
+
+    @consumer(name="bad")
+    async def bad(n: int) -> None:
+        raise ValueError(n)
+
+    async def main() -> PipelineError:
+        with pytest.raises(PipelineError) as failed:
+            await (source([1, 2]) >> bad)
+        return failed.value
+
+    failed = run_virtual(main)
+    for again in (pickle.loads(pickle.dumps(failed)), copy.copy(failed)):
+        assert type(again) is PipelineError
+        assert again.report == failed.report
+        assert [repr(error) for error in again.exceptions] == ["ValueError(1)"]
+
+
+def test_put_many_does_not_believe_a_wrong_length_hint() -> None:
+    """An iterator that says it has no more, and has, is read to its end."""
+
+    class Modest:
+        def __init__(self) -> None:
+            self.left = iter(range(10))
+
+        def __iter__(self) -> Iterator[int]:
+            return self
+
+        def __next__(self) -> int:
+            return next(self.left)
+
+        def __length_hint__(self) -> int:
+            return 0
+
+    async def main() -> None:
+        queue: BoundedQueue[int] = BoundedQueue(3)
+
+        async def read() -> list[int]:
+            return [item async for item in queue]
+
+        reading = asyncio.create_task(read())
+        await queue.put_many(Modest())
+        queue.close()
+        assert await reading == list(range(10))
+        assert queue.statistics().peak_queued <= 4
+        assert now() == 0
+
+    run_virtual(main)
+
+
+def test_the_latency_of_a_handler_is_without_the_wait_for_room() -> None:
+    """Who looks for the slow stage must not be shown the one before it."""
+
+    @consumer(name="fast")
+    async def fast(n: int) -> int:
+        return n
+
+    @consumer(maxsize=1)
+    async def slow(n: int) -> None:
+        await asyncio.sleep(0.003)
+
+    report = asyncio.run(_awaited(source(range(50)) >> fast >> slow))
+    assert report.stages[0].latency_p50 < 0.001 < report.stages[1].latency_p50
