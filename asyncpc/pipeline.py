@@ -27,6 +27,7 @@ from .stages import (
     define_handler,
     define_origin,
     iterable_origin,
+    refuse_called,
     unique,
 )
 from .supervisor import Supervisor
@@ -262,7 +263,7 @@ class Pipeline(Generic[In_contra, Out_co]):
 
     def _start(self, means: str | None = None, *, streamed: bool = False) -> Supervisor:
         """A fresh run; ``means`` names the way of running that needs a source."""
-        if self._run is not None:
+        if self._run is not None and not self._run.is_gone():
             raise StateError(
                 f"pipeline {self._plan.name!r} is running already; give each concurrent run a Pipeline of its own "
                 "(stages can be shared: first >> second makes another)"
@@ -272,9 +273,12 @@ class Pipeline(Generic[In_contra, Out_co]):
                 f"pipeline {self._plan.name!r} has no source, so to {means} would wait for ever: "
                 "begin it with a producer, or use 'async with pipeline as running' and running.put(item)"
             )
-        run = Supervisor(self._plan, streamed=streamed)
-        run.start()
-        self._run = run
+        self._run = run = Supervisor(self._plan, streamed=streamed)
+        try:
+            run.start()
+        except BaseException:
+            self._run = None
+            raise
         return run
 
     def _release(self) -> None:
@@ -406,6 +410,7 @@ def _plan(parts: tuple[Any, ...], maxsize: int | None, drain_timeout: float | No
     handlers: list[Handler] = []
     inherited: Plan | None = None
     for place, part in enumerate(parts):
+        refuse_called(f"part {place + 1} of the pipeline", part)
         if isinstance(part, Consumer):
             handlers.append(part._handler)
         elif isinstance(part, Pipeline):
@@ -433,7 +438,7 @@ def _plan(parts: tuple[Any, ...], maxsize: int | None, drain_timeout: float | No
     )
     check_name(label)
     check_maxsize(f"pipeline {label!r}", maxsize)
-    if not drain_timeout >= 0:
+    if not isinstance(drain_timeout, (int, float)) or not drain_timeout >= 0:
         raise DefinitionError(f"pipeline {label!r}: drain_timeout={drain_timeout!r} must be 0 or more seconds")
     return Plan(label, unique(origins), unique(handlers), maxsize, drain_timeout)
 

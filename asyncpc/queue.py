@@ -481,6 +481,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         if self._loop is None or self._loop.is_closed():
             if loop is not None:
                 self._loop, self._thread = loop, get_ident()
+                self._finished = asyncio.Event()  # the old one belongs to the old loop
         elif loop is not None or get_ident() != self._thread:
             raise StateError(
                 "this BoundedQueue belongs to another event loop or thread; from a thread, hand the call over: "

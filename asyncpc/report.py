@@ -188,7 +188,7 @@ class Report:
     @property
     def exit_status(self) -> int:
         """For ``sys.exit``: 0 done; 1 failed or incomplete; 128 + the signal after a full drain (130, 143)."""
-        if self.failed or not self.complete:
+        if self.statistics.state == "failed" or self.failed or not self.complete:
             return 1
         return 128 + self.signal if self.signal else 0
 
@@ -241,7 +241,7 @@ class Latency:
     def add(self, seconds: float) -> None:
         """Count one duration."""
         fraction, exponent = math.frexp(seconds)  # seconds = fraction · 2^exponent, with fraction in ½ … 1
-        place = (exponent - self._LOWEST) * 8 + int(fraction * 16) - 8
+        place = (exponent - self._LOWEST) * 8 + int(fraction * 16) - 8 if seconds > 0 else 0
         self._buckets[0 if place < 0 else place if place < self._SIZE else self._SIZE - 1] += 1
         self._count += 1
 

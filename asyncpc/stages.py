@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -74,7 +74,9 @@ def define_handler(
     """Look at a consumer's function and options; raises ``DefinitionError`` that names the stage and the cure."""
     label = _label(name, function)
     where = f"consumer {label!r}"
-    _refuse_called(where, function)
+    refuse_called(where, function)
+    if not callable(function):
+        raise DefinitionError(f"{where}: {type(function).__name__} is not a function")
     kind = _kind(function)
     if kind is None:
         raise DefinitionError(f"{where} is a plain function: write 'async def' (sync handlers come with threads)")
@@ -96,7 +98,9 @@ def define_origin(function: Callable[..., Any], restart: Restart | None, name: s
     """Look at a producer's function; ``open`` still takes its arguments. Raises ``DefinitionError`` naming the cure."""
     label = _label(name, function)
     where = f"producer {label!r}"
-    _refuse_called(where, function)
+    refuse_called(where, function)
+    if not callable(function):
+        raise DefinitionError(f"{where}: {type(function).__name__} is not a function")
     if inspect.isgeneratorfunction(_bare(function)):
         raise DefinitionError(
             f"{where} is a sync generator: write 'async def', or if it never blocks give it as source({label}())"
@@ -120,10 +124,14 @@ def bind_origin(origin: Origin, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 def iterable_origin(items: object, name: str | None = None) -> Origin:
     """Any iterable or async iterable as an origin; raises ``DefinitionError`` for anything else."""
     label = _label(name or f"source({type(items).__name__})", items)
-    _refuse_called(label, items)
+    refuse_called(label, items)
     if not isinstance(items, (AsyncIterable, Iterable)):
-        raise DefinitionError(f"{label}: neither a producer, an iterable nor an async iterable")
-    total = len(items) if hasattr(items, "__len__") else None  # type: ignore[arg-type]  # asked just before
+        cure = f": decorate {_name(items)!r} with @producer" if callable(items) else ""
+        raise DefinitionError(f"{label} is neither a producer, an iterable nor an async iterable{cure}")
+    total: int | None = None
+    if isinstance(items, (list, tuple, range, set, frozenset, dict)):  # len() of anything else may be work
+        with suppress(OverflowError):
+            total = len(items)
     if isinstance(items, AsyncIterator) or iter_is_self(items):
         return Origin(label, _once(label, items), total=total)
     return Origin(label, lambda: items, total=total)
@@ -145,13 +153,13 @@ Named = TypeVar("Named", Origin, Handler)
 
 def unique(parts: Iterable[Named]) -> tuple[Named, ...]:
     """The parts with names that differ, so that a report can tell them apart: a, a#2, a#3."""
-    seen: dict[str, int] = {}
-    named: list[Named] = []
+    named: dict[str, Named] = {}
     for part in parts:
-        seen[part.name] = seen.get(part.name, 0) + 1
-        again = seen[part.name] > 1
-        named.append(replace(part, name=f"{part.name}#{seen[part.name]}") if again else part)
-    return tuple(named)
+        name, number = part.name, 2
+        while name in named:
+            name, number = f"{part.name}#{number}", number + 1
+        named[name] = replace(part, name=name)
+    return tuple(named.values())
 
 
 async def _each(items: Iterable[Any]) -> AsyncIterator[Any]:
@@ -214,12 +222,11 @@ def _name(function: object) -> str:
     return getattr(function, "__name__", None) or type(function).__name__
 
 
-def _refuse_called(where: str, thing: object) -> None:
+def refuse_called(where: str, thing: object) -> None:
+    """Refuse a coroutine object: a function that was called where the function itself is wanted."""
     if inspect.iscoroutine(thing):
         thing.close()  # or Python warns that it was never awaited
         raise DefinitionError(f"{where} is a coroutine object: pass the function itself, without calling it")
-    if not callable(thing) and not isinstance(thing, (AsyncIterable, Iterable)):
-        raise DefinitionError(f"{where}: {type(thing).__name__} is not a function")
 
 
 def _accepts(function: Callable[..., Any], count: int) -> bool:
@@ -238,6 +245,10 @@ def _check_context(where: str, context: Context) -> None:
     if isinstance(context, AbstractAsyncContextManager) and hasattr(context, "gen"):
         raise DefinitionError(
             f"{where}: context= is already called; pass the function, so that each worker opens its own"
+        )
+    if inspect.isasyncgenfunction(context) or inspect.iscoroutinefunction(context):
+        raise DefinitionError(
+            f"{where}: context= must give an async context manager: decorate it with @asynccontextmanager"
         )
     if not callable(context) and not isinstance(context, AbstractAsyncContextManager):
         raise DefinitionError(f"{where}: context= must be an async context manager, or a function that returns one")

@@ -207,6 +207,10 @@ class Supervisor:
         if cancelled is not None:
             raise cancelled
 
+    def is_gone(self) -> bool:
+        """Whether the run has ended, or its loop was closed under it."""
+        return self._ended.is_set() or (self.state is not State.NEW and self._loop.is_closed())
+
     def runs_here(self) -> bool:
         """Whether the caller is one of this run's workers, which cannot wait for its own end."""
         task = asyncio.current_task()
@@ -293,24 +297,28 @@ class Supervisor:
             self._finish()
 
     def _judge(self, worker: ConsumerWorker | ProducerWorker) -> None:
-        error = worker.failure
-        if error is None and not worker.completed and not worker.cancelled:
-            error = WorkerCancelled(
-                f"{worker.name}: its task was cancelled from outside the run, or its handler raised CancelledError; "
-                "the item it had is listed as unfinished"
-            )
-        if error is None:
-            return
+        errors = worker.failures
+        if not errors and not worker.completed and not worker.cancelled:
+            errors = [
+                WorkerCancelled(
+                    f"{worker.name}: its task was cancelled from outside the run, or its handler raised "
+                    "CancelledError; the item it had is listed as unfinished"
+                )
+            ]
+        for error in errors:
+            self._keep(error, worker.name)
+        if errors and isinstance(worker, ProducerWorker) and self.interrupt is None:
+            self.stop()  # what it gave is handled first (fault C13)
+        elif errors:
+            self._fail(worker.name)
+
+    def _keep(self, error: BaseException, where: str) -> None:
         if not isinstance(error, Exception):
             self.interrupt = error if self.interrupt is None else self.interrupt
-        else:
-            with suppress(Exception):  # an exception class may refuse to be written to
-                error.add_note(f"asyncpc: in {worker.name} of pipeline {self.plan.name!r}")
-            self.errors.append(error)
-        if isinstance(worker, ProducerWorker) and self.interrupt is None:
-            self.stop()  # what it gave is handled first (fault C13)
-        else:
-            self._fail(worker.name)
+            return
+        with suppress(Exception):  # an exception class may refuse to be written to
+            error.add_note(f"asyncpc: in {where} of pipeline {self.plan.name!r}")
+        self.errors.append(error)
 
     def _fail(self, where: str) -> None:
         """The first failure stops the run: siblings are cancelled, callers in ``put`` are told (invariant 7)."""

@@ -27,9 +27,9 @@ from .waiting import pause
 __all__ = ["EMPTY", "ConsumerWorker", "ProducerWorker", "Stage"]
 
 TURN: Final = 0.0005
-"""Seconds after which a loop's turn ends at the next look at the clock: runs double, so a turn stays below 1 ms."""
+"""Seconds after which a loop's turn ends at the next look at the clock; runs begin short, so it stays below 1 ms."""
 
-RUNS: Final = (1, 2, 4, 8, 16, 32, 64)
+RUNS: Final = (1, 2, 4, 8, *[16] * 7)
 """A turn's runs of items; the clock is read once per run. At most 127 items a turn (invariant 10)."""
 
 EMPTY: Final = type("_Empty", (), {"__repr__": lambda self: "EMPTY"})()
@@ -78,21 +78,21 @@ class Stage:
 class Worker:
     """What the supervisor knows of a task: who it is, how it ended, and whether the supervisor cancelled it."""
 
-    __slots__ = ("abandoned", "cancelled", "completed", "context", "failure", "name", "task")
+    __slots__ = ("abandoned", "cancelled", "completed", "context", "failures", "name", "task")
 
     def __init__(self, name: str) -> None:
         self.name: str = name
         self.task: asyncio.Task[None] | None = None
         self.context: Context | None = None
-        self.failure: BaseException | None = None
+        self.failures: list[BaseException] = []
         self.completed: bool = False  # came to its proper end
         self.cancelled: bool = False  # by the supervisor
         self.abandoned: bool = False
 
     def failed_with(self, error: BaseException) -> None:
-        """Keep the first error, for the supervisor to judge."""
-        if self.failure is None:
-            self.failure = error
+        """Keep the error, once, for the supervisor to judge."""
+        if not any(error is known for known in self.failures):
+            self.failures.append(error)
 
 
 class ConsumerWorker(Worker):
@@ -108,7 +108,7 @@ class ConsumerWorker(Worker):
         self.passing: float = 0.0  # seconds of this turn in which values waited for room
 
     def run(self) -> Coroutine[Any, Any, None]:
-        """Handle items until END; a failure is kept in ``failure``, never raised into the loop (fault B9).
+        """Handle items until END; a failure is kept in ``failures``, never raised into the loop (fault B9).
 
         *Cancel safety*: an item whose handler was cancelled stays in the hand, for the report; a value that waited
         for room is left in the next queue. A resource is closed in the task that opened it.
@@ -122,8 +122,10 @@ class ConsumerWorker(Worker):
                 with self.stage.inbox._idling():  # or END would wait for a worker that nobody needs any more
                     resource = await stack.enter_async_context(handler.open_context())
                 await self._consume(lambda item: handler.function(item, resource))
-                if self.failure is not None:
-                    raise self.failure  # the resource is told; should its exit swallow it, the supervisor still knows
+                if self.failures:
+                    raise self.failures[
+                        0
+                    ]  # the resource is told; should its exit swallow it, the supervisor still knows
         except asyncio.CancelledError:
             self.completed = False  # the resource was not closed properly
             raise
@@ -290,7 +292,7 @@ class _InContext:
 class ProducerWorker(Worker):
     """The one worker of a source."""
 
-    __slots__ = ("origin", "outbox", "produced", "recent", "restarts", "run_length", "started")
+    __slots__ = ("origin", "outbox", "produced", "recent", "restarts")
 
     def __init__(self, name: str, origin: Origin, outbox: BoundedQueue[Any]) -> None:
         super().__init__(name)
@@ -299,8 +301,6 @@ class ProducerWorker(Worker):
         self.produced: int = 0
         self.restarts: int = 0
         self.recent: deque[float] = deque()  # loop times of the restarts that still count
-        self.run_length: int = 1  # items until the next look at the clock
-        self.started: float = 0.0  # of the turn, on the clock
 
     async def run(self) -> None:
         """Give items until the source ends; start it again as its ``restart`` allows.
@@ -322,11 +322,11 @@ class ProducerWorker(Worker):
 
     async def _produce(self) -> None:
         outbox = self.outbox
-        items, append, getters = outbox._queue, outbox._queue.append, outbox._getters
+        items, append, getters, clock = outbox._queue, outbox._queue.append, outbox._getters, perf_counter
         await outbox._room()
         iterator = self.origin.iterate()
         produced = self.produced
-        next_look = produced + self._new_turn()
+        turn_ends, until, step, next_look = produced + sum(RUNS), clock() + TURN, 1, produced + 1
         try:
             async for item in iterator:
                 if len(items) >= outbox._mark:
@@ -347,26 +347,17 @@ class ProducerWorker(Worker):
                     self.produced = produced
                     if getters and not getters.waking:
                         getters.wake()
-                if produced >= next_look:
-                    next_look = produced + await self._next_run()
+                if produced >= next_look or self.cancelled:
+                    if self.cancelled:  # as above
+                        raise asyncio.CancelledError
+                    step = min(2 * step, RUNS[-1])
+                    if produced >= turn_ends or clock() > until:  # invariant 10
+                        await pause()
+                        turn_ends, until, step = produced + sum(RUNS), clock() + TURN, 1
+                    next_look = produced + step
         finally:
             if isinstance(iterator, AsyncGenerator):
                 await iterator.aclose()
-
-    def _new_turn(self) -> int:
-        self.started = perf_counter()
-        self.run_length = RUNS[0]
-        return self.run_length
-
-    async def _next_run(self) -> int:
-        """How many items to give before the next look at the clock; yields first if the turn is over (invariant 10)."""
-        if self.cancelled:  # as above
-            raise asyncio.CancelledError
-        if perf_counter() - self.started > TURN or self.run_length >= RUNS[-1]:
-            await pause()
-            return self._new_turn()
-        self.run_length *= 2
-        return self.run_length
 
     async def _before_restart(self, error: Exception) -> None:
         """Wait before a restart; raises ``error`` if no more are allowed (fault C5)."""

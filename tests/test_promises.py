@@ -263,3 +263,28 @@ async def test_promise_7_no_loop_of_the_framework_holds_the_event_loop(work: flo
     assert report.done == items
     most = max(after - before for before, after in pairwise(turns))
     assert most <= allowed
+
+
+async def test_promise_7_holds_when_a_cheap_run_turns_dear() -> None:
+    """After many cheap items the clock is still read often enough for dear ones: at most 16 of them in one go."""
+    turns: list[int] = []
+    handled = 0
+
+    async def look_on() -> None:
+        while True:
+            turns.append(handled)
+            await asyncio.sleep(0)
+
+    @consumer
+    async def handle(n: int) -> None:
+        nonlocal handled
+        handled += 1
+        until = time.perf_counter() + 0.001
+        while n >= 63 and time.perf_counter() < until:
+            pass
+
+    looking = asyncio.create_task(look_on())
+    await Pipeline(range(200), handle, maxsize=0)
+    looking.cancel()
+    dear = [turn for turn in turns if turn > 80]
+    assert max(after - before for before, after in pairwise(dear)) <= 16

@@ -7,7 +7,7 @@ import copy
 import gc
 import pickle
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncContextDecorator, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncContextDecorator, asynccontextmanager, suppress
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +15,17 @@ import anyio
 import pytest
 from virtual import EAGER, now, run_virtual
 
-from asyncpc import BoundedQueue, Pipeline, PipelineError, StateError, WorkerCancelled, consumer, producer, source
+from asyncpc import (
+    BoundedQueue,
+    DefinitionError,
+    Pipeline,
+    PipelineError,
+    StateError,
+    WorkerCancelled,
+    consumer,
+    producer,
+    source,
+)
 
 
 @pytest.mark.parametrize("eager", EAGER)
@@ -274,3 +284,123 @@ def test_the_latency_of_a_handler_is_without_the_wait_for_room() -> None:
 
     report = asyncio.run(_awaited(source(range(50)) >> fast >> slow))
     assert report.stages[0].latency_p50 < 0.001 < report.stages[1].latency_p50
+
+
+def test_an_exit_that_raises_does_not_hide_the_handlers_error() -> None:
+    """Both come out (invariant 7)."""
+
+    @asynccontextmanager
+    async def raising() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            raise OSError("exit")
+
+    @consumer(context=raising)
+    async def bad(n: int, resource: None) -> None:
+        raise ValueError(n)
+
+    async def main() -> None:
+        with pytest.raises(PipelineError) as failed:
+            await (source([1]) >> bad)
+        assert [repr(error) for error in failed.value.exceptions] == ["ValueError(1)", "OSError('exit')"]
+
+    run_virtual(main)
+
+
+def test_a_failed_run_has_a_failed_exit_status() -> None:
+    """Also when no item failed: a source that raises must not look well to the shell."""
+
+    @producer
+    async def bad() -> AsyncIterator[int]:
+        yield 1
+        raise ValueError
+
+    @consumer
+    async def handle(n: int) -> None: ...
+
+    async def main() -> None:
+        with pytest.raises(PipelineError) as failed:
+            await (bad >> handle)
+        assert (failed.value.report.done, failed.value.report.exit_status) == (1, 1)
+
+    run_virtual(main)
+
+
+def test_a_source_that_swallows_its_cancel_gives_one_more_item_at_most() -> None:
+    """The intake ends at once, even so (promise 5)."""
+    given: list[int] = []
+
+    @producer
+    async def stubborn() -> AsyncIterator[int]:
+        for n in range(1000):
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(1)
+            given.append(n)
+            yield n
+
+    @consumer
+    async def handle(n: int) -> None: ...
+
+    async def main() -> None:
+        async with stubborn >> handle as running:
+            await asyncio.sleep(3.5)
+            report = await running.drain()
+        assert report.done == len(given) == 4
+        assert now() == 3.5
+
+    run_virtual(main)
+
+
+def test_stages_of_the_same_name_are_told_apart() -> None:
+    """Also when a name looks like what asyncpc would add."""
+
+    @consumer(name="a")
+    async def first(n: int) -> int:
+        return n
+
+    @consumer(name="a#2")
+    async def other(n: int) -> int:
+        return n
+
+    async def main() -> None:
+        report = await (source([1]) >> first >> first >> other)
+        assert [stage.name for stage in report.stages] == ["a", "a#2", "a#2#2"]
+
+    run_virtual(main)
+
+
+def test_a_queue_can_be_joined_in_one_loop_after_another() -> None:
+    """A queue whose loop has been closed belongs to the next one, ``join`` included."""
+    queue: BoundedQueue[int] = BoundedQueue()
+
+    async def use() -> None:
+        await queue.put(1)
+        joining = asyncio.create_task(queue.join())
+        await asyncio.sleep(0)
+        await queue.get()
+        queue.task_done()
+        await joining
+
+    run_virtual(use)
+    run_virtual(use)
+
+
+async def test_mistakes_of_composition_name_the_cure() -> None:
+    """A called handler, an undecorated source, a bare generator as a resource: each says what to write."""
+
+    @consumer
+    async def handle(n: int) -> None: ...
+
+    async def bare() -> AsyncIterator[int]:
+        yield 1
+
+    with pytest.raises(DefinitionError, match="coroutine object: pass the function itself"):
+        source([1]) >> handle(1)  # type: ignore[operator]
+    with pytest.raises(DefinitionError, match="decorate 'bare' with @producer"):
+        Pipeline(bare, handle)  # type: ignore[call-overload]
+    with pytest.raises(DefinitionError, match="decorate it with @asynccontextmanager"):
+        consumer(context=bare)(handle.__wrapped__)  # type: ignore[call-overload]
+    with pytest.raises(DefinitionError, match="drain_timeout='5'"):
+        Pipeline(handle, drain_timeout="5")  # type: ignore[call-overload]
+    assert (source(range(10**30)) >> handle)._plan.origins[0].total is None
