@@ -411,9 +411,12 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         While both wait they take turns slot by slot, so that neither starves the other.
         """
         if self._putters and len(self._queue) < self._limit:
-            line = self._writers if self._writers and self._writers_next else self._putters
-            self._writers_next = line is self._putters
-            line.wake(freed)
+            lines = [self._putters, self._writers]
+            if self._writers_next:
+                lines.reverse()
+            self._writers_next = not self._writers_next
+            freed -= lines[0].wake(freed)
+            lines[1].wake(freed)  # what is left, since those in the first line may all be cancelled
         elif self._writers and len(self._queue) <= self._low:
             self._writers.wake(int(self._limit) - len(self._queue))
 

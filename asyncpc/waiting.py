@@ -37,14 +37,16 @@ class Line(deque[asyncio.Future[None]]):
         self._waiting = 0  # how many wait, those woken included
         self._seconds = 0.0  # of all waits: their ends (so far) less their beginnings
 
-    def wake(self, most: int = 1) -> None:
-        """Wake the first ``most`` who still wait; a plain function that anyone may call."""
-        while most > 0 and self:
+    def wake(self, most: int = 1) -> int:
+        """Wake the first ``most`` who still wait, and return how many those were; a plain function."""
+        woken = 0
+        while woken < most and self:
             waiter = self.popleft()
-            if not waiter.done():
+            if not waiter.done():  # or it was cancelled, and has not run since
                 waiter.set_result(None)
-                self.waking += 1
-                most -= 1
+                woken += 1
+        self.waking += woken
+        return woken
 
     async def stand(self, loop: asyncio.AbstractEventLoop, deadline: float | None = None) -> None:
         """Wait until woken; ``TimeoutError`` at ``deadline`` (loop time).

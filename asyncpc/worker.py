@@ -100,6 +100,8 @@ class ConsumerWorker(Worker):
 
     __slots__ = ("hand", "passing", "settled", "stage")
 
+    completed: bool  # came to its proper end, its resource included
+
     def __init__(self, name: str, stage: Stage) -> None:
         super().__init__(name)
         self.stage: Stage = stage

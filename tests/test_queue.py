@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from virtual import EAGER, idle, now, run_virtual
 
-from asyncpc import DEFAULT_MAXSIZE, END, BoundedQueue, QueueShutDown, StateError
+from asyncpc import DEFAULT_MAXSIZE, END, BoundedQueue, Pipeline, QueueShutDown, StateError, consumer
 from asyncpc.queue import BUDGET
 
 Queue = BoundedQueue[Any]
@@ -1005,3 +1005,26 @@ def test_without_waiting_it_is_a_bounded_list(steps: list[str], maxsize: int) ->
             assert queue.empty() == (not model)
 
     run_virtual(main)
+
+
+@pytest.mark.parametrize("eager", EAGER)
+def test_a_cancelled_put_does_not_swallow_the_room_of_a_source(eager: bool) -> None:
+    """Protects from a stall: the only putter is cancelled in the tick in which room is made, and a source waits too."""
+
+    async def main() -> None:
+        gate = asyncio.Event()
+
+        @consumer
+        async def handle(n: object) -> None:
+            await gate.wait()
+
+        async with Pipeline(range(5), handle, maxsize=1) as running:
+            await idle()
+            putting = asyncio.create_task(running.put(99))
+            await idle()
+            gate.set()
+            putting.cancel()
+            report = await running.wait()
+        assert report.done == 5
+
+    run_virtual(main, eager=eager)
