@@ -246,7 +246,7 @@ class Pipeline(Generic[In_contra, Out_co]):
         else:
             run.abort()
         try:
-            await run.wait_hastening()
+            await run.wait_hastening(error)
         finally:
             self._release()
         if error is None and not run.told:
@@ -263,7 +263,7 @@ class Pipeline(Generic[In_contra, Out_co]):
 
     def _start(self, means: str | None = None, *, streamed: bool = False) -> Supervisor:
         """A fresh run; ``means`` names the way of running that needs a source."""
-        if self._run is not None and not self._run.is_gone():
+        if self._run is not None and not self._run.lost_its_loop():
             raise StateError(
                 f"pipeline {self._plan.name!r} is running already; give each concurrent run a Pipeline of its own "
                 "(stages can be shared: first >> second makes another)"

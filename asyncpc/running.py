@@ -104,7 +104,7 @@ class Results(Generic[Out_co]):
         run = self._entered()
         run.abort()
         try:
-            await run.wait_hastening()
+            await run.wait_hastening(error)
         finally:
             self._end()
         if error is None and not run.told:

@@ -126,8 +126,9 @@ class Supervisor:
     def start(self) -> None:
         """Start every worker; consumers first, so that a source finds them waiting."""
         self._advance(State.RUNNING)
-        _under_way.add(self)
         self._loop = asyncio.get_running_loop()
+        _under_way.difference_update([run for run in _under_way if run.lost_its_loop()])
+        _under_way.add(self)
         self._began, self._began_really = self._loop.time(), perf_counter()
         for queue in self._queues():
             queue._here()
@@ -176,6 +177,7 @@ class Supervisor:
             self._advance(State.CLOSED)
             self._ended.set()
         elif not self._ended.is_set():
+            self.first._here()
             self._limit(self.plan.drain_timeout if timeout is None else timeout)
             self._end_intake()
 
@@ -194,22 +196,26 @@ class Supervisor:
         """Wait for the end of the run; *cancel safety*: waiting changes nothing."""
         await self._ended.wait()
 
-    async def wait_hastening(self) -> None:
-        """Wait for the end; each cancel of the caller hastens it, and comes out when no task is left (B5, B6)."""
-        cancelled: asyncio.CancelledError | None = None
+    async def wait_hastening(self, cause: BaseException | None = None) -> None:
+        """Wait for the end; each cancel of the caller hastens it, and comes out when no task is left (B5, B6).
+
+        ``cause`` is what the caller is leaving for already; if that is a cancel, it is the first.
+        """
+        first = cause if isinstance(cause, asyncio.CancelledError) else None
+        cancelled = first
         while not self._ended.is_set():
             try:
                 await self._ended.wait()
             except asyncio.CancelledError as error:
-                if cancelled is None or not error.args or error.args != cancelled.args:
-                    self.abort()  # but not for one that anyio delivers again and again, with the scope's name in it
+                if cancelled is None or not _delivered_again(error, cancelled):
+                    self.abort()
                 cancelled = error
-        if cancelled is not None:
+        if cancelled is not None and first is None:
             raise cancelled
 
-    def is_gone(self) -> bool:
-        """Whether the run has ended, or its loop was closed under it."""
-        return self._ended.is_set() or (self.state is not State.NEW and self._loop.is_closed())
+    def lost_its_loop(self) -> bool:
+        """Whether the loop was closed under the run."""
+        return self.state is not State.NEW and self._loop.is_closed()
 
     def runs_here(self) -> bool:
         """Whether the caller is one of this run's workers, which cannot wait for its own end."""
@@ -238,6 +244,7 @@ class Supervisor:
             return
         if all(stage.inbox._idle == stage.live and not stage.inbox._queue for stage in self.stages):
             self.first.close()
+            self._cascade()
 
     def _limit(self, timeout: float) -> None:
         """Bring the one deadline forward to ``timeout`` seconds from now; it is never put off."""
@@ -264,7 +271,7 @@ class Supervisor:
         for queue in self._queues():
             queue._release_writers()
         for worker in list(self._live):
-            if self._cancels > 1 or not worker.cancelled:  # a source may be closing since the intake ended
+            if self._cancels > 1 or not (worker.cancelled or worker.completed):  # those are closing already
                 self._cancel_worker(worker)
 
     def _cancel_worker(self, worker: Worker) -> None:
@@ -332,6 +339,11 @@ class Supervisor:
     def _cascade(self) -> None:
         """END goes on: the queue after a stage whose workers have all seen it is closed."""
         for stage in self.stages:
+            if stage.inbox._is_shutdown and not stage.inbox._queue:
+                for worker in stage.workers:
+                    if worker.opening and not worker.cancelled:  # nobody needs its resource any more
+                        stage.inbox._ends += 1  # this is how it is told END
+                        self._cancel_worker(worker)
             if stage.live or not stage.inbox._is_shutdown:
                 return
             if stage.outbox is not None:
@@ -425,6 +437,11 @@ class Supervisor:
             raise StateError(f"pipeline {self.plan.name!r} is {self.state.value}; it cannot become {state.value}")
         logger.debug("pipeline %r: %s -> %s", self.plan.name, self.state.value, state.value)
         self.state = state
+
+
+def _delivered_again(error: asyncio.CancelledError, before: asyncio.CancelledError) -> bool:
+    """Whether anyio delivers one cancel of a scope again, as it does in every turn of the loop."""
+    return bool(error.args) and error.args == before.args and "cancel scope" in str(error.args[0])
 
 
 def _stage_statistics(stage: Stage, received: int, elapsed: float, now: float) -> StageStatistics:

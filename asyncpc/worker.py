@@ -98,7 +98,7 @@ class Worker:
 class ConsumerWorker(Worker):
     """One of a stage's workers."""
 
-    __slots__ = ("hand", "passing", "settled", "stage")
+    __slots__ = ("hand", "opening", "passing", "settled", "stage")
 
     completed: bool  # came to its proper end, its resource included
 
@@ -107,6 +107,7 @@ class ConsumerWorker(Worker):
         self.stage: Stage = stage
         self.hand: Any = EMPTY
         self.settled: int = 0  # items done or failed
+        self.opening: bool = False  # its resource
         self.passing: float = 0.0  # seconds of this turn in which values waited for room
 
     def run(self) -> Coroutine[Any, Any, None]:
@@ -121,13 +122,13 @@ class ConsumerWorker(Worker):
     async def _with_resource(self, handler: Handler) -> None:
         try:
             async with AsyncExitStack() as stack:
+                self.opening = True
                 with self.stage.inbox._idling():  # or END would wait for a worker that nobody needs any more
                     resource = await stack.enter_async_context(handler.open_context())
+                self.opening = False
                 await self._consume(lambda item: handler.function(item, resource))
                 if self.failures:
-                    raise self.failures[
-                        0
-                    ]  # the resource is told; should its exit swallow it, the supervisor still knows
+                    raise self.failures[0]  # tells the resource; if its exit swallows it, it is kept
         except asyncio.CancelledError:
             self.completed = False  # the resource was not closed properly
             raise
@@ -150,7 +151,7 @@ class ConsumerWorker(Worker):
         try:
             while items or await inbox._ready() is not END:
                 beats = stage.count_beats() if slow else stage.beats
-                started = clock()
+                started, self.passing = clock(), 0.0
                 for run in RUNS:
                     for _ in range(run):
                         queued = len(items)
@@ -181,7 +182,6 @@ class ConsumerWorker(Worker):
                     elapsed = clock() - started
                     if run == 1:
                         latency.add(elapsed - self.passing)
-                        self.passing = 0.0
                     if not items or elapsed > TURN:
                         break
                 self.hand = EMPTY

@@ -31,7 +31,7 @@ from asyncpc import (
 @pytest.mark.parametrize("eager", EAGER)
 @pytest.mark.parametrize("items", [0, 5])
 def test_a_pool_smaller_than_the_concurrency_ends(items: int, eager: bool) -> None:
-    """END does not wait for a worker that still waits for its resource: the others end and make room for it."""
+    """END does not wait for a worker that still waits for its resource: nobody needs it any more."""
     opened: list[int] = []
 
     async def main() -> None:
@@ -51,7 +51,7 @@ def test_a_pool_smaller_than_the_concurrency_ends(items: int, eager: bool) -> No
         assert report.done == items
 
     run_virtual(main, eager=eager)
-    assert len(opened) == 4
+    assert len(opened) == 2
 
 
 def test_a_cancel_in_a_resources_exit_is_a_failure_with_a_name() -> None:
@@ -404,3 +404,100 @@ async def test_mistakes_of_composition_name_the_cure() -> None:
     with pytest.raises(DefinitionError, match="drain_timeout='5'"):
         Pipeline(handle, drain_timeout="5")  # type: ignore[call-overload]
     assert (source(range(10**30)) >> handle)._plan.origins[0].total is None
+
+
+@pytest.mark.parametrize("eager", EAGER)
+def test_a_resource_that_never_opens_does_not_hold_up_the_end(eager: bool) -> None:
+    """One connection hangs, the other worker does all the work; the run ends, and the hanging one is cancelled."""
+    cancelled: list[float] = []
+    opened: list[int] = []
+
+    @asynccontextmanager
+    async def connect() -> AsyncIterator[None]:
+        opened.append(1)
+        if len(opened) == 1:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.append(now())
+                raise
+        yield
+
+    @consumer(concurrency=2, context=connect)
+    async def handle(n: int, resource: None) -> int:
+        await asyncio.sleep(1)
+        return n
+
+    @consumer(concurrency=2)
+    async def end(n: int) -> None: ...
+
+    async def main() -> None:
+        report = await (source(range(5)) >> handle >> end)
+        assert report.done == 5
+        assert cancelled == [5.0]
+
+    run_virtual(main, eager=eager)
+
+
+def test_a_block_keeps_its_run_until_it_is_left() -> None:
+    """A run that has ended still belongs to its block: another cannot begin and be mistaken for it."""
+
+    @consumer
+    async def handle(n: int) -> None: ...
+
+    async def main() -> None:
+        pipeline = source([1]) >> handle
+        async with pipeline as running:
+            await running.wait()
+            with pytest.raises(StateError, match="running already"):
+                await pipeline
+        assert (await pipeline).done == 1
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_cancelled_block_has_time_to_clean_up_in_a_scope(streamed: bool) -> None:
+    """The scope's cancel reaches the block first, and is then delivered again and again: still one cancel (B7)."""
+    cleaned: list[int] = []
+
+    @consumer
+    async def handle(n: int) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.12)
+            cleaned.append(n)
+
+    pipeline = source([1]) >> handle
+    with anyio.move_on_after(0.01):
+        async with pipeline.stream() if streamed else pipeline:
+            await asyncio.Event().wait()
+    assert cleaned == [1]
+
+
+def test_a_resource_that_fails_to_close_lets_the_others_close() -> None:
+    """The failure comes out; the siblings' closing is not cut short by it."""
+    closed: list[int] = []
+    opened: list[int] = []
+
+    @asynccontextmanager
+    async def resource() -> AsyncIterator[int]:
+        opened.append(1)
+        number = len(opened)
+        yield number
+        if number == 1:
+            raise OSError("closing")
+        await asyncio.sleep(1)
+        closed.append(number)
+
+    @consumer(concurrency=3, context=resource)
+    async def handle(n: int, number: int) -> None: ...
+
+    async def main() -> None:
+        with pytest.raises(PipelineError) as failed:
+            await (source([1]) >> handle)
+        assert [repr(error) for error in failed.value.exceptions] == ["OSError('closing')"]
+        assert sorted(closed) == [2, 3]
+
+    run_virtual(main)
