@@ -27,7 +27,7 @@ from .waiting import pause
 __all__ = ["EMPTY", "ConsumerWorker", "ProducerWorker", "Stage"]
 
 TURN: Final = 0.0005
-"""Seconds after which a loop's turn ends at the next look at the clock; runs begin short, so it stays below 1 ms."""
+"""Seconds after which a loop's turn ends, at the next look at the clock."""
 
 RUNS: Final = (1, 2, 4, 8, *[16] * 7)
 """A turn's runs of items; the clock is read once per run. At most 127 items a turn (invariant 10)."""
