@@ -89,6 +89,7 @@ class PipelineError(ExceptionGroup[Exception]):
         """Pickle with the report, so that a run in another process can fail in full."""
         return type(self), (self.message, self.exceptions, self.report)
 
-    def derive(self, excs: Sequence[Exception], /) -> PipelineError:  # type: ignore[override]  # only Exceptions inside
+    # typeshed lets derive() take BaseExceptions too; Python calls it with a part of what this group holds: Exceptions.
+    def derive(self, excs: Sequence[Exception], /) -> PipelineError:  # type: ignore[override]
         """Keep the class and the report when ``except*`` splits the group."""
         return PipelineError(self.message, excs, self.report)

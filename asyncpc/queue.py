@@ -115,7 +115,8 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
     def __init__(self, maxsize: float = DEFAULT_MAXSIZE) -> None:
         self._received = 0
         self._settled = 0
-        super().__init__(maxsize)  # type: ignore[arg-type]  # asyncio takes 1.3 too, and its tests hold it to that
+        # typeshed says int, but asyncio takes a float such as 1.3, and its own tests hold a queue to that.
+        super().__init__(maxsize)  # type: ignore[arg-type]
         self._limit: float = maxsize if maxsize > 0 else math.inf
         self._low = self._limit // 2 if maxsize > 0 else math.inf
         self._peak = 0

@@ -207,7 +207,11 @@ def test_rounds_are_interleaved_and_ratios_taken_per_round() -> None:
     order: list[str] = []
 
     def sample(name: str, cost: float) -> Callable[[], float]:
-        return lambda: (order.append(name), cost * 2 ** len(order[::2]))[1]  # type: ignore[func-returns-value]
+        def take() -> float:
+            order.append(name)
+            return cost * 2 ** len(order[::2])
+
+        return take
 
     line = measure.Line("", {"reference": sample("reference", 3), "asyncpc": sample("asyncpc", 1)})
     results = measure.measure(line, 4, ("reference",))[""]

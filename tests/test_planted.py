@@ -35,4 +35,4 @@ def test_a_fault_that_no_longer_fits_says_so() -> None:
     """Protects against faults that are planted nowhere because the code has moved on."""
     fault = Fault("gone", "", (Change(BoundedQueue, "close", "text that is not there", ""),))
     with pytest.raises(Withered, match=r"BoundedQueue\.close"), planted(fault):
-        pass  # pragma: no cover
+        pytest.fail("it was planted all the same")

@@ -396,13 +396,13 @@ async def test_mistakes_of_composition_name_the_cure() -> None:
         yield 1
 
     with pytest.raises(DefinitionError, match="coroutine object: pass the function itself"):
-        source([1]) >> handle(1)  # type: ignore[operator]
+        source([1]) >> handle(1)  # type: ignore[operator]  # the mistake under test
     with pytest.raises(DefinitionError, match="decorate 'bare' with @producer"):
-        Pipeline(bare, handle)  # type: ignore[call-overload]
+        Pipeline(bare, handle)  # type: ignore[call-overload]  # the mistake under test
     with pytest.raises(DefinitionError, match="decorate it with @asynccontextmanager"):
-        consumer(context=bare)(handle.__wrapped__)  # type: ignore[call-overload]
+        consumer(context=bare)(handle.__wrapped__)  # type: ignore[call-overload]  # the mistake under test
     with pytest.raises(DefinitionError, match="drain_timeout='5'"):
-        Pipeline(handle, drain_timeout="5")  # type: ignore[call-overload]
+        Pipeline(handle, drain_timeout="5")  # type: ignore[call-overload]  # the mistake under test
     assert (source(range(10**30)) >> handle)._plan.origins[0].total is None
 
 

@@ -197,13 +197,13 @@ def test_a_pipeline_without_a_source_is_refused_with_the_cure() -> None:
 def test_what_is_no_pipeline_is_refused() -> None:
     """``run(work)`` is the first mistake everyone makes."""
     with pytest.raises(DefinitionError, match=r"takes a Pipeline, such as numbers >> show, not <Consumer work>"):
-        asyncpc.run(work)  # type: ignore[arg-type]
+        asyncpc.run(work)  # type: ignore[arg-type]  # the mistake under test
 
 
 def test_an_unknown_loop_is_refused() -> None:
     """A typing error must not silently mean "auto"."""
     with pytest.raises(DefinitionError, match="loop='trio' must be"):
-        asyncpc.run(numbers >> work, loop="trio")  # type: ignore[arg-type]
+        asyncpc.run(numbers >> work, loop="trio")  # type: ignore[arg-type]  # the mistake under test
 
 
 async def test_run_inside_a_running_loop_is_refused_with_the_cure() -> None:

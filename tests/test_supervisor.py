@@ -761,7 +761,7 @@ def test_c2_a_stuck_handler_is_cancelled_at_the_deadline(timeout: float, eager: 
         await asyncio.Event().wait()
 
     async def main() -> None:
-        async with Pipeline(source(range(9)), Spy_consumer(), stuck, maxsize=2) as running:
+        async with Pipeline(source(range(9)), spy_consumer(), stuck, maxsize=2) as running:
             await asyncio.sleep(1)
             report = await running.drain(timeout)
             assert now() == 1 + timeout
@@ -771,7 +771,7 @@ def test_c2_a_stuck_handler_is_cancelled_at_the_deadline(timeout: float, eager: 
     run_virtual(main, eager=eager)
 
 
-def Spy_consumer(seconds: float = 0.0, **options: Any) -> Any:  # noqa: N802  # a factory, used as a class
+def spy_consumer(seconds: float = 0.0, **options: Any) -> Any:
     return consumer(name="spy", **options)(Spy(seconds))
 
 
@@ -780,7 +780,7 @@ def test_c2_leaving_the_block_raises_what_could_not_be_finished() -> None:
 
     async def main() -> None:
         with pytest.raises(PipelineError) as caught:
-            async with Pipeline(Spy_consumer(100), drain_timeout=1) as running:
+            async with Pipeline(spy_consumer(100), drain_timeout=1) as running:
                 await running.put("item")
         assert [type(error) for error in caught.value.exceptions] == [DrainTimeout]
         assert left(caught.value.report) == [("item", "spy")]
@@ -810,7 +810,7 @@ def test_c14_a_later_stop_only_ever_brings_the_deadline_forward() -> None:
 
     async def main(first: float, second: float) -> None:
         with suppress(PipelineError):
-            async with Pipeline(Spy_consumer(1000)) as running:
+            async with Pipeline(spy_consumer(1000)) as running:
                 await running.put(1)
                 running.stop(first)
                 running.stop(second)
@@ -941,7 +941,7 @@ def test_put_in_all_its_forms() -> None:
     """A5 to A7, api 5: put waits, put_nowait and a timeout refuse; what raised was not accepted."""
 
     async def main() -> None:
-        async with Pipeline(Spy_consumer(1), maxsize=1) as running:
+        async with Pipeline(spy_consumer(1), maxsize=1) as running:
             await running.put("handled")
             await idle()
             await running.put("queued")
@@ -1061,7 +1061,7 @@ def test_backpressure_reaches_the_source(maxsize: int, eager: bool) -> None:
             return self.n
 
     async def main() -> None:
-        pipeline = Pipeline(source(Watched()), Spy_consumer(0.1), Spy_consumer(0.3), maxsize=maxsize)
+        pipeline = Pipeline(source(Watched()), spy_consumer(0.1), spy_consumer(0.3), maxsize=maxsize)
         async with pipeline as running:
             assert pipeline._run is not None
             queues.append(pipeline._run.first)
@@ -1155,7 +1155,7 @@ def test_a_slow_source_is_named_as_the_bottleneck() -> None:
             yield n
 
     async def main() -> None:
-        async with slow >> Spy_consumer(0.01) as running:
+        async with slow >> spy_consumer(0.01) as running:
             assert running.bottleneck() == "nothing has happened yet"
             await running.wait()
             assert running.bottleneck().startswith("slow: too slow to keep the stages busy; spy waits 99%")
