@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -100,12 +101,36 @@ class _Signals:
                     signal.signal(each, signal.SIG_DFL)
                 loop.call_soon_threadsafe(running.stop, 0)
 
-        before = {number: signal.signal(number, came) for number in SIGNALS}
+        with _woken_by_signals(loop):
+            before = {number: signal.signal(number, came) for number in SIGNALS}
+            try:
+                yield
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@contextmanager
+def _woken_by_signals(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Let a signal wake ``loop`` that comes just before it goes to sleep, or to another thread of the process (D2).
+
+    The interpreter runs ``came`` only once the main thread runs again. uvloop and the proactor loop see to that
+    themselves; asyncio's selector loop only for signals that go through its ``add_signal_handler``.
+    """
+    if not isinstance(loop, asyncio.SelectorEventLoop):
+        yield
+        return
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        loop.add_reader(ours, ours.recv, 4096)
+        before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            signal.set_wakeup_fd(before)
+            loop.remove_reader(ours)
 
 
 @contextmanager

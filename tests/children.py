@@ -64,7 +64,8 @@ class Child:
             self._read += line
             if word in line:
                 return line
-        raise AssertionError(f"ended without {word!r}: {self._read}{self._stderr.read_text()}")
+        ended = self.end()
+        raise AssertionError(f"ended with {ended.status} and without {word!r}: {ended.out}{ended.err}")
 
     def send(self, number: signal.Signals) -> float:
         """Send a signal, and return the moment (monotonic clock, the same in all processes)."""

@@ -369,6 +369,29 @@ def test_the_third_signal_ends_a_process_whose_loop_is_blocked(tmp_path: Path, l
     assert run_child(tmp_path, "-c", BLOCKS, loop).status == -signal.SIGINT
 
 
+ELSEWHERE = """
+import asyncio, signal, sys, threading
+from asyncpc import Pipeline, consumer, run
+@consumer
+async def waits(n):
+    sleeping = threading.Timer(0.1, signal.raise_signal, [signal.SIGTERM])  # in that thread
+    sleeping.start()
+    await asyncio.Event().wait()
+try:
+    run(Pipeline([1], waits, drain_timeout=0.1), loop=sys.argv[1])
+except Exception as error:
+    print(error.report.signal)
+"""
+
+
+@both_loops
+def test_a_signal_that_does_not_interrupt_the_sleeping_loop_wakes_it(tmp_path: Path, loop: str) -> None:
+    """One that another thread takes, or that comes just before the loop sleeps, must not wait for the next event."""
+    ended = run_child(tmp_path, "-c", ELSEWHERE, loop)
+    assert (ended.out, ended.err, ended.status) == (f"{int(signal.SIGTERM)}\n", "", 0)
+    assert ended.seconds < 5
+
+
 ABANDONS = """
 import asyncio, sys
 from asyncpc import Pipeline, PipelineError, consumer, run
