@@ -23,8 +23,8 @@ Two decorators, one object, one awaitable::
     report = await (numbers >> show)  # or inside an async program
 
 Floors, from the ground up (imports only go down): ``errors`` · ``queue``, ``policies``, ``report`` · ``stages`` (what
-the user wrote) · ``worker`` (the loops) · ``supervisor`` (the tasks) · ``running``, ``pipeline`` (the user's side) ·
-``runner`` and ``cli`` (loops, signals, terminals).
+the user wrote) · ``worker`` (the loops) · ``books`` (the counts) · ``supervisor`` (the tasks) · ``running``,
+``pipeline`` (the user's side) · ``runner`` and ``cli`` (loops, signals, terminals).
 """
 
 from .errors import (

@@ -366,9 +366,10 @@ def consumer(
 ) -> Any:
     """Make an async function (one value per item) or async generator (any number) a stage.
 
-    What it gives goes on to the next stage. ``concurrency`` is how many items it handles at once; ``maxsize`` (items)
-    bounds the queue before it, 0 is unbounded; ``context`` is an async context manager, or a function that returns
-    one, entered once per worker: the handler gets what it gives as a second argument.
+    What it gives goes on to the next stage. ``concurrency`` is how many items it handles at once, at most; workers
+    start when there is work for them. ``maxsize`` (items) bounds the queue before it, 0 is unbounded. ``context`` is an
+    async context manager, or a function that returns one, entered once per worker, when the run starts: the handler
+    gets what it gives as a second argument.
 
     Raises ``DefinitionError``, which names the stage and the cure, for a function or option that does not fit.
     """

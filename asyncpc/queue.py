@@ -9,8 +9,8 @@ to the next in line. Handing items to the waiters' futures instead loses them on
 
 Three lines may form at a queue:
 
-- *getters*, waiting for an item; a put wakes one, unless one is on its way already, and that one wakes others if it
-  leaves something for them;
+- *getters*, waiting for an item; a put wakes one, unless one is on its way already, and sees to it that others follow
+  if that one leaves something for them. A pipeline's workers that have not started stand last in it;
 - *putters*, callers of :meth:`BoundedQueue.put`; every free slot wakes one, as in asyncio;
 - *writers*, a pipeline's own workers. They are woken in bulk once half of the room is free, which
   turns a switch of tasks per item into one per half a queue.
@@ -22,7 +22,7 @@ no slot, cannot be blocked, overtaken or mistaken for a payload.
 A pipeline's workers (``worker.py``) append to and pop from the deque directly while there is room
 and backlog; no coroutine is made, no future, no clock read. What they must look at is in three fields:
 ``_mark`` (the length from which a writer takes the slow path: full, or a new peak), ``_getters`` (a writer wakes one of
-them unless one is on its way already; that one wakes others), ``_putters`` and ``_writers`` (a taker calls
+them unless one is on its way already), ``_putters`` and ``_writers`` (a taker calls
 :meth:`BoundedQueue._made_room` for them).
 """
 
@@ -30,14 +30,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+from asyncio import _get_running_loop
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable
 from itertools import islice
 from operator import length_hint
 from threading import get_ident
-from typing import Final, Generic, TypeVar, cast, final
+from typing import Final, Generic, NamedTuple, TypeVar, cast, final
 
 from .errors import QueueShutDown, StateError
 from .waiting import Line, pause
@@ -67,8 +66,7 @@ END: Final = _End()
 """What a consumer is told, once, when its queue is closed and empty; never an item."""
 
 
-@dataclass(frozen=True, slots=True)
-class QueueStatistics:
+class QueueStatistics(NamedTuple):
     """What a queue has seen so far; all counts are items unless they say otherwise."""
 
     maxsize: float
@@ -132,8 +130,8 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         self._dropped = 0
         self._turn = BUDGET
         self._thread = 0
-        self._idle = 0  # workers inside _ready(): with an empty hand and nothing to take
-        self._on_idle: Callable[[], None] | None = None
+        self._workers = 0  # of a pipeline's stage, those in reserve included
+        self._calling = False  # whether _call_more() is about to run
 
     # -- put ----------------------------------------------------------------------------------
 
@@ -144,17 +142,18 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
 
         *Cancel safety*: all or nothing. A ``put`` that raised, whatever it raised, left nothing behind.
         """
-        self._here()
         self._turn -= 1
         if self._turn < 0:
             await self._breathe()
         if len(self._queue) >= self._limit and not self._refusal:
+            self._here()
             await self._until_room(self._deadline(timeout))
         self.put_nowait(item)
 
     def put_nowait(self, item: T) -> None:
         """Put ``item`` at once; raises ``asyncio.QueueFull`` without room, ``QueueShutDown`` when closed."""
-        self._here()
+        if _get_running_loop() is not self._loop:
+            self._here()
         if self._refusal:
             raise QueueShutDown(self._refusal)
         if len(self._queue) >= self._limit:
@@ -180,7 +179,8 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
             finally:  # the source may raise; what it gave before is in
                 moved = len(self._queue) - before
                 self._received += moved
-                self._grown()
+                if len(self._queue) > self._peak:
+                    self._grown()
                 self._getters.wake(moved)
             if moved < room:
                 return
@@ -200,10 +200,11 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
 
         *Cancel safety*: all or nothing. A ``get`` that raised has taken nothing.
         """
-        self._here()
         self._turn -= 1
         if self._turn < 0:
             await self._breathe()
+        if _get_running_loop() is not self._loop:
+            self._here()
         if not self._queue:
             await self._until_item(self._deadline(timeout))
         return self._take()
@@ -255,8 +256,12 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         A plain function: it never waits, needs no room, and calling it again changes nothing. Callers that
         wait in ``put`` get ``QueueShutDown``; their items were not taken.
         """
+        if self._is_shutdown:
+            return
         self._refuse("this queue is closed: the item was not taken")
         self._is_shutdown = True
+        if not self._queue:
+            self._dismiss()
         self._getters.wake(len(self._getters))
         self._release_writers()
 
@@ -307,38 +312,12 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
 
     # -- for a pipeline's workers -------------------------------------------------------------
 
-    async def _ready(self) -> _End | None:
-        """Wait until there is something to take (None), or tell END.
-
-        Its caller has nothing in hand, so a cancel leaves nothing behind but the wake-up, which is passed on.
-        """
-        if self._queue:
+    def _tell_end(self) -> _End | None:
+        """Tell END, if this queue is closed; its caller has found it empty."""
+        if not self._is_shutdown:
             return None
-        loop = asyncio.get_running_loop()
-        self._idle += 1
-        try:
-            while not self._queue:
-                if self._on_idle is not None:
-                    self._on_idle()  # may close this queue (invariant 3)
-                if self._is_shutdown:
-                    self._ends += 1
-                    return END
-                await self._getters.stand(loop)
-        finally:
-            self._idle -= 1
-        self._share()
-        return None
-
-    @contextmanager
-    def _idling(self) -> Iterator[None]:
-        """Count the caller, a worker with an empty hand, among those who wait for an item."""
-        self._idle += 1
-        try:
-            if self._on_idle is not None:
-                self._on_idle()
-            yield
-        finally:
-            self._idle -= 1
+        self._ends += 1
+        return END
 
     async def _linger(self) -> None:
         """Let others run once, with an empty hand: as if woken already, so that a writer need not wake anybody else."""
@@ -353,14 +332,31 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         self._share()
 
     def _share(self) -> None:
-        """Whoever was woken wakes others for what neither it nor those on their way will take.
+        """Whoever was woken sees to it that others are, unless it can handle what is left without waiting.
 
-        A pipeline's writers wake one getter for a run of items, not one for each: so as many run as there is work
-        for, within a few turns of the loop even if there are thousands, and those who would find nothing sleep on.
+        A pipeline's writers wake one getter for a run of items, not one for each. It starts on the first item; if that
+        makes it wait, the loop goes on, to :meth:`_call_more`; if it does not, there will be nothing left by then.
         """
-        left = len(self._queue) - 1 - self._getters.waking
-        if left > 0 and self._getters:
-            self._getters.wake(min(left, 1 + len(self._getters) // 4))
+        if self._getters and not self._calling and len(self._queue) > 1 + self._getters.waking:
+            self._calling = True
+            asyncio.get_running_loop().call_soon(self._call_more)
+
+    def _call_more(self) -> None:
+        """Wake as many as are at work already: so there are soon enough, even thousands, and never many too many."""
+        self._calling = False
+        left = len(self._queue) - self._getters.waking
+        if left > 0:
+            at_work = self._workers - self._getters.waiting if self._workers else left
+            self._getters.wake(min(left, max(1, at_work), BUDGET))
+
+    def _dismiss(self) -> None:
+        """Start none of the workers in reserve any more."""
+        self._workers -= self._getters.dismiss()
+
+    def _joined(self) -> None:
+        """A worker that a wake-up called for has begun."""
+        self._getters.waking -= 1
+        self._share()
 
     async def _push(self, item: T) -> None:
         """Put ``item`` when there is room.
@@ -402,7 +398,8 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         """Add ``item`` whatever the bound says: for those who saw room, give back, or feed."""
         self._queue.append(item)
         self._received += 1
-        self._grown()
+        if len(self._queue) > self._peak:
+            self._grown()
         if self._getters and not self._getters.waking:
             self._getters.wake()
 
@@ -430,14 +427,14 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
 
     def _take(self) -> T:
         item = self._queue.popleft()
-        self._made_room()
+        if self._putters or self._writers:
+            self._made_room()
         return item
 
     def _grown(self) -> None:
-        """Keep the peak and the mark true after the queue grew."""
-        if len(self._queue) > self._peak:
-            self._peak = len(self._queue)
-            self._mark = min(self._limit - 1, self._peak)
+        """Keep the peak and the mark true: the queue is longer than ever."""
+        self._peak = len(self._queue)
+        self._mark = min(self._limit - 1, self._peak)
 
     def _end(self) -> QueueShutDown:
         self._ends += 1
@@ -479,7 +476,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
 
     def _here(self) -> None:
         """Refuse a call from another loop or thread (fault A17): it would wake nobody, and race."""
-        loop = asyncio._get_running_loop()
+        loop = _get_running_loop()
         if loop is self._loop:
             return
         if self._loop is None or self._loop.is_closed():

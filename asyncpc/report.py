@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import math
+import struct
+import sys
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = ["Report", "SourceStatistics", "StageStatistics", "Statistics", "Unfinished"]
 
 
-@dataclass(frozen=True, slots=True)
-class Unfinished:
+class Unfinished(NamedTuple):
     """An accepted item that was not handled to its end, and the stage that had it."""
 
     item: Any
     stage: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SourceStatistics:
     """What one source has given; counts are items."""
 
@@ -29,13 +30,13 @@ class SourceStatistics:
     """How often it was started again after it raised."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StageStatistics:
     """What one stage has done; counts are items, times are seconds."""
 
     name: str
     concurrency: int
-    """Workers it was given."""
+    """The most workers it may have at once; they start when there is work."""
     received: int
     """Items its queue accepted: ``done + failed + dropped + in_flight + queued``."""
     done: int
@@ -55,18 +56,18 @@ class StageStatistics:
     put_waited: float
     """Seconds that writers of its queue waited for room, summed over the writers."""
     get_waited: float
-    """Seconds that its workers waited for items, summed over the workers."""
+    """Seconds that its workers waited for items, summed over the workers, those not started included."""
     out_waited: float
     """Seconds that its workers waited for room in the next queue, summed over the workers."""
     latency_p50: float
-    """Half of the handler calls sampled took no longer (seconds; within 7 %); 0 before the first."""
+    """Half of the handler calls sampled took no longer (seconds; within 1 %); 0 before the first."""
     latency_p90: float
     latency_p99: float
     rate: float
     """Items done per second of the run so far."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Statistics:
     """A run at one moment."""
 
@@ -224,34 +225,41 @@ def _busy_share(stage: StageStatistics, elapsed: float) -> float:
 
 
 class Latency:
-    """Percentiles of durations in constant memory: counts in eight buckets per doubling, so within 7 %.
+    """Percentiles of durations in bounded memory: counts in 128 buckets per doubling, so within 1 %.
 
-    Log-linear buckets, as in Gil Tene's HdrHistogram.
+    Log-linear buckets, as in Gil Tene's HdrHistogram: the upper half of a 32-bit float is its exponent and the first
+    seven bits of its fraction.
     """
 
-    __slots__ = ("_buckets", "_count")
-
-    _LOWEST = -24  # 2^-24 s is 60 ns; anything shorter falls into the first bucket
-    _SIZE = 8 * 36  # up to 2^12 s, more than an hour; anything longer falls into the last bucket
+    __slots__ = ("_counts", "_recent")
 
     def __init__(self) -> None:
-        self._buckets = [0] * self._SIZE
-        self._count = 0
+        self._counts: Counter[int] = Counter()
+        self._recent: list[float] = []
 
     def add(self, seconds: float) -> None:
         """Count one duration."""
-        fraction, exponent = math.frexp(seconds)  # seconds = fraction · 2^exponent, with fraction in ½ … 1
-        place = (exponent - self._LOWEST) * 8 + int(fraction * 16) - 8 if seconds > 0 else 0
-        self._buckets[0 if place < 0 else place if place < self._SIZE else self._SIZE - 1] += 1
-        self._count += 1
+        self._recent.append(seconds)
+        if len(self._recent) == 64:
+            self._count()
 
-    def percentile(self, share: float) -> float:
-        """The duration that ``share`` (0 … 1) of those counted did not exceed; 0 before the first."""
-        if not self._count:
-            return 0.0
-        wanted = share * self._count
-        for place, count in enumerate(self._buckets):
-            wanted -= count
-            if count and wanted <= 0:
-                return math.ldexp((place % 8 + 8.5) / 16, place // 8 + self._LOWEST)
-        return 0.0
+    def _count(self) -> None:
+        """Find the buckets of many at once: that is several times as fast as one by one."""
+        floats = memoryview(struct.pack(f"={len(self._recent)}f", *map(abs, self._recent)))
+        self._recent.clear()
+        self._counts.update(floats.cast("H")[sys.byteorder == "little" :: 2])
+
+    def percentiles(self, *shares: float) -> list[float]:
+        """The durations that each of ``shares`` (0 … 1, rising) of those counted did not exceed; 0 before the first."""
+        if self._recent:
+            self._count()
+        if not self._counts:
+            return [0.0] * len(shares)
+        found: list[float] = []
+        total, seen = self._counts.total(), 0
+        for bucket, count in sorted(self._counts.items()):
+            seen += count
+            while len(found) < len(shares) and seen >= shares[len(found)] * total:
+                low, high = struct.unpack(">2f", struct.pack(">4H", bucket, 0, bucket + 1, 0))
+                found.append((low + high) / 2)
+        return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import signal
 import socket
 import threading
@@ -156,11 +155,13 @@ def _watched(running: Running[Any], watch: Callable[[Running[Any]], None] | None
 def _loop_factory(loop: Loop) -> Callable[[], asyncio.AbstractEventLoop] | None:
     if loop not in ("auto", "uvloop", "asyncio"):
         raise DefinitionError(f"loop={loop!r} must be 'auto', 'uvloop' or 'asyncio'")
-    if loop == "asyncio" or (loop == "auto" and importlib.util.find_spec("uvloop") is None):
+    if loop == "asyncio":
         return asyncio.new_event_loop
     try:
         import uvloop
     except ImportError as error:
+        if loop == "auto":
+            return asyncio.new_event_loop
         raise DefinitionError("loop='uvloop' needs uvloop: pip install uvloop") from error
     return uvloop.new_event_loop
 

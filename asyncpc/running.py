@@ -30,13 +30,18 @@ class Running(Generic[In_contra]):
         Raises ``QueueShutDown`` when the run drains or has ended. *Cancel safety*: all or nothing; a ``put`` that
         raised was not accepted. A handler that puts into its own pipeline may wait for itself: use :func:`feed` there.
         """
-        await self._run.first.put(item, timeout)
-        self._run.accepted += 1
+        first = self._run.first
+        if first._turn > 0 and len(first._queue) < first._limit:
+            first._turn -= 1
+            first.put_nowait(item)
+        else:
+            await first.put(item, timeout)
+        self._run.books.accepted += 1
 
     def put_nowait(self, item: In_contra) -> None:
         """Hand ``item`` to the first stage at once; raises ``asyncio.QueueFull`` without room (answer 503)."""
         self._run.first.put_nowait(item)
-        self._run.accepted += 1
+        self._run.books.accepted += 1
 
     async def drain(self, timeout: float | None = None) -> Report:
         """Stop the intake, finish what is queued; at the deadline cancel what is left, and list it in the report.
@@ -47,7 +52,7 @@ class Running(Generic[In_contra]):
         """
         self._run.stop(timeout)
         if self._run.runs_here():
-            return self._run.books()
+            return self._run.report_so_far()
         return await self.wait()
 
     def stop(self, timeout: float | None = None) -> None:
@@ -129,7 +134,7 @@ class Results(Generic[Out_co]):
             run.told = True
             conclude(run)
             raise StopAsyncIteration from None
-        run.results_read += 1
+        run.books.results_read += 1
         return cast(Out_co, value)
 
     @property

@@ -9,8 +9,7 @@ import functools
 import inspect
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from .errors import DefinitionError
 from .policies import Restart
@@ -20,8 +19,7 @@ __all__ = ["Handler", "Origin", "Plan", "define_handler", "define_origin", "iter
 Context = Callable[[], AbstractAsyncContextManager[Any]] | AbstractAsyncContextManager[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """One place that items come from: ``open()`` gives a fresh (async) iterable for every run."""
 
     name: str
@@ -36,8 +34,7 @@ class Origin:
         return aiter(items) if isinstance(items, AsyncIterable) else _each(items)
 
 
-@dataclass(frozen=True, slots=True)
-class Handler:
+class Handler(NamedTuple):
     """What a stage does with an item: an async function (one value out) or async generator (any number out)."""
 
     name: str
@@ -55,8 +52,7 @@ class Handler:
         return self.context()
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """What a run is made from: sources, handlers in order, and the numbers that hold for all of them."""
 
     name: str
@@ -158,7 +154,7 @@ def unique(parts: Iterable[Named]) -> tuple[Named, ...]:
         name, number = part.name, 2
         while name in named:
             name, number = f"{part.name}#{number}", number + 1
-        named[name] = replace(part, name=name)
+        named[name] = part._replace(name=name)
     return tuple(named.values())
 
 

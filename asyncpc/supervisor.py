@@ -24,16 +24,16 @@ import asyncio
 import logging
 import math
 from contextlib import suppress
-from contextvars import ContextVar, copy_context
-from dataclasses import replace
-from enum import Enum
+from contextvars import Context, ContextVar, copy_context
+from enum import StrEnum
 from functools import partial
 from time import perf_counter
 from typing import Any, Final
 
+from .books import Books
 from .errors import ConservationError, PipelineError, QueueShutDown, StateError, WorkerCancelled
 from .queue import BoundedQueue
-from .report import Report, SourceStatistics, StageStatistics, Statistics
+from .report import Report, Statistics
 from .stages import Plan
 from .worker import ConsumerWorker, ProducerWorker, Stage, Worker
 
@@ -46,7 +46,7 @@ GRACE: Final = 0.04
 """Seconds between the first cancel at a deadline, the second, and giving up: together below the 100 ms promised."""
 
 
-class State(Enum):
+class State(StrEnum):
     """Where a run is; it only advances (invariant 8), along :data:`ADVANCES`."""
 
     NEW = "new"
@@ -101,9 +101,7 @@ class Supervisor:
         self.producers: list[ProducerWorker] = [
             ProducerWorker(origin.name, origin, self.first) for origin in plan.origins
         ]
-        self.fed: int = 0
-        self.accepted: int = 0  # by put
-        self.results_read: int = 0
+        self.books: Books = Books(self.producers, self.stages, self.results)
         self.errors: list[Exception] = []
         self.interrupt: BaseException | None = None  # KeyboardInterrupt or SystemExit of a handler (fault B13)
         self.breach: ConservationError | None = None
@@ -117,6 +115,7 @@ class Supervisor:
         self._began = 0.0  # loop time
         self._began_really = 0.0
         self._ended = asyncio.Event()
+        self._context = copy_context()  # consumers' workers begin with a copy of it
 
     def _bound(self, maxsize: int | None) -> int:
         return self.plan.maxsize if maxsize is None else maxsize
@@ -124,7 +123,7 @@ class Supervisor:
     # -- start --------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start every worker; consumers first, so that a source finds them waiting."""
+        """Start the sources; consumers' workers start when there is work for them, or a resource to open."""
         self._advance(State.RUNNING)
         self._loop = asyncio.get_running_loop()
         _under_way.difference_update([run for run in _under_way if run.lost_its_loop()])
@@ -132,32 +131,36 @@ class Supervisor:
         self._began, self._began_really = self._loop.time(), perf_counter()
         for queue in self._queues():
             queue._here()
-        for stage in reversed(self.stages):
-            name, count = stage.handler.name, stage.handler.concurrency
-            stage.workers = [ConsumerWorker(f"{name}-{number}", stage) for number in range(1, count + 1)]
-            stage.live = count
-            for worker in stage.workers:
-                self._spawn(worker)
+        self._context.run(_current.set, self)
+        for stage in self.stages:
+            getters, count = stage.inbox._getters, stage.handler.concurrency
+            stage.inbox._workers = count
+            getters.reserve(count, partial(self._start_worker, stage), self._loop.time())
+            if stage.handler.context is not None:
+                getters.wake(count)  # opening takes time, and if it fails that is better known now
         self._sources_live = len(self.producers)
         for producer in self.producers:
-            self._spawn(producer)
+            self._spawn(producer, copy_context())
 
-    def _spawn(self, worker: ConsumerWorker | ProducerWorker) -> None:
-        worker.context = copy_context()
-        if isinstance(worker, ConsumerWorker):
-            worker.context.run(_current.set, self)
-        self._live[worker] = None
+    def _start_worker(self, stage: Stage) -> None:
+        """An item has come and no worker is idle: one more starts."""
+        stage.inbox._getters.called(self._loop.time())
+        worker = ConsumerWorker(f"{stage.handler.name}-{len(stage.workers) + 1}", stage)
+        stage.workers.append(worker)
+        self._spawn(worker, self._context.copy())
+
+    def _spawn(self, worker: ConsumerWorker | ProducerWorker, context: Context) -> None:
+        worker.context = context
         work = worker.run()
+        self._live[worker] = None
         try:
-            worker.task = self._loop.create_task(work, name=f"asyncpc:{worker.name}", context=worker.context)
-        except BaseException:  # a task factory that refuses
+            worker.task = self._loop.create_task(work, name=f"asyncpc:{worker.name}", context=context)
+        except BaseException as error:  # a task factory that refuses
             work.close()
-            self._live.pop(worker)
-            self.abort()
-            if not self._live:
-                self._finish()
-            raise
-        worker.task.add_done_callback(partial(self._worker_ended, worker))
+            worker.failed_with(error)
+            self._worker_ended(worker)
+        else:
+            worker.task.add_done_callback(partial(self._worker_ended, worker))
 
     # -- intake -------------------------------------------------------------------------------
 
@@ -166,7 +169,7 @@ class Supervisor:
         self.first._here()
         if self._ended.is_set() or self.first._is_shutdown:
             raise QueueShutDown("feed() after the end of its run: the item was not taken")
-        self.fed += 1
+        self.books.fed += 1
         self.first._enqueue(item)
 
     # -- stop ---------------------------------------------------------------------------------
@@ -235,16 +238,17 @@ class Supervisor:
     def _watch_for_quiet(self) -> None:
         """From now on every worker that falls idle looks whether it was the last."""
         for stage in self.stages:
-            stage.inbox._on_idle = self._close_if_quiet
+            stage.inbox._getters.on_wait = self._close_if_quiet
         self._close_if_quiet()
 
     def _close_if_quiet(self) -> None:
         """Send END into the first stage when nothing is queued or running anywhere (invariant 3)."""
         if self.first._is_shutdown or self._sources_live:
             return
-        if all(stage.inbox._idle == stage.live and not stage.inbox._queue for stage in self.stages):
+        if all(stage.is_quiet() for stage in self.stages):
             self.first.close()
             self._cascade()
+            self._finish_if_ended()
 
     def _limit(self, timeout: float) -> None:
         """Bring the one deadline forward to ``timeout`` seconds from now; it is never put off."""
@@ -270,9 +274,12 @@ class Supervisor:
         self._cancels += 1
         for queue in self._queues():
             queue._release_writers()
+        for stage in self.stages:
+            stage.inbox._dismiss()
         for worker in list(self._live):
             if self._cancels > 1 or not (worker.cancelled or worker.completed):  # those are closing already
                 self._cancel_worker(worker)
+        self._finish_if_ended()
 
     def _cancel_worker(self, worker: Worker) -> None:
         worker.cancelled = True
@@ -287,7 +294,7 @@ class Supervisor:
 
     # -- the end of a worker ------------------------------------------------------------------
 
-    def _worker_ended(self, worker: ConsumerWorker | ProducerWorker, task: asyncio.Task[None]) -> None:
+    def _worker_ended(self, worker: ConsumerWorker | ProducerWorker, task: asyncio.Task[None] | None = None) -> None:
         if worker.abandoned:  # came back after all; the run is long over
             return
         self._live.pop(worker, None)
@@ -298,10 +305,9 @@ class Supervisor:
                 self._end_intake()
                 self._watch_for_quiet()
         else:
-            worker.stage.live -= 1
+            worker.stage.inbox._workers -= 1
             self._cascade()
-        if not self._live:
-            self._finish()
+        self._finish_if_ended()
 
     def _judge(self, worker: ConsumerWorker | ProducerWorker) -> None:
         errors = worker.failures
@@ -339,29 +345,36 @@ class Supervisor:
     def _cascade(self) -> None:
         """END goes on: the queue after a stage whose workers have all seen it is closed."""
         for stage in self.stages:
-            if stage.inbox._is_shutdown and not stage.inbox._queue:
-                for worker in stage.workers:
-                    if worker.opening and not worker.cancelled:  # nobody needs its resource any more
-                        stage.inbox._ends += 1  # this is how it is told END
+            inbox = stage.inbox
+            if inbox._is_shutdown and not inbox._queue:
+                inbox._dismiss()
+                while stage.opening:  # nobody needs their resources any more
+                    worker = stage.opening.pop()
+                    if not worker.cancelled:
+                        inbox._ends += 1  # this is how it is told END
                         self._cancel_worker(worker)
-            if stage.live or not stage.inbox._is_shutdown:
+            if inbox._workers or not inbox._is_shutdown:
                 return
             if stage.outbox is not None:
                 stage.outbox.close()
 
     # -- the end of the run -------------------------------------------------------------------
 
+    def _finish_if_ended(self) -> None:
+        if not (self._live or self._ended.is_set() or self.state is State.RUNNING):
+            self._finish()
+
     def _finish(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
-        books = self.books()
+        left = self.books.left()
         if self.state is not State.FAILED:
-            self._end_intake()
-            self._advance(State.FAILED if self.errors or self.interrupt or not books.complete else State.CLOSED)
-        self.report = replace(books, statistics=replace(books.statistics, state=self.state.value))
-        self.breach = self._breach(books.statistics)
-        if books.left:
-            logger.warning("pipeline %r left items unfinished: %s", self.plan.name, books.left_by_stage())
+            unclean = left or self._abandoned() or self.errors or self.interrupt
+            self._advance(State.FAILED if unclean else State.CLOSED)
+        self.report = self.report_so_far()
+        self.breach = self.books.breach(self.report.statistics)
+        if left:
+            logger.warning("pipeline %r left items unfinished: %s", self.plan.name, self.report.left_by_stage())
         for queue in self._queues():
             queue.close()  # an abandoned worker that comes back finds END
             if queue is not self.results:
@@ -369,29 +382,12 @@ class Supervisor:
         self._ended.set()
         _under_way.discard(self)
 
-    def books(self) -> Report:
+    def report_so_far(self) -> Report:
         """The report as it would be now: what is in queues and hands counts as unfinished."""
-        left = tuple((stage.handler.name, (*stage.in_flight, *stage.inbox._queue)) for stage in self.stages)
-        abandoned = tuple(sorted(worker.name for worker in self._live if worker.abandoned))
-        return Report(self.statistics(), tuple((name, items) for name, items in left if items), abandoned)
+        return Report(self.statistics(), self.books.left(), self._abandoned())
 
-    def _breach(self, statistics: Statistics) -> ConservationError | None:
-        """The conservation law (invariant 4): what was counted going in came out, is in hand, or lies in the queue."""
-        for books in statistics.stages:
-            kept = books.done + books.failed + books.dropped + books.in_flight + books.queued
-            if books.received != kept:
-                return ConservationError(
-                    f"stage {books.name!r}: {books.received} received, {kept} accounted for "
-                    f"({books.done} done, {books.failed} failed, {books.dropped} dropped, {books.in_flight} in hand, "
-                    f"{books.queued} queued); this is a bug in asyncpc, please report it"
-                )
-        emitted = statistics.stages[-1].emitted
-        if self.results is not None and emitted != self.results_read + len(self.results._queue):
-            return ConservationError(
-                f"{emitted} results were given, {self.results_read} read and {len(self.results._queue)} queued; "
-                "this is a bug in asyncpc, please report it"
-            )
-        return None
+    def _abandoned(self) -> tuple[str, ...]:
+        return tuple(sorted([worker.name for worker in self._live if worker.abandoned]))
 
     def outcome(self) -> Report:
         """The report of a run that has ended, or what it failed with."""
@@ -412,22 +408,7 @@ class Supervisor:
             return self.report.statistics
         now = self._loop.time()
         elapsed = max(now - self._began, perf_counter() - self._began_really)  # uvloop's clock has steps of 1 ms
-        return Statistics(
-            state=self.state.value,
-            elapsed=elapsed,
-            sources=tuple(SourceStatistics(p.name, p.produced, p.restarts) for p in self.producers),
-            stages=self._stage_statistics(elapsed, now),
-            fed=self.fed,
-        )
-
-    def _stage_statistics(self, elapsed: float, now: float) -> tuple[StageStatistics, ...]:
-        """Stage by stage: what one emitted is what the next received."""
-        found: list[StageStatistics] = []
-        received = sum(producer.produced for producer in self.producers) + self.accepted + self.fed
-        for stage in self.stages:
-            found.append(_stage_statistics(stage, received, elapsed, now))
-            received = found[-1].emitted
-        return tuple(found)
+        return self.books.statistics(self.state.value, elapsed, now)
 
     def _queues(self) -> list[BoundedQueue[Any]]:
         return [*(stage.inbox for stage in self.stages), *([self.results] if self.results is not None else [])]
@@ -435,34 +416,10 @@ class Supervisor:
     def _advance(self, state: State) -> None:
         if state not in ADVANCES[self.state]:
             raise StateError(f"pipeline {self.plan.name!r} is {self.state.value}; it cannot become {state.value}")
-        logger.debug("pipeline %r: %s -> %s", self.plan.name, self.state.value, state.value)
+        logger.debug("pipeline %r: %s -> %s", self.plan.name, self.state, state)
         self.state = state
 
 
 def _delivered_again(error: asyncio.CancelledError, before: asyncio.CancelledError) -> bool:
     """Whether anyio delivers one cancel of a scope again, as it does in every turn of the loop."""
     return bool(error.args) and error.args == before.args and "cancel scope" in str(error.args[0])
-
-
-def _stage_statistics(stage: Stage, received: int, elapsed: float, now: float) -> StageStatistics:
-    inbox, handler = stage.inbox, stage.handler
-    done = stage.settled - stage.failed
-    return StageStatistics(
-        name=handler.name,
-        concurrency=handler.concurrency,
-        received=received,
-        done=done,
-        failed=stage.failed,
-        dropped=0,
-        in_flight=len(stage.in_flight),
-        queued=len(inbox._queue),
-        peak_queued=inbox._peak,
-        emitted=stage.emitted if handler.generates else done,
-        put_waited=inbox._put_waited(now),
-        get_waited=inbox._getters.seconds(now),
-        out_waited=stage.outbox._put_waited(now) if stage.outbox is not None else 0.0,
-        latency_p50=stage.latency.percentile(0.50),
-        latency_p90=stage.latency.percentile(0.90),
-        latency_p99=stage.latency.percentile(0.99),
-        rate=done / elapsed if elapsed > 0 else 0.0,
-    )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from contextlib import suppress
 from types import coroutine
 
-__all__ = ["Line", "pause"]
+__all__ = ["Line", "Reserve", "pause"]
 
 
 @coroutine
@@ -21,20 +21,23 @@ def pause() -> Generator[None, None, None]:
     yield
 
 
-class Line(deque[asyncio.Future[None]]):
+class Line(deque["asyncio.Future[None] | Reserve"]):
     """The futures of those who wait, and how long they did; a deque, since asyncio's queue keeps its waiters in one.
 
     ``pass_on`` is called when someone was woken, but cancelled before it ran: what it was woken for is still there.
     """
 
-    __slots__ = ("_pass_on", "_seconds", "_waiting", "waking")
+    __slots__ = ("_pass_on", "_reserve", "_seconds", "on_wait", "waiting", "waking")
 
     def __init__(self, pass_on: Callable[[], None]) -> None:
-        super().__init__()
         self._pass_on = pass_on
+        self._reserve: Reserve | None = None
         self.waking: int = 0
         """How many were woken and have not run yet."""
-        self._waiting = 0  # how many wait, those woken included
+        self.waiting: int = 0
+        """How many wait, those who were woken and those in reserve included."""
+        self.on_wait: Callable[[], None] | None = None
+        """Called when one more waits."""
         self._seconds = 0.0  # of all waits: their ends (so far) less their beginnings
 
     def wake(self, most: int = 1) -> int:
@@ -54,10 +57,15 @@ class Line(deque[asyncio.Future[None]]):
         *Cancel safety*: leaves the line at once (fault A16) and passes on a wake-up it was given (faults A2, A3).
         """
         waiter = loop.create_future()
-        self.append(waiter)
+        if self._reserve is None:
+            self.append(waiter)
+        else:
+            self.insert(len(self) - 1, waiter)
         timer = None if deadline is None else loop.call_at(deadline, self._expire, waiter)
-        self._waiting += 1
+        self.waiting += 1
         self._seconds -= loop.time()
+        if self.on_wait is not None:
+            self.on_wait()
         try:
             await waiter
             self.waking -= 1
@@ -65,14 +73,37 @@ class Line(deque[asyncio.Future[None]]):
             self._leave(waiter)
             raise
         finally:
-            self._waiting -= 1
+            self.waiting -= 1
             self._seconds += loop.time()
             if timer is not None:
                 timer.cancel()
 
+    def reserve(self, count: int, call: Callable[[], None], now: float) -> None:
+        """Let ``count`` more wait, behind all others, who need not exist before ``call`` calls for one of them.
+
+        They wait from ``now`` (loop time) until then.
+        """
+        self.waiting += count
+        self._seconds -= count * now
+        self._reserve = Reserve(self, count, call)
+        self.append(self._reserve)
+
+    def called(self, now: float) -> None:
+        """One of the reserve has come into being."""
+        self.waiting -= 1
+        self._seconds += now
+
+    def dismiss(self) -> int:
+        """Call for no more of the reserve, and return how many that were; their seconds go on."""
+        if self._reserve is None:
+            return 0
+        left, self._reserve = self._reserve.left, None
+        self.pop()
+        return left
+
     def seconds(self, now: float) -> float:
         """Seconds waited so far, summed over all who did; exact also while they wait."""
-        return self._seconds + self._waiting * now
+        return self._seconds + self.waiting * now
 
     def _leave(self, waiter: asyncio.Future[None]) -> None:
         with suppress(ValueError):  # whoever woke it has taken it out already
@@ -86,3 +117,27 @@ class Line(deque[asyncio.Future[None]]):
         if not waiter.done():
             self.remove(waiter)
             waiter.set_exception(TimeoutError("time is up"))
+
+
+class Reserve:
+    """Stands last in a line for all who need not exist yet; woken as a future is, it calls for one of them."""
+
+    __slots__ = ("_call", "_line", "left")
+
+    def __init__(self, line: Line, left: int, call: Callable[[], None]) -> None:
+        self._line = line
+        self.left = left
+        self._call = call
+
+    def done(self) -> bool:
+        """It can always be woken: it is in line only while there is someone to call for."""
+        return False
+
+    def set_result(self, result: None) -> None:
+        """Call for one, and stand in line again if there are more."""
+        self.left -= 1
+        if self.left:
+            self._line.append(self)
+        else:
+            self._line._reserve = None
+        self._call()

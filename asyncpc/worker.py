@@ -29,8 +29,11 @@ __all__ = ["EMPTY", "ConsumerWorker", "ProducerWorker", "Stage"]
 TURN: Final = 0.0005
 """Seconds after which a loop's turn ends, at the next look at the clock."""
 
-RUNS: Final = (1, 2, 4, 8, *[16] * 7)
+RUNS: Final = tuple(map(range, (1, 2, 4, 8, *[16] * 7)))
 """A turn's runs of items; the clock is read once per run. At most 127 items a turn (invariant 10)."""
+
+FIRST: Final = RUNS[0]
+LONGEST: Final = sum(map(len, RUNS))
 
 EMPTY: Final = type("_Empty", (), {"__repr__": lambda self: "EMPTY"})()
 """What is in a worker's hand when there is no item in it; any object may be an item."""
@@ -39,30 +42,43 @@ EMPTY: Final = type("_Empty", (), {"__repr__": lambda self: "EMPTY"})()
 class Stage:
     """One stage of one run: its handler, the queues around it, its workers and its counts."""
 
-    __slots__ = ("beating", "beats", "emitted", "failed", "handler", "inbox", "latency", "live", "outbox", "workers")
+    __slots__ = (
+        "beating",
+        "beats",
+        "emitted",
+        "failed",
+        "handler",
+        "inbox",
+        "latency",
+        "opening",
+        "outbox",
+        "workers",
+    )
 
     def __init__(self, handler: Handler, inbox: BoundedQueue[Any]) -> None:
         self.handler: Handler = handler
         self.inbox: BoundedQueue[Any] = inbox
         self.outbox: BoundedQueue[Any] | None = None
         self.workers: list[ConsumerWorker] = []
-        self.live: int = 0  # workers that have not ended
+        self.opening: set[ConsumerWorker] = set()  # their resource
         self.failed: int = 0
         self.emitted: int = 0  # values a generator gave; of a coroutine it follows from done
         self.latency: Latency = Latency()
         self.beats: int = 0  # turns of the loop, seen while slow handlers run
-        self.beating: bool = False
+        self.beating: bool = False  # whether the next turn will be seen
 
-    def count_beats(self) -> int:
-        """See to it that the next turn of the loop is counted, and return the count so far."""
-        if not self.beating:
-            self.beating = True
-            asyncio.get_running_loop().call_soon(self._beat)
-        return self.beats
+    def beat(self) -> None:
+        """See to it that the next turn of the loop is counted in ``beats``."""
+        self.beating = True
+        asyncio.get_running_loop().call_soon(self._count_beat)
 
-    def _beat(self) -> None:
+    def _count_beat(self) -> None:
         self.beats += 1
         self.beating = False
+
+    def is_quiet(self) -> bool:
+        """Whether nothing is queued and every worker waits, with an empty hand."""
+        return not self.inbox._queue and self.inbox._workers == self.inbox._getters.waiting + len(self.opening)
 
     @property
     def settled(self) -> int:
@@ -98,7 +114,7 @@ class Worker:
 class ConsumerWorker(Worker):
     """One of a stage's workers."""
 
-    __slots__ = ("hand", "opening", "passing", "settled", "stage")
+    __slots__ = ("hand", "passing", "settled", "stage")
 
     completed: bool  # came to its proper end, its resource included
 
@@ -107,7 +123,6 @@ class ConsumerWorker(Worker):
         self.stage: Stage = stage
         self.hand: Any = EMPTY
         self.settled: int = 0  # items done or failed
-        self.opening: bool = False  # its resource
         self.passing: float = 0.0  # seconds of this turn in which values waited for room
 
     def run(self) -> Coroutine[Any, Any, None]:
@@ -119,13 +134,20 @@ class ConsumerWorker(Worker):
         handler = self.stage.handler
         return self._consume(handler.function) if handler.context is None else self._with_resource(handler)
 
+    def _begin(self) -> None:
+        self.task = asyncio.current_task()  # an eager task runs before the one who made it knows it
+        self.stage.inbox._joined()
+
     async def _with_resource(self, handler: Handler) -> None:
+        self._begin()
+        opening = self.stage.opening
         try:
             async with AsyncExitStack() as stack:
-                self.opening = True
-                with self.stage.inbox._idling():  # or END would wait for a worker that nobody needs any more
-                    resource = await stack.enter_async_context(handler.open_context())
-                self.opening = False
+                opening.add(self)
+                if (on_wait := self.stage.inbox._getters.on_wait) is not None:
+                    on_wait()  # or END would wait for a worker that nobody needs any more
+                resource = await stack.enter_async_context(handler.open_context())
+                opening.discard(self)
                 await self._consume(lambda item: handler.function(item, resource))
                 if self.failures:
                     raise self.failures[0]  # tells the resource; if its exit swallows it, it is kept
@@ -134,8 +156,12 @@ class ConsumerWorker(Worker):
             raise
         except BaseException as error:
             self._failed(error)
+        finally:
+            opening.discard(self)
 
     async def _consume(self, function: Callable[[Any], Any]) -> None:
+        if self.stage.handler.context is None:
+            self._begin()
         stage = self.stage
         inbox, outbox = stage.inbox, stage.outbox
         items, take = inbox._queue, inbox._queue.popleft
@@ -145,20 +171,28 @@ class ConsumerWorker(Worker):
         out_items: deque[Any] = outbox._queue if outbox else items
         out_append, out_getters = out_items.append, outbox._getters if outbox else inbox._getters
         context, home = self.context, self.context.copy() if self.context else None
+        getters, loop = inbox._getters, asyncio.get_running_loop()
         putters, writers, wake_from = inbox._putters, inbox._writers, inbox._low + 1
         clock, latency = perf_counter, stage.latency
-        settled, slow, run, elapsed = 0, False, 0, 0.0
+        settled, slow, run, elapsed = 0, False, FIRST, 0.0
         try:
-            while items or await inbox._ready() is not END:
-                beats = stage.count_beats() if slow else stage.beats
-                started, self.passing = clock(), 0.0
+            while True:
+                if not items:
+                    if inbox._tell_end() is END:
+                        break
+                    await getters.stand(loop)
+                    inbox._share()
+                    continue  # somebody else may have taken it
+                if slow and not stage.beating:
+                    stage.beat()
+                beats, self.passing, started = stage.beats, 0.0, clock()
                 for run in RUNS:
-                    for _ in range(run):
-                        queued = len(items)
-                        if not queued:
+                    for _ in run:
+                        try:
+                            self.hand = item = take()
+                        except IndexError:
                             break
-                        self.hand = item = take()
-                        if putters or (writers and queued <= wake_from):
+                        if putters or (writers and len(items) < wake_from):
                             inbox._made_room()
                         value = await handle(item)
                         try:
@@ -180,14 +214,14 @@ class ConsumerWorker(Worker):
                             self.hand = EMPTY
                             raise asyncio.CancelledError
                     elapsed = clock() - started
-                    if run == 1:
+                    if run is FIRST:
                         latency.add(elapsed - self.passing)
                     if not items or elapsed > TURN:
                         break
                 self.hand = EMPTY
                 item = value = None  # an idle worker keeps nothing alive
                 waited = slow and stage.beats != beats  # a slow handler that waits has let others run
-                slow = run == 1 and elapsed > TURN
+                slow = run is FIRST and elapsed > TURN
                 if not waited if items else writers.waking:  # a writer that was woken will have put something by then
                     await inbox._linger()  # before an item is taken, never after (invariant 10, fault A8)
             self.completed = True
@@ -310,6 +344,7 @@ class ProducerWorker(Worker):
         *Cancel safety*: an item that waited for room is left in the queue, and the source is closed here, in the task
         that iterated it (fault B10).
         """
+        self.task = asyncio.current_task()  # an eager task runs before the one who made it knows it
         try:
             while not self.completed:
                 try:
@@ -328,7 +363,7 @@ class ProducerWorker(Worker):
         await outbox._room()
         iterator = self.origin.iterate()
         produced = self.produced
-        turn_ends, until, step, next_look = produced + sum(RUNS), clock() + TURN, 1, produced + 1
+        turn_ends, until, step, next_look = produced + LONGEST, clock() + TURN, 1, produced + 1
         try:
             async for item in iterator:
                 if len(items) >= outbox._mark:
@@ -352,10 +387,10 @@ class ProducerWorker(Worker):
                 if produced >= next_look or self.cancelled:
                     if self.cancelled:  # as above
                         raise asyncio.CancelledError
-                    step = min(2 * step, RUNS[-1])
+                    step = min(2 * step, len(RUNS[-1]))
                     if produced >= turn_ends or clock() > until:  # invariant 10
                         await pause()
-                        turn_ends, until, step = produced + sum(RUNS), clock() + TURN, 1
+                        turn_ends, until, step = produced + LONGEST, clock() + TURN, 1
                     next_look = produced + step
         finally:
             if isinstance(iterator, AsyncGenerator):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import statistics
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from math import log
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
@@ -24,6 +27,7 @@ from .peers import (
     BARE_TASKS,
     EVERYBODY,
     HAND_WRITTEN,
+    TASK_PER_SLEEP,
     Peer,
     Put,
     Service,
@@ -98,12 +102,17 @@ def _yield(bench: Bench) -> Iterator[Line]:
     yield bench.line("", Shape(50_000, wait=0), EVERYBODY)
 
 
-@case("io", "1 ms of simulated I/O, beside the same sleeps as bare tasks", (BARE_TASKS.name, HAND_WRITTEN.name))
+@case(
+    "io",
+    "1 ms of simulated I/O, beside the same sleeps as bare tasks",
+    (BARE_TASKS.name, TASK_PER_SLEEP.name, HAND_WRITTEN.name),
+)
 def _io(bench: Bench) -> Iterator[Line]:
     for consumers, items in (10, 1_000), (100, 5_000), (1_000, 20_000), (10_000, 80_000):
         shape = Shape(items, wait=0.001, concurrency=consumers)
         yield replace(
-            bench.line(f"{consumers:,} consumers", shape, (BARE_TASKS, *OURS_AND_HAND)), rounds=3 if bench.quick else 9
+            bench.line(f"{consumers:,} consumers", shape, (BARE_TASKS, TASK_PER_SLEEP, *OURS_AND_HAND)),
+            rounds=3 if bench.quick else 9,
         )
 
 
@@ -236,21 +245,24 @@ def _late(bench: Bench, peer: Peer, items: int) -> dict[str, float]:
     return {"p99": percentile(late, 99), "longest": max(late), "per item": seconds / items}
 
 
-@case("startup", "start and drain a pipeline of four consumers that gets nothing to do")
+@case("startup", "start and drain a pipeline of four consumers that gets nothing, or an item for each, to do")
 def _startup(bench: Bench) -> Iterator[Line]:
+    """The second line has all four at work, since asyncpc starts a consumer when there is work for it."""
     times = 30 if bench.quick else 300
-    services = {ASYNCPC.name: _serve_defined(asyncpc.Pipeline(asyncpc.consumer(concurrency=4)(_nothing)))}
+    services = {ASYNCPC.name: _serve_defined(asyncpc.Pipeline(asyncpc.consumer(concurrency=4)(_yield_once)))}
     services[HAND_WRITTEN.name] = serve_by_hand
 
-    async def again(serve: Service, job: Job) -> None:
+    async def again(serve: Service, items: int, job: Job) -> None:
         for _ in range(times):
-            async with serve(_nothing, 4):
-                pass
+            async with serve(_yield_once, 4) as put:
+                for _ in range(items):
+                    await put(None)
 
-    def sample(name: str) -> float:
-        return bench.time(Peer(name, partial(again, services[name])), Job(Shape(0))) / times
+    def sample(name: str, items: int) -> float:
+        return bench.time(Peer(name, partial(again, services[name], items)), Job(Shape(0))) / times
 
-    yield Line("", {name: partial(sample, name) for name in services})
+    for items, label in (0, ""), (4, "four items"):
+        yield Line(label, {name: partial(sample, name, items) for name in services})
 
 
 def _serve_defined(pipeline: asyncpc.Pipeline[Any, Any]) -> Service:
@@ -264,25 +276,28 @@ def _serve_defined(pipeline: asyncpc.Pipeline[Any, Any]) -> Service:
     return serve
 
 
-async def _nothing(item: object) -> None:
-    pass
+async def _yield_once(item: object) -> None:
+    await asyncio.sleep(0)
 
 
 @case("import", "import asyncpc, beside import asyncio, anyio", ("asyncio, anyio",))
 def _import(bench: Bench) -> Iterator[Line]:
-    samples = {ASYNCPC.name: partial(_seconds_to_import, "asyncpc")}
-    samples["asyncio, anyio"] = partial(_seconds_to_import, "asyncio, anyio")
-    for sample in samples.values():
-        sample()  # compiles what has not been compiled yet
-    yield Line("", samples)
+    with TemporaryDirectory() as compiled:
+        modules = {ASYNCPC.name: "asyncpc", "asyncio, anyio": "asyncio, anyio"}
+        samples = {name: partial(_seconds_to_import, what, Path(compiled)) for name, what in modules.items()}
+        for sample in samples.values():
+            sample()  # compiles what has not been compiled yet, as pip does
+        yield Line("", samples)
 
 
 OPTIONAL = ("uvloop", "rich", "trio", "redis", "nats", "msgspec", "starlette", "uvicorn", "prometheus_client")
 
 
-def _seconds_to_import(modules: str) -> float:
+def _seconds_to_import(modules: str, compiled: Path) -> float:
     code = f"import sys, time; t = time.perf_counter(); import {modules}; print(time.perf_counter() - t, *sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment["PYTHONPYCACHEPREFIX"] = str(compiled)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     seconds, *imported = done.stdout.split()
     if optional := set(OPTIONAL) & set(imported):
         raise WrongResult(f"import {modules} imports what is optional: {', '.join(sorted(optional))}")
@@ -319,10 +334,15 @@ async def _idle(serve: Service, pipelines: int, consumers: int) -> int:
     async with AsyncExitStack() as stack:
         tracemalloc.start()
         for _ in range(pipelines):
-            await stack.enter_async_context(serve(_nothing, consumers))
-        for _ in range(3):
-            await asyncio.sleep(0)
+            put = await stack.enter_async_context(serve(_wait, consumers))
+            for _ in range(consumers):
+                await put(None)  # so that all consumers have come into being
+        await asyncio.sleep(0.1)
         return _traced()
+
+
+async def _wait(item: object) -> None:
+    await asyncio.sleep(0.01)
 
 
 def _traced() -> int:

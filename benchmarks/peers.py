@@ -105,6 +105,18 @@ async def run_bare_tasks(job: Job) -> None:
             tasks.create_task(some(first))
 
 
+async def run_task_per_sleep(job: Job) -> None:
+    """The same sleeps, each as a task of its own, as many at a time as there are consumers."""
+    for first in range(0, job.shape.items, job.shape.concurrency):
+        async with asyncio.TaskGroup() as tasks:
+            for n in range(first, min(first + job.shape.concurrency, job.shape.items)):
+                tasks.create_task(_once(job.handlers[0], n))
+
+
+async def _once(handle: Handle, item: Any) -> None:
+    await handle(item)
+
+
 async def run_hand_written(job: Job) -> None:
     """What people write: asyncio.Queue, TaskGroup, a sentinel per consumer, task_done in a finally."""
     await _by_hand(job, [asyncio.Queue(job.shape.bound) for _ in job.handlers])
@@ -314,6 +326,7 @@ ASYNCPC = Peer("asyncpc", run_asyncpc)
 HAND_WRITTEN = Peer("hand-written", run_hand_written)
 BARE_LOOP = Peer("bare loop", run_bare_loop)
 BARE_TASKS = Peer("bare tasks", run_bare_tasks)
+TASK_PER_SLEEP = Peer("task per sleep", run_task_per_sleep)
 
 LIBRARIES = (
     Peer("aiochan", run_aiochan, "aiochan"),

@@ -139,7 +139,7 @@ def stuck_in(cases: list[Callable[[], Coroutine[Any, Any, None]]]) -> list[str]:
 
 
 _QUEUE, _LINE = queue.BoundedQueue, waiting.Line
-_CONSUMER, _PRODUCER, _RUN = worker.ConsumerWorker, worker.ProducerWorker, supervisor.Supervisor
+_STAGE, _CONSUMER, _PRODUCER, _RUN = worker.Stage, worker.ConsumerWorker, worker.ProducerWorker, supervisor.Supervisor
 
 _HAND_OVER = """queue = self._pass_on.__self__
             waiter.set_result([queue._queue.popleft()] if self is queue._getters and queue._queue else None)"""
@@ -166,7 +166,12 @@ FAULTS: Final = (
     _fault(
         "one END too many",
         "I3",
-        (_CONSUMER, "_consume", "self.completed = True", "self.completed = True; await inbox._ready()"),
+        (
+            _CONSUMER,
+            "_consume",
+            "self.completed = True",
+            "self.completed = True; inbox._tell_end(); await asyncio.sleep(0)",
+        ),
     ),
     _fault(
         "END as an item",
@@ -199,7 +204,11 @@ FAULTS: Final = (
         "I7",
         (_CONSUMER, "_consume", "except asyncio.CancelledError:\n        raise", "except ImportError:\n        raise"),
     ),
-    _fault("END while work is under way", "I3", (_RUN, "_close_if_quiet", "stage.inbox._idle == stage.live and ", "")),
+    _fault(
+        "END while work is under way",
+        "I3",
+        (_STAGE, "is_quiet", " and self.inbox._workers == self.inbox._getters.waiting + len(self.opening)", ""),
+    ),
     _fault("drain without a deadline", "C1", (_RUN, "stop", "self._limit(", "(lambda seconds: None)(")),
     _fault("caller's cancel swallowed", "B5", (_RUN, "wait_hastening", "raise cancelled", "pass")),
     _fault("context leaks between items", "B12", (_CONSUMER, "_consume", "leaked = context != home", "leaked = False")),

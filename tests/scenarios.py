@@ -696,6 +696,8 @@ class Outcome:
     ended: float = 0.0
     alive: tuple[str, ...] = ()
     ends: tuple[int, ...] = ()
+    workers: tuple[int, ...] = ()
+    """How many each stage started; at most its concurrency."""
     open: tuple[str, ...] = ()
     unfinished: tuple[frozenset[Item], ...] = ()
     done: tuple[int, ...] = ()
@@ -844,6 +846,7 @@ class _Play:
         if self.run is not None:
             outcome.report = self.run.report
             outcome.ends = tuple(stage.inbox.statistics().ends for stage in self.run.stages)
+            outcome.workers = tuple(len(stage.workers) for stage in self.run.stages)
 
 
 def _failed(task: asyncio.Task[Any]) -> bool:
@@ -1043,7 +1046,7 @@ def _calm(ledger: Ledger) -> bool:
 
 
 def _in_time(scenario: Scenario, ledger: Ledger, outcome: Outcome, report: Report) -> Iterator[str]:
-    """Promise 5: the run ends by its deadline; invariant 3: each consumer that lived to the end saw one END."""
+    """Promise 5: the run ends by its deadline; invariant 3: each worker that lived to the end saw one END."""
     slack = REAL_SLACK if scenario.loop == "uvloop" else SLACK
     for began, seconds in ledger.limits:
         if outcome.ended > began + seconds + slack + 1e-9:
@@ -1051,14 +1054,16 @@ def _in_time(scenario: Scenario, ledger: Ledger, outcome: Outcome, report: Repor
         elif outcome.ended > began + AMPLE / 2:
             yield f"only the deadline ended it, at {outcome.ended:.3f}"
     late = any(outcome.ended >= began + seconds - 1e-9 for began, seconds in ledger.limits)
-    live = tuple(spec.concurrency for spec in scenario.stages)
+    live = outcome.workers
+    if any(started > spec.concurrency for started, spec in zip(live, scenario.stages, strict=False)):
+        yield f"workers {live}, more than the concurrency"
     if _calm(ledger) and not late:
         if not report.complete:
             yield f"nothing went wrong, and {len(report.unfinished)} items were left"
         if outcome.ends != live:
-            yield f"ENDs {outcome.ends}, consumers {live}"
+            yield f"ENDs {outcome.ends}, workers {live}"
     elif any(ends > count for ends, count in zip(outcome.ends, live, strict=True)):
-        yield f"more ENDs {outcome.ends} than consumers {live}"
+        yield f"more ENDs {outcome.ends} than workers {live}"
 
 
 def _right_ending(scenario: Scenario, ledger: Ledger, outcome: Outcome, report: Report) -> Iterator[str]:

@@ -22,14 +22,15 @@ FLOORS = {
     "report": 1,
     "stages": 2,
     "worker": 3,
-    "supervisor": 4,
-    "running": 5,
-    "pipeline": 6,
-    "runner": 7,
-    "topology": 7,
-    "cli": 8,
-    "__init__": 8,
-    "__main__": 9,
+    "books": 4,
+    "supervisor": 5,
+    "running": 6,
+    "pipeline": 7,
+    "runner": 8,
+    "topology": 8,
+    "cli": 9,
+    "__init__": 9,
+    "__main__": 10,
 }
 """Each module's floor; those on one floor do not know each other."""
 

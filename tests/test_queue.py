@@ -47,6 +47,16 @@ def full(*items: Any) -> Queue:
     return queue
 
 
+async def ready(queue: Queue) -> object:
+    """Wait as a pipeline's worker does: for something to take (None), or END."""
+    while not queue._queue:
+        if queue._tell_end() is END:
+            return END
+        await queue._getters.stand(asyncio.get_running_loop())
+        queue._share()
+    return None
+
+
 def lines(queue: Queue) -> int:
     """How many wait at the queue, in all lines."""
     return len(queue._getters) + len(queue._putters) + len(queue._writers)
@@ -404,7 +414,7 @@ CALLS: dict[str, tuple[Callable[[Queue], Coroutine[Any, Any, Any]], int]] = {  #
     "get with timeout": (lambda queue: queue.get(timeout=9), 0),
     "get_many": (lambda queue: queue.get_many(5), 0),
     "async for": (lambda queue: queue.__anext__(), 0),
-    "ready": (lambda queue: queue._ready(), 0),
+    "ready": (lambda queue: ready(queue), 0),
     "join": (lambda queue: queue.join(), 1),
 }
 
@@ -529,15 +539,15 @@ async def test_end_is_told_once_to_each_consumer(consumers: int, items: int) -> 
 async def test_end_is_told_once_to_each_worker() -> None:
     """Protects the pipeline's own way to END."""
     queue = full(1)
-    assert await queue._ready() is None
+    assert await ready(queue) is None
     queue.get_nowait()
-    workers = [asyncio.create_task(queue._ready()) for _ in range(4)]
+    workers = [asyncio.create_task(ready(queue)) for _ in range(4)]
     await spin()
-    assert queue._idle == 4
+    assert queue._getters.waiting == 4
     queue.close()
     assert await asyncio.gather(*workers) == [END] * 4
     assert queue.statistics().ends == 4
-    assert queue._idle == 0
+    assert queue._getters.waiting == 0
 
 
 async def test_every_way_of_getting_tells_end() -> None:
@@ -696,7 +706,7 @@ async def test_every_field_of_the_statistics_is_exact() -> None:
         "maxsize": 2, "queued": 0, "peak_queued": 2, "received": 5, "settled": 3, "dropped": 2, "waiting_put": 0,
         "waiting_get": 0, "put_waited": 4.0, "get_waited": 6.0, "ends": 1, "closed": True,
     }  # fmt: skip
-    assert {field: getattr(after, field) for field in after.__slots__} == expected
+    assert after._asdict() == expected
     with pytest.raises(AttributeError):
         after.queued = 1  # type: ignore[misc]  # frozen, which is the point
 
@@ -811,9 +821,9 @@ async def test_a_cancelled_writer_passes_its_wake_up_on(call: str) -> None:
 
 
 async def test_a_cancelled_worker_passes_its_wake_up_on() -> None:
-    """Protects the next worker in _ready (fault A2 in a pipeline), and the count of idle workers."""
+    """Protects the next worker (fault A2 in a pipeline), and the count of idle workers."""
     queue = Queue()
-    first, second = asyncio.create_task(queue._ready()), asyncio.create_task(queue._ready())
+    first, second = asyncio.create_task(ready(queue)), asyncio.create_task(ready(queue))
     await spin()
     queue.put_nowait(1)
     first.cancel()
@@ -821,26 +831,26 @@ async def test_a_cancelled_worker_passes_its_wake_up_on() -> None:
     assert second.done()
     assert second.result() is None
     await cancelled(first)
-    assert queue._idle == 0
+    assert queue._getters.waiting == 0
 
 
-async def test_ready_asks_before_it_waits() -> None:
+async def test_who_waits_last_may_close_the_queue() -> None:
     """Protects the end of a run: the last worker to go idle may close the queue, and is then told END itself."""
     queue, asked = Queue(), []
 
-    def on_idle() -> None:
-        asked.append(queue._idle)
+    def on_wait() -> None:
+        asked.append(queue._getters.waiting)
         queue.close()
 
-    queue._on_idle = on_idle
-    assert await queue._ready() is END
+    queue._getters.on_wait = on_wait
+    assert await ready(queue) is END
     assert asked == [1]
 
 
 async def test_workers_wake_each_other_for_a_backlog() -> None:
     """Protects concurrency: one wake-up for a run of items spreads to as many workers as there is work for."""
     queue = Queue(0)
-    workers = [asyncio.create_task(queue._ready()) for _ in range(20)]
+    workers = [asyncio.create_task(ready(queue)) for _ in range(20)]
     await spin()
     queue._queue.extend(range(10))  # as a pipeline's writer does: many items, one wake-up
     queue._received += 10
@@ -941,7 +951,7 @@ class Chaos:
         if kind == "many":
             self.got += await self.queue.get_many(2)
         elif kind == "ready":
-            if await self.queue._ready() is END:
+            if await ready(self.queue) is END:
                 self.queue._ends -= 1  # get_nowait tells it
             with suppress(asyncio.QueueEmpty):
                 self.got.append(self.queue.get_nowait())

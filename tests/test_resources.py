@@ -190,8 +190,9 @@ def test_a_run_that_nobody_names_is_not_collected() -> None:
     assert handled == [1]
 
 
-def test_a_task_factory_that_refuses_leaves_nothing_running() -> None:
-    """A start that fails half way cancels what it had started, and nothing is left un-awaited (B9)."""
+@pytest.mark.parametrize("most", [0, 1])
+def test_a_task_factory_that_refuses_leaves_nothing_running(most: int) -> None:
+    """A worker that cannot start is a failure like any other: the rest is cancelled, nothing left un-awaited (B9)."""
 
     @producer
     async def numbers() -> AsyncIterator[int]:
@@ -205,16 +206,17 @@ def test_a_task_factory_that_refuses_leaves_nothing_running() -> None:
         made: list[Any] = []
 
         def refuse(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
-            if len(made) == 2:
+            if len(made) == most:
                 raise RuntimeError("no more tasks")
             made.append(asyncio.Task(work, loop=loop, **options))
             return made[-1]
 
         loop.set_task_factory(refuse)
-        with pytest.raises(RuntimeError, match="no more tasks"):
+        with pytest.raises(PipelineError) as failed:
             await (numbers >> handle)
         loop.set_task_factory(None)
-        await asyncio.sleep(1)
+        assert [str(error) for error in failed.value.exceptions] == ["no more tasks"]
+        assert [left.item for left in failed.value.report.unfinished] == [1] * most
         assert all(task.done() for task in made)
 
     run_virtual(main)

@@ -9,11 +9,13 @@ import asyncio
 import functools
 import gc
 import itertools
+import sys
 import warnings
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -884,6 +886,7 @@ def test_states_only_advance() -> None:
         pipeline = Pipeline(ignore)
         async with pipeline as running:
             seen = [running.statistics().state]
+            running.put_nowait(1)
             running.stop()
             seen.append(running.statistics().state)
             run = pipeline._run
@@ -894,6 +897,123 @@ def test_states_only_advance() -> None:
             run.start()
 
     run_virtual(main)
+
+
+# -- workers start when there is work -------------------------------------------------------------
+
+
+@both
+def test_workers_start_as_work_comes_and_idle_ones_are_taken_first(eager: bool) -> None:
+    """Ten thousand consumers cost nothing until ten thousand items wait; the books know them all the same."""
+    spy = Spy(1.0)
+
+    async def main() -> None:
+        async with Pipeline(consumer(concurrency=10_000, name="spy")(spy)) as running:
+            await idle()
+            assert workers() == {}
+            await asyncio.sleep(2)
+            assert running.statistics().stages[0].get_waited == pytest.approx(20_000)
+            for n in range(3):
+                await running.put(n)
+                await asyncio.sleep(2)
+            assert set(workers()) == {"spy-1"}
+            await asyncio.gather(*(running.put(n) for n in range(7)))
+            await idle()
+            assert spy.running == 7
+            assert set(workers()) == {f"spy-{n}" for n in range(1, 8)}
+            await running.drain()
+        assert running.report is not None
+        assert running.report.done == 10
+        assert running.report.stages[0].concurrency == 10_000
+
+    run_virtual(main, eager=eager)
+
+
+@both
+@pytest.mark.parametrize("maxsize", [1, 2, 128, 0])
+def test_a_backlog_soon_has_all_the_workers_it_may_have(maxsize: int, eager: bool) -> None:
+    """Protects the concurrency: 200 items of a second each on 50 workers take four seconds, whatever the bound."""
+    spy = Spy(1.0)
+
+    async def main() -> None:
+        report = await Pipeline(range(200), consumer(concurrency=50)(spy), maxsize=maxsize)
+        assert report.done == 200
+        assert spy.peak == 50
+        assert now() == pytest.approx(4.0)
+
+    run_virtual(main, eager=eager)
+
+
+@both
+def test_workers_with_a_resource_start_at_once(eager: bool) -> None:
+    """Opening takes time, and a mistake in it should show when the app starts, not at the first order."""
+    opened: list[float] = []
+
+    @asynccontextmanager
+    async def resource() -> AsyncIterator[None]:
+        opened.append(now())
+        await asyncio.sleep(1)
+        yield
+
+    @consumer(concurrency=3, context=resource)
+    async def handle(n: int, resource: None) -> None: ...
+
+    async def main() -> None:
+        async with Pipeline(handle) as running:
+            await asyncio.sleep(5)
+            assert opened == [0, 0, 0]
+            await running.put(1)
+
+    run_virtual(main, eager=eager)
+
+
+def lines_run(work: Callable[[], object]) -> int:
+    """How many lines of the package run in ``work``: a measure of cost that knows no noise."""
+    count = 0
+
+    def line(frame: FrameType, event: str, argument: object) -> Callable[..., Any]:
+        nonlocal count
+        count += event == "line"
+        return line
+
+    def call(frame: FrameType, event: str, argument: object) -> Callable[..., Any] | None:
+        return line if "/asyncpc/" in frame.f_code.co_filename else None
+
+    before = sys.gettrace()
+    sys.settrace(call)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.mark.parametrize("how", ["drained", "cancelled", "with a resource"])
+def test_the_cost_of_workers_grows_with_their_number_and_no_faster(how: str) -> None:
+    """Protects from what only hurts at 10,000 workers: that each one's start or end looks at all the others."""
+
+    @asynccontextmanager
+    async def resource() -> AsyncIterator[None]:
+        yield
+
+    async def main(count: int) -> None:
+        spy = Spy(1.0)
+
+        async def handle(n: int, resource: None = None) -> int:
+            return await spy(n)
+
+        context = resource if how == "with a resource" else None
+        stage: Any = consumer(concurrency=count, context=context)(handle)
+        async with Pipeline(range(count), stage).stream() as values:
+            if how != "cancelled":
+                async for _ in values:
+                    pass
+
+    def cost(count: int) -> int:
+        return lines_run(lambda: run_virtual(functools.partial(main, count)))
+
+    cost(100)
+    assert cost(800) < 5 * cost(200)
 
 
 # -- put and feed ---------------------------------------------------------------------------------
