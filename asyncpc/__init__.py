@@ -34,11 +34,13 @@ from .errors import (
     DrainTimeout,
     PipelineError,
     QueueShutDown,
+    RetryLater,
     StateError,
+    TooManyFailures,
     WorkerCancelled,
 )
 from .pipeline import Consumer, Pipeline, Producer, Source, consumer, merge, producer, source
-from .policies import Restart, exponential
+from .policies import Breaker, Failure, Rate, Restart, Retry, exponential
 from .queue import DEFAULT_MAXSIZE, END, BoundedQueue, QueueStatistics
 from .report import Report, SourceStatistics, StageStatistics, Statistics, Unfinished
 from .runner import run
@@ -50,24 +52,30 @@ __all__ = [
     "END",
     "AsyncpcError",
     "BoundedQueue",
+    "Breaker",
     "ConservationError",
     "Consumer",
     "DefinitionError",
     "DrainTimeout",
+    "Failure",
     "Pipeline",
     "PipelineError",
     "Producer",
     "QueueShutDown",
     "QueueStatistics",
+    "Rate",
     "Report",
     "Restart",
     "Results",
+    "Retry",
+    "RetryLater",
     "Running",
     "Source",
     "SourceStatistics",
     "StageStatistics",
     "StateError",
     "Statistics",
+    "TooManyFailures",
     "Unfinished",
     "WorkerCancelled",
     "consumer",

@@ -75,6 +75,7 @@ def _stage_statistics(stage: Stage, received: int, elapsed: float, now: float) -
         received=received,
         done=done,
         failed=stage.failed,
+        retried=stage.retried,
         dropped=0,
         in_flight=len(stage.in_flight),
         queued=len(inbox._queue),

@@ -7,6 +7,8 @@
     │   ├── DefinitionError (TypeError)    the program is wrong: mend the line that raised it
     │   ├── StateError (RuntimeError)      the call does not fit the moment: see its message
     │   ├── WorkerCancelled                a worker was cancelled from outside the run: find out who did it
+    │   ├── TooManyFailures                more items failed than ``max_failures`` allows: its cause is the last one
+    │   ├── RetryLater                     raised by a handler: try this item again after so many seconds
     │   ├── DrainTimeout (TimeoutError)    items were left at the deadline: ``.report.unfinished`` lists them
     │   └── ConservationError              the books do not balance: a bug in asyncpc, please report it
     ├── QueueShutDown                      the queue or pipeline is closed: stop putting; nothing was taken
@@ -32,7 +34,9 @@ __all__ = [
     "DrainTimeout",
     "PipelineError",
     "QueueShutDown",
+    "RetryLater",
     "StateError",
+    "TooManyFailures",
     "WorkerCancelled",
 ]
 
@@ -58,6 +62,22 @@ class StateError(AsyncpcError, RuntimeError):
 
 class WorkerCancelled(AsyncpcError):
     """A worker's task was cancelled by someone other than the run; its item is listed as unfinished."""
+
+
+class TooManyFailures(AsyncpcError):
+    """More items of a stage failed than its ``max_failures`` allows; the cause is what the last one failed with."""
+
+
+class RetryLater(AsyncpcError):
+    """Raised by a handler: what it writes to is full, or asks for patience (a 429), so try again after ``seconds``.
+
+    That is no failure: it counts in ``retried``, not as an attempt, and may be raised as often as it takes. The item
+    stays in its worker's hand meanwhile, so a worker that waits takes no other item.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"try again in {seconds} s")
+        self.seconds: float = seconds
 
 
 class DrainTimeout(AsyncpcError, TimeoutError):

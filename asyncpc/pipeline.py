@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Generator, Iterable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from types import TracebackType
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from .errors import DefinitionError, StateError
-from .policies import Restart
+from .policies import Breaker, Rate, Restart, Retry
 from .queue import DEFAULT_MAXSIZE
 from .report import Report
 from .running import Results, Running, conclude, conclude_with
 from .stages import (
-    Context,
+    OPTIONS,
     Handler,
+    OnError,
     Origin,
     Plan,
     bind_origin,
@@ -61,6 +62,7 @@ DRAIN_TIMEOUT = 30.0
 """Seconds a drain may take by default: what Kubernetes grants a pod between SIGTERM and SIGKILL."""
 
 Items = Iterable[T_co] | AsyncIterable[T_co]
+Resource = Callable[[], AbstractAsyncContextManager[T]] | AbstractAsyncContextManager[T]
 
 
 class Source(Generic[T_co]):
@@ -323,6 +325,23 @@ class _ContextDecorator(Protocol[Resource_co]):
     ) -> Consumer[A, B, Coroutine[Any, Any, B]]: ...
 
 
+if TYPE_CHECKING:
+    from typing_extensions import TypedDict, Unpack
+
+    class Options(TypedDict, total=False):
+        """What :func:`consumer` takes, apart from ``context``."""
+
+        concurrency: int
+        maxsize: int | None
+        retry: int | Retry | None
+        timeout: float | None
+        on_error: OnError
+        max_failures: float | None
+        rate: Rate | None
+        breaker: Breaker | None
+        name: str | None
+
+
 @overload
 def producer(function: Callable[P, AsyncIterator[T]], /) -> Producer[P, T]: ...
 @overload
@@ -346,37 +365,44 @@ def consumer(function: Callable[[A], AsyncIterator[B]], /) -> Consumer[A, B, Asy
 @overload
 def consumer(function: Callable[[A], Coroutine[Any, Any, B]], /) -> Consumer[A, B, Coroutine[Any, Any, B]]: ...
 @overload
-def consumer(*, concurrency: int = 1, maxsize: int | None = None, name: str | None = None) -> _ConsumerDecorator: ...
+def consumer(**options: Unpack[Options]) -> _ConsumerDecorator: ...
 @overload
-def consumer(
-    *,
-    context: Callable[[], AbstractAsyncContextManager[T]] | AbstractAsyncContextManager[T],
-    concurrency: int = 1,
-    maxsize: int | None = None,
-    name: str | None = None,
-) -> _ContextDecorator[T]: ...
-def consumer(
-    function: Callable[..., Any] | None = None,
-    /,
-    *,
-    concurrency: int = 1,
-    maxsize: int | None = None,
-    context: Context | None = None,
-    name: str | None = None,
-) -> Any:
+def consumer(*, context: Resource[T], **options: Unpack[Options]) -> _ContextDecorator[T]: ...
+def consumer(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make an async function (one value per item) or async generator (any number) a stage.
 
-    What it gives goes on to the next stage. ``concurrency`` is how many items it handles at once, at most; workers
-    start when there is work for them. ``maxsize`` (items) bounds the queue before it, 0 is unbounded. ``context`` is an
-    async context manager, or a function that returns one, entered once per worker, when the run starts: the handler
-    gets what it gives as a second argument.
+    What it gives goes on to the next stage. The options, all of them optional:
+
+    ``concurrency``
+        How many items it handles at once, at most; workers start when there is work for them.
+    ``maxsize``
+        Items that the queue before it holds; 0 is unbounded.
+    ``context``
+        An async context manager, or a function that returns one, entered once per worker, when the run starts: the
+        handler gets what it gives as a second argument.
+    ``retry``
+        How many calls an item gets, or a :class:`Retry`. A generator begins anew; what it gave before stays given.
+    ``timeout``
+        Seconds a call may take, then it is cancelled and has failed with ``TimeoutError``.
+    ``on_error``
+        What becomes of an item that has failed at last. ``"stop"``: the run fails. ``"skip"``: it is counted, and the
+        run goes on. A function or queue: likewise, and it is told the :class:`Failure` (if that fails, the run does).
+    ``max_failures``
+        How many items may fail so, or which share of them (below 1, judged over at least 100 items).
+    ``rate``
+        A :class:`Rate` that its calls begin at.
+    ``breaker``
+        A :class:`Breaker` that lets the stage rest when calls fail in a row.
+    ``name``
+        For the report and for errors.
 
     Raises ``DefinitionError``, which names the stage and the cure, for a function or option that does not fit.
     """
+    if unknown := options.keys() - OPTIONS:
+        raise DefinitionError(f"consumer has no option {', '.join(sorted(unknown))}; it has {', '.join(OPTIONS)}")
 
     def define(function: Callable[..., Any]) -> Consumer[Any, Any, Any]:
-        handler = define_handler(function, concurrency=concurrency, maxsize=maxsize, context=context, name=name)
-        return Consumer(handler)
+        return Consumer(define_handler(function, **options))
 
     return define if function is None else define(function)
 

@@ -5,12 +5,13 @@ All times are float seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from .errors import DefinitionError
 
-__all__ = ["Restart", "exponential"]
+__all__ = ["Breaker", "Failure", "Rate", "Restart", "Retry", "exponential"]
 
 
 def exponential(attempt: int, *, first: float = 0.1, cap: float = 30.0) -> float:
@@ -43,3 +44,48 @@ class Restart:
             raise DefinitionError(f"Restart(within={self.within}): within must be more than 0 seconds")
         if not callable(self.backoff):
             raise DefinitionError("Restart(backoff=…): backoff must be a callable, attempt -> seconds")
+
+
+class Retry(NamedTuple):
+    """How often a handler that raised is called again with its item; the item waits in its worker's hand (fault C7)."""
+
+    attempts: int = 3
+    """The most calls for one item, the first included."""
+    on: type[Exception] | tuple[type[Exception], ...] = Exception
+    """What is worth another attempt; anything else fails at once."""
+    wait: Callable[[int], float] = exponential
+    """Seconds before attempt 2, 3, …, asked for with 1, 2, …; any ``attempt -> seconds`` callable."""
+
+
+class Rate(NamedTuple):
+    """At most ``n`` calls of a handler in ``per`` seconds, evenly spaced, of which ``burst`` may come at once.
+
+    In no window of ``per`` seconds begin more than ``n + burst`` calls. With ``key``, each key has a rate of its own.
+    The generic cell rate algorithm, ITU-T I.371: the virtual scheduling form of a leaky bucket.
+    """
+
+    n: float
+    per: float = 1.0
+    burst: int = 1
+    key: Callable[[Any], Hashable] | None = None
+
+
+class Breaker(NamedTuple):
+    """After ``failures`` failed calls in a row a stage rests for ``reset_after`` seconds, then tries with one item.
+
+    If that fails too it rests again. A circuit breaker as in Michael Nygard, *Release It!*, 2007.
+    """
+
+    failures: int
+    reset_after: float
+
+
+class Failure(NamedTuple):
+    """What ``on_error=`` is told of an item that was given up: texts, so that nothing else is kept alive (fault C8)."""
+
+    item: Any
+    error: str
+    """Type and message."""
+    attempts: int
+    stage: str
+    traceback: str

@@ -42,7 +42,9 @@ class StageStatistics:
     done: int
     """Items handled to their end."""
     failed: int
-    """Items whose handler raised."""
+    """Items whose handler raised, at last."""
+    retried: int
+    """Calls of the handler after the first for an item."""
     dropped: int
     """Items given up by a named policy."""
     in_flight: int

@@ -5,17 +5,20 @@ A definition is inert (invariant 9): it holds functions and numbers, nothing tha
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable
 from contextlib import AbstractAsyncContextManager, suppress
-from typing import Any, NamedTuple, TypeVar
+from math import inf
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 from .errors import DefinitionError
-from .policies import Restart
+from .policies import Breaker, Failure, Rate, Restart, Retry
 
 __all__ = ["Handler", "Origin", "Plan", "define_handler", "define_origin", "iterable_origin"]
 
+OnError = Literal["stop", "skip"] | Callable[[Failure], object] | asyncio.Queue[Failure]
 Context = Callable[[], AbstractAsyncContextManager[Any]] | AbstractAsyncContextManager[Any]
 
 
@@ -43,6 +46,22 @@ class Handler(NamedTuple):
     concurrency: int
     maxsize: int | None
     context: Context | None
+    retry: Retry | None
+    timeout: float | None
+    """Seconds a call may take."""
+    on_error: OnError
+    max_failures: float | None
+    """Items that may fail; a float below 1 is a share of those settled."""
+    rate: Rate | None
+    breaker: Breaker | None
+
+    async def tell(self, failure: Failure) -> None:
+        """Hand ``failure`` to the destination that ``on_error`` names, and wait until it is there."""
+        destination = self.on_error
+        if isinstance(destination, asyncio.Queue):
+            await destination.put(failure)
+        elif callable(destination) and inspect.isawaitable(told := destination(failure)):
+            await told
 
     def open_context(self) -> AbstractAsyncContextManager[Any]:
         """The resource of one worker, not yet entered."""
@@ -65,20 +84,56 @@ class Plan(NamedTuple):
 
 
 def define_handler(
-    function: Callable[..., Any], *, concurrency: int, maxsize: int | None, context: Context | None, name: str | None
+    function: Callable[..., Any],
+    *,
+    concurrency: int = 1,
+    maxsize: int | None = None,
+    context: Context | None = None,
+    retry: int | Retry | None = None,
+    timeout: float | None = None,
+    on_error: OnError = "stop",
+    max_failures: float | None = None,
+    rate: Rate | None = None,
+    breaker: Breaker | None = None,
+    name: str | None = None,
 ) -> Handler:
     """Look at a consumer's function and options; raises ``DefinitionError`` that names the stage and the cure."""
     label = _label(name, function)
     where = f"consumer {label!r}"
+    kind = _check_function(where, function, context)
+    if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
+        raise DefinitionError(f"{where}: concurrency={concurrency!r} must be a whole number, at least 1")
+    check_maxsize(where, maxsize)
+    if timeout is not None and not _positive(timeout):
+        raise DefinitionError(f"{where}: timeout={timeout!r} must be more than 0 seconds")
+    return Handler(
+        name=label,
+        function=function,
+        generates=kind == "generator",
+        concurrency=concurrency,
+        maxsize=maxsize,
+        context=context,
+        retry=_check_retry(where, retry),
+        timeout=timeout,
+        on_error=_check_on_error(where, on_error),
+        max_failures=_check_max_failures(where, max_failures, on_error),
+        rate=check_rate(where, rate),
+        breaker=_check_breaker(where, breaker),
+    )
+
+
+OPTIONS: Final = tuple(name for name in define_handler.__annotations__ if name not in ("function", "return"))
+"""The names of a consumer's options."""
+
+
+def _check_function(where: str, function: Callable[..., Any], context: Context | None) -> str:
+    """What kind of function it is: ``"coroutine"`` or ``"generator"``."""
     refuse_called(where, function)
     if not callable(function):
         raise DefinitionError(f"{where}: {type(function).__name__} is not a function")
     kind = _kind(function)
     if kind is None:
         raise DefinitionError(f"{where} is a plain function: write 'async def' (sync handlers come with threads)")
-    if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
-        raise DefinitionError(f"{where}: concurrency={concurrency!r} must be a whole number, at least 1")
-    check_maxsize(where, maxsize)
     if context is not None:
         _check_context(where, context)
     wanted = ("item",) if context is None else ("item", "resource")
@@ -87,7 +142,79 @@ def define_handler(
             f"{where} must take {' and '.join(wanted)}, but is written {_signature(function)}"
             + ("; context= adds the resource" if context is None and _accepts(function, 2) else "")
         )
-    return Handler(label, function, kind == "generator", concurrency, maxsize, context)
+    return kind
+
+
+def _check_retry(where: str, retry: object) -> Retry | None:
+    if isinstance(retry, int) and not isinstance(retry, bool):
+        retry = Retry(attempts=retry)
+    if retry is None:
+        return None
+    if not isinstance(retry, Retry):
+        raise DefinitionError(f"{where}: retry={retry!r} must be a number of attempts, or Retry(attempts, on=…)")
+    if isinstance(retry.attempts, bool) or not isinstance(retry.attempts, int) or retry.attempts < 1:
+        raise DefinitionError(f"{where}: {retry.attempts!r} attempts: must be a whole number, at least 1 (no retry)")
+    kinds = retry.on if isinstance(retry.on, tuple) else (retry.on,)
+    if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
+        raise DefinitionError(f"{where}: Retry(on={retry.on!r}): on must be an Exception class, or a tuple of them")
+    if not callable(retry.wait):
+        raise DefinitionError(f"{where}: Retry(wait={retry.wait!r}): wait must be a callable, attempt -> seconds")
+    return retry
+
+
+def _check_on_error(where: str, on_error: Any) -> Any:
+    if on_error in ("stop", "skip") or isinstance(on_error, asyncio.Queue):
+        return on_error
+    refuse_called(f"{where}: on_error=", on_error)
+    if not callable(on_error) or not _accepts(on_error, 1):
+        raise DefinitionError(
+            f"{where}: on_error={on_error!r} must be 'stop', 'skip', or a function or queue that takes a Failure"
+        )
+    return on_error
+
+
+def _check_max_failures(where: str, most: object, on_error: object) -> float | None:
+    if most is None:
+        return None
+    if on_error == "stop":
+        raise DefinitionError(f"{where}: max_failures= needs on_error='skip' or a destination: the first failure stops")
+    whole = isinstance(most, int) and not isinstance(most, bool) and most >= 0
+    share = isinstance(most, float) and 0 <= most < 1
+    if not (whole or share):
+        raise DefinitionError(f"{where}: max_failures={most!r} must be a number of items, or a share below 1")
+    assert isinstance(most, (int, float))
+    return most
+
+
+def check_rate(where: str, rate: object) -> Rate | None:
+    """Refuse what is no rate."""
+    if rate is None:
+        return None
+    if not isinstance(rate, Rate):
+        raise DefinitionError(f"{where}: rate={rate!r} must be Rate(n, per=seconds)")
+    if not _positive(rate.n) or not _positive(rate.per):
+        raise DefinitionError(f"{where}: {rate!r}: n and per must be more than 0")
+    if isinstance(rate.burst, bool) or not isinstance(rate.burst, int) or rate.burst < 1:
+        raise DefinitionError(f"{where}: {rate!r}: burst must be a whole number, at least 1 (evenly spaced)")
+    if rate.key is not None and not (callable(rate.key) and _accepts(rate.key, 1)):
+        raise DefinitionError(f"{where}: {rate!r}: key must be a function of an item")
+    return rate
+
+
+def _check_breaker(where: str, breaker: object) -> Breaker | None:
+    if breaker is None:
+        return None
+    if not isinstance(breaker, Breaker):
+        raise DefinitionError(f"{where}: breaker={breaker!r} must be Breaker(failures, reset_after)")
+    if isinstance(breaker.failures, bool) or not isinstance(breaker.failures, int) or breaker.failures < 1:
+        raise DefinitionError(f"{where}: {breaker!r}: failures must be a whole number, at least 1")
+    if not _positive(breaker.reset_after):
+        raise DefinitionError(f"{where}: {breaker!r}: reset_after must be more than 0 seconds")
+    return breaker
+
+
+def _positive(number: object) -> bool:
+    return isinstance(number, (int, float)) and not isinstance(number, bool) and 0 < number < inf
 
 
 def define_origin(function: Callable[..., Any], restart: Restart | None, name: str | None) -> Origin:

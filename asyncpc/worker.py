@@ -12,19 +12,26 @@ a queue is counted by those who wrote it, what came of it by those who took it, 
 from __future__ import annotations
 
 import asyncio
+import logging
+import traceback
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from contextvars import Context
 from time import perf_counter
 from typing import Any, Final
 
+from .errors import RetryLater, TooManyFailures
+from .limits import Circuit, Handle, Throttle, Timeout
+from .policies import Failure
 from .queue import END, BoundedQueue
 from .report import Latency
 from .stages import Handler, Origin
 from .waiting import pause
 
 __all__ = ["EMPTY", "ConsumerWorker", "ProducerWorker", "Stage"]
+
+logger: Final = logging.getLogger("asyncpc")
 
 TURN: Final = 0.0005
 """Seconds after which a loop's turn ends, at the next look at the clock."""
@@ -45,6 +52,7 @@ class Stage:
     __slots__ = (
         "beating",
         "beats",
+        "circuit",
         "emitted",
         "failed",
         "handler",
@@ -52,6 +60,8 @@ class Stage:
         "latency",
         "opening",
         "outbox",
+        "retried",
+        "throttle",
         "workers",
     )
 
@@ -62,6 +72,9 @@ class Stage:
         self.workers: list[ConsumerWorker] = []
         self.opening: set[ConsumerWorker] = set()  # their resource
         self.failed: int = 0
+        self.retried: int = 0  # calls after the first of an item
+        self.throttle: Throttle | None = Throttle(handler.rate) if handler.rate is not None else None
+        self.circuit: Circuit | None = Circuit(handler.breaker) if handler.breaker is not None else None
         self.emitted: int = 0  # values a generator gave; of a coroutine it follows from done
         self.latency: Latency = Latency()
         self.beats: int = 0  # turns of the loop, seen while slow handlers run
@@ -114,7 +127,7 @@ class Worker:
 class ConsumerWorker(Worker):
     """One of a stage's workers."""
 
-    __slots__ = ("hand", "passing", "settled", "stage")
+    __slots__ = ("hand", "passing", "settled", "stage", "timeout")
 
     completed: bool  # came to its proper end, its resource included
 
@@ -123,6 +136,7 @@ class ConsumerWorker(Worker):
         self.stage: Stage = stage
         self.hand: Any = EMPTY
         self.settled: int = 0  # items done or failed
+        self.timeout: Timeout | None = None
         self.passing: float = 0.0  # seconds of this turn in which values waited for room
 
     def run(self) -> Coroutine[Any, Any, None]:
@@ -165,9 +179,10 @@ class ConsumerWorker(Worker):
         stage = self.stage
         inbox, outbox = stage.inbox, stage.outbox
         items, take = inbox._queue, inbox._queue.popleft
-        handle: Callable[[Any], Awaitable[Any]] = function
+        handle: Handle = function
         if stage.handler.generates:
             handle, outbox = self._emitting(function), None
+        handle = self._limited(handle)
         out_items: deque[Any] = outbox._queue if outbox else items
         out_append, out_getters = out_items.append, outbox._getters if outbox else inbox._getters
         context, home = self.context, self.context.copy() if self.context else None
@@ -194,14 +209,17 @@ class ConsumerWorker(Worker):
                             break
                         if putters or (writers and len(items) < wake_from):
                             inbox._made_room()
-                        value = await handle(item)
+                        try:
+                            value = await handle(item)
+                        except Exception as error:
+                            value = await self._recover(item, handle, error)
                         try:
                             leaked = context != home
                         except Exception:  # a value that cannot be compared, such as an array
                             leaked = True
                         if leaked:
                             handle, context, home = self._isolated(handle, home), None, None
-                        if outbox is not None:
+                        if outbox is not None and value is not EMPTY:
                             if len(out_items) >= outbox._mark:
                                 await self._pass_on(outbox, value)
                             else:
@@ -229,6 +247,71 @@ class ConsumerWorker(Worker):
             raise
         except BaseException as error:  # KeyboardInterrupt and SystemExit too: the run stops, then they come out (B13)
             self._failed(error)
+        finally:
+            if self.timeout is not None:
+                self.timeout.close()
+
+    def _limited(self, handle: Handle) -> Handle:
+        """``handle`` within the stage's limits: each call waits for the circuit, then for its turn, then is timed."""
+        stage = self.stage
+        if stage.handler.timeout is not None:
+            handle = self.timeout = Timeout(handle, stage.handler.timeout, stage.handler.name)
+        if stage.throttle is not None:
+            handle = stage.throttle.limit(handle)
+        if stage.circuit is not None:
+            handle = stage.circuit.guard(handle)
+        return handle
+
+    async def _recover(self, item: Any, handle: Handle, error: Exception) -> Any:
+        """The value after all, by another attempt; EMPTY if a policy gives the item up; else what failed is raised."""
+        retry, attempts, calls = self.stage.handler.retry, 1, 1
+        while not self.cancelled:  # else the handler made an error of its cancellation
+            if isinstance(error, RetryLater):
+                seconds = error.seconds
+            elif retry is not None and attempts < retry.attempts and isinstance(error, retry.on):
+                seconds = retry.wait(attempts)
+                attempts += 1
+            else:
+                break
+            self.stage.retried += 1
+            calls += 1
+            await self._rest(seconds)
+            try:
+                return await handle(item)
+            except Exception as again:
+                error = again
+        if calls > 1:
+            with suppress(Exception):  # an exception class may refuse to be written to
+                error.add_note(f"asyncpc: after {calls} calls")
+        if self.cancelled or self.stage.handler.on_error == "stop":
+            raise error
+        await self._give_up(item, calls, error)
+        return EMPTY
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait before another attempt: it is no part of the handler's latency."""
+        began = perf_counter()
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self.passing += perf_counter() - began
+
+    async def _give_up(self, item: Any, attempts: int, error: Exception) -> None:
+        """Count the item as failed and hand it on as the policy says; raises when it was one too many."""
+        stage, handler = self.stage, self.stage.handler
+        failed = stage.failed + 1
+        allowed = handler.max_failures
+        if isinstance(allowed, float):
+            allowed *= max(100, stage.settled + 1)
+        if allowed is not None and failed > allowed:
+            raise TooManyFailures(
+                f"stage {handler.name!r}: {failed} items failed, max_failures={handler.max_failures} allows no more"
+            ) from error
+        if failed & (failed - 1) == 0:  # 1, 2, 4, 8, …: a log is no place for each of a million
+            logger.warning("stage %r gave up %d items; the last: %s", handler.name, failed, type(error).__name__)
+        if handler.on_error != "skip":
+            await handler.tell(Failure(item, _text(error), attempts, handler.name, _trace(error)))
+        stage.failed += 1
 
     def _failed(self, error: BaseException) -> None:
         self.failed_with(error)
@@ -249,10 +332,14 @@ class ConsumerWorker(Worker):
     async def _push(self, outbox: BoundedQueue[Any], value: Any) -> None:
         """Push the value, and remember how long that took: it is no part of the handler's latency."""
         began = perf_counter()
+        if self.timeout is not None:
+            self.timeout.hold()
         try:
             await outbox._push(value)
         finally:
             self.passing += perf_counter() - began
+            if self.timeout is not None:
+                self.timeout.go_on()
 
     def _emitting(
         self, function: Callable[[Any], AsyncGenerator[Any, None]]
@@ -299,6 +386,20 @@ class ConsumerWorker(Worker):
         """
         pristine = home or Context()
         return lambda item: _InContext(handle(item), pristine.copy())
+
+
+def _text(error: Exception) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # its own __str__ fails
+        return type(error).__name__
+
+
+def _trace(error: Exception) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception:
+        return ""
 
 
 class _InContext:

@@ -20,6 +20,7 @@ FLOORS = {
     "policies": 1,
     "queue": 1,
     "report": 1,
+    "limits": 2,
     "stages": 2,
     "worker": 3,
     "books": 4,

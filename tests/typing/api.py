@@ -10,11 +10,15 @@ from typing import Any, assert_type
 
 from asyncpc import (
     BoundedQueue,
+    Breaker,
     Consumer,
+    Failure,
     Pipeline,
     PipelineError,
+    Rate,
     Report,
     Restart,
+    Retry,
     Running,
     Source,
     Statistics,
@@ -65,6 +69,28 @@ async def fetch(url: str, session: bytes) -> Page:
     return Page()
 
 
+letters: BoundedQueue[Failure] = BoundedQueue()
+
+
+async def told(failure: Failure) -> None: ...
+
+
+@consumer(retry=3, timeout=10, on_error="skip", max_failures=0.01)
+async def careful(n: int) -> str:
+    return str(n)
+
+
+@consumer(
+    context=session,
+    retry=Retry(attempts=4, on=(ValueError,), wait=lambda attempt: 1.0),
+    on_error=letters,
+    rate=Rate(100, per=1.0, burst=5, key=len),
+    breaker=Breaker(failures=3, reset_after=10),
+)
+async def limited(url: str, session: bytes) -> AsyncIterator[Page]:
+    yield Page()
+
+
 @consumer
 async def anything(item: object) -> int:
     return 1
@@ -79,6 +105,8 @@ async def flows() -> None:
     assert_type(double >> show, Pipeline[int, None])
     assert_type(source([1, 2]) >> (double >> show), Pipeline[int, None])
     assert_type(sitemap("x") >> words >> fetch, Pipeline[str, Page])
+    assert_type(numbers >> careful >> limited, Pipeline[int, Page])
+    consumer(on_error=told)
     assert_type(merge(numbers, source([3])), Source[int])
     assert_type(Pipeline(range(10), double), Pipeline[int, float])
     assert_type(Pipeline(range(10), double, show, maxsize=5), Pipeline[int, None])
@@ -127,6 +155,12 @@ async def mistakes() -> None:
         async for value in values:
             value.upper()  # type: ignore[attr-defined]
     consumer(concurrency="4")  # type: ignore[call-overload]
+    consumer(retry="3")  # type: ignore[call-overload]
+    consumer(retries=3)  # type: ignore[call-overload]
+    consumer(on_error="ignore")  # type: ignore[call-overload]
+    consumer(on_error=show)  # type: ignore[arg-type]
+    consumer(rate=100)  # type: ignore[call-overload]
+    Retry(on="ValueError")  # type: ignore[arg-type]
     run(double)  # type: ignore[arg-type]
     run(numbers >> show, loop="trio")  # type: ignore[arg-type]
 
