@@ -23,8 +23,9 @@ Two decorators, one object, one awaitable::
     report = await (numbers >> show)  # or inside an async program
 
 Floors, from the ground up (imports only go down): ``errors`` · ``queue``, ``policies``, ``report`` · ``stages`` (what
-the user wrote) · ``worker`` (the loops) · ``books`` (the counts) · ``supervisor`` (the tasks) · ``running``,
-``pipeline`` (the user's side) · ``runner`` and ``cli`` (loops, signals, terminals).
+the user wrote), ``containers``, ``limits`` · ``stage`` (what workers share) · ``handling`` (how a handler is called) ·
+``worker`` (the loops) · ``books`` (the counts) · ``supervisor`` (the tasks) · ``running``, ``pipeline`` (the user's
+side) · ``runner`` and ``cli`` (loops, signals, terminals).
 """
 
 from .errors import (
@@ -32,15 +33,17 @@ from .errors import (
     ConservationError,
     DefinitionError,
     DrainTimeout,
+    NotPicklable,
     PipelineError,
     QueueShutDown,
     RetryLater,
     StateError,
     TooManyFailures,
     WorkerCancelled,
+    WorkerDied,
 )
 from .pipeline import Consumer, Pipeline, Producer, Source, consumer, merge, producer, source
-from .policies import Breaker, Failure, Rate, Restart, Retry, exponential
+from .policies import Adaptive, Batch, Breaker, Failure, Rate, Restart, Retry, exponential
 from .queue import DEFAULT_MAXSIZE, END, BoundedQueue, QueueStatistics
 from .report import Report, SourceStatistics, StageStatistics, Statistics, Unfinished
 from .runner import run
@@ -50,7 +53,9 @@ from .supervisor import feed
 __all__ = [
     "DEFAULT_MAXSIZE",
     "END",
+    "Adaptive",
     "AsyncpcError",
+    "Batch",
     "BoundedQueue",
     "Breaker",
     "ConservationError",
@@ -58,6 +63,7 @@ __all__ = [
     "DefinitionError",
     "DrainTimeout",
     "Failure",
+    "NotPicklable",
     "Pipeline",
     "PipelineError",
     "Producer",
@@ -78,6 +84,7 @@ __all__ = [
     "TooManyFailures",
     "Unfinished",
     "WorkerCancelled",
+    "WorkerDied",
     "consumer",
     "exponential",
     "feed",

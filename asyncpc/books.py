@@ -11,7 +11,8 @@ from typing import Any
 from .errors import ConservationError
 from .queue import BoundedQueue
 from .report import SourceStatistics, StageStatistics, Statistics
-from .worker import ProducerWorker, Stage
+from .stage import Stage, plain
+from .worker import ProducerWorker
 
 __all__ = ["Books"]
 
@@ -19,14 +20,12 @@ __all__ = ["Books"]
 class Books:
     """Reads the counts of a run's stages and sources, and keeps those that come from outside."""
 
-    __slots__ = ("_producers", "_results", "_stages", "accepted", "fed", "results_read")
+    __slots__ = ("_producers", "_results", "_stages", "fed", "results_read")
 
     def __init__(self, producers: list[ProducerWorker], stages: list[Stage], results: BoundedQueue[Any] | None) -> None:
         self._producers = producers
         self._stages = stages
         self._results = results
-        self.accepted: int = 0
-        """Items that came by ``put``."""
         self.fed: int = 0
         """Items that handlers put back into the first stage."""
         self.results_read: int = 0
@@ -34,7 +33,7 @@ class Books:
     def statistics(self, state: str, elapsed: float, now: float) -> Statistics:
         """The counts at this moment; what one stage emitted is what the next received."""
         stages: list[StageStatistics] = []
-        received = self.accepted + self.fed + sum([producer.produced for producer in self._producers])
+        received = self._stages[0].inbox._accepted + self.fed + sum([producer.produced for producer in self._producers])
         for stage in self._stages:
             stages.append(_stage_statistics(stage, received, elapsed, now))
             received = stages[-1].emitted
@@ -43,7 +42,9 @@ class Books:
 
     def left(self) -> tuple[tuple[str, tuple[Any, ...]], ...]:
         """What is in hands and queues, by stage; stages without any are left out."""
-        left = [(stage.handler.name, (*stage.in_flight, *stage.inbox._queue)) for stage in self._stages]
+        left = [
+            (stage.handler.name, tuple(map(plain, (*stage.in_flight, *stage.inbox._queue)))) for stage in self._stages
+        ]
         return tuple([(name, items) for name, items in left if items])
 
     def breach(self, statistics: Statistics) -> ConservationError | None:
@@ -71,16 +72,16 @@ def _stage_statistics(stage: Stage, received: int, elapsed: float, now: float) -
     p50, p90, p99 = stage.latency.percentiles(0.50, 0.90, 0.99)
     return StageStatistics(
         name=handler.name,
-        concurrency=handler.concurrency,
+        concurrency=stage.concurrency,
         received=received,
         done=done,
         failed=stage.failed,
         retried=stage.retried,
-        dropped=0,
+        dropped=stage.dropped,
         in_flight=len(stage.in_flight),
         queued=len(inbox._queue),
         peak_queued=inbox._peak,
-        emitted=stage.emitted if handler.generates else done,
+        emitted=stage.emitted if stage.counts_emitted else done,
         put_waited=inbox._put_waited(now),
         get_waited=inbox._getters.seconds(now),
         out_waited=stage.outbox._put_waited(now) if stage.outbox is not None else 0.0,

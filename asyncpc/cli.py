@@ -1,4 +1,4 @@
-"""The command line: ``asyncpc run app:pipeline`` and ``asyncpc show app:pipeline``.
+"""The command line: ``asyncpc run app:pipeline``, ``asyncpc show app:pipeline`` and ``asyncpc profile app:pipeline``.
 
 The report goes to stdout; errors, hints and the progress line go to stderr. The exit status is 0 when all is done,
 1 when the run failed or left something, 2 when it could not begin, and 130 or 143 after a signal and a full drain.
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 from .errors import ConservationError, DefinitionError, PipelineError, StateError
-from .pipeline import Pipeline
+from .pipeline import Pipeline, consumer, source
 from .report import Report, Statistics
 from .runner import run_watched
 from .running import Running
@@ -47,7 +47,7 @@ QUIET: Final = 0.5
 ASCII: Final = str.maketrans(dict(zip("─┐┤┴┌┘►▼×", "-+++++>vx", strict=True)) | {"∞": "unbounded"})
 """For terminals that cannot draw lines."""
 
-Watch = Callable[[Running[Any]], None]
+Watch = Callable[[Running[Any, Any]], None]
 
 
 class _UsageError(Exception):
@@ -75,12 +75,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="asyncpc", description="Run a pipeline, or show how it is made.")
+    parser = argparse.ArgumentParser(
+        prog="asyncpc", description="Run a pipeline, show how it is made, or find what limits it."
+    )
     parser.add_argument("--version", action="version", version=f"asyncpc {version('asyncpc')}")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("target", metavar="module:pipeline", help="where it is, such as app.pipelines:crawl")
     common.add_argument("--traceback", action="store_true", help="show errors in full")
-    commands = parser.add_subparsers(required=True, metavar="run|show")
+    commands = parser.add_subparsers(required=True, metavar="run|show|profile")
 
     run = commands.add_parser(
         "run",
@@ -89,14 +91,40 @@ def _parser() -> argparse.ArgumentParser:
         description="Run a pipeline to its end, then print its report. SIGINT or SIGTERM drains it; a second cancels.",
         epilog="Exit status: 0 done; 1 failed, or items left; 2 could not begin; 130, 143 drained after a signal.",
     )
-    run.add_argument("--loop", choices=("auto", "uvloop", "asyncio"), default="auto", help="auto: uvloop if installed")
+    _add_loop(run)
     run.add_argument("--drain-timeout", type=_seconds, metavar="S", help="seconds a drain may take after a signal")
     run.set_defaults(command=_run)
 
     show = commands.add_parser("show", parents=[common], help="draw a pipeline", description="Draw a pipeline.")
     show.add_argument("--mermaid", action="store_true", help="as a mermaid flowchart")
     show.set_defaults(command=_show)
+
+    profile = commands.add_parser(
+        "profile",
+        parents=[common],
+        help="find which stage limits a pipeline, and which setting would help",
+        description="Record input from the pipeline's sources, then run each stage alone on it at rising concurrency. "
+        "The handlers really run, many times with the same items: point them at something that can bear it. "
+        "Items taken from the sources are not put back.",
+        epilog="Exit status: 0 done; 1 a source failed or gave nothing, or a stage could not be measured; "
+        "2 could not begin; 130, 143 stopped by a signal.",
+    )
+    profile.add_argument("--items", type=_count, default=200, metavar="N", help="record at most so many (200)")
+    profile.add_argument("--seconds", type=_seconds, default=10.0, metavar="S", help="record for at most so long (10)")
+    _add_loop(profile)
+    profile.set_defaults(command=_profile)
     return parser
+
+
+def _add_loop(command: argparse.ArgumentParser) -> None:
+    choices = ("auto", "uvloop", "asyncio")
+    command.add_argument("--loop", choices=choices, default="auto", help="auto: uvloop if installed")
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, at least 1")
+    return int(text)
 
 
 def _seconds(text: str) -> float:
@@ -136,6 +164,34 @@ def _show(options: argparse.Namespace) -> int:
     picture = mermaid(plan) if options.mermaid else draw(plan, shutil.get_terminal_size().columns)
     _print(picture)
     return 0
+
+
+def _profile(options: argparse.Namespace) -> int:
+    """Print what each stage can do alone, as soon as it is known, and at the end which one limits."""
+    from .profile import Profile, Record, profile, verdict
+
+    pipeline = _load(options.target)
+    records: list[Record] = []
+    profiles: list[Profile] = []
+
+    async def tell(part: Record | Profile) -> None:
+        if isinstance(part, Record):
+            records.append(part)
+        else:
+            profiles.append(part)
+        _print(_redacted(f"{part}\n"))
+
+    parts = source(profile(pipeline, options.items, options.seconds), pipeline._plan.name)
+    try:
+        report = run_watched(parts >> consumer(tell), loop=options.loop)
+    except PipelineError as error:
+        _tell_failure(error, options)
+        return 1
+    if report.signal is not None:
+        _tell("asyncpc: stopped before all was measured")
+        return report.exit_status
+    _print(verdict(records[0], profiles))
+    return 1 if not records[0].items or any(one.failed for one in profiles) else 0
 
 
 # -- finding the pipeline -------------------------------------------------------------------------
@@ -305,7 +361,7 @@ class _ProgressLine:
                 stack.enter_context(redirect_stdout(_giving_way(sys.stdout, self)))
             yield
 
-    def draw(self, running: Running[Any]) -> None:
+    def draw(self, running: Running[Any, Any]) -> None:
         """Draw it as it is now."""
         if time.monotonic() < self.back_at:
             return

@@ -8,6 +8,8 @@
     │   ├── StateError (RuntimeError)      the call does not fit the moment: see its message
     │   ├── WorkerCancelled                a worker was cancelled from outside the run: find out who did it
     │   ├── TooManyFailures                more items failed than ``max_failures`` allows: its cause is the last one
+    │   ├── WorkerDied                     a process died with this item, twice: see what it does to its process
+    │   ├── NotPicklable (TypeError)       an item, result or error cannot go to a process: give plain data
     │   ├── RetryLater                     raised by a handler: try this item again after so many seconds
     │   ├── DrainTimeout (TimeoutError)    items were left at the deadline: ``.report.unfinished`` lists them
     │   └── ConservationError              the books do not balance: a bug in asyncpc, please report it
@@ -32,12 +34,14 @@ __all__ = [
     "ConservationError",
     "DefinitionError",
     "DrainTimeout",
+    "NotPicklable",
     "PipelineError",
     "QueueShutDown",
     "RetryLater",
     "StateError",
     "TooManyFailures",
     "WorkerCancelled",
+    "WorkerDied",
 ]
 
 if sys.version_info >= (3, 13):
@@ -66,6 +70,14 @@ class WorkerCancelled(AsyncpcError):
 
 class TooManyFailures(AsyncpcError):
     """More items of a stage failed than its ``max_failures`` allows; the cause is what the last one failed with."""
+
+
+class WorkerDied(AsyncpcError):
+    """The process that handled an item died, and so did a fresh one that tried it again."""
+
+
+class NotPicklable(AsyncpcError, TypeError):
+    """What was to go to a process of a stage, or come back from it, cannot be pickled or imported there."""
 
 
 class RetryLater(AsyncpcError):

@@ -96,6 +96,10 @@ class Throttle:
         self._due: dict[Hashable, float] = {}  # by key, when the next call is due if none comes early (loop time)
         self._sweep_at = 1000
 
+    def set(self, rate: Rate) -> None:
+        """Another rate from now on; calls that wait already keep their turn."""
+        self.rate = rate
+
     def limit(self, handle: Handle) -> Handle:
         """``handle``, begun in turn."""
 

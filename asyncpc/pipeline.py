@@ -6,13 +6,25 @@ entered or streamed. All of them are inert (invariant 9): each run is made fresh
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Generator, Iterable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Generator,
+    Hashable,
+    Iterable,
+    Iterator,
+)
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
+from .bridge import read_in_thread
 from .errors import DefinitionError, StateError
-from .policies import Breaker, Rate, Restart, Retry
+from .policies import Adaptive, Batch, Breaker, Rate, Restart, Retry
 from .queue import DEFAULT_MAXSIZE
 from .report import Report
 from .running import Results, Running, conclude, conclude_with
@@ -21,7 +33,9 @@ from .stages import (
     Handler,
     OnError,
     Origin,
+    Overflow,
     Plan,
+    RunIn,
     bind_origin,
     check_maxsize,
     check_name,
@@ -219,7 +233,7 @@ class Pipeline(Generic[In_contra, Out_co]):
         return self._complete().__await__()
 
     async def _complete(
-        self, beside: Callable[[Running[In_contra]], AbstractContextManager[None]] | None = None
+        self, beside: Callable[[Running[In_contra, Out_co]], AbstractContextManager[None]] | None = None
     ) -> Report:
         """Run to the end, with ``beside`` entered while it runs."""
         run = self._start("await it")
@@ -230,13 +244,13 @@ class Pipeline(Generic[In_contra, Out_co]):
             self._release()
         return conclude(run)
 
-    async def __aenter__(self) -> Running[In_contra]:
+    async def __aenter__(self) -> Running[In_contra, Out_co]:
         """Start it here; leaving the block drains it, within ``drain_timeout`` seconds.
 
         Leaving raises ``PipelineError`` if the run failed, or if items were left at the deadline. An exception in the
         block drains too, and comes out; a cancelled block cancels the workers.
         """
-        return Running(self._start())
+        return Running(self._start(answers=True))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -263,7 +277,7 @@ class Pipeline(Generic[In_contra, Out_co]):
         """
         return Results(lambda: self._start("stream it", streamed=True), self._release)
 
-    def _start(self, means: str | None = None, *, streamed: bool = False) -> Supervisor:
+    def _start(self, means: str | None = None, *, streamed: bool = False, answers: bool = False) -> Supervisor:
         """A fresh run; ``means`` names the way of running that needs a source."""
         if self._run is not None and not self._run.lost_its_loop():
             raise StateError(
@@ -275,7 +289,10 @@ class Pipeline(Generic[In_contra, Out_co]):
                 f"pipeline {self._plan.name!r} has no source, so to {means} would wait for ever: "
                 "begin it with a producer, or use 'async with pipeline as running' and running.put(item)"
             )
-        self._run = run = Supervisor(self._plan, streamed=streamed)
+        self._run = run = Supervisor(self._plan.for_a_run(), streamed=streamed, answers=answers)
+        for source in run.producers:
+            if source.origin.blocks:
+                source.origin = source.origin._replace(open=partial(read_in_thread, source, source.origin.open))
         try:
             run.start()
         except BaseException:
@@ -298,7 +315,7 @@ _Stage = Consumer[A, B, Any] | Pipeline[A, B]
 
 
 class _ProducerDecorator(Protocol):
-    def __call__(self, function: Callable[P, AsyncIterator[T]], /) -> Producer[P, T]: ...
+    def __call__(self, function: Callable[P, AsyncIterator[T] | Iterator[T]], /) -> Producer[P, T]: ...
 
 
 class _ConsumerDecorator(Protocol):
@@ -312,6 +329,14 @@ class _ConsumerDecorator(Protocol):
     def __call__(
         self, function: Callable[[A], Coroutine[Any, Any, B]], /
     ) -> Consumer[A, B, Coroutine[Any, Any, B]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[[A], Generator[B, None, None]], /
+    ) -> Consumer[A, B, Generator[B, None, None]]: ...
+    @overload
+    def __call__(self, function: Callable[[A], Iterator[B]], /) -> Consumer[A, B, Iterator[B]]: ...
+    @overload
+    def __call__(self, function: Callable[[A], B], /) -> Consumer[A, B, B]: ...
 
 
 class _ContextDecorator(Protocol[Resource_co]):
@@ -323,6 +348,10 @@ class _ContextDecorator(Protocol[Resource_co]):
     def __call__(
         self, function: Callable[[A, Resource_co], Coroutine[Any, Any, B]], /
     ) -> Consumer[A, B, Coroutine[Any, Any, B]]: ...
+    @overload
+    def __call__(self, function: Callable[[A, Resource_co], Iterator[B]], /) -> Consumer[A, B, Iterator[B]]: ...
+    @overload
+    def __call__(self, function: Callable[[A, Resource_co], B], /) -> Consumer[A, B, B]: ...
 
 
 if TYPE_CHECKING:
@@ -331,7 +360,7 @@ if TYPE_CHECKING:
     class Options(TypedDict, total=False):
         """What :func:`consumer` takes, apart from ``context``."""
 
-        concurrency: int
+        concurrency: int | Adaptive
         maxsize: int | None
         retry: int | Retry | None
         timeout: float | None
@@ -339,21 +368,58 @@ if TYPE_CHECKING:
         max_failures: float | None
         rate: Rate | None
         breaker: Breaker | None
+        ordered: bool
+        key: Callable[[Any], Hashable] | None
+        priority: Callable[[Any], Any] | None
+        overflow: Overflow
+        on_drop: Callable[[Any], object] | None
+        run_in: RunIn | None
         name: str | None
 
 
+class _BatchDecorator(Protocol):
+    @overload
+    def __call__(self, function: Callable[[list[A]], AsyncIterator[B]], /) -> Consumer[A, B, AsyncIterator[B]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[[list[A]], Coroutine[Any, Any, list[B]]], /
+    ) -> Consumer[A, B, Coroutine[Any, Any, list[B]]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[[list[A]], Coroutine[Any, Any, None]], /
+    ) -> Consumer[A, None, Coroutine[Any, Any, None]]: ...
+
+
+class _BatchContextDecorator(Protocol[Resource_co]):
+    @overload
+    def __call__(
+        self, function: Callable[[list[A], Resource_co], AsyncIterator[B]], /
+    ) -> Consumer[A, B, AsyncIterator[B]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[[list[A], Resource_co], Coroutine[Any, Any, list[B]]], /
+    ) -> Consumer[A, B, Coroutine[Any, Any, list[B]]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[[list[A], Resource_co], Coroutine[Any, Any, None]], /
+    ) -> Consumer[A, None, Coroutine[Any, Any, None]]: ...
+
+
 @overload
-def producer(function: Callable[P, AsyncIterator[T]], /) -> Producer[P, T]: ...
+def producer(function: Callable[P, AsyncIterator[T] | Iterator[T]], /) -> Producer[P, T]: ...
 @overload
 def producer(*, restart: Restart | None = None, name: str | None = None) -> _ProducerDecorator: ...
 def producer(
     function: Callable[..., Any] | None = None, /, *, restart: Restart | None = None, name: str | None = None
 ) -> Any:
-    """Make an async generator function a source of items.
+    """Make a generator function a source of items, async or not.
 
     It is asked for its next item only while there is room for it. When the run stops, it is cancelled where it waits
-    and closed, so its ``finally`` runs. ``restart`` starts it again when it raises; by default an error ends the
-    intake, what it gave is handled, and the error comes out. Raises ``DefinitionError`` for anything else.
+    and closed, so its ``finally`` runs. A plain generator may block: each run reads it in a thread of its own. A stop
+    does not wait for one that is blocked; it is closed when it comes back, and what it gives then is not taken.
+
+    ``restart`` starts it again when it raises; by default an error ends the intake, what it gave is handled, and the
+    error comes out. Raises ``DefinitionError`` for anything else.
     """
     if function is None:
         return lambda function: Producer(define_origin(function, restart, name))
@@ -365,16 +431,27 @@ def consumer(function: Callable[[A], AsyncIterator[B]], /) -> Consumer[A, B, Asy
 @overload
 def consumer(function: Callable[[A], Coroutine[Any, Any, B]], /) -> Consumer[A, B, Coroutine[Any, Any, B]]: ...
 @overload
+def consumer(function: Callable[[A], Generator[B, None, None]], /) -> Consumer[A, B, Generator[B, None, None]]: ...
+@overload
+def consumer(function: Callable[[A], Iterator[B]], /) -> Consumer[A, B, Iterator[B]]: ...
+@overload
+def consumer(function: Callable[[A], B], /) -> Consumer[A, B, B]: ...
+@overload
 def consumer(**options: Unpack[Options]) -> _ConsumerDecorator: ...
 @overload
 def consumer(*, context: Resource[T], **options: Unpack[Options]) -> _ContextDecorator[T]: ...
+@overload
+def consumer(*, batch: Batch, **options: Unpack[Options]) -> _BatchDecorator: ...
+@overload
+def consumer(*, batch: Batch, context: Resource[T], **options: Unpack[Options]) -> _BatchContextDecorator[T]: ...
 def consumer(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
-    """Make an async function (one value per item) or async generator (any number) a stage.
+    """Make a function (one value per item) or generator (any number) a stage; both may be async or not.
 
     What it gives goes on to the next stage. The options, all of them optional:
 
     ``concurrency``
-        How many items it handles at once, at most; workers start when there is work for them.
+        How many items it handles at once, at most; workers start when there is work for them. An :class:`Adaptive`
+        follows the latency of the calls.
     ``maxsize``
         Items that the queue before it holds; 0 is unbounded.
     ``context``
@@ -393,6 +470,24 @@ def consumer(function: Callable[..., Any] | None = None, /, **options: Any) -> A
         A :class:`Rate` that its calls begin at.
     ``breaker``
         A :class:`Breaker` that lets the stage rest when calls fail in a row.
+    ``batch``
+        A :class:`Batch`: the handler gets lists of items.
+    ``ordered``
+        Whether values leave in the order the items came in; a worker that is ahead need not wait for a slow one.
+    ``key``
+        A function of an item: those of one key are handled in order and one at a time, whatever the concurrency.
+    ``priority``
+        A function of an item: the lowest first.
+    ``overflow``, ``on_drop``
+        What becomes of an item that finds the queue full: ``"wait"`` is backpressure; ``"drop_oldest"`` and
+        ``"drop_newest"`` give one up, count it as dropped and call ``on_drop`` with it; ``"raise"`` is
+        ``asyncio.QueueFull`` for whoever gives it.
+    ``run_in``
+        ``"loop"`` for async functions, ``"thread"`` for all others: a thread for each of its workers. ``"process"``
+        makes the calls in as many processes as ``concurrency`` says, for work that would keep one processor busy; the
+        function is imported there by its name, and items, results and errors are pickled. Small items travel together.
+        A call whose process died is made once more. A thread cannot be interrupted: a call that outlives its timeout
+        keeps its thread until it ends. A process can, and is replaced.
     ``name``
         For the report and for errors.
 

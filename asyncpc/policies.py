@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from .errors import DefinitionError
 
-__all__ = ["Breaker", "Failure", "Rate", "Restart", "Retry", "exponential"]
+__all__ = ["Adaptive", "Batch", "Breaker", "Failure", "Rate", "Restart", "Retry", "exponential"]
 
 
 def exponential(attempt: int, *, first: float = 0.1, cap: float = 30.0) -> float:
@@ -68,6 +68,40 @@ class Rate(NamedTuple):
     per: float = 1.0
     burst: int = 1
     key: Callable[[Any], Hashable] | None = None
+
+
+class Adaptive(NamedTuple):
+    """A concurrency that follows the latency of the calls: as high as it can be while they take at most ``target``.
+
+    Every ``every`` seconds the mean of the calls since is compared with ``target`` (seconds). Above it the stage gets a
+    quarter fewer workers, but at least ``min``; below it one more, at most ``max``, if those it has are all at work.
+
+    Additive increase, multiplicative decrease: Dah-Ming Chiu and Raj Jain, *Analysis of the Increase and Decrease
+    Algorithms for Congestion Avoidance in Computer Networks*, 1989.
+    """
+
+    min: int
+    max: int
+    target: float
+    every: float = 0.5
+
+
+class Batch(NamedTuple):
+    """Gather ``size`` items for one call of the handler, or as many as came ``within`` seconds of the first.
+
+    Whatever is gathered is handled when the run drains, and when the queue is full. The handler gets a list; it gives
+    a list with one result per item, or nothing. ``weigh`` gives an item's weight, such as its bytes: then ``size`` is
+    the most a batch may weigh (an item heavier than that comes alone). ``key`` gathers each key by itself.
+
+    A batch fails as one: it is retried, skipped or given up whole. ``split_on_error`` handles the items of a batch that
+    has failed at last one by one, so that only those fail which are the reason.
+    """
+
+    size: float
+    within: float | None = None
+    weigh: Callable[[Any], float] | None = None
+    key: Callable[[Any], Hashable] | None = None
+    split_on_error: bool = False
 
 
 class Breaker(NamedTuple):

@@ -32,14 +32,18 @@ import asyncio
 import math
 from asyncio import _get_running_loop
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from operator import length_hint
 from threading import get_ident
-from typing import Final, Generic, NamedTuple, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, cast, final
 
 from .errors import QueueShutDown, StateError
 from .waiting import Line, pause
+
+if TYPE_CHECKING:
+    from .bridge import Bridge
+    from .containers import Batches, Heap, Lanes
 
 __all__ = ["DEFAULT_MAXSIZE", "END", "BoundedQueue", "QueueStatistics"]
 
@@ -112,6 +116,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
 
     def __init__(self, maxsize: float = DEFAULT_MAXSIZE) -> None:
         self._received = 0
+        self._accepted = 0  # of these, by put and put_nowait
         self._settled = 0
         # typeshed says int, but asyncio takes a float such as 1.3, and its own tests hold a queue to that.
         super().__init__(maxsize)  # type: ignore[arg-type]
@@ -130,7 +135,11 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         self._dropped = 0
         self._turn = BUDGET
         self._thread = 0
+        self._available: Callable[[], int] = self._queue.__len__  # how many items can be taken now
+        self._overflow: Callable[[Any], None] | None = None  # instead of waiting for room
+        self._bridge: Bridge | None = None  # for threads
         self._workers = 0  # of a pipeline's stage, those in reserve included
+        self._lingering = 0  # of these, those that let others run before they go on
         self._calling = False  # whether _call_more() is about to run
 
     # -- put ----------------------------------------------------------------------------------
@@ -145,7 +154,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         self._turn -= 1
         if self._turn < 0:
             await self._breathe()
-        if len(self._queue) >= self._limit and not self._refusal:
+        if len(self._queue) >= self._limit and not self._refusal and self._overflow is None:
             self._here()
             await self._until_room(self._deadline(timeout))
         self.put_nowait(item)
@@ -157,8 +166,12 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         if self._refusal:
             raise QueueShutDown(self._refusal)
         if len(self._queue) >= self._limit:
-            raise asyncio.QueueFull
-        self._enqueue(item)
+            if self._overflow is None:
+                raise asyncio.QueueFull
+            self._overflow(item)
+            self._accepted += 1
+            return
+        self._enqueue(item, 1)
 
     async def put_many(self, items: Iterable[T], timeout: float | None = None) -> None:
         """Put all ``items`` in order, in runs as large as the room, within ``timeout`` seconds in all.
@@ -260,7 +273,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
             return
         self._refuse("this queue is closed: the item was not taken")
         self._is_shutdown = True
-        if not self._queue:
+        if len(self._queue) == 0:
             self._dismiss()
         self._getters.wake(len(self._getters))
         self._release_writers()
@@ -312,6 +325,11 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
 
     # -- for a pipeline's workers -------------------------------------------------------------
 
+    def _keep_in(self, container: Heap | Lanes | Batches) -> None:
+        """Keep items in ``container``; to be called before any is put."""
+        self._queue = cast("deque[T]", container)
+        self._available = container.available
+
     def _tell_end(self) -> _End | None:
         """Tell END, if this queue is closed; its caller has found it empty."""
         if not self._is_shutdown:
@@ -322,13 +340,15 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
     async def _linger(self) -> None:
         """Let others run once, with an empty hand: as if woken already, so that a writer need not wake anybody else."""
         self._getters.waking += 1
+        self._lingering += 1
         try:
             await pause()
         except BaseException:
-            self._getters.waking -= 1
             self._made_item()
             raise
-        self._getters.waking -= 1
+        finally:
+            self._getters.waking -= 1
+            self._lingering -= 1
         self._share()
 
     def _share(self) -> None:
@@ -337,15 +357,15 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         A pipeline's writers wake one getter for a run of items, not one for each. It starts on the first item; if that
         makes it wait, the loop goes on, to :meth:`_call_more`; if it does not, there will be nothing left by then.
         """
-        if self._getters and not self._calling and len(self._queue) > 1 + self._getters.waking:
+        if self._getters and not self._calling and self._available() > 1 + self._getters.waking:
             self._calling = True
             asyncio.get_running_loop().call_soon(self._call_more)
 
     def _call_more(self) -> None:
         """Wake as many as are at work already: so there are soon enough, even thousands, and never many too many."""
         self._calling = False
-        left = len(self._queue) - self._getters.waking
-        if left > 0:
+        left = self._available() - self._getters.waking
+        if left > 0 and not self._lingering:  # whoever lingers never waits, so others would only take its turn
             at_work = self._workers - self._getters.waiting if self._workers else left
             self._getters.wake(min(left, max(1, at_work), BUDGET))
 
@@ -363,6 +383,13 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
 
         *Cancel safety*: a cancelled push leaves its item in the queue (invariant 2), one above the bound.
         """
+        if self._overflow is not None and len(self._queue) >= self._limit:
+            try:
+                self._overflow(item)
+            except asyncio.QueueFull:  # the run fails of it, and lists the item
+                self._enqueue(item)
+                raise
+            return
         while len(self._queue) >= self._limit and self._holds_writers:
             try:
                 await self._writers.stand(asyncio.get_running_loop())
@@ -377,7 +404,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         The source may never use the room, so the wake-up is passed on at once; the one who asks looks again with
         the item in hand (:meth:`_push`).
         """
-        if len(self._queue) >= self._limit:
+        if len(self._queue) >= self._limit and self._overflow is None:
             loop = asyncio.get_running_loop()
             while len(self._queue) >= self._limit and self._holds_writers:
                 await self._writers.stand(loop)
@@ -387,6 +414,8 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
     def _refuse(self, why: str) -> None:
         """Accept no more puts from outside; consumers see nothing of it until :meth:`close`."""
         self._refusal = self._refusal or why
+        if self._bridge is not None:
+            self._bridge.close()
         self._putters.wake(len(self._putters))
 
     def _release_writers(self) -> None:
@@ -394,10 +423,11 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         self._holds_writers = False
         self._writers.wake(len(self._writers))
 
-    def _enqueue(self, item: T) -> None:
+    def _enqueue(self, item: T, accepted: int = 0) -> None:
         """Add ``item`` whatever the bound says: for those who saw room, give back, or feed."""
         self._queue.append(item)
         self._received += 1
+        self._accepted += accepted
         if len(self._queue) > self._peak:
             self._grown()
         if self._getters and not self._getters.waking:
@@ -482,7 +512,10 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         if self._loop is None or self._loop.is_closed():
             if loop is not None:
                 self._loop, self._thread = loop, get_ident()
-                self._finished = asyncio.Event()  # the old one belongs to the old loop
+                self._finished = asyncio.Event()  # the old one belongs to the old loop, as do those who were woken
+                self._calling = False
+                for line in self._getters, self._putters, self._writers:
+                    line.waking = 0
         elif loop is not None or get_ident() != self._thread:
             raise StateError(
                 "this BoundedQueue belongs to another event loop or thread; from a thread, hand the call over: "

@@ -233,15 +233,19 @@ class Latency:
     seven bits of its fraction.
     """
 
-    __slots__ = ("_counts", "_recent")
+    __slots__ = ("_counts", "_recent", "count", "seconds")
 
     def __init__(self) -> None:
+        self.count: int = 0
+        self.seconds: float = 0.0  # of all together
         self._counts: Counter[int] = Counter()
         self._recent: list[float] = []
 
     def add(self, seconds: float) -> None:
         """Count one duration."""
         self._recent.append(seconds)
+        self.count += 1
+        self.seconds += seconds
         if len(self._recent) == 64:
             self._count()
 

@@ -45,7 +45,7 @@ def run_watched(
     *,
     loop: Loop = "auto",
     drain_timeout: float | None = None,
-    watch: Callable[[Running[Any]], None] | None = None,
+    watch: Callable[[Running[Any, Any]], None] | None = None,
 ) -> Report:
     """:func:`run`, calling ``watch`` with the :class:`~asyncpc.Running` about ten times a second."""
     if not isinstance(pipeline, Pipeline):
@@ -57,7 +57,7 @@ def run_watched(
     signals = _Signals(drain_timeout)
 
     @contextmanager
-    def beside(running: Running[Any]) -> Iterator[None]:
+    def beside(running: Running[Any, Any]) -> Iterator[None]:
         nonlocal abandoned
         with signals.handled(running), _watched(running, watch):
             yield
@@ -69,7 +69,7 @@ def run_watched(
         error.report = replace(error.report, signal=signals.first)
         raise
     finally:
-        if abandoned:
+        if abandoned or _ignored_by_any(runner.get_loop()):
             _leave_behind(runner.get_loop())
         else:
             runner.close()
@@ -83,7 +83,7 @@ class _Signals:
         self.drain_timeout = drain_timeout
 
     @contextmanager
-    def handled(self, running: Running[Any]) -> Iterator[None]:
+    def handled(self, running: Running[Any, Any]) -> Iterator[None]:
         """Handle the signals while the block runs, and restore what was there before (faults D2, D3)."""
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -133,7 +133,7 @@ def _woken_by_signals(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
 
 
 @contextmanager
-def _watched(running: Running[Any], watch: Callable[[Running[Any]], None] | None) -> Iterator[None]:
+def _watched(running: Running[Any, Any], watch: Callable[[Running[Any, Any]], None] | None) -> Iterator[None]:
     if watch is None:
         yield
         return
@@ -164,6 +164,11 @@ def _loop_factory(loop: Loop) -> Callable[[], asyncio.AbstractEventLoop] | None:
             return asyncio.new_event_loop
         raise DefinitionError("loop='uvloop' needs uvloop: pip install uvloop") from error
     return uvloop.new_event_loop
+
+
+def _ignored_by_any(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether a worker of some other run in this loop, such as one inside a handler, has ignored two cancellations."""
+    return any(task.cancelling() > 1 and task.get_name().startswith("asyncpc:") for task in asyncio.all_tasks(loop))
 
 
 def _leave_behind(loop: asyncio.AbstractEventLoop) -> None:

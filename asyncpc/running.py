@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Generic, TypeVar, cast
 
+from .bridge import bridge_to
 from .errors import DrainTimeout, PipelineError, QueueShutDown, StateError
+from .policies import Rate
 from .report import Report, Statistics
+from .stage import Asked
+from .stages import check_rate
 from .supervisor import Supervisor
 
 __all__ = ["Results", "Running", "conclude", "conclude_with"]
@@ -16,13 +21,14 @@ In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
 
 
-class Running(Generic[In_contra]):
+class Running(Generic[In_contra, Out_co]):
     """A run under way: put items, look at it, stop it."""
 
-    __slots__ = ("_run",)
+    __slots__ = ("_bridge", "_run")
 
     def __init__(self, run: Supervisor) -> None:
         self._run = run
+        self._bridge = bridge_to(run.first)
 
     async def put(self, item: In_contra, timeout: float | None = None) -> None:
         """Hand ``item`` to the first stage, waiting for room, at most ``timeout`` seconds (then ``TimeoutError``).
@@ -36,12 +42,64 @@ class Running(Generic[In_contra]):
             first.put_nowait(item)
         else:
             await first.put(item, timeout)
-        self._run.books.accepted += 1
 
     def put_nowait(self, item: In_contra) -> None:
         """Hand ``item`` to the first stage at once; raises ``asyncio.QueueFull`` without room (answer 503)."""
         self._run.first.put_nowait(item)
-        self._run.books.accepted += 1
+
+    def put_from_thread(self, item: In_contra, timeout: float | None = None) -> None:
+        """:meth:`put` from any thread but the loop's own: blocks while full, at most ``timeout`` seconds.
+
+        Raises ``TimeoutError`` when the time is up, ``QueueShutDown`` when the run drains or has ended or its loop is
+        closed, ``StateError`` in the loop's own thread. A call that raised was not accepted. It counts against the
+        bound at once; many calls wake the loop once.
+        """
+        self._bridge.put(item, timeout)
+
+    async def call(self, item: In_contra, timeout: float | None = None) -> Out_co:
+        """Put ``item`` and return what the last stage gives for it; raises what its handler raised.
+
+        ``timeout`` (seconds) is for the room, as with :meth:`put`. A handler that fails for a ``call`` fails for its
+        caller alone, after its attempts; the run goes on, whatever ``on_error`` says. Raises ``QueueShutDown`` when the
+        run ends before it comes to the item, ``StateError`` when a stage gives more than one value per item.
+
+        *Cancel safety*: before the item was accepted, all or nothing; then it is handled, and its result dropped.
+        """
+        for stage in self._run.stages:
+            if not stage.answers:
+                raise StateError("call() works on a pipeline that was entered: 'async with pipeline as running:'")
+            if stage.handler.generates:
+                raise StateError(f"call() needs one result per item, but stage {stage.handler.name!r} is a generator")
+        asked = Asked(item, asyncio.get_running_loop().create_future())
+        await self.put(cast(In_contra, asked), timeout)
+        return cast(Out_co, await asked.future)
+
+    def scale(self, stage: str, concurrency: int) -> None:
+        """Let the stage of that name handle so many items at once from now on, at least 1.
+
+        New workers start as they are needed; those too many leave after the item they are at.
+        """
+        if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
+            raise StateError(f"scale({stage!r}, {concurrency!r}): concurrency must be a whole number, at least 1")
+        self._run.scale(self._run.stage(stage), concurrency)
+
+    def set_rate(self, stage: str, rate: Rate) -> None:
+        """Let the stage of that name work at another :class:`~asyncpc.Rate` from now on; it must have one already."""
+        throttle = self._run.stage(stage).throttle
+        if throttle is None:
+            raise StateError(f"stage {stage!r} has no rate to change: define it with rate=Rate(…)")
+        throttle.set(check_rate(f"stage {stage!r}", rate))
+
+    def pause(self) -> None:
+        """Let the handlers finish what they are at, and take no more items before :meth:`resume`.
+
+        Sources and callers go on until the first queue is full. A drain resumes.
+        """
+        self._run.pause()
+
+    def resume(self) -> None:
+        """Go on after :meth:`pause`."""
+        self._run.resume()
 
     async def drain(self, timeout: float | None = None) -> Report:
         """Stop the intake, finish what is queued; at the deadline cancel what is left, and list it in the report.
@@ -138,7 +196,7 @@ class Results(Generic[Out_co]):
         return cast(Out_co, value)
 
     @property
-    def running(self) -> Running[Any]:
+    def running(self) -> Running[Any, Out_co]:
         """The handle of the run: statistics, drain, report."""
         return Running(self._entered())
 

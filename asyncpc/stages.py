@@ -8,16 +8,22 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable
-from contextlib import AbstractAsyncContextManager, suppress
+import math
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Hashable, Iterable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextvars import copy_context
 from math import inf
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 from .errors import DefinitionError
-from .policies import Breaker, Failure, Rate, Restart, Retry
+from .policies import Adaptive, Batch, Breaker, Failure, Rate, Restart, Retry
+from .processes import DEPTH, Remote, reference
+from .threads import Crew, Steps
 
 __all__ = ["Handler", "Origin", "Plan", "define_handler", "define_origin", "iterable_origin"]
 
+RunIn = Literal["loop", "thread", "process"]
+Overflow = Literal["wait", "drop_oldest", "drop_newest", "raise"]
 OnError = Literal["stop", "skip"] | Callable[[Failure], object] | asyncio.Queue[Failure]
 Context = Callable[[], AbstractAsyncContextManager[Any]] | AbstractAsyncContextManager[Any]
 
@@ -28,6 +34,8 @@ class Origin(NamedTuple):
     name: str
     open: Callable[[], AsyncIterable[Any] | Iterable[Any]]
     restart: Restart | None = None
+    blocks: bool = False
+    """Whether it is a plain generator that may block, so that a run reads it in a thread."""
     total: int | None = None
     """How many items it will give, where that is known."""
 
@@ -44,6 +52,8 @@ class Handler(NamedTuple):
     function: Callable[..., Any]
     generates: bool
     concurrency: int
+    """At the start, if it is adaptive."""
+    adaptive: Adaptive | None
     maxsize: int | None
     context: Context | None
     retry: Retry | None
@@ -54,6 +64,25 @@ class Handler(NamedTuple):
     """Items that may fail; a float below 1 is a share of those settled."""
     rate: Rate | None
     breaker: Breaker | None
+    batch: Batch | None
+    ordered: bool
+    key: Callable[[Any], Hashable] | None
+    priority: Callable[[Any], Any] | None
+    overflow: Overflow
+    on_drop: Callable[[Any], object] | None
+    run_in: RunIn
+
+    def for_a_run(self) -> Handler:
+        """With the threads or processes of one run, if its calls are made there; see :func:`_elsewhere`."""
+        return self if self.run_in == "loop" else _elsewhere(self)
+
+    def bound(self, default: int) -> int:
+        """Items its queue holds, in a pipeline whose queues hold ``default``; 0 is unbounded."""
+        if self.maxsize is not None:
+            return self.maxsize
+        if self.batch is not None and self.batch.weigh is None and default > 0:
+            return max(default, 2 * math.ceil(self.batch.size))  # or no batch would ever be full
+        return default
 
     async def tell(self, failure: Failure) -> None:
         """Hand ``failure`` to the destination that ``on_error`` names, and wait until it is there."""
@@ -82,11 +111,15 @@ class Plan(NamedTuple):
     drain_timeout: float
     """Seconds a drain may take, unless it is told otherwise."""
 
+    def for_a_run(self) -> Plan:
+        """The plan for one run; raises ``DefinitionError`` for a function that its processes could not find."""
+        return self._replace(handlers=tuple([handler.for_a_run() for handler in self.handlers]))
+
 
 def define_handler(
     function: Callable[..., Any],
     *,
-    concurrency: int = 1,
+    concurrency: int | Adaptive = 1,
     maxsize: int | None = None,
     context: Context | None = None,
     retry: int | Retry | None = None,
@@ -95,14 +128,24 @@ def define_handler(
     max_failures: float | None = None,
     rate: Rate | None = None,
     breaker: Breaker | None = None,
+    batch: Batch | None = None,
+    ordered: bool = False,
+    key: Callable[[Any], Hashable] | None = None,
+    priority: Callable[[Any], Any] | None = None,
+    overflow: Overflow = "wait",
+    on_drop: Callable[[Any], object] | None = None,
+    run_in: RunIn | None = None,
     name: str | None = None,
 ) -> Handler:
     """Look at a consumer's function and options; raises ``DefinitionError`` that names the stage and the cure."""
     label = _label(name, function)
     where = f"consumer {label!r}"
     kind = _check_function(where, function, context)
-    if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
-        raise DefinitionError(f"{where}: concurrency={concurrency!r} must be a whole number, at least 1")
+    adaptive = concurrency if isinstance(concurrency, Adaptive) else None
+    if adaptive is not None:
+        _check_adaptive(where, adaptive)
+        if run_in == "process":
+            raise DefinitionError(f"{where}: concurrency= is a number of processes, which cannot be Adaptive")
     check_maxsize(where, maxsize)
     if timeout is not None and not _positive(timeout):
         raise DefinitionError(f"{where}: timeout={timeout!r} must be more than 0 seconds")
@@ -110,15 +153,23 @@ def define_handler(
         name=label,
         function=function,
         generates=kind == "generator",
-        concurrency=concurrency,
+        concurrency=_at_least_1(where, "concurrency", concurrency if adaptive is None else adaptive.min),
+        adaptive=adaptive,
         maxsize=maxsize,
         context=context,
         retry=_check_retry(where, retry),
         timeout=timeout,
         on_error=_check_on_error(where, on_error),
         max_failures=_check_max_failures(where, max_failures, on_error),
-        rate=check_rate(where, rate),
+        rate=None if rate is None else check_rate(where, rate),
         breaker=_check_breaker(where, breaker),
+        batch=_check_batch(where, batch, maxsize),
+        ordered=_check_order(where, ordered, batch, key, priority),
+        key=_check_item_function(where, "key", key),
+        priority=_check_item_function(where, "priority", priority),
+        overflow=_check_overflow(where, overflow, on_drop, batch, key, priority),
+        on_drop=_check_item_function(where, "on_drop", on_drop),
+        run_in=_check_run_in(where, function, run_in, context, batch),
     )
 
 
@@ -127,13 +178,11 @@ OPTIONS: Final = tuple(name for name in define_handler.__annotations__ if name n
 
 
 def _check_function(where: str, function: Callable[..., Any], context: Context | None) -> str:
-    """What kind of function it is: ``"coroutine"`` or ``"generator"``."""
+    """What kind of function it is: ``"function"`` or ``"generator"``."""
     refuse_called(where, function)
     if not callable(function):
         raise DefinitionError(f"{where}: {type(function).__name__} is not a function")
     kind = _kind(function)
-    if kind is None:
-        raise DefinitionError(f"{where} is a plain function: write 'async def' (sync handlers come with threads)")
     if context is not None:
         _check_context(where, context)
     wanted = ("item",) if context is None else ("item", "resource")
@@ -143,6 +192,20 @@ def _check_function(where: str, function: Callable[..., Any], context: Context |
             + ("; context= adds the resource" if context is None and _accepts(function, 2) else "")
         )
     return kind
+
+
+def _at_least_1(where: str, option: str, number: object) -> int:
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise DefinitionError(f"{where}: {option}={number!r} must be a whole number, at least 1")
+    return number
+
+
+def _check_adaptive(where: str, adaptive: Adaptive) -> None:
+    _at_least_1(where, "Adaptive min", adaptive.min)
+    if _at_least_1(where, "Adaptive max", adaptive.max) < adaptive.min:
+        raise DefinitionError(f"{where}: {adaptive!r}: max must not be less than min")
+    if not _positive(adaptive.target) or not _positive(adaptive.every):
+        raise DefinitionError(f"{where}: {adaptive!r}: target and every must be more than 0 seconds")
 
 
 def _check_retry(where: str, retry: object) -> Retry | None:
@@ -186,10 +249,8 @@ def _check_max_failures(where: str, most: object, on_error: object) -> float | N
     return most
 
 
-def check_rate(where: str, rate: object) -> Rate | None:
+def check_rate(where: str, rate: object) -> Rate:
     """Refuse what is no rate."""
-    if rate is None:
-        return None
     if not isinstance(rate, Rate):
         raise DefinitionError(f"{where}: rate={rate!r} must be Rate(n, per=seconds)")
     if not _positive(rate.n) or not _positive(rate.per):
@@ -213,6 +274,49 @@ def _check_breaker(where: str, breaker: object) -> Breaker | None:
     return breaker
 
 
+def _check_batch(where: str, batch: object, maxsize: int | None) -> Batch | None:
+    if batch is None:
+        return None
+    if not isinstance(batch, Batch):
+        raise DefinitionError(f"{where}: batch={batch!r} must be Batch(size, within=seconds)")
+    whole = isinstance(batch.size, int) and not isinstance(batch.size, bool) and batch.size >= 1
+    if not (whole if batch.weigh is None else _positive(batch.size)):
+        raise DefinitionError(f"{where}: {batch!r}: size must be a whole number of items, or with weigh= a weight")
+    if batch.within is not None and not _positive(batch.within):
+        raise DefinitionError(f"{where}: {batch!r}: within must be more than 0 seconds")
+    for name in "weigh", "key":
+        _check_item_function(where, f"batch {name}", getattr(batch, name))
+    if maxsize and batch.weigh is None and maxsize < batch.size:
+        raise DefinitionError(f"{where}: maxsize={maxsize} is too small for a batch of {batch.size}; leave it out")
+    return batch
+
+
+def _check_order(where: str, ordered: object, *others: object) -> bool:
+    if not isinstance(ordered, bool):
+        raise DefinitionError(f"{where}: ordered={ordered!r} must be True or False")
+    if ordered and any(other is not None for other in others):
+        raise DefinitionError(f"{where}: ordered=True keeps the order of items, which batch, key and priority change")
+    return ordered
+
+
+def _check_overflow(where: str, overflow: object, on_drop: object, *others: object) -> Any:
+    if overflow not in ("wait", "drop_oldest", "drop_newest", "raise"):
+        raise DefinitionError(f"{where}: overflow={overflow!r} must be 'wait', 'drop_oldest', 'drop_newest' or 'raise'")
+    if overflow == "drop_oldest" and any(other is not None for other in others):
+        raise DefinitionError(f"{where}: with batch, key or priority no item is the oldest: use overflow='drop_newest'")
+    if on_drop is not None and overflow not in ("drop_oldest", "drop_newest"):
+        raise DefinitionError(
+            f"{where}: on_drop= needs overflow='drop_oldest' or 'drop_newest': nothing else is dropped"
+        )
+    return overflow
+
+
+def _check_item_function(where: str, option: str, function: Any) -> Any:
+    if function is not None and not (callable(function) and _accepts(function, 1)):
+        raise DefinitionError(f"{where}: {option}={function!r} must be a function of an item")
+    return function
+
+
 def _positive(number: object) -> bool:
     return isinstance(number, (int, float)) and not isinstance(number, bool) and 0 < number < inf
 
@@ -224,13 +328,9 @@ def define_origin(function: Callable[..., Any], restart: Restart | None, name: s
     refuse_called(where, function)
     if not callable(function):
         raise DefinitionError(f"{where}: {type(function).__name__} is not a function")
-    if inspect.isgeneratorfunction(_bare(function)):
-        raise DefinitionError(
-            f"{where} is a sync generator: write 'async def', or if it never blocks give it as source({label}())"
-        )
     if _kind(function) != "generator":
-        raise DefinitionError(f"{where} gives no items: write 'async def' with 'yield'")
-    return Origin(label, function, restart)
+        raise DefinitionError(f"{where} gives no items: write it with 'yield'")
+    return Origin(label, function, restart, not _is_async(function))
 
 
 def bind_origin(origin: Origin, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Origin:
@@ -241,7 +341,7 @@ def bind_origin(origin: Origin, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         raise DefinitionError(
             f"producer {origin.name!r}: {error}; it is written {_signature(origin.open)}, so compose {origin.name}(…)"
         ) from None
-    return Origin(origin.name, functools.partial(origin.open, *args, **kwargs), origin.restart)
+    return origin._replace(open=functools.partial(origin.open, *args, **kwargs))
 
 
 def iterable_origin(items: object, name: str | None = None) -> Origin:
@@ -311,11 +411,83 @@ def _once(label: str, items: Any) -> Callable[[], Any]:
     return items_once
 
 
-def _kind(function: Callable[..., Any]) -> str | None:
+def _kind(function: Callable[..., Any]) -> str:
+    """Whether it gives one value or any number: ``"function"`` or ``"generator"``."""
     bare = _bare(function)
-    if inspect.isasyncgenfunction(bare):
-        return "generator"
-    return "coroutine" if inspect.iscoroutinefunction(bare) or inspect.iscoroutinefunction(function) else None
+    return "generator" if inspect.isasyncgenfunction(bare) or inspect.isgeneratorfunction(bare) else "function"
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    bare = _bare(function)
+    return inspect.isasyncgenfunction(bare) or any(map(inspect.iscoroutinefunction, (bare, function)))
+
+
+def _check_run_in(
+    where: str, function: Callable[..., Any], run_in: object, context: Context | None, batch: Batch | None
+) -> RunIn:
+    asynchronous = _is_async(function)
+    if run_in is None:
+        return "loop" if asynchronous else "thread"
+    if run_in not in ("loop", "thread", "process"):
+        raise DefinitionError(f"{where}: run_in={run_in!r} must be 'loop', 'thread' or 'process'")
+    if asynchronous and run_in != "loop":
+        raise DefinitionError(f"{where} is async, so it runs in the loop: write 'def' for run_in={run_in!r}")
+    if not asynchronous and run_in == "loop":
+        raise DefinitionError(
+            f"{where} is a plain function, which would hold up the loop: write 'async def', or leave run_in= out"
+        )
+    if run_in == "process":
+        if context is not None:
+            raise DefinitionError(f"{where}: a resource cannot go to a process: open it there, at the first call")
+        if "<" in (name := getattr(_bare(function), "__qualname__", "")):
+            raise DefinitionError(f"{where}: processes import it by name, so {name} must be at the top of a module")
+    return run_in
+
+
+def _elsewhere(handler: Handler) -> Handler:
+    """A handler whose calls are made in a crew's threads, or in processes by them; the workers wait for them.
+
+    Each worker has a thread of its own. Processes are shared by the workers of a stage, several to each, so that small
+    items can travel together. A generator's values come as they are given from a thread, all at once from a process.
+    """
+    function, name, timeout = handler.function, handler.name, handler.timeout
+    shared: Crew | None = None
+    concurrency = handler.concurrency
+    if handler.run_in == "process":
+        found = reference(f"consumer {name!r}", function)
+        together = timeout is None and handler.batch is None
+        shared = Crew(name, concurrency, timeout, lambda: Remote(name, found, handler.generates, together))
+        concurrency *= DEPTH if together else 1
+
+    @asynccontextmanager
+    async def crew() -> AsyncIterator[tuple[Crew, tuple[Any, ...]]]:
+        async with AsyncExitStack() as stack:
+            context = handler.context
+            resources = () if context is None else (await stack.enter_async_context(handler.open_context()),)
+            yield await stack.enter_async_context(shared or Crew(name, 1, timeout)), resources
+
+    def call(item: Any, given: tuple[Crew, tuple[Any, ...]]) -> Any:
+        return given[0].call(function, item, *given[1])
+
+    async def generate(item: Any, given: tuple[Crew, tuple[Any, ...]]) -> AsyncIterator[Any]:
+        for value in await call(item, given):
+            yield value
+
+    async def step(item: Any, given: tuple[Crew, tuple[Any, ...]]) -> AsyncIterator[Any]:
+        steps, context, more = Steps(function, item, *given[1]), copy_context(), True
+        try:
+            while more:
+                values, more = await given[0].call(steps.step, context=context)
+                for value in values:
+                    yield value
+        finally:
+            if more:
+                await given[0].call(steps.close, context=context)
+
+    inside: Callable[..., Any] = call
+    if handler.generates:
+        inside = generate if handler.run_in == "process" else step
+    return handler._replace(function=inside, context=crew, timeout=None, concurrency=concurrency)
 
 
 def _bare(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -32,10 +32,12 @@ from typing import Any, Final
 
 from .books import Books
 from .errors import ConservationError, PipelineError, QueueShutDown, StateError, WorkerCancelled
+from .policies import Adaptive
 from .queue import BoundedQueue
 from .report import Report, Statistics
+from .stage import Asked, Stage
 from .stages import Plan
-from .worker import ConsumerWorker, ProducerWorker, Stage, Worker
+from .worker import ConsumerWorker, ProducerWorker, Worker
 
 __all__ = ["State", "Supervisor", "feed"]
 
@@ -87,16 +89,18 @@ def feed(item: Any) -> None:
 class Supervisor:
     """Runs a :class:`~asyncpc.stages.Plan` once. All methods but :meth:`wait` are plain functions."""
 
-    def __init__(self, plan: Plan, *, streamed: bool = False) -> None:
+    def __init__(self, plan: Plan, *, streamed: bool = False, answers: bool = False) -> None:
         self.plan: Plan = plan
         self.state: State = State.NEW
         self.stages: list[Stage] = [
-            Stage(handler, BoundedQueue(self._bound(handler.maxsize))) for handler in plan.handlers
+            Stage(handler, BoundedQueue(handler.bound(plan.maxsize)), answers) for handler in plan.handlers
         ]
         self.results: BoundedQueue[Any] | None = BoundedQueue(plan.maxsize) if streamed else None
         for stage, following in zip(self.stages, self.stages[1:], strict=False):
             stage.outbox = following.inbox
         self.stages[-1].outbox = self.results
+        if self.results is None:
+            self.stages[-1].order = None  # nobody sees it
         self.first: BoundedQueue[Any] = self.stages[0].inbox
         self.producers: list[ProducerWorker] = [
             ProducerWorker(origin.name, origin, self.first) for origin in plan.origins
@@ -109,16 +113,15 @@ class Supervisor:
         self.told: bool = False  # the user has been given the outcome, so leaving the block does not raise it again
         self._live: dict[Worker, None] = {}  # a set that keeps its order, so that runs can be repeated
         self._sources_live = 0
+        self._starting = False  # whether a worker's task is being made
         self._cancels = 0  # rounds of cancellation
+        self._timers: dict[str, asyncio.TimerHandle] = {}  # of adaptive stages
         self._deadline: asyncio.TimerHandle | None = None
         self._deadline_at = math.inf  # kept here, since uvloop's handle of a moment that has come cannot tell it
         self._began = 0.0  # loop time
         self._began_really = 0.0
         self._ended = asyncio.Event()
         self._context = copy_context()  # consumers' workers begin with a copy of it
-
-    def _bound(self, maxsize: int | None) -> int:
-        return self.plan.maxsize if maxsize is None else maxsize
 
     # -- start --------------------------------------------------------------------------------
 
@@ -133,9 +136,12 @@ class Supervisor:
             queue._here()
         self._context.run(_current.set, self)
         for stage in self.stages:
-            getters, count = stage.inbox._getters, stage.handler.concurrency
+            stage.report_trouble = self._trouble
+            getters, count = stage.inbox._getters, stage.concurrency
             stage.inbox._workers = count
             getters.reserve(count, partial(self._start_worker, stage), self._loop.time())
+            if stage.handler.adaptive is not None:
+                self._adapt_later(stage, stage.handler.adaptive)
             if stage.handler.context is not None:
                 getters.wake(count)  # opening takes time, and if it fails that is better known now
         self._sources_live = len(self.producers)
@@ -147,18 +153,29 @@ class Supervisor:
         stage.inbox._getters.called(self._loop.time())
         worker = ConsumerWorker(f"{stage.handler.name}-{len(stage.workers) + 1}", stage)
         stage.workers.append(worker)
-        self._spawn(worker, self._context.copy())
+        if self._starting:  # an eager task runs at once, and would start the next stage's worker inside this one
+            self._live[worker] = None
+            self._loop.call_soon(self._spawn, worker, self._context.copy())
+            return
+        self._starting = True
+        try:
+            self._spawn(worker, self._context.copy())
+        finally:
+            self._starting = False
 
     def _spawn(self, worker: ConsumerWorker | ProducerWorker, context: Context) -> None:
         worker.context = context
-        work = worker.run()
         self._live[worker] = None
+        if worker.cancelled:  # in the meantime
+            self._worker_ended(worker)
+            return
+        work = worker.run()
         try:
             worker.task = self._loop.create_task(work, name=f"asyncpc:{worker.name}", context=context)
         except BaseException as error:  # a task factory that refuses
             work.close()
             worker.failed_with(error)
-            self._worker_ended(worker)
+            self._loop.call_soon(self._worker_ended, worker)  # not now: who starts it is in the middle of something
         else:
             worker.task.add_done_callback(partial(self._worker_ended, worker))
 
@@ -171,6 +188,65 @@ class Supervisor:
             raise QueueShutDown("feed() after the end of its run: the item was not taken")
         self.books.fed += 1
         self.first._enqueue(item)
+
+    # -- control ------------------------------------------------------------------------------
+
+    def stage(self, name: str) -> Stage:
+        """The stage of that name; raises ``StateError`` that names them all."""
+        for stage in self.stages:
+            if stage.handler.name == name:
+                return stage
+        names = ", ".join(repr(stage.handler.name) for stage in self.stages)
+        raise StateError(f"pipeline {self.plan.name!r} has no stage {name!r}; it has {names}")
+
+    def scale(self, stage: Stage, concurrency: int) -> None:
+        """Let ``stage`` have so many workers from now on; those it has too many leave after the item they are at."""
+        inbox, getters, now = stage.inbox, stage.inbox._getters, self._loop.time()
+        if self._ended.is_set() or inbox._is_shutdown or self._cancels:
+            return
+        more, stage.concurrency = concurrency - stage.concurrency, concurrency
+        kept = min(max(more, 0), stage.surplus)  # those asked to leave before stay
+        stage.surplus -= kept
+        if more > kept:
+            inbox._workers += more - kept
+            getters.reserve(more - kept, partial(self._start_worker, stage), now)
+            if stage.handler.context is not None:
+                getters.wake(more - kept)
+            inbox._made_item()
+        elif more < 0:
+            spared = getters.discharge(-more, now)
+            inbox._workers -= spared
+            stage.surplus += -more - spared
+            stage.call_off()
+            getters.wake(stage.surplus)  # idle ones leave at once
+
+    def _adapt_later(self, stage: Stage, policy: Adaptive) -> None:
+        latency = stage.latency
+        look = partial(self._adapt, stage, policy, latency.count, latency.seconds)
+        self._timers[stage.handler.name] = self._loop.call_later(policy.every, look)
+
+    def _adapt(self, stage: Stage, policy: Adaptive, calls: int, seconds: float) -> None:
+        """Fewer workers if the calls since took too long, one more if they did not and all are at work."""
+        calls, seconds = stage.latency.count - calls, stage.latency.seconds - seconds
+        if calls and seconds / calls > policy.target:
+            self.scale(stage, max(policy.min, stage.concurrency * 3 // 4))
+        elif calls and stage.inbox._getters.waiting == 0 and stage.concurrency < policy.max:
+            self.scale(stage, stage.concurrency + 1)
+        self._adapt_later(stage, policy)
+
+    def pause(self) -> None:
+        """Let no worker take another item before :meth:`resume`."""
+        for stage in self.stages:
+            if stage.gate is None:
+                stage.gate = asyncio.Event()
+                stage.call_off()
+
+    def resume(self) -> None:
+        """Go on."""
+        for stage in self.stages:
+            if stage.gate is not None:
+                stage.gate.set()
+                stage.gate = None
 
     # -- stop ---------------------------------------------------------------------------------
 
@@ -229,6 +305,7 @@ class Supervisor:
         if self.state is not State.RUNNING:
             return
         self._advance(State.DRAINING)
+        self.resume()
         self.first._refuse(f"pipeline {self.plan.name!r} is draining: the item was not taken")
         for producer in self.producers:
             self._cancel_worker(producer)
@@ -245,7 +322,9 @@ class Supervisor:
         """Send END into the first stage when nothing is queued or running anywhere (invariant 3)."""
         if self.first._is_shutdown or self._sources_live:
             return
-        if all(stage.is_quiet() for stage in self.stages):
+        if all(stage.is_idle() for stage in self.stages):
+            if any(stage.flush() for stage in self.stages):
+                return  # whoever handles the last batches will come back here
             self.first.close()
             self._cascade()
             self._finish_if_ended()
@@ -282,7 +361,7 @@ class Supervisor:
         self._finish_if_ended()
 
     def _cancel_worker(self, worker: Worker) -> None:
-        worker.cancelled = True
+        worker.cancelled = worker.called_off = True
         if worker.task is not None:
             worker.task.cancel()
 
@@ -298,6 +377,8 @@ class Supervisor:
         if worker.abandoned:  # came back after all; the run is long over
             return
         self._live.pop(worker, None)
+        if task is not None and not task.cancelled() and (error := task.exception()) is not None:
+            worker.failed_with(error)  # of the framework itself
         self._judge(worker)
         if isinstance(worker, ProducerWorker):
             self._sources_live -= 1
@@ -306,6 +387,8 @@ class Supervisor:
                 self._watch_for_quiet()
         else:
             worker.stage.inbox._workers -= 1
+            if worker.stage.inbox._getters.on_wait is not None:
+                self._close_if_quiet()  # one that left, as its stage has too many, may have been the last at work
             self._cascade()
         self._finish_if_ended()
 
@@ -333,6 +416,11 @@ class Supervisor:
             error.add_note(f"asyncpc: in {where} of pipeline {self.plan.name!r}")
         self.errors.append(error)
 
+    def _trouble(self, error: Exception, where: str) -> None:
+        """A callback of the user failed, in the middle of somebody else's work."""
+        self._keep(error, where)
+        self._fail(where)
+
     def _fail(self, where: str) -> None:
         """The first failure stops the run: siblings are cancelled, callers in ``put`` are told (invariant 7)."""
         if self.state is not State.FAILED:
@@ -346,7 +434,7 @@ class Supervisor:
         """END goes on: the queue after a stage whose workers have all seen it is closed."""
         for stage in self.stages:
             inbox = stage.inbox
-            if inbox._is_shutdown and not inbox._queue:
+            if inbox._is_shutdown and len(inbox._queue) == 0:
                 inbox._dismiss()
                 while stage.opening:  # nobody needs their resources any more
                     worker = stage.opening.pop()
@@ -365,8 +453,12 @@ class Supervisor:
             self._finish()
 
     def _finish(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
         if self._deadline is not None:
             self._deadline.cancel()
+        for stage in self.stages:
+            stage.release()
         left = self.books.left()
         if self.state is not State.FAILED:
             unclean = left or self._abandoned() or self.errors or self.interrupt
@@ -375,12 +467,20 @@ class Supervisor:
         self.breach = self.books.breach(self.report.statistics)
         if left:
             logger.warning("pipeline %r left items unfinished: %s", self.plan.name, self.report.left_by_stage())
+        self._disappoint()
         for queue in self._queues():
             queue.close()  # an abandoned worker that comes back finds END
             if queue is not self.results:
                 queue._queue.clear()
         self._ended.set()
         _under_way.discard(self)
+
+    def _disappoint(self) -> None:
+        """Tell those who asked for a result that will not come."""
+        for stage in self.stages:
+            for item in (*stage.in_flight, *stage.inbox._queue):
+                if type(item) is Asked:
+                    item.fail(QueueShutDown(f"pipeline {self.plan.name!r} ended before it came to this item"))
 
     def report_so_far(self) -> Report:
         """The report as it would be now: what is in queues and hands counts as unfinished."""

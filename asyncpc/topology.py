@@ -35,7 +35,7 @@ def mermaid(plan: Plan) -> str:
 
 def bound(plan: Plan, handler: Handler) -> int:
     """Items that the queue before ``handler`` holds; 0 is unbounded."""
-    return plan.maxsize if handler.maxsize is None else handler.maxsize
+    return handler.bound(plan.maxsize)
 
 
 def plain(text: str) -> str:
@@ -75,6 +75,38 @@ def _notes(plan: Plan) -> Iterator[str]:
             yield f"{handler.name}: gives any number of items per item"
         if handler.context is not None:
             yield f"{handler.name}: {plain(_called(handler.context))} is opened once per worker"
+        if options := ", ".join(_options(handler)):
+            yield f"{handler.name}: {options}"
+
+
+def _options(handler: Handler) -> Iterator[str]:
+    """What else the stage was asked for, in words."""
+    if handler.adaptive is not None:
+        yield f"up to {handler.adaptive.max} workers while calls take at most {handler.adaptive.target:g} s"
+    if handler.batch is not None:
+        within = f" or after {handler.batch.within:g} s" if handler.batch.within is not None else ""
+        yield f"batches of {handler.batch.size:g}{within}"
+    if handler.ordered:
+        yield "values leave in order"
+    for name in "key", "priority":
+        if (function := getattr(handler, name)) is not None:
+            yield f"{name} {plain(_called(function))}"
+    if handler.retry is not None:
+        yield f"{handler.retry.attempts} attempts"
+    if handler.timeout is not None:
+        yield f"at most {handler.timeout:g} s a call"
+    if handler.rate is not None:
+        yield f"at most {handler.rate.n:g} calls in {handler.rate.per:g} s"
+    if handler.breaker is not None:
+        yield f"rests {handler.breaker.reset_after:g} s after {handler.breaker.failures} failures in a row"
+    if handler.on_error != "stop":
+        yield (
+            "skips what fails"
+            if handler.on_error == "skip"
+            else f"what fails goes to {plain(_called(handler.on_error))}"
+        )
+    if handler.overflow != "wait":
+        yield f"{handler.overflow.replace('drop_', 'drops the ').replace('raise', 'raises')} when full"
 
 
 def _sources(plan: Plan) -> list[str]:

@@ -11,8 +11,9 @@ from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from types import coroutine
+from typing import Any
 
-__all__ = ["Line", "Reserve", "pause"]
+__all__ = ["Line", "pause"]
 
 
 @coroutine
@@ -21,13 +22,14 @@ def pause() -> Generator[None, None, None]:
     yield
 
 
-class Line(deque["asyncio.Future[None] | Reserve"]):
+class Line(deque[Any]):
     """The futures of those who wait, and how long they did; a deque, since asyncio's queue keeps its waiters in one.
 
+    A :class:`Reserve` may stand last in it.
     ``pass_on`` is called when someone was woken, but cancelled before it ran: what it was woken for is still there.
     """
 
-    __slots__ = ("_pass_on", "_reserve", "_seconds", "on_wait", "waiting", "waking")
+    __slots__ = ("_dismissed", "_pass_on", "_reserve", "_seconds", "on_wait", "waiting", "waking")
 
     def __init__(self, pass_on: Callable[[], None]) -> None:
         self._pass_on = pass_on
@@ -38,17 +40,22 @@ class Line(deque["asyncio.Future[None] | Reserve"]):
         """How many wait, those who were woken and those in reserve included."""
         self.on_wait: Callable[[], None] | None = None
         """Called when one more waits."""
+        self._dismissed = 0  # who never came
         self._seconds = 0.0  # of all waits: their ends (so far) less their beginnings
 
     def wake(self, most: int = 1) -> int:
         """Wake the first ``most`` who still wait, and return how many those were; a plain function."""
         woken = 0
         while woken < most and self:
-            waiter = self.popleft()
-            if not waiter.done():  # or it was cancelled, and has not run since
+            if self._reserve is not None and self[0] is self._reserve:
+                self._reserve.call_one()
+            else:
+                waiter = self.popleft()
+                if waiter.done():  # it was cancelled, and has not run since
+                    continue
                 waiter.set_result(None)
-                woken += 1
-        self.waking += woken
+                self.waking += 1
+            woken += 1
         return woken
 
     async def stand(self, loop: asyncio.AbstractEventLoop, deadline: float | None = None) -> None:
@@ -85,8 +92,23 @@ class Line(deque["asyncio.Future[None] | Reserve"]):
         """
         self.waiting += count
         self._seconds -= count * now
-        self._reserve = Reserve(self, count, call)
-        self.append(self._reserve)
+        if self._reserve is None:
+            self._reserve = Reserve(self, 0, call)
+            self.append(self._reserve)
+        self._reserve.left += count
+
+    def discharge(self, most: int, now: float) -> int:
+        """Take up to ``most`` out of the reserve again, and return how many those were."""
+        count = min(most, self._reserve.left) if self._reserve is not None else 0
+        if count:
+            assert self._reserve is not None
+            self._reserve.left -= count
+            self.waiting -= count
+            self._seconds += count * now
+            if self._reserve.left == 0:
+                self.remove(self._reserve)
+                self._reserve = None
+        return count
 
     def called(self, now: float) -> None:
         """One of the reserve has come into being."""
@@ -97,13 +119,15 @@ class Line(deque["asyncio.Future[None] | Reserve"]):
         """Call for no more of the reserve, and return how many that were; their seconds go on."""
         if self._reserve is None:
             return 0
+        self.remove(self._reserve)
         left, self._reserve = self._reserve.left, None
-        self.pop()
+        self.waiting -= left
+        self._dismissed += left
         return left
 
     def seconds(self, now: float) -> float:
         """Seconds waited so far, summed over all who did; exact also while they wait."""
-        return self._seconds + self.waiting * now
+        return max(0.0, self._seconds + (self.waiting + self._dismissed) * now)  # it rounds, and may round below
 
     def _leave(self, waiter: asyncio.Future[None]) -> None:
         with suppress(ValueError):  # whoever woke it has taken it out already
@@ -120,24 +144,20 @@ class Line(deque["asyncio.Future[None] | Reserve"]):
 
 
 class Reserve:
-    """Stands last in a line for all who need not exist yet; woken as a future is, it calls for one of them."""
+    """Stands last in a line for all who need not exist yet."""
 
     __slots__ = ("_call", "_line", "left")
 
     def __init__(self, line: Line, left: int, call: Callable[[], None]) -> None:
         self._line = line
-        self.left = left
         self._call = call
+        self.left: int = left
 
-    def done(self) -> bool:
-        """It can always be woken: it is in line only while there is someone to call for."""
-        return False
-
-    def set_result(self, result: None) -> None:
-        """Call for one, and stand in line again if there are more."""
+    def call_one(self) -> None:
+        """Call for one, who counts as woken until it runs; with the last one it leaves the line."""
         self.left -= 1
-        if self.left:
-            self._line.append(self)
-        else:
+        self._line.waking += 1
+        if self.left == 0:
+            self._line.remove(self)
             self._line._reserve = None
         self._call()

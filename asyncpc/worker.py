@@ -12,29 +12,25 @@ a queue is counted by those who wrote it, what came of it by those who took it, 
 from __future__ import annotations
 
 import asyncio
-import logging
 import traceback
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from contextvars import Context
 from time import perf_counter
 from typing import Any, Final
 
+from .containers import Batched, Claim
 from .errors import RetryLater, TooManyFailures
-from .limits import Circuit, Handle, Throttle, Timeout
+from .handling import TURN, answering, batching, emitting, in_order, isolated, limited
+from .limits import Handle, Timeout
 from .policies import Failure
 from .queue import END, BoundedQueue
-from .report import Latency
+from .stage import EMPTY, Asked, Stage, logger, plain
 from .stages import Handler, Origin
 from .waiting import pause
 
-__all__ = ["EMPTY", "ConsumerWorker", "ProducerWorker", "Stage"]
-
-logger: Final = logging.getLogger("asyncpc")
-
-TURN: Final = 0.0005
-"""Seconds after which a loop's turn ends, at the next look at the clock."""
+__all__ = ["ConsumerWorker", "ProducerWorker"]
 
 RUNS: Final = tuple(map(range, (1, 2, 4, 8, *[16] * 7)))
 """A turn's runs of items; the clock is read once per run. At most 127 items a turn (invariant 10)."""
@@ -42,72 +38,11 @@ RUNS: Final = tuple(map(range, (1, 2, 4, 8, *[16] * 7)))
 FIRST: Final = RUNS[0]
 LONGEST: Final = sum(map(len, RUNS))
 
-EMPTY: Final = type("_Empty", (), {"__repr__": lambda self: "EMPTY"})()
-"""What is in a worker's hand when there is no item in it; any object may be an item."""
-
-
-class Stage:
-    """One stage of one run: its handler, the queues around it, its workers and its counts."""
-
-    __slots__ = (
-        "beating",
-        "beats",
-        "circuit",
-        "emitted",
-        "failed",
-        "handler",
-        "inbox",
-        "latency",
-        "opening",
-        "outbox",
-        "retried",
-        "throttle",
-        "workers",
-    )
-
-    def __init__(self, handler: Handler, inbox: BoundedQueue[Any]) -> None:
-        self.handler: Handler = handler
-        self.inbox: BoundedQueue[Any] = inbox
-        self.outbox: BoundedQueue[Any] | None = None
-        self.workers: list[ConsumerWorker] = []
-        self.opening: set[ConsumerWorker] = set()  # their resource
-        self.failed: int = 0
-        self.retried: int = 0  # calls after the first of an item
-        self.throttle: Throttle | None = Throttle(handler.rate) if handler.rate is not None else None
-        self.circuit: Circuit | None = Circuit(handler.breaker) if handler.breaker is not None else None
-        self.emitted: int = 0  # values a generator gave; of a coroutine it follows from done
-        self.latency: Latency = Latency()
-        self.beats: int = 0  # turns of the loop, seen while slow handlers run
-        self.beating: bool = False  # whether the next turn will be seen
-
-    def beat(self) -> None:
-        """See to it that the next turn of the loop is counted in ``beats``."""
-        self.beating = True
-        asyncio.get_running_loop().call_soon(self._count_beat)
-
-    def _count_beat(self) -> None:
-        self.beats += 1
-        self.beating = False
-
-    def is_quiet(self) -> bool:
-        """Whether nothing is queued and every worker waits, with an empty hand."""
-        return not self.inbox._queue and self.inbox._workers == self.inbox._getters.waiting + len(self.opening)
-
-    @property
-    def settled(self) -> int:
-        """Items done or failed."""
-        return sum(worker.settled for worker in self.workers)
-
-    @property
-    def in_flight(self) -> list[Any]:
-        """The items in workers' hands."""
-        return [worker.hand for worker in self.workers if worker.hand is not EMPTY]
-
 
 class Worker:
     """What the supervisor knows of a task: who it is, how it ended, and whether the supervisor cancelled it."""
 
-    __slots__ = ("abandoned", "cancelled", "completed", "context", "failures", "name", "task")
+    __slots__ = ("abandoned", "called_off", "cancelled", "completed", "context", "failures", "name", "task")
 
     def __init__(self, name: str) -> None:
         self.name: str = name
@@ -116,6 +51,7 @@ class Worker:
         self.failures: list[BaseException] = []
         self.completed: bool = False  # came to its proper end
         self.cancelled: bool = False  # by the supervisor
+        self.called_off: bool = False  # to be looked at after each item: cancelled, or its stage was changed
         self.abandoned: bool = False
 
     def failed_with(self, error: BaseException) -> None:
@@ -127,7 +63,7 @@ class Worker:
 class ConsumerWorker(Worker):
     """One of a stage's workers."""
 
-    __slots__ = ("hand", "passing", "settled", "stage", "timeout")
+    __slots__ = ("hand", "home", "passing", "settled", "stage", "timeout")
 
     completed: bool  # came to its proper end, its resource included
 
@@ -135,6 +71,7 @@ class ConsumerWorker(Worker):
         super().__init__(name)
         self.stage: Stage = stage
         self.hand: Any = EMPTY
+        self.home: Context | None = None  # what each call of the handler sees
         self.settled: int = 0  # items done or failed
         self.timeout: Timeout | None = None
         self.passing: float = 0.0  # seconds of this turn in which values waited for room
@@ -160,6 +97,8 @@ class ConsumerWorker(Worker):
                 opening.add(self)
                 if (on_wait := self.stage.inbox._getters.on_wait) is not None:
                     on_wait()  # or END would wait for a worker that nobody needs any more
+                    if self not in opening:  # that was END
+                        return
                 resource = await stack.enter_async_context(handler.open_context())
                 opening.discard(self)
                 await self._consume(lambda item: handler.function(item, resource))
@@ -178,20 +117,23 @@ class ConsumerWorker(Worker):
             self._begin()
         stage = self.stage
         inbox, outbox = stage.inbox, stage.outbox
-        items, take = inbox._queue, inbox._queue.popleft
-        handle: Handle = function
-        if stage.handler.generates:
-            handle, outbox = self._emitting(function), None
-        handle = self._limited(handle)
-        out_items: deque[Any] = outbox._queue if outbox else items
-        out_append, out_getters = out_items.append, outbox._getters if outbox else inbox._getters
-        context, home = self.context, self.context.copy() if self.context else None
+        items = stage.items()
+        take = items.popleft
+        handle, passes_on = self._handle(function)
+        if passes_on:
+            outbox = None
+        out_items: deque[Any] = (outbox or inbox)._queue
+        out_append, out_getters = out_items.append, (outbox or inbox)._getters
+        context = self.context
+        home = self.home = None if context is None else context.copy()
         getters, loop = inbox._getters, asyncio.get_running_loop()
         putters, writers, wake_from = inbox._putters, inbox._writers, inbox._low + 1
         clock, latency = perf_counter, stage.latency
         settled, slow, run, elapsed = 0, False, FIRST, 0.0
         try:
             while True:
+                if (stage.surplus or stage.gate is not None) and await self._is_to_leave():
+                    break
                 if not items:
                     if inbox._tell_end() is END:
                         break
@@ -212,13 +154,13 @@ class ConsumerWorker(Worker):
                         try:
                             value = await handle(item)
                         except Exception as error:
-                            value = await self._recover(item, handle, error)
+                            value = await self._recovered(item, handle, error)
                         try:
                             leaked = context != home
                         except Exception:  # a value that cannot be compared, such as an array
                             leaked = True
                         if leaked:
-                            handle, context, home = self._isolated(handle, home), None, None
+                            handle, context, home = isolated(handle, home), None, None
                         if outbox is not None and value is not EMPTY:
                             if len(out_items) >= outbox._mark:
                                 await self._pass_on(outbox, value)
@@ -228,15 +170,17 @@ class ConsumerWorker(Worker):
                                     out_getters.wake()
                         settled += 1
                         self.settled = settled
-                        if self.cancelled:  # the handler swallowed it: nothing more is taken (fault B4)
+                        if self.called_off:
                             self.hand = EMPTY
-                            raise asyncio.CancelledError
+                            if self.cancelled:  # the handler swallowed it: nothing more is taken (fault B4)
+                                raise asyncio.CancelledError
+                            break
                     elapsed = clock() - started
                     if run is FIRST:
                         latency.add(elapsed - self.passing)
-                    if not items or elapsed > TURN:
+                    if not items or elapsed > TURN or self.called_off:
                         break
-                self.hand = EMPTY
+                self.hand, self.called_off = EMPTY, False
                 item = value = None  # an idle worker keeps nothing alive
                 waited = slow and stage.beats != beats  # a slow handler that waits has let others run
                 slow = run is FIRST and elapsed > TURN
@@ -250,20 +194,69 @@ class ConsumerWorker(Worker):
         finally:
             if self.timeout is not None:
                 self.timeout.close()
+            if isinstance(items, Claim):
+                items.release()
 
-    def _limited(self, handle: Handle) -> Handle:
-        """``handle`` within the stage's limits: each call waits for the circuit, then for its turn, then is timed."""
+    async def _is_to_leave(self) -> bool:
+        """Wait while the stage is paused, with an empty hand; whether it has more workers than it should."""
         stage = self.stage
-        if stage.handler.timeout is not None:
-            handle = self.timeout = Timeout(handle, stage.handler.timeout, stage.handler.name)
-        if stage.throttle is not None:
-            handle = stage.throttle.limit(handle)
-        if stage.circuit is not None:
-            handle = stage.circuit.guard(handle)
-        return handle
+        while stage.gate is not None:
+            await stage.gate.wait()
+        if not stage.surplus or stage.inbox._is_shutdown:  # END will come anyway, and it may be needed until then
+            return False
+        stage.surplus -= 1
+        stage.inbox._made_item()  # it may have been woken for one
+        return True
+
+    def _handle(self, function: Callable[[Any], Any]) -> tuple[Handle, bool]:
+        """How the function is called, with all that the stage's options ask for; and whether that passes values on."""
+        stage, handler = self.stage, self.stage.handler
+        handle: Handle = emitting(self, function) if handler.generates else function
+        handle = limited(self, handle)
+        if handler.batch is not None:
+            return batching(self, handle), True
+        if stage.answers and not handler.generates:
+            handle = answering(self, handle)
+        if stage.order is not None:
+            return in_order(self, handle), True
+        return handle, handler.generates
+
+    async def attempt(self, item: Any, handle: Handle) -> Any:
+        """The handler's value, after as many attempts as it may have; EMPTY if a policy gives the item up."""
+        try:
+            return await handle(item)
+        except Exception as error:
+            return await self._recover(item, handle, error)
+
+    async def tried(self, item: Any, handle: Handle) -> Any:
+        """The handler's value, after as many attempts as it may have; raises what the last one failed with."""
+        try:
+            return await handle(item)
+        except Exception as error:
+            value, _, failed = await self._again(item, handle, error)
+            if failed is not None:
+                raise failed from None
+            return value
+
+    async def _recovered(self, item: Any, handle: Handle, error: Exception) -> Any:
+        if self.stage.order is not None:
+            raise error  # it has had its attempts
+        return await self._recover(item, handle, error)
 
     async def _recover(self, item: Any, handle: Handle, error: Exception) -> Any:
         """The value after all, by another attempt; EMPTY if a policy gives the item up; else what failed is raised."""
+        value, calls, failed = await self._again(item, handle, error)
+        if failed is None:
+            return value
+        if isinstance(item, Batched):
+            return await self._recover_batch(item, calls, failed)
+        if self.cancelled or self.stage.handler.on_error == "stop":
+            raise failed
+        await self._give_up(item, calls, failed)
+        return EMPTY
+
+    async def _again(self, item: Any, handle: Handle, error: Exception) -> tuple[Any, int, Exception | None]:
+        """Further attempts as ``retry`` allows: the value and the number of calls, or what the last one failed with."""
         retry, attempts, calls = self.stage.handler.retry, 1, 1
         while not self.cancelled:  # else the handler made an error of its cancellation
             if isinstance(error, RetryLater):
@@ -277,16 +270,13 @@ class ConsumerWorker(Worker):
             calls += 1
             await self._rest(seconds)
             try:
-                return await handle(item)
+                return await isolated(handle, self.home)(item), calls, None
             except Exception as again:
                 error = again
         if calls > 1:
             with suppress(Exception):  # an exception class may refuse to be written to
                 error.add_note(f"asyncpc: after {calls} calls")
-        if self.cancelled or self.stage.handler.on_error == "stop":
-            raise error
-        await self._give_up(item, calls, error)
-        return EMPTY
+        return EMPTY, calls, error
 
     async def _rest(self, seconds: float) -> None:
         """Wait before another attempt: it is no part of the handler's latency."""
@@ -295,6 +285,25 @@ class ConsumerWorker(Worker):
             await asyncio.sleep(seconds)
         finally:
             self.passing += perf_counter() - began
+
+    async def _recover_batch(self, batch: Batched, calls: int, error: Exception) -> Any:
+        """What becomes of a batch that failed at last: split, told to those who asked, or given up whole."""
+        stage = self.stage
+        assert stage.handler.batch is not None
+        if stage.handler.batch.split_on_error and len(batch) > 1 and not self.cancelled:
+            stage.split(batch)
+            return EMPTY
+        rest = Batched([item for item in batch if type(item) is not Asked], batch.reason)
+        if rest and (self.cancelled or stage.handler.on_error == "stop"):
+            raise error
+        for item in batch:
+            if type(item) is Asked:
+                item.fail(error)
+                stage.failed += 1
+            else:
+                await self._give_up(item, calls, error)
+        stage.more += len(batch) - 1
+        return EMPTY
 
     async def _give_up(self, item: Any, attempts: int, error: Exception) -> None:
         """Count the item as failed and hand it on as the policy says; raises when it was one too many."""
@@ -310,23 +319,71 @@ class ConsumerWorker(Worker):
         if failed & (failed - 1) == 0:  # 1, 2, 4, 8, …: a log is no place for each of a million
             logger.warning("stage %r gave up %d items; the last: %s", handler.name, failed, type(error).__name__)
         if handler.on_error != "skip":
-            await handler.tell(Failure(item, _text(error), attempts, handler.name, _trace(error)))
+            await handler.tell(Failure(plain(item), _text(error), attempts, handler.name, _trace(error)))
         stage.failed += 1
 
     def _failed(self, error: BaseException) -> None:
         self.failed_with(error)
         if self.hand is not EMPTY:
+            size = self.stage.size(self.hand)
+            for item in self.hand if self.stage.handler.batch is not None else [self.hand]:
+                if type(item) is Asked:
+                    item.fail(error)
             self.hand = EMPTY
-            self.stage.failed += 1
+            self.stage.failed += size
+            self.stage.more += size - 1
             self.settled += 1
+
+    def settle(self) -> None:
+        """Count the item in hand as done, before a cancel comes out: its values are in a place of their own."""
+        self.hand = EMPTY
+        self.settled += 1
+
+    async def emit(self, outbox: BoundedQueue[Any] | None, value: Any) -> None:
+        """Pass a value on beside the loop; cancelled or not, it ends in the queue."""
+        try:
+            if outbox is not None:
+                if len(outbox._queue) < outbox._limit:
+                    outbox._enqueue(value)
+                else:
+                    await self._push(outbox, value)
+            self.stage.emitted += 1
+        except asyncio.CancelledError:
+            self.stage.emitted += 1
+            raise
+        except asyncio.QueueFull as error:  # overflow="raise": no failure of the handler, so no policy for those
+            self.stage.emitted += 1
+            self.failed_with(error)
+            raise asyncio.CancelledError from error
+
+    async def emit_each(self, batch: Batched, values: list[Any]) -> None:
+        """Pass on, or give to those who asked, what came of each item of a batch; cancelled or not, all of it."""
+        outbox, rest = self.stage.outbox, deque(zip(batch, values, strict=True))
+        try:
+            while rest:
+                item, value = rest.popleft()
+                if type(item) is not Asked:
+                    await self.emit(outbox, value)
+                elif outbox is not None:
+                    await self.emit(outbox, Asked(value, item.future))
+                else:
+                    self.stage.emitted += 1
+                    item.answer(value)
+        except asyncio.CancelledError:
+            for item, value in rest:
+                self.stage.emitted += 1
+                if outbox is not None:
+                    outbox._enqueue(Asked(value, item.future) if type(item) is Asked else value)
+            self.stage.more += len(batch) - 1
+            self.settle()
+            raise
 
     async def _pass_on(self, outbox: BoundedQueue[Any], value: Any) -> None:
         """Push the value when there is room; cancelled or not, it ends in the queue, so the item is done."""
         try:
             await self._push(outbox, value)
-        except BaseException:
-            self.hand = EMPTY
-            self.settled += 1
+        except (asyncio.CancelledError, asyncio.QueueFull):
+            self.settle()
             raise
 
     async def _push(self, outbox: BoundedQueue[Any], value: Any) -> None:
@@ -341,52 +398,6 @@ class ConsumerWorker(Worker):
             if self.timeout is not None:
                 self.timeout.go_on()
 
-    def _emitting(
-        self, function: Callable[[Any], AsyncGenerator[Any, None]]
-    ) -> Callable[[Any], Coroutine[Any, Any, None]]:
-        """An async generator as a coroutine function that passes each value on itself."""
-        stage, outbox = self.stage, self.stage.outbox
-
-        async def handle(item: Any) -> None:
-            values = function(item)
-            given, until = 0, perf_counter() + TURN
-            try:
-                async for value in values:
-                    if outbox is not None:
-                        if len(outbox._queue) >= outbox._mark:
-                            try:
-                                await self._push(outbox, value)
-                            except BaseException:  # the value is left in the queue
-                                stage.emitted += 1
-                                raise
-                        else:
-                            outbox._queue.append(value)
-                            if outbox._getters and not outbox._getters.waking:
-                                outbox._getters.wake()
-                    stage.emitted += 1
-                    given += 1
-                    if not given % 8 and (not given % 128 or perf_counter() > until):  # invariant 10
-                        await pause()
-                        until = perf_counter() + TURN
-                    if self.cancelled:  # the generator swallowed it (fault B4)
-                        raise asyncio.CancelledError
-            except BaseException:
-                await values.aclose()  # in this task (fault B10)
-                raise
-
-        return handle
-
-    @staticmethod
-    def _isolated(handle: Callable[[Any], Awaitable[Any]], home: Context | None) -> Callable[[Any], Awaitable[Any]]:
-        """The handler changed a context variable: from now on each item has a context of its own (fault B12).
-
-        Comparing two untouched contexts is a comparison of two pointers, so handlers that leave no trace pay
-        almost nothing; for the others, every later item sees the context the worker began with. (A variable set to
-        another object that is equal to the old one counts as untouched.)
-        """
-        pristine = home or Context()
-        return lambda item: _InContext(handle(item), pristine.copy())
-
 
 def _text(error: Exception) -> str:
     try:
@@ -400,30 +411,6 @@ def _trace(error: Exception) -> str:
         return "".join(traceback.format_exception(error))
     except Exception:
         return ""
-
-
-class _InContext:
-    """Awaits a coroutine with ``context`` as its current context, in the task that awaits it."""
-
-    __slots__ = ("context", "coroutine")
-
-    def __init__(self, coroutine: Any, context: Context) -> None:
-        self.coroutine = coroutine
-        self.context = context
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        step: Callable[..., Any] = self.coroutine.send
-        argument: Any = None
-        while True:
-            try:
-                future = self.context.run(step, argument)
-            except StopIteration as stop:
-                return stop.value
-            try:
-                argument = yield future
-                step = self.coroutine.send
-            except BaseException as error:
-                step, argument = self.coroutine.throw, error
 
 
 class ProducerWorker(Worker):
@@ -474,6 +461,11 @@ class ProducerWorker(Worker):
                             outbox._enqueue(item)
                         else:
                             await outbox._push(item)
+                    except (asyncio.CancelledError, asyncio.QueueFull):
+                        raise
+                    except Exception:  # a function of the user, such as priority=: the item was not taken
+                        produced -= 1
+                        raise
                     finally:  # cancelled or not, the item is in the queue
                         self.produced = produced
                     await outbox._room()  # the source is not asked while the queue is full

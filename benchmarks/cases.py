@@ -28,13 +28,15 @@ from .peers import (
     EVERYBODY,
     HAND_WRITTEN,
     TASK_PER_SLEEP,
+    THREAD_QUEUES,
     Peer,
     Put,
     Service,
+    put_from_thread,
     serve_asyncpc,
     serve_by_hand,
 )
-from .work import Gated, Handle, Job, OpenLoop, Shape, WrongResult
+from .work import Gated, Handle, Job, OpenLoop, Shape, WrongResult, compute
 
 OURS_AND_HAND = (ASYNCPC, HAND_WRITTEN)
 SERVICES = {ASYNCPC.name: serve_asyncpc, HAND_WRITTEN.name: serve_by_hand}
@@ -62,6 +64,8 @@ WANTED: dict[tuple[str, str], Callable[[str, str], float]] = {
     ("yield", ""): lambda python, loop: 1.6 if loop == "uvloop" else 1.45,
     ("stages", "4 stages"): lambda python, loop: 2.0,
     ("bounds", "bound 1"): lambda python, loop: 1.0,
+    ("threads", ""): lambda python, loop: 2.5,
+    ("processes", ""): lambda python, loop: 1.7,
     ("runs", "bound 128"): lambda python, loop: 6.0,
     ("io", "10,000 consumers"): lambda python, loop: 0.95,
     ("latency", "50 % load p99"): lambda python, loop: 1.0,
@@ -150,6 +154,91 @@ async def _put_from_outside(serve: Service, job: Job) -> None:
     async with serve(job.handlers[0], job.shape.concurrency) as put, asyncio.TaskGroup() as tasks:
         for first in range(job.shape.producers):
             tasks.create_task(call(put, first))
+
+
+@case("options", "what each option adds to an item of a stage of four workers that do nothing", ("plain",))
+def _options(bench: Bench) -> Iterator[Line]:
+    for name, options in OPTIONS.items():
+        plain = Peer("plain", partial(_with_options, {"ordered": False} if "ordered" in options else {}))
+        yield bench.line(name, Shape(50_000), (plain, Peer(ASYNCPC.name, partial(_with_options, options))))
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "retry": {"retry": 3},
+    "on_error": {"on_error": "skip", "max_failures": 0.01},
+    "timeout": {"timeout": 10.0},
+    "rate": {"rate": asyncpc.Rate(1e9)},
+    "breaker": {"breaker": asyncpc.Breaker(5, 30.0)},
+    "batch of 100": {"batch": asyncpc.Batch(100)},
+    "key": {"key": lambda n: n % 100},
+    "ordered": {"ordered": True},
+    "priority": {"priority": lambda n: n},
+    "overflow": {"overflow": "drop_newest", "maxsize": 0},
+}
+
+
+async def _with_options(options: dict[str, Any], job: Job) -> None:
+    stage: Any = asyncpc.consumer(concurrency=4, **options)
+    handle: Any = job.handlers[0]
+    if "batch" in options:
+
+        async def handle(items: list[int]) -> None:
+            job.seen.extend(items)
+
+    parts: list[Any] = [stage(handle)]
+    if "ordered" in options:  # only what goes on can be in order
+        parts = [stage(_same), asyncpc.consumer(handle)]
+    report = await asyncpc.Pipeline(asyncpc.producer(job.sources[0]), *parts)
+    assert report.done == job.shape.items
+
+
+async def _same(item: int) -> int:
+    return item
+
+
+@case("threads", "a thread that puts, a pipeline or coroutine that takes, no work", ("culsans", "janus"))
+def _threads(bench: Bench) -> Iterator[Line]:
+    peers = (Peer(ASYNCPC.name, _from_thread), *THREAD_QUEUES)
+    yield bench.line("", Shape(100_000, concurrency=1), peers)
+
+
+async def _from_thread(job: Job) -> None:
+    async with asyncpc.Pipeline(asyncpc.consumer(job.handlers[0]), maxsize=job.shape.bound) as running:
+        await put_from_thread(job, running.put_from_thread)
+
+
+@case("processes", "5 ms of arithmetic an item, in worker processes that run already", ("1 process",))
+def _processes(bench: Bench) -> Iterator[Line]:
+    items = 40 if bench.quick else 200
+    samples = {name: partial(_in_processes, bench, count, items) for name, count in _PROCESSES.items()}
+    yield Line("", samples, rounds=5)
+
+
+_PROCESSES = {"1 process": 1, ASYNCPC.name: 2}
+
+
+def _in_processes(bench: Bench, processes: int, items: int) -> float:
+    """Seconds per item, from the first result that comes back from each process."""
+    stage: Any = asyncpc.consumer(concurrency=processes, run_in="process")(compute)
+    began: list[float] = []
+
+    async def work() -> AsyncIterator[int]:
+        for _ in range(processes):
+            yield 3_000_000  # keeps each process busy until all have started
+        for _ in range(items):
+            yield 100_000
+
+    @asyncpc.consumer
+    async def note(size: int) -> None:
+        if size > 100_000:
+            began.append(perf_counter())
+
+    async def job() -> None:
+        report = await asyncpc.Pipeline(asyncpc.producer(work), stage, note)
+        assert report.done == items + processes
+
+    bench.runner.run(job())
+    return (perf_counter() - max(began)) / items
 
 
 @case("runs", "just the queue: put_many and get_many in runs of 100, beside put and get", ("asyncio.Queue",))

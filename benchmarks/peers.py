@@ -233,6 +233,43 @@ async def run_aiochan(job: Job) -> None:
             tasks.create_task(consume())
 
 
+# -- from a thread ---------------------------------------------------------------------------------
+
+
+async def put_from_thread(job: Job, put: Callable[[Any], object]) -> None:
+    """All items, put by a thread one by one."""
+
+    def give() -> None:
+        for n in range(job.shape.items):
+            put(n)
+
+    await asyncio.to_thread(give)
+
+
+async def run_culsans_threads(job: Job) -> None:
+    """culsans, its two sides used as meant."""
+    import culsans
+
+    await _take_from_thread(job, culsans.Queue(job.shape.bound))
+
+
+async def run_janus_threads(job: Job) -> None:
+    """janus, its two sides used as meant."""
+    import janus
+
+    queue: Any = janus.Queue(job.shape.bound)
+    await _take_from_thread(job, queue)
+    await queue.aclose()
+
+
+async def _take_from_thread(job: Job, queue: Any) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(put_from_thread(job, queue.sync_q.put))
+        for _ in range(job.shape.items):
+            await job.handlers[0](await queue.async_q.get())
+            queue.async_q.task_done()
+
+
 # -- structured channels ---------------------------------------------------------------------------
 
 
@@ -340,4 +377,5 @@ LIBRARIES = (
     Peer("aiostream", run_aiostream, "aiostream"),
     Peer("spdl", run_spdl, "spdl-core", "spdl.pipeline", home="thread"),
 )
+THREAD_QUEUES = (Peer("culsans", run_culsans_threads, "culsans"), Peer("janus", run_janus_threads, "janus"))
 EVERYBODY = (BARE_LOOP, ASYNCPC, HAND_WRITTEN, Peer("task per item", run_semaphore), *LIBRARIES)

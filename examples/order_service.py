@@ -46,7 +46,7 @@ pipeline = Pipeline(process_order, maxsize=1000, drain_timeout=30)
 
 
 @asynccontextmanager
-async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Running[Order]]]:
+async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Running[Order, None]]]:
     async with pipeline as orders:  # started here, and drained on the way out
         yield {"orders": orders}
     if report := orders.report:

@@ -39,7 +39,7 @@ class Ended:
 class Child:
     """A running Python program; its stderr goes to a file, so that neither stream can block it."""
 
-    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, own_group: bool = False, **environment: str) -> None:
         self._stderr = folder / "stderr.txt"
         with self._stderr.open("w") as stderr:
             self._process = subprocess.Popen(
@@ -51,6 +51,7 @@ class Child:
                 text=True,
                 encoding="utf-8",
                 env=_environment(**environment),
+                start_new_session=own_group,
             )
         self._read = ""
         self._since = time.monotonic()
@@ -72,6 +73,10 @@ class Child:
         self._since = time.monotonic()
         self._process.send_signal(number)
         return self._since
+
+    def send_to_group(self, number: signal.Signals) -> None:
+        """Send a signal to it and its children, as a terminal does for Ctrl-C; it must have a group of its own."""
+        os.killpg(self._process.pid, number)
 
     def end(self) -> Ended:
         """Wait for its end."""

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from virtual import Deadlock, VirtualLoop
 
-from asyncpc import pipeline, queue, supervisor, waiting, worker
+from asyncpc import pipeline, queue, stage, supervisor, waiting, worker
 from asyncpc.queue import BoundedQueue
 
 __all__ = ["FAULTS", "Fault", "Withered", "planted"]
@@ -58,7 +58,7 @@ def _change(change: Change) -> FunctionType:
     text = textwrap.dedent(inspect.getsource(getattr(change.owner, change.name)))
     if change.old not in text:
         raise Withered(f"{change.owner.__name__}.{change.name} has no {change.old!r}")
-    module = sys.modules[change.owner.__module__].__dict__
+    module = sys.modules[getattr(change.owner, change.name).__module__].__dict__
     made: dict[str, Any] = {}
     flag = __future__.annotations.compiler_flag
     exec(compile(text.replace(change.old, change.new), f"<planted {change.name}>", "exec", flag), module, made)
@@ -139,7 +139,7 @@ def stuck_in(cases: list[Callable[[], Coroutine[Any, Any, None]]]) -> list[str]:
 
 
 _QUEUE, _LINE = queue.BoundedQueue, waiting.Line
-_STAGE, _CONSUMER, _PRODUCER, _RUN = worker.Stage, worker.ConsumerWorker, worker.ProducerWorker, supervisor.Supervisor
+_STAGE, _CONSUMER, _PRODUCER, _RUN = stage.Stage, worker.ConsumerWorker, worker.ProducerWorker, supervisor.Supervisor
 
 _HAND_OVER = """queue = self._pass_on.__self__
             waiter.set_result([queue._queue.popleft()] if self is queue._getters and queue._queue else None)"""
@@ -198,7 +198,7 @@ FAULTS: Final = (
     _fault("bound not looked at again", "A10, I1", (_QUEUE, "_push", "while len(", "if len(")),
     _fault("room asked for never", "backpressure", (_QUEUE, "_room", "if len(self._queue) >= self._limit", "if False")),
     _fault("source not closed", "B10, I6", (_PRODUCER, "_produce", "await iterator.aclose()", "pass")),
-    _fault("generator not closed", "B10, I6", (_CONSUMER, "_emitting", "await values.aclose()", "pass")),
+    _fault("generator not closed", "B10, I6", (worker, "emitting", "await values.aclose()", "pass")),
     _fault(
         "cancel counted as a failure",
         "I7",
@@ -207,7 +207,7 @@ FAULTS: Final = (
     _fault(
         "END while work is under way",
         "I3",
-        (_STAGE, "is_quiet", " and self.inbox._workers == self.inbox._getters.waiting + len(self.opening)", ""),
+        (_STAGE, "is_idle", " and self.inbox._workers == self.inbox._getters.waiting + len(self.opening)", ""),
     ),
     _fault("drain without a deadline", "C1", (_RUN, "stop", "self._limit(", "(lambda seconds: None)(")),
     _fault("caller's cancel swallowed", "B5", (_RUN, "wait_hastening", "raise cancelled", "pass")),
@@ -215,7 +215,7 @@ FAULTS: Final = (
     _fault(
         "last in, first out",
         "I5",
-        (_CONSUMER, "_consume", "take = inbox._queue, inbox._queue.popleft", "take = inbox._queue, inbox._queue.pop"),
+        (_CONSUMER, "_consume", "take = items.popleft", "take = items.pop"),
     ),
     _fault("only the first error told", "I7", (_RUN, "outcome", "self.errors, self", "self.errors[:1], self")),
     _fault(

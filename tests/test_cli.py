@@ -362,7 +362,7 @@ def test_a_wrong_target_exits_2_and_says_what_to_write(folder: Path, target: str
         ("import asyncpc\n1 / 0", "ZeroDivisionError: division by zero (broken.py:2)"),
         ("import no_such_library", "ModuleNotFoundError: No module named 'no_such_library' (broken.py:1)"),
         ("def f(:", "SyntaxError: "),
-        ("import asyncpc\n@asyncpc.consumer\ndef f(n): ...", "DefinitionError: consumer 'f' is a plain function"),
+        ("import asyncpc\n@asyncpc.consumer\ndef f(): ...", "DefinitionError: consumer 'f' must take item"),
     ],
 )
 def test_a_module_that_cannot_be_imported_exits_2_and_says_why(folder: Path, program: str, told: str) -> None:

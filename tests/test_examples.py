@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import heapq
 import json
+import math
 import os
 import re
 import signal
@@ -32,7 +33,11 @@ ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 TIME = 40.0  # seconds a process may take before it counts as hanging; below pytest's own limit
 
-FINITE = ("basic", "multiple_consumers", "multiple_producers", "checkout_line", "crawler", "stdlib_report")
+FINITE = (
+    *("basic", "multiple_consumers", "multiple_producers", "checkout_line", "crawler", "stdlib_report"),
+    *("micro_batching", "api_client", "ordered_download", "per_customer", "priority_triage", "sensor_overflow"),
+    *("thread_sensor", "log_pipeline"),
+)
 """The examples that end by themselves."""
 
 
@@ -132,6 +137,15 @@ def processes_marked(mark: str) -> list[int]:
             if mark.encode() in (folder / "environ").read_bytes() and state != "Z":
                 found.append(int(folder.name))
     return found
+
+
+def listens(pid: int) -> bool:
+    """Whether the process has a socket of its own on which it waits for clients."""
+    with contextlib.suppress(OSError):
+        sockets = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
+        rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+        return any(row[3] == "0A" and f"socket:[{row[9]}]" in sockets for row in rows)
+    return False
 
 
 def command_of(pid: int) -> bytes:
@@ -372,6 +386,146 @@ def test_stdlib_report_names_what_cannot_be_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("way", [as_script, as_pipeline])
+def test_micro_batching_shares_calls(way: Any) -> None:
+    """Protects call through a batch: each caller gets his own score (the example asserts it), and batches are full."""
+    written = output(way("micro_batching"))
+    became = [tuple(map(int, pair)) for pair in re.findall(r"(\d+) calls became +(\d+) batches", written)]
+    assert [calls for calls, _ in became] == [40, 200, 1000]
+    for calls, batches in became:
+        assert math.ceil(calls / 32) <= batches <= calls / 8  # a busy machine may miss the 5 ms now and then
+    if way is as_script:
+        assert_keeps("micro_batching", written)
+
+
+def test_micro_batching_in_virtual_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Protects the promise itself: where time is exact, no batch is smaller than it must be, and none is late."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    example = import_module("examples.micro_batching")
+
+    async def main() -> Any:
+        began = asyncio.get_running_loop().time()
+        await example.pipeline
+        return asyncio.get_running_loop().time() - began
+
+    # 10 ms for each batch; the last one of each rush is not full, and waits 5 ms for more unless the model is busy
+    assert run_virtual(main) == pytest.approx(0.010 * (2 + 7 + 32), abs=0.001)
+    assert re.findall(r"became +(\d+)", capsys.readouterr().out) == ["2", "7", "32"]
+
+
+@pytest.mark.parametrize("way", [as_script, as_pipeline])
+def test_api_client_loses_no_prompt(way: Any) -> None:
+    """Protects failure handling against real HTTP: each prompt is answered or a dead letter with its reason."""
+    written = output(way("api_client"), status=0 if way is as_script else 1)
+    assert "37 answers, 3 dead letters" in written
+    assert re.findall(r"prompt (\d+), (\d) calls?: (\w+)", written) == [
+        ("13", "1", "Refused"),
+        ("26", "1", "Refused"),
+        ("31", "3", "Unavailable"),
+    ]
+    if way is as_script:
+        assert_keeps("api_client", written)
+        # four 500s, two 429s, one that never answers, two more calls for what is given up; slow machines: more
+        assert number(r"(\d+) calls repeated", written) >= 9
+    else:
+        assert re.search(r"^ask +40 +37 +3 +0 +0 ", written, re.MULTILINE)
+
+
+@needs_proc
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_api_client_stops_when_told(sent: signal.Signals, status: int) -> None:
+    """Protects the books under a signal: what was begun is answered, waits for a 429 included, and it all ends."""
+    with started(as_pipeline("api_client"), ASYNCPC_TEST_MARK=(mark := uuid.uuid4().hex)) as process:
+        until(lambda: any(listens(pid) for pid in processes_marked(mark)), "the API is there")
+        process.send_signal(sent)
+        assert process.stdout is not None
+        written = process.stdout.read()
+        assert process.wait(TIME) in (status, 1)  # 1: all was accepted by then, so prompts failed
+    accepted, done = number(r"(\d+) produced", written), number(r"(\d+) done in", written)
+    assert accepted == done + number(r"(\d+) dead letters", written)
+
+
+def ends_of(workers: int, lengths: list[float]) -> list[float]:
+    """When each download is there, by the textbook: the next one goes to the worker who is free first."""
+    free = [0.0] * workers
+    ends = []
+    for seconds in lengths:
+        ends.append(heapq.heappop(free) + seconds)
+        heapq.heappush(free, ends[-1])
+    return ends
+
+
+@pytest.mark.parametrize("way", [as_script, as_pipeline])
+def test_ordered_download_writes_in_order(way: Any) -> None:
+    """Protects ordered=True: parts finish in another order and are written in theirs, while four are under way."""
+    written = output(way("ordered_download"))
+    finished = [int(part) for part in re.findall(r"\d+", written.splitlines()[0])]
+    assert finished != sorted(finished) == list(range(12))
+    assert written.splitlines()[1] == "written:  " + " ".join(map(str, range(12)))
+    if way is as_script:
+        assert_keeps("ordered_download", written)
+        assert number(r"parts in ([\d.]+) s", written) < number(r"one by one ([\d.]+) s", written)
+
+
+def test_ordered_download_agrees_with_the_textbook(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects the workers' time: none of them idles behind a slow part, so the parts are there as calculated."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    example = import_module("examples.ordered_download")
+    ends = ends_of(4, [part.seconds for part in example.parts()])
+
+    async def main() -> Any:
+        return await example.pipeline
+
+    report = run_virtual(main)
+    assert report.elapsed == pytest.approx(max(ends), abs=0.001)
+    finished = " ".join(str(part) for part in sorted(range(12), key=ends.__getitem__))
+    assert capsys.readouterr().out.splitlines()[0] == f"finished: {finished}"
+    assert f"finished: {finished}" == promised("ordered_download")[0]
+
+
+@pytest.mark.parametrize("way", [as_script, as_pipeline])
+def test_per_customer_holds_up_only_the_slow_one(way: Any) -> None:
+    """Protects key=: each customer's orders in order and one at a time; the others end long before the slow one."""
+    written = output(way("per_customer"))
+    served = re.findall(r"(\w+): +orders ([\d ]+), never two at once, after ([\d.]+) s", written)
+    assert [customer for customer, _, _ in served] == ["Ada", "Ben", "Cleo", "Dora"]
+    assert {numbers for _, numbers, _ in served} == {"1 2 3 4 5"}
+    *others, dora = (float(seconds) for _, _, seconds in served)
+    assert 0.05 <= max(others) < 0.6 < 1.0 <= dora
+    if way is as_script:
+        assert_keeps("per_customer", written)
+
+
+@pytest.mark.parametrize("way", [as_script, as_pipeline])
+def test_priority_triage_sees_the_urgent_first(way: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects priority=: whoever comes while the doctor is busy is seen by urgency, equal ones as they came."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    first, *others = import_module("examples.priority_triage").PATIENTS
+    written = output(way("priority_triage"))
+    seen = [(name, int(came)) for name, came in re.findall(r"urgency \d  (.*?) +came as number (\d)", written)]
+    urgent_first = [first, *sorted(others, key=lambda patient: (patient.urgency, patient.number))]
+    assert seen == [(patient.suffers, patient.number) for patient in urgent_first]
+    assert_keeps("priority_triage", written, exactly=True)
+
+
+@pytest.mark.parametrize("way", [as_script, as_pipeline])
+def test_sensor_overflow_counts_what_was_not_shown(way: Any) -> None:
+    """Protects drop_oldest: the sensor never waits, the last reading is shown, and each other was shown or told."""
+    written = output(way("sensor_overflow"))
+    shown = [tuple(map(int, pair)) for pair in re.findall(r"reading +(\d+): .*\((\d+) skipped", written)]
+    numbers = [reading for reading, _ in shown]
+    assert numbers == sorted(set(numbers))
+    assert numbers[-1] == 200
+    assert [skipped for _, skipped in shown] == [b - a - 1 for a, b in zip([0, *numbers], numbers, strict=False)]
+    if way is as_script:
+        assert_keeps("sensor_overflow", written)
+        assert f"200 readings, {len(shown)} shown, {200 - len(shown)} dropped" in written
+    else:
+        assert re.search(rf"^display +200 +{len(shown)} +0 +{200 - len(shown)} +0 ", written, re.MULTILINE)
+
+
+@pytest.mark.parametrize("way", [as_script, as_pipeline])
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_graceful_shutdown_while_idle(way: Any, sent: signal.Signals, status: int) -> None:
     """Protects the promise others break: a signal is heard while the source waits for an item that never comes."""
@@ -407,6 +561,35 @@ def test_graceful_shutdown_under_load(way: Any) -> None:
     accepted = number(r"of (\d+) events", rest) if way is as_script else number(r"(\d+) produced", rest)
     assert handled == accepted
     assert "source closed" in rest
+
+
+@pytest.mark.parametrize("way", [as_script, as_pipeline])
+def test_thread_sensor_loses_no_reading(way: Any) -> None:
+    """Protects the two ways in from a thread: a callback that puts, and a generator that blocks."""
+    written = output(way("thread_sensor"))
+    if way is as_script:
+        assert_keeps("thread_sensor", written, exactly=True)
+    else:
+        assert number(r"(\d+) done", written) == 1000
+
+
+@needs_proc
+@pytest.mark.parametrize("way", [as_script, as_pipeline])
+def test_log_pipeline_counts_every_line(way: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects processes in a program's main module and under the command line; none is left."""
+    monkeypatch.setenv("ASYNCPC_TEST_MARK", mark := uuid.uuid4().hex)
+    assert_keeps("log_pipeline", output(way("log_pipeline")), exactly=True)
+    assert [pid for pid in processes_marked(mark) if pid != os.getpid()] == []
+
+
+def test_log_pipeline_reads_a_file(tmp_path: Path) -> None:
+    """Protects the argument: lines of a real file, good and bad."""
+    log = tmp_path / "access.log"
+    log.write_text('1.2.3.4 - - [x] "GET /a?b=c HTTP/1.1" 503 -\nnonsense\n')
+    written = output(as_script("log_pipeline", str(log)))
+    assert "2 lines, 1 of them unreadable" in written
+    assert "1  /a" in written
+    assert "1 requests, 1 of them 5xx" in written
 
 
 # -- the web service ----------------------------------------------------------------------------------

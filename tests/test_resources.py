@@ -23,6 +23,7 @@ from asyncpc import (
     StateError,
     WorkerCancelled,
     consumer,
+    merge,
     producer,
     source,
 )
@@ -220,6 +221,62 @@ def test_a_task_factory_that_refuses_leaves_nothing_running(most: int) -> None:
         assert all(task.done() for task in made)
 
     run_virtual(main)
+
+
+@pytest.mark.parametrize("refused", ["first", "second"])
+def test_a_source_that_cannot_start_leaves_no_other_behind(refused: str) -> None:
+    """I6: the run must not be over while it is being started."""
+
+    @producer
+    async def first() -> AsyncIterator[int]:
+        yield 1
+        await asyncio.Event().wait()
+
+    @producer
+    async def second() -> AsyncIterator[int]:
+        yield 2
+        await asyncio.Event().wait()
+
+    @consumer
+    async def handle(n: int) -> None: ...
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+
+        def refuse(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
+            if options["name"] == f"asyncpc:{refused}":
+                raise RuntimeError("no more tasks")
+            return asyncio.Task(work, loop=loop, **options)
+
+        loop.set_task_factory(refuse)
+        with pytest.raises(PipelineError, match="failed"):
+            await (merge(first, second) >> handle)
+        loop.set_task_factory(None)
+        assert [task.get_name() for task in asyncio.all_tasks() if "asyncpc" in task.get_name()] == []
+
+    run_virtual(main)
+
+
+def test_a_resource_that_nobody_needs_is_not_opened_half() -> None:
+    """END may come in the moment a worker begins to open: then it opens nothing that would be cut off at closing."""
+    opened: list[str] = []
+
+    @asynccontextmanager
+    async def resource() -> AsyncIterator[None]:
+        opened.append("open")
+        yield
+        await asyncio.sleep(1)
+        opened.append("closed")
+
+    @consumer(concurrency=3, context=resource)
+    async def handle(n: int, resource: None) -> None: ...
+
+    async def main() -> None:
+        async with Pipeline(handle):
+            pass
+
+    run_virtual(main)
+    assert opened.count("open") == opened.count("closed")
 
 
 def test_a_failure_can_be_pickled_and_copied() -> None:

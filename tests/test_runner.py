@@ -427,6 +427,35 @@ def test_an_abandoned_worker_neither_holds_up_nor_litters_the_process(tmp_path: 
     assert ended.out.splitlines() == ["swallows-1", "swallows-1", "another loop works"]
 
 
+INNER = """
+import asyncio, sys
+from asyncpc import Pipeline, PipelineError, consumer, run
+@consumer
+async def swallows(n):
+    while True:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            pass
+inner = Pipeline([1], swallows)
+@consumer
+async def outer(n):
+    async with inner as running:
+        await asyncio.sleep(0)
+        report = await running.drain(0.1)
+        print(*report.abandoned)
+run(Pipeline([1], outer), loop=sys.argv[1])
+print("done")
+"""
+
+
+@both_loops
+def test_a_worker_abandoned_by_a_run_inside_a_handler_does_not_hold_up_the_process(tmp_path: Path, loop: str) -> None:
+    """The loop's owner must not wait for what another run has given up (fault B4)."""
+    ended = run_child(tmp_path, "-c", INNER, loop)
+    assert (ended.status, ended.out, ended.err) == (0, "swallows-1\ndone\n", "")
+
+
 # -- watching -------------------------------------------------------------------------------------
 
 

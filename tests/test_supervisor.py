@@ -9,7 +9,9 @@ import asyncio
 import functools
 import gc
 import itertools
+import statistics
 import sys
+import time
 import warnings
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -825,7 +827,7 @@ def test_c14_a_later_stop_only_ever_brings_the_deadline_forward() -> None:
 @both
 def test_c14_stop_and_drain_inside_a_handler(eager: bool) -> None:
     """C14: a handler cannot wait for its own end: drain() there starts it and returns the books so far."""
-    handle: list[Running[int]] = []
+    handle: list[Running[int, Any]] = []
     books: list[Report] = []
 
     @consumer(concurrency=2)
@@ -967,6 +969,61 @@ def test_workers_with_a_resource_start_at_once(eager: bool) -> None:
     run_virtual(main, eager=eager)
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with 3.12")
+def test_eager_workers_do_not_start_inside_each_other() -> None:
+    """B3: two hundred stages whose workers would each start the next one's would be too deep for any stack."""
+    stages = [consumer(ignore.__wrapped__) for _ in range(200)]
+    report = run_virtual(lambda: Pipeline([1], *stages)._complete(), eager=True)
+    assert report.done == 1
+
+
+def test_handlers_that_never_wait_are_not_given_helpers() -> None:
+    """Promise 7: others could only take turns, a turn of the loop for each; so one worker works off the backlog."""
+    loop_held: list[float] = []
+
+    @consumer(concurrency=100)
+    async def busy(n: int) -> None:
+        until = time.perf_counter() + 20e-6
+        while time.perf_counter() < until:
+            pass
+
+    async def main() -> int:
+        async with Pipeline(busy, maxsize=0) as running:
+            for n in range(3000):
+                running.put_nowait(n)
+            before = time.perf_counter()
+            while running.statistics().done < 3000:
+                await asyncio.sleep(0)
+                loop_held.append(time.perf_counter() - before)
+                before = time.perf_counter()
+            return len(workers())
+
+    assert asyncio.run(main()) <= 2
+    assert statistics.median(loop_held) < 0.005
+
+
+@both
+def test_clean_up_may_feed_while_the_run_is_cancelled(eager: bool) -> None:
+    """I2: END must not come while a handler is at work, cancelled or not; what it feeds is listed."""
+
+    @consumer(concurrency=2)
+    async def handle(n: int) -> int:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            if n == 1:
+                feed(2)
+        return n
+
+    async def main() -> Report:
+        async with Pipeline([1], handle).stream() as values:
+            await asyncio.sleep(1)
+        assert values.report is not None
+        return values.report
+
+    assert sorted(left(run_virtual(main, eager=eager))) == [(1, "handle"), (2, "handle")]
+
+
 def lines_run(work: Callable[[], object]) -> int:
     """How many lines of the package run in ``work``: a measure of cost that knows no noise."""
     count = 0
@@ -1092,7 +1149,7 @@ def test_putters_and_a_source_share_the_room() -> None:
         seen.append(item)
         await asyncio.sleep(0.01)
 
-    async def put(running: Running[str]) -> None:
+    async def put(running: Running[str, Any]) -> None:
         with suppress(QueueShutDown):
             while True:
                 await running.put("put")
@@ -1328,17 +1385,12 @@ async def generator() -> AsyncIterator[int]:
     yield 1
 
 
-def sync_generator() -> Iterator[int]:
-    yield 1
-
-
 def plain(item: int) -> None: ...
 
 
 MISTAKES: dict[str, tuple[Callable[[], object], str, str]] = {
-    "sync generator": (lambda: producer(sync_generator), "'sync_generator'", "write 'async def'"),
     "producer without yield": (lambda: producer(coroutine), "'coroutine'", "with 'yield'"),
-    "plain function": (lambda: consumer(plain), "'plain'", "write 'async def'"),
+    "plain function in the loop": (lambda: consumer(run_in="loop")(plain), "'plain'", "write 'async def'"),
     "too many parameters": (lambda: consumer(two), "'two'", "must take item"),
     "forgotten context": (lambda: consumer(two), "'two'", "context= adds the resource"),
     "too few parameters": (lambda: consumer(none), "'none'", "must take item"),

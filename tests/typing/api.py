@@ -4,11 +4,13 @@ Each ``type: ignore`` marks a mistake that the checkers must refuse; both run wi
 mistake that slips through fails the check.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, assert_type
 
 from asyncpc import (
+    Adaptive,
+    Batch,
     BoundedQueue,
     Breaker,
     Consumer,
@@ -91,9 +93,51 @@ async def limited(url: str, session: bytes) -> AsyncIterator[Page]:
     yield Page()
 
 
+@consumer(batch=Batch(500, within=1.0), concurrency=Adaptive(min=1, max=9, target=0.1))
+async def rows(items: list[int]) -> list[str]:
+    return [str(item) for item in items]
+
+
+@consumer(batch=Batch(500, weigh=len, key=len, split_on_error=True), context=session)
+async def insert(items: list[str], session: bytes) -> None: ...
+
+
+@consumer(ordered=True, overflow="drop_oldest", on_drop=print)
+async def in_order(n: int) -> int:
+    return n
+
+
+@consumer(key=lambda page: page, priority=id)
+async def by_page(page: Page) -> None: ...
+
+
 @consumer
 async def anything(item: object) -> int:
     return 1
+
+
+@producer
+def lines(path: str = "") -> Iterator[str]:
+    yield path
+
+
+@consumer(concurrency=4, run_in="process")
+def parse(line: str) -> int:
+    return len(line)
+
+
+@consumer
+def halve(n: int) -> float:
+    return n / 2
+
+
+@consumer
+def letters_of(text: str) -> Iterator[bytes]:
+    yield text.encode()
+
+
+@consumer(context=session)
+def store(n: float, session: bytes) -> None: ...
 
 
 async def flows() -> None:
@@ -105,9 +149,16 @@ async def flows() -> None:
     assert_type(double >> show, Pipeline[int, None])
     assert_type(source([1, 2]) >> (double >> show), Pipeline[int, None])
     assert_type(sitemap("x") >> words >> fetch, Pipeline[str, Page])
+    assert_type(numbers >> rows >> insert, Pipeline[int, None])
+    assert_type(numbers >> in_order, Pipeline[int, int])
+    assert_type(fetch >> by_page, Pipeline[str, None])
     assert_type(numbers >> careful >> limited, Pipeline[int, Page])
     consumer(on_error=told)
     assert_type(merge(numbers, source([3])), Source[int])
+    assert_type(lines("x") >> parse >> halve >> store, Pipeline[str, None])
+    assert_type(lines >> letters_of, Pipeline[str, bytes])
+    assert_type(halve(1), float)
+    assert_type(list(letters_of("a")), list[bytes])
     assert_type(Pipeline(range(10), double), Pipeline[int, float])
     assert_type(Pipeline(range(10), double, show, maxsize=5), Pipeline[int, None])
     assert_type(Pipeline(double, maxsize=1000, drain_timeout=5.0), Pipeline[int, float])
@@ -115,8 +166,11 @@ async def flows() -> None:
     assert_type(await (numbers >> double), Report)
     assert_type(run(numbers >> show), Report)
     async with Pipeline(double) as running:
-        assert_type(running, Running[int])
+        assert_type(running, Running[int, float])
         await running.put(1, timeout=0.5)
+        assert_type(await running.call(1), float)
+        running.scale("double", 4)
+        running.set_rate("double", Rate(10))
         assert_type(running.statistics(), Statistics)
         assert_type(await running.drain(), Report)
     async with (numbers >> double).stream() as values:
@@ -143,6 +197,10 @@ async def mistakes() -> None:
     """What must be refused."""
     numbers >> words  # type: ignore[operator]
     numbers >> double >> words  # type: ignore[operator]
+    numbers >> parse  # type: ignore[operator]
+    lines >> halve  # type: ignore[operator]
+    halve("1")  # type: ignore[arg-type]
+    consumer(run_in="moon")  # type: ignore[call-overload]
     double >> numbers  # type: ignore[operator]
     sitemap(1)  # type: ignore[arg-type]
     sitemap("x", width=1)  # type: ignore[call-arg]
@@ -151,6 +209,9 @@ async def mistakes() -> None:
     async with Pipeline(double) as running:
         await running.put("1")  # type: ignore[arg-type]
         running.put_nowait("1")  # type: ignore[arg-type]
+        running.put_from_thread("1")  # type: ignore[arg-type]
+        await running.call("1")  # type: ignore[arg-type]
+        running.scale("double", "4")  # type: ignore[arg-type]
     async with (numbers >> double).stream() as values:
         async for value in values:
             value.upper()  # type: ignore[attr-defined]
@@ -161,8 +222,15 @@ async def mistakes() -> None:
     consumer(on_error=show)  # type: ignore[arg-type]
     consumer(rate=100)  # type: ignore[call-overload]
     Retry(on="ValueError")  # type: ignore[arg-type]
+    consumer(overflow="drop")  # type: ignore[call-overload]
+    consumer(batch=500)  # type: ignore[call-overload]
+    numbers >> insert  # type: ignore[operator]
     run(double)  # type: ignore[arg-type]
     run(numbers >> show, loop="trio")  # type: ignore[arg-type]
+
+
+@consumer(batch=Batch(3))  # type: ignore[arg-type]
+async def not_a_list(item: int) -> None: ...
 
 
 @consumer  # type: ignore[arg-type]

@@ -1,0 +1,251 @@
+"""What a stage's queue keeps its items in when first in, first out is not enough.
+
+Each stands in for the deque of a :class:`~asyncpc.queue.BoundedQueue`: ``append`` and ``popleft`` move items, ``len()``
+counts those that are in (and held against the bound), and its truth says whether one can be taken now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from heapq import heappop, heappush
+from typing import Any
+
+from .policies import Batch
+
+__all__ = ["Batched", "Batches", "Claim", "Heap", "Lanes"]
+
+
+class Heap:
+    """The lowest ``priority(item)`` first; equal ones in the order they came."""
+
+    __slots__ = ("_came", "_heap", "_priority")
+
+    def __init__(self, priority: Callable[[Any], Any]) -> None:
+        self._priority = priority
+        self._heap: list[tuple[Any, int, Any]] = []
+        self._came = 0
+
+    def append(self, item: Any) -> None:
+        """Put an item in its place."""
+        self._came += 1
+        heappush(self._heap, (self._priority(item), self._came, item))
+
+    def popleft(self) -> Any:
+        """Take the first; raises ``IndexError`` when there is none."""
+        return heappop(self._heap)[2]
+
+    def available(self) -> int:
+        """How many items can be taken now."""
+        return len(self._heap)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._heap.clear()
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (item for _, _, item in sorted(self._heap, key=lambda entry: entry[:2]))
+
+
+class Lanes:
+    """Items by key: those of one key in order and one at a time, those of others past them.
+
+    A key belongs to whoever took its last item, until that :class:`Claim` is released; only then its next item can be
+    taken. No key is bound to a worker: whoever is free takes the next item whose key is free.
+    """
+
+    __slots__ = ("_count", "_key", "_parked", "_ready")
+
+    def __init__(self, key: Callable[[Any], Hashable], ready: Any) -> None:
+        self._key = key
+        self._ready = ready  # pairs of key and item whose keys are free
+        self._parked: dict[Hashable, deque[Any]] = {}  # by each key that is not: what waits for it
+        self._count = 0
+
+    def append(self, item: Any) -> None:
+        """Put an item into its lane."""
+        key = self._key(item)
+        if (parked := self._parked.get(key)) is None:
+            self._parked[key] = deque()
+            self._ready.append((key, item))
+        else:
+            parked.append(item)
+        self._count += 1
+
+    def take(self) -> tuple[Hashable, Any]:
+        """The next key and item; raises ``IndexError`` when no key with items is free."""
+        pair: tuple[Hashable, Any] = self._ready.popleft()
+        self._count -= 1
+        return pair
+
+    def release(self, key: Hashable) -> None:
+        """Let the key's next item be taken."""
+        if parked := self._parked.get(key):
+            self._ready.append((key, parked.popleft()))
+        else:
+            self._parked.pop(key, None)  # it is gone after clear()
+
+    def available(self) -> int:
+        """How many items can be taken now."""
+        return len(self._ready)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._ready.clear()
+        self._parked.clear()
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __bool__(self) -> bool:
+        return bool(self._ready)
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from (item for _, item in self._ready)
+        for parked in self._parked.values():
+            yield from parked
+
+
+_NO_KEY: Any = object()
+
+
+class Claim:
+    """One worker's way to :class:`Lanes`: the key of its item is released when it looks for the next one."""
+
+    __slots__ = ("_key", "_lanes")
+
+    def __init__(self, lanes: Lanes) -> None:
+        self._lanes = lanes
+        self._key: Hashable = _NO_KEY
+
+    def popleft(self) -> Any:
+        """Take the next item and claim its key; raises ``IndexError`` when there is none."""
+        self.release()
+        self._key, item = self._lanes.take()
+        return item
+
+    def release(self) -> None:
+        """Let the key of the last item go."""
+        if self._key is not _NO_KEY:
+            key, self._key = self._key, _NO_KEY
+            self._lanes.release(key)
+
+    def __len__(self) -> int:
+        return len(self._lanes)
+
+    def __bool__(self) -> bool:
+        self.release()
+        return bool(self._lanes)
+
+
+class Batched(list[Any]):
+    """The items of a batch, as the handler gets them; ``reason`` says why they are not more.
+
+    It is ``"size"``, ``"time"``, ``"full"`` (the queue holds no more) or ``"end"`` (the run drains).
+    """
+
+    __slots__ = ("reason", "weight")
+
+    def __init__(self, items: Iterable[Any] = (), reason: str = "size") -> None:
+        super().__init__(items)
+        self.reason: str = reason
+        self.weight: float = 0.0
+
+
+class Batches:
+    """Items gathered into batches, for each key its own; whole batches are taken."""
+
+    __slots__ = ("_batch", "_call", "_count", "_full", "_limit", "_loop", "_open", "_timers")
+
+    def __init__(self, batch: Batch, limit: float, call: Callable[[], None]) -> None:
+        """``call`` is called when a batch's time is up."""
+        self._batch = batch
+        self._limit = limit
+        self._call = call
+        self._loop = asyncio.get_running_loop()
+        self._open: dict[Hashable, Batched] = {}
+        self._timers: dict[Hashable, asyncio.TimerHandle] = {}
+        self._full: deque[Batched] = deque()
+        self._count = 0
+
+    def append(self, item: Any) -> None:
+        """Add an item to its batch."""
+        batch = self._batch
+        key = None if batch.key is None else batch.key(item)
+        weight = 1.0 if batch.weigh is None else float(batch.weigh(item))
+        items = self._open.get(key)
+        if items is not None and items.weight + weight > batch.size:
+            self._close(key, "size")
+            items = None
+        if items is None:
+            items = self._open[key] = Batched()
+            if batch.within is not None:
+                self._timers[key] = self._loop.call_later(batch.within, self._time_is_up, key)
+        items.append(item)
+        items.weight += weight
+        self._count += 1
+        if items.weight >= batch.size:
+            self._close(key, "size")
+        elif self._count >= self._limit:
+            self.flush("full")
+
+    def popleft(self) -> Batched:
+        """Take a batch; raises ``IndexError`` when none is complete."""
+        batch = self._full.popleft()
+        self._count -= len(batch)
+        return batch
+
+    def appendleft(self, batch: Batched) -> None:
+        """Put back what is left of a batch."""
+        self._full.appendleft(batch)
+        self._count += len(batch)
+
+    def flush(self, reason: str) -> bool:
+        """Complete all batches as they are; whether there were any."""
+        if not self._open:
+            return False
+        for key in list(self._open):
+            self._close(key, reason)
+        return True
+
+    def available(self) -> int:
+        """How many batches can be taken now."""
+        return len(self._full)
+
+    def clear(self) -> None:
+        """Forget all."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        self._open.clear()
+        self._full.clear()
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __bool__(self) -> bool:
+        return bool(self._full)
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self._full:
+            yield from batch
+        for items in self._open.values():
+            yield from items
+
+    def _close(self, key: Hashable, reason: str) -> None:
+        items = self._open.pop(key)
+        items.reason = reason
+        self._full.append(items)
+        if (timer := self._timers.pop(key, None)) is not None:
+            timer.cancel()
+
+    def _time_is_up(self, key: Hashable) -> None:
+        del self._timers[key]
+        self._close(key, "time")
+        self._call()

@@ -1,0 +1,199 @@
+"""How a worker calls its handler: each function here makes one async function of an item out of another.
+
+The plain case needs none of them: then the worker awaits the user's function itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextvars import Context
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final
+
+from .containers import Batched
+from .limits import Handle, Timeout
+from .stage import EMPTY, Asked, plain
+from .waiting import pause
+
+if TYPE_CHECKING:
+    from .worker import ConsumerWorker
+
+__all__ = ["TURN", "answering", "batching", "emitting", "in_order", "isolated", "limited"]
+
+TURN: Final = 0.0005
+"""Seconds after which a loop's turn ends, at the next look at the clock."""
+
+
+def limited(worker: ConsumerWorker, handle: Handle) -> Handle:
+    """``handle`` within the stage's limits: each call waits for the circuit, then for its turn, then is timed."""
+    stage = worker.stage
+    if stage.handler.timeout is not None:
+        handle = worker.timeout = Timeout(handle, stage.handler.timeout, stage.handler.name)
+    if stage.throttle is not None:
+        handle = stage.throttle.limit(handle)
+    if stage.circuit is not None:
+        handle = stage.circuit.guard(handle)
+    return handle
+
+
+def emitting(worker: ConsumerWorker, function: Callable[[Any], AsyncGenerator[Any, None]]) -> Handle:
+    """An async generator as a function that passes each value on itself, or collects them where they leave in order."""
+    stage, outbox = worker.stage, worker.stage.outbox
+    ordered = stage.order is not None
+
+    async def handle(item: Any) -> list[Any]:
+        values = function(item)
+        collected: list[Any] = []
+        given, until = 0, perf_counter() + TURN
+        try:
+            async for value in values:
+                if ordered:
+                    collected.append(value)
+                elif outbox is None:
+                    stage.emitted += 1
+                elif len(outbox._queue) >= outbox._mark:
+                    await worker.emit(outbox, value)
+                else:
+                    outbox._queue.append(value)
+                    stage.emitted += 1
+                    if outbox._getters and not outbox._getters.waking:
+                        outbox._getters.wake()
+                given += 1
+                if not given % 8 and (not given % 128 or perf_counter() > until):  # invariant 10
+                    await pause()
+                    until = perf_counter() + TURN
+                if worker.cancelled:  # the generator swallowed it (fault B4)
+                    raise asyncio.CancelledError
+        except BaseException:
+            await values.aclose()  # in this task (fault B10)
+            raise
+        return collected
+
+    return handle
+
+
+def batching(worker: ConsumerWorker, handle: Handle) -> Handle:
+    """A handler of lists, for batches: each item's result goes on by itself, and goes to who asked for it."""
+    stage, outbox = worker.stage, worker.stage.outbox
+
+    async def handle_batch(batch: Batched) -> None:
+        stage.inbox._made_room(len(batch) - 1)  # the worker has told of one
+        asked = any(type(item) is Asked for item in batch)
+        results = await handle(Batched(map(plain, batch), batch.reason) if asked else batch)
+        if stage.handler.generates:
+            pass
+        elif outbox is None and not asked:
+            stage.emitted += len(batch)
+        else:
+            await worker.emit_each(batch, _one_each(stage.handler.name, batch, results))
+        stage.more += len(batch) - 1
+
+    return handle_batch
+
+
+def _one_each(name: str, batch: Batched, results: Any) -> list[Any]:
+    if results is None:
+        return [None] * len(batch)
+    if isinstance(results, (list, tuple)) and len(results) == len(batch):
+        return list(results)
+    given = f"{len(results)} results" if isinstance(results, (list, tuple)) else f"a {type(results).__name__}"
+    raise TypeError(
+        f"stage {name!r}: {len(batch)} items gave {given}; return a list with one result per item, or nothing"
+    )
+
+
+def in_order(worker: ConsumerWorker, handle: Handle) -> Handle:
+    """``handle``, whose values leave the stage in the order the items were taken."""
+    stage, outbox, order = worker.stage, worker.stage.outbox, worker.stage.order
+    assert order is not None
+
+    def begin(item: Any) -> Awaitable[Any]:
+        return handle_in_order(item, order.ticket())  # at the moment it was taken
+
+    async def handle_in_order(item: Any, ticket: int) -> Any:
+        value = await worker.attempt(item, handle)
+        values: list[Any] = [] if value is EMPTY else value if stage.handler.generates else [value]
+        order.finished[ticket] = deque(values)
+        try:
+            while ticket - order.next >= order.WINDOW:
+                await order.line.stand(asyncio.get_running_loop())
+            if not order.passing:
+                await pass_on()
+        except BaseException:
+            worker.settle()
+            raise
+        return EMPTY
+
+    async def pass_on() -> None:
+        """Pass on the values whose turn it is, one worker at a time."""
+        order.passing = True
+        try:
+            while (finished := order.finished.get(order.next)) is not None:
+                while finished:
+                    await worker.emit(outbox, finished.popleft())
+                del order.finished[order.next]
+                order.next += 1
+                order.line.wake(len(order.line))
+        finally:
+            order.passing = False
+
+    return begin
+
+
+def answering(worker: ConsumerWorker, handle: Handle) -> Handle:
+    """``handle`` for runs that can be asked: an item that came by ``call`` takes its future along."""
+
+    def begin(item: Any) -> Awaitable[Any]:
+        return handle_asked(item) if type(item) is Asked else handle(item)
+
+    async def handle_asked(asked: Asked) -> Any:
+        try:
+            value = await worker.tried(asked.item, handle)
+        except Exception as error:  # whoever asked is told, and nobody else has to be
+            asked.fail(error)
+            worker.stage.failed += 1
+            return EMPTY
+        if worker.stage.outbox is not None:
+            return Asked(value, asked.future)
+        asked.answer(value)
+        return None
+
+    return begin
+
+
+def isolated(handle: Handle, home: Context | None) -> Handle:
+    """The handler changed a context variable: from now on each item has a context of its own (fault B12).
+
+    Comparing two untouched contexts is a comparison of two pointers, so handlers that leave no trace pay almost
+    nothing; for the others, every later item sees the context the worker began with. (A variable set to another object
+    that is equal to the old one counts as untouched.)
+    """
+    pristine = home or Context()
+    return lambda item: _InContext(handle(item), pristine.copy())
+
+
+class _InContext:
+    """Awaits something with ``context`` as its current context, in the task that awaits it."""
+
+    __slots__ = ("awaitable", "context")
+
+    def __init__(self, awaitable: Any, context: Context) -> None:
+        self.awaitable = awaitable
+        self.context = context
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        steps = self.awaitable.__await__()
+        step: Callable[..., Any] = steps.send
+        argument: Any = None
+        while True:
+            try:
+                future = self.context.run(step, argument)
+            except StopIteration as stop:
+                return stop.value
+            try:
+                argument = yield future
+                step = steps.send
+            except BaseException as error:
+                step, argument = steps.throw, error

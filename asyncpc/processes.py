@@ -1,0 +1,264 @@
+"""``Remote``: makes the calls of a thread in a process of its own.
+
+The thread writes calls to a pipe and waits for the answers; items that are handled quickly travel many at a time. A
+process that dies closes its end of the pipe: the calls it had are made once more, each alone in a fresh process, and
+one that dies with its process again has failed. A parent that dies closes its end, and the process ends.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic, perf_counter
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from .errors import DefinitionError, NotPicklable, WorkerDied
+from .threads import Caller, Job
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from multiprocessing.process import BaseProcess
+
+__all__ = ["DEPTH", "Remote", "reference"]
+
+DEPTH: Final = 16
+"""Items that may be on their way to and from one process, so that small ones can travel together."""
+
+TRIP: Final = 0.002
+"""Seconds of work that one trip should carry: much longer than the trip itself."""
+
+Reference = tuple[str, str, bool] | bytes
+"""How a process finds its function: module, name and whether it was decorated there; or a pickle."""
+
+
+def reference(where: str, function: Callable[..., Any]) -> Reference:
+    """How another process will find ``function``; raises ``DefinitionError`` when it cannot."""
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
+    found: Any = sys.modules.get(module or "")
+    try:
+        for part in name.split("."):
+            found = getattr(found, part)
+    except AttributeError:
+        found = None
+    if module and found is not None and found is not function and getattr(found, "__wrapped__", None) is function:
+        return module, name, True
+    try:
+        return pickle.dumps(function)
+    except Exception as error:
+        raise DefinitionError(
+            f"{where}: run_in='process' lets other processes import the function by its name, and {name or function!r} "
+            "cannot be found so: write it at the top of a module"
+        ) from error
+
+
+class Remote(Caller):
+    """Makes calls of one function in a process; ``several`` lets small ones travel together."""
+
+    def __init__(self, name: str, function: Reference, generates: bool, several: bool) -> None:
+        self._name = name
+        self._about = (name, function, generates)
+        self._several = several
+        self._process: BaseProcess | None = None
+        self._pipe: Connection | None = None
+        self._killed = False
+        self._seconds = TRIP  # that an item takes, over there
+
+    def most(self) -> int:
+        """As many as make a trip worth its while."""
+        return max(1, min(DEPTH // 2, int(TRIP / self._seconds))) if self._several else 1
+
+    def make(self, jobs: list[Job]) -> None:
+        """Make the calls over there. What died with the process is tried once more, alone."""
+        calls = [(job, packed) for job in jobs if (packed := self._packed(job)) is not None]
+        self._killed = False
+        try:
+            self._send(calls)
+        except (EOFError, OSError) as error:
+            status = self._reap()
+            for job, _ in calls:
+                job.tries += 1
+                if self._killed or job.future.done():
+                    job.error = error
+                elif job.tries == 2:
+                    job.error = WorkerDied(
+                        f"stage {self._name!r}: two processes died with this item, {status}; {error}"
+                    )
+                    job.error.__cause__ = error
+                else:
+                    self.make([job])
+        except Exception as error:  # the process could not begin
+            self._reap()
+            for job, _ in calls:
+                job.error = error
+
+    def interrupt(self) -> bool:
+        """Kill the process: that ends its call."""
+        self._killed = True
+        if self._process is not None:
+            with suppress(ValueError, OSError):  # it has ended already
+                self._process.kill()
+        return True
+
+    def close(self) -> None:
+        """End the process, and wait until it is gone."""
+        self._reap()
+
+    def _packed(self, job: Job) -> bytes | None:
+        try:
+            return pickle.dumps(job.args, pickle.HIGHEST_PROTOCOL)
+        except Exception as error:
+            job.error = _explained(f"stage {self._name!r}: its item cannot be sent to a process", error)
+            return None
+
+    def _send(self, calls: list[tuple[Job, bytes]]) -> None:
+        if not calls:
+            return
+        if self._pipe is None:
+            self._pipe = self._begin()
+        if self._killed:
+            raise EOFError("the process was killed")
+        for job, _ in calls:
+            job.began = monotonic()  # that a process had to start is no fault of the call
+        self._pipe.send_bytes(pickle.dumps([packed for _, packed in calls]))
+        seconds, answers = pickle.loads(self._pipe.recv_bytes())
+        self._seconds += (max(seconds / len(calls), 1e-6) - self._seconds) / 2
+        for (job, _), (well, packed) in zip(calls, answers, strict=True):
+            try:
+                value = pickle.loads(packed)
+            except Exception as error:
+                job.error = _explained(f"stage {self._name!r}: an answer of its process cannot be read", error)
+            else:
+                if well:
+                    job.value = value
+                else:
+                    job.error = value
+
+    def _begin(self) -> Connection:
+        """Start the process. Raises what it says it cannot begin for, ``EOFError`` if it says nothing."""
+        import multiprocessing
+
+        spawning = multiprocessing.get_context("spawn")  # a fork of a program with threads may hang
+        ours, theirs = spawning.Pipe()
+        process = spawning.Process(target=_serve, args=(theirs, *self._about), name=self._name, daemon=True)
+        with theirs:
+            _start_deaf(process)
+        self._process, self._pipe = process, ours
+        try:
+            trouble = pickle.loads(ours.recv_bytes())
+        except EOFError:
+            raise EOFError(
+                "the process ended before it began; if it imports the program's main module, what runs there "
+                "belongs under: if __name__ == '__main__'"
+            ) from None
+        if trouble is not None:
+            raise trouble
+        return ours
+
+    def _reap(self) -> str:
+        """Let the process end, and say how it did."""
+        process, self._process = self._process, None
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            pipe.close()
+        if process is None:
+            return "which could not start"
+        process.join(1)
+        if process.is_alive():
+            process.kill()
+            process.join()
+        status = process.exitcode
+        process.close()
+        return f"by {signal.Signals(-status).name}" if status is not None and status < 0 else f"with status {status}"
+
+
+def _start_deaf(process: BaseProcess) -> None:
+    """Start it with SIGINT blocked, until it can ignore it: Ctrl-C goes to all processes, and only we drain."""
+    if not hasattr(signal, "pthread_sigmask"):
+        process.start()
+        return
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # it would unblock them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# -- over there -----------------------------------------------------------------------------------
+
+
+def _serve(pipe: Connection, name: str, function: Reference, generates: bool) -> None:
+    """Answer calls until the other end is closed."""
+    signal.signal(signal.SIGINT, lambda *_: None)  # not SIG_IGN, which programs that the handler starts would inherit
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    try:
+        handle, trouble = _found(function), None
+    except Exception as error:
+        handle, trouble = id, _explained(f"stage {name!r}: its process cannot import the handler", error)
+    with suppress(EOFError, OSError):  # whoever asked has gone
+        pipe.send_bytes(pickle.dumps(trouble))
+        while trouble is None:
+            calls = pickle.loads(pipe.recv_bytes())
+            began = perf_counter()
+            answers = [_answer(name, handle, generates, packed) for packed in calls]
+            pipe.send_bytes(pickle.dumps((perf_counter() - began, answers)))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _found(function: Reference) -> Callable[..., Any]:
+    if isinstance(function, bytes):
+        found: Any = pickle.loads(function)
+        return cast(Callable[..., Any], found)
+    module, name, decorated = function
+    found = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return cast(Callable[..., Any], found.__wrapped__ if decorated else found)
+
+
+def _answer(name: str, handle: Callable[..., Any], generates: bool, packed: bytes) -> tuple[bool, bytes]:
+    """Whether the call went well, and a pickle of its value or error."""
+    try:
+        args = pickle.loads(packed)
+    except Exception as error:
+        return False, pickle.dumps(_explained(f"stage {name!r}: its process cannot read the item", error))
+    try:
+        value = handle(*args)
+        if generates:
+            value = list(value)
+    except BaseException as error:
+        return False, _packed_error(name, error)
+    try:
+        return True, pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    except Exception as error:
+        return False, pickle.dumps(_explained(f"stage {name!r}: its result cannot be sent back", error))
+
+
+def _packed_error(name: str, error: BaseException) -> bytes:
+    """The error with its traceback as a note; if it cannot travel, one that says what it was."""
+    text = "".join(traceback.format_exception(error)).rstrip()
+    try:
+        error.add_note(f"in a process of stage {name!r}:\n{text}")
+        packed = pickle.dumps(error)
+        pickle.loads(packed)  # some classes can only be sent
+    except Exception:
+        return pickle.dumps(NotPicklable(f"stage {name!r}: its handler raised what cannot be sent back:\n{text}"))
+    return packed
+
+
+def _explained(what: str, error: Exception) -> NotPicklable:
+    return NotPicklable(
+        f"{what} ({type(error).__name__}: {error}); use plain data and classes from the top of a module, "
+        "or run_in='thread'"
+    )

@@ -1,0 +1,519 @@
+"""``asyncpc profile``: each stage alone, at rising concurrency, on input that was recorded; and what limits in words.
+
+The sources run once, until enough is recorded. Then, stage by stage, the handler is run on that input by an ordinary
+run, with one concurrency after the other, and what it gives at its own concurrency is the input of the next stage.
+So the handlers really run, many times over; what they write, they write many times.
+
+``rate``, ``retry``, ``timeout``, ``breaker``, ``batch`` and ``key`` hold as they are defined. An item that fails is
+counted and nobody is told, whatever ``on_error`` says; nothing is dropped, whatever ``overflow`` says. What the first
+stage ``feed``s is recorded too, as far as there is room; apart from that, what is fed is let go. A stage whose
+concurrency is adaptive is measured as one that has its highest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from itertools import cycle, islice
+from time import perf_counter, process_time
+from typing import Any, Final, NamedTuple
+
+from .errors import DefinitionError, DrainTimeout, PipelineError
+from .pipeline import Consumer, Pipeline, Source
+from .policies import Failure
+from .report import StageStatistics
+from .running import Running
+from .stages import Handler, Origin, Plan, define_handler
+
+__all__ = ["Measurement", "Profile", "Record", "profile", "verdict"]
+
+MEASURED: Final = 2.0
+"""Seconds in which a measurement begins calls."""
+
+LONGEST: Final = 10.0
+"""Seconds a measurement may take, resources and unfinished calls included; then what is left is cancelled."""
+
+SHORT: Final = 0.1
+"""Seconds below which measurements are repeated, at most ``TRIES`` in all: the best counts."""
+
+TRIES: Final = 3
+
+ROUNDS: Final = 4
+"""Items (or batches) that each worker gets at least; the recorded ones come again, if they are fewer."""
+
+GAIN: Final = 1.1
+"""A concurrency that gives less than so many times as much is no gain."""
+
+WORTH: Final = 1.25
+"""A setting that gives less than so many times as much is not advised: measurements differ by themselves."""
+
+BUSY: Final = 0.6
+"""The share of one processor from which on a stage is taken to be bound by it; other programs need some as well."""
+
+NEAR: Final = 0.8
+"""The share of its rate from which on a stage is taken to be bound by that."""
+
+STEP: Final = 0.002
+"""Seconds by which two clocks may differ: uvloop's has steps of a millisecond."""
+
+Moment = tuple[float, float]
+"""Of the real clock and the loop's, in seconds."""
+
+LOOK: Final = 0.001
+"""Seconds between two looks whether a stage is ready to be measured."""
+
+
+class Record(NamedTuple):
+    """What the sources gave."""
+
+    source: str
+    items: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Items per second."""
+        return self.items / self.seconds if self.seconds > 0 else math.inf
+
+    def __str__(self) -> str:
+        """A line that people can read."""
+        told = f"{_items(self.items)} recorded from {self.source} in {self.seconds:.2f} s"
+        return f"{told}; now each stage's handler is called with them, many times over" if self.items else told
+
+
+class Measurement(NamedTuple):
+    """A stage alone at one concurrency."""
+
+    concurrency: int
+    rate: float
+    """Items handled per second, those that failed included."""
+    latency_p50: float
+    """Half of the calls sampled took no longer, in seconds; the waiting for a rate or breaker included."""
+    latency_p99: float
+    failed: int
+    """Items that failed."""
+    calls: int
+    """Calls of the handler, for an item or batch; those repeated and those tried for a better figure included."""
+    busy: float
+    """Processors that this process kept busy meanwhile."""
+
+
+class Profile(NamedTuple):
+    """What was found out about a stage."""
+
+    handler: Handler
+    items: int
+    """How many it was tried with, again and again."""
+    share: float
+    """Items it gets for each item of the first stage."""
+    measurements: tuple[Measurement, ...]
+    """At rising concurrency; empty if it could not be measured."""
+    calls: int
+    """How often the handler was called in all."""
+    trouble: str | None = None
+    """Why it could not be measured, or not to the end."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it could not be measured although there were items."""
+        return self.items > 0 and not self.measurements
+
+    @property
+    def present(self) -> Measurement:
+        """At the concurrency it has."""
+        return next(one for one in self.measurements if one.concurrency == self.handler.concurrency)
+
+    @property
+    def enough(self) -> Measurement:
+        """At the lowest concurrency beyond which there is no gain worth the name."""
+        measured = self.measurements
+        return next(
+            one for at, one in enumerate(measured) if all(more.rate < GAIN * one.rate for more in measured[at + 1 :])
+        )
+
+    def capacity(self, measurement: Measurement) -> float:
+        """Items of the first stage per second that it keeps up with."""
+        return measurement.rate / self.share
+
+    def __str__(self) -> str:
+        """A table that people can read."""
+        name, handler = self.handler.name, self.handler
+        of_each = f", {self.share:.3g} for each of the first stage's" if self.items and self.share != 1 else ""
+        lines = [f"{name}: concurrency {handler.concurrency}, {_items(self.items)} recorded{of_each}"]
+        if self.measurements:
+            head = ("concurrency", "items/s", "p50", "p99", "failed", "")
+            lines += _table([head, *(self._row(one) for one in self.measurements)])
+        return "\n".join([*lines, *([f"not measured: {self.trouble}"] if self.trouble else [])])
+
+    def _row(self, one: Measurement) -> tuple[str, ...]:
+        remarks = ["its setting"] if one.concurrency == self.handler.concurrency else []
+        if one is self.enough:
+            remarks.append("enough: more gains less than 10 %")
+        times = _time(one.latency_p50), _time(one.latency_p99)
+        return str(one.concurrency), _number(one.rate), *times, str(one.failed), ", ".join(remarks)
+
+
+def profile(pipeline: Pipeline[Any, Any], items: int = 200, seconds: float = 10.0) -> AsyncIterator[Record | Profile]:
+    """Measure ``pipeline``: gives the record, then a profile for each stage as soon as it is there.
+
+    At most ``items`` are recorded, for at most ``seconds``. Raises ``DefinitionError`` at once for a pipeline that
+    cannot be run or has no source, ``PipelineError`` in the middle if a source fails. A stage that cannot be measured
+    is no error: its ``trouble`` says why. *Cancel safety*: the run under way is cancelled, and nothing is left running.
+    """
+    plan = pipeline._plan
+    if not plan.origins:
+        raise DefinitionError(f"pipeline {plan.name!r} has no source, so there is nothing to record")
+    plan.for_a_run()
+    return _profiles(plan, items, seconds)
+
+
+async def _profiles(plan: Plan, most: int, seconds: float) -> AsyncIterator[Record | Profile]:
+    record, inputs = await _record(plan, most, seconds)
+    yield record
+    share = 1.0
+    for place, handler in enumerate(plan.handlers):
+        if handler.adaptive is not None:
+            handler = handler._replace(concurrency=handler.adaptive.max, adaptive=None)
+        found, inputs, gives = await _profile(plan, handler, inputs, most, share, feeds=place == 0)
+        yield found
+        share *= gives
+
+
+async def _record(plan: Plan, most: int, seconds: float) -> tuple[Record, list[Any]]:
+    """The first items of the sources, which are closed then; those that were on their way meanwhile are let go."""
+    loop, items = asyncio.get_running_loop(), list[Any]()
+    began = last = _now()
+
+    async def keep(item: Any) -> None:
+        nonlocal last
+        last = _now()
+        items.append(item)
+        if len(items) == most:
+            loop.call_soon(running.stop)  # not now: an eager task may run before there is one
+
+    def time_is_up() -> None:
+        nonlocal last
+        last = _now()
+        running.stop()
+
+    recorder = Consumer[Any, Any, Any](define_handler(keep, name="record"))
+    recording = Pipeline(Source(*plan.origins), recorder, maxsize=1, drain_timeout=plan.drain_timeout, name=plan.name)
+    async with recording as running:
+        timer = loop.call_later(seconds, time_is_up)
+        try:
+            await running.wait()
+        finally:
+            timer.cancel()
+    name = " + ".join(origin.name for origin in plan.origins)
+    return Record(name, len(items[:most]), _seconds(began, last)), items[:most]
+
+
+async def _profile(
+    plan: Plan, handler: Handler, inputs: list[Any], most: int, share: float, *, feeds: bool
+) -> tuple[Profile, list[Any], float]:
+    """The profile of a stage, at most so many of the values it gives, and how many it gives for an item."""
+    if not inputs:
+        return Profile(handler, 0, share, (), 0, "no item came to it"), [], 0.0
+    first = _Trial(plan, handler, inputs, room=handler.concurrency)
+    await first.run(keep=most, feeds=feeds)
+    calls, found, trouble = first.calls, list[Measurement](), first.trouble
+    for concurrency in () if trouble else _levels(handler):
+        room = max(concurrency, int(concurrency * first.rate / handler.concurrency * SHORT))
+        one, trouble = await _measure(plan, handler._replace(concurrency=concurrency), inputs, room)
+        calls += one.calls
+        if trouble:
+            trouble = f"at concurrency {concurrency}, {trouble}"
+            break
+        found.append(one)
+    measured = tuple(found) if any(one.concurrency == handler.concurrency for one in found) else ()
+    return Profile(handler, len(inputs), share, measured, calls, trouble), first.values, first.gives
+
+
+async def _measure(plan: Plan, handler: Handler, inputs: list[Any], room: int) -> tuple[Measurement, str | None]:
+    """The best of several trials, if they are short."""
+    trials: list[_Trial] = []
+    while not trials or (len(trials) < TRIES and not trials[-1].trouble and sum(t.seconds for t in trials) < SHORT):
+        trials.append(_Trial(plan, handler, inputs, room))
+        await trials[-1].run()
+    best = max(trials, key=lambda trial: trial.rate)
+    p50, p99, failed = best.stage.latency_p50, best.stage.latency_p99, best.stage.failed
+    calls = sum(trial.calls for trial in trials)
+    return Measurement(handler.concurrency, best.rate, p50, p99, failed, calls, best.busy), trials[-1].trouble
+
+
+class _Given(NamedTuple):
+    """An item of the input, to be told from those that handlers feed."""
+
+    item: Any
+
+
+class _Trial:
+    """One run of one stage, between an intake that begins and ends the time, and whoever keeps what it gives."""
+
+    def __init__(self, plan: Plan, handler: Handler, inputs: list[Any], room: int) -> None:
+        bound = handler.bound(plan.maxsize)
+        if not (handler.batch or handler.key or handler.priority):  # those choose from what their queue holds
+            bound = min(bound or room, room)  # or all that is queued must be waited for at the end
+        self.failures: list[Failure] = []
+        self.handler: Handler = handler._replace(
+            maxsize=bound, on_error="skip", max_failures=None, overflow="wait", on_drop=None
+        )
+        self.plan = plan
+        self.inputs = inputs
+        self.values: list[Any] = []
+        self.stage: StageStatistics
+        self.trouble: str | None = None
+        self.seconds: float = 0.0
+        self.busy: float = 0.0
+        self._running: Running[Any, Any]
+        self._rounds = ROUNDS
+        self._warm = handler.concurrency if handler.run_in == "process" and not handler.batch else 0
+        self._until = math.inf  # loop time after which nothing new begins
+        self._settled_before = 0
+
+    @property
+    def settled(self) -> int:
+        """Items done or failed while the time was taken."""
+        return self.stage.done + self.stage.failed - self._settled_before
+
+    @property
+    def rate(self) -> float:
+        """Items done or failed per second."""
+        return self.settled / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def gives(self) -> float:
+        """Values given per item."""
+        return self.stage.emitted / max(1, self.stage.done + self.stage.failed)
+
+    @property
+    def calls(self) -> int:
+        """About how often the handler was called."""
+        items = self.stage.done + self.stage.failed + self.stage.in_flight
+        batch = self.handler.batch
+        size = 1 if batch is None or batch.weigh else min(batch.size, max(1, items))
+        return math.ceil(items / size) + self.stage.retried
+
+    async def run(self, keep: int = 0, *, feeds: bool = False) -> None:
+        """Run it. ``keep`` is for the first time: each input once, and so many values are kept, and an error.
+
+        With ``feeds``, what it feeds is kept too, until there are so many inputs.
+        """
+        if keep:
+            self._rounds = 0
+            self.handler = self.handler._replace(on_error=self._keep_failure)
+        stages = [self._intake(keep if feeds else 0), self.handler, *([self._keeper(keep)] if keep else [])]
+        parts: list[Any] = [Source(Origin("recorded", self._given)), *map(Consumer[Any, Any, Any], stages)]
+        trial = Pipeline[Any, Any](*parts, maxsize=self.plan.maxsize, drain_timeout=LONGEST, name=self.plan.name)
+        try:
+            report = await trial._complete(self._beside)
+        except PipelineError as error:
+            report = error.report
+            self.trouble = _trouble(error)
+        self.stage = report.stages[1]
+        if not self.trouble and not self.settled:
+            self.trouble = f"no item was done after {LONGEST:g} s"
+        elif not self.trouble and self.stage.done == 0:
+            told = f", the first with {self.failures[0].error}" if self.failures else ""
+            self.trouble = f"every item failed{told}"
+
+    @contextmanager
+    def _beside(self, running: Running[Any, Any]) -> Iterator[None]:
+        self._running = running
+        timer = asyncio.get_running_loop().call_later(LONGEST, running.stop, 0)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _given(self) -> Iterator[_Given]:
+        """The input, more than once if there is too little to keep the workers busy."""
+        batch = self.handler.batch
+        size = 1 if batch is None or batch.weigh else math.ceil(batch.size)
+        count = max(len(self.inputs), self._rounds * self.handler.concurrency * size + self._warm)
+        return map(_Given, islice(cycle(list(self.inputs)), count))
+
+    def _intake(self, most: int) -> Handler:
+        """The stage before: lets the input through while there is time, and what is fed up to ``most`` inputs."""
+        loop, passed = asyncio.get_running_loop(), 0
+
+        async def intake(given: Any, timed: Callable[[], None]) -> AsyncIterator[Any]:
+            nonlocal passed
+            if type(given) is _Given:
+                if passed == self._warm:
+                    await _when(lambda: self._has_settled(self._warm))  # by then its processes have begun
+                    timed()
+                passed += 1
+                if loop.time() < self._until:
+                    yield given.item
+            elif len(self.inputs) < most and loop.time() < self._until:
+                self.inputs.append(given)
+                yield given
+
+        return define_handler(intake, context=self._timed, name="intake")
+
+    @asynccontextmanager
+    async def _timed(self) -> AsyncIterator[Callable[[], None]]:
+        """Take the time from when the intake begins to the END, which it sees when all is handled."""
+        loop = asyncio.get_running_loop()
+        began: Moment | None = None
+        worked = 0.0
+
+        def begin() -> None:
+            nonlocal began, worked
+            began, worked = _now(), process_time()
+            self._until = loop.time() + MEASURED
+            if self._warm:
+                now = self._running.statistics().stages[1]
+                self._settled_before = now.done + now.failed
+
+        await asyncio.sleep(0)  # in an eager task, the run is not known yet
+        await _when(lambda: not self._running._run.stages[1].opening)
+        try:
+            yield begin
+        finally:
+            if began is not None:
+                self.seconds = _seconds(began, _now())
+                self.busy = (process_time() - worked) / self.seconds if self.seconds > 0 else 0.0
+
+    def _has_settled(self, count: int) -> bool:
+        now = self._running.statistics().stages[1]
+        return now.done + now.failed >= count
+
+    def _keeper(self, most: int) -> Handler:
+        async def keep(value: Any) -> None:
+            if len(self.values) < most:
+                self.values.append(value)
+
+        return define_handler(keep, name="keep")
+
+    def _keep_failure(self, failure: Failure) -> None:
+        if not self.failures:
+            self.failures.append(failure)
+
+
+async def _when(ready: Callable[[], bool]) -> None:
+    """Wait until something is so that nobody tells of."""
+    turns = 0
+    while turns == 0 or not ready():
+        turns += 1
+        await asyncio.sleep(LOOK)
+
+
+def _now() -> Moment:
+    return perf_counter(), asyncio.get_running_loop().time()
+
+
+def _seconds(began: Moment, ended: Moment) -> float:
+    """Between two moments: the loop's, if they are ahead, as in simulated time; else its clock has coarser steps."""
+    real, loop = ended[0] - began[0], ended[1] - began[1]
+    return loop if loop > real + STEP else real
+
+
+def _levels(handler: Handler) -> list[int]:
+    """The concurrencies to be measured; more processes than twice the processors are no use to anybody."""
+    own = handler.concurrency
+    most = max(2 * own, 2 * (os.cpu_count() or 1) if handler.run_in == "process" else 32)
+    return sorted({own, most, *(2**power for power in range(most.bit_length()))})
+
+
+def _trouble(failed: PipelineError) -> str | None:
+    """What a run failed with, in words; None if it was only cut short."""
+    errors = [error for error in failed.exceptions if not isinstance(error, DrainTimeout)]
+    if errors:
+        return f"{type(errors[0]).__name__}: {errors[0]}"
+    if failed.report.abandoned:
+        return "its handler ignores that it is cancelled, and still runs"
+    return None
+
+
+# -- in words -------------------------------------------------------------------------------------
+
+
+def verdict(record: Record, profiles: list[Profile]) -> str:
+    """Which stage limits the pipeline as it is set, and which setting would help; then what was called how often."""
+    called = ", ".join(f"{one.handler.name} {one.calls:,} times" for one in profiles)
+    note = f"Each stage was measured alone; together they share the processors. Called: {called}."
+    if any(one.failed for one in profiles):
+        return f"not all stages could be measured, see above\n{note}"
+    measured = [one for one in profiles if one.measurements]
+    if not measured:
+        return "nothing was measured: the sources gave no item"
+    limit = min(measured, key=lambda one: one.capacity(one.present))
+    capacity = limit.capacity(limit.present)
+    if record.rate < capacity:
+        name = limit.handler.name
+        slow = f"{record.source} limits: {_number(record.rate)} items/s came while it was recorded"
+        return f"{slow}; {name}, the slowest stage, would take {_number(capacity)}\n{note}"
+    others = [(one.capacity(one.present), one.handler.name) for one in measured if one is not limit]
+    return f"{_limits(limit)}{_then(limit, [*others, (record.rate, record.source)])}\n{note}"
+
+
+def _limits(limit: Profile) -> str:
+    """``fetch limits: 40 items/s at concurrency 4; 16 would give 150``."""
+    present, enough = limit.present, limit.enough
+    told = f"{limit.handler.name} limits: {_number(present.rate)} items/s at concurrency {present.concurrency}"
+    if abs(limit.share - 1) >= 0.005:
+        told += f", which is {_number(limit.capacity(present))} of the first stage's"
+    if enough.rate >= WORTH * present.rate:
+        more = ", and more may give more" if enough is limit.measurements[-1] else ""
+        return f"{told}; {enough.concurrency} would give {_number(enough.rate)}{more}"
+    return f"{told}; raising it does not help: {_bound(limit)}"
+
+
+def _then(limit: Profile, others: list[tuple[float, str]]) -> str:
+    """Who would limit if the advice was taken."""
+    capacity, name = min(others)
+    if limit.enough.rate < WORTH * limit.present.rate or capacity >= limit.capacity(limit.enough):
+        return ""
+    return f" (but then {name} limits, at {_number(capacity)} of the first stage's)"
+
+
+def _bound(limit: Profile) -> str:
+    """What holds a stage up that more workers do not help."""
+    handler, present = limit.handler, limit.present
+    rate = handler.rate
+    if rate is not None and rate.key is None and _calls_a_second(handler, present) >= NEAR * rate.n / rate.per:
+        return f"it is bound by its rate, {rate.n:g} calls in {rate.per:g} s"
+    if handler.run_in == "process":
+        return f"its processes share {os.cpu_count()} processors, or wait for one and the same thing"
+    if present.busy >= BUSY:
+        what = "run_in='process' would use more of them"
+        cure = "" if handler.context else f"; {'as a plain function, ' if handler.run_in == 'loop' else ''}{what}"
+        return f"it is bound by the processor{cure}"
+    if handler.key is not None:
+        return "its key= lets items of one key be handled one at a time"
+    return "its calls wait for one and the same thing: a lock, a server, a rate elsewhere"
+
+
+def _calls_a_second(handler: Handler, one: Measurement) -> float:
+    return one.rate if handler.batch is None or handler.batch.weigh else one.rate / handler.batch.size
+
+
+def _items(count: int) -> str:
+    return "1 item" if count == 1 else f"{count:,} items"
+
+
+def _number(number: float) -> str:
+    """Three figures at most below a thousand: ``1,234``, ``56.7``, ``0.0123``."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def _time(seconds: float) -> str:
+    for unit, size in ("s", 1.0), ("ms", 1e-3):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    """Rows with their columns aligned to the right, but for the last."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    ruled = [rows[0], (*("-" * width for width in widths), ""), *rows[1:]]
+    return [
+        "  ".join([*(cell.rjust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
+        for row in ruled
+    ]

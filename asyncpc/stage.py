@@ -1,0 +1,237 @@
+"""``Stage``: one stage of one run: its handler, the queues around it, its workers and its counts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from .containers import Batched, Batches, Claim, Heap, Lanes
+from .limits import Circuit, Throttle
+from .queue import BoundedQueue
+from .report import Latency
+from .stages import Handler
+from .waiting import Line
+
+if TYPE_CHECKING:
+    from .worker import ConsumerWorker
+
+__all__ = ["EMPTY", "Asked", "Order", "Stage", "plain"]
+
+logger: Final = logging.getLogger("asyncpc")
+
+EMPTY: Final = type("_Empty", (), {"__repr__": lambda self: "EMPTY"})()
+"""What is in a worker's hand when there is no item in it; any object may be an item."""
+
+
+class Asked:
+    """An item that came by ``call``, on its way through the stages with the future of who waits for its result."""
+
+    __slots__ = ("future", "item")
+
+    def __init__(self, item: Any, future: asyncio.Future[Any]) -> None:
+        self.item = item
+        self.future = future
+
+    def answer(self, value: Any) -> None:
+        """Give the caller the result, unless it has gone."""
+        if not self.future.done():
+            self.future.set_result(value)
+
+    def fail(self, error: BaseException) -> None:
+        """Give the caller the error, unless it has gone."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+def plain(item: Any) -> Any:
+    """The user's item."""
+    return item.item if type(item) is Asked else item
+
+
+class Order:
+    """Lets the values of a stage leave in the order its items were taken.
+
+    A worker that has finished before its turn leaves its values here and takes the next item, so a slow head idles
+    nobody; but at most :data:`WINDOW` items may wait behind it.
+    """
+
+    __slots__ = ("_given", "finished", "line", "next", "passing")
+
+    WINDOW: Final = 128
+
+    def __init__(self) -> None:
+        self._given = 0
+        self.next: int = 0
+        """The ticket whose values leave next."""
+        self.finished: dict[int, deque[Any]] = {}
+        """Values by ticket."""
+        self.passing: bool = False
+        """Whether a worker is passing values on."""
+        self.line: Line = Line(lambda: None)  # those too far ahead; as all are woken, nothing is to be passed on
+
+    def ticket(self) -> int:
+        """The place of the item that was just taken."""
+        self._given += 1
+        return self._given - 1
+
+
+class Stage:
+    """What the workers of a stage share."""
+
+    __slots__ = (
+        "answers",
+        "beating",
+        "beats",
+        "circuit",
+        "concurrency",
+        "dropped",
+        "emitted",
+        "failed",
+        "gate",
+        "handler",
+        "inbox",
+        "latency",
+        "more",
+        "opening",
+        "order",
+        "outbox",
+        "report_trouble",
+        "retried",
+        "surplus",
+        "throttle",
+        "workers",
+    )
+
+    def __init__(self, handler: Handler, inbox: BoundedQueue[Any], answers: bool) -> None:
+        self.answers: bool = answers  # whether items may have been asked for with ``call``
+        self.handler: Handler = handler
+        self.inbox: BoundedQueue[Any] = inbox
+        self.outbox: BoundedQueue[Any] | None = None
+        self.workers: list[ConsumerWorker] = []
+        self.concurrency: int = handler.concurrency
+        self.opening: set[ConsumerWorker] = set()  # their resource
+        self.failed: int = 0
+        self.retried: int = 0  # calls after the first of an item
+        self.dropped: int = 0
+        self.emitted: int = 0  # values passed on, where they do not follow from done
+        self.more: int = 0  # items settled beyond one for each that a worker took: the others of its batch
+        self.surplus: int = 0  # workers that are to leave
+        self.gate: asyncio.Event | None = None  # while it is paused: set when it goes on
+        self.throttle: Throttle | None = Throttle(handler.rate) if handler.rate is not None else None
+        self.circuit: Circuit | None = Circuit(handler.breaker) if handler.breaker is not None else None
+        self.order: Order | None = Order() if handler.ordered else None
+        self.latency: Latency = Latency()
+        self.beats: int = 0  # turns of the loop, seen while slow handlers run
+        self.beating: bool = False  # whether the next turn will be seen
+        self.report_trouble: Callable[[Exception, str], None] = lambda error, where: None
+        self._furnish()
+
+    def _furnish(self) -> None:
+        """Give the queue what the handler's options ask for."""
+        handler, inbox = self.handler, self.inbox
+        if handler.batch is not None:
+            batch = handler.batch._replace(weigh=_of_item(handler.batch.weigh), key=_of_item(handler.batch.key))
+            inbox._keep_in(Batches(batch, inbox._limit, inbox._made_item))
+        elif handler.key is not None:
+            ready = deque[Any]() if handler.priority is None else Heap(_of_pair(handler.priority))
+            inbox._keep_in(Lanes(_of_item(handler.key), ready))
+        elif handler.priority is not None:
+            inbox._keep_in(Heap(_of_item(handler.priority)))
+        if handler.overflow != "wait":
+            inbox._overflow = self._overflowed
+
+    def items(self) -> Any:
+        """What a worker takes its items from."""
+        return Claim(self.inbox._queue) if isinstance(self.inbox._queue, Lanes) else self.inbox._queue
+
+    def size(self, taken: Any) -> int:
+        """How many items a worker took at once."""
+        return len(taken) if self.handler.batch is not None else 1
+
+    def beat(self) -> None:
+        """See to it that the next turn of the loop is counted in ``beats``."""
+        self.beating = True
+        asyncio.get_running_loop().call_soon(self._count_beat)
+
+    def _count_beat(self) -> None:
+        self.beats += 1
+        self.beating = False
+
+    def is_idle(self) -> bool:
+        """Whether nothing can be taken and every worker waits, with an empty hand."""
+        return not self.inbox._queue and self.inbox._workers == self.inbox._getters.waiting + len(self.opening)
+
+    def flush(self) -> bool:
+        """Complete the batches that wait for more; whether there were any."""
+        batches = self.inbox._queue
+        if isinstance(batches, Batches) and batches.flush("end"):
+            self.inbox._made_item()
+            return True
+        return False
+
+    def call_off(self) -> None:
+        """Let the workers look at what was changed before they take another item."""
+        for worker in self.workers:
+            worker.called_off = True
+
+    def split(self, batch: Batched) -> None:
+        """Give the items of a batch that failed back, one by one, so that only those fail which are the reason."""
+        for item in reversed(batch):
+            self.inbox._queue.appendleft(Batched([item], batch.reason))
+        self.more -= 1  # the worker counts one, and none is settled
+        self.inbox._made_item()
+
+    def release(self) -> None:
+        """At the end of a run, let go what waits for an item before it: it is left in the next queue."""
+        if self.order is not None and self.outbox is not None:
+            for _, values in sorted(self.order.finished.items()):
+                for value in values:
+                    self.outbox._enqueue(value)
+                    self.emitted += 1
+            self.order.finished.clear()
+
+    @property
+    def counts_emitted(self) -> bool:
+        """Whether its values do not follow from the items done: another number of them, or at another moment."""
+        return self.handler.generates or self.handler.batch is not None or self.order is not None
+
+    @property
+    def settled(self) -> int:
+        """Items done or failed."""
+        return self.more + sum([worker.settled for worker in self.workers])
+
+    @property
+    def in_flight(self) -> list[Any]:
+        """The items in workers' hands."""
+        taken = [worker.hand for worker in self.workers if worker.hand is not EMPTY]
+        return [item for batch in taken for item in batch] if self.handler.batch is not None else taken
+
+    def _overflowed(self, item: Any) -> None:
+        """Make room, or refuse, as ``overflow`` says; what is given up is counted and told."""
+        inbox, how = self.inbox, self.handler.overflow
+        if how == "raise":
+            raise asyncio.QueueFull(f"stage {self.handler.name!r}: its queue is full, and overflow='raise'")
+        if how == "drop_oldest":
+            inbox._queue.append(item)
+            item = inbox._queue.popleft()
+        self.dropped += 1
+        if type(item) is Asked:
+            item.fail(asyncio.QueueFull(f"stage {self.handler.name!r} dropped it: its queue is full"))
+        if self.handler.on_drop is not None:
+            try:
+                self.handler.on_drop(plain(item))
+            except Exception as error:  # whoever put the item has nothing to do with it
+                self.report_trouble(error, self.handler.name)
+
+
+def _of_item(function: Any) -> Any:
+    """``function`` for the user's item."""
+    return None if function is None else lambda item: function(plain(item))
+
+
+def _of_pair(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """``function`` for the item of a pair of key and item."""
+    return lambda pair: function(plain(pair[1]))

@@ -1,0 +1,249 @@
+"""``Crew``: threads that make blocking calls for coroutines.
+
+Why not a library's pool? A call cannot be interrupted, so what matters is how it is waited for. These threads end with
+their run, not later; they are daemons, so one that is stuck cannot keep the program from ending (fault D4); a call that
+outlived its timeout keeps its thread until it ends, so a stage never has more calls under way than it may (fault C11);
+and what finishes in one turn of the loop wakes the loop once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextvars import Context, copy_context
+from inspect import iscoroutine
+from queue import Empty, SimpleQueue
+from threading import Thread
+from time import monotonic
+from typing import Any, Final
+
+__all__ = ["Caller", "Crew", "Job", "Steps", "until_ended"]
+
+logger: Final = logging.getLogger("asyncpc")
+
+STEP: Final = 0.001
+"""Seconds that a generator may gather values before it hands them over."""
+
+
+class Job:
+    """One call, on its way to a thread and back."""
+
+    __slots__ = ("args", "began", "caller", "context", "error", "function", "future", "tries", "value")
+
+    def __init__(
+        self, future: asyncio.Future[None], context: Context, function: Callable[..., Any], args: tuple[Any, ...]
+    ) -> None:
+        self.future = future
+        self.context = context
+        self.function = function
+        self.args = args
+        self.caller: Caller | None = None
+        self.began: float | None = None  # monotonic seconds
+        self.tries: int = 0
+        self.value: Any = None
+        self.error: BaseException | None = None
+
+
+class Caller:
+    """Makes the calls of one thread, there; see ``processes.py`` for one that makes them elsewhere."""
+
+    def most(self) -> int:
+        """How many calls it would make at once."""
+        return 1
+
+    def make(self, jobs: list[Job]) -> None:
+        """Make the calls and keep in each job what came of it; raises nothing."""
+        for job in jobs:
+            job.began = monotonic()
+            try:
+                job.value = job.context.run(job.function, *job.args)
+            except BaseException as error:
+                job.error = error
+
+    def interrupt(self) -> bool:
+        """End the call under way, from another thread; whether that can be done."""
+        return False
+
+    def close(self) -> None:
+        """Let go what it has; called in its thread, after its last call."""
+
+
+class Crew:
+    """At most ``size`` threads that make calls, for one run; they start when there are calls to make.
+
+    ``make_caller`` makes the :class:`Caller` of a thread, and ``timeout`` is in seconds a call. Enter it once for each
+    coroutine that uses it; when the last one leaves, the threads end.
+    """
+
+    def __init__(
+        self, name: str, size: int, timeout: float | None = None, make_caller: Callable[[], Caller] = Caller
+    ) -> None:
+        self._name = name
+        self._size = size
+        self._timeout = timeout
+        self._make_caller = make_caller
+        self._members = 0
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._threads: list[tuple[Thread, Caller]] = []
+        self._under_way = 0
+        self._done: deque[Job] = deque()
+        self._called = False  # whether the loop will look at what is done
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def __aenter__(self) -> Crew:
+        self._members += 1
+        return self
+
+    async def __aexit__(self, *details: object) -> None:
+        """End the threads with the last member. A call under way is interrupted if it can be, or else waited for.
+
+        *Cancel safety*: a cancel leaves such a call behind, by name, in its thread.
+        """
+        self._members -= 1
+        if self._members == 0:
+            threads, self._threads = self._threads, []
+            for _, caller in threads:
+                if self._under_way:
+                    caller.interrupt()
+                self._jobs.put(None)
+            try:
+                await until_ended(*[thread for thread, _ in threads])
+            except asyncio.CancelledError:
+                stuck = [thread.name for thread, _ in threads if thread.is_alive()]
+                if stuck:
+                    logger.error("stage %r: left behind, still in a call: %s", self._name, ", ".join(stuck))
+                raise
+
+    async def call(self, function: Callable[..., Any], *args: Any, context: Context | None = None) -> Any:
+        """What ``function(*args)`` gives in one of the threads, in ``context`` (by default a copy of the caller's).
+
+        Raises what it raises, and ``TimeoutError`` when it takes longer than the crew's timeout.
+
+        *Cancel safety*: a call that has not begun is not made; one that has goes on, and its value is forgotten.
+        """
+        loop = self._loop = asyncio.get_running_loop()
+        job = Job(loop.create_future(), context or copy_context(), function, args)
+        self._under_way += 1
+        self._jobs.put(job)
+        if len(self._threads) < self._size and len(self._threads) < self._under_way:
+            self._start_thread()
+        timer = None if self._timeout is None else loop.call_later(self._timeout, self._look, job)
+        try:
+            await job.future
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if job.error is not None:
+            raise job.error
+        if iscoroutine(job.value):
+            job.value.close()  # or Python warns that it was never awaited
+            raise TypeError(f"stage {self._name!r} gave a coroutine: its function must be written 'async def'")
+        return job.value
+
+    def _start_thread(self) -> None:
+        caller = self._make_caller()
+        number = len(self._threads) + 1
+        thread = Thread(target=self._work, args=(caller,), name=f"asyncpc:{self._name}-{number}", daemon=True)
+        self._threads.append((thread, caller))
+        thread.start()
+
+    # -- in the threads -----------------------------------------------------------------------
+
+    def _work(self, caller: Caller) -> None:
+        try:
+            while jobs := list(self._next(caller)):
+                wanted = [job for job in jobs if not job.future.done()]
+                for job in wanted:
+                    job.caller = caller
+                if wanted:
+                    caller.make(wanted)
+                self._done.extend(jobs)
+                del jobs, wanted  # an idle thread keeps nothing alive
+                self._tell()
+        finally:
+            caller.close()
+
+    def _next(self, caller: Caller) -> Iterator[Job]:
+        """The next job, and some that wait behind it, but no more than this thread's share; none is the end."""
+        job = self._jobs.get()
+        most = min(caller.most(), 1 + self._jobs.qsize() // self._size)
+        while job is not None:
+            yield job
+            most -= 1
+            try:
+                job = self._jobs.get_nowait() if most > 0 else None
+            except Empty:
+                return
+            if job is None and most > 0:
+                self._jobs.put(None)  # the end is for whoever asks next
+
+    def _tell(self) -> None:
+        """One wake-up of the loop for all that is done until it looks (fault D8)."""
+        if not self._called:
+            self._called = True
+            try:
+                assert self._loop is not None
+                self._loop.call_soon_threadsafe(self._deliver)
+            except RuntimeError:  # the loop is closed, so nobody waits any more
+                self._done.clear()
+
+    # -- in the loop --------------------------------------------------------------------------
+
+    def _deliver(self) -> None:
+        self._called = False
+        while self._done:
+            job = self._done.popleft()
+            self._under_way -= 1
+            if not job.future.done():
+                job.future.set_result(None)
+
+    def _look(self, job: Job) -> None:
+        """The timeout of a call, from when it began: it is no fault of its that it waited for a thread."""
+        assert self._timeout is not None
+        if job.future.done():
+            return
+        left = self._timeout if job.began is None else job.began + self._timeout - monotonic()
+        if left > 0:
+            asyncio.get_running_loop().call_later(left, self._look, job)
+            return
+        assert job.caller is not None
+        message = f"stage {self._name!r}: the call took longer than timeout={self._timeout:g} seconds"
+        job.future.set_exception(TimeoutError(message))
+        if not job.caller.interrupt():
+            logger.warning("%s; a thread cannot be interrupted, so its worker waits until the call ends", message)
+
+
+class Steps:
+    """A generator, gone through in a thread in steps of as many values as come within a moment."""
+
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        self._function = function
+        self._args = args
+        self._values: Any = None
+
+    def step(self) -> tuple[list[Any], bool]:
+        """Some values, and whether there may be more; raises what the generator raises, after what it gave before."""
+        if self._values is None:
+            self._values = iter(self._function(*self._args))
+        values: list[Any] = []
+        until = monotonic() + STEP
+        for value in self._values:
+            values.append(value)
+            if len(values) == 128 or monotonic() > until:
+                return values, True
+        return values, False
+
+    def close(self) -> None:
+        """Close the generator, so that its ``finally`` runs."""
+        if hasattr(self._values, "close"):
+            self._values.close()
+
+
+async def until_ended(*threads: Thread) -> None:
+    """Wait until the threads, which have been told to end, have ended; a ``join`` would block the loop."""
+    turns = 0
+    while any(thread.is_alive() for thread in threads):
+        turns += 1
+        await asyncio.sleep(0 if turns < 10 else 0.001 if turns < 100 else 0.01)

@@ -1,0 +1,148 @@
+"""A client of an API that is not always well: it keeps to a rate, comes again when told to, and loses no prompt.
+
+The API runs on loopback for as long as the client does. It answers 429 with Retry-After, or 500, or not at all, to
+the first call for some prompts; 400 to those it will never answer; and for one it has only 500. Needs httpx.
+
+Run it::
+
+    python examples/api_client.py                  or        asyncpc run examples.api_client:pipeline
+
+Expect, after a second or two, since whoever got a 429 waits for a second::
+
+    37 answers, 3 dead letters
+      prompt 13, 1 call: Refused: prompt 13 is against the rules
+      prompt 26, 1 call: Refused: prompt 26 is against the rules
+      prompt 31, 3 calls: Unavailable: 500 Internal Server Error
+    40 prompts, 37 done, 3 failed, 9 calls repeated
+
+A 429 is no attempt: ``RetryLater`` says when to come again. What may be better next time is tried three times; what
+was refused is not tried again. What failed at last is told to ``dead_letters``, and the others go on. The command line
+exits with 1, as some have failed.
+"""
+
+import asyncio
+import json
+import re
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from http import HTTPStatus
+from typing import NamedTuple
+
+import httpx
+
+from asyncpc import BoundedQueue, Failure, Rate, Retry, RetryLater, consumer, exponential, run, source
+
+dead_letters: BoundedQueue[Failure] = BoundedQueue()
+
+
+class Request(NamedTuple):
+    address: str
+    prompt: int
+
+
+class Refused(Exception):
+    """The API will never answer this prompt."""
+
+
+class Unavailable(Exception):
+    """The API cannot answer now."""
+
+
+# -- the client -----------------------------------------------------------------------------------
+
+
+def client() -> httpx.AsyncClient:
+    return httpx.AsyncClient(trust_env=False)  # no proxy between us and loopback
+
+
+@consumer(
+    concurrency=8,
+    context=client,
+    rate=Rate(100, per=1.0),
+    timeout=0.5,
+    retry=Retry(
+        attempts=3,
+        on=(Unavailable, httpx.TransportError, TimeoutError),
+        wait=partial(exponential, first=0.02),
+    ),
+    on_error=dead_letters,
+)
+async def ask(request: Request, http: httpx.AsyncClient) -> str:
+    answer = await http.post(request.address, json={"prompt": request.prompt})
+    if answer.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+        raise RetryLater(float(answer.headers["Retry-After"]))  # seconds; others may send a date
+    if answer.is_server_error:
+        raise Unavailable(f"{answer.status_code} {answer.reason_phrase}")
+    if answer.is_client_error:
+        raise Refused(answer.json()["error"])
+    return str(answer.json()["text"])
+
+
+@asynccontextmanager
+async def summary() -> AsyncIterator[list[str]]:
+    texts: list[str] = []
+    yield texts
+    failures = [dead_letters.get_nowait() for _ in range(dead_letters.qsize())]
+    print(f"{len(texts)} answers, {len(failures)} dead letters")
+    for failure in sorted(failures, key=lambda failure: failure.item.prompt):
+        calls = "1 call" if failure.attempts == 1 else f"{failure.attempts} calls"
+        print(f"  prompt {failure.item.prompt}, {calls}: {failure.error}")
+
+
+@consumer(context=summary)
+async def collect(text: str, texts: list[str]) -> None:
+    texts.append(text)
+
+
+# -- the API: a real one has an address that is known, and needs nothing of this ------------------
+
+
+@asynccontextmanager
+async def api() -> AsyncIterator[str]:
+    """The address of an API that has its moods: which ones, says the number of the prompt."""
+    calls: Counter[int] = Counter()
+
+    def judge(prompt: int) -> tuple[int, dict[str, str]]:
+        calls[prompt] += 1
+        if prompt in (13, 26):
+            return 400, {"error": f"prompt {prompt} is against the rules"}
+        if prompt == 31 or (prompt % 10 == 5 and calls[prompt] == 1):
+            return 500, {"error": "try again"}
+        if prompt in (3, 6) and calls[prompt] == 1:
+            return 429, {"error": "too many requests"}
+        return 200, {"text": f"answer {prompt}"}
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, EOFError):  # the client has gone
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            (length,) = re.findall(r"content-length: (\d+)", head.lower())
+            prompt = json.loads(await reader.readexactly(int(length)))["prompt"]
+            if prompt == 9 and not calls[prompt]:
+                calls[prompt] += 1
+                await reader.read()  # no answer, until the client gives up
+            status, content = judge(prompt)
+            text = json.dumps(content)
+            lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", f"Content-Length: {len(text)}"]
+            lines += ["Connection: close", *(["Retry-After: 1"] if status == 429 else [])]
+            writer.write("\r\n".join([*lines, "", text]).encode())
+            await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        yield f"http://{host}:{port}/"
+
+
+@consumer(context=api)  # one worker, so there is one API: before the first prompt until after the last answer
+async def address(prompt: int, url: str) -> Request:
+    return Request(url, prompt)
+
+
+pipeline = source(range(1, 41), name="prompts") >> address >> ask >> collect
+
+if __name__ == "__main__":
+    report = run(pipeline)
+    repeated = sum(stage.retried for stage in report.stages)
+    print(f"{report.produced} prompts, {report.done} done, {report.failed} failed, {repeated} calls repeated")

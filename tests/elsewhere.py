@@ -1,0 +1,76 @@
+"""Handlers that worker processes import; a module of its own, since they import it whole."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from asyncpc import consumer
+
+
+@consumer(concurrency=2, run_in="process")
+def square(n: int) -> int:
+    return n * n
+
+
+@consumer(concurrency=2, run_in="process")
+def where(n: int) -> tuple[int, int]:
+    return n, os.getpid()
+
+
+@consumer(run_in="process")
+def words(line: str) -> Iterator[str]:
+    yield from line.split()
+
+
+@consumer(concurrency=2, run_in="process")
+def kill_once(job: tuple[int, str]) -> int:
+    """Kills its own process for item 7, the first time."""
+    n, folder = job
+    if n == 7 and not Path(folder, "killed").exists():
+        Path(folder, "killed").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return n
+
+
+@consumer(run_in="process", on_error="skip")
+def kill_always(n: int) -> int:
+    if n == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return n
+
+
+@consumer(run_in="process")
+def announce(path: str) -> None:
+    """Says its process, then works for ever."""
+    Path(path + ".new").write_text(str(os.getpid()))
+    Path(path + ".new").rename(path)
+    while True:
+        time.sleep(1)
+
+
+@consumer(run_in="process", timeout=0.2, on_error="skip")
+def too_slow(n: int) -> int:
+    while n == 1:
+        time.sleep(1)
+    return n
+
+
+class Unreadable(Exception):
+    """Can be pickled, but not read back."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__("unreadable")
+
+
+@consumer(run_in="process")
+def fails(how: str) -> Any:
+    if how == "plainly":
+        raise ValueError("over there")
+    if how == "unreadably":
+        raise Unreadable(1, 2)
+    return lambda: None

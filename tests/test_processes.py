@@ -1,0 +1,191 @@
+"""Handlers in worker processes: nothing is lost when one dies, none is left behind, mistakes are explained."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import elsewhere
+import pytest
+from children import Child
+
+from asyncpc import DefinitionError, NotPicklable, Pipeline, PipelineError, WorkerDied, consumer, source
+
+
+@pytest.fixture(autouse=True)
+def no_process_left() -> Iterator[None]:
+    """A run that has ended has no process any more."""
+    yield
+    assert not multiprocessing.active_children()
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+async def results(pipeline: Pipeline[Any, Any]) -> list[Any]:
+    async with pipeline.stream() as values:
+        return [value async for value in values]
+
+
+async def test_calls_are_made_in_processes_and_come_back() -> None:
+    """Each item once, in other processes than ours, no more of them than the concurrency says."""
+    assert sorted(await results(source(range(200)) >> elsewhere.square)) == [n * n for n in range(200)]
+    told = await results(source(range(200)) >> elsewhere.where)
+    assert sorted(n for n, _ in told) == list(range(200))
+    processes = {pid for _, pid in told}
+    assert os.getpid() not in processes
+    assert 1 <= len(processes) <= 2
+    assert all(map(gone, processes))
+
+
+async def test_a_generator_gives_any_number() -> None:
+    """A generator in a process is a list on its way back; nothing of it is lost."""
+    assert await results(source(["a b", "", "c"]) >> elsewhere.words) == ["a", "b", "c"]
+    assert list(elsewhere.words("x y")) == ["x", "y"]  # called, it is just the function
+
+
+async def test_a_killed_process_loses_nothing(tmp_path: Path) -> None:
+    """SIGKILL in the midst of the run: the process is replaced, its item handled by another, the run goes on."""
+    jobs = [(n, str(tmp_path)) for n in range(50)]
+    assert sorted(await results(source(jobs) >> elsewhere.kill_once)) == list(range(50))
+    assert (tmp_path / "killed").exists()
+
+
+async def test_a_process_killed_from_outside_is_replaced(tmp_path: Path) -> None:
+    """The same while it waits for work: who finds it dead starts another."""
+    async with Pipeline(elsewhere.where) as running:
+        _, pid = await running.call(1)
+        os.kill(pid, signal.SIGKILL)
+        told = [await running.call(n) for n in range(10)]
+    assert [n for n, _ in told] == list(range(10))
+    assert running.report is not None
+    assert running.report.complete
+
+
+async def test_an_item_that_kills_its_process_fails_by_name() -> None:
+    """Twice is enough: it is counted as failed, and the items around it are handled."""
+    report = await (source(range(6)) >> elsewhere.kill_always)
+    assert (report.done, report.failed) == (5, 1)
+    with pytest.raises(PipelineError) as caught:
+        await (source([3]) >> consumer(run_in="process")(elsewhere.kill_always.__wrapped__))
+    (error,) = caught.value.exceptions
+    assert isinstance(error, WorkerDied)
+    assert "'kill_always': two processes died with this item, by SIGKILL" in str(error)
+
+
+async def test_a_timeout_ends_the_call() -> None:
+    """Unlike a thread, a process can be interrupted: the call fails in time, and the next has a fresh one."""
+    report = await (source(range(3)) >> elsewhere.too_slow)
+    assert (report.done, report.failed) == (2, 1)
+
+
+async def test_a_drain_interrupts_what_is_stuck(tmp_path: Path) -> None:
+    """Promise 5: a drain returns in its time, the item is listed, and the process is gone."""
+    path = str(tmp_path / "pid")
+    async with Pipeline(elsewhere.announce) as running:
+        await running.put(path)
+        while not Path(path).exists():  # noqa: ASYNC110, ASYNC240  # another process writes it
+            await asyncio.sleep(0.01)
+        pid = int(Path(path).read_text())  # noqa: ASYNC240
+        began = time.monotonic()
+        report = await running.drain(timeout=0.1)
+        assert time.monotonic() - began < 0.1 + 0.1 + 0.1  # the promise, and a busy machine
+    assert [(one.item, one.stage) for one in report.unfinished] == [(path, "announce")]
+    assert gone(pid)
+
+
+@pytest.mark.parametrize(
+    ("item", "told"),
+    [
+        (threading.Lock(), "its item cannot be sent to a process"),
+        ("unreadably", "its handler raised what cannot be sent back"),
+        ("unpicklable result", "its result cannot be sent back"),
+    ],
+)
+async def test_what_cannot_be_pickled_is_explained(item: object, told: str) -> None:
+    """The error names the stage and what could not travel, instead of showing the insides of pickle only."""
+    with pytest.raises(PipelineError) as caught:
+        await (source([item]) >> elsewhere.fails)
+    (error,) = caught.value.exceptions
+    assert isinstance(error, NotPicklable)
+    assert f"stage 'fails': {told}" in str(error)
+
+
+async def test_an_error_over_there_comes_out_as_itself() -> None:
+    """With its class, so that ``except*`` and ``Retry(on=)`` work, and its traceback as a note."""
+    with pytest.raises(PipelineError) as caught:
+        await (source(["plainly"]) >> elsewhere.fails)
+    (error,) = caught.value.exceptions
+    assert isinstance(error, ValueError)
+    assert "elsewhere.py" in "".join(error.__notes__)
+
+
+async def test_functions_that_a_process_cannot_find_are_refused() -> None:
+    """Where it is written if that can be seen there, else before anything runs."""
+    with pytest.raises(DefinitionError, match="must be at the top of a module"):
+
+        @consumer(run_in="process")
+        def inside(n: int) -> int:
+            return n
+
+    def moved(n: int) -> int:
+        return n
+
+    moved.__qualname__ = "nowhere"
+    with pytest.raises(DefinitionError, match="cannot be found so: write it at the top of a module"):
+        await (source([1]) >> consumer(run_in="process")(moved))
+
+
+CTRL_C = """
+import os, time
+from asyncpc import consumer, producer, run
+
+@producer
+def numbers():
+    while True:
+        yield 1
+
+@consumer(concurrency=2, run_in="process")
+def work(n):
+    time.sleep(0.01)
+    return os.getpid()
+
+@consumer
+async def show(pid):
+    print("process", pid, flush=True)
+
+if __name__ == "__main__":
+    report = run(numbers >> work >> show)
+    print("left", len(report.unfinished), flush=True)
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_no_process_outlives_the_program(tmp_path: Path, sent: signal.Signals) -> None:
+    """Ctrl-C goes to all processes and drains, with nothing lost; SIGKILL goes to one, and the others follow."""
+    (tmp_path / "program.py").write_text(CTRL_C)
+    child = Child(tmp_path, "program.py", own_group=True)
+    pids = {int(child.line_with("process").split()[1]) for _ in range(20)}
+    if sent is signal.SIGINT:
+        child.send_to_group(sent)
+        assert "left 0" in child.line_with("left")
+    else:
+        child.send(sent)
+    ended = child.end()
+    assert "Traceback" not in ended.err
+    deadline = time.monotonic() + 10
+    while not all(map(gone, pids)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -1,0 +1,573 @@
+"""Threads: handlers and sources that block, and items put from any thread; nothing lost, the bound kept, no hang."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import pytest
+
+from asyncpc import (
+    DefinitionError,
+    Pipeline,
+    PipelineError,
+    QueueShutDown,
+    StateError,
+    consumer,
+    merge,
+    producer,
+    source,
+)
+
+PATIENCE = 20.0  # seconds after which a thread that should have gone on fails its test
+var: ContextVar[int] = ContextVar("var", default=0)
+
+
+@consumer
+async def ignore(item: object) -> None: ...
+
+
+async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
+    """What a thread that belongs to nobody gives."""
+    result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    loop = asyncio.get_running_loop()
+
+    def work() -> None:
+        try:
+            value, error = function(*args), None
+        except BaseException as raised:
+            value, error = None, raised
+        loop.call_soon_threadsafe(result.set_result, (value, error))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    value, error = await result
+    thread.join()
+    if error is not None:
+        raise error
+    return value
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """For what a thread does and tells nobody."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.001)
+
+
+async def results(pipeline: Pipeline[Any, Any]) -> list[Any]:
+    async with pipeline.stream() as values:
+        return [value async for value in values]
+
+
+# -- handlers --------------------------------------------------------------------------------------
+
+
+async def test_sync_handlers_run_in_threads_of_their_own() -> None:
+    """As many at once as the concurrency says, none in the loop's thread, and all have ended with the run."""
+    together = threading.Barrier(3)
+    threads: set[threading.Thread] = set()
+
+    @consumer(concurrency=3)
+    def double(n: int) -> int:
+        threads.add(threading.current_thread())
+        together.wait(PATIENCE)
+        return 2 * n
+
+    assert sorted(await results(source(range(30)) >> double)) == [2 * n for n in range(30)]
+    assert len(threads) == 3
+    assert threading.main_thread() not in threads
+    assert not any(thread.is_alive() for thread in threads)
+    together.abort()
+    with pytest.raises(threading.BrokenBarrierError):
+        double(1)  # called, it is just the function, here
+
+
+async def test_sync_generators_give_any_number_under_backpressure() -> None:
+    """Values go on before the generator has ended, and it is not run through while nobody takes them."""
+    given = 0
+    closed = threading.Event()
+
+    @consumer
+    def count(n: int) -> Iterator[int]:
+        nonlocal given
+        try:
+            for value in range(n):
+                given += 1
+                yield value
+        finally:
+            closed.set()
+
+    async with Pipeline([10**6], count, maxsize=10).stream() as values:
+        assert [await anext(values) for _ in range(3)] == [0, 1, 2]
+        await asyncio.sleep(0.05)
+        assert given < 10 + 2 * 128 + 3
+    assert closed.is_set()
+    assert await results(source([3, 0, 2]) >> count) == [0, 1, 2, 0, 1]
+
+
+async def test_context_variables_arrive_and_do_not_leak() -> None:
+    """Each call sees the context of who started the run, and a change in one call is not seen by the next (B12)."""
+    var.set(7)
+
+    @consumer
+    def look(n: int) -> int:
+        seen = var.get()
+        var.set(n)
+        return seen
+
+    assert await results(source([1, 2, 3]) >> look) == [7, 7, 7]
+    assert var.get() == 7
+
+
+async def test_a_resource_is_given_to_a_sync_handler() -> None:
+    """``context=`` is opened in the loop, once per worker, and closed after the last call."""
+    log: list[str] = []
+
+    @asynccontextmanager
+    async def resource() -> AsyncIterator[str]:
+        log.append("open")
+        yield "resource"
+        log.append("closed")
+
+    @consumer(context=resource)
+    def use(n: int, resource: str) -> None:
+        log.append(f"{resource} {n}")
+
+    await (source([1, 2]) >> use)
+    assert log == ["open", "resource 1", "resource 2", "closed"]
+
+
+@pytest.mark.parametrize("error", [ValueError, StopIteration])
+async def test_errors_come_out_and_are_retried(error: type[Exception]) -> None:
+    """What a thread raises is what the policies see; StopIteration too, which no coroutine may raise."""
+    calls: Counter[int] = Counter()
+
+    @consumer(retry=2, on_error="skip")
+    def fragile(n: int) -> None:
+        calls[n] += 1
+        if n == 3 or calls[n] == 1:
+            raise error(n)
+
+    report = await (source(range(5)) >> fragile)
+    assert (report.done, report.failed) == (4, 1)
+    assert set(calls.values()) == {2}
+
+
+async def test_a_call_that_outlives_its_timeout_keeps_its_slot(caplog: pytest.LogCaptureFixture) -> None:
+    """It fails in time and is told in the log; no second call begins in its place before it has ended (fault C11)."""
+    release = threading.Event()
+    running, peak = 0, 0
+
+    @consumer(timeout=0.05, on_error="skip")
+    def slow(n: int) -> None:
+        nonlocal running, peak
+        running += 1
+        peak = max(peak, running)
+        if n == 0:
+            assert release.wait(PATIENCE)
+        running -= 1
+
+    async with Pipeline([0, 1, 2], slow) as run:
+        await until(lambda: run.statistics().failed == 1)
+        await asyncio.sleep(0.1)
+        assert run.statistics().done == 0  # the others wait, and their time does not run
+        release.set()
+        report = await run.wait()
+    assert (report.done, report.failed, peak) == (2, 1, 1)
+    assert "cannot be interrupted" in caplog.text
+
+
+async def test_a_drain_does_not_wait_for_a_stuck_thread(caplog: pytest.LogCaptureFixture) -> None:
+    """Promise 5: timeout + 100 ms; the item is listed, the thread named in the log, and nobody waits at exit (D4)."""
+    release, begun = threading.Event(), threading.Event()
+
+    @consumer
+    def stuck(n: int) -> None:
+        begun.set()
+        release.wait(PATIENCE)
+
+    async with Pipeline(stuck) as running:
+        await running.put(1)
+        await until(begun.is_set)
+        began = time.monotonic()
+        report = await running.drain(timeout=0.05)
+        assert time.monotonic() - began < 0.05 + 0.1 + 0.1  # the promise, and a busy machine
+    assert [one.item for one in report.unfinished] == [1]
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR] == [
+        "stage 'stuck': left behind, still in a call: asyncpc:stuck-1"
+    ]
+    assert all(thread.daemon for thread in threading.enumerate() if thread.name == "asyncpc:stuck-1")
+    release.set()
+
+
+async def test_a_failure_waits_for_calls_under_way() -> None:
+    """Nothing of a run goes on after it (invariant 6): a sibling's call ends before the error comes out."""
+    both = threading.Barrier(2)
+    ended: list[int] = []
+
+    @consumer(concurrency=2)
+    def handle(n: int) -> None:
+        both.wait(PATIENCE)
+        if n == 0:
+            raise ValueError(n)
+        time.sleep(0.1)
+        ended.append(n)
+
+    with pytest.raises(PipelineError) as caught:
+        await (source([0, 1]) >> handle)
+    assert ended == [1]
+    assert caught.value.report.failed == 1
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    """Each message names the stage and the cure."""
+
+    async def coroutine(n: int) -> None: ...
+
+    def plain(n: int) -> None: ...
+
+    for wrong, cure in (
+        (lambda: consumer(run_in="thread")(coroutine), "'coroutine' is async, so it runs in the loop"),
+        (lambda: consumer(run_in="loop")(plain), "'plain' is a plain function, which would hold up the loop"),
+        (lambda: consumer(run_in="moon")(plain), "must be 'loop', 'thread' or 'process'"),  # type: ignore[call-overload]
+    ):
+        with pytest.raises(DefinitionError, match=cure):
+            wrong()
+
+
+async def test_a_plain_function_that_gives_a_coroutine_is_an_error() -> None:
+    """A forgotten ``async`` would otherwise pass coroutines on that nobody awaits."""
+    with pytest.raises(PipelineError) as caught:
+        await (source([1]) >> consumer(lambda n: asyncio.sleep(0)))
+    assert "must be written 'async def'" in str(caught.value.exceptions[0])
+
+
+# -- sources ---------------------------------------------------------------------------------------
+
+
+async def test_a_sync_source_is_asked_only_while_there_is_room() -> None:
+    """Backpressure reaches a generator in a thread: it is at most one item ahead of the queue."""
+    given = 0
+    gate = asyncio.Event()
+
+    @producer
+    def numbers() -> Iterator[int]:
+        nonlocal given
+        for n in range(1, 1001):
+            given = n
+            yield n
+
+    @consumer
+    async def wait(n: int) -> None:
+        await gate.wait()
+
+    async with Pipeline(numbers, wait, maxsize=5) as running:
+        await until(lambda: given == 6)
+        await asyncio.sleep(0.02)
+        assert given == 6  # five queued, one in hand
+        gate.set()
+        report = await running.wait()
+    assert report.done == 1000
+    assert report.stages[0].peak_queued <= 5
+    assert [n async for n in numbers()] == list(range(1, 1001))
+
+
+@pytest.mark.parametrize("moment", [0, 1, 10, 100, 1000])
+@pytest.mark.parametrize("maxsize", [1, 5, 128])
+async def test_a_stop_loses_nothing_that_a_source_gave(maxsize: int, moment: int) -> None:
+    """Stopped at any moment, each item the generator gave is handled, and its ``finally`` has run in its thread."""
+    given, handled, closed = 0, 0, list[threading.Thread]()
+
+    @producer
+    def numbers() -> Iterator[int]:
+        nonlocal given
+        try:
+            while True:
+                given += 1
+                yield given
+        finally:
+            closed.append(threading.current_thread())
+
+    @consumer
+    async def count(n: int) -> None:
+        nonlocal handled
+        handled += 1
+        if not n % 50:
+            await asyncio.sleep(0)
+
+    async with Pipeline(numbers, count, maxsize=maxsize) as running:
+        await until(lambda: handled > moment)
+        report = await running.drain()
+    assert given == handled == report.produced == report.done
+    assert [thread.name for thread in closed] == ["asyncpc:numbers"]
+
+
+async def test_a_stop_does_not_wait_for_a_source_that_blocks(caplog: pytest.LogCaptureFixture) -> None:
+    """The intake ends at once; the thread is left until its item comes, which is not taken, and the log says so."""
+    items: queue.SimpleQueue[int] = queue.SimpleQueue()
+    closed = threading.Event()
+
+    @producer
+    def blocked() -> Iterator[int]:
+        try:
+            while True:
+                yield items.get()
+        finally:
+            closed.set()
+
+    items.put(1)
+    async with Pipeline(blocked, ignore) as running:
+        await until(lambda: running.statistics().done == 1)
+        began = time.monotonic()
+        report = await running.drain()
+        assert time.monotonic() - began < 0.2
+    assert (report.produced, report.done) == (1, 1)
+    assert not closed.is_set()
+    items.put(2)
+    await until(closed.is_set)
+    await until(lambda: "gave an item after it was stopped" in caplog.text)
+
+
+async def test_an_error_of_a_sync_source_comes_out() -> None:
+    """What it gave is handled first (fault C13)."""
+
+    @producer
+    def broken() -> Iterator[int]:
+        yield from range(3)
+        raise OSError("no more")
+
+    with pytest.raises(PipelineError) as caught:
+        await (broken >> ignore)
+    assert isinstance(caught.value.exceptions[0], OSError)
+    assert caught.value.report.done == 3
+
+
+async def test_sync_and_async_sources_share_a_queue() -> None:
+    """Neither starves the other, and the bound holds for both."""
+
+    @producer
+    def blocking(first: int) -> Iterator[int]:
+        yield from range(first, 3000, 3)
+
+    @producer
+    async def coming() -> AsyncIterator[int]:
+        for n in range(2, 3000, 3):
+            yield n
+
+    seen: list[int] = []
+
+    @consumer(concurrency=3)
+    async def note(n: int) -> None:
+        await asyncio.sleep(0)
+        seen.append(n)
+
+    for maxsize in (1, 8):
+        seen.clear()
+        report = await Pipeline(merge(blocking(0), coming, blocking(1)), note, maxsize=maxsize)
+        assert sorted(seen) == list(range(3000))
+        assert report.stages[0].peak_queued <= maxsize + 1
+
+
+@pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest"])
+async def test_overflow_policies_hold_for_threads(overflow: Any) -> None:
+    """A queue that drops does so for items from threads as well, and each is counted."""
+
+    @producer
+    def numbers() -> Iterator[int]:
+        yield from range(500)
+
+    @consumer(maxsize=2, overflow=overflow)
+    async def slow(n: int) -> None:
+        await asyncio.sleep(0.001)
+
+    async with Pipeline(numbers, slow) as running:
+        report = await running.wait()
+    assert report.produced == 500 == report.done + report.dropped
+    assert report.dropped > 0
+
+
+# -- put_from_thread -------------------------------------------------------------------------------
+
+
+async def test_eight_threads_lose_nothing_and_keep_the_bound() -> None:
+    """800,000 items from threads that are switched as often as can be: each arrives once, in its thread's order."""
+    each, threads, maxsize = 5_000 if asyncio.get_running_loop().get_debug() else 100_000, 8, 64
+    last = [-1] * threads
+
+    @consumer
+    async def note(item: int) -> None:
+        thread, n = item % threads, item // threads
+        assert n == last[thread] + 1
+        last[thread] = n
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        async with Pipeline(note, maxsize=maxsize) as running:
+
+            def put(thread: int) -> None:
+                for n in range(each):
+                    running.put_from_thread(n * threads + thread)
+
+            await asyncio.gather(*[in_thread(put, thread) for thread in range(threads)])
+    finally:
+        sys.setswitchinterval(before)
+    report = running.report
+    assert report is not None
+    assert report.done == report.produced == each * threads
+    assert last == [each - 1] * threads
+    assert report.stages[0].peak_queued <= maxsize
+
+
+async def test_a_full_pipeline_makes_threads_wait() -> None:
+    """Backpressure reaches the thread: TimeoutError after its timeout, or the item goes in when there is room."""
+    gate = asyncio.Event()
+
+    @consumer
+    async def wait(n: int) -> None:
+        await gate.wait()
+
+    async with Pipeline(wait, maxsize=1) as running:
+        await in_thread(running.put_from_thread, 1)
+        await until(lambda: running.statistics().stages[0].in_flight == 1)
+        await in_thread(running.put_from_thread, 2)
+        with pytest.raises(TimeoutError):
+            await in_thread(running.put_from_thread, 3, 0.05)
+        with pytest.raises(TimeoutError):
+            await in_thread(running.put_from_thread, 3, 0)
+        waiting = asyncio.ensure_future(in_thread(running.put_from_thread, 4))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        gate.set()
+        await waiting
+    assert running.report is not None
+    assert running.report.done == 3
+
+
+async def test_a_drain_refuses_threads_that_wait() -> None:
+    """Each waiting thread is told at once and its item was not taken; what was handed over before is handled."""
+    gate = asyncio.Event()
+
+    @consumer
+    async def wait(n: int) -> None:
+        await gate.wait()
+
+    async with Pipeline(wait, maxsize=1) as running:
+        for n in range(2):
+            await running.put(n)
+        waiting = [asyncio.ensure_future(in_thread(running.put_from_thread, n)) for n in range(10, 15)]
+        await asyncio.sleep(0.02)
+        running.stop()
+        for one in waiting:
+            with pytest.raises(QueueShutDown, match="is draining: the item was not taken"):
+                await one
+        gate.set()
+    with pytest.raises(QueueShutDown):
+        await in_thread(running.put_from_thread, 1)
+    with pytest.raises(QueueShutDown):
+        running.put_from_thread(1)  # after the end it is refused here as well, not called a mistake
+    assert running.report is not None
+    assert running.report.done == 2
+
+
+@pytest.mark.parametrize("moment", [0, 1, 10, 100, 1000])
+async def test_a_drain_in_the_midst_of_a_burst_balances(moment: int) -> None:
+    """Whenever the drain comes: each put that returned is handled, each that was refused is not."""
+    returned: list[int] = []
+    handled: list[int] = []
+
+    @consumer
+    async def note(n: int) -> None:
+        handled.append(n)
+
+    async with Pipeline(note, maxsize=10) as running:
+
+        def put() -> None:
+            for n in range(10**6):
+                running.put_from_thread(n)
+                returned.append(n)
+
+        putting = asyncio.ensure_future(in_thread(put))
+        await until(lambda: len(handled) > moment)
+        report = await running.drain()
+        with pytest.raises(QueueShutDown):
+            await putting
+    assert handled == returned
+    assert report.done == report.produced == len(returned)
+
+
+async def test_the_loops_own_thread_is_refused() -> None:
+    """It would wait for itself (fault D7)."""
+    async with Pipeline(ignore) as running:
+        with pytest.raises(StateError, match=r"await running\.put"):
+            running.put_from_thread(1)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_closed_loop_is_an_error_never_a_hang(full: bool) -> None:
+    """A run whose loop was closed under it refuses, and wakes nobody to wait for ever (fault D6)."""
+    loop = asyncio.new_event_loop()
+
+    async def begin() -> Any:
+        running = await Pipeline(ignore, maxsize=1).__aenter__()
+        if full:
+            running.put_nowait(1)
+        return running
+
+    running = loop.run_until_complete(begin())
+    for task in asyncio.all_tasks(loop):
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # that is what this is about
+    loop.close()
+    failed: list[BaseException] = []
+
+    def put() -> None:
+        try:
+            running.put_from_thread(2)
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=put)
+    thread.start()
+    thread.join(PATIENCE)
+    assert isinstance(failed[0], QueueShutDown)
+
+
+async def test_a_burst_wakes_the_loop_once() -> None:
+    """Not once per item (fault D8): a wake-up is a system call and a switch of threads."""
+    loop = asyncio.get_running_loop()
+    calls = 0
+    call = loop.call_soon_threadsafe
+
+    class Counting:
+        def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+            self.loop = loop
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.loop, name)
+
+        def call_soon_threadsafe(self, *args: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            return call(*args)
+
+    async with Pipeline(ignore, maxsize=1000) as running:
+        running._bridge._loop = Counting(loop)  # type: ignore[assignment]
+        threads = [threading.Thread(target=lambda: [running.put_from_thread(n) for n in range(100)]) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()  # the loop does not run meanwhile
+        assert calls == 1
+    assert running.report is not None
+    assert running.report.done == 400
