@@ -41,6 +41,9 @@ PATIENCE: Final = 0.02
 """Seconds that a stop waits for a source that may be about to give an item; then it is left to its thread."""
 
 
+_making: Final = Lock()
+
+
 class Counted(Protocol):
     """Who counts what a source gave."""
 
@@ -50,10 +53,14 @@ class Counted(Protocol):
 
 
 def bridge_to(queue: BoundedQueue[Any]) -> Bridge:
-    """The one bridge to ``queue``; call it in the loop."""
-    if queue._bridge is None:
-        queue._bridge = Bridge(queue)
-    return queue._bridge
+    """The one bridge to ``queue``, from any thread.
+
+    One that is made while the loop refuses is no danger: it looks at the refusal, which is set first, before it takes.
+    """
+    with _making:
+        if queue._bridge is None:
+            queue._bridge = Bridge(queue)
+        return queue._bridge
 
 
 class Bridge:

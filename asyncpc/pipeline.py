@@ -22,7 +22,6 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
-from .bridge import read_in_thread
 from .errors import DefinitionError, StateError
 from .policies import Adaptive, Batch, Breaker, Rate, Restart, Retry
 from .queue import DEFAULT_MAXSIZE
@@ -292,6 +291,8 @@ class Pipeline(Generic[In_contra, Out_co]):
         self._run = run = Supervisor(self._plan.for_a_run(), streamed=streamed, answers=answers)
         for source in run.producers:
             if source.origin.blocks:
+                from .bridge import read_in_thread  # here, since most programs have no such source
+
                 source.origin = source.origin._replace(open=partial(read_in_thread, source, source.origin.open))
         try:
             run.start()

@@ -6,10 +6,7 @@ All times are float seconds.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
-
-from .errors import DefinitionError
 
 __all__ = ["Adaptive", "Batch", "Breaker", "Failure", "Rate", "Restart", "Retry", "exponential"]
 
@@ -25,8 +22,7 @@ def exponential(attempt: int, *, first: float = 0.1, cap: float = 30.0) -> float
     return random.uniform(0.0, min(cap, first * 2.0 ** min(attempt - 1, 60)))
 
 
-@dataclass(frozen=True, slots=True)
-class Restart:
+class Restart(NamedTuple):
     """How often a producer that raised is started again: at most ``times`` within any ``within`` seconds.
 
     ``backoff`` gives the seconds to wait before restart 1, 2, …; any ``attempt -> seconds`` callable will do. One
@@ -36,14 +32,6 @@ class Restart:
     times: int = 3
     within: float = 60.0
     backoff: Callable[[int], float] = exponential
-
-    def __post_init__(self) -> None:
-        if self.times < 1:
-            raise DefinitionError(f"Restart(times={self.times}): times must be at least 1; leave restart= out for none")
-        if not self.within > 0:
-            raise DefinitionError(f"Restart(within={self.within}): within must be more than 0 seconds")
-        if not callable(self.backoff):
-            raise DefinitionError("Restart(backoff=…): backoff must be a callable, attempt -> seconds")
 
 
 class Retry(NamedTuple):

@@ -511,11 +511,12 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
             return
         if self._loop is None or self._loop.is_closed():
             if loop is not None:
+                if self._loop is not None:  # what belonged to the old loop does not count any more
+                    self._calling = False
+                    for line in self._getters, self._putters, self._writers:
+                        line.waking = 0
                 self._loop, self._thread = loop, get_ident()
-                self._finished = asyncio.Event()  # the old one belongs to the old loop, as do those who were woken
-                self._calling = False
-                for line in self._getters, self._putters, self._writers:
-                    line.waking = 0
+                self._finished = asyncio.Event()
         elif loop is not None or get_ident() != self._thread:
             raise StateError(
                 "this BoundedQueue belongs to another event loop or thread; from a thread, hand the call over: "

@@ -1,11 +1,10 @@
-"""What a run tells: statistics while it runs, a report at its end; both frozen, both plain numbers."""
+"""What a run tells: statistics while it runs, which are frozen, and a report at its end; both plain numbers."""
 
 from __future__ import annotations
 
 import struct
 import sys
 from collections import Counter
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -19,8 +18,7 @@ class Unfinished(NamedTuple):
     stage: str
 
 
-@dataclass(frozen=True)
-class SourceStatistics:
+class SourceStatistics(NamedTuple):
     """What one source has given; counts are items."""
 
     name: str
@@ -30,8 +28,7 @@ class SourceStatistics:
     """How often it was started again after it raised."""
 
 
-@dataclass(frozen=True)
-class StageStatistics:
+class StageStatistics(NamedTuple):
     """What one stage has done; counts are items, times are seconds."""
 
     name: str
@@ -69,8 +66,7 @@ class StageStatistics:
     """Items done per second of the run so far."""
 
 
-@dataclass(frozen=True)
-class Statistics:
+class Statistics(NamedTuple):
     """A run at one moment."""
 
     state: str
@@ -81,6 +77,14 @@ class Statistics:
     stages: tuple[StageStatistics, ...]
     fed: int
     """Items that handlers put back into the first stage with ``feed``."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as dictionaries and lists, ready for JSON."""
+        inner = {
+            "sources": [each._asdict() for each in self.sources],
+            "stages": [each._asdict() for each in self.stages],
+        }
+        return self._asdict() | inner
 
     @property
     def produced(self) -> int:
@@ -118,21 +122,40 @@ class Statistics:
         return f"{limit.name}: busy {busy[limit.name]:.0%} of {workers}{others}"
 
 
-@dataclass(frozen=True)
 class Report:
     """The end of a run: the books, which balance, and what was left.
 
     In each stage ``received == done + failed + dropped + unfinished``; what a stage emitted is what the next received.
     """
 
-    statistics: Statistics
-    """The last statistics; the properties below read them."""
-    left: tuple[tuple[str, tuple[Any, ...]], ...] = ()
-    """The accepted items that were not handled to their end, by stage; stages that left none are left out."""
-    abandoned: tuple[str, ...] = ()
-    """Workers that ignored two cancellations and were left behind, by name."""
-    signal: int | None = None
-    """The signal that ended the run under :func:`asyncpc.run`, if one did."""
+    def __init__(
+        self,
+        statistics: Statistics,
+        left: tuple[tuple[str, tuple[Any, ...]], ...] = (),
+        abandoned: tuple[str, ...] = (),
+        signal: int | None = None,
+    ) -> None:
+        self.statistics: Statistics = statistics
+        """The last statistics; the properties below read them."""
+        self.left: tuple[tuple[str, tuple[Any, ...]], ...] = left
+        """The accepted items that were not handled to their end, by stage; stages that left none are left out."""
+        self.abandoned: tuple[str, ...] = abandoned
+        """Workers that ignored two cancellations and were left behind, by name."""
+        self.signal: int | None = signal
+        """The signal that ended the run under :func:`asyncpc.run`, if one did."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Report) and self._all() == other._all()
+
+    def __hash__(self) -> int:
+        return hash(self.statistics)
+
+    def __repr__(self) -> str:
+        left = f", left={self.left_by_stage()}" if self.left else ""
+        return f"<Report {self.statistics.state}, {self.produced} produced, {self.done} done{left}>"
+
+    def _all(self) -> tuple[Any, ...]:
+        return self.statistics, self.left, self.abandoned, self.signal
 
     @cached_property
     def unfinished(self) -> tuple[Unfinished, ...]:

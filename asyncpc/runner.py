@@ -8,7 +8,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from types import FrameType
 from typing import Any, Final, Literal
 
@@ -64,9 +63,11 @@ def run_watched(
         abandoned = bool(running.report and running.report.abandoned)
 
     try:
-        return replace(runner.run(pipeline._complete(beside)), signal=signals.first)
+        report = runner.run(pipeline._complete(beside))
+        report.signal = signals.first
+        return report
     except PipelineError as error:
-        error.report = replace(error.report, signal=signals.first)
+        error.report.signal = signals.first
         raise
     finally:
         if abandoned or _ignored_by_any(runner.get_loop()):

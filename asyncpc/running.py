@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from .bridge import bridge_to
 from .errors import DrainTimeout, PipelineError, QueueShutDown, StateError
 from .policies import Rate
 from .report import Report, Statistics
 from .stage import Asked
 from .stages import check_rate
 from .supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from .bridge import Bridge
 
 __all__ = ["Results", "Running", "conclude", "conclude_with"]
 
@@ -28,7 +30,7 @@ class Running(Generic[In_contra, Out_co]):
 
     def __init__(self, run: Supervisor) -> None:
         self._run = run
-        self._bridge = bridge_to(run.first)
+        self._bridge: Bridge | None = None
 
     async def put(self, item: In_contra, timeout: float | None = None) -> None:
         """Hand ``item`` to the first stage, waiting for room, at most ``timeout`` seconds (then ``TimeoutError``).
@@ -54,6 +56,10 @@ class Running(Generic[In_contra, Out_co]):
         closed, ``StateError`` in the loop's own thread. A call that raised was not accepted. It counts against the
         bound at once; many calls wake the loop once.
         """
+        if self._bridge is None:
+            from .bridge import bridge_to  # here, since most programs have no threads
+
+            self._bridge = bridge_to(self._run.first)
         self._bridge.put(item, timeout)
 
     async def call(self, item: In_contra, timeout: float | None = None) -> Out_co:

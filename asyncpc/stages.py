@@ -13,12 +13,13 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, H
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from contextvars import copy_context
 from math import inf
-from typing import Any, Final, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
 from .errors import DefinitionError
 from .policies import Adaptive, Batch, Breaker, Failure, Rate, Restart, Retry
-from .processes import DEPTH, Remote, reference
-from .threads import Crew, Steps
+
+if TYPE_CHECKING:
+    from .threads import Crew
 
 __all__ = ["Handler", "Origin", "Plan", "define_handler", "define_origin", "iterable_origin"]
 
@@ -330,7 +331,20 @@ def define_origin(function: Callable[..., Any], restart: Restart | None, name: s
         raise DefinitionError(f"{where}: {type(function).__name__} is not a function")
     if _kind(function) != "generator":
         raise DefinitionError(f"{where} gives no items: write it with 'yield'")
-    return Origin(label, function, restart, not _is_async(function))
+    return Origin(label, function, _check_restart(where, restart), not _is_async(function))
+
+
+def _check_restart(where: str, restart: object) -> Restart | None:
+    if restart is None:
+        return None
+    if not isinstance(restart, Restart):
+        raise DefinitionError(f"{where}: restart={restart!r} must be Restart(times, within=seconds)")
+    _at_least_1(where, "Restart times", restart.times)
+    if not _positive(restart.within):
+        raise DefinitionError(f"{where}: {restart!r}: within must be more than 0 seconds")
+    if not callable(restart.backoff):
+        raise DefinitionError(f"{where}: Restart(backoff={restart.backoff!r}): must be a callable, attempt -> seconds")
+    return restart
 
 
 def bind_origin(origin: Origin, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Origin:
@@ -450,10 +464,14 @@ def _elsewhere(handler: Handler) -> Handler:
     Each worker has a thread of its own. Processes are shared by the workers of a stage, several to each, so that small
     items can travel together. A generator's values come as they are given from a thread, all at once from a process.
     """
+    from .threads import Crew, Steps  # here, as below, since most programs need neither
+
     function, name, timeout = handler.function, handler.name, handler.timeout
     shared: Crew | None = None
     concurrency = handler.concurrency
     if handler.run_in == "process":
+        from .processes import DEPTH, Remote, reference
+
         found = reference(f"consumer {name!r}", function)
         together = timeout is None and handler.batch is None
         shared = Crew(name, concurrency, timeout, lambda: Remote(name, found, handler.generates, together))

@@ -18,7 +18,6 @@ Expect ``HTTP/1.1 202 Accepted``, then the numbers, and at the end::
 
 import argparse
 import asyncio
-import dataclasses
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -67,7 +66,7 @@ async def create(request: Request) -> Response:
 
 
 async def stats(request: Request) -> Response:
-    return JSONResponse(dataclasses.asdict(request.state.orders.statistics()))
+    return JSONResponse(request.state.orders.statistics().as_dict())
 
 
 app = Starlette(

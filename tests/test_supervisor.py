@@ -1410,7 +1410,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], str, str]] = {
     "arguments that do not fit": (lambda: endless(1), "'endless'", "compose endless("),  # type: ignore[call-arg]
     "empty merge": (merge, "merge()", "at least one source"),
     "called context": (lambda: consumer(context=resource())(two), "'two'", "pass the function"),
-    "Restart": (lambda: Restart(times=0), "Restart(times=0)", "leave restart= out"),
+    "Restart": (lambda: producer(restart=Restart(times=0))(endless.__wrapped__), "producer 'endless'", "at least 1"),
 }
 
 

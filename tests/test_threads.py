@@ -27,6 +27,7 @@ from asyncpc import (
     producer,
     source,
 )
+from asyncpc.bridge import bridge_to
 
 PATIENCE = 20.0  # seconds after which a thread that should have gone on fails its test
 var: ContextVar[int] = ContextVar("var", default=0)
@@ -562,7 +563,7 @@ async def test_a_burst_wakes_the_loop_once() -> None:
             return call(*args)
 
     async with Pipeline(ignore, maxsize=1000) as running:
-        running._bridge._loop = Counting(loop)  # type: ignore[assignment]
+        bridge_to(running._run.first)._loop = Counting(loop)  # type: ignore[assignment]
         threads = [threading.Thread(target=lambda: [running.put_from_thread(n) for n in range(100)]) for _ in range(4)]
         for thread in threads:
             thread.start()
