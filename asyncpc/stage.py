@@ -32,8 +32,8 @@ class Asked:
     __slots__ = ("future", "item")
 
     def __init__(self, item: Any, future: asyncio.Future[Any]) -> None:
-        self.item = item
-        self.future = future
+        self.item: Any = item
+        self.future: asyncio.Future[Any] = future
 
     def answer(self, value: Any) -> None:
         """Give the caller the result, unless it has gone."""

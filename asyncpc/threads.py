@@ -35,10 +35,10 @@ class Job:
     def __init__(
         self, future: asyncio.Future[None], context: Context, function: Callable[..., Any], args: tuple[Any, ...]
     ) -> None:
-        self.future = future
-        self.context = context
-        self.function = function
-        self.args = args
+        self.future: asyncio.Future[None] = future
+        self.context: Context = context
+        self.function: Callable[..., Any] = function
+        self.args: tuple[Any, ...] = args
         self.caller: Caller | None = None
         self.began: float | None = None  # monotonic seconds
         self.tries: int = 0

@@ -65,7 +65,10 @@ class ConsumerWorker(Worker):
 
     __slots__ = ("hand", "home", "passing", "settled", "stage", "timeout")
 
+    # as in Worker, but what is assigned below would be inferred otherwise
+    called_off: bool
     completed: bool  # came to its proper end, its resource included
+    task: asyncio.Task[None] | None
 
     def __init__(self, name: str, stage: Stage) -> None:
         super().__init__(name)
@@ -417,6 +420,8 @@ class ProducerWorker(Worker):
     """The one worker of a source."""
 
     __slots__ = ("origin", "outbox", "produced", "recent", "restarts")
+
+    task: asyncio.Task[None] | None
 
     def __init__(self, name: str, origin: Origin, outbox: BoundedQueue[Any]) -> None:
         super().__init__(name)
