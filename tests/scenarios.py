@@ -247,6 +247,8 @@ TROUBLES: Final = (
         "source's own cancel",
         "swallow once",
         "swallow ever",
+        "swallow ever",
+        "swallow ever",
         "interrupt",
         "error in clean-up",
         "hang",
