@@ -118,7 +118,8 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         self._received = 0
         self._accepted = 0  # of these, by put and put_nowait
         self._settled = 0
-        # typeshed says int, but asyncio takes a float such as 1.3, and its own tests hold a queue to that.
+        # typeshed says int, but asyncio itself only compares maxsize, and CPython's own queue tests make queues of 1.3
+        # and -1.3 and hold them to that; a drop-in replacement must take what they take.
         super().__init__(maxsize)  # type: ignore[arg-type]
         self._limit: float = maxsize if maxsize > 0 else math.inf
         self._low = self._limit // 2 if maxsize > 0 else math.inf

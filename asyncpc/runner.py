@@ -175,8 +175,9 @@ def _ignored_by_any(loop: asyncio.AbstractEventLoop) -> bool:
 def _leave_behind(loop: asyncio.AbstractEventLoop) -> None:
     """Close a loop whose abandoned workers never end; ``Runner.close`` would wait for them (fault B4)."""
     for task in asyncio.all_tasks(loop):
-        # Not in typeshed, but the one switch there is (asyncio.gather uses it) against "Task was destroyed but it is
-        # pending": the report has named the worker already (fault B9).
+        # Not in typeshed, since it is no public attribute; but there is no public way to say that a pending task is
+        # left behind on purpose, asyncio.gather sets the same one, and without it Python prints "Task was destroyed but
+        # it is pending" for a worker that the report has named already (fault B9). Without it only that comes back.
         task._log_destroy_pending = False  # type: ignore[attr-defined]
     loop.run_until_complete(loop.shutdown_asyncgens())
     asyncio.set_event_loop(None)

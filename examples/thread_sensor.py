@@ -42,7 +42,7 @@ class Driver:
         for n in range(READINGS):
             self._on_reading(20 + n // 100 / 10)
             if n % 20 == 19:
-                time.sleep(0.01)
+                time.sleep(0.01)  # the device's pace; this is its own thread, so no loop is held up
 
 
 @producer

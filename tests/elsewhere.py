@@ -50,13 +50,13 @@ def announce(path: str) -> None:
     Path(path + ".new").write_text(str(os.getpid()))
     Path(path + ".new").rename(path)
     while True:
-        time.sleep(1)
+        time.sleep(1)  # what is tested is that the process is ended in the middle of it
 
 
 @consumer(run_in="process", timeout=0.2, on_error="skip")
 def too_slow(n: int) -> int:
     while n == 1:
-        time.sleep(1)
+        time.sleep(1)  # longer than its timeout: the process is ended in the middle of it
     return n
 
 

@@ -92,7 +92,7 @@ async def test_blocking_handler() -> None:
 
     @asyncpc.consumer
     async def handle(item: int) -> None:
-        time.sleep(0.001)  # noqa: ASYNC251  # planted: the harness must catch a blocking call
+        time.sleep(0.001)  # noqa: ASYNC251  # the planted fault itself: conftest's detector must fail it
 
     await asyncpc.Pipeline(range(3), handle)
 
@@ -105,7 +105,9 @@ async def test_hangs() -> None:
 
 def test_xpass_is_strict(request: pytest.FixtureRequest) -> None:
     """An expected failure that passes."""
-    request.applymarker(pytest.mark.xfail)  # planted: the harness must report it as a failure (xfail_strict)
+    request.applymarker(
+        pytest.mark.xfail
+    )  # the planted fault: a test that passes all the same must fail (xfail_strict), which test_harness checks
 
 
 def test_warning() -> None:

@@ -87,7 +87,7 @@ async def blocks(n):
         await asyncio.Event().wait()
     except asyncio.CancelledError:
         print("cancelled", flush=True)
-        time.sleep(60)  # user code that blocks the loop; the third signal ends the process long before
+        time.sleep(60)  # user code that blocks the loop, in a child that the third signal ends long before
 
 class Mute(Exception):
     def __str__(self):

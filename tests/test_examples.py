@@ -155,7 +155,7 @@ def command_of(pid: int) -> bytes:
     return b""
 
 
-# Only Linux tells which processes of others are left; nothing can be installed for it elsewhere, and CI runs on Linux.
+# /proc is Linux's; elsewhere these tests have nothing to read, and CI runs on Linux, so there they are never skipped.
 needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="looks for left-over processes in /proc")
 
 

@@ -8,7 +8,7 @@ import itertools
 import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from virtual import EAGER, now, run_virtual
@@ -506,12 +506,13 @@ def test_a_rate_forgets_keys_that_rest() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"retry": "3"}, {"retry": 0}, {"retry": True}, {"retry": Retry(on="x")}, {"retry": Retry(wait=3)},  # type: ignore[arg-type]
+        {"retry": "3"}, {"retry": 0}, {"retry": True}, {"retry": Retry(on=cast(Any, "x"))},
+        {"retry": Retry(wait=cast(Any, 3))},
         {"timeout": 0}, {"timeout": "1"}, {"timeout": float("inf")},
         {"on_error": "ignore"}, {"on_error": lambda: None}, {"on_error": 3},
         {"max_failures": 3}, {"max_failures": 1.5, "on_error": "skip"}, {"max_failures": -1, "on_error": "skip"},
         {"rate": 100}, {"rate": Rate(0)}, {"rate": Rate(1, per=0)}, {"rate": Rate(1, burst=0)},
-        {"rate": Rate(1, key=3)},  # type: ignore[arg-type]
+        {"rate": Rate(1, key=cast(Any, 3))},
         {"breaker": 3}, {"breaker": Breaker(0, 1)}, {"breaker": Breaker(1, 0)},
         {"retries": 3},
     ],

@@ -91,14 +91,19 @@ async def test_a_timeout_ends_the_call() -> None:
     assert (report.done, report.failed) == (2, 1)
 
 
+async def written_by_another_process(path: Path) -> int:
+    """The number in a file that appears whole: no event of this loop tells of it, so it is looked for."""
+    while not os.path.exists(path):  # noqa: ASYNC110, ASYNC240  # as above; a stat of a local file blocks for 2 µs
+        await asyncio.sleep(0.01)
+    return int(path.read_text())  # noqa: ASYNC240  # a few bytes that are there already
+
+
 async def test_a_drain_interrupts_what_is_stuck(tmp_path: Path) -> None:
     """Promise 5: a drain returns in its time, the item is listed, and the process is gone."""
     path = str(tmp_path / "pid")
     async with Pipeline(elsewhere.announce) as running:
         await running.put(path)
-        while not Path(path).exists():  # noqa: ASYNC110, ASYNC240  # another process writes it
-            await asyncio.sleep(0.01)
-        pid = int(Path(path).read_text())  # noqa: ASYNC240
+        pid = await written_by_another_process(Path(path))
         began = time.monotonic()
         report = await running.drain(timeout=0.1)
         assert time.monotonic() - began < 0.1 + 0.1 + 0.1  # the promise, and a busy machine
@@ -159,7 +164,7 @@ def numbers():
 
 @consumer(concurrency=2, run_in="process")
 def work(n):
-    time.sleep(0.01)
+    time.sleep(0.01)  # work for a process: long enough that both get some; nothing depends on how long
     return os.getpid()
 
 @consumer
@@ -188,4 +193,4 @@ def test_no_process_outlives_the_program(tmp_path: Path, sent: signal.Signals) -
     deadline = time.monotonic() + 10
     while not all(map(gone, pids)):
         assert time.monotonic() < deadline
-        time.sleep(0.01)
+        time.sleep(0.01)  # between two looks: who is no parent of a process cannot wait for its end

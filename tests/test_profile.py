@@ -444,7 +444,7 @@ async def hangs(n):
 
 @consumer(run_in="process")
 def double(n):
-    time.sleep(0.001)
+    time.sleep(0.001)  # work for a process, where it blocks nobody
     return 2 * n
 
 good = Pipeline(range(40), fetch)

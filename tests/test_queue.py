@@ -371,7 +371,8 @@ def test_a17_a_queue_outlives_a_closed_loop() -> None:
 class Odd:
     """An item that cannot be compared, counted or tested for truth."""
 
-    __hash__ = None  # type: ignore[assignment]  # not hashable either
+    # How Python itself marks a class as not hashable; typeshed's object says that every object is.
+    __hash__ = None  # type: ignore[assignment]
 
     def __eq__(self, other: object) -> bool:
         raise RuntimeError("compared")
@@ -708,7 +709,7 @@ async def test_every_field_of_the_statistics_is_exact() -> None:
     }  # fmt: skip
     assert after._asdict() == expected
     with pytest.raises(AttributeError):
-        after.queued = 1  # type: ignore[misc]  # frozen, which is the point
+        after.queued = 1  # type: ignore[misc]  # that checkers refuse it too is half of what is tested
 
 
 def test_a_new_queue_is_bounded_and_needs_no_loop() -> None:
