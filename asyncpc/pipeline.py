@@ -22,28 +22,13 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
+from .checks import OnError, Overflow, RunIn, check_maxsize, check_name, refuse_called
 from .errors import DefinitionError, StateError
 from .policies import Adaptive, Batch, Breaker, Rate, Restart, Retry
 from .queue import DEFAULT_MAXSIZE
 from .report import Report
 from .running import Results, Running, conclude, conclude_with
-from .stages import (
-    OPTIONS,
-    Handler,
-    OnError,
-    Origin,
-    Overflow,
-    Plan,
-    RunIn,
-    bind_origin,
-    check_maxsize,
-    check_name,
-    define_handler,
-    define_origin,
-    iterable_origin,
-    refuse_called,
-    unique,
-)
+from .stages import OPTIONS, Handler, Origin, Plan, bind_origin, define_handler, define_origin, iterable_origin, unique
 from .supervisor import Supervisor
 
 __all__ = [

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from .checks import check_rate
 from .errors import DrainTimeout, PipelineError, QueueShutDown, StateError
 from .policies import Rate
 from .report import Report, Statistics
 from .stage import Asked
-from .stages import check_rate
 from .supervisor import Supervisor
 
 if TYPE_CHECKING:

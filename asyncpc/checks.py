@@ -1,0 +1,301 @@
+"""The mistakes that are refused where they are written: each check names the stage and the cure.
+
+A check gives back what it has looked at, in the form the definition keeps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from math import inf
+from typing import Any, Literal
+
+from .errors import DefinitionError
+from .policies import Adaptive, Batch, Breaker, Failure, Rate, Restart, Retry
+
+Context = Callable[[], AbstractAsyncContextManager[Any]] | AbstractAsyncContextManager[Any]
+
+
+OnError = Literal["stop", "skip"] | Callable[[Failure], object] | asyncio.Queue[Failure]
+
+
+Overflow = Literal["wait", "drop_oldest", "drop_newest", "raise"]
+
+
+RunIn = Literal["loop", "thread", "process"]
+
+
+def check_function(where: str, function: Callable[..., Any], context: Context | None) -> str:
+    """What kind of function it is: ``"function"`` or ``"generator"``."""
+    refuse_called(where, function)
+    if not callable(function):
+        raise DefinitionError(f"{where}: {type(function).__name__} is not a function")
+    kind = kind_of(function)
+    if context is not None:
+        check_context(where, context)
+    wanted = ("item",) if context is None else ("item", "resource")
+    if not takes(function, len(wanted)):
+        raise DefinitionError(
+            f"{where} must take {' and '.join(wanted)}, but is written {signature_of(function)}"
+            + ("; context= adds the resource" if context is None and takes(function, 2) else "")
+        )
+    return kind
+
+
+def at_least_1(where: str, option: str, number: object) -> int:
+    """A whole number, at least 1."""
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise DefinitionError(f"{where}: {option}={number!r} must be a whole number, at least 1")
+    return number
+
+
+def check_adaptive(where: str, adaptive: Adaptive) -> None:
+    """Bounds that can hold, and times that can pass."""
+    at_least_1(where, "Adaptive min", adaptive.min)
+    if at_least_1(where, "Adaptive max", adaptive.max) < adaptive.min:
+        raise DefinitionError(f"{where}: {adaptive!r}: max must not be less than min")
+    if not is_positive(adaptive.target) or not is_positive(adaptive.every):
+        raise DefinitionError(f"{where}: {adaptive!r}: target and every must be more than 0 seconds")
+
+
+def check_retry(where: str, retry: object) -> Retry | None:
+    """A number of attempts as a :class:`Retry`."""
+    if isinstance(retry, int) and not isinstance(retry, bool):
+        retry = Retry(attempts=retry)
+    if retry is None:
+        return None
+    if not isinstance(retry, Retry):
+        raise DefinitionError(f"{where}: retry={retry!r} must be a number of attempts, or Retry(attempts, on=…)")
+    if isinstance(retry.attempts, bool) or not isinstance(retry.attempts, int) or retry.attempts < 1:
+        raise DefinitionError(f"{where}: {retry.attempts!r} attempts: must be a whole number, at least 1 (no retry)")
+    kinds = retry.on if isinstance(retry.on, tuple) else (retry.on,)
+    if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
+        raise DefinitionError(f"{where}: Retry(on={retry.on!r}): on must be an Exception class, or a tuple of them")
+    if not callable(retry.wait):
+        raise DefinitionError(f"{where}: Retry(wait={retry.wait!r}): wait must be a callable, attempt -> seconds")
+    return retry
+
+
+def check_on_error(where: str, on_error: Any) -> Any:
+    """A policy by name, or a destination that takes a failure."""
+    if on_error in ("stop", "skip") or isinstance(on_error, asyncio.Queue):
+        return on_error
+    refuse_called(f"{where}: on_error=", on_error)
+    if not callable(on_error) or not takes(on_error, 1):
+        raise DefinitionError(
+            f"{where}: on_error={on_error!r} must be 'stop', 'skip', or a function or queue that takes a Failure"
+        )
+    return on_error
+
+
+def check_max_failures(where: str, most: object, on_error: object) -> float | None:
+    """A number of items, or a share of them; only where failures do not stop the run."""
+    if most is None:
+        return None
+    if on_error == "stop":
+        raise DefinitionError(f"{where}: max_failures= needs on_error='skip' or a destination: the first failure stops")
+    whole = isinstance(most, int) and not isinstance(most, bool) and most >= 0
+    share = isinstance(most, float) and 0 <= most < 1
+    if not (whole or share):
+        raise DefinitionError(f"{where}: max_failures={most!r} must be a number of items, or a share below 1")
+    assert isinstance(most, (int, float))
+    return most
+
+
+def check_rate(where: str, rate: object) -> Rate:
+    """Refuse what is no rate."""
+    if not isinstance(rate, Rate):
+        raise DefinitionError(f"{where}: rate={rate!r} must be Rate(n, per=seconds)")
+    if not is_positive(rate.n) or not is_positive(rate.per):
+        raise DefinitionError(f"{where}: {rate!r}: n and per must be more than 0")
+    if isinstance(rate.burst, bool) or not isinstance(rate.burst, int) or rate.burst < 1:
+        raise DefinitionError(f"{where}: {rate!r}: burst must be a whole number, at least 1 (evenly spaced)")
+    if rate.key is not None and not (callable(rate.key) and takes(rate.key, 1)):
+        raise DefinitionError(f"{where}: {rate!r}: key must be a function of an item")
+    return rate
+
+
+def check_breaker(where: str, breaker: object) -> Breaker | None:
+    """A number of failures and a time to rest."""
+    if breaker is None:
+        return None
+    if not isinstance(breaker, Breaker):
+        raise DefinitionError(f"{where}: breaker={breaker!r} must be Breaker(failures, reset_after)")
+    if isinstance(breaker.failures, bool) or not isinstance(breaker.failures, int) or breaker.failures < 1:
+        raise DefinitionError(f"{where}: {breaker!r}: failures must be a whole number, at least 1")
+    if not is_positive(breaker.reset_after):
+        raise DefinitionError(f"{where}: {breaker!r}: reset_after must be more than 0 seconds")
+    return breaker
+
+
+def check_batch(where: str, batch: object, maxsize: int | None) -> Batch | None:
+    """A size that the queue can hold."""
+    if batch is None:
+        return None
+    if not isinstance(batch, Batch):
+        raise DefinitionError(f"{where}: batch={batch!r} must be Batch(size, within=seconds)")
+    whole = isinstance(batch.size, int) and not isinstance(batch.size, bool) and batch.size >= 1
+    if not (whole if batch.weigh is None else is_positive(batch.size)):
+        raise DefinitionError(f"{where}: {batch!r}: size must be a whole number of items, or with weigh= a weight")
+    if batch.within is not None and not is_positive(batch.within):
+        raise DefinitionError(f"{where}: {batch!r}: within must be more than 0 seconds")
+    for name in "weigh", "key":
+        check_item_function(where, f"batch {name}", getattr(batch, name))
+    if maxsize and batch.weigh is None and maxsize < batch.size:
+        raise DefinitionError(f"{where}: maxsize={maxsize} is too small for a batch of {batch.size}; leave it out")
+    return batch
+
+
+def check_order(where: str, ordered: object, *others: object) -> bool:
+    """True or False, and nothing beside it that changes the order."""
+    if not isinstance(ordered, bool):
+        raise DefinitionError(f"{where}: ordered={ordered!r} must be True or False")
+    if ordered and any(other is not None for other in others):
+        raise DefinitionError(f"{where}: ordered=True keeps the order of items, which batch, key and priority change")
+    return ordered
+
+
+def check_overflow(where: str, overflow: object, on_drop: object, *others: object) -> Any:
+    """What becomes of an item that finds the queue full, where that can be done."""
+    if overflow not in ("wait", "drop_oldest", "drop_newest", "raise"):
+        raise DefinitionError(f"{where}: overflow={overflow!r} must be 'wait', 'drop_oldest', 'drop_newest' or 'raise'")
+    if overflow == "drop_oldest" and any(other is not None for other in others):
+        raise DefinitionError(f"{where}: with batch, key or priority no item is the oldest: use overflow='drop_newest'")
+    if on_drop is not None and overflow not in ("drop_oldest", "drop_newest"):
+        raise DefinitionError(
+            f"{where}: on_drop= needs overflow='drop_oldest' or 'drop_newest': nothing else is dropped"
+        )
+    return overflow
+
+
+def check_item_function(where: str, option: str, function: Any) -> Any:
+    """A function of one item, or None."""
+    if function is not None and not (callable(function) and takes(function, 1)):
+        raise DefinitionError(f"{where}: {option}={function!r} must be a function of an item")
+    return function
+
+
+def is_positive(number: object) -> bool:
+    """Whether it is a finite number above 0."""
+    return isinstance(number, (int, float)) and not isinstance(number, bool) and 0 < number < inf
+
+
+def check_restart(where: str, restart: object) -> Restart | None:
+    """How often, within which time."""
+    if restart is None:
+        return None
+    if not isinstance(restart, Restart):
+        raise DefinitionError(f"{where}: restart={restart!r} must be Restart(times, within=seconds)")
+    at_least_1(where, "Restart times", restart.times)
+    if not is_positive(restart.within):
+        raise DefinitionError(f"{where}: {restart!r}: within must be more than 0 seconds")
+    if not callable(restart.backoff):
+        raise DefinitionError(f"{where}: Restart(backoff={restart.backoff!r}): must be a callable, attempt -> seconds")
+    return restart
+
+
+def check_maxsize(where: str, maxsize: int | None) -> None:
+    """Refuse a bound that is not a whole number of items, at least 0."""
+    if maxsize is not None and (isinstance(maxsize, bool) or not isinstance(maxsize, int) or maxsize < 0):
+        raise DefinitionError(f"{where}: maxsize={maxsize!r} must be a whole number; 0 means unbounded")
+
+
+def kind_of(function: Callable[..., Any]) -> str:
+    """Whether it gives one value or any number: ``"function"`` or ``"generator"``."""
+    bare = bare_function(function)
+    return "generator" if inspect.isasyncgenfunction(bare) or inspect.isgeneratorfunction(bare) else "function"
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether calling it gives something to await or to iterate in the loop."""
+    bare = bare_function(function)
+    return inspect.isasyncgenfunction(bare) or any(map(inspect.iscoroutinefunction, (bare, function)))
+
+
+def check_run_in(
+    where: str, function: Callable[..., Any], run_in: object, context: Context | None, batch: Batch | None
+) -> RunIn:
+    """Where its calls are made: what was asked for, if the function can run there."""
+    asynchronous = is_async(function)
+    if run_in is None:
+        return "loop" if asynchronous else "thread"
+    if run_in not in ("loop", "thread", "process"):
+        raise DefinitionError(f"{where}: run_in={run_in!r} must be 'loop', 'thread' or 'process'")
+    if asynchronous and run_in != "loop":
+        raise DefinitionError(f"{where} is async, so it runs in the loop: write 'def' for run_in={run_in!r}")
+    if not asynchronous and run_in == "loop":
+        raise DefinitionError(
+            f"{where} is a plain function, which would hold up the loop: write 'async def', or leave run_in= out"
+        )
+    if run_in == "process":
+        if context is not None:
+            raise DefinitionError(f"{where}: a resource cannot go to a process: open it there, at the first call")
+        if "<" in (name := getattr(bare_function(function), "__qualname__", "")):
+            raise DefinitionError(f"{where}: processes import it by name, so {name} must be at the top of a module")
+    return run_in
+
+
+def bare_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function behind partials and callable objects."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if inspect.isroutine(function) or inspect.isclass(function):
+        return function
+    return type(function).__call__
+
+
+def label_of(name: str | None, thing: object) -> str:
+    """The name for reports, pictures and errors; one that could play with a terminal is refused (fault F9)."""
+    return check_name(name or name_of(thing))
+
+
+def check_name(name: str) -> str:
+    """``name``, unless it has characters that are not printable."""
+    if not name.isprintable():
+        raise DefinitionError(f"name={name!r} must be printable, on one line")
+    return name
+
+
+def name_of(function: object) -> str:
+    """What a function or object is called."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return getattr(function, "__name__", None) or type(function).__name__
+
+
+def refuse_called(where: str, thing: object) -> None:
+    """Refuse a coroutine object: a function that was called where the function itself is wanted."""
+    if inspect.iscoroutine(thing):
+        thing.close()  # or Python warns that it was never awaited
+        raise DefinitionError(f"{where} is a coroutine object: pass the function itself, without calling it")
+
+
+def takes(function: Callable[..., Any], count: int) -> bool:
+    """Whether the function can be called with ``count`` arguments."""
+    try:
+        inspect.signature(function).bind(*range(count))
+    except TypeError:
+        return False
+    return True
+
+
+def signature_of(function: Callable[..., Any]) -> str:
+    """The function as it is written."""
+    return f"{name_of(function)}{inspect.signature(function)}"
+
+
+def check_context(where: str, context: Context) -> None:
+    """A resource that each worker can open."""
+    if isinstance(context, AbstractAsyncContextManager) and hasattr(context, "gen"):
+        raise DefinitionError(
+            f"{where}: context= is already called; pass the function, so that each worker opens its own"
+        )
+    if inspect.isasyncgenfunction(context) or inspect.iscoroutinefunction(context):
+        raise DefinitionError(
+            f"{where}: context= must give an async context manager: decorate it with @asynccontextmanager"
+        )
+    if not callable(context) and not isinstance(context, AbstractAsyncContextManager):
+        raise DefinitionError(f"{where}: context= must be an async context manager, or a function that returns one")
