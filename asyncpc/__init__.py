@@ -23,11 +23,12 @@ Two decorators, one object, one awaitable::
     report = await (numbers >> show)  # or inside an async program
 
 Floors, from the ground up (imports only go down): ``errors`` · ``queue``, ``policies``, ``report`` · ``stages`` (what
-the user wrote), ``containers``, ``limits`` · ``stage`` (what workers share) · ``handling`` (how a handler is called) ·
-``worker`` (the loops) · ``books`` (the counts) · ``supervisor`` (the tasks) · ``running``, ``pipeline`` (the user's
-side) · ``runner`` and ``cli`` (loops, signals, terminals).
+the user wrote), ``containers``, ``limits`` · ``plan`` (how it is joined), ``stage`` (what workers share) · ``handling``
+(how a handler is called) · ``worker`` (the loops) · ``books`` (the counts) · ``supervisor`` (the tasks) · ``running``,
+``pipeline``, ``definitions`` (the user's side) · ``runner`` and ``cli`` (loops, signals, terminals).
 """
 
+from .definitions import broadcast, consumer, merge, producer, route, source
 from .errors import (
     AsyncpcError,
     ConservationError,
@@ -39,10 +40,11 @@ from .errors import (
     RetryLater,
     StateError,
     TooManyFailures,
+    Unroutable,
     WorkerCancelled,
     WorkerDied,
 )
-from .pipeline import Consumer, Pipeline, Producer, Source, consumer, merge, producer, source
+from .pipeline import Consumer, Pipeline, Producer, Source
 from .policies import Adaptive, Batch, Breaker, Failure, Rate, Restart, Retry, exponential
 from .queue import DEFAULT_MAXSIZE, END, BoundedQueue, QueueStatistics
 from .report import Report, SourceStatistics, StageStatistics, Statistics, Unfinished
@@ -83,13 +85,16 @@ __all__ = [
     "Statistics",
     "TooManyFailures",
     "Unfinished",
+    "Unroutable",
     "WorkerCancelled",
     "WorkerDied",
+    "broadcast",
     "consumer",
     "exponential",
     "feed",
     "merge",
     "producer",
+    "route",
     "run",
     "source",
 ]

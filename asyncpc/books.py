@@ -20,25 +20,39 @@ __all__ = ["Books"]
 class Books:
     """Reads the counts of a run's stages and sources, and keeps those that come from outside."""
 
-    __slots__ = ("_producers", "_results", "_stages", "fed", "results_read")
+    __slots__ = ("_ends", "_producers", "_results", "_stages", "fed", "results_read")
 
-    def __init__(self, producers: list[ProducerWorker], stages: list[Stage], results: BoundedQueue[Any] | None) -> None:
+    def __init__(
+        self,
+        producers: list[ProducerWorker],
+        stages: list[Stage],
+        ends: tuple[int, ...],
+        results: BoundedQueue[Any] | None,
+    ) -> None:
         self._producers = producers
         self._stages = stages
+        self._ends = ends
         self._results = results
         self.fed: int = 0
         """Items that handlers put back into the first stage."""
         self.results_read: int = 0
 
     def statistics(self, state: str, elapsed: float, now: float) -> Statistics:
-        """The counts at this moment; what one stage emitted is what the next received."""
-        stages: list[StageStatistics] = []
-        received = self._stages[0].inbox._accepted + self.fed + sum([producer.produced for producer in self._producers])
-        for stage in self._stages:
-            stages.append(_stage_statistics(stage, received, elapsed, now))
-            received = stages[-1].emitted
+        """The counts at this moment; what came into a stage is counted by those who gave it."""
+        stages = tuple([_stage_statistics(stage, self._received(stage), elapsed, now) for stage in self._stages])
         sources = tuple([SourceStatistics(one.name, one.produced, one.restarts) for one in self._producers])
-        return Statistics(state, elapsed, sources, tuple(stages), self.fed)
+        ends = tuple([self._stages[place].handler.name for place in self._ends])
+        return Statistics(state, elapsed, sources, stages, self._stages[0].inbox._accepted, self.fed, ends)
+
+    def _received(self, stage: Stage) -> int:
+        """What came into a stage, as those counted it who gave it."""
+        received = stage.inbox._accepted + self.fed if stage is self._stages[0] else 0
+        for before in stage.before:
+            received += before.given_to(stage.inbox)
+        for producer in self._producers:
+            if producer.outbox is stage.inbox:
+                received += producer.produced
+        return received
 
     def left(self) -> tuple[tuple[str, tuple[Any, ...]], ...]:
         """What is in hands and queues, by stage; stages without any are left out."""
@@ -57,7 +71,7 @@ class Books:
                     f"({one.done} done, {one.failed} failed, {one.dropped} dropped, {one.in_flight} in hand, "
                     f"{one.queued} queued); this is a bug in asyncpc, please report it"
                 )
-        emitted = statistics.stages[-1].emitted
+        emitted = sum([statistics.stages[place].emitted for place in self._ends])
         if self._results is not None and emitted != self.results_read + len(self._results._queue):
             return ConservationError(
                 f"{emitted} results were given, {self.results_read} read and {len(self._results._queue)} queued; "
@@ -84,7 +98,7 @@ def _stage_statistics(stage: Stage, received: int, elapsed: float, now: float) -
         emitted=stage.emitted if stage.counts_emitted else done,
         put_waited=inbox._put_waited(now),
         get_waited=inbox._getters.seconds(now),
-        out_waited=stage.outbox._put_waited(now) if stage.outbox is not None else 0.0,
+        out_waited=stage.out_waited(now),
         latency_p50=p50,
         latency_p90=p90,
         latency_p99=p99,

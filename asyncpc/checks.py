@@ -86,7 +86,7 @@ def check_on_error(where: str, on_error: Any) -> Any:
     refuse_called(f"{where}: on_error=", on_error)
     if not callable(on_error) or not takes(on_error, 1):
         raise DefinitionError(
-            f"{where}: on_error={on_error!r} must be 'stop', 'skip', or a function or queue that takes a Failure"
+            f"{where}: on_error={on_error!r} must be 'stop', 'skip', or a consumer, function or queue for Failures"
         )
     return on_error
 
@@ -113,8 +113,7 @@ def check_rate(where: str, rate: object) -> Rate:
         raise DefinitionError(f"{where}: {rate!r}: n and per must be more than 0")
     if isinstance(rate.burst, bool) or not isinstance(rate.burst, int) or rate.burst < 1:
         raise DefinitionError(f"{where}: {rate!r}: burst must be a whole number, at least 1 (evenly spaced)")
-    if rate.key is not None and not (callable(rate.key) and takes(rate.key, 1)):
-        raise DefinitionError(f"{where}: {rate!r}: key must be a function of an item")
+    check_item_function(where, "rate key", rate.key)
     return rate
 
 
@@ -172,9 +171,13 @@ def check_overflow(where: str, overflow: object, on_drop: object, *others: objec
 
 
 def check_item_function(where: str, option: str, function: Any) -> Any:
-    """A function of one item, or None."""
-    if function is not None and not (callable(function) and takes(function, 1)):
+    """A plain function of one item, or None."""
+    if function is None:
+        return None
+    if not callable(function) or not takes(function, 1):
         raise DefinitionError(f"{where}: {option}={function!r} must be a function of an item")
+    if is_async(function) or kind_of(function) == "generator":
+        raise DefinitionError(f"{where}: {option}= must be a plain function, for its value is needed at once")
     return function
 
 
@@ -252,8 +255,10 @@ def label_of(name: str | None, thing: object) -> str:
     return check_name(name or name_of(thing))
 
 
-def check_name(name: str) -> str:
+def check_name(name: object) -> str:
     """``name``, unless it has characters that are not printable."""
+    if not isinstance(name, str):
+        raise DefinitionError(f"name={name!r} must be a string")
     if not name.isprintable():
         raise DefinitionError(f"name={name!r} must be printable, on one line")
     return name
@@ -274,11 +279,13 @@ def refuse_called(where: str, thing: object) -> None:
 
 
 def takes(function: Callable[..., Any], count: int) -> bool:
-    """Whether the function can be called with ``count`` arguments."""
+    """Whether the function can be called with ``count`` arguments; of some builtins, such as ``str``, nobody knows."""
     try:
         inspect.signature(function).bind(*range(count))
     except TypeError:
         return False
+    except ValueError:
+        return True
     return True
 
 

@@ -10,6 +10,7 @@
     │   ├── TooManyFailures                more items failed than ``max_failures`` allows: its cause is the last one
     │   ├── WorkerDied                     a process died with this item, twice: see what it does to its process
     │   ├── NotPicklable (TypeError)       an item, result or error cannot go to a process: give plain data
+    │   ├── Unroutable (LookupError)       no branch of a route is for an item: add one, or a default
     │   ├── RetryLater                     raised by a handler: try this item again after so many seconds
     │   ├── DrainTimeout (TimeoutError)    items were left at the deadline: ``.report.unfinished`` lists them
     │   └── ConservationError              the books do not balance: a bug in asyncpc, please report it
@@ -22,6 +23,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -40,6 +42,7 @@ __all__ = [
     "RetryLater",
     "StateError",
     "TooManyFailures",
+    "Unroutable",
     "WorkerCancelled",
     "WorkerDied",
 ]
@@ -50,6 +53,10 @@ else:
 
     class QueueShutDown(Exception):
         """Raised by ``put`` on a closed queue, and by ``get`` when it is also empty."""
+
+
+class LeftBehind(asyncio.CancelledError):
+    """The cancel of a worker whose call goes on in a thread, which nobody can stop (fault D4); no user sees it."""
 
 
 class AsyncpcError(Exception):
@@ -80,6 +87,10 @@ class NotPicklable(AsyncpcError, TypeError):
     """What was to go to a process of a stage, or come back from it, cannot be pickled or imported there."""
 
 
+class Unroutable(AsyncpcError, LookupError):
+    """An item came to a route that has no branch for its key, and no default."""
+
+
 class RetryLater(AsyncpcError):
     """Raised by a handler: what it writes to is full, or asks for patience (a 429), so try again after ``seconds``.
 
@@ -90,6 +101,10 @@ class RetryLater(AsyncpcError):
     def __init__(self, seconds: float) -> None:
         super().__init__(f"try again in {seconds} s")
         self.seconds: float = seconds
+
+    def __reduce__(self) -> tuple[type[RetryLater], tuple[float]]:
+        """Pickle as it was made, so that a handler in a process can raise it."""
+        return type(self), (self.seconds,)
 
 
 class DrainTimeout(AsyncpcError, TimeoutError):

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextvars import Context
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from .containers import Batched
 from .limits import Handle, Timeout
+from .recovery import attempt, for_caller
 from .stage import EMPTY, Asked, plain
 from .waiting import pause
 
 if TYPE_CHECKING:
     from .worker import ConsumerWorker
 
-__all__ = ["TURN", "answering", "batching", "emitting", "in_order", "isolated", "limited"]
+__all__ = ["TURN", "answering", "batching", "branching", "emitting", "in_order", "limited"]
 
 TURN: Final = 0.0005
 """Seconds after which a loop's turn ends, at the next look at the clock."""
@@ -29,6 +29,8 @@ TURN: Final = 0.0005
 def limited(worker: ConsumerWorker, handle: Handle) -> Handle:
     """``handle`` within the stage's limits: each call waits for the circuit, then for its turn, then is timed."""
     stage = worker.stage
+    if worker.timeout is not None:
+        worker.timeout.close()
     if stage.handler.timeout is not None:
         handle = worker.timeout = Timeout(handle, stage.handler.timeout, stage.handler.name)
     if stage.throttle is not None:
@@ -93,6 +95,30 @@ def batching(worker: ConsumerWorker, handle: Handle) -> Handle:
     return handle_batch
 
 
+def branching(worker: ConsumerWorker, choose: Handle) -> Handle:
+    """A function that names branches, as one that passes the item on to them, with the future of who asked for it."""
+    stage = worker.stage
+    outboxes = stage.branches
+
+    async def handle(item: Any) -> Any:
+        branches = await (choose(item) if type(item) is not Asked else for_caller(worker, item, choose))
+        if branches is EMPTY:
+            return EMPTY
+        for at, branch in enumerate(branches):
+            outbox = outboxes[branch]
+            if len(outbox._queue) >= outbox._mark:
+                await worker.send(item, branches[at:])
+                break
+            outbox._queue.append(item)
+            stage.sent[branch] += 1
+            stage.emitted += 1
+            if outbox._getters and not outbox._getters.waking:
+                outbox._getters.wake()
+        return EMPTY
+
+    return handle
+
+
 def _one_each(name: str, batch: Batched, results: Any) -> list[Any]:
     if results is None:
         return [None] * len(batch)
@@ -113,7 +139,7 @@ def in_order(worker: ConsumerWorker, handle: Handle) -> Handle:
         return handle_in_order(item, order.ticket())  # at the moment it was taken
 
     async def handle_in_order(item: Any, ticket: int) -> Any:
-        value = await worker.attempt(item, handle)
+        value = await attempt(worker, item, handle)
         values: list[Any] = [] if value is EMPTY else value if stage.handler.generates else [value]
         order.finished[ticket] = deque(values)
         try:
@@ -149,11 +175,8 @@ def answering(worker: ConsumerWorker, handle: Handle) -> Handle:
         return handle_asked(item) if type(item) is Asked else handle(item)
 
     async def handle_asked(asked: Asked) -> Any:
-        try:
-            value = await worker.tried(asked.item, handle)
-        except Exception as error:  # whoever asked is told, and nobody else has to be
-            asked.fail(error)
-            worker.stage.failed += 1
+        value = await for_caller(worker, asked, handle)
+        if value is EMPTY:
             return EMPTY
         if worker.stage.outbox is not None:
             return Asked(value, asked.future)
@@ -161,39 +184,3 @@ def answering(worker: ConsumerWorker, handle: Handle) -> Handle:
         return None
 
     return begin
-
-
-def isolated(handle: Handle, home: Context | None) -> Handle:
-    """The handler changed a context variable: from now on each item has a context of its own (fault B12).
-
-    Comparing two untouched contexts is a comparison of two pointers, so handlers that leave no trace pay almost
-    nothing; for the others, every later item sees the context the worker began with. (A variable set to another object
-    that is equal to the old one counts as untouched.)
-    """
-    pristine = home or Context()
-    return lambda item: _InContext(handle(item), pristine.copy())
-
-
-class _InContext:
-    """Awaits something with ``context`` as its current context, in the task that awaits it."""
-
-    __slots__ = ("awaitable", "context")
-
-    def __init__(self, awaitable: Any, context: Context) -> None:
-        self.awaitable = awaitable
-        self.context = context
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        steps = self.awaitable.__await__()
-        step: Callable[..., Any] = steps.send
-        argument: Any = None
-        while True:
-            try:
-                future = self.context.run(step, argument)
-            except StopIteration as stop:
-                return stop.value
-            try:
-                argument = yield future
-                step = steps.send
-            except BaseException as error:
-                step, argument = steps.throw, error

@@ -13,7 +13,7 @@ Three lines may form at a queue:
   if that one leaves something for them. A pipeline's workers that have not started stand last in it;
 - *putters*, callers of :meth:`BoundedQueue.put`; every free slot wakes one, as in asyncio;
 - *writers*, a pipeline's own workers. They are woken in bulk once half of the room is free, which
-  turns a switch of tasks per item into one per half a queue.
+  turns a switch of tasks per item into one per half a queue; where branches meet, they take :class:`Turns`.
 
 END is not an item. :meth:`BoundedQueue.close` is a plain function that sets a flag and wakes all;
 every consumer takes what is left, then finds the queue empty and closed, and that is END: it needs
@@ -21,8 +21,8 @@ no slot, cannot be blocked, overtaken or mistaken for a payload.
 
 A pipeline's workers (``worker.py``) append to and pop from the deque directly while there is room
 and backlog; no coroutine is made, no future, no clock read. What they must look at is in three fields:
-``_mark`` (the length from which a writer takes the slow path: full, or a new peak), ``_getters`` (a writer wakes one of
-them unless one is on its way already), ``_putters`` and ``_writers`` (a taker calls
+``_mark`` (the length from which a writer takes the slow path: full, a new peak, or not its turn), ``_getters`` (a
+writer wakes one of them unless one is on its way already), ``_putters`` and ``_writers`` (a taker calls
 :meth:`BoundedQueue._made_room` for them).
 """
 
@@ -44,6 +44,7 @@ from .waiting import Line, pause
 if TYPE_CHECKING:
     from .bridge import Bridge
     from .containers import Batches, Heap, Lanes
+    from .turns import Turns
 
 __all__ = ["DEFAULT_MAXSIZE", "END", "BoundedQueue", "QueueStatistics"]
 
@@ -132,6 +133,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         self._writers_next = False  # who is woken next, if both putters and writers wait
         self._is_shutdown = False
         self._refusal = ""  # why puts are refused; empty while they are not
+        self._refused: type[Exception] = QueueShutDown  # what they are refused with
         self._ends = 0
         self._dropped = 0
         self._turn = BUDGET
@@ -139,6 +141,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         self._available: Callable[[], int] = self._queue.__len__  # how many items can be taken now
         self._overflow: Callable[[Any], None] | None = None  # instead of waiting for room
         self._bridge: Bridge | None = None  # for threads
+        self._turns: Turns | None = None  # of its writers, where they are of several stages or sources
         self._workers = 0  # of a pipeline's stage, those in reserve included
         self._lingering = 0  # of these, those that let others run before they go on
         self._calling = False  # whether _call_more() is about to run
@@ -165,7 +168,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         if _get_running_loop() is not self._loop:
             self._here()
         if self._refusal:
-            raise QueueShutDown(self._refusal)
+            raise self._refused(self._refusal)
         if len(self._queue) >= self._limit:
             if self._overflow is None:
                 raise asyncio.QueueFull
@@ -185,7 +188,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         deadline = self._deadline(timeout)
         while True:
             if self._refusal:
-                raise QueueShutDown(self._refusal)
+                raise self._refused(self._refusal)
             room = max(0, min(self._limit - len(self._queue), BUDGET))
             before = len(self._queue)
             try:
@@ -391,12 +394,16 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
                 self._enqueue(item)
                 raise
             return
-        while len(self._queue) >= self._limit and self._holds_writers:
-            try:
-                await self._writers.stand(asyncio.get_running_loop())
-            except BaseException:
-                self._enqueue(item)
-                raise
+        in_vain = False  # then it is the first to be woken again
+        try:
+            if self._turns is not None and not self._turns.may_put():
+                await self._turns.wait()
+            while len(self._queue) >= self._limit and self._holds_writers:
+                await self._writers.stand(asyncio.get_running_loop(), first=in_vain)
+                in_vain = True
+        except BaseException:
+            self._enqueue(item)
+            raise
         self._enqueue(item)
 
     async def _room(self) -> None:
@@ -405,12 +412,18 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         The source may never use the room, so the wake-up is passed on at once; the one who asks looks again with
         the item in hand (:meth:`_push`).
         """
-        if len(self._queue) >= self._limit and self._overflow is None:
-            loop = asyncio.get_running_loop()
+        has_room = len(self._queue) < self._limit if self._turns is None else self._turns.may_put(0)
+        if not has_room and self._overflow is None:
+            if self._turns is not None:
+                await self._turns.wait()
             while len(self._queue) >= self._limit and self._holds_writers:
-                await self._writers.stand(loop)
+                await self._writers.stand(asyncio.get_running_loop())
             self._writers.wake()
             self._putters.wake()
+
+    def _may_enqueue(self) -> bool:
+        """Whether a writer may add an item without asking for its turn."""
+        return self._turns is None and len(self._queue) < self._limit
 
     def _refuse(self, why: str) -> None:
         """Accept no more puts from outside; consumers see nothing of it until :meth:`close`."""
@@ -447,7 +460,10 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
             freed -= lines[0].wake(freed)
             lines[1].wake(freed)  # what is left, since those in the first line may all be cancelled
         elif self._writers and len(self._queue) <= self._low:
-            self._writers.wake(int(self._limit) - len(self._queue))
+            if self._turns is not None:
+                self._turns.wake()
+            else:
+                self._writers.wake(int(self._limit) - len(self._queue))
 
     def _made_item(self) -> None:
         """Wake who waits for an item, if there is one."""
@@ -465,7 +481,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
     def _grown(self) -> None:
         """Keep the peak and the mark true: the queue is longer than ever."""
         self._peak = len(self._queue)
-        self._mark = min(self._limit - 1, self._peak)
+        self._mark = min(self._limit - 1, self._peak) if self._turns is None else self._turns.mark()
 
     def _end(self) -> QueueShutDown:
         self._ends += 1

@@ -51,13 +51,13 @@ class StageStatistics(NamedTuple):
     peak_queued: int
     """The most that ever waited in its queue at once."""
     emitted: int
-    """Values it passed on to the next stage, or would have."""
+    """Values it passed on to the next stage, or would have; a broadcast counts one for each branch."""
     put_waited: float
     """Seconds that writers of its queue waited for room, summed over the writers."""
     get_waited: float
     """Seconds that its workers waited for items, summed over the workers, those not started included."""
     out_waited: float
-    """Seconds that its workers waited for room in the next queue, summed over the workers."""
+    """Seconds that its workers waited for room in the queues they give to, summed over the workers."""
     latency_p50: float
     """Half of the handler calls sampled took no longer (seconds; within 1 %); 0 before the first."""
     latency_p90: float
@@ -75,8 +75,12 @@ class Statistics(NamedTuple):
     """Seconds since the run began."""
     sources: tuple[SourceStatistics, ...]
     stages: tuple[StageStatistics, ...]
+    put: int
+    """Items that came from outside, by ``put`` and its kind."""
     fed: int
     """Items that handlers put back into the first stage with ``feed``."""
+    ends: tuple[str, ...]
+    """The stages whose values are the results, by name: one, or one per branch."""
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as dictionaries and lists, ready for JSON."""
@@ -89,12 +93,12 @@ class Statistics(NamedTuple):
     @property
     def produced(self) -> int:
         """Items that came in from outside: from sources and ``put``."""
-        return self.stages[0].received - self.fed
+        return self.put + sum(source.produced for source in self.sources)
 
     @property
     def done(self) -> int:
-        """Items that the last stage handled to their end."""
-        return self.stages[-1].done
+        """Items that the last stage, or the last of each branch, handled to their end."""
+        return sum(stage.done for stage in self.stages if stage.name in self.ends)
 
     @property
     def failed(self) -> int:
@@ -125,7 +129,7 @@ class Statistics(NamedTuple):
 class Report:
     """The end of a run: the books, which balance, and what was left.
 
-    In each stage ``received == done + failed + dropped + unfinished``; what a stage emitted is what the next received.
+    In each stage ``received == done + failed + dropped + unfinished``; what is given to a stage is what it received.
     """
 
     def __init__(
@@ -140,7 +144,7 @@ class Report:
         self.left: tuple[tuple[str, tuple[Any, ...]], ...] = left
         """The accepted items that were not handled to their end, by stage; stages that left none are left out."""
         self.abandoned: tuple[str, ...] = abandoned
-        """Workers that ignored two cancellations and were left behind, by name."""
+        """Workers that ignored two cancellations, or have a call in a thread that goes on, by name."""
         self.signal: int | None = signal
         """The signal that ended the run under :func:`asyncpc.run`, if one did."""
 
@@ -178,7 +182,7 @@ class Report:
 
     @property
     def done(self) -> int:
-        """Items that the last stage handled to their end."""
+        """Items that the last stage, or the last of each branch, handled to their end."""
         return self.statistics.done
 
     @property
@@ -235,7 +239,7 @@ class Report:
             for row in rows
         ]
         lines.insert(1, "  ".join("-" * width for width in widths))
-        lines += [f"abandoned: {name} ignored two cancellations" for name in self.abandoned]
+        lines += [f"abandoned: {name} could not be stopped" for name in self.abandoned]
         fed = f", {self.fed} fed" if self.fed else ""
         lines.append(f"{self.produced} produced{fed}, {self.done} done in {self.elapsed:.3f} s")
         return "\n".join(line.rstrip() for line in lines)

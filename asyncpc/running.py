@@ -62,23 +62,50 @@ class Running(Generic[In_contra, Out_co]):
             self._bridge = bridge_to(self._run.first)
         self._bridge.put(item, timeout)
 
+    def call_from_thread(self, item: In_contra, timeout: float | None = None) -> Out_co:
+        """:meth:`call` from any thread but the loop's own: blocks until there is a result; raises what it raises.
+
+        ``timeout`` (seconds) is for the room, then ``TimeoutError``. Raises ``QueueShutDown`` when the run drains or
+        has ended or its loop is closed, also while it waits, and ``StateError`` in the loop's own thread, or where
+        :meth:`call` does. What was not accepted left nothing behind.
+        """
+        from concurrent.futures import Future
+
+        from .bridge import bridge_to
+
+        self._check_call()
+        result: Future[Out_co] = Future()
+        bridge = bridge_to(self._run.first)
+        bridge.put(Asked(item, cast(Any, result)), timeout)
+        return cast(Out_co, bridge.result_of(result, "the result of this item is lost"))
+
     async def call(self, item: In_contra, timeout: float | None = None) -> Out_co:
         """Put ``item`` and return what the last stage gives for it; raises what its handler raised.
 
         ``timeout`` (seconds) is for the room, as with :meth:`put`. A handler that fails for a ``call`` fails for its
         caller alone, after its attempts; the run goes on, whatever ``on_error`` says. Raises ``QueueShutDown`` when the
-        run ends before it comes to the item, ``StateError`` when a stage gives more than one value per item.
+        run ends before it comes to the item, ``StateError`` when a stage gives more than one value per item, or batches
+        without a limit of time.
 
         *Cancel safety*: before the item was accepted, all or nothing; then it is handled, and its result dropped.
         """
-        for stage in self._run.stages:
-            if not stage.answers:
-                raise StateError("call() works on a pipeline that was entered: 'async with pipeline as running:'")
-            if stage.handler.generates:
-                raise StateError(f"call() needs one result per item, but stage {stage.handler.name!r} is a generator")
+        self._check_call()
         asked = Asked(item, asyncio.get_running_loop().create_future())
         await self.put(cast(In_contra, asked), timeout)
         return cast(Out_co, await asked.future)
+
+    def _check_call(self) -> None:
+        """Refuse a ``call`` that could not be answered."""
+        for stage in self._run.stages[: self._run.plan.main]:
+            if not stage.answers:
+                raise StateError("call() works on a pipeline that was entered: 'async with pipeline as running:'")
+            if stage.handler.generates:
+                raise StateError(f"call() needs one result per item, but stage {stage.handler.name!r} may give more")
+            batch = stage.handler.batch
+            if batch is not None and batch.within is None and batch.size != 1:
+                raise StateError(
+                    f"call() would wait for others at stage {stage.handler.name!r}: give Batch(…, within=)"
+                )
 
     def scale(self, stage: str, concurrency: int) -> None:
         """Let the stage of that name handle so many items at once from now on, at least 1.
@@ -87,25 +114,22 @@ class Running(Generic[In_contra, Out_co]):
         """
         if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
             raise StateError(f"scale({stage!r}, {concurrency!r}): concurrency must be a whole number, at least 1")
-        self._run.scale(self._run.stage(stage), concurrency)
+        self._run.control.scale(self._run.control.stage(stage), concurrency)
 
     def set_rate(self, stage: str, rate: Rate) -> None:
-        """Let the stage of that name work at another :class:`~asyncpc.Rate` from now on; it must have one already."""
-        throttle = self._run.stage(stage).throttle
-        if throttle is None:
-            raise StateError(f"stage {stage!r} has no rate to change: define it with rate=Rate(…)")
-        throttle.set(check_rate(f"stage {stage!r}", rate))
+        """Let the calls of the stage of that name begin at this :class:`~asyncpc.Rate` from now on."""
+        self._run.control.stage(stage).set_rate(check_rate(f"stage {stage!r}", rate))
 
     def pause(self) -> None:
         """Let the handlers finish what they are at, and take no more items before :meth:`resume`.
 
         Sources and callers go on until the first queue is full. A drain resumes.
         """
-        self._run.pause()
+        self._run.control.pause()
 
     def resume(self) -> None:
         """Go on after :meth:`pause`."""
-        self._run.resume()
+        self._run.control.resume()
 
     async def drain(self, timeout: float | None = None) -> Report:
         """Stop the intake, finish what is queued; at the deadline cancel what is left, and list it in the report.

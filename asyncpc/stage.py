@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .containers import Batched, Batches, Claim, Heap, Lanes
 from .limits import Circuit, Throttle
+from .policies import Rate
 from .queue import BoundedQueue
 from .report import Latency
 from .stages import Handler
@@ -85,6 +86,8 @@ class Stage:
         "answers",
         "beating",
         "beats",
+        "before",
+        "branches",
         "circuit",
         "concurrency",
         "dropped",
@@ -94,14 +97,22 @@ class Stage:
         "handler",
         "inbox",
         "latency",
+        "letters",
+        "limits",
         "more",
         "opening",
         "order",
+        "out_seconds",
+        "out_waiting",
         "outbox",
         "report_trouble",
         "retried",
+        "sent",
+        "shares_room",
         "surplus",
+        "telling",
         "throttle",
+        "told",
         "workers",
     )
 
@@ -110,6 +121,12 @@ class Stage:
         self.handler: Handler = handler
         self.inbox: BoundedQueue[Any] = inbox
         self.outbox: BoundedQueue[Any] | None = None
+        self.branches: list[BoundedQueue[Any]] = []  # instead, if it is a branching
+        self.letters: BoundedQueue[Any] | None = None  # of the stage that is told of failures
+        self.before: list[Stage] = []  # those that give to it
+        self.shares_room: bool = False  # others write to the queues it gives to, so it counts its own waits
+        self.out_waiting: int = 0  # workers that wait for room there
+        self.out_seconds: float = 0.0  # of all those waits: their ends (so far) less their beginnings, in loop time
         self.workers: list[ConsumerWorker] = []
         self.concurrency: int = handler.concurrency
         self.opening: set[ConsumerWorker] = set()  # their resource
@@ -117,10 +134,14 @@ class Stage:
         self.retried: int = 0  # calls after the first of an item
         self.dropped: int = 0
         self.emitted: int = 0  # values passed on, where they do not follow from done
+        self.sent: list[int] = []  # of these, to each branch
+        self.telling: int = 0  # items that are about to have failed: somebody is being told
+        self.told: int = 0  # failures passed on to the stage that is told
         self.more: int = 0  # items settled beyond one for each that a worker took: the others of its batch
         self.surplus: int = 0  # workers that are to leave
         self.gate: asyncio.Event | None = None  # while it is paused: set when it goes on
         self.throttle: Throttle | None = Throttle(handler.rate) if handler.rate is not None else None
+        self.limits: int = 0  # how often they were changed, so that workers call the handler in another way
         self.circuit: Circuit | None = Circuit(handler.breaker) if handler.breaker is not None else None
         self.order: Order | None = Order() if handler.ordered else None
         self.latency: Latency = Latency()
@@ -128,6 +149,19 @@ class Stage:
         self.beating: bool = False  # whether the next turn will be seen
         self.report_trouble: Callable[[Exception, str], None] = lambda error, where: None
         self._furnish()
+
+    def give_to(self, following: list[Stage], letters: Stage | None, results: BoundedQueue[Any] | None) -> None:
+        """Join it to the stages after it; the values of an end go to ``results``, or nowhere."""
+        for stage in (*following, *([letters] if letters is not None else [])):
+            stage.before.append(self)
+        self.letters = letters.inbox if letters is not None else None
+        if self.handler.branches is not None:
+            self.branches = [stage.inbox for stage in following]
+            self.sent = [0] * len(following)
+        else:
+            self.outbox = following[0].inbox if following else results
+        if self.outbox is None:
+            self.order = None  # nobody sees it
 
     def _furnish(self) -> None:
         """Give the queue what the handler's options ask for."""
@@ -172,6 +206,15 @@ class Stage:
             return True
         return False
 
+    def set_rate(self, rate: Rate) -> None:
+        """Let calls begin at that rate from now on; those that wait for their turn already keep it."""
+        if self.throttle is not None:
+            self.throttle.set(rate)
+        else:
+            self.throttle = Throttle(rate)
+            self.limits += 1
+            self.call_off()
+
     def call_off(self) -> None:
         """Let the workers look at what was changed before they take another item."""
         for worker in self.workers:
@@ -196,7 +239,32 @@ class Stage:
     @property
     def counts_emitted(self) -> bool:
         """Whether its values do not follow from the items done: another number of them, or at another moment."""
-        return self.handler.generates or self.handler.batch is not None or self.order is not None
+        handler = self.handler
+        return handler.generates or handler.batch is not None or self.order is not None or handler.branches is not None
+
+    def given_to(self, queue: BoundedQueue[Any]) -> int:
+        """How many values, or failures, it passed on to that queue."""
+        if queue is self.letters:
+            return self.told
+        if self.handler.branches is not None:
+            return self.sent[self.branches.index(queue)]
+        return self.emitted if self.counts_emitted else self.settled - self.failed
+
+    def out_waited(self, now: float) -> float:
+        """Seconds that its workers have waited for room in the queues they give to."""
+        if self.shares_room:
+            return max(0.0, self.out_seconds + self.out_waiting * now)
+        return sum([queue._put_waited(now) for queue in self.gives_to])
+
+    @property
+    def gives_to(self) -> list[BoundedQueue[Any]]:
+        """The queues that its workers may have to wait for."""
+        return [queue for queue in (self.outbox, *self.branches, self.letters) if queue is not None]
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether all of its workers have, after END."""
+        return self.inbox._is_shutdown and not self.inbox._workers
 
     @property
     def settled(self) -> int:

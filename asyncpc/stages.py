@@ -12,7 +12,7 @@ import math
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Hashable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .checks import (
     Context,
@@ -48,7 +48,7 @@ from .policies import Adaptive, Batch, Breaker, Failure, Rate, Restart, Retry
 if TYPE_CHECKING:
     from .threads import Crew
 
-__all__ = ["Handler", "Origin", "Plan", "define_handler", "define_origin", "iterable_origin"]
+__all__ = ["Handler", "Origin", "define_handler", "define_origin", "iterable_origin"]
 
 
 class Origin(NamedTuple):
@@ -61,6 +61,8 @@ class Origin(NamedTuple):
     """Whether it is a plain generator that may block, so that a run reads it in a thread."""
     total: int | None = None
     """How many items it will give, where that is known."""
+    into: int | None = None
+    """The stage it gives to, once that is known."""
 
     def iterate(self) -> AsyncIterator[Any]:
         """A fresh iterator; a plain iterable is wrapped, so that workers know one kind only."""
@@ -82,7 +84,8 @@ class Handler(NamedTuple):
     retry: Retry | None
     timeout: float | None
     """Seconds a call may take."""
-    on_error: OnError
+    on_error: OnError | Handler
+    """A handler: that of the consumer that is told."""
     max_failures: float | None
     """Items that may fail; a float below 1 is a share of those settled."""
     rate: Rate | None
@@ -94,6 +97,8 @@ class Handler(NamedTuple):
     overflow: Overflow
     on_drop: Callable[[Any], object] | None
     run_in: RunIn
+    branches: tuple[str, ...] | None = None
+    """What each branch is for, if it is a branching: then the function names some of them, and each gets the item."""
 
     def for_a_run(self) -> Handler:
         """With the threads or processes of one run, if its calls are made there; see :func:`_elsewhere`."""
@@ -123,22 +128,6 @@ class Handler(NamedTuple):
         return self.context()
 
 
-class Plan(NamedTuple):
-    """What a run is made from: sources, handlers in order, and the numbers that hold for all of them."""
-
-    name: str
-    origins: tuple[Origin, ...]
-    handlers: tuple[Handler, ...]
-    maxsize: int
-    """Items each queue holds whose stage does not say otherwise; 0 is unbounded."""
-    drain_timeout: float
-    """Seconds a drain may take, unless it is told otherwise."""
-
-    def for_a_run(self) -> Plan:
-        """The plan for one run; raises ``DefinitionError`` for a function that its processes could not find."""
-        return self._replace(handlers=tuple([handler.for_a_run() for handler in self.handlers]))
-
-
 def define_handler(
     function: Callable[..., Any],
     *,
@@ -147,7 +136,7 @@ def define_handler(
     context: Context | None = None,
     retry: int | Retry | None = None,
     timeout: float | None = None,
-    on_error: OnError = "stop",
+    on_error: OnError | Handler = "stop",
     max_failures: float | None = None,
     rate: Rate | None = None,
     breaker: Breaker | None = None,
@@ -182,7 +171,7 @@ def define_handler(
         context=context,
         retry=check_retry(where, retry),
         timeout=timeout,
-        on_error=check_on_error(where, on_error),
+        on_error=on_error if isinstance(on_error, Handler) else check_on_error(where, on_error),
         max_failures=check_max_failures(where, max_failures, on_error),
         rate=None if rate is None else check_rate(where, rate),
         breaker=check_breaker(where, breaker),
@@ -242,20 +231,6 @@ def iterable_origin(items: object, name: str | None = None) -> Origin:
 def iter_is_self(items: object) -> bool:
     """Whether ``items`` is an iterator, which gives its items once only."""
     return isinstance(items, Iterable) and hasattr(items, "__next__")
-
-
-Named = TypeVar("Named", Origin, Handler)
-
-
-def unique(parts: Iterable[Named]) -> tuple[Named, ...]:
-    """The parts with names that differ, so that a report can tell them apart: a, a#2, a#3."""
-    named: dict[str, Named] = {}
-    for part in parts:
-        name, number = part.name, 2
-        while name in named:
-            name, number = f"{part.name}#{number}", number + 1
-        named[name] = part._replace(name=name)
-    return tuple(named.values())
 
 
 async def _each(items: Iterable[Any]) -> AsyncIterator[Any]:

@@ -9,8 +9,9 @@ How a run stops
 1. *Intake ends*: puts are refused and the sources' tasks are cancelled, also while they sit in their next item; each
    source is closed in its own task. (Sources that end by themselves come to the same point.)
 2. *The tide goes out*: when every queue is empty and every worker waits with an empty hand, nothing can make new work,
-   not even ``feed``; the first queue is closed, and each of its consumers sees END. When the last worker of a stage has
-   ended, the next queue is closed, stage by stage.
+   not even ``feed``; the queues that no stage gives to are closed, and each of their consumers sees END. When the last
+   worker of a stage has ended, the next queue is closed, stage by stage; where branches meet, when the last of them
+   has ended.
 3. *One deadline* over all of it: then the workers are cancelled, once more after ``GRACE`` seconds, and after another
    ``GRACE`` whoever ignored both is abandoned by name. What was not handled is listed, item by item.
 
@@ -27,16 +28,18 @@ from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from enum import StrEnum
 from functools import partial
+from threading import get_ident
 from time import perf_counter
 from typing import Any, Final
 
 from .books import Books
+from .control import Control
 from .errors import ConservationError, PipelineError, QueueShutDown, StateError, WorkerCancelled
-from .policies import Adaptive
+from .plan import Plan
 from .queue import BoundedQueue
 from .report import Report, Statistics
 from .stage import Asked, Stage
-from .stages import Plan
+from .turns import Turns
 from .worker import ConsumerWorker, ProducerWorker, Worker
 
 __all__ = ["State", "Supervisor", "feed"]
@@ -76,52 +79,80 @@ def feed(item: Any) -> None:
     """Put ``item`` into the first stage of the run that the calling handler belongs to, without waiting.
 
     It never waits, so a full queue cannot deadlock on its own workers; the bound does not hold it back, and it is
-    counted as ``fed``. The run does not end before the item, and all that it feeds in turn, has been handled.
+    counted as ``fed``. The run does not end before the item, and all that it feeds in turn, has been handled. A handler
+    in a thread may feed as well; many calls wake the loop once.
 
-    Raises ``StateError`` outside a handler and ``QueueShutDown`` when the run has ended.
+    Raises ``StateError`` outside a handler and in a process, which has no way to the run, and ``QueueShutDown`` when
+    the run has ended.
     """
     run = _current.get(None)
     if run is None:
+        from . import processes  # here, since most programs have none
+
+        if processes.serving:
+            raise StateError(
+                f"feed() does not reach the run from a process of stage {processes.serving!r}: return the items, "
+                "or yield them, and let the next stage feed them"
+            )
         raise StateError("feed() works inside a consumer's handler only; from outside, use 'await running.put(item)'")
     run.feed(item)
 
 
 class Supervisor:
-    """Runs a :class:`~asyncpc.stages.Plan` once. All methods but :meth:`wait` are plain functions."""
+    """Runs a :class:`~asyncpc.plan.Plan` once. All methods but :meth:`wait` are plain functions."""
 
     def __init__(self, plan: Plan, *, streamed: bool = False, answers: bool = False) -> None:
         self.plan: Plan = plan
         self.state: State = State.NEW
         self.stages: list[Stage] = [
-            Stage(handler, BoundedQueue(handler.bound(plan.maxsize)), answers) for handler in plan.handlers
+            Stage(node.handler, BoundedQueue(plan.bound(node.handler)), answers) for node in plan.nodes
         ]
-        self.results: BoundedQueue[Any] | None = BoundedQueue(plan.maxsize) if streamed else None
-        for stage, following in zip(self.stages, self.stages[1:], strict=False):
-            stage.outbox = following.inbox
-        self.stages[-1].outbox = self.results
-        if self.results is None:
-            self.stages[-1].order = None  # nobody sees it
-        self.first: BoundedQueue[Any] = self.stages[0].inbox
+        self.results: BoundedQueue[Any] | None = BoundedQueue(plan.default_bound) if streamed else None
+        self._join()
+        self.first: BoundedQueue[Any] = self._first()
         self.producers: list[ProducerWorker] = [
-            ProducerWorker(origin.name, origin, self.first) for origin in plan.origins
+            ProducerWorker(origin.name, origin, self.stages[origin.into or 0].inbox) for origin in plan.origins
         ]
-        self.books: Books = Books(self.producers, self.stages, self.results)
+        for stage in self.stages:
+            givers = len(stage.before) + sum([one.outbox is stage.inbox for one in self.producers])
+            if givers > 1 and stage.handler.batch is None:  # a batch may wait until the queue is full
+                stage.inbox._turns = Turns(stage.inbox)
+            for before in stage.before if givers > 1 else ():
+                before.shares_room = True
+        self.control: Control = Control(plan.name, self.stages, self._start_worker)
+        self.books: Books = Books(self.producers, self.stages, plan.ends, self.results)
         self.errors: list[Exception] = []
         self.interrupt: BaseException | None = None  # KeyboardInterrupt or SystemExit of a handler (fault B13)
         self.breach: ConservationError | None = None
         self.report: Report | None = None
         self.told: bool = False  # the user has been given the outcome, so leaving the block does not raise it again
         self._live: dict[Worker, None] = {}  # a set that keeps its order, so that runs can be repeated
+        self._left_behind: list[str] = []  # workers with a call in a thread that goes on
         self._sources_live = 0
         self._starting = False  # whether a worker's task is being made
         self._cancels = 0  # rounds of cancellation
-        self._timers: dict[str, asyncio.TimerHandle] = {}  # of adaptive stages
         self._deadline: asyncio.TimerHandle | None = None
         self._deadline_at = math.inf  # kept here, since uvloop's handle of a moment that has come cannot tell it
         self._began = 0.0  # loop time
         self._began_really = 0.0
         self._ended = asyncio.Event()
         self._context = copy_context()  # consumers' workers begin with a copy of it
+
+    def _join(self) -> None:
+        """Let each stage know those it gives to."""
+        for place, (node, stage) in enumerate(zip(self.plan.nodes, self.stages, strict=True)):
+            letters = self.stages[node.failures_to] if node.failures_to is not None else None
+            results = self.results if place < self.plan.main else None
+            stage.give_to([self.stages[one] for one in node.following], letters, results)
+
+    def _first(self) -> BoundedQueue[Any]:
+        """What items are put and fed into: the queue of the first stage, if there is one only."""
+        if len(self.plan.entries) == 1:
+            return self.stages[self.plan.entries[0]].inbox
+        refusing = BoundedQueue[Any]()
+        refusing._refused = StateError
+        refusing._refuse(f"pipeline {self.plan.name!r} merges several first stages, so nothing can be put or fed")
+        return refusing
 
     # -- start --------------------------------------------------------------------------------
 
@@ -132,18 +163,12 @@ class Supervisor:
         _under_way.difference_update([run for run in _under_way if run.lost_its_loop()])
         _under_way.add(self)
         self._began, self._began_really = self._loop.time(), perf_counter()
-        for queue in self._queues():
+        for queue in (*self._queues(), self.first):
             queue._here()
         self._context.run(_current.set, self)
         for stage in self.stages:
             stage.report_trouble = self._trouble
-            getters, count = stage.inbox._getters, stage.concurrency
-            stage.inbox._workers = count
-            getters.reserve(count, partial(self._start_worker, stage), self._loop.time())
-            if stage.handler.adaptive is not None:
-                self._adapt_later(stage, stage.handler.adaptive)
-            if stage.handler.context is not None:
-                getters.wake(count)  # opening takes time, and if it fails that is better known now
+        self.control.start(self._loop)
         self._sources_live = len(self.producers)
         for producer in self.producers:
             self._spawn(producer, copy_context())
@@ -183,70 +208,18 @@ class Supervisor:
 
     def feed(self, item: Any) -> None:
         """See :func:`feed`."""
+        if len(self.plan.entries) > 1:
+            raise StateError(self.first._refusal)
+        if get_ident() != self.first._thread:
+            from .bridge import bridge_to  # here, since most programs have no threads
+
+            bridge_to(self.first).feed(item, self)
+            return
         self.first._here()
         if self._ended.is_set() or self.first._is_shutdown:
             raise QueueShutDown("feed() after the end of its run: the item was not taken")
+        self.first._enqueue(item)  # first, as an order may refuse it
         self.books.fed += 1
-        self.first._enqueue(item)
-
-    # -- control ------------------------------------------------------------------------------
-
-    def stage(self, name: str) -> Stage:
-        """The stage of that name; raises ``StateError`` that names them all."""
-        for stage in self.stages:
-            if stage.handler.name == name:
-                return stage
-        names = ", ".join(repr(stage.handler.name) for stage in self.stages)
-        raise StateError(f"pipeline {self.plan.name!r} has no stage {name!r}; it has {names}")
-
-    def scale(self, stage: Stage, concurrency: int) -> None:
-        """Let ``stage`` have so many workers from now on; those it has too many leave after the item they are at."""
-        inbox, getters, now = stage.inbox, stage.inbox._getters, self._loop.time()
-        if self._ended.is_set() or inbox._is_shutdown or self._cancels:
-            return
-        more, stage.concurrency = concurrency - stage.concurrency, concurrency
-        kept = min(max(more, 0), stage.surplus)  # those asked to leave before stay
-        stage.surplus -= kept
-        if more > kept:
-            inbox._workers += more - kept
-            getters.reserve(more - kept, partial(self._start_worker, stage), now)
-            if stage.handler.context is not None:
-                getters.wake(more - kept)
-            inbox._made_item()
-        elif more < 0:
-            spared = getters.discharge(-more, now)
-            inbox._workers -= spared
-            stage.surplus += -more - spared
-            stage.call_off()
-            getters.wake(stage.surplus)  # idle ones leave at once
-
-    def _adapt_later(self, stage: Stage, policy: Adaptive) -> None:
-        latency = stage.latency
-        look = partial(self._adapt, stage, policy, latency.count, latency.seconds)
-        self._timers[stage.handler.name] = self._loop.call_later(policy.every, look)
-
-    def _adapt(self, stage: Stage, policy: Adaptive, calls: int, seconds: float) -> None:
-        """Fewer workers if the calls since took too long, one more if they did not and all are at work."""
-        calls, seconds = stage.latency.count - calls, stage.latency.seconds - seconds
-        if calls and seconds / calls > policy.target:
-            self.scale(stage, max(policy.min, stage.concurrency * 3 // 4))
-        elif calls and stage.inbox._getters.waiting == 0 and stage.concurrency < policy.max:
-            self.scale(stage, stage.concurrency + 1)
-        self._adapt_later(stage, policy)
-
-    def pause(self) -> None:
-        """Let no worker take another item before :meth:`resume`."""
-        for stage in self.stages:
-            if stage.gate is None:
-                stage.gate = asyncio.Event()
-                stage.call_off()
-
-    def resume(self) -> None:
-        """Go on."""
-        for stage in self.stages:
-            if stage.gate is not None:
-                stage.gate.set()
-                stage.gate = None
 
     # -- stop ---------------------------------------------------------------------------------
 
@@ -305,7 +278,7 @@ class Supervisor:
         if self.state is not State.RUNNING:
             return
         self._advance(State.DRAINING)
-        self.resume()
+        self.control.resume()
         self.first._refuse(f"pipeline {self.plan.name!r} is draining: the item was not taken")
         for producer in self.producers:
             self._cancel_worker(producer)
@@ -319,13 +292,17 @@ class Supervisor:
         self._close_if_quiet()
 
     def _close_if_quiet(self) -> None:
-        """Send END into the first stage when nothing is queued or running anywhere (invariant 3)."""
-        if self.first._is_shutdown or self._sources_live:
+        """Send END into the first stages when nothing is queued or running anywhere (invariant 3)."""
+        if self.stages[0].inbox._is_shutdown or self._sources_live:
             return
+        if self.first._bridge is not None:
+            self.first._bridge.take_fed()  # by a call in a thread that has outlived its timeout
         if all(stage.is_idle() for stage in self.stages):
             if any(stage.flush() for stage in self.stages):
                 return  # whoever handles the last batches will come back here
-            self.first.close()
+            for stage in self.stages:
+                if not stage.before:
+                    stage.inbox.close()
             self._cascade()
             self._finish_if_ended()
 
@@ -351,6 +328,7 @@ class Supervisor:
 
     def _cancel(self) -> None:
         self._cancels += 1
+        self.control.close()
         for queue in self._queues():
             queue._release_writers()
         for stage in self.stages:
@@ -377,6 +355,8 @@ class Supervisor:
         if worker.abandoned:  # came back after all; the run is long over
             return
         self._live.pop(worker, None)
+        if worker.leaves_a_call:
+            self._left_behind.append(worker.name)
         if task is not None and not task.cancelled() and (error := task.exception()) is not None:
             worker.failed_with(error)  # of the framework itself
         self._judge(worker)
@@ -431,9 +411,11 @@ class Supervisor:
                 self._cancel()
 
     def _cascade(self) -> None:
-        """END goes on: the queue after a stage whose workers have all seen it is closed."""
-        for stage in self.stages:
+        """END goes on: a queue is closed when all stages before it have seen it, by all of their workers."""
+        for stage in self.stages:  # each after those before it
             inbox = stage.inbox
+            if stage.before and all(before.has_ended for before in stage.before):
+                inbox.close()
             if inbox._is_shutdown and len(inbox._queue) == 0:
                 inbox._dismiss()
                 while stage.opening:  # nobody needs their resources any more
@@ -441,10 +423,8 @@ class Supervisor:
                     if not worker.cancelled:
                         inbox._ends += 1  # this is how it is told END
                         self._cancel_worker(worker)
-            if inbox._workers or not inbox._is_shutdown:
-                return
-            if stage.outbox is not None:
-                stage.outbox.close()
+        if self.results is not None and all(self.stages[place].has_ended for place in self.plan.ends):
+            self.results.close()
 
     # -- the end of the run -------------------------------------------------------------------
 
@@ -453,8 +433,7 @@ class Supervisor:
             self._finish()
 
     def _finish(self) -> None:
-        for timer in self._timers.values():
-            timer.cancel()
+        self.control.close()
         if self._deadline is not None:
             self._deadline.cancel()
         for stage in self.stages:
@@ -487,7 +466,7 @@ class Supervisor:
         return Report(self.statistics(), self.books.left(), self._abandoned())
 
     def _abandoned(self) -> tuple[str, ...]:
-        return tuple(sorted([worker.name for worker in self._live if worker.abandoned]))
+        return tuple(sorted([*self._left_behind, *(worker.name for worker in self._live if worker.abandoned)]))
 
     def outcome(self) -> Report:
         """The report of a run that has ended, or what it failed with."""

@@ -58,13 +58,15 @@ class Line(deque[Any]):
             woken += 1
         return woken
 
-    async def stand(self, loop: asyncio.AbstractEventLoop, deadline: float | None = None) -> None:
-        """Wait until woken; ``TimeoutError`` at ``deadline`` (loop time).
+    async def stand(self, loop: asyncio.AbstractEventLoop, deadline: float | None = None, first: bool = False) -> None:
+        """Wait until woken, as the last or ``first`` in line; ``TimeoutError`` at ``deadline`` (loop time).
 
         *Cancel safety*: leaves the line at once (fault A16) and passes on a wake-up it was given (faults A2, A3).
         """
         waiter = loop.create_future()
-        if self._reserve is None:
+        if first:
+            self.appendleft(waiter)
+        elif self._reserve is None:
             self.append(waiter)
         else:
             self.insert(len(self) - 1, waiter)

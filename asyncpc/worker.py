@@ -12,21 +12,21 @@ a queue is counted by those who wrote it, what came of it by those who took it, 
 from __future__ import annotations
 
 import asyncio
-import traceback
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
 from contextvars import Context
 from time import perf_counter
 from typing import Any, Final
 
 from .containers import Batched, Claim
-from .errors import RetryLater, TooManyFailures
-from .handling import TURN, answering, batching, emitting, in_order, isolated, limited
+from .errors import LeftBehind, QueueShutDown
+from .handling import TURN, answering, batching, branching, emitting, in_order, limited
+from .isolation import isolated
 from .limits import Handle, Timeout
-from .policies import Failure
 from .queue import END, BoundedQueue
-from .stage import EMPTY, Asked, Stage, logger, plain
+from .recovery import recovered
+from .stage import EMPTY, Asked, Stage
 from .stages import Handler, Origin
 from .waiting import pause
 
@@ -42,7 +42,17 @@ LONGEST: Final = sum(map(len, RUNS))
 class Worker:
     """What the supervisor knows of a task: who it is, how it ended, and whether the supervisor cancelled it."""
 
-    __slots__ = ("abandoned", "called_off", "cancelled", "completed", "context", "failures", "name", "task")
+    __slots__ = (
+        "abandoned",
+        "called_off",
+        "cancelled",
+        "completed",
+        "context",
+        "failures",
+        "leaves_a_call",
+        "name",
+        "task",
+    )
 
     def __init__(self, name: str) -> None:
         self.name: str = name
@@ -53,6 +63,7 @@ class Worker:
         self.cancelled: bool = False  # by the supervisor
         self.called_off: bool = False  # to be looked at after each item: cancelled, or its stage was changed
         self.abandoned: bool = False
+        self.leaves_a_call: bool = False  # in a thread
 
     def failed_with(self, error: BaseException) -> None:
         """Keep the error, once, for the supervisor to judge."""
@@ -68,6 +79,7 @@ class ConsumerWorker(Worker):
     # as in Worker, but what is assigned below would be inferred otherwise
     called_off: bool
     completed: bool  # came to its proper end, its resource included
+    leaves_a_call: bool
     task: asyncio.Task[None] | None
 
     def __init__(self, name: str, stage: Stage) -> None:
@@ -107,8 +119,9 @@ class ConsumerWorker(Worker):
                 await self._consume(lambda item: handler.function(item, resource))
                 if self.failures:
                     raise self.failures[0]  # tells the resource; if its exit swallows it, it is kept
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             self.completed = False  # the resource was not closed properly
+            self.leaves_a_call = isinstance(error, LeftBehind)
             raise
         except BaseException as error:
             self._failed(error)
@@ -122,7 +135,7 @@ class ConsumerWorker(Worker):
         inbox, outbox = stage.inbox, stage.outbox
         items = stage.items()
         take = items.popleft
-        handle, passes_on = self._handle(function)
+        limits, (handle, passes_on) = stage.limits, self._handle(function)
         if passes_on:
             outbox = None
         out_items: deque[Any] = (outbox or inbox)._queue
@@ -137,6 +150,9 @@ class ConsumerWorker(Worker):
             while True:
                 if (stage.surplus or stage.gate is not None) and await self._is_to_leave():
                     break
+                if limits != stage.limits:
+                    limits, (handle, _) = stage.limits, self._handle(function)
+                    handle = handle if context is not None else isolated(handle, self.home)
                 if not items:
                     if inbox._tell_end() is END:
                         break
@@ -157,7 +173,9 @@ class ConsumerWorker(Worker):
                         try:
                             value = await handle(item)
                         except Exception as error:
-                            value = await self._recovered(item, handle, error)
+                            if stage.order is not None:
+                                raise  # it has had its attempts
+                            value = await recovered(self, item, handle, error)
                         try:
                             leaked = context != home
                         except Exception:  # a value that cannot be compared, such as an array
@@ -214,6 +232,8 @@ class ConsumerWorker(Worker):
     def _handle(self, function: Callable[[Any], Any]) -> tuple[Handle, bool]:
         """How the function is called, with all that the stage's options ask for; and whether that passes values on."""
         stage, handler = self.stage, self.stage.handler
+        if handler.branches is not None:
+            return branching(self, limited(self, function)), True
         handle: Handle = emitting(self, function) if handler.generates else function
         handle = limited(self, handle)
         if handler.batch is not None:
@@ -224,118 +244,27 @@ class ConsumerWorker(Worker):
             return in_order(self, handle), True
         return handle, handler.generates
 
-    async def attempt(self, item: Any, handle: Handle) -> Any:
-        """The handler's value, after as many attempts as it may have; EMPTY if a policy gives the item up."""
-        try:
-            return await handle(item)
-        except Exception as error:
-            return await self._recover(item, handle, error)
+    def _failed(self, error: BaseException) -> None:
+        self.failed_with(error)
+        if self.hand is not EMPTY:
+            size = self.stage.size(self.hand)
+            for item in self.hand if self.stage.handler.batch is not None else [self.hand]:
+                if type(item) is Asked and isinstance(error, Exception):  # others are for whoever waits for the run
+                    item.fail(error)
+                elif type(item) is Asked:
+                    item.fail(QueueShutDown(f"stage {self.stage.handler.name!r} was interrupted"))
+            self.hand = EMPTY
+            self.stage.failed += size
+            self.stage.more += size - 1
+            self.settled += 1
 
-    async def tried(self, item: Any, handle: Handle) -> Any:
-        """The handler's value, after as many attempts as it may have; raises what the last one failed with."""
-        try:
-            return await handle(item)
-        except Exception as error:
-            value, _, failed = await self._again(item, handle, error)
-            if failed is not None:
-                raise failed from None
-            return value
-
-    async def _recovered(self, item: Any, handle: Handle, error: Exception) -> Any:
-        if self.stage.order is not None:
-            raise error  # it has had its attempts
-        return await self._recover(item, handle, error)
-
-    async def _recover(self, item: Any, handle: Handle, error: Exception) -> Any:
-        """The value after all, by another attempt; EMPTY if a policy gives the item up; else what failed is raised."""
-        value, calls, failed = await self._again(item, handle, error)
-        if failed is None:
-            return value
-        if isinstance(item, Batched):
-            return await self._recover_batch(item, calls, failed)
-        if self.cancelled or self.stage.handler.on_error == "stop":
-            raise failed
-        await self._give_up(item, calls, failed)
-        return EMPTY
-
-    async def _again(self, item: Any, handle: Handle, error: Exception) -> tuple[Any, int, Exception | None]:
-        """Further attempts as ``retry`` allows: the value and the number of calls, or what the last one failed with."""
-        retry, attempts, calls = self.stage.handler.retry, 1, 1
-        while not self.cancelled:  # else the handler made an error of its cancellation
-            if isinstance(error, RetryLater):
-                seconds = error.seconds
-            elif retry is not None and attempts < retry.attempts and isinstance(error, retry.on):
-                seconds = retry.wait(attempts)
-                attempts += 1
-            else:
-                break
-            self.stage.retried += 1
-            calls += 1
-            await self._rest(seconds)
-            try:
-                return await isolated(handle, self.home)(item), calls, None
-            except Exception as again:
-                error = again
-        if calls > 1:
-            with suppress(Exception):  # an exception class may refuse to be written to
-                error.add_note(f"asyncpc: after {calls} calls")
-        return EMPTY, calls, error
-
-    async def _rest(self, seconds: float) -> None:
+    async def rest(self, seconds: float) -> None:
         """Wait before another attempt: it is no part of the handler's latency."""
         began = perf_counter()
         try:
             await asyncio.sleep(seconds)
         finally:
             self.passing += perf_counter() - began
-
-    async def _recover_batch(self, batch: Batched, calls: int, error: Exception) -> Any:
-        """What becomes of a batch that failed at last: split, told to those who asked, or given up whole."""
-        stage = self.stage
-        assert stage.handler.batch is not None
-        if stage.handler.batch.split_on_error and len(batch) > 1 and not self.cancelled:
-            stage.split(batch)
-            return EMPTY
-        rest = Batched([item for item in batch if type(item) is not Asked], batch.reason)
-        if rest and (self.cancelled or stage.handler.on_error == "stop"):
-            raise error
-        for item in batch:
-            if type(item) is Asked:
-                item.fail(error)
-                stage.failed += 1
-            else:
-                await self._give_up(item, calls, error)
-        stage.more += len(batch) - 1
-        return EMPTY
-
-    async def _give_up(self, item: Any, attempts: int, error: Exception) -> None:
-        """Count the item as failed and hand it on as the policy says; raises when it was one too many."""
-        stage, handler = self.stage, self.stage.handler
-        failed = stage.failed + 1
-        allowed = handler.max_failures
-        if isinstance(allowed, float):
-            allowed *= max(100, stage.settled + 1)
-        if allowed is not None and failed > allowed:
-            raise TooManyFailures(
-                f"stage {handler.name!r}: {failed} items failed, max_failures={handler.max_failures} allows no more"
-            ) from error
-        if failed & (failed - 1) == 0:  # 1, 2, 4, 8, …: a log is no place for each of a million
-            logger.warning("stage %r gave up %d items; the last: %s", handler.name, failed, type(error).__name__)
-        if handler.on_error != "skip":
-            await handler.tell(Failure(plain(item), _text(error), attempts, handler.name, _trace(error)))
-        stage.failed += 1
-
-    def _failed(self, error: BaseException) -> None:
-        self.failed_with(error)
-        if self.hand is not EMPTY:
-            size = self.stage.size(self.hand)
-            for item in self.hand if self.stage.handler.batch is not None else [self.hand]:
-                if type(item) is Asked:
-                    item.fail(error)
-            self.hand = EMPTY
-            self.stage.failed += size
-            self.stage.more += size - 1
-            self.settled += 1
 
     def settle(self) -> None:
         """Count the item in hand as done, before a cancel comes out: its values are in a place of their own."""
@@ -346,10 +275,10 @@ class ConsumerWorker(Worker):
         """Pass a value on beside the loop; cancelled or not, it ends in the queue."""
         try:
             if outbox is not None:
-                if len(outbox._queue) < outbox._limit:
+                if outbox._may_enqueue():
                     outbox._enqueue(value)
                 else:
-                    await self._push(outbox, value)
+                    await self.push(outbox, value)
             self.stage.emitted += 1
         except asyncio.CancelledError:
             self.stage.emitted += 1
@@ -381,39 +310,47 @@ class ConsumerWorker(Worker):
             self.settle()
             raise
 
+    async def send(self, item: Any, branches: Sequence[int]) -> None:
+        """Pass the item on to each of these branches; cancelled or not, it gets to all of them."""
+        stage, left = self.stage, deque(branches)
+        try:
+            while left:
+                await self.emit(stage.branches[left[0]], item)
+                stage.sent[left.popleft()] += 1
+        except asyncio.CancelledError:
+            stage.sent[left.popleft()] += 1
+            for branch in left:
+                stage.branches[branch]._enqueue(item)
+                stage.sent[branch] += 1
+                stage.emitted += 1
+            self.settle()
+            raise
+
     async def _pass_on(self, outbox: BoundedQueue[Any], value: Any) -> None:
         """Push the value when there is room; cancelled or not, it ends in the queue, so the item is done."""
         try:
-            await self._push(outbox, value)
+            await self.push(outbox, value)
         except (asyncio.CancelledError, asyncio.QueueFull):
             self.settle()
             raise
 
-    async def _push(self, outbox: BoundedQueue[Any], value: Any) -> None:
+    async def push(self, outbox: BoundedQueue[Any], value: Any) -> None:
         """Push the value, and remember how long that took: it is no part of the handler's latency."""
-        began = perf_counter()
+        began, stage = perf_counter(), self.stage
         if self.timeout is not None:
             self.timeout.hold()
+        if stage.shares_room:
+            stage.out_waiting += 1
+            stage.out_seconds -= asyncio.get_running_loop().time()
         try:
             await outbox._push(value)
         finally:
             self.passing += perf_counter() - began
+            if stage.shares_room:
+                stage.out_waiting -= 1
+                stage.out_seconds += asyncio.get_running_loop().time()
             if self.timeout is not None:
                 self.timeout.go_on()
-
-
-def _text(error: Exception) -> str:
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:  # its own __str__ fails
-        return type(error).__name__
-
-
-def _trace(error: Exception) -> str:
-    try:
-        return "".join(traceback.format_exception(error))
-    except Exception:
-        return ""
 
 
 class ProducerWorker(Worker):
@@ -462,7 +399,7 @@ class ProducerWorker(Worker):
                 if len(items) >= outbox._mark:
                     produced += 1
                     try:
-                        if len(items) < outbox._limit:
+                        if outbox._may_enqueue():
                             outbox._enqueue(item)
                         else:
                             await outbox._push(item)

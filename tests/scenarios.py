@@ -40,6 +40,7 @@ from asyncpc import (
     Batch,
     Breaker,
     DrainTimeout,
+    Failure,
     Pipeline,
     PipelineError,
     QueueShutDown,
@@ -48,11 +49,14 @@ from asyncpc import (
     Restart,
     Retry,
     Running,
+    StageStatistics,
     WorkerCancelled,
+    broadcast,
     consumer,
     feed,
     merge,
     producer,
+    route,
     source,
 )
 
@@ -114,9 +118,18 @@ class StageSpec:
     """When it is cancelled: slow, raise."""
     options: frozenset[str] = frozenset()
     """What else the consumer asks for: some of :data:`OPTIONS`."""
+    branching: str = ""
+    """No consumer, but a route or broadcast; it has only ``maxsize`` and ``trouble``."""
 
 
-OPTIONS: Final = ("batch", "breaker", "key", "ordered", "overflow", "priority", "rate", "retry", "skip", "timeout")
+OPTIONS: Final = (
+    *("batch", "breaker", "key", "letters", "ordered", "overflow"),
+    *("priority", "rate", "retry", "skip", "timeout"),
+)
+"""Names of arguments; ``skip`` and ``letters`` (a consumer that is told of failures) are for ``on_error``."""
+
+Layout = tuple[Any, ...]
+"""How stages are joined: places, one after the other; for a branching, the place and the layouts of its branches."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +160,35 @@ class Scenario:
     sources: tuple[SourceSpec, ...]
     putters: tuple[int, ...]
     stages: tuple[StageSpec, ...]
+    layout: Layout
+    calls: bool
+    """Whether putters also ``call``."""
     sabotage: tuple[Sabotage, ...]
+
+    @property
+    def following(self) -> list[list[int]]:
+        """The places each stage gives to; an end gives to one more than there are, the results."""
+        following: list[list[int]] = [[] for _ in self.stages]
+        _join(self.layout, len(self.stages), following)
+        return following
+
+    @property
+    def before(self) -> list[list[int]]:
+        """The places that give to each stage, and to the results."""
+        following = self.following
+        return [[one for one, to in enumerate(following) if place in to] for place in range(len(self.stages) + 1)]
+
+
+def _join(layout: Layout, after: int, following: list[list[int]]) -> None:
+    for element, then in zip(layout, (*layout[1:], None), strict=True):
+        to = after if then is None else then if isinstance(then, int) else then[0]
+        if isinstance(element, int):
+            following[element] = [to]
+        else:
+            place, *branches = element
+            following[place] = [branch[0] if isinstance(branch[0], int) else branch[0][0] for branch in branches]
+            for branch in branches:
+                _join(branch, to, following)
 
 
 def draw(seed: int) -> Scenario:
@@ -160,6 +201,9 @@ def draw(seed: int) -> Scenario:
         "pushed": ["leave", "leave", "drain", "raise"],
         "streamed": ["read", "read", "break", "raise"],
     }
+    stages: list[StageSpec] = []
+    layout = _layout(rng, stages, depth=0)
+    one_each = not any(stage.generates or stage.branching == "broadcast" for stage in stages)
     scenario = Scenario(
         seed=seed,
         loop=rng.choice(["plain"] * 6 + ["debug", "eager"]),
@@ -171,12 +215,30 @@ def draw(seed: int) -> Scenario:
         maxsize=_maxsize(rng),
         sources=() if shape == "pushed" else tuple(_source(rng) for _ in range(rng.choice([1, 1, 2, 3]))),
         putters=tuple(rng.randrange(15) for _ in range(rng.randint(1, 4))) if shape == "pushed" else (),
-        stages=tuple(_stage(rng) for _ in range(rng.choice([1, 1, 2, 2, 3, 4]))),
+        stages=tuple(stages),
+        layout=layout,
+        calls=shape == "pushed" and one_each,
         sabotage=(),
     )
     for _ in range(rng.choice([0, 1, 1, 1, 2])):
         scenario = _with_trouble(scenario, rng)
     return _with_end(scenario, rng)
+
+
+def _layout(rng: Random, stages: list[StageSpec], depth: int) -> Layout:
+    """Stages one after the other, or with branches, and branches in these; appends each to ``stages``."""
+    layout: list[Any] = []
+    for _ in range(rng.choice([1, 1, 2, 2, 3, 4] if depth == 0 else [1, 1, 2])):
+        place = len(stages)
+        if depth < 2 and rng.random() < 0.15:
+            kind = rng.choice(["route", "broadcast"])
+            stages.append(StageSpec(False, 1, rng.choice([None, 1, 2]), branching=kind))
+            branches = [_layout(rng, stages, depth + 1) for _ in range(rng.choice([1, 2, 2, 3]))]
+            layout.append((place, *branches))
+        else:
+            stages.append(_stage(rng))
+            layout.append(place)
+    return tuple(layout)
 
 
 def _moment(rng: Random) -> float:
@@ -224,6 +286,8 @@ def _options(rng: Random, generates: bool, maxsize: int | None) -> frozenset[str
         options -= {"batch"}
     if options & {"batch", "key", "priority"}:
         options -= {"ordered"}
+    if "skip" in options:
+        options -= {"letters"}
     return options
 
 
@@ -282,7 +346,7 @@ def _with_trouble(scenario: Scenario, rng: Random) -> Scenario:
 
 def _without_policies(scenario: Scenario) -> Scenario:
     """Without those that hold for a handler that raises by itself, and not for one that does when it is cancelled."""
-    stages = tuple(replace(stage, options=stage.options - {"retry", "skip"}) for stage in scenario.stages)
+    stages = tuple(replace(stage, options=stage.options - {"letters", "retry", "skip"}) for stage in scenario.stages)
     return replace(scenario, stages=stages)
 
 
@@ -339,12 +403,17 @@ def _with_end(scenario: Scenario, rng: Random) -> Scenario:
 class Item:
     """One item; ``path`` orders the items of one ``origin``, and those made from them."""
 
-    __slots__ = ("depth", "origin", "path")
+    __slots__ = ("depth", "is_called", "origin", "path")
 
-    def __init__(self, origin: str, path: tuple[int, ...], depth: int = 0) -> None:
+    def __init__(self, origin: str, path: tuple[int, ...], depth: int = 0, is_called: bool = False) -> None:
         self.origin = origin
         self.path = path
         self.depth = depth
+        self.is_called = is_called
+
+    def child(self, number: int) -> Item:
+        """A value made from it."""
+        return Item(self.origin, (*self.path, number), self.depth, self.is_called)
 
     def __repr__(self) -> str:
         return f"{self.origin}:{'.'.join(map(str, self.path))}"
@@ -391,6 +460,9 @@ class Ledger:
         self.loop = loop
         self.drain_timeout = scenario.drain_timeout
         self.books = [Book(_bound(scenario, stage)) for stage in range(len(scenario.stages) + 1)]
+        self.following = scenario.following
+        self.emitted = [0] * len(scenario.stages)
+        self.letters = Book(float("inf"))  # of the consumer that is told of failures
         self.problems: list[str] = []
         self.errors: list[Exception] = []  # that must come out
         self.interrupts: list[BaseException] = []
@@ -405,9 +477,11 @@ class Ledger:
         self.swallowed = 0
         self.stopped = False  # the caller asked for less than everything
         self.released = asyncio.Event()  # whoever ignores cancellations for ever is let go
+        self.calls_come = scenario.calls
         self.alone = len(scenario.sources) == 1
         self.streamed = scenario.shape == "streamed"
-        self.waits = "overflow" not in scenario.stages[0].options
+        first = scenario.stages[0]
+        self.waits = "overflow" not in first.options and first.branching != "broadcast"
         self.over = False  # the run has returned; abandoned workers may still come back
         self.token = object()  # the caller's context variable
 
@@ -417,13 +491,24 @@ class Ledger:
         if not self.over and len(book.accepted) - len(book.started) > book.limit + (self.fed if stage == 0 else 0):
             self.problems.append(f"bound: stage {stage} holds {len(book.accepted) - len(book.started)} items")
 
+    def emit(self, stage: int, item: Item, branch: int = 0) -> None:
+        """The stage gives ``item`` to the next, or to that branch."""
+        self.emitted[stage] += 1
+        self.accept(self.following[stage][branch], item)
+
     def ask(self) -> None:
         """The only source is asked for an item: there must be room in the first queue."""
         first = self.books[0]
         if self.waits and self.alone and not self.fed and len(first.accepted) - len(first.started) >= first.limit - 1:
             self.problems.append("backpressure: the source was asked while the queue was full")
 
+    def notice(self, item: Item) -> None:
+        """An item that came by ``call``, which tells its caller no earlier than the result."""
+        if item.is_called and len(item.path) == 1 and item not in self.books[0].accepted:
+            self.accept(0, item)
+
     def start(self, stage: int, item: Item) -> None:
+        self.notice(item)
         self.books[stage].started.append(item)
 
     @contextmanager
@@ -443,7 +528,7 @@ class Ledger:
         except Exception as error:
             if "retry" not in options:  # else the next call succeeds, if there is one
                 book.failed.update(items)
-                if "skip" not in options:
+                if not options & {"letters", "skip"} and not all(item.is_called for item in items):
                     self.raised(error)
             raise
         except BaseException as error:
@@ -464,6 +549,7 @@ class Ledger:
             self.problems.append(f"key: stage {stage} handles two items of one key at once")
 
     def drop(self, stage: int, item: Item) -> None:
+        self.notice(item)
         self.books[stage].dropped.add(item)
 
     def raised(self, error: Exception) -> None:
@@ -489,12 +575,13 @@ class Ledger:
 def _bound(scenario: Scenario, stage: int) -> float:
     """How many items may be accepted and not started: the queue's bound, and one per writer that waits for room."""
     last = stage == len(scenario.stages)
-    if last and scenario.shape != "streamed":
-        return float("inf")
+    if (last and scenario.shape != "streamed") or (not last and scenario.stages[stage].branching == "broadcast"):
+        return float("inf")  # nobody reads, or nobody sees what it reads
     own = None if last else scenario.stages[stage].maxsize
     maxsize = scenario.maxsize if own is None else own
-    writers = len(scenario.sources) if stage == 0 else scenario.stages[stage - 1].concurrency
-    before = scenario.stages[stage - 1].options if stage else frozenset()
+    givers = [scenario.stages[place] for place in scenario.before[stage]]
+    writers = sum(giver.concurrency for giver in givers) if stage else len(scenario.sources)
+    before = frozenset().union(*(giver.options for giver in givers))
     here = frozenset() if last else scenario.stages[stage].options
     scaled = any(sabotage.deed == "scale" for sabotage in scenario.sabotage)  # nobody knows how many writers there are
     free = (
@@ -619,23 +706,55 @@ class _AsyncIterable:
         raise StopAsyncIteration
 
 
-def make_stage(spec: StageSpec, stage: int, ledger: Ledger) -> Any:
+def make_branching(spec: StageSpec, stage: int, ledger: Ledger, branches: list[Any]) -> Any:
+    """A route or broadcast; what a broadcast does is seen by nobody, see :meth:`_Play.look_into_broadcasts`."""
+    if spec.branching == "broadcast":
+        return broadcast(*branches, maxsize=spec.maxsize, name=f"stage-{stage}")
+
+    def by(item: Item) -> int:
+        with ledger.handling(stage, [item], frozenset()):
+            call = ledger.calls[stage]
+            ledger.calls[stage] += 1
+            if call == spec.at and spec.trouble in ("cancel", "interrupt", "raise"):
+                _raise(spec, stage, item, ledger)
+        branch = key_of(item) % len(branches)
+        ledger.emit(stage, item, branch)
+        return branch
+
+    return route(by, dict(enumerate(branches)), maxsize=spec.maxsize, name=f"stage-{stage}")
+
+
+def make_letters(ledger: Ledger) -> Any:
+    """The consumer that is told of failures, whatever stage they are from."""
+    book = ledger.letters
+
+    @consumer(concurrency=2)
+    async def letters(failure: Failure) -> None:
+        book.started.append(failure.item)
+        await _pause(ledger, "some")
+        book.done.add(failure.item)
+
+    return letters
+
+
+def make_stage(spec: StageSpec, stage: int, ledger: Ledger, letters: Any) -> Any:
     """The consumer of a stage, as a user would write it."""
-    ordered = "ordered" in spec.options and stage + 1 < len(ledger.books) - (not ledger.streamed)
+    ends = ledger.following[stage] == [len(ledger.following)]
+    ordered = "ordered" in spec.options and (ledger.streamed or not ends)
 
     async def handle(item: Item) -> Item:
         with ledger.handling(stage, [item], spec.options):
             await _work(spec, stage, item, ledger)
-        value = Item(item.origin, (*item.path, 0), item.depth)
-        ledger.accept(stage + 1, value)
+        value = item.child(0)
+        ledger.emit(stage, value)
         return value
 
     async def handle_batch(items: list[Item]) -> list[Item]:
         with ledger.handling(stage, items, spec.options):
             await _work(spec, stage, items[0], ledger)
-        values = [Item(item.origin, (*item.path, 0), item.depth) for item in items]
+        values = [item.child(0) for item in items]
         for value in values:
-            ledger.accept(stage + 1, value)
+            ledger.emit(stage, value)
         return values
 
     async def generate(item: Item) -> AsyncIterator[Item]:
@@ -643,13 +762,13 @@ def make_stage(spec: StageSpec, stage: int, ledger: Ledger) -> Any:
         with ledger.opened(f"generator of stage {stage}"), ledger.handling(stage, [item], spec.options):
             for number in range(ledger.rng.randrange(spec.fan + 1)):
                 await _work(spec, stage, item, ledger)
-                value = Item(item.origin, (*item.path, number), item.depth)
+                value = item.child(number)
                 values.append(value)
                 if not ordered:  # else they leave together, once the generator has ended
-                    ledger.accept(stage + 1, value)
+                    ledger.emit(stage, value)
                 yield value
         for value in values if ordered else []:
-            ledger.accept(stage + 1, value)
+            ledger.emit(stage, value)
 
     async def handle_with(item: Any, resource: object) -> Any:
         _check_resource(resource, ledger)
@@ -675,6 +794,8 @@ def make_stage(spec: StageSpec, stage: int, ledger: Ledger) -> Any:
 
     options: dict[str, Any] = {"concurrency": spec.concurrency, "maxsize": spec.maxsize, "name": f"stage-{stage}"}
     options |= {name: given for name, given in _given(stage, ledger).items() if name in wanted(spec.options)}
+    if "letters" in spec.options:
+        options["on_error"] = letters
     if spec.context:
         return consumer(context=resource, **options)(generate_with if spec.generates else handle_with)
     return consumer(**options)(generate if spec.generates else handle_batch if "batch" in spec.options else handle)
@@ -682,13 +803,16 @@ def make_stage(spec: StageSpec, stage: int, ledger: Ledger) -> Any:
 
 def wanted(options: frozenset[str]) -> set[str]:
     """The names of the arguments that the options stand for."""
-    return {*options, *({"on_drop"} if "overflow" in options else ()), *({"on_error"} if "skip" in options else ())}
+    more = {"overflow": "on_drop", "skip": "on_error", "letters": "on_error"}
+    return {*options, *(more[one] for one in options & more.keys())}
 
 
 def _given(stage: int, ledger: Ledger) -> dict[str, Any]:
     """The argument for each option; retries outlast all trouble, and no timeout is ever reached."""
     return {
-        "batch": Batch(ledger.rng.randint(1, 2), within=ledger.rng.choice([None, 0.002, 0.01])),
+        "batch": Batch(
+            ledger.rng.randint(1, 2), within=ledger.rng.choice([0.001 if ledger.calls_come else None, 0.002, 0.01])
+        ),
         "breaker": Breaker(1, 0.002),
         "key": key_of,
         "on_drop": partial(ledger.drop, stage),
@@ -720,26 +844,30 @@ async def _work(spec: StageSpec, stage: int, item: Item, ledger: Ledger) -> None
     except asyncio.CancelledError:
         await _clean_up(ledger, spec.clean_up)
         raise
-    if spec.trouble and call == spec.at:
-        if spec.trouble == "interrupt":
-            raise KeyboardInterrupt
-        if spec.trouble == "raise":
-            raise Boom(f"stage {stage} at {item}")
-        if spec.trouble == "hang":
-            await ledger.released.wait()
-            return
-        ledger.own_cancels += 1
-        raise asyncio.CancelledError
+    if spec.trouble == "hang" and call == spec.at:
+        await ledger.released.wait()
+    elif spec.trouble and call == spec.at:
+        _raise(spec, stage, item, ledger)
+
+
+def _raise(spec: StageSpec, stage: int, item: Item, ledger: Ledger) -> None:
+    if spec.trouble == "interrupt":
+        raise KeyboardInterrupt
+    if spec.trouble == "raise":
+        raise Boom(f"stage {stage} at {item}")
+    ledger.own_cancels += 1
+    raise asyncio.CancelledError
 
 
 def _feed(item: Item, ledger: Ledger) -> None:
+    ledger.fed += 1  # before, since an eager task may handle it at once, and feed too
     child = Item("fed", (ledger.fed,), item.depth + 1)
     try:
         feed(child)
     except QueueShutDown:
+        ledger.fed -= 1
         ledger.problems += [] if ledger.over else ["END came while a handler was at work: it could not feed"]
         raise
-    ledger.fed += 1
     ledger.accept(0, child)
 
 
@@ -758,12 +886,15 @@ async def _patiently(spec: StageSpec, ledger: Ledger) -> None:
         await asyncio.sleep(0)
 
 
-async def put_all(running: Running[Item, Any], name: str, count: int, ledger: Ledger) -> None:
+async def put_all(running: Running[Item, Any], name: str, count: int, calls: bool, ledger: Ledger) -> None:
     """A caller of ``put`` in all its forms: what raised was not accepted."""
     for number in range(count):
         try:
-            await _put(running, Item(name, (number,)), ledger)
-        except (asyncio.QueueFull, TimeoutError):
+            if calls and ledger.rng.random() < 0.4:
+                await _call(running, Item(name, (number,), is_called=True), ledger)
+            else:
+                await _put(running, Item(name, (number,)), ledger)
+        except (asyncio.QueueFull, TimeoutError, Boom):
             continue
         except QueueShutDown:
             return
@@ -780,6 +911,13 @@ async def _put(running: Running[Item, Any], item: Item, ledger: Ledger) -> None:
     else:
         await running.put(item, timeout=ledger.rng.choice([0, 0.001, 0.004]) if how == "timeout" else None)
         ledger.accept(0, item)
+
+
+async def _call(running: Running[Item, Any], item: Item, ledger: Ledger) -> None:
+    """A caller of ``call`` gets what came of its own item, and nothing else."""
+    value = await running.call(item)
+    if value.origin != item.origin or value.path[0] != item.path[0]:
+        ledger.problems.append(f"the caller for {item} got {value}")
 
 
 async def _put_and_cancel(running: Running[Item, Any], item: Item, ledger: Ledger) -> None:
@@ -824,6 +962,7 @@ class Outcome:
     failed: tuple[int, ...] = ()
     dropped: tuple[int, ...] = ()
     accepted: tuple[int, ...] = ()
+    emitted: tuple[int, ...] = ()
     errors: tuple[Exception, ...] = ()
     noise: list[str] = field(default_factory=list)
 
@@ -835,13 +974,26 @@ class _Play:
         self.scenario = scenario
         self.ledger = ledger
         self.outcome = Outcome()
-        stages = [make_stage(spec, place, ledger) for place, spec in enumerate(scenario.stages)]
+        self.letters = make_letters(ledger)
+        stages = self.compose(scenario.layout)
         sources = [make_source(spec, f"source-{place}", ledger) for place, spec in enumerate(scenario.sources)]
         parts = [merge(*sources), *stages] if sources else stages
         self.pipeline: Pipeline[Any, Any] = Pipeline(
             *parts, maxsize=scenario.maxsize, drain_timeout=scenario.drain_timeout
         )
         self.run: Any = None
+
+    def compose(self, layout: Layout) -> list[Any]:
+        """The stages of a layout, as a user would pass them."""
+        parts: list[Any] = []
+        for element in layout:
+            if isinstance(element, int):
+                parts.append(make_stage(self.scenario.stages[element], element, self.ledger, self.letters))
+            else:
+                place, *within = element
+                branches = [Pipeline(*self.compose(branch)) for branch in within]
+                parts.append(make_branching(self.scenario.stages[place], place, self.ledger, branches))
+        return parts
 
     async def drive(self) -> None:
         """Start the caller and those who disturb it; wait for all of them."""
@@ -887,7 +1039,7 @@ class _Play:
         async with self.pipeline as running:
             self.seize()
             putters = [
-                asyncio.create_task(put_all(running, f"putter-{place}", count, self.ledger))
+                asyncio.create_task(put_all(running, f"putter-{place}", count, self.scenario.calls, self.ledger))
                 for place, count in enumerate(self.scenario.putters)
             ]
             if self.scenario.ends_after > 0.005:
@@ -961,12 +1113,12 @@ class _Play:
             for _ in range(rng.randint(1, 3)):
                 place, concurrency = rng.randrange(len(run.stages)), rng.randint(1, 6)
                 self.ledger.scaled = max(self.ledger.scaled, concurrency)
-                run.scale(run.stages[place], concurrency)
+                run.control.scale(run.stages[place], concurrency)
                 await _pause(self.ledger, "some")
         else:
-            run.pause()
+            run.control.pause()
             await _pause(self.ledger, "timed")
-            run.resume()
+            run.control.resume()
 
     def snapshot(self) -> None:
         outcome, books = self.outcome, self.ledger.books
@@ -977,17 +1129,36 @@ class _Play:
             for task in asyncio.all_tasks()
             if task.get_name().startswith("asyncpc:") and not task.done()
         )
+        if self.run is not None and self.run.report is not None:
+            self.look_into_broadcasts(self.run.report)
+            for one in self.run.report.unfinished:
+                if isinstance(one.item, Item):
+                    self.ledger.notice(one.item)
         outcome.open = tuple(f"{name}" for name, task in self.ledger.open.values() if task is None or task.done())
         outcome.unfinished = tuple(frozenset(book.unfinished()) for book in books)
         outcome.done = tuple(len(book.done) for book in books)
         outcome.failed = tuple(len(book.failed) for book in books)
         outcome.dropped = tuple(len(book.dropped) for book in books)
         outcome.accepted = tuple(len(book.accepted) for book in books)
+        outcome.emitted = tuple(self.ledger.emitted)
         outcome.errors = tuple(self.ledger.errors)
         if self.run is not None:
             outcome.report = self.run.report
             outcome.ends = tuple(stage.inbox.statistics().ends for stage in self.run.stages)
             outcome.workers = tuple(len(stage.workers) for stage in self.run.stages)
+
+    def look_into_broadcasts(self, report: Report) -> None:
+        """No code of the user is called there: believe the report as to what is left, and hold it to the rest of it."""
+        ledger = self.ledger
+        for place, spec in enumerate(self.scenario.stages):
+            if spec.branching == "broadcast":
+                book = ledger.books[place]
+                left = {one.item for one in report.unfinished if one.stage == f"stage-{place}"}
+                book.started = [item for item in book.accepted if item not in left]
+                book.done = set(book.started)
+                for branch in range(len(ledger.following[place])):
+                    for item in book.started:
+                        ledger.emit(place, item, branch)
 
 
 def _failed(task: asyncio.Task[Any]) -> bool:
@@ -1119,12 +1290,21 @@ def _once_each(ledger: Ledger) -> Iterator[str]:
 
 def _in_order(scenario: Scenario, ledger: Ledger) -> Iterator[str]:
     """Invariant 5: FIFO per source; past a stage with several workers there is no order."""
+    if ledger.scaled:
+        return
+    before = scenario.before
+    in_order: list[bool] = []
     for stage, book in enumerate(ledger.books):
-        if any(map(_reorders, scenario.stages[:stage])) or ledger.scaled:
-            return
+        givers = before[stage]
+        in_order.append(
+            len(givers) < 2 and all(in_order[one] and not _reorders(scenario.stages[one]) for one in givers)
+        )
+        if stage < len(scenario.stages) and scenario.stages[stage].branching == "broadcast":
+            continue  # nobody sees its order; that of its branches is looked at
         here = scenario.stages[stage].options if stage < len(scenario.stages) else frozenset()
-        if here & {"key", "priority"} or (here & {"breaker", "rate"} and scenario.stages[stage].concurrency > 1):
-            return
+        shuffled = here & {"breaker", "rate"} and scenario.stages[stage].concurrency > 1
+        if not in_order[stage] or here & {"key", "priority"} or shuffled:
+            continue
         last: dict[str, tuple[int, ...]] = {}
         for item in (one for one in book.started if isinstance(one, Item)):
             if item.path < last.get(item.origin, ()):
@@ -1141,21 +1321,26 @@ def _reorders(spec: StageSpec) -> bool:
 
 def _balances(scenario: Scenario, ledger: Ledger, outcome: Outcome, report: Report) -> Iterator[str]:
     """Invariants 2 and 4: the report's books and the ledger say the same."""
-    for place, stage in enumerate(report.stages):
+    count = len(scenario.stages)
+    for place, stage in enumerate(report.stages[:count]):
         left = [one.item for one in report.unfinished if one.stage == stage.name]
         counted = (stage.received, stage.done, stage.failed, stage.dropped, stage.emitted, len(left))
-        emitted = outcome.accepted[place + 1] if place + 1 < len(outcome.accepted) else 0
         expected = (
             *(outcome.accepted[place], outcome.done[place], outcome.failed[place], outcome.dropped[place]),
-            *(emitted, len(outcome.unfinished[place])),
+            *(outcome.emitted[place], len(outcome.unfinished[place])),
         )
         if counted != expected:
             yield f"{stage.name}: received, done, failed, dropped, emitted, left are {counted}, should be {expected}"
         if set(left) != outcome.unfinished[place]:
             wrong = set(left) ^ outcome.unfinished[place]
             yield f"{stage.name}: the wrong items are listed as unfinished: {wrong}"
-    if len(report.unfinished) != sum(map(len, outcome.unfinished[:-1])):
-        yield f"{len(report.unfinished)} items are listed as unfinished"
+    for stage in report.stages[count:]:
+        yield from _all_told(
+            scenario, ledger, stage, [one.item.item for one in report.unfinished if one.stage == stage.name]
+        )
+    left_count = len([one for one in report.unfinished if not isinstance(one.item, Failure)])
+    if left_count != sum(map(len, outcome.unfinished[:-1])):
+        yield f"{left_count} items are listed as unfinished"
     if report.produced != outcome.accepted[0] - ledger.fed or report.fed != ledger.fed:
         yield f"produced {report.produced} and fed {report.fed}, should be {outcome.accepted[0]} and {ledger.fed}"
     if (
@@ -1166,17 +1351,33 @@ def _balances(scenario: Scenario, ledger: Ledger, outcome: Outcome, report: Repo
         yield "the reader did not get all results"
 
 
+def _all_told(scenario: Scenario, ledger: Ledger, stage: StageStatistics, left: list[Item]) -> Iterator[str]:
+    """The consumer that is told of failures gets each of them once."""
+    book = ledger.letters
+    tellers = [place for place, spec in enumerate(scenario.stages) if "letters" in spec.options]
+    failed = {item for place in tellers for item in ledger.books[place].failed if not item.is_called}
+    told = [*book.started, *(item for item in left if item not in book.started)]
+    if len(set(told)) != len(told) or not failed.issuperset(told):
+        yield f"told of {told}, failed: {failed}"
+    if (stage.received, stage.done) != (len(told), len(book.done)):
+        yield f"letters: received, done are {stage.received, stage.done}, should be {len(told), len(book.done)}"
+    if _calm(ledger) and not ledger.limits and failed.difference(told):
+        yield f"not told of {failed.difference(told)}"
+
+
 def _within_bounds(scenario: Scenario, ledger: Ledger, outcome: Outcome, report: Report) -> Iterator[str]:
     """Invariant 1: the bound, one more per writer that was cancelled, and what was fed."""
     calm = _calm(ledger) and not ledger.limits
-    for place, stage in enumerate(report.stages):
+    before = scenario.before
+    for place, stage in enumerate(report.stages[: len(scenario.stages)]):
         own = scenario.stages[place].maxsize
         maxsize = scenario.maxsize if own is None else own
         if own is None and "batch" in scenario.stages[place].options and maxsize:
             maxsize = max(maxsize, 4)  # or no batch would ever be full
-        if place and not calm and scenario.stages[place - 1].options & {"batch", "ordered"}:
+        givers = [scenario.stages[giver] for giver in before[place]]
+        if not calm and any(giver.options & {"batch", "ordered"} for giver in givers):
             continue  # what was finished and had not left has come at the end
-        writers = len(scenario.sources) if place == 0 else max(scenario.stages[place - 1].concurrency, ledger.scaled)
+        writers = sum(max(giver.concurrency, ledger.scaled) for giver in givers) if place else len(scenario.sources)
         allowed = maxsize + (0 if calm else writers) + (0 if place else ledger.fed)
         if maxsize and stage.peak_queued > allowed:
             yield f"{stage.name}: peak {stage.peak_queued} above {allowed}"
@@ -1210,7 +1411,7 @@ def _in_time(scenario: Scenario, ledger: Ledger, outcome: Outcome, report: Repor
             yield f"only the deadline ended it, at {outcome.ended:.3f}"
     late = any(outcome.ended >= began + seconds - 1e-9 for began, seconds in ledger.limits)
     live = outcome.workers
-    most = [spec.concurrency for spec in scenario.stages]
+    most = [*(spec.concurrency for spec in scenario.stages), 2]
     if not ledger.scaled and any(started > allowed for started, allowed in zip(live, most, strict=False)):
         yield f"workers {live}, more than the concurrency"
     if _calm(ledger) and not late:

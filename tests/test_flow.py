@@ -9,7 +9,8 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any, cast
 
 import pytest
@@ -245,7 +246,7 @@ def test_a_priority_that_raises_is_an_error_of_whoever_puts() -> None:
     "options",
     [
         {"priority": lambda n: 1 / n}, {"key": lambda n: 1 / n},
-        {"batch": Batch(2, key=lambda n: 1 / n)}, {"batch": Batch(2, weigh=lambda n: 1 / n)},
+        {"batch": Batch(2, within=1, key=lambda n: 1 / n)}, {"batch": Batch(2, within=1, weigh=lambda n: 1 / n)},
     ],
     ids=["priority", "key", "batch key", "batch weigh"],
 )  # fmt: skip
@@ -604,7 +605,7 @@ def test_a_failing_batch_tells_each_caller() -> None:
     """Those who asked get the error, and the run goes on; a plain item in the same batch would stop it."""
 
     async def main() -> None:
-        @consumer(batch=Batch(3, split_on_error=True))
+        @consumer(batch=Batch(3, within=1, split_on_error=True))
         async def handle(items: list[int]) -> list[int]:
             if 1 in items:
                 raise ValueError("one")
@@ -613,6 +614,18 @@ def test_a_failing_batch_tells_each_caller() -> None:
         async with Pipeline(handle) as running:
             answers = await asyncio.gather(*(running.call(n) for n in range(3)), return_exceptions=True)
             assert [str(answer) for answer in answers] == ["0", "one", "2"]
+
+    run_virtual(main)
+
+
+def test_call_does_not_wait_for_a_batch_that_nobody_may_fill() -> None:
+    """No deadlock: a batch without a limit of time might wait for others for ever, so the call is refused."""
+
+    async def main() -> None:
+        batched: Any = consumer(batch=Batch(2))(lambda items: items)
+        async with Pipeline(batched) as running:
+            with pytest.raises(StateError, match="would wait for others at stage '<lambda>': give Batch"):
+                await running.call(1)
 
     run_virtual(main)
 
@@ -661,7 +674,7 @@ def test_call_needs_one_result_per_item() -> None:
             yield n
 
         async with Pipeline(many) as running:
-            with pytest.raises(StateError, match="stage 'many' is a generator"):
+            with pytest.raises(StateError, match="stage 'many' may give more"):
                 await running.call(1)
 
     run_virtual(main)
@@ -805,6 +818,35 @@ def test_set_rate_takes_effect_at_once() -> None:
     run_virtual(main)
 
 
+@both
+@pytest.mark.parametrize("options", [{}, {"timeout": 5}, {"ordered": True}, {"context": nullcontext()}])
+def test_a_stage_without_a_rate_can_be_given_one(options: dict[str, Any], eager: bool) -> None:
+    """Api 11 as written: workers at work and idle ones keep to it from their next call on, and nothing else changes."""
+    seen: ContextVar[int] = ContextVar("seen", default=-1)
+    called: list[float] = []
+
+    async def ask(n: int, *resource: Any) -> int:
+        assert seen.get() == -1  # of another item
+        seen.set(n)
+        called.append(now())
+        await asyncio.sleep(0.01)
+        return n
+
+    stage: Any = consumer(concurrency=4, name="fetch", **options)
+
+    async def main() -> None:
+        async with Pipeline(range(10_000), stage(ask), consumer(Sink()), drain_timeout=0) as running:
+            await asyncio.sleep(1)
+            assert len(called) >= 300
+            called.clear()
+            running.set_rate("fetch", Rate(10, per=1))
+            await asyncio.sleep(10)
+            assert 98 <= len(called) <= 102
+            await running.drain()
+
+    run_virtual(main, eager=eager)
+
+
 def test_adaptive_concurrency_finds_what_the_service_bears(virtual_clock: None) -> None:
     """Up while calls stay quick, down when they do not: a service that bears 20 at once is given about 20."""
     busy = 0
@@ -859,8 +901,6 @@ def test_control_of_what_is_not_there_is_refused() -> None:
                 running.scale("store", 3)
             with pytest.raises(StateError, match="at least 1"):
                 running.scale("save", 0)
-            with pytest.raises(StateError, match="has no rate to change"):
-                running.set_rate("save", Rate(3))
 
     run_virtual(main)
 

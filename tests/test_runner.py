@@ -288,6 +288,59 @@ def test_a_signal_drains_and_the_report_names_it(loop: Loop, number: signal.Sign
     assert report.unfinished == ()
 
 
+WHOLE_JOB = """\
+@producer
+async def events():
+    async for event in websocket:
+        yield event
+
+@consumer(concurrency=4, maxsize=100, retry=3)
+async def store(event): await save(event)
+
+report = run(events >> store, drain_timeout=30)
+"""
+"""Program 3 of the API: the whole job in eight lines."""
+
+AROUND_IT = """\
+import asyncio, collections, sys
+from asyncpc import consumer, producer, run
+
+class WebSocket:
+    async def __aiter__(self):
+        for event in range(10):
+            yield event
+        print("idle", flush=True)
+        await asyncio.Event().wait()
+
+async def save(event):
+    calls[event] += 1
+    await asyncio.sleep(0.05 if event == 9 else 0)
+    if event % 3 == 0 and calls[event] < 3:
+        raise ConnectionError
+    saved.append(event)
+
+websocket, calls, saved = WebSocket(), collections.Counter(), []
+{}
+assert sorted(saved) == list(range(10)), saved
+print(report)
+sys.exit(report.exit_status)
+"""
+
+
+@pytest.mark.parametrize("loop", ["auto", "asyncio"])
+def test_the_whole_job_ends_within_a_second_of_sigterm(loop: str, tmp_path: Path) -> None:
+    """Program 3 with an idle source, a slow item and three attempts: all is stored, and accounted for."""
+    assert len([line for line in WHOLE_JOB.splitlines() if line]) <= 8
+    job = WHOLE_JOB.replace("drain_timeout=30", f"drain_timeout=30, loop={loop!r}")
+    child = Child(tmp_path, "-c", AROUND_IT.format(job))
+    child.line_with("idle")
+    child.send(signal.SIGTERM)
+    ended = child.end()
+    assert (ended.status, ended.err) == (128 + signal.SIGTERM, "")
+    assert ended.row("store")[:5] == ["10", "10", "0", "0", "0"]
+    assert ended.seconds < 1.0
+
+
 @both_loops
 def test_the_signal_of_an_incomplete_drain_is_in_the_report(loop: Loop) -> None:
     """Whoever catches the error can tell a signal from a failure; the exit status is 1 all the same."""

@@ -1,0 +1,417 @@
+"""How definitions are written: ``@producer`` and ``@consumer``, ``source``, ``merge``, ``route`` and ``broadcast``.
+
+The types here let an item's type flow from stage to stage; what they promise is kept by ``stages`` and ``pipeline``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Generator,
+    Hashable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
+
+from .checks import OnError, Overflow, RunIn, check_item_function, check_name
+from .errors import DefinitionError, Unroutable
+from .pipeline import Consumer, Pipeline, Producer, Source, StageLike, open_layout, stage_layout
+from .plan import Layout, beside, branching
+from .policies import Adaptive, Batch, Breaker, Rate, Restart, Retry
+from .stages import OPTIONS, define_handler, define_origin, iterable_origin
+
+__all__ = ["broadcast", "consumer", "merge", "producer", "route", "source"]
+
+T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
+T_co = TypeVar("T_co", covariant=True)
+Resource_co = TypeVar("Resource_co", covariant=True)
+P = ParamSpec("P")
+
+Items = Iterable[T_co] | AsyncIterable[T_co]
+Resource = Callable[[], AbstractAsyncContextManager[T]] | AbstractAsyncContextManager[T]
+
+
+class _ProducerDecorator(Protocol):
+    def __call__(self, function: Callable[P, AsyncIterator[T] | Iterator[T]], /) -> Producer[P, T]: ...
+
+
+class _ConsumerDecorator(Protocol):
+    @overload
+    def __call__(
+        self, function: Callable[[A], AsyncGenerator[B, None]], /
+    ) -> Consumer[A, B, AsyncGenerator[B, None]]: ...
+    @overload
+    def __call__(self, function: Callable[[A], AsyncIterator[B]], /) -> Consumer[A, B, AsyncIterator[B]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[[A], Coroutine[Any, Any, B]], /
+    ) -> Consumer[A, B, Coroutine[Any, Any, B]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[[A], Generator[B, None, None]], /
+    ) -> Consumer[A, B, Generator[B, None, None]]: ...
+    @overload
+    def __call__(self, function: Callable[[A], Iterator[B]], /) -> Consumer[A, B, Iterator[B]]: ...
+    @overload
+    def __call__(self, function: Callable[[A], B], /) -> Consumer[A, B, B]: ...
+
+
+class _ContextDecorator(Protocol[Resource_co]):
+    @overload
+    def __call__(
+        self, function: Callable[[A, Resource_co], AsyncIterator[B]], /
+    ) -> Consumer[A, B, AsyncIterator[B]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[[A, Resource_co], Coroutine[Any, Any, B]], /
+    ) -> Consumer[A, B, Coroutine[Any, Any, B]]: ...
+    @overload
+    def __call__(self, function: Callable[[A, Resource_co], Iterator[B]], /) -> Consumer[A, B, Iterator[B]]: ...
+    @overload
+    def __call__(self, function: Callable[[A, Resource_co], B], /) -> Consumer[A, B, B]: ...
+
+
+if TYPE_CHECKING:
+    from typing_extensions import TypedDict, Unpack
+
+    class Options(TypedDict, total=False):
+        """What :func:`consumer` takes, apart from ``context``."""
+
+        concurrency: int | Adaptive
+        maxsize: int | None
+        retry: int | Retry | None
+        timeout: float | None
+        on_error: OnError
+        max_failures: float | None
+        rate: Rate | None
+        breaker: Breaker | None
+        ordered: bool
+        key: Callable[[Any], Hashable] | None
+        priority: Callable[[Any], Any] | None
+        overflow: Overflow
+        on_drop: Callable[[Any], object] | None
+        run_in: RunIn | None
+        name: str | None
+
+
+class _BatchDecorator(Protocol):
+    @overload
+    def __call__(self, function: Callable[[list[A]], AsyncIterator[B]], /) -> Consumer[A, B, AsyncIterator[B]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[[list[A]], Coroutine[Any, Any, list[B]]], /
+    ) -> Consumer[A, B, Coroutine[Any, Any, list[B]]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[[list[A]], Coroutine[Any, Any, None]], /
+    ) -> Consumer[A, None, Coroutine[Any, Any, None]]: ...
+    @overload
+    def __call__(self, function: Callable[[list[A]], Iterator[B]], /) -> Consumer[A, B, Iterator[B]]: ...
+    @overload
+    def __call__(self, function: Callable[[list[A]], list[B]], /) -> Consumer[A, B, list[B]]: ...
+    @overload
+    def __call__(self, function: Callable[[list[A]], None], /) -> Consumer[A, None, None]: ...
+
+
+class _BatchContextDecorator(Protocol[Resource_co]):
+    @overload
+    def __call__(
+        self, function: Callable[[list[A], Resource_co], AsyncIterator[B]], /
+    ) -> Consumer[A, B, AsyncIterator[B]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[[list[A], Resource_co], Coroutine[Any, Any, list[B]]], /
+    ) -> Consumer[A, B, Coroutine[Any, Any, list[B]]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[[list[A], Resource_co], Coroutine[Any, Any, None]], /
+    ) -> Consumer[A, None, Coroutine[Any, Any, None]]: ...
+    @overload
+    def __call__(self, function: Callable[[list[A], Resource_co], Iterator[B]], /) -> Consumer[A, B, Iterator[B]]: ...
+    @overload
+    def __call__(self, function: Callable[[list[A], Resource_co], list[B]], /) -> Consumer[A, B, list[B]]: ...
+    @overload
+    def __call__(self, function: Callable[[list[A], Resource_co], None], /) -> Consumer[A, None, None]: ...
+
+
+@overload
+def producer(function: Callable[P, AsyncIterator[T] | Iterator[T]], /) -> Producer[P, T]: ...
+@overload
+def producer(*, restart: Restart | None = None, name: str | None = None) -> _ProducerDecorator: ...
+def producer(
+    function: Callable[..., Any] | None = None, /, *, restart: Restart | None = None, name: str | None = None
+) -> Any:
+    """Make a generator function a source of items, async or not.
+
+    It is asked for its next item only while there is room for it. When the run stops, it is cancelled where it waits
+    and closed, so its ``finally`` runs. A plain generator may block: each run reads it in a thread of its own. A stop
+    does not wait for one that is blocked; it is closed when it comes back, and what it gives then is not taken.
+
+    ``restart`` starts it again when it raises; by default an error ends the intake, what it gave is handled, and the
+    error comes out. Raises ``DefinitionError`` for anything else.
+    """
+    if function is None:
+        return lambda function: Producer(define_origin(function, restart, name))
+    return Producer(define_origin(function, restart, name))
+
+
+@overload
+def consumer(function: Callable[[A], AsyncIterator[B]], /) -> Consumer[A, B, AsyncIterator[B]]: ...
+@overload
+def consumer(function: Callable[[A], Coroutine[Any, Any, B]], /) -> Consumer[A, B, Coroutine[Any, Any, B]]: ...
+@overload
+def consumer(function: Callable[[A], Generator[B, None, None]], /) -> Consumer[A, B, Generator[B, None, None]]: ...
+@overload
+def consumer(function: Callable[[A], Iterator[B]], /) -> Consumer[A, B, Iterator[B]]: ...
+@overload
+def consumer(function: Callable[[A], B], /) -> Consumer[A, B, B]: ...
+@overload
+def consumer(**options: Unpack[Options]) -> _ConsumerDecorator: ...
+@overload
+def consumer(*, context: Resource[T], **options: Unpack[Options]) -> _ContextDecorator[T]: ...
+@overload
+def consumer(*, batch: Batch, **options: Unpack[Options]) -> _BatchDecorator: ...
+@overload
+def consumer(*, batch: Batch, context: Resource[T], **options: Unpack[Options]) -> _BatchContextDecorator[T]: ...
+def consumer(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Make a function (one value per item) or generator (any number) a stage; both may be async or not.
+
+    What it gives goes on to the next stage. The options, all of them optional:
+
+    ``concurrency``
+        How many items it handles at once, at most; workers start when there is work for them. An :class:`Adaptive`
+        follows the latency of the calls.
+    ``maxsize``
+        Items that the queue before it holds; 0 is unbounded.
+    ``context``
+        An async context manager, or a function that returns one, entered once per worker, when the run starts: the
+        handler gets what it gives as a second argument.
+    ``retry``
+        How many calls an item gets, or a :class:`Retry`. A generator begins anew; what it gave before stays given.
+    ``timeout``
+        Seconds a call may take, then it is cancelled and has failed with ``TimeoutError``.
+    ``on_error``
+        What becomes of an item that has failed at last. ``"stop"``: the run fails. ``"skip"``: it is counted, and the
+        run goes on. A function, queue or consumer: likewise, and it is told the :class:`Failure`; if that fails, the
+        run does. A consumer is a stage of its own, with its options (``on_error`` too) and its line in the report.
+    ``max_failures``
+        How many items may fail so, or which share of them (below 1, judged over at least 100 items).
+    ``rate``
+        A :class:`Rate` that its calls begin at.
+    ``breaker``
+        A :class:`Breaker` that lets the stage rest when calls fail in a row.
+    ``batch``
+        A :class:`Batch`: the handler gets lists of items.
+    ``ordered``
+        Whether values leave in the order the items came in; a worker that is ahead need not wait for a slow one.
+    ``key``
+        A function of an item: those of one key are handled in order and one at a time, whatever the concurrency.
+    ``priority``
+        A function of an item: the lowest first.
+    ``overflow``, ``on_drop``
+        What becomes of an item that finds the queue full: ``"wait"`` is backpressure; ``"drop_oldest"`` and
+        ``"drop_newest"`` give one up, count it as dropped and call ``on_drop`` with it; ``"raise"`` is
+        ``asyncio.QueueFull`` for whoever gives it.
+    ``run_in``
+        ``"loop"`` for async functions, ``"thread"`` for all others: a thread for each of its workers. ``"process"``
+        makes the calls in as many processes as ``concurrency`` says, for work that would keep one processor busy; the
+        function is imported there by its name, and items, results and errors are pickled. Small items travel together.
+        A call whose process died is made once more. A thread cannot be interrupted: a call that outlives its timeout
+        keeps its thread until it ends. A process can, and is replaced.
+    ``name``
+        For the report and for errors.
+
+    Raises ``DefinitionError``, which names the stage and the cure, for a function or option that does not fit.
+    """
+    if unknown := options.keys() - OPTIONS:
+        raise DefinitionError(f"consumer has no option {', '.join(sorted(unknown))}; it has {', '.join(OPTIONS)}")
+
+    if "on_error" in options:
+        options["on_error"] = _told(options["on_error"])
+
+    def define(function: Callable[..., Any]) -> Consumer[Any, Any, Any]:
+        return Consumer(define_handler(function, **options))
+
+    return define if function is None else define(function)
+
+
+def source(items: Items[T], name: str | None = None) -> Source[T]:
+    """Any iterable or async iterable as a source; ``name`` is for the report. It is iterated afresh in each run."""
+    return Source(Layout((iterable_origin(items, name),)))
+
+
+Given = Source[T] | Producer[..., T] | Pipeline[Any, T] | Items[T]
+"""What can be merged."""
+
+
+@overload
+def merge(one: Given[A], /) -> Source[A]: ...
+@overload
+def merge(one: Given[A], two: Given[B], /) -> Source[A | B]: ...
+@overload
+def merge(one: Given[A], two: Given[B], three: Given[C], /) -> Source[A | B | C]: ...
+@overload
+def merge(one: Given[T], two: Given[T], three: Given[T], four: Given[T], /, *more: Given[T]) -> Source[T]: ...
+def merge(*sources: Any) -> Source[Any]:
+    """Several sources as one: each gives its items as they come, under the same bound.
+
+    A pipeline with a source of its own gives its last stage's values.
+    """
+    if not sources:
+        raise DefinitionError("merge() needs at least one source")
+    return Source(beside([open_layout(one, "a part of merge()") for one in sources]))
+
+
+@overload
+def route(
+    by: Callable[[A], Hashable],
+    branches: Mapping[Any, StageLike[A, B]],
+    default: None = None,
+    *,
+    maxsize: int | None = None,
+    on_error: OnError = "stop",
+    max_failures: float | None = None,
+    name: str | None = None,
+) -> Pipeline[A, B]: ...
+@overload
+def route(
+    by: Callable[[A], Hashable],
+    branches: Mapping[Any, StageLike[A, B]],
+    default: StageLike[A, C],
+    *,
+    maxsize: int | None = None,
+    on_error: OnError = "stop",
+    max_failures: float | None = None,
+    name: str | None = None,
+) -> Pipeline[A, B | C]: ...
+def route(
+    by: Callable[[A], Hashable],
+    branches: Mapping[Any, StageLike[A, Any]],
+    default: StageLike[A, Any] | None = None,
+    *,
+    maxsize: int | None = None,
+    on_error: OnError = "stop",
+    max_failures: float | None = None,
+    name: str | None = None,
+) -> Pipeline[A, Any]:
+    """Each item goes into one of ``branches``: that of the key which ``by`` gives for it, else ``default``.
+
+    A branch is a consumer, or a pipeline without a source; each has its own queue, bounds and lines in the report, and
+    a consumer named twice is one branch. What the branches give goes on to the next stage, if there is one. A branch
+    whose queue is full holds up the others: give it workers, ``maxsize`` or ``overflow``.
+
+    An item that no branch is for has failed with ``Unroutable``, as ``on_error`` says; see :func:`consumer` for that,
+    ``max_failures``, ``maxsize`` and ``name``. Raises ``DefinitionError`` for what is no branch.
+    """
+    label = check_name(name or "route")
+    where = f"route {label!r}"
+    if check_item_function(where, "by", by) is None or isinstance(by, Consumer):
+        raise DefinitionError(f"{where}: by={by!r} must be a plain function of an item")
+    if not isinstance(branches, Mapping) or not branches:
+        raise DefinitionError(f"{where}: branches={branches!r} must be a dictionary: {{key: consumer, …}}")
+    branches = dict(branches)
+    parts = [*branches.values(), *([default] if default is not None else [])]
+    distinct = list({id(part): part for part in parts}.values())
+    place_of = {id(part): place for place, part in enumerate(distinct)}
+    places = {key: (place_of[id(part)],) for key, part in branches.items()}
+    otherwise = None if default is None else (place_of[id(default)],)
+    keys = [[_key(key) for key, part in branches.items() if part is one] for one in distinct]
+
+    async def choose(item: A) -> tuple[int, ...]:
+        key = by(item)
+        chosen = places.get(key, otherwise)
+        if chosen is None:
+            known = ", ".join(map(repr, places))
+            raise Unroutable(f"{where}: no branch for {key!r:.80}, only for {known:.200}; add it, or a default=")
+        return chosen
+
+    labels = [
+        ", ".join([*of, *(["default"] if one is default else [])]) for of, one in zip(keys, distinct, strict=True)
+    ]
+    options = {"maxsize": maxsize, "on_error": _told(on_error), "max_failures": max_failures}
+    return _branching(choose, label, distinct, labels, **options)
+
+
+@overload
+def broadcast(one: StageLike[A, B], /, *, maxsize: int | None = None, name: str | None = None) -> Pipeline[A, B]: ...
+@overload
+def broadcast(
+    one: StageLike[A, B], two: StageLike[A, C], /, *, maxsize: int | None = None, name: str | None = None
+) -> Pipeline[A, B | C]: ...
+@overload
+def broadcast(
+    one: StageLike[A, B],
+    two: StageLike[A, C],
+    three: StageLike[A, D],
+    /,
+    *,
+    maxsize: int | None = None,
+    name: str | None = None,
+) -> Pipeline[A, B | C | D]: ...
+@overload
+def broadcast(
+    one: StageLike[A, B],
+    two: StageLike[A, B],
+    three: StageLike[A, B],
+    four: StageLike[A, B],
+    /,
+    *more: StageLike[A, B],
+    maxsize: int | None = None,
+    name: str | None = None,
+) -> Pipeline[A, B]: ...
+def broadcast(*branches: Any, maxsize: int | None = None, name: str | None = None) -> Pipeline[Any, Any]:
+    """Each item goes into each of ``branches``: the same object, so they must not change it.
+
+    A branch is a consumer, or a pipeline without a source; each has its own queue, bounds and lines in the report. What
+    the branches give goes on to the next stage, if there is one. The slowest branch sets the pace, unless it may drop
+    items (``overflow``). ``maxsize`` and ``name`` as for :func:`consumer`. Raises ``DefinitionError`` for what is no
+    branch.
+    """
+    label = check_name(name or "broadcast")
+    if not branches or isinstance(branches[0], (list, tuple)):
+        raise DefinitionError(f"broadcast {label!r} needs at least one branch, each as an argument: broadcast(a, b)")
+    every = tuple(range(len(branches)))
+
+    async def choose(item: object) -> tuple[int, ...]:
+        return every
+
+    return _branching(choose, label, branches, [""] * len(branches), generates=True, maxsize=maxsize)
+
+
+def _branching(
+    choose: Callable[[Any], Coroutine[Any, Any, tuple[int, ...]]],
+    name: str,
+    branches: Sequence[Any],
+    labels: list[str],
+    *,
+    generates: bool = False,
+    **options: Any,
+) -> Pipeline[Any, Any]:
+    """A pipeline of a stage that gives each item to the branches chosen for it, and of the branches."""
+    layouts = [stage_layout(part, f"branch {place + 1} of {name!r}") for place, part in enumerate(branches)]
+    handler = define_handler(choose, name=name, **options)._replace(branches=tuple(labels), generates=generates)
+    firsts = ", ".join([layout.nodes[0].handler.name for layout in layouts])
+    parts: Any = branching(handler, layouts)
+    return Pipeline(parts, name=f"{name}({firsts})")
+
+
+def _key(key: object) -> str:
+    """A key of a route as pictures show it: words as they are, so that ``CH`` is no ``'CH'``, and ``'1'`` no ``1``."""
+    return key if isinstance(key, str) and key.isidentifier() and key != "default" else repr(key)
+
+
+def _told(on_error: Any) -> Any:
+    """A consumer that is told of failures is a stage."""
+    return on_error._handler if isinstance(on_error, Consumer) else on_error
