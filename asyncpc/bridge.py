@@ -1,11 +1,11 @@
-"""``Bridge``: how threads put items into a pipeline's first queue, and how a blocking source is read.
+"""``Bridge``: how threads put items into a pipeline's queue.
 
 A thread hands its item over under a lock and goes on; one callback in the loop moves all that came since into the queue
 (fault D8). What was handed over counts against the bound from then on: a thread waits when the queue and what is on its
 way to it are full, and is woken when half of the room is free, as a pipeline's own writers are.
 
-Refusing and handing over exclude each other, so that an item whose put returned is in the queue before the run looks
-whether it has nothing left to do (invariant 2).
+All that both sides look at is looked at under the lock. So refusing and handing over exclude each other, and an item
+whose put returned is in the queue before the run looks whether it has nothing left to do (invariant 2).
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
-from contextvars import copy_context
-from threading import Lock, RLock, Thread, get_ident
+from itertools import islice
+from threading import Lock, RLock, get_ident
 from time import monotonic
 from typing import Any, Final, Protocol
 
 from .errors import QueueShutDown, StateError
 from .queue import BoundedQueue
-from .threads import until_ended
 
-__all__ = ["Bridge", "bridge_to", "read_in_thread"]
+__all__ = ["Bridge", "Source", "bridge_to"]
 
 logger: Final = logging.getLogger("asyncpc")
 
@@ -37,9 +37,7 @@ EXPECTED: Final = 0.0005
 BUDGET: Final = 128
 """Items moved before others run (invariant 10)."""
 
-PATIENCE: Final = 0.02
-"""Seconds that a stop waits for a source that may be about to give an item; then it is left to its thread."""
-
+LOOP_IS_CLOSED: Final = "the loop of this run is closed"
 
 _making: Final = Lock()
 
@@ -47,9 +45,37 @@ _making: Final = Lock()
 class Counted(Protocol):
     """Who counts what a source gave."""
 
-    name: str
     produced: int
-    outbox: BoundedQueue[Any]
+
+
+class Source(Protocol):
+    """A blocking source, read in a thread (``blocking.py``)."""
+
+    @property
+    def worker(self) -> Counted:
+        """Who counts."""
+        ...
+
+    stopped: bool
+    """It is to give no more, apart from an item that it has given already."""
+    left: bool
+    """Nobody takes what it gives."""
+
+
+class Books(Protocol):
+    """Who counts what was fed."""
+
+    fed: int
+
+
+class Run(Protocol):
+    """What handlers feed; its ``feed`` belongs in the loop, and it has no report before it has ended."""
+
+    @property
+    def books(self) -> Books: ...
+    @property
+    def report(self) -> object: ...
+    def feed(self, item: Any) -> None: ...
 
 
 def bridge_to(queue: BoundedQueue[Any]) -> Bridge:
@@ -68,30 +94,42 @@ class Bridge:
 
     __slots__ = (
         "_called",
+        "_fed",
+        "_given",
         "_is_dead",
         "_items",
+        "_limit",
         "_lock",
         "_looking",
         "_loop",
         "_moving",
+        "_on_way",
         "_parked",
         "_plain",
         "_queue",
+        "_run",
         "_standing",
+        "_thread",
     )
 
     def __init__(self, queue: BoundedQueue[Any]) -> None:
         assert queue._loop is not None  # the run has begun
         self._queue = queue
         self._items = queue._queue
+        self._limit = queue._limit
+        self._thread = queue._thread
         self._loop = queue._loop
         self._is_dead = self._loop.is_closed
         self._plain = type(queue._queue) is deque and queue._overflow is None  # or putting runs the user's code
         self._lock = RLock()
-        self._moving: deque[tuple[Any, Source | None]] = deque()  # handed over, not yet in the queue
+        self._moving: deque[Any] = deque()  # put, not yet in the queue
+        self._given: deque[tuple[Any, Source]] = deque()  # likewise, of sources
+        self._on_way = 0  # how many those are
+        self._fed: deque[Any] = deque()  # fed, which has no bound
+        self._run: Run | None = None  # that it is fed to
         self._parked: deque[Any] = deque()  # the locks that waiting threads sleep on
         self._called = False  # whether the loop will look at what came
-        self._looking = False  # likewise, by itself
+        self._looking = False  # likewise, in its next turn
         self._standing = False  # whether it stands in line for room
 
     # -- for threads --------------------------------------------------------------------------
@@ -103,17 +141,20 @@ class Bridge:
         closed, ``StateError`` in the loop's own thread (fault D7). What raised left nothing behind.
         """
         queue = self._queue
-        if self._plain and get_ident() != queue._thread:
+        if self._plain and get_ident() != self._thread:
             with self._lock:
                 if (
                     self._called  # so the loop will look
-                    and len(self._items) + len(self._moving) < queue._limit
+                    and len(self._items) + self._on_way < self._limit
                     and not (queue._refusal or self._is_dead())
                 ):
-                    self._moving.append((item, None))
+                    self._moving.append(item)
+                    self._on_way += 1
                     return
-        if queue._thread == get_ident() and not (queue._refusal or self._is_dead()):
-            raise StateError("put_from_thread() would block the run's own loop: write 'await running.put(item)' there")
+        if get_ident() == self._thread and not (queue._refusal or self._is_dead()):
+            raise StateError(
+                "waiting would block the run's own loop: write 'await running.put(item)' there, or running.call(item)"
+            )
         deadline = None if timeout is None else monotonic() + timeout
         while (gate := self._attempt(item, None)) is not None:
             self._sleep(gate, deadline)
@@ -134,75 +175,109 @@ class Bridge:
                 gate = self._park()
             self._sleep(gate, None)
 
+    def feed(self, item: Any, run: Run) -> None:
+        """Hand over what a handler feeds, without waiting for room; raises ``QueueShutDown`` when its run has ended.
+
+        Its worker is at work until the loop hears that the handler has returned, which is after it took the item, so
+        the run cannot seem to have nothing left to do in between (invariant 3).
+        """
+        if type(self._items) is not deque:  # an order that runs user code, whose errors belong to the caller
+            self._there(run.feed, item)
+            return
+        with self._lock:
+            if not self._fed:
+                self._call(self.take_fed)
+            self._run = run
+            self._fed.append(item)
+            # Looked at last: unless the queue is closed by now, the loop takes the item before anyone sees END.
+            if self._queue._is_shutdown or self._is_dead():
+                self._fed.pop()
+                raise QueueShutDown("feed() after the end of its run: the item was not taken")
+
+    def result_of(self, future: Future[Any], lost: str) -> Any:
+        """Wait for what the loop will set; ``QueueShutDown`` that says what is ``lost`` if the loop is closed before.
+
+        That is no fault of who waits: a loop that is closed under its run answers nobody any more (fault D6).
+        """
+        while True:
+            dead = self._is_dead()  # before it looks for the result, which may have been the loop's last act
+            if future.done():
+                return future.result()
+            if dead:
+                raise QueueShutDown(f"{LOOP_IS_CLOSED}: {lost}")
+            with suppress(TimeoutError):
+                future.exception(LOOK)
+
     def _attempt(self, item: Any, source: Source | None) -> Any:
         """Hand over if there is room, or else return what to sleep on."""
-        queue = self._queue
-        if not self._plain:
-            return self._attempt_there(item, source)
         with self._lock:
-            if self._is_dead():
-                raise QueueShutDown("the loop of this run is closed: the item was not taken")
-            if source is None and queue._refusal:
-                raise QueueShutDown(queue._refusal)
-            if source is not None and source.left:
-                raise QueueShutDown("the source was stopped: the item was not taken")
-            if not self._has_room() and not (source is not None and source.stopped):
-                return self._park()
-            self._moving.append((item, source))
-            if not self._called:
-                self._called = True
-                try:
-                    self._loop.call_soon_threadsafe(self._come)
-                except RuntimeError:  # closed in this very moment
-                    self._moving.pop()
-                    raise QueueShutDown("the loop of this run is closed: the item was not taken") from None
-        return None
+            self._check(source)
+            if self._plain:
+                if not (self._has_room() or (source is not None and source.stopped)):
+                    return self._park()
+                if not self._called:
+                    self._call(self._come)
+                    self._called = True
+                if source is None:
+                    self._moving.append(item)
+                else:
+                    self._given.append((item, source))
+                self._on_way += 1
+                return None
+        return self._there(self._place, item, source)
 
-    def _attempt_there(self, item: Any, source: Source | None) -> Any:
-        """The same inside the loop: this queue's order or policy runs user code, whose errors belong to the caller."""
-        from concurrent.futures import Future
+    def _check(self, source: Source | None) -> None:
+        """Refuse what nobody would take."""
+        if self._is_dead():
+            raise QueueShutDown(f"{LOOP_IS_CLOSED}: the item was not taken")
+        if source is None and self._queue._refusal:
+            raise self._queue._refused(self._queue._refusal)
+        if source is not None and source.left:
+            raise QueueShutDown("an item that it gave was not taken")
 
-        placed: Future[Any] = Future()
+    def _there(self, function: Callable[..., Any], *args: Any) -> Any:
+        """What ``function`` gives, called in the loop: a queue's order or policy runs the user's code there only."""
+        result: Future[Any] = Future()
 
-        def place() -> None:
+        def call() -> None:
             try:
-                placed.set_result(self._place(item, source))
+                result.set_result(function(*args))
             except BaseException as error:
-                placed.set_exception(error)
+                result.set_exception(error)
 
-        with suppress(RuntimeError):  # the loop is closed, which the next look finds
-            self._loop.call_soon_threadsafe(place)
-        while not placed.done():
-            if self._is_dead():
-                raise QueueShutDown("the loop of this run is closed: the item was not taken")
-            with suppress(TimeoutError):
-                placed.exception(LOOK)
-        return placed.result()
+        self._call(call)
+        return self.result_of(result, "the item was not taken")
+
+    def _call(self, function: Callable[[], None]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(function)
+        except RuntimeError:
+            raise QueueShutDown(f"{LOOP_IS_CLOSED}: the item was not taken") from None
 
     def _has_room(self) -> bool:
-        return len(self._items) + len(self._moving) < self._queue._limit
+        return len(self._items) + self._on_way < self._limit
 
     def _park(self) -> Any:
+        """What to sleep on, until the loop has seen to room."""
         gate = Lock()
         gate.acquire()
-        self._parked.append(gate)
-        if not self._looking:
+        if not (self._looking or self._standing):
+            self._call(self._come)
             self._called = True
-            with suppress(RuntimeError):  # the loop was closed; who sleeps will see it
-                self._loop.call_soon_threadsafe(self._come)
+        self._parked.append(gate)
         return gate
 
     def _sleep(self, gate: Any, deadline: float | None) -> None:
         left = LOOK if deadline is None else min(LOOK, deadline - monotonic())
-        if left > 0 and gate.acquire(timeout=left):
-            return
         try:
-            self._parked.remove(gate)
-        except ValueError:  # woken in this very moment
-            return
-        if deadline is not None and monotonic() >= deadline:
-            with suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._pass_on)
+            if left > 0 and gate.acquire(timeout=left):
+                return
+        finally:
+            with self._lock:
+                gave_up = gate in self._parked  # else it was woken in this very moment
+                if gave_up:
+                    self._parked.remove(gate)
+        if gave_up and deadline is not None and monotonic() >= deadline:
             raise TimeoutError("time is up")
 
     # -- for the loop -------------------------------------------------------------------------
@@ -210,28 +285,44 @@ class Bridge:
     def close(self) -> None:
         """Move all, whatever the bound says, and wake who waits: its queue takes no more from outside."""
         with self._lock:  # for the one moment in which a thread that saw no refusal may still hand over
-            self._move_some(len(self._moving))
-        self._wake(len(self._parked))
+            self._move(self._on_way)
+            self._wake(len(self._parked))
+        self.take_fed()
+
+    def stop(self, source: Source) -> None:
+        """Ask the source for no more, and wake it if it waits for room; what it gave already is still taken."""
+        with self._lock:
+            source.stopped = True
+            self._wake(len(self._parked))
+
+    def leave(self, source: Source) -> None:
+        """Take what the source gave, whatever the bound says, and nothing that it gives from now on."""
+        with self._lock:
+            source.left = True
+            self._move(self._on_way)
+        self._tell()
 
     def _place(self, item: Any, source: Source | None) -> Any:
+        """As :meth:`_attempt`, called in the loop."""
+        self._check(source)
         queue = self._queue
-        full = len(queue._queue) >= queue._limit
-        if full and queue._overflow is None and not queue._refusal and not (source is not None and source.stopped):
-            return self._park()
+        full, stopped = len(queue._queue) >= queue._limit, source is not None and source.stopped
+        if full and queue._overflow is None and not stopped:
+            with self._lock:
+                return self._park()
         if source is None:
             queue.put_nowait(item)
             return None
-        if source.left:
-            raise QueueShutDown("the source was stopped: the item was not taken")
-        source.worker.produced += 1
         try:
             if full and queue._overflow is not None:
                 queue._overflow(item)
-                return None
+            else:
+                queue._enqueue(item)
         except asyncio.QueueFull:  # the run fails of it, and lists the item
             queue._enqueue(item)
+            source.worker.produced += 1
             raise
-        queue._enqueue(item)
+        source.worker.produced += 1
         return None
 
     def _come(self) -> None:
@@ -241,39 +332,56 @@ class Bridge:
 
     def _look(self) -> None:
         """Move what fits; and look again in the next turn as long as something comes, so that no thread has to call."""
-        self._looking = False
-        moved = self._move_some(int(min(self._queue._limit - len(self._items), BUDGET)))
-        if not moved:
-            self._called = False  # a thread that has not seen this has handed over already
-            moved = len(self._moving) > 0 and len(self._items) < self._queue._limit
-        if moved:
-            self._called = self._looking = True
-            self._loop.call_soon(self._look)
-        if (self._parked or self._moving) and not self._standing:
-            self._see_to_room()
+        with self._lock:
+            self._called = self._looking = self._move(min(self._limit - len(self._items), BUDGET)) > 0
+            if self._looking:
+                self._loop.call_soon(self._look)
+            if (self._parked or self._on_way) and not self._standing:
+                self._see_to_room()
+        self._tell()
 
-    def _move_some(self, most: int) -> bool:
-        """Move at most so many, each into the queue before it is taken from here: it is never in neither."""
-        queue, moving, append = self._queue, self._moving, self._items.append
-        most = min(most, len(moving))
-        for _ in range(most):
-            item, source = moving[0]
-            append(item)
-            moving.popleft()
-            if source is None:
-                queue._accepted += 1
+    def _move(self, most: float) -> int:
+        """Move at most so many, and return how many those were."""
+        moved = int(max(0, min(most, len(self._moving))))
+        if moved:
+            self._items.extend(islice(self._moving, moved))
+            self._queue._accepted += moved
+            if moved == len(self._moving):
+                self._moving.clear()
             else:
-                source.worker.produced += 1
+                for _ in range(moved):
+                    self._moving.popleft()
+        while moved < most and self._given:
+            item, source = self._given.popleft()
+            self._items.append(item)
+            source.worker.produced += 1
+            moved += 1
+        self._on_way -= moved
+        return moved
+
+    def take_fed(self) -> None:
+        """Move what was fed, in one step however much it is: whoever fed it is about to return."""
+        with self._lock:
+            if self._run is not None and self._run.report is None:
+                self._items.extend(self._fed)
+                self._run.books.fed += len(self._fed)
+            elif self._fed:
+                logger.error("feed() in the moment in which its run ended: %d items were not taken", len(self._fed))
+            self._fed.clear()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Tell the queue that it may have grown; without the lock, as an eager task begins its work in here."""
+        queue = self._queue
         if len(self._items) > queue._peak:
             queue._grown()
         if queue._getters and not queue._getters.waking:
             queue._made_item()
-        return most > 0
 
     def _see_to_room(self) -> None:
         """Wake as many threads as there is room for; for the others, stand in line with the pipeline's writers."""
         queue = self._queue
-        room = queue._limit - len(self._items) - len(self._moving)
+        room = self._limit - len(self._items) - self._on_way
         if not queue._holds_writers:
             self._wake(len(self._parked))
         elif room > 0 and self._parked:
@@ -281,7 +389,7 @@ class Bridge:
             if not self._called:  # they are about to come: they need not call, unless they have to wait again
                 self._called = True
                 self._loop.call_later(EXPECTED, self._come)
-        if queue._holds_writers and (self._parked or (self._moving and not self._looking)):
+        if queue._holds_writers and (self._parked or (self._on_way and not self._looking)):
             self._standing = True
             waiter: asyncio.Future[None] = self._loop.create_future()
             waiter.add_done_callback(self._woken)
@@ -294,94 +402,6 @@ class Bridge:
         self._queue._putters.wake()
         self._come()
 
-    def _pass_on(self) -> None:
-        """The room is not used: others may wait for it."""
-        if len(self._items) < self._queue._limit:
-            self._queue._made_room()
-
     def _wake(self, most: int) -> None:
         for _ in range(most):
-            try:
-                self._parked.popleft().release()
-            except IndexError:  # it gave up
-                return
-
-
-class Source:
-    """A blocking iterable, read in a thread of its own."""
-
-    def __init__(self, worker: Counted, iterate: Callable[[], Any], bridge: Bridge) -> None:
-        self.worker = worker
-        self.stopped: bool = False
-        """It is to give no more, apart from an item that it has given already."""
-        self.left: bool = False
-        """Nobody takes what it gives."""
-        self._iterate = iterate
-        self._bridge = bridge
-        self._loop = asyncio.get_running_loop()
-        self._ended = self._loop.create_future()
-        self._error: BaseException | None = None
-
-    async def read(self) -> None:
-        """Read it to its end; raises what it raises.
-
-        *Cancel safety*: what it gave is in the queue, and it is closed in its thread; if it blocks, the thread is
-        left behind, closes it when it comes back, and what it gives then is not taken.
-        """
-        context = copy_context()
-        thread = Thread(target=context.run, args=(self._drive,), name=f"asyncpc:{self.worker.name}", daemon=True)
-        thread.start()
-        try:
-            await asyncio.wait([self._ended])  # a cancel of the task does not cancel the future
-            await until_ended(thread)
-        except asyncio.CancelledError:
-            self.stopped = True
-            self._bridge._wake(len(self._bridge._parked))
-            await asyncio.wait([self._ended], timeout=PATIENCE)
-            if not self._ended.done():
-                logger.warning("source %r is blocked: it is left to its thread", self.worker.name)
-            elif self._error is None:
-                await until_ended(thread)
-            if self._error is None:
-                raise
-        finally:
-            with self._bridge._lock:
-                self.left = True
-                self._bridge._move_some(len(self._bridge._moving))
-        if self._error is not None:
-            raise self._error
-
-    def _drive(self) -> None:
-        iterator: Any = None
-        try:
-            if self._bridge.room_for(self):
-                iterator = iter(self._iterate())
-                for item in iterator:
-                    self._bridge.give(item, self)
-                    if not self._bridge.room_for(self):
-                        break
-        except QueueShutDown:
-            logger.warning("source %r gave an item after it was stopped: it was not taken", self.worker.name)
-        except BaseException as error:
-            self._error = error
-        try:
-            if isinstance(iterator, Generator):
-                iterator.close()
-        except BaseException as error:
-            self._error = error
-        with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._tell)
-
-    def _tell(self) -> None:
-        if not self._ended.done():
-            self._ended.set_result(None)
-
-
-async def read_in_thread(worker: Counted, iterate: Callable[[], Any]) -> AsyncIterator[Any]:
-    """A blocking iterable as an asynchronous one that gives nothing itself: its thread puts what it gives.
-
-    An item that waits for nobody but a task to fetch it would be lost at a stop; see :meth:`Source.read`.
-    """
-    await Source(worker, iterate, bridge_to(worker.outbox)).read()
-    return
-    yield
+            self._parked.popleft().release()

@@ -33,6 +33,9 @@ DEPTH: Final = 16
 TRIP: Final = 0.002
 """Seconds of work that one trip should carry: much longer than the trip itself."""
 
+serving: str = ""
+"""The stage whose calls are made here, in a process of its own; empty elsewhere."""
+
 Reference = tuple[str, str, bool] | bytes
 """How a process finds its function: module, name and whether it was decorated there; or a pickle."""
 
@@ -75,8 +78,8 @@ class Remote(Caller):
 
     def make(self, jobs: list[Job]) -> None:
         """Make the calls over there. What died with the process is tried once more, alone."""
-        calls = [(job, packed) for job in jobs if (packed := self._packed(job)) is not None]
-        self._killed = False
+        self._killed = False  # before it looks who still waits: they stop waiting, and then it is killed
+        calls = [(job, packed) for job in jobs if not job.future.done() and (packed := self._packed(job)) is not None]
         try:
             self._send(calls)
         except (EOFError, OSError) as error:
@@ -100,9 +103,9 @@ class Remote(Caller):
     def interrupt(self) -> bool:
         """Kill the process: that ends its call."""
         self._killed = True
-        if self._process is not None:
+        if (process := self._process) is not None:
             with suppress(ValueError, OSError):  # it has ended already
-                self._process.kill()
+                process.kill()
         return True
 
     def close(self) -> None:
@@ -120,7 +123,8 @@ class Remote(Caller):
         if not calls:
             return
         if self._pipe is None:
-            self._pipe = self._begin()
+            self._begin()
+        assert self._pipe is not None
         if self._killed:
             raise EOFError("the process was killed")
         for job, _ in calls:
@@ -139,18 +143,20 @@ class Remote(Caller):
                 else:
                     job.error = value
 
-    def _begin(self) -> Connection:
+    def _begin(self) -> None:
         """Start the process. Raises what it says it cannot begin for, ``EOFError`` if it says nothing."""
         import multiprocessing
 
         spawning = multiprocessing.get_context("spawn")  # a fork of a program with threads may hang
-        ours, theirs = spawning.Pipe()
+        self._pipe, theirs = spawning.Pipe()
         process = spawning.Process(target=_serve, args=(theirs, *self._about), name=self._name, daemon=True)
         with theirs:
             _start_deaf(process)
-        self._process, self._pipe = process, ours
+        self._process = process
+        if self._killed:  # before it could be seen
+            process.kill()
         try:
-            trouble = pickle.loads(ours.recv_bytes())
+            trouble = pickle.loads(self._pipe.recv_bytes())
         except EOFError:
             raise EOFError(
                 "the process ended before it began; if it imports the program's main module, what runs there "
@@ -158,7 +164,6 @@ class Remote(Caller):
             ) from None
         if trouble is not None:
             raise trouble
-        return ours
 
     def _reap(self) -> str:
         """Let the process end, and say how it did."""
@@ -169,12 +174,23 @@ class Remote(Caller):
         if process is None:
             return "which could not start"
         process.join(1)
-        if process.is_alive():
+        if process.exitcode is None:
             process.kill()
-            process.join()
-        status = process.exitcode
-        process.close()
-        return f"by {signal.Signals(-status).name}" if status is not None and status < 0 else f"with status {status}"
+        return _status(process)
+
+
+def _status(process: BaseProcess) -> str:
+    """How a process ended that is dead, or about to be, as soon as the system tells.
+
+    It tells one only: maybe another thread that starts a process at this moment, or, where the program ignores SIGCHLD
+    or waits for any child, nobody of ours.
+    """
+    for _ in range(100):
+        process.join(0.01)
+        if (status := process.exitcode) is not None:
+            process.close()
+            return f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+    return "in a way that another part of the program was told"
 
 
 def _start_deaf(process: BaseProcess) -> None:
@@ -197,6 +213,8 @@ def _start_deaf(process: BaseProcess) -> None:
 
 def _serve(pipe: Connection, name: str, function: Reference, generates: bool) -> None:
     """Answer calls until the other end is closed."""
+    global serving
+    serving = name
     signal.signal(signal.SIGINT, lambda *_: None)  # not SIG_IGN, which programs that the handler starts would inherit
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
@@ -211,8 +229,9 @@ def _serve(pipe: Connection, name: str, function: Reference, generates: bool) ->
             began = perf_counter()
             answers = [_answer(name, handle, generates, packed) for packed in calls]
             pipe.send_bytes(pickle.dumps((perf_counter() - began, answers)))
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in sys.stdout, sys.stderr:
+        with suppress(Exception):  # there may be none, or it leads nowhere any more
+            stream.flush()
     os._exit(0)
 
 
@@ -248,13 +267,12 @@ def _answer(name: str, handle: Callable[..., Any], generates: bool, packed: byte
 def _packed_error(name: str, error: BaseException) -> bytes:
     """The error with its traceback as a note; if it cannot travel, one that says what it was."""
     text = "".join(traceback.format_exception(error)).rstrip()
-    try:
+    with suppress(Exception):
         error.add_note(f"in a process of stage {name!r}:\n{text}")
         packed = pickle.dumps(error)
-        pickle.loads(packed)  # some classes can only be sent
-    except Exception:
-        return pickle.dumps(NotPicklable(f"stage {name!r}: its handler raised what cannot be sent back:\n{text}"))
-    return packed
+        if type(pickle.loads(packed)) is type(error):  # some classes can only be sent
+            return packed
+    return pickle.dumps(NotPicklable(f"stage {name!r}: its handler raised what cannot be sent back:\n{text}"))
 
 
 def _explained(what: str, error: Exception) -> NotPicklable:

@@ -19,6 +19,8 @@ from threading import Thread
 from time import monotonic
 from typing import Any, Final
 
+from .errors import LeftBehind
+
 __all__ = ["Caller", "Crew", "Job", "Steps", "until_ended"]
 
 logger: Final = logging.getLogger("asyncpc")
@@ -114,6 +116,7 @@ class Crew:
                 stuck = [thread.name for thread, _ in threads if thread.is_alive()]
                 if stuck:
                     logger.error("stage %r: left behind, still in a call: %s", self._name, ", ".join(stuck))
+                    raise LeftBehind from None
                 raise
 
     async def call(self, function: Callable[..., Any], *args: Any, context: Context | None = None) -> Any:
@@ -124,11 +127,11 @@ class Crew:
         *Cancel safety*: a call that has not begun is not made; one that has goes on, and its value is forgotten.
         """
         loop = self._loop = asyncio.get_running_loop()
+        if len(self._threads) < self._size and len(self._threads) <= self._under_way:
+            self._start_thread()  # first, since the system may refuse one: then the call is not made
         job = Job(loop.create_future(), context or copy_context(), function, args)
         self._under_way += 1
         self._jobs.put(job)
-        if len(self._threads) < self._size and len(self._threads) < self._under_way:
-            self._start_thread()
         timer = None if self._timeout is None else loop.call_later(self._timeout, self._look, job)
         try:
             await job.future
@@ -146,8 +149,8 @@ class Crew:
         caller = self._make_caller()
         number = len(self._threads) + 1
         thread = Thread(target=self._work, args=(caller,), name=f"asyncpc:{self._name}-{number}", daemon=True)
-        self._threads.append((thread, caller))
         thread.start()
+        self._threads.append((thread, caller))
 
     # -- in the threads -----------------------------------------------------------------------
 
@@ -158,12 +161,19 @@ class Crew:
                 for job in wanted:
                     job.caller = caller
                 if wanted:
-                    caller.make(wanted)
+                    self._make(caller, wanted)
                 self._done.extend(jobs)
                 del jobs, wanted  # an idle thread keeps nothing alive
                 self._tell()
         finally:
             caller.close()
+
+    def _make(self, caller: Caller, jobs: list[Job]) -> None:
+        try:
+            caller.make(jobs)
+        except BaseException as error:  # or the thread would end, and who waits for these calls would wait for ever
+            for job in jobs:
+                job.error = job.error or error
 
     def _next(self, caller: Caller) -> Iterator[Job]:
         """The next job, and some that wait behind it, but no more than this thread's share; none is the end."""

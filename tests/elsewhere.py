@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from asyncpc import consumer
+from asyncpc import RetryLater, consumer, feed
 
 
 @consumer(concurrency=2, run_in="process")
@@ -67,10 +67,41 @@ class Unreadable(Exception):
         super().__init__("unreadable")
 
 
+class Vanishing(Exception):
+    """Can be pickled, but comes back as nothing."""
+
+    def __reduce__(self) -> Any:
+        return type(None), ()
+
+
+class Explosive:
+    """Cannot even be tried to pickle."""
+
+    def __reduce__(self) -> Any:
+        raise KeyboardInterrupt
+
+
+@consumer(run_in="process")
+def feeds(n: int) -> None:
+    feed(n)
+
+
 @consumer(run_in="process")
 def fails(how: str) -> Any:
     if how == "plainly":
         raise ValueError("over there")
     if how == "unreadably":
         raise Unreadable(1, 2)
+    if how == "as nothing":
+        raise Vanishing
     return lambda: None
+
+
+def patient(path: str) -> str:
+    """Asks for patience the first time."""
+    with open(path, "a+") as file:
+        file.seek(0)
+        if not file.read():
+            file.write("once")
+            raise RetryLater(0.01)
+    return path

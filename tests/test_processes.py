@@ -14,9 +14,9 @@ from typing import Any
 
 import elsewhere
 import pytest
-from children import Child
+from children import Child, run_child
 
-from asyncpc import DefinitionError, NotPicklable, Pipeline, PipelineError, WorkerDied, consumer, source
+from asyncpc import DefinitionError, NotPicklable, Pipeline, PipelineError, StateError, WorkerDied, consumer, source
 
 
 @pytest.fixture(autouse=True)
@@ -116,6 +116,7 @@ async def test_a_drain_interrupts_what_is_stuck(tmp_path: Path) -> None:
     [
         (threading.Lock(), "its item cannot be sent to a process"),
         ("unreadably", "its handler raised what cannot be sent back"),
+        ("as nothing", "its handler raised what cannot be sent back"),
         ("unpicklable result", "its result cannot be sent back"),
     ],
 )
@@ -128,6 +129,21 @@ async def test_what_cannot_be_pickled_is_explained(item: object, told: str) -> N
     assert f"stage 'fails': {told}" in str(error)
 
 
+async def test_an_item_that_stops_the_program_does_not_stop_a_thread() -> None:
+    """What pickling raises comes out, whatever it is; else the thread would end, and its worker wait for ever (B13)."""
+    with pytest.raises(KeyboardInterrupt):
+        await Pipeline([elsewhere.Explosive()], consumer(run_in="process")(elsewhere.square.__wrapped__))
+
+
+async def test_feed_in_a_process_says_what_to_do_instead() -> None:
+    """It has no way to the run; a silent loss would look like a crawl that ends early."""
+    with pytest.raises(PipelineError) as caught:
+        await (source([1]) >> elsewhere.feeds)
+    (error,) = caught.value.exceptions
+    assert isinstance(error, StateError)
+    assert "from a process of stage 'feeds': return the items, or yield them" in str(error)
+
+
 async def test_an_error_over_there_comes_out_as_itself() -> None:
     """With its class, so that ``except*`` and ``Retry(on=)`` work, and its traceback as a note."""
     with pytest.raises(PipelineError) as caught:
@@ -135,6 +151,13 @@ async def test_an_error_over_there_comes_out_as_itself() -> None:
     (error,) = caught.value.exceptions
     assert isinstance(error, ValueError)
     assert "elsewhere.py" in "".join(error.__notes__)
+
+
+async def test_a_process_may_ask_for_patience(tmp_path: Path) -> None:
+    """``RetryLater`` comes back from a process as it was raised there: no failure, and the seconds it said."""
+    report = await (source([str(tmp_path / "asked")]) >> consumer(run_in="process")(elsewhere.patient))
+    (stage,) = report.stages
+    assert (stage.done, stage.failed, stage.retried) == (1, 0, 1)
 
 
 async def test_functions_that_a_process_cannot_find_are_refused() -> None:
@@ -151,6 +174,32 @@ async def test_functions_that_a_process_cannot_find_are_refused() -> None:
     moved.__qualname__ = "nowhere"
     with pytest.raises(DefinitionError, match="cannot be found so: write it at the top of a module"):
         await (source([1]) >> consumer(run_in="process")(moved))
+
+
+CHILDREN_IGNORED = """
+import asyncio, os, signal
+from asyncpc import consumer, source
+
+@consumer(concurrency=2, run_in="process", on_error="skip")
+def work(n):
+    if n == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    async def main():
+        return await (source(range(6)) >> work)
+    report = asyncio.run(main())
+    print("done", report.done, "failed", report.failed, flush=True)
+"""
+
+
+def test_a_program_that_ignores_its_children(tmp_path: Path) -> None:
+    """The system then tells nobody how a process ended; the run knows that it did, and goes on."""
+    (tmp_path / "program.py").write_text(CHILDREN_IGNORED)
+    ended = run_child(tmp_path, "program.py")
+    assert (ended.out, ended.status) == ("done 5 failed 1\n", 0)
+    assert "Traceback" not in ended.err
 
 
 CTRL_C = """

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -23,6 +23,7 @@ from asyncpc import (
     QueueShutDown,
     StateError,
     consumer,
+    feed,
     merge,
     producer,
     source,
@@ -64,6 +65,17 @@ async def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.001)
+
+
+@contextmanager
+def switching_often() -> Iterator[None]:
+    """Threads that take turns as often as can be."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 async def results(pipeline: Pipeline[Any, Any]) -> list[Any]:
@@ -190,7 +202,7 @@ async def test_a_call_that_outlives_its_timeout_keeps_its_slot(caplog: pytest.Lo
 
 
 async def test_a_drain_does_not_wait_for_a_stuck_thread(caplog: pytest.LogCaptureFixture) -> None:
-    """Promise 5: timeout + 100 ms; the item is listed, the thread named in the log, and nobody waits at exit (D4)."""
+    """Promise 5: timeout + 100 ms; its item and worker are in the report, and nobody waits at exit (D4)."""
     release, begun = threading.Event(), threading.Event()
 
     @consumer
@@ -205,11 +217,33 @@ async def test_a_drain_does_not_wait_for_a_stuck_thread(caplog: pytest.LogCaptur
         report = await running.drain(timeout=0.05)
         assert time.monotonic() - began < 0.05 + 0.1 + 0.1  # the promise, and a busy machine
     assert [one.item for one in report.unfinished] == [1]
+    assert (report.abandoned, report.complete) == (("stuck-1",), False)
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR] == [
         "stage 'stuck': left behind, still in a call: asyncpc:stuck-1"
     ]
     assert all(thread.daemon for thread in threading.enumerate() if thread.name == "asyncpc:stuck-1")
     release.set()
+
+
+async def test_a_thread_that_cannot_start_costs_one_call() -> None:
+    """The system may refuse a thread: that call fails and is not made later, and the next one tries again."""
+    done: list[int] = []
+
+    @consumer(on_error="skip")
+    def handle(n: int) -> None:
+        done.append(n)
+
+    async with Pipeline(handle) as running:
+        before = threading.stack_size(1 << 46)
+        try:
+            await running.put(1)
+            await until(lambda: running.statistics().failed == 1)
+        finally:
+            threading.stack_size(before)
+        await running.put(2)
+    report = running.report
+    assert report is not None
+    assert (report.done, report.failed, done) == (1, 1, [2])
 
 
 async def test_a_failure_waits_for_calls_under_way() -> None:
@@ -337,7 +371,7 @@ async def test_a_stop_does_not_wait_for_a_source_that_blocks(caplog: pytest.LogC
     assert not closed.is_set()
     items.put(2)
     await until(closed.is_set)
-    await until(lambda: "gave an item after it was stopped" in caplog.text)
+    await until(lambda: "after it was stopped: an item that it gave was not taken" in caplog.text)
 
 
 async def test_an_error_of_a_sync_source_comes_out() -> None:
@@ -352,6 +386,54 @@ async def test_an_error_of_a_sync_source_comes_out() -> None:
         await (broken >> ignore)
     assert isinstance(caught.value.exceptions[0], OSError)
     assert caught.value.report.done == 3
+
+
+async def test_an_order_that_fails_fails_its_source() -> None:
+    """What ``priority=`` raises is an error of the source, and the item was not taken: the books balance (I4)."""
+
+    @producer
+    def numbers() -> Iterator[int]:
+        yield from range(3)
+
+    @consumer(priority=lambda n: 1 / (n - 1))
+    async def handle(n: int) -> None: ...
+
+    with pytest.raises(PipelineError) as caught:
+        await (numbers >> handle)
+    assert [type(error) for error in caught.value.exceptions] == [ZeroDivisionError]
+    assert caught.value.report.produced == caught.value.report.done == 1
+
+
+async def test_a_source_that_puts_elsewhere_fails_when_that_is_closed() -> None:
+    """``QueueShutDown`` out of the source itself is a failure like any other, no quiet end (invariant 7)."""
+
+    @producer
+    def relay() -> Iterator[int]:
+        yield 1
+        raise QueueShutDown("the other one")
+
+    with pytest.raises(PipelineError) as caught:
+        await (relay >> ignore)
+    assert isinstance(caught.value.exceptions[0], QueueShutDown)
+    assert caught.value.report.done == 1
+
+
+async def test_a_failure_of_a_source_left_behind_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Its run is over, so nobody can raise it; the log names the source."""
+    asked, release = threading.Event(), threading.Event()
+
+    @producer
+    def blocked() -> Iterator[int]:
+        asked.set()
+        assert release.wait(PATIENCE)
+        raise OSError("too late")
+        yield
+
+    async with Pipeline(blocked, ignore) as running:
+        await until(asked.is_set)
+        await running.drain()
+    release.set()
+    await until(lambda: "source 'blocked', after it was stopped: too late" in caplog.text)
 
 
 async def test_sync_and_async_sources_share_a_queue() -> None:
@@ -412,9 +494,7 @@ async def test_eight_threads_lose_nothing_and_keep_the_bound() -> None:
         assert n == last[thread] + 1
         last[thread] = n
 
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
+    with switching_often():
         async with Pipeline(note, maxsize=maxsize) as running:
 
             def put(thread: int) -> None:
@@ -422,8 +502,6 @@ async def test_eight_threads_lose_nothing_and_keep_the_bound() -> None:
                     running.put_from_thread(n * threads + thread)
 
             await asyncio.gather(*[in_thread(put, thread) for thread in range(threads)])
-    finally:
-        sys.setswitchinterval(before)
     report = running.report
     assert report is not None
     assert report.done == report.produced == each * threads
@@ -508,11 +586,73 @@ async def test_a_drain_in_the_midst_of_a_burst_balances(moment: int) -> None:
     assert report.done == report.produced == len(returned)
 
 
-async def test_the_loops_own_thread_is_refused() -> None:
-    """It would wait for itself (fault D7)."""
-    async with Pipeline(ignore) as running:
+@pytest.mark.parametrize("priority", [None, abs])
+async def test_the_loops_own_thread_is_refused(priority: Callable[[int], int] | None) -> None:
+    """It would wait for itself (fault D7); whatever the queue's order, and also when the run drains."""
+
+    @consumer(priority=priority)
+    async def handle(n: int) -> None: ...
+
+    async with Pipeline(handle) as running:
         with pytest.raises(StateError, match=r"await running\.put"):
             running.put_from_thread(1)
+        with pytest.raises(StateError, match=r"running\.call"):
+            running.call_from_thread(1)
+        running.stop()
+        with pytest.raises(QueueShutDown):
+            running.put_from_thread(1)
+
+
+async def test_where_nothing_can_be_put_a_thread_is_told() -> None:
+    """A pipeline with several first stages takes no items from outside, and says so as ``put`` does."""
+
+    @consumer
+    async def one(n: int) -> None: ...
+
+    @consumer
+    async def other(n: int) -> None: ...
+
+    pipeline: Pipeline[Any, Any] = merge(source([1]) >> one, source([2]) >> other) >> ignore
+    async with pipeline as running:
+        for call in running.put_nowait, running.put_from_thread, running.call_from_thread:
+            with pytest.raises(StateError, match="merges several first stages"):
+                call(1)
+
+
+async def test_the_loop_does_not_stop_looking_while_a_thread_hands_over() -> None:
+    """An item handed over in the moment in which the loop finds nothing more is seen, not left until the next one."""
+    handled: list[int] = []
+    stopped_looking = threading.Event()
+
+    @consumer
+    async def note(n: int) -> None:
+        handled.append(n)
+
+    async with Pipeline(note) as running:
+        bridge = bridge_to(running._run.first)
+        looks = 0
+
+        def slowly() -> bool:
+            nonlocal looks
+            looks += 1
+            if looks == 2:  # of the thread, at its second item
+                stopped_looking.wait(0.2)  # unless that is what is prevented
+            return False
+
+        def put() -> None:
+            running.put_from_thread(1)
+            running.put_from_thread(2)
+
+        bridge._is_dead = slowly
+        putting = asyncio.ensure_future(in_thread(put))
+        await asyncio.sleep(0)
+        while looks < 2:
+            pass  # the loop does not run meanwhile
+        for _ in range(5):
+            await asyncio.sleep(0)  # it finds the first item, and then nothing more
+        stopped_looking.set()
+        await putting
+        await until(lambda: handled == [1, 2])
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -572,3 +712,251 @@ async def test_a_burst_wakes_the_loop_once() -> None:
         assert calls == 1
     assert running.report is not None
     assert running.report.done == 400
+
+
+# -- call_from_thread ------------------------------------------------------------------------------
+
+
+@consumer(concurrency=3)
+async def halve(n: int) -> float:
+    if n < 0:
+        raise ValueError(n)
+    await asyncio.sleep(0)
+    return n / 2
+
+
+async def test_threads_ask_and_each_is_answered() -> None:
+    """As ``call``: each thread gets the result of its own item, or its error alone, and the run goes on."""
+
+    @consumer
+    def describe(half: float) -> str:
+        return f"half is {half}"
+
+    async with Pipeline(halve, describe, maxsize=2) as running:
+
+        def ask(first: int) -> None:
+            for n in range(first, first + 50):
+                assert running.call_from_thread(n) == f"half is {n / 2}"
+
+        with switching_often():
+            await asyncio.gather(*[in_thread(ask, 100 * thread) for thread in range(8)])
+        with pytest.raises(ValueError, match="-1"):
+            await in_thread(running.call_from_thread, -1)
+        assert await in_thread(running.call_from_thread, 1) == "half is 0.5"
+    report = running.report
+    assert report is not None
+    assert (report.done, report.failed) == (401, 1)
+
+
+async def test_a_call_from_a_thread_is_refused_where_call_is() -> None:
+    """The same errors, at once, and nothing was accepted; ``timeout`` is for the room."""
+    gate = asyncio.Event()
+
+    @consumer
+    async def several(n: int) -> AsyncIterator[int]:
+        yield n
+
+    @consumer
+    async def wait(n: int) -> int:
+        await gate.wait()
+        return n
+
+    async with Pipeline(several) as running:
+        with pytest.raises(StateError, match="one result per item"):
+            await in_thread(running.call_from_thread, 1)
+    async with Pipeline(wait, maxsize=1) as running:
+        asking = [asyncio.ensure_future(in_thread(running.call_from_thread, n)) for n in range(2)]
+        await until(lambda: running.statistics().stages[0].received == 2)
+        with pytest.raises(TimeoutError, match="time is up"):
+            await in_thread(running.call_from_thread, 2, 0.01)
+        gate.set()
+        assert await asyncio.gather(*asking) == [0, 1]
+    with pytest.raises(QueueShutDown):
+        await in_thread(running.call_from_thread, 1)
+    assert running.report is not None
+    assert running.report.done == 2
+
+
+async def test_a_thread_that_asked_is_told_when_its_run_ends() -> None:
+    """In a hand, in a queue, or waiting for room: each is told by name, and nobody hangs (fault D6)."""
+
+    @consumer
+    async def never(n: int) -> None:
+        await asyncio.Event().wait()
+
+    async with Pipeline(never, maxsize=1) as running:
+        asking = [asyncio.ensure_future(in_thread(running.call_from_thread, n)) for n in range(3)]
+        await until(lambda: running.statistics().stages[0].received == 2)
+        report = await running.drain(timeout=0)
+        for one in asking:
+            with pytest.raises(QueueShutDown):
+                await one
+    assert len(report.unfinished) == 2
+
+
+def test_a_thread_that_asked_is_told_that_the_loop_was_closed() -> None:
+    """Its item was accepted, and nobody will ever answer (fault D6)."""
+    loop = asyncio.new_event_loop()
+    accepted = asyncio.Event()
+
+    @consumer
+    async def never(n: int) -> None:
+        accepted.set()
+        await asyncio.Event().wait()
+
+    failed: list[BaseException] = []
+
+    async def begin() -> threading.Thread:
+        running = await Pipeline(never).__aenter__()
+
+        def ask() -> None:
+            try:
+                running.call_from_thread(1)
+            except BaseException as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        await accepted.wait()
+        return thread
+
+    thread = loop.run_until_complete(begin())
+    for task in asyncio.all_tasks(loop):
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # that is what this is about
+    loop.close()
+    thread.join(PATIENCE)
+    assert isinstance(failed[0], QueueShutDown)
+    assert "the loop of this run is closed: the result of this item is lost" in str(failed[0])
+
+
+# -- feed ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("priority", [None, abs])
+async def test_threads_feed_and_the_run_ends_after_all_of_it(priority: Callable[[int], int] | None) -> None:
+    """I3: a crawl in threads ends by itself and not before, over and over, with the bound in nobody's way."""
+    seen: Counter[int] = Counter()
+
+    @consumer(concurrency=3, maxsize=1, priority=priority)
+    def crawl(n: int) -> int:
+        for child in (2 * n, 2 * n + 1):
+            if child < 32:
+                feed(child)
+        return n
+
+    @consumer
+    async def save(n: int) -> None:
+        seen[n] += 1
+
+    with switching_often():
+        for _ in range(5):
+            seen.clear()
+            report = await (source([1]) >> crawl >> save)
+            assert seen == Counter(range(1, 32))
+            assert (report.produced, report.fed, report.done) == (1, 30, 31)
+
+
+async def test_a_generator_in_a_thread_feeds() -> None:
+    """Between its values as well: each step is a call of its own."""
+
+    @consumer
+    def crawl(n: int) -> Iterator[int]:
+        yield n
+        if n < 5:
+            feed(n + 1)
+
+    assert await results(source([0]) >> crawl) == list(range(6))
+
+
+async def test_what_a_thread_feeds_in_a_burst_wakes_the_loop_once() -> None:
+    """And the books know it: all of a thousand items are there when the handler that fed them is done (D8)."""
+    loop = asyncio.get_running_loop()
+    calls = 0
+    call = loop.call_soon_threadsafe
+
+    class Counting:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(loop, name)
+
+        def call_soon_threadsafe(self, *args: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            return call(*args)
+
+    blocked = threading.Event()
+
+    @consumer
+    def handle(n: int) -> None:
+        if n == 0:
+            assert blocked.wait(PATIENCE)
+            for child in range(1, 1001):
+                feed(child)
+            blocked.clear()
+
+    async with Pipeline(handle, maxsize=1) as running:
+        bridge_to(running._run.first)._loop = Counting()  # type: ignore[assignment]
+        await running.put(0)
+        await until(lambda: running.statistics().stages[0].in_flight == 1)
+        blocked.set()
+        while blocked.is_set():
+            pass  # the loop does not run meanwhile
+        assert calls == 1
+    report = running.report
+    assert report is not None
+    assert (report.produced, report.fed, report.done) == (1, 1000, 1001)
+
+
+async def test_a_thread_that_feeds_too_late_is_told() -> None:
+    """A call that outlived its timeout, or its run, gets a named error in its thread, never silence (C11, D4)."""
+    release, begun = threading.Event(), threading.Event()
+    told: list[BaseException] = []
+
+    @consumer(timeout=0.02, on_error="skip")
+    def slow(n: int) -> None:
+        begun.set()
+        assert release.wait(PATIENCE)
+        try:
+            feed(n + 1)
+        except BaseException as error:
+            told.append(error)
+
+    async with Pipeline([1], slow) as running:
+        await until(lambda: running._run.first._is_shutdown)  # the call has failed, and nothing else is left
+        release.set()
+        report = await running.wait()
+    assert (report.fed, report.failed) == (0, 1)
+    await until(lambda: len(told) == 1)
+    release.clear()
+    begun.clear()
+    async with Pipeline(slow) as running:
+        await running.put(1)
+        await until(begun.is_set)
+        await running.drain(timeout=0)
+    release.set()
+    await until(lambda: len(told) == 2)
+    for error in told:
+        assert isinstance(error, QueueShutDown)
+        assert "feed() after the end of its run" in str(error)
+
+
+async def test_a_thread_sees_what_its_feed_did_wrong() -> None:
+    """An order that fails is told to the handler that fed; so is a pipeline that nothing can be fed into."""
+
+    @consumer(priority=lambda n: 1 / n)
+    def handle(n: int) -> None:
+        feed(0)
+
+    with pytest.raises(PipelineError) as caught:
+        await (source([1]) >> handle)
+    assert isinstance(caught.value.exceptions[0], ZeroDivisionError)
+
+    @consumer
+    def feeds(n: int) -> None:
+        feed(n)
+
+    @consumer
+    async def other(n: int) -> None: ...
+
+    with pytest.raises(PipelineError) as caught:
+        await (merge(source([1]) >> feeds, source([2]) >> other) >> ignore)
+    assert isinstance(caught.value.exceptions[0], StateError)

@@ -1,0 +1,97 @@
+"""A source that may block is read in a thread of its own, which puts what it gives through a :class:`Bridge`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Generator
+from contextlib import suppress
+from contextvars import copy_context
+from threading import Thread
+from typing import Any, Final
+
+from .bridge import Bridge, bridge_to
+from .threads import until_ended
+from .worker import ProducerWorker
+
+__all__ = ["read_in_thread"]
+
+logger: Final = logging.getLogger("asyncpc")
+
+PATIENCE: Final = 0.02
+"""Seconds that a stop waits for a source that may be about to give an item; then it is left to its thread."""
+
+
+class BlockingSource:
+    """A blocking iterable, read in a thread of its own."""
+
+    def __init__(self, worker: ProducerWorker, iterate: Callable[[], Any], bridge: Bridge) -> None:
+        self.worker: ProducerWorker = worker
+        self.stopped: bool = False
+        self.left: bool = False
+        self._iterate = iterate
+        self._bridge = bridge
+        self._loop = asyncio.get_running_loop()
+        self._ended = self._loop.create_future()
+        self._error: BaseException | None = None
+
+    async def read(self) -> None:
+        """Read it to its end; raises what it raises.
+
+        *Cancel safety*: what it gave is in the queue, and it is closed in its thread; if it blocks, the thread is
+        left behind, closes it when it comes back, and what it gives then is not taken.
+        """
+        context = copy_context()
+        thread = Thread(target=context.run, args=(self._drive,), name=f"asyncpc:{self.worker.name}", daemon=True)
+        thread.start()
+        try:
+            await asyncio.wait([self._ended])  # a cancel of the task does not cancel the future
+            await until_ended(thread)
+        except asyncio.CancelledError:
+            self._bridge.stop(self)
+            await asyncio.wait([self._ended], timeout=PATIENCE)
+            if not self._ended.done():
+                logger.warning("source %r is blocked: it is left to its thread", self.worker.name)
+            elif self._error is None:
+                await until_ended(thread)
+            if self._error is None:
+                raise
+        finally:
+            self._bridge.leave(self)
+        if self._error is not None:
+            raise self._error
+
+    def _drive(self) -> None:
+        iterator: Any = None
+        try:
+            if self._bridge.room_for(self):
+                iterator = iter(self._iterate())
+                for item in iterator:
+                    self._bridge.give(item, self)
+                    if not self._bridge.room_for(self):
+                        break
+        except BaseException as error:
+            self._error = error
+        try:
+            if isinstance(iterator, Generator):
+                iterator.close()
+        except BaseException as error:
+            self._error = error
+        if self.left and self._error is not None:  # nobody will raise it
+            logger.warning("source %r, after it was stopped: %s", self.worker.name, self._error)
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._tell)
+
+    def _tell(self) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+
+async def read_in_thread(worker: ProducerWorker, iterate: Callable[[], Any]) -> AsyncIterator[Any]:
+    """A blocking iterable as an asynchronous one that gives nothing itself: its thread puts what it gives.
+
+    An item that waits for nobody but a task to fetch it would be lost at a stop; see :meth:`BlockingSource.read`.
+    """
+    await BlockingSource(worker, iterate, bridge_to(worker.outbox)).read()
+    return
+    yield
