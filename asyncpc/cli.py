@@ -13,25 +13,20 @@ import os
 import re
 import shutil
 import sys
-import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TextIO, cast
+from typing import Any, Final
 
+from .definitions import consumer, source
 from .errors import ConservationError, DefinitionError, PipelineError, StateError
-from .pipeline import Pipeline, consumer, source
-from .report import Report, Statistics
+from .pipeline import Pipeline
+from .progress import progress
+from .report import Report
 from .runner import run_watched
-from .running import Running
-from .stages import Plan
-from .topology import bound, draw, mermaid, plain
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
+from .topology import draw, mermaid, plain
 
 __all__ = ["main"]
 
@@ -41,13 +36,8 @@ SHOWN: Final = 10
 LONGEST: Final = 500
 """Characters of an error's message that are shown."""
 
-QUIET: Final = 0.5
-"""Seconds the progress line stays away after the program itself has written to the terminal."""
-
-ASCII: Final = str.maketrans(dict(zip("─┐┤┴┌┘►▼×", "-+++++>vx", strict=True)) | {"∞": "unbounded"})
+ASCII: Final = str.maketrans(dict(zip("─│┐├┤┴┌└┘►▼×", "-|+++++++>vx", strict=True)) | {"∞": "unbounded"})
 """For terminals that cannot draw lines."""
-
-Watch = Callable[[Running[Any, Any]], None]
 
 
 class _UsageError(Exception):
@@ -144,7 +134,7 @@ def _run(options: argparse.Namespace) -> int:
     """Run the pipeline, print its report, and tell what went wrong."""
     pipeline = _load(options.target)
     try:
-        with _progress(pipeline._plan) as watch:
+        with progress(pipeline._plan) as watch:
             report = run_watched(pipeline, loop=options.loop, drain_timeout=options.drain_timeout, watch=watch)
     except PipelineError as error:
         _print(str(error.report))
@@ -168,7 +158,8 @@ def _show(options: argparse.Namespace) -> int:
 
 def _profile(options: argparse.Namespace) -> int:
     """Print what each stage can do alone, as soon as it is known, and at the end which one limits."""
-    from .profile import Profile, Record, profile, verdict
+    from .findings import Profile, Record, verdict
+    from .profile import profile
 
     pipeline = _load(options.target)
     records: list[Record] = []
@@ -319,121 +310,3 @@ def _place(error: BaseException) -> str:
 def _redacted(text: str) -> str:
     """``text`` without the passwords of URLs (fault F7)."""
     return re.sub(r"(://[^\s/:@]*:)[^\s/]+@", r"\1***@", text)
-
-
-# -- the progress line ----------------------------------------------------------------------------
-
-
-@contextmanager
-def _progress(plan: Plan) -> Iterator[Watch | None]:
-    """What draws the progress line, on a terminal that has rich; nothing when piped."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    try:
-        line = _ProgressLine(plan)
-    except ImportError:
-        _tell("asyncpc: to see progress here, pip install 'asyncpc[rich]'")
-        yield None
-        return
-    with line.beside_the_program():
-        yield line.draw
-
-
-class _ProgressLine:
-    """One line at the foot of the terminal; it gives way while the program itself writes there."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.total = _total(plan)
-        self.progress = _rich_progress(self.total)
-        self.live = self.progress.live
-        self.task = self.progress.add_task("", total=self.total)
-        self.back_at = 0.0  # seconds of the monotonic clock; infinite in the middle of a line of the program
-
-    @contextmanager
-    def beside_the_program(self) -> Iterator[None]:
-        """The line gives way to what is written in the block, and is gone at its end."""
-        with ExitStack() as stack:
-            stack.callback(self.live.stop)
-            stack.enter_context(redirect_stderr(_giving_way(sys.stderr, self)))
-            if sys.stdout.isatty():
-                stack.enter_context(redirect_stdout(_giving_way(sys.stdout, self)))
-            yield
-
-    def draw(self, running: Running[Any, Any]) -> None:
-        """Draw it as it is now."""
-        if time.monotonic() < self.back_at:
-            return
-        if not self.live.is_started:
-            self.live.start()
-            self.progress.console.show_cursor()  # a third signal would leave no time to bring it back
-        now = running.statistics()
-        if now.fed:
-            self.progress.tasks[0].total = None
-        text = _progress_text(self.plan, now)
-        self.progress.update(self.task, description=text, completed=_through(self.plan, now), refresh=True)
-
-    def give_way(self, text: str) -> None:
-        """The program writes ``text``: make room, and come back when it has been quiet for a while."""
-        self.live.stop()
-        self.back_at = time.monotonic() + QUIET if text.endswith("\n") else math.inf
-
-
-class _GivingWay:
-    """A stream of the terminal that makes the progress line give way."""
-
-    def __init__(self, stream: TextIO, line: _ProgressLine) -> None:
-        self.stream = stream
-        self.line = line
-
-    def write(self, text: str) -> int:
-        self.line.give_way(text)
-        return self.stream.write(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
-
-
-def _giving_way(stream: TextIO, line: _ProgressLine) -> TextIO:
-    return cast(TextIO, _GivingWay(stream, line))
-
-
-def _rich_progress(total: int | None) -> Progress:
-    """A line on stderr that is redrawn only when it is told to; raises ``ImportError`` without rich."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
-    from rich.table import Column
-
-    text = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
-    return Progress(
-        SpinnerColumn() if total is None else BarColumn(),
-        text,
-        console=Console(file=sys.stderr),
-        auto_refresh=False,
-        transient=True,
-        redirect_stdout=False,
-        redirect_stderr=False,
-    )
-
-
-def _total(plan: Plan) -> int | None:
-    """How many items the sources will give, where each of them knows."""
-    totals = [origin.total for origin in plan.origins]
-    return None if None in totals else sum(total or 0 for total in totals)
-
-
-def _through(plan: Plan, now: Statistics) -> int:
-    """How many items of the sources are through: up to the first stage that makes several items of one."""
-    stages = zip(plan.handlers, now.stages, strict=True)
-    return next((stage.done for handler, stage in stages if handler.generates), now.done)
-
-
-def _progress_text(plan: Plan, now: Statistics) -> str:
-    """Items done, rate, and the fullest queue: ``1,234 done · 567/s · fetch queue 100/128``."""
-    queues = [(stage, bound(plan, handler)) for handler, stage in zip(plan.handlers, now.stages, strict=True)]
-    stage, most = max(queues, key=lambda queue: (queue[0].queued / queue[1] if queue[1] else 0.0, queue[0].queued))
-    queue = f"{stage.queued:,}/{most:,}" if most else f"{stage.queued:,}"
-    failed = f" · {now.failed:,} failed" if now.failed else ""
-    draining = " · draining" if now.state == "draining" else ""
-    return f"{now.done:,} done{failed} · {now.stages[-1].rate:,.0f}/s · {stage.name} queue {queue}{draining}"

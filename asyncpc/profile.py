@@ -22,13 +22,15 @@ from time import perf_counter, process_time
 from typing import Any, Final, NamedTuple
 
 from .errors import DefinitionError, DrainTimeout, PipelineError
+from .findings import Measurement, Profile, Record
 from .pipeline import Consumer, Pipeline, Source
+from .plan import Layout, Node, Plan
 from .policies import Failure
 from .report import StageStatistics
 from .running import Running
-from .stages import Handler, Origin, Plan, define_handler
+from .stages import Handler, Origin, define_handler
 
-__all__ = ["Measurement", "Profile", "Record", "profile", "verdict"]
+__all__ = ["profile"]
 
 MEASURED: Final = 2.0
 """Seconds in which a measurement begins calls."""
@@ -44,18 +46,6 @@ TRIES: Final = 3
 ROUNDS: Final = 4
 """Items (or batches) that each worker gets at least; the recorded ones come again, if they are fewer."""
 
-GAIN: Final = 1.1
-"""A concurrency that gives less than so many times as much is no gain."""
-
-WORTH: Final = 1.25
-"""A setting that gives less than so many times as much is not advised: measurements differ by themselves."""
-
-BUSY: Final = 0.6
-"""The share of one processor from which on a stage is taken to be bound by it; other programs need some as well."""
-
-NEAR: Final = 0.8
-"""The share of its rate from which on a stage is taken to be bound by that."""
-
 STEP: Final = 0.002
 """Seconds by which two clocks may differ: uvloop's has steps of a millisecond."""
 
@@ -66,102 +56,13 @@ LOOK: Final = 0.001
 """Seconds between two looks whether a stage is ready to be measured."""
 
 
-class Record(NamedTuple):
-    """What the sources gave."""
-
-    source: str
-    items: int
-    seconds: float
-
-    @property
-    def rate(self) -> float:
-        """Items per second."""
-        return self.items / self.seconds if self.seconds > 0 else math.inf
-
-    def __str__(self) -> str:
-        """A line that people can read."""
-        told = f"{_items(self.items)} recorded from {self.source} in {self.seconds:.2f} s"
-        return f"{told}; now each stage's handler is called with them, many times over" if self.items else told
-
-
-class Measurement(NamedTuple):
-    """A stage alone at one concurrency."""
-
-    concurrency: int
-    rate: float
-    """Items handled per second, those that failed included."""
-    latency_p50: float
-    """Half of the calls sampled took no longer, in seconds; the waiting for a rate or breaker included."""
-    latency_p99: float
-    failed: int
-    """Items that failed."""
-    calls: int
-    """Calls of the handler, for an item or batch; those repeated and those tried for a better figure included."""
-    busy: float
-    """Processors that this process kept busy meanwhile."""
-
-
-class Profile(NamedTuple):
-    """What was found out about a stage."""
-
-    handler: Handler
-    items: int
-    """How many it was tried with, again and again."""
-    share: float
-    """Items it gets for each item of the first stage."""
-    measurements: tuple[Measurement, ...]
-    """At rising concurrency; empty if it could not be measured."""
-    calls: int
-    """How often the handler was called in all."""
-    trouble: str | None = None
-    """Why it could not be measured, or not to the end."""
-
-    @property
-    def failed(self) -> bool:
-        """Whether it could not be measured although there were items."""
-        return self.items > 0 and not self.measurements
-
-    @property
-    def present(self) -> Measurement:
-        """At the concurrency it has."""
-        return next(one for one in self.measurements if one.concurrency == self.handler.concurrency)
-
-    @property
-    def enough(self) -> Measurement:
-        """At the lowest concurrency beyond which there is no gain worth the name."""
-        measured = self.measurements
-        return next(
-            one for at, one in enumerate(measured) if all(more.rate < GAIN * one.rate for more in measured[at + 1 :])
-        )
-
-    def capacity(self, measurement: Measurement) -> float:
-        """Items of the first stage per second that it keeps up with."""
-        return measurement.rate / self.share
-
-    def __str__(self) -> str:
-        """A table that people can read."""
-        name, handler = self.handler.name, self.handler
-        of_each = f", {self.share:.3g} for each of the first stage's" if self.items and self.share != 1 else ""
-        lines = [f"{name}: concurrency {handler.concurrency}, {_items(self.items)} recorded{of_each}"]
-        if self.measurements:
-            head = ("concurrency", "items/s", "p50", "p99", "failed", "")
-            lines += _table([head, *(self._row(one) for one in self.measurements)])
-        return "\n".join([*lines, *([f"not measured: {self.trouble}"] if self.trouble else [])])
-
-    def _row(self, one: Measurement) -> tuple[str, ...]:
-        remarks = ["its setting"] if one.concurrency == self.handler.concurrency else []
-        if one is self.enough:
-            remarks.append("enough: more gains less than 10 %")
-        times = _time(one.latency_p50), _time(one.latency_p99)
-        return str(one.concurrency), _number(one.rate), *times, str(one.failed), ", ".join(remarks)
-
-
 def profile(pipeline: Pipeline[Any, Any], items: int = 200, seconds: float = 10.0) -> AsyncIterator[Record | Profile]:
     """Measure ``pipeline``: gives the record, then a profile for each stage as soon as it is there.
 
     At most ``items`` are recorded, for at most ``seconds``. Raises ``DefinitionError`` at once for a pipeline that
     cannot be run or has no source, ``PipelineError`` in the middle if a source fails. A stage that cannot be measured
-    is no error: its ``trouble`` says why. *Cancel safety*: the run under way is cancelled, and nothing is left running.
+    is no error: its ``trouble`` says why. A route or broadcast is not measured; it has a profile if items failed there.
+    *Cancel safety*: the run under way is cancelled, and nothing is left running.
     """
     plan = pipeline._plan
     if not plan.origins:
@@ -171,36 +72,74 @@ def profile(pipeline: Pipeline[Any, Any], items: int = 200, seconds: float = 10.
 
 
 async def _profiles(plan: Plan, most: int, seconds: float) -> AsyncIterator[Record | Profile]:
-    record, inputs = await _record(plan, most, seconds)
+    record, recorded = await _record(plan, most, seconds)
     yield record
-    share = 1.0
-    for place, handler in enumerate(plan.handlers):
-        if handler.adaptive is not None:
-            handler = handler._replace(concurrency=handler.adaptive.max, adaptive=None)
-        found, inputs, gives = await _profile(plan, handler, inputs, most, share, feeds=place == 0)
-        yield found
-        share *= gives
+    inputs = [recorded.get(place, []) for place in range(plan.main)]
+    shares = [len(given) / max(1, record.items) for given in inputs]
+    if len(plan.entries) == 1:
+        shares[plan.entries[0]] = 1.0  # also if nothing was recorded
+    for place, node in enumerate(plan.nodes[: plan.main]):
+        handler = node.handler
+        if handler.branches is not None:
+            found, given = await _choices(handler, inputs[place], shares[place])
+            if found.refused:
+                yield found
+        else:
+            if handler.adaptive is not None:
+                handler = handler._replace(concurrency=handler.adaptive.max, adaptive=None)
+            feeds = plan.entries == (place,)
+            found, values, gives = await _profile(plan, handler, inputs[place], most, shares[place], feeds=feeds)
+            yield found
+            given = [(values, gives)]
+        for following, (values, gives) in zip(node.following, given, strict=False):  # an end gives to nobody
+            inputs[following] += values
+            shares[following] += shares[place] * gives
 
 
-async def _record(plan: Plan, most: int, seconds: float) -> tuple[Record, list[Any]]:
-    """The first items of the sources, which are closed then; those that were on their way meanwhile are let go."""
-    loop, items = asyncio.get_running_loop(), list[Any]()
+async def _choices(handler: Handler, inputs: list[Any], share: float) -> tuple[Profile, list[tuple[list[Any], float]]]:
+    """What failed in a branching; and for each branch the items it gets, and how many that are for an item."""
+    branches: list[list[Any]] = [[] for _ in handler.branches or ()]
+    errors: list[Exception] = []
+    for item in inputs:
+        try:
+            chosen = await handler.function(item)
+        except Exception as error:  # whatever on_error says
+            errors.append(error)
+            continue
+        for branch in chosen:
+            branches[branch].append(item)
+    told = f"{len(errors):,} of them failed, the first with {_said(errors[0])}" if errors else None
+    found = Profile(handler, len(inputs), share, (), len(inputs), told, refused=len(errors))
+    return found, [(items, len(items) / len(inputs) if inputs else 0.0) for items in branches]
+
+
+async def _record(plan: Plan, most: int, seconds: float) -> tuple[Record, dict[int, list[Any]]]:
+    """The first items of the sources, which are closed then, by the stage they are for.
+
+    Those that were on their way meanwhile are let go.
+    """
+    loop, items = asyncio.get_running_loop(), list[tuple[int, Any]]()
     began = last = _now()
 
-    async def keep(item: Any) -> None:
-        nonlocal last
-        last = _now()
-        items.append(item)
-        if len(items) == most:
-            loop.call_soon(running.stop)  # not now: an eager task may run before there is one
+    def recorder(entry: int) -> Handler:
+        async def keep(item: Any) -> None:
+            nonlocal last
+            last = _now()
+            items.append((entry, item))
+            if len(items) == most:
+                loop.call_soon(running.stop)  # not now: an eager task may run before there is one
+
+        return define_handler(keep, name="record")
 
     def time_is_up() -> None:
         nonlocal last
         last = _now()
         running.stop()
 
-    recorder = Consumer[Any, Any, Any](define_handler(keep, name="record"))
-    recording = Pipeline(Source(*plan.origins), recorder, maxsize=1, drain_timeout=plan.drain_timeout, name=plan.name)
+    entries = plan.entries
+    origins = tuple([one._replace(into=entries.index(one.into or 0)) for one in plan.origins])
+    parts: list[Any] = [Source(Layout(origins, tuple([Node(recorder(entry)) for entry in entries])))]
+    recording = Pipeline[Any, Any](*parts, maxsize=1, drain_timeout=plan.drain_timeout, name=plan.name)
     async with recording as running:
         timer = loop.call_later(seconds, time_is_up)
         try:
@@ -208,7 +147,10 @@ async def _record(plan: Plan, most: int, seconds: float) -> tuple[Record, list[A
         finally:
             timer.cancel()
     name = " + ".join(origin.name for origin in plan.origins)
-    return Record(name, len(items[:most]), _seconds(began, last)), items[:most]
+    recorded: dict[int, list[Any]] = {}
+    for entry, item in items[:most]:
+        recorded.setdefault(entry, []).append(item)
+    return Record(name, len(items[:most]), _seconds(began, last)), recorded
 
 
 async def _profile(
@@ -254,7 +196,7 @@ class _Trial:
     """One run of one stage, between an intake that begins and ends the time, and whoever keeps what it gives."""
 
     def __init__(self, plan: Plan, handler: Handler, inputs: list[Any], room: int) -> None:
-        bound = handler.bound(plan.maxsize)
+        bound = plan.bound(handler)
         if not (handler.batch or handler.key or handler.priority):  # those choose from what their queue holds
             bound = min(bound or room, room)  # or all that is queued must be waited for at the end
         self.failures: list[Failure] = []
@@ -306,8 +248,8 @@ class _Trial:
             self._rounds = 0
             self.handler = self.handler._replace(on_error=self._keep_failure)
         stages = [self._intake(keep if feeds else 0), self.handler, *([self._keeper(keep)] if keep else [])]
-        parts: list[Any] = [Source(Origin("recorded", self._given)), *map(Consumer[Any, Any, Any], stages)]
-        trial = Pipeline[Any, Any](*parts, maxsize=self.plan.maxsize, drain_timeout=LONGEST, name=self.plan.name)
+        parts: list[Any] = [Source(Layout((Origin("recorded", self._given),))), *map(Consumer[Any, Any, Any], stages)]
+        trial = Pipeline[Any, Any](*parts, maxsize=self.plan.default_bound, drain_timeout=LONGEST, name=self.plan.name)
         try:
             report = await trial._complete(self._beside)
         except PipelineError as error:
@@ -424,96 +366,14 @@ def _trouble(failed: PipelineError) -> str | None:
     """What a run failed with, in words; None if it was only cut short."""
     errors = [error for error in failed.exceptions if not isinstance(error, DrainTimeout)]
     if errors:
-        return f"{type(errors[0]).__name__}: {errors[0]}"
+        return _said(errors[0])
     if failed.report.abandoned:
         return "its handler ignores that it is cancelled, and still runs"
     return None
 
 
-# -- in words -------------------------------------------------------------------------------------
-
-
-def verdict(record: Record, profiles: list[Profile]) -> str:
-    """Which stage limits the pipeline as it is set, and which setting would help; then what was called how often."""
-    called = ", ".join(f"{one.handler.name} {one.calls:,} times" for one in profiles)
-    note = f"Each stage was measured alone; together they share the processors. Called: {called}."
-    if any(one.failed for one in profiles):
-        return f"not all stages could be measured, see above\n{note}"
-    measured = [one for one in profiles if one.measurements]
-    if not measured:
-        return "nothing was measured: the sources gave no item"
-    limit = min(measured, key=lambda one: one.capacity(one.present))
-    capacity = limit.capacity(limit.present)
-    if record.rate < capacity:
-        name = limit.handler.name
-        slow = f"{record.source} limits: {_number(record.rate)} items/s came while it was recorded"
-        return f"{slow}; {name}, the slowest stage, would take {_number(capacity)}\n{note}"
-    others = [(one.capacity(one.present), one.handler.name) for one in measured if one is not limit]
-    return f"{_limits(limit)}{_then(limit, [*others, (record.rate, record.source)])}\n{note}"
-
-
-def _limits(limit: Profile) -> str:
-    """``fetch limits: 40 items/s at concurrency 4; 16 would give 150``."""
-    present, enough = limit.present, limit.enough
-    told = f"{limit.handler.name} limits: {_number(present.rate)} items/s at concurrency {present.concurrency}"
-    if abs(limit.share - 1) >= 0.005:
-        told += f", which is {_number(limit.capacity(present))} of the first stage's"
-    if enough.rate >= WORTH * present.rate:
-        more = ", and more may give more" if enough is limit.measurements[-1] else ""
-        return f"{told}; {enough.concurrency} would give {_number(enough.rate)}{more}"
-    return f"{told}; raising it does not help: {_bound(limit)}"
-
-
-def _then(limit: Profile, others: list[tuple[float, str]]) -> str:
-    """Who would limit if the advice was taken."""
-    capacity, name = min(others)
-    if limit.enough.rate < WORTH * limit.present.rate or capacity >= limit.capacity(limit.enough):
-        return ""
-    return f" (but then {name} limits, at {_number(capacity)} of the first stage's)"
-
-
-def _bound(limit: Profile) -> str:
-    """What holds a stage up that more workers do not help."""
-    handler, present = limit.handler, limit.present
-    rate = handler.rate
-    if rate is not None and rate.key is None and _calls_a_second(handler, present) >= NEAR * rate.n / rate.per:
-        return f"it is bound by its rate, {rate.n:g} calls in {rate.per:g} s"
-    if handler.run_in == "process":
-        return f"its processes share {os.cpu_count()} processors, or wait for one and the same thing"
-    if present.busy >= BUSY:
-        what = "run_in='process' would use more of them"
-        cure = "" if handler.context else f"; {'as a plain function, ' if handler.run_in == 'loop' else ''}{what}"
-        return f"it is bound by the processor{cure}"
-    if handler.key is not None:
-        return "its key= lets items of one key be handled one at a time"
-    return "its calls wait for one and the same thing: a lock, a server, a rate elsewhere"
-
-
-def _calls_a_second(handler: Handler, one: Measurement) -> float:
-    return one.rate if handler.batch is None or handler.batch.weigh else one.rate / handler.batch.size
-
-
-def _items(count: int) -> str:
-    return "1 item" if count == 1 else f"{count:,} items"
-
-
-def _number(number: float) -> str:
-    """Three figures at most below a thousand: ``1,234``, ``56.7``, ``0.0123``."""
-    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
-
-
-def _time(seconds: float) -> str:
-    for unit, size in ("s", 1.0), ("ms", 1e-3):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds * 1e6:.3g} µs"
-
-
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
-    """Rows with their columns aligned to the right, but for the last."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
-    ruled = [rows[0], (*("-" * width for width in widths), ""), *rows[1:]]
-    return [
-        "  ".join([*(cell.rjust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
-        for row in ruled
-    ]
+def _said(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # its own __str__ fails
+        return type(error).__name__

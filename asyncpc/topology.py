@@ -1,22 +1,24 @@
-"""A pipeline's shape as text: a picture for the terminal, or a mermaid flowchart. Pure functions of a plan."""
+"""A pipeline's shape as text: a picture for the terminal, or a mermaid flowchart. Pure functions of a plan.
+
+Both pictures follow the ways through a plan as they part and meet: a stage is followed by its branches, if it has
+several, then by the stage where they meet; parts that are merged come before the stage where they meet.
+"""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
-from functools import partial
-from itertools import chain
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial, reduce
 
-from .stages import Handler, Plan
+from .plan import Node, Plan
 
-__all__ = ["bound", "draw", "mermaid", "plain"]
+__all__ = ["draw", "meetings", "mermaid", "plain"]
 
 
 def draw(plan: Plan, columns: int) -> str:
     """The picture, from left to right if it fits into ``columns``, else from top to bottom; notes stand below."""
-    picture = _across(plan)
-    if max(map(_width, picture)) > columns:
-        picture = _down(plan)
+    across = _Across(plan)
+    picture = across.lines if max(across.widths) <= columns else _Down(plan).lines
     notes = list(_notes(plan))
     return "\n".join([*picture, *(["", *notes] if notes else [])])
 
@@ -24,18 +26,18 @@ def draw(plan: Plan, columns: int) -> str:
 def mermaid(plan: Plan) -> str:
     """The same as a mermaid flowchart; sources are rounded, queues are cylinders labelled with their bounds."""
     lines = ["flowchart LR"]
-    for place, name in enumerate(_sources(plan)):
-        lines.append(f'    source{place}(["{_entities(name)}"]) --> queue0')
-    for place, handler in enumerate(plan.handlers):
-        if place:
-            lines.append(f"    stage{place - 1} --> queue{place}")
-        lines.append(f'    queue{place}[("{_queue(plan, handler)}")] --> stage{place}["{_entities(_stage(handler))}"]')
+    names = [(name, place) for place in plan.entries for name in _sources(plan, place)]
+    for number, (name, place) in enumerate(names):
+        lines.append(f'    source{number}(["{_entities(name)}"]) --> queue{place}')
+    for place, node in enumerate(plan.nodes):
+        bound = _queue(plan, place).strip("[]")
+        lines.append(f'    queue{place}[("{bound}")] --> stage{place}["{_entities(_stage(plan, place))}"]')
+        for label, following in _branches(plan, place):
+            told = f'|"{_entities(label)}"|' if label else ""
+            lines.append(f"    stage{place} -->{told} queue{following}")
+        if node.failures_to is not None:
+            lines.append(f'    stage{place} -.->|"failures"| queue{node.failures_to}')
     return "\n".join(lines)
-
-
-def bound(plan: Plan, handler: Handler) -> int:
-    """Items that the queue before ``handler`` holds; 0 is unbounded."""
-    return handler.bound(plan.maxsize)
 
 
 def plain(text: str) -> str:
@@ -43,23 +45,176 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _across(plan: Plan) -> list[str]:
-    """``a ─┐`` above ``b ─┴─► [128] ─► stage ×4``."""
-    names = _padded(_sources(plan))
-    stages = "".join(f" ─► [{_queue(plan, handler)}] ─► {_stage(handler)}" for handler in plan.handlers)
-    if len(names) == 1:
-        return [names[0] + stages]
-    first, *between, last = names
-    return [f"{first} ─┐", *(f"{name} ─┤" for name in between), f"{last} ─┴{stages[1:]}"]
+def meetings(plan: Plan) -> list[int]:
+    """For each stage the next one that all of its values come to; the number of stages if there is none.
+
+    For a branching that is where its branches meet, for any other stage the one it gives to. (The immediate
+    post-dominators, as compilers find them: Cooper, Harvey and Kennedy, "A Simple, Fast Dominance Algorithm".)
+    """
+    meeting = [len(plan.nodes)] * len(plan.nodes)
+    for place in reversed(range(len(plan.nodes))):  # each before those it gives to
+        if following := plan.nodes[place].following:
+            meeting[place] = _meet(meeting, following)
+    return meeting
 
 
-def _down(plan: Plan) -> list[str]:
-    """The same, a stage per line, each below its queue."""
-    names = _padded(_sources(plan))
-    lines = names
-    if len(names) > 1:
-        lines = [f"{names[0]} ─┐", *(f"{name} ─┤" for name in names[1:]), f"  ┌{'─' * (_width(names[0]) - 1)}┘"]
-    return [*lines, *chain.from_iterable((f"  ▼ [{_queue(plan, h)}]", _stage(h)) for h in plan.handlers)]
+def _meet(meeting: Sequence[int], places: Iterable[int]) -> int:
+    """The first stage that everything from each of ``places`` comes to."""
+
+    def both(one: int, other: int) -> int:
+        while one != other:
+            one, other = max(one, other), meeting[min(one, other)]
+        return one
+
+    return reduce(both, places)
+
+
+class _Picture:
+    """What both pictures know of a plan."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.meeting = meetings(plan)
+        self.lines: list[str] = []
+
+    def parts(self, entries: Sequence[int]) -> tuple[int, list[list[int]]]:
+        """Where what comes in at ``entries`` meets, and the entries before that, those of each part together."""
+        join = _meet(self.meeting, entries)
+        parts: dict[int, list[int]] = {}
+        for entry in entries:
+            if entry != join:
+                last = entry
+                while self.meeting[last] != join:
+                    last = self.meeting[last]
+                parts.setdefault(last, []).append(entry)
+        return join, list(parts.values())
+
+
+class _Across(_Picture):
+    """From left to right; branches and parts stand below each other, and meet in a bracket.
+
+    It is written as with a typewriter: only the last line goes on, until a bracket ends those above it too.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self.widths: list[int] = []
+        self.merged(plan.entries, len(plan.nodes))
+        for place in _told(plan):
+            self.lead_on([self.line(_tellers(plan, place))])
+            self.chain(place, len(plan.nodes))
+
+    def merged(self, entries: Sequence[int], stop: int) -> list[int]:
+        """From the sources of ``entries`` on, up to the stage ``stop``; gives the lines that lead there."""
+        join, parts = self.parts(entries)
+        lines = [line for part in parts for line in self.merged(part, join)]
+        lines += [self.line(name) for name in _sources(self.plan, join)]
+        self.lead_on(lines)
+        return self.chain(join, stop)
+
+    def chain(self, place: int, stop: int, indent: str = "") -> list[int]:
+        """``[128] ─► stage ×4 ─► …`` up to the stage ``stop``; gives the lines that lead there."""
+        while True:
+            self.write(f"{_queue(self.plan, place)} ─► ")
+            below = indent.ljust(self.widths[-1])
+            self.write(_stage(self.plan, place))
+            lines, label = [len(self.lines) - 1], ""
+            branches, place = _branches(self.plan, place), self.meeting[place]
+            if len(branches) == 1:
+                [(label, _)] = branches
+            elif branches:
+                lines = self.branches(branches, place, below)
+            if place == stop:
+                return lines
+            self.lead_on(lines, label)
+
+    def branches(self, branches: list[tuple[str, int]], join: int, indent: str) -> list[int]:
+        """The branches up to the stage ``join``; gives the lines that lead there."""
+        lines: list[int] = []
+        for label, first in branches:
+            is_last = first == branches[-1][1]
+            self.line(indent, "└" if is_last else "├", _arrow(label))
+            lines += self.chain(first, join, indent + (" " if is_last else "│"))
+        return lines
+
+    def lead_on(self, lines: list[int], label: str = "") -> None:
+        """``a ─┐`` above ``b ─┴─►``: what the lines lead to comes next, on the last of them."""
+        first, last, leads = lines[0], lines[-1], set(lines)
+        if first < last:
+            column = max(self.widths[first:]) + 2
+            for line in range(first, last + 1):
+                end = "│" if line not in leads else "┐" if line == first else "┴" if line == last else "┤"
+                space = column - self.widths[line] - 1
+                self.write(" " + ("─" if line in leads else " ") * space + end, line)
+        self.write(_arrow(label) if first < last else f" {_arrow(label)}")
+
+    def line(self, *texts: str) -> int:
+        """A new line, and its number."""
+        self.lines.append("")
+        self.widths.append(0)
+        for text in texts:
+            self.write(text)
+        return len(self.lines) - 1
+
+    def write(self, text: str, line: int = -1) -> None:
+        """Write at the end of the line."""
+        self.lines[line] += text
+        self.widths[line] += _width(text)
+
+
+class _Down(_Picture):
+    """From top to bottom, a stage per line, each below its queue; a line at the left leads along parts and branches."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self.lines += self.merged(plan.entries, len(plan.nodes))
+        for place in _told(plan):
+            self.lines += [_tellers(plan, place), *self.chain(place, len(plan.nodes))]
+
+    def merged(self, entries: Sequence[int], stop: int) -> list[str]:
+        """From the sources of ``entries`` on, up to the stage ``stop``."""
+        join, places = self.parts(entries)
+        parts = [*(self.merged(part, join) for part in places), *([name] for name in _sources(self.plan, join))]
+        if len(parts) == 1:
+            return [*parts[0], *self.chain(join, stop)]
+        lines: list[str] = []
+        for part in parts:
+            lines += [f"{'├' if lines else '┌'} {part[0]}", *(f"│ {line}" for line in part[1:])]
+        return [*lines, "└─┐", *self.chain(join, stop)]
+
+    def chain(self, place: int, stop: int) -> list[str]:
+        """From the stage at ``place`` up to the stage ``stop``; branches are indented until they meet."""
+        lines: list[str] = []
+        while place != stop:
+            lines += [f"  ▼ {_queue(self.plan, place)}", _stage(self.plan, place)]
+            branches, place = _branches(self.plan, place), self.meeting[place]
+            for label, first in branches if len(branches) > 1 else []:
+                is_last = first == branches[-1][1]
+                lines.append(f"{'└' if is_last else '├'}─{f' {label}' if label else '──┐'}")
+                lines += [f"{' ' if is_last else '│'} {line}" for line in self.chain(first, place)]
+            if len(branches) == 1 and branches[0][0]:
+                lines.append(f"  │ {branches[0][0]}")
+        return lines
+
+
+def _branches(plan: Plan, place: int) -> list[tuple[str, int]]:
+    """What each is for, if it is to be told, and its first stage; the stage after one that is no branching likewise."""
+    node = plan.nodes[place]
+    labels = node.handler.branches or [""] * len(node.following)
+    return [(plain(label), first) for label, first in zip(labels, node.following, strict=True)]
+
+
+def _arrow(label: str) -> str:
+    return f"─ {label} ─► " if label else "─► "
+
+
+def _told(plan: Plan) -> range:
+    """The stages that are told of failures."""
+    return range(plan.main, len(plan.nodes))
+
+
+def _tellers(plan: Plan, place: int) -> str:
+    return f"failures of {', '.join([node.handler.name for node in plan.nodes if node.failures_to == place])}"
 
 
 def _notes(plan: Plan) -> Iterator[str]:
@@ -70,17 +225,19 @@ def _notes(plan: Plan) -> Iterator[str]:
         if origin.restart is not None:
             times, within = origin.restart.times, origin.restart.within
             yield f"{origin.name}: started again when it raises, at most {times} times in {within:g} s"
-    for handler in plan.handlers:
-        if handler.generates:
+    for node in plan.nodes:
+        handler = node.handler
+        if handler.generates and handler.branches is None:
             yield f"{handler.name}: gives any number of items per item"
         if handler.context is not None:
             yield f"{handler.name}: {plain(_called(handler.context))} is opened once per worker"
-        if options := ", ".join(_options(handler)):
+        if options := ", ".join(_options(plan, node)):
             yield f"{handler.name}: {options}"
 
 
-def _options(handler: Handler) -> Iterator[str]:
+def _options(plan: Plan, node: Node) -> Iterator[str]:
     """What else the stage was asked for, in words."""
+    handler = node.handler
     if handler.adaptive is not None:
         yield f"up to {handler.adaptive.max} workers while calls take at most {handler.adaptive.target:g} s"
     if handler.batch is not None:
@@ -99,26 +256,27 @@ def _options(handler: Handler) -> Iterator[str]:
         yield f"at most {handler.rate.n:g} calls in {handler.rate.per:g} s"
     if handler.breaker is not None:
         yield f"rests {handler.breaker.reset_after:g} s after {handler.breaker.failures} failures in a row"
-    if handler.on_error != "stop":
-        yield (
-            "skips what fails"
-            if handler.on_error == "skip"
-            else f"what fails goes to {plain(_called(handler.on_error))}"
-        )
+    if node.failures_to is not None:
+        yield f"what fails goes to {plan.nodes[node.failures_to].handler.name}"
+    elif handler.on_error == "skip":
+        yield "skips what fails"
+    elif handler.on_error != "stop":
+        yield f"what fails goes to {plain(_called(handler.on_error))}"
     if handler.overflow != "wait":
         yield f"{handler.overflow.replace('drop_', 'drops the ').replace('raise', 'raises')} when full"
 
 
-def _sources(plan: Plan) -> list[str]:
-    return [origin.name for origin in plan.origins] or ["put()"]
+def _sources(plan: Plan, place: int) -> list[str]:
+    return [origin.name for origin in plan.origins if origin.into == place] or ([] if plan.origins else ["put()"])
 
 
-def _stage(handler: Handler) -> str:
-    return f"{handler.name} ×{handler.concurrency}"
+def _stage(plan: Plan, place: int) -> str:
+    handler = plan.nodes[place].handler
+    return f"{handler.name} ×{handler.concurrency}" if handler.branches is None else handler.name
 
 
-def _queue(plan: Plan, handler: Handler) -> str:
-    return str(bound(plan, handler) or "∞")
+def _queue(plan: Plan, place: int) -> str:
+    return f"[{plan.bound(plan.nodes[place].handler) or '∞'}]"
 
 
 def _called(thing: object) -> str:
@@ -128,13 +286,10 @@ def _called(thing: object) -> str:
     return str(getattr(thing, "__qualname__", type(thing).__qualname__))
 
 
-def _padded(names: list[str]) -> list[str]:
-    widest = max(map(_width, names))
-    return [name + " " * (widest - _width(name)) for name in names]
-
-
 def _width(text: str) -> int:
     """Columns of a terminal that ``text`` takes."""
+    if text.isascii():
+        return len(text)
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else not unicodedata.combining(c) for c in text)
 
 

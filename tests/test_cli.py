@@ -514,8 +514,8 @@ def test_show_draws_the_topology(in_folder: Callable[..., str], monkeypatch: pyt
     assert in_folder("show", "app:headless") == "put() ─► [128] ─► work ×4\n"
     assert in_folder("show", "app:merged").splitlines() == [
         "numbers ─┐",
-        "idle    ─┤",
-        "some    ─┴─► [128] ─► twice ×1 ─► [100] ─► save ×3",
+        "idle ────┤",
+        "some ────┴─► [128] ─► twice ×1 ─► [100] ─► save ×3",
         "",
         "idle: started again when it raises, at most 3 times in 60 s",
         "some: 2 items",
@@ -540,10 +540,10 @@ def test_show_draws_downwards_on_a_narrow_terminal(
         "save ×3",
     ]
     assert in_folder("show", "app:merged").splitlines()[:8] == [
-        "numbers ─┐",
-        "idle    ─┤",
-        "some    ─┤",
-        "  ┌──────┘",
+        "┌ numbers",
+        "├ idle",
+        "├ some",
+        "└─┐",
         "  ▼ [128]",
         "twice ×1",
         "  ▼ [100]",
@@ -575,7 +575,7 @@ def test_show_draws_in_ascii_where_lines_cannot_be_printed(folder: Path) -> None
     """An old terminal gets a plainer picture, not a traceback."""
     ended = run_child(folder, "-m", "asyncpc", "show", "app:merged", PYTHONUTF8="0", PYTHONIOENCODING="ascii")
     assert (ended.status, ended.err) == (0, "")
-    assert "some    -+-> [128] -> twice x1 -> [100] -> save x3" in ended.out.splitlines()
+    assert "some ----+-> [128] -> twice x1 -> [100] -> save x3" in ended.out.splitlines()
 
 
 # -- the command itself ---------------------------------------------------------------------------

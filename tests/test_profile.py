@@ -25,13 +25,16 @@ from asyncpc import (
     PipelineError,
     Rate,
     Retry,
+    broadcast,
     consumer,
     feed,
     producer,
+    route,
     source,
 )
 from asyncpc.cli import main
-from asyncpc.profile import Profile, Record, profile, verdict
+from asyncpc.findings import Profile, Record, verdict
+from asyncpc.profile import profile
 
 
 def profiled(pipeline: Pipeline[Any, Any], items: int = 50, eager: bool = False) -> tuple[Record, list[Profile], str]:
@@ -116,8 +119,8 @@ def test_stages_are_compared_by_items_of_the_first() -> None:
     _, found, words = profiled(source(range(90)) >> parse >> thrice >> store)
     assert [one.share for one in found] == [1, 1, 3]
     assert words == (
-        "work#2 limits: 20 items/s at concurrency 1, which is 6.67 of the first stage's; 32 would give 640, and more "
-        "may give more (but then work limits, at 10 of the first stage's)"
+        "work#2 limits: 20 items/s at concurrency 1, which is 6.67 of those that come in; 32 would give 640, and more "
+        "may give more (but then work limits, at 10 of those that come in)"
     )
 
 
@@ -317,6 +320,11 @@ def test_no_item_is_no_crash() -> None:
 # -- what fails -----------------------------------------------------------------------------------
 
 
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
 def test_failures_are_counted_and_nobody_is_told() -> None:
     """One bad item must not end it, nor fill the dead letters, which nobody empties meanwhile."""
     letters: BoundedQueue[Failure] = BoundedQueue(1)
@@ -345,6 +353,45 @@ def test_a_stage_that_fails_on_everything_is_reported(on_error: Any) -> None:
     assert found[1].trouble == "every item failed, the first with ValueError: boom"
     assert found[2].trouble == "no item came to it"
     assert words == "not all stages could be measured, see above"
+
+
+def test_a_route_that_refuses_everything_is_reported() -> None:
+    """Whoever misspelt a key is told so, and not that the sources gave nothing."""
+    record, [found, a], words = profiled(source(range(20)) >> route(lambda n: 7, {0: takes(0)}, on_error="skip"))
+    assert record.items == 20
+    assert found.failed
+    error = "Unroutable: route 'route': no branch for 7, only for 0; add it, or a default="
+    assert str(found) == f"route: 20 items recorded\n20 of them failed, the first with {error}"
+    assert (a.failed, a.trouble) == (False, "no item came to it")
+    assert words == "not all stages could be measured, see above"
+
+
+def test_what_a_route_refuses_is_told_and_the_rest_is_measured() -> None:
+    """A route that lets some items fail may be a filter: that is worth a line, but it is no failure."""
+    filtering = route(lambda n: n % 2, {0: takes(0.1)}, on_error="skip", name="filter")
+    _, [found, a], words = profiled(source(range(20)) >> filtering)
+    assert not found.failed
+    assert (found.items, found.refused, found.calls) == (20, 10, 20)
+    assert a.share == 0.5
+    assert words.startswith("work limits: 10 items/s at concurrency 1, which is 20 of those that come in; ")
+
+
+def test_an_error_that_cannot_be_shown_is_reported_all_the_same() -> None:
+    """An exception whose ``__str__`` raises must not end the command."""
+
+    def by(n: int) -> int:
+        raise Mute
+
+    @asynccontextmanager
+    async def session() -> AsyncIterator[None]:
+        raise Mute
+        yield
+
+    @consumer(context=session)
+    async def ask(n: int, _: None) -> None: ...
+
+    found = profiled(source([1]) >> broadcast(route(by, {0: takes(0)}), ask))[1]
+    assert [one.trouble for one in found] == ["1 of them failed, the first with Mute", "no item came to it", "Mute"]
 
 
 def test_a_resource_that_does_not_open_is_reported() -> None:
@@ -411,7 +458,7 @@ def test_nothing_is_dropped() -> None:
 
 APP = """
 import asyncio, time
-from asyncpc import Pipeline, consumer, producer, source
+from asyncpc import Pipeline, consumer, producer, route, source
 
 @producer
 async def events():
@@ -455,6 +502,8 @@ gone = broken >> fetch
 empty = Pipeline([], fetch)
 hanging = events >> hangs
 apart = Pipeline(range(20), double)
+refused = source(range(20)) >> route(lambda n: 7, {0: fetch}, on_error="skip")
+filtered = source(range(20)) >> route(lambda n: n % 2, {0: fetch}, on_error="skip")
 """
 
 
@@ -496,6 +545,8 @@ def test_processes_are_measured_without_their_start(folder: Path) -> None:
     ("name", "status", "out", "err"),
     [
         ("failing", 1, "not measured: every item failed, the first with ValueError: boom", ""),
+        ("refused", 1, "20 of them failed, the first with Unroutable: ", ""),
+        ("filtered", 0, "10 of them failed, the first with Unroutable: ", ""),
         ("gone", 1, "", "  OSError: gone, see https://me:***@host/ (app.py:"),
         ("empty", 1, "nothing was measured: the sources gave no item", ""),
         ("unsourced", 2, "", "has no source, so there is nothing to record"),
@@ -503,7 +554,7 @@ def test_processes_are_measured_without_their_start(folder: Path) -> None:
     ],
 )
 def test_the_exit_status_tells_how_it_went(folder: Path, name: str, status: int, out: str, err: str) -> None:
-    """As with the other commands: 1 failed, 2 could not begin; and the reason is told in a line."""
+    """As with the other commands: 0 done, 1 failed, 2 could not begin; and the reason is told in a line."""
     ended = asyncpc_profile(folder, name).end()
     assert ended.status == status
     assert out in ended.out
