@@ -158,42 +158,78 @@ async def _put_from_outside(serve: Service, job: Job) -> None:
 
 @case("options", "what each option adds to an item of a stage of four workers that do nothing", ("plain",))
 def _options(bench: Bench) -> Iterator[Line]:
-    for name, options in OPTIONS.items():
-        plain = Peer("plain", partial(_with_options, {"ordered": False} if "ordered" in options else {}))
-        yield bench.line(name, Shape(50_000), (plain, Peer(ASYNCPC.name, partial(_with_options, options))))
+    for name, stages in OPTIONS.items():
+        plain = Peer("plain", partial(_through, _ordered(False) if name == "ordered" else _stage()))
+        yield bench.line(name, Shape(50_000), (plain, Peer(ASYNCPC.name, partial(_through, stages))))
 
 
-OPTIONS: dict[str, dict[str, Any]] = {
-    "retry": {"retry": 3},
-    "on_error": {"on_error": "skip", "max_failures": 0.01},
-    "timeout": {"timeout": 10.0},
-    "rate": {"rate": asyncpc.Rate(1e9)},
-    "breaker": {"breaker": asyncpc.Breaker(5, 30.0)},
-    "batch of 100": {"batch": asyncpc.Batch(100)},
-    "key": {"key": lambda n: n % 100},
-    "ordered": {"ordered": True},
-    "priority": {"priority": lambda n: n},
-    "overflow": {"overflow": "drop_newest", "maxsize": 0},
-}
+Stages = Callable[[Job], list[Any]]
 
 
-async def _with_options(options: dict[str, Any], job: Job) -> None:
-    stage: Any = asyncpc.consumer(concurrency=4, **options)
-    handle: Any = job.handlers[0]
-    if "batch" in options:
+def _stage(**options: Any) -> Stages:
+    return lambda job: [_four(**options)(job.handlers[0])]
 
-        async def handle(items: list[int]) -> None:
-            job.seen.extend(items)
 
-    parts: list[Any] = [stage(handle)]
-    if "ordered" in options:  # only what goes on can be in order
-        parts = [stage(_same), asyncpc.consumer(handle)]
-    report = await asyncpc.Pipeline(asyncpc.producer(job.sources[0]), *parts)
-    assert report.done == job.shape.items
+def _four(**options: Any) -> Any:
+    return asyncpc.consumer(**{"concurrency": 4} | options)
+
+
+def _ordered(ordered: bool) -> Stages:
+    """Only what goes on can be in order."""
+    return lambda job: [_four(ordered=ordered)(_same), asyncpc.consumer(job.handlers[0])]
 
 
 async def _same(item: int) -> int:
     return item
+
+
+def _batched(job: Job) -> list[Any]:
+    async def handle(items: list[int]) -> None:
+        job.seen.extend(items)
+
+    return [_four(batch=asyncpc.Batch(100))(handle)]
+
+
+def _with_resource(job: Job) -> list[Any]:
+    async def handle(item: int, resource: None) -> None:
+        job.seen.append(item)
+
+    return [_four(context=asynccontextmanager(_nothing))(handle)]
+
+
+async def _nothing() -> AsyncIterator[None]:
+    yield
+
+
+def _routed(job: Job) -> list[Any]:
+    return [asyncpc.route(lambda n: n % 2, {rest: _four()(job.handlers[0]) for rest in (0, 1)})]
+
+
+def _in_threads(job: Job) -> list[Any]:
+    return [_four(run_in="thread")(lambda item: job.seen.append(item))]
+
+
+OPTIONS: dict[str, Stages] = {
+    "retry": _stage(retry=3),
+    "on_error": _stage(on_error="skip", max_failures=0.01),
+    "timeout": _stage(timeout=10.0),
+    "rate": _stage(rate=asyncpc.Rate(1e9)),
+    "breaker": _stage(breaker=asyncpc.Breaker(5, 30.0)),
+    "batch of 100": _batched,
+    "key": _stage(key=lambda n: n % 100),
+    "ordered": _ordered(True),
+    "priority": _stage(priority=lambda n: n),
+    "overflow": _stage(overflow="drop_newest", maxsize=0),
+    "context": _with_resource,
+    "adaptive": _stage(concurrency=asyncpc.Adaptive(1, 4, target=1.0)),
+    "route to two": _routed,
+    "thread": _in_threads,
+}
+
+
+async def _through(stages: Stages, job: Job) -> None:
+    report = await asyncpc.Pipeline(asyncpc.producer(job.sources[0]), *stages(job))
+    assert report.done == job.shape.items
 
 
 @case("threads", "a thread that puts, a pipeline or coroutine that takes, no work", ("culsans", "janus"))

@@ -4,6 +4,7 @@
 How does the smallest program look?                          ``basic``
 How do several consumers share the work?                     ``multiple_consumers``
 How do several producers feed one pipeline?                  ``multiple_producers``
+How does an item go to one of several places, or to each?    ``fan_out``
 How long is a queue, and how long does one wait in it?       ``checkout_line``
 What does a whole job look like, with real input?            ``stdlib_report``
 How does work make more work, and when does it end?          ``crawler``

@@ -9,15 +9,14 @@ Run it::
 
 Expect, after a second or two, since whoever got a 429 waits for a second::
 
-    37 answers, 3 dead letters
-      prompt 13, 1 call: Refused: prompt 13 is against the rules
-      prompt 26, 1 call: Refused: prompt 26 is against the rules
-      prompt 31, 3 calls: Unavailable: 500 Internal Server Error
-    40 prompts, 37 done, 3 failed, 9 calls repeated
+    prompt 13 given up at call 1: Refused: prompt 13 is against the rules
+    prompt 26 given up at call 1: Refused: prompt 26 is against the rules
+    prompt 31 given up at call 3: Unavailable: 500 Internal Server Error
+    40 prompts, 37 answers, 3 failed, 9 calls repeated
 
 A 429 is no attempt: ``RetryLater`` says when to come again. What may be better next time is tried three times; what
-was refused is not tried again. What failed at last is told to ``dead_letters``, and the others go on. The command line
-exits with 1, as some have failed.
+was refused is not tried again. What failed at last goes to ``dead_letters``, a consumer like any other, and the others
+go on. The command line exits with 1, as some have failed.
 """
 
 import asyncio
@@ -32,9 +31,7 @@ from typing import NamedTuple
 
 import httpx
 
-from asyncpc import BoundedQueue, Failure, Rate, Retry, RetryLater, consumer, exponential, run, source
-
-dead_letters: BoundedQueue[Failure] = BoundedQueue()
+from asyncpc import Failure, Rate, Retry, RetryLater, consumer, exponential, run, source
 
 
 class Request(NamedTuple):
@@ -53,8 +50,16 @@ class Unavailable(Exception):
 # -- the client -----------------------------------------------------------------------------------
 
 
+answers: list[str] = []
+
+
 def client() -> httpx.AsyncClient:
     return httpx.AsyncClient(trust_env=False)  # no proxy between us and loopback
+
+
+@consumer
+async def dead_letters(failure: Failure) -> None:
+    print(f"prompt {failure.item.prompt} given up at call {failure.attempts}: {failure.error}")
 
 
 @consumer(
@@ -80,20 +85,9 @@ async def ask(request: Request, http: httpx.AsyncClient) -> str:
     return str(answer.json()["text"])
 
 
-@asynccontextmanager
-async def summary() -> AsyncIterator[list[str]]:
-    texts: list[str] = []
-    yield texts
-    failures = [dead_letters.get_nowait() for _ in range(dead_letters.qsize())]
-    print(f"{len(texts)} answers, {len(failures)} dead letters")
-    for failure in sorted(failures, key=lambda failure: failure.item.prompt):
-        calls = "1 call" if failure.attempts == 1 else f"{failure.attempts} calls"
-        print(f"  prompt {failure.item.prompt}, {calls}: {failure.error}")
-
-
-@consumer(context=summary)
-async def collect(text: str, texts: list[str]) -> None:
-    texts.append(text)
+@consumer
+async def keep(text: str) -> None:
+    answers.append(text)
 
 
 # -- the API: a real one has an address that is known, and needs nothing of this ------------------
@@ -140,9 +134,9 @@ async def address(prompt: int, url: str) -> Request:
     return Request(url, prompt)
 
 
-pipeline = source(range(1, 41), name="prompts") >> address >> ask >> collect
+pipeline = source(range(1, 41), name="prompts") >> address >> ask >> keep
 
 if __name__ == "__main__":
     report = run(pipeline)
     repeated = sum(stage.retried for stage in report.stages)
-    print(f"{report.produced} prompts, {report.done} done, {report.failed} failed, {repeated} calls repeated")
+    print(f"{report.produced} prompts, {len(answers)} answers, {report.failed} failed, {repeated} calls repeated")

@@ -18,8 +18,8 @@ Expect, after some seconds (here with Python 3.11)::
     ...
     734 files in 2.6 s
 
-Files are found, read and parsed in threads, so that the loop stays free to hear a signal; a file that cannot be read
-or parsed is counted and named, and the others go on.
+Files are found, read and parsed by plain functions, which run in threads; so the loop stays free to hear a signal. A
+file that cannot be read or parsed is counted and named, and the others go on.
 """
 
 import ast
@@ -27,12 +27,10 @@ import os
 import sys
 import sysconfig
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-from anyio import to_thread
 
 from asyncpc import Pipeline, consumer, producer, run
 
@@ -49,46 +47,27 @@ class Module:
 
 
 @producer
-async def files(folder: Path) -> AsyncIterator[tuple[str, Path]]:
-    for path in await to_thread.run_sync(find, folder):
-        yield path.relative_to(folder).as_posix(), path
+def files(folder: Path) -> Iterator[tuple[str, Path]]:
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(set(folders) - NOT_OURS)
+        for name in sorted(names):
+            if name.endswith(".py"):
+                path = Path(parent, name)
+                yield path.relative_to(folder).as_posix(), path
 
 
 @consumer(concurrency=8)
-async def read(file: tuple[str, Path]) -> tuple[str, bytes | OSError]:
+def read(file: tuple[str, Path]) -> tuple[str, bytes | OSError]:
     name, path = file
     try:
-        return name, await to_thread.run_sync(path.read_bytes)
+        return name, path.read_bytes()
     except OSError as error:
         return name, error
 
 
 @consumer(concurrency=2)  # parsing is work for a processor, so more would only wait
-async def measure(module: tuple[str, bytes | OSError]) -> Module:
-    return await to_thread.run_sync(measured, *module)
-
-
-@asynccontextmanager
-async def summary() -> AsyncIterator[list[Module]]:
-    modules: list[Module] = []
-    yield modules
-    print_report(modules)
-
-
-@consumer(context=summary)  # one worker: it holds the list from before the first module until after the last
-async def collect(module: Module, modules: list[Module]) -> None:
-    modules.append(module)
-
-
-def find(folder: Path) -> list[Path]:
-    found: list[Path] = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(set(folders) - NOT_OURS)
-        found += [Path(parent, name) for name in sorted(names) if name.endswith(".py")]
-    return found
-
-
-def measured(name: str, text: bytes | OSError) -> Module:
+def measure(module: tuple[str, bytes | OSError]) -> Module:
+    name, text = module
     try:
         if isinstance(text, OSError):
             raise text
@@ -101,6 +80,18 @@ def measured(name: str, text: bytes | OSError) -> Module:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     )
     return Module(name, len(text.splitlines()), functions, frozenset(imported(nodes)))
+
+
+@asynccontextmanager
+async def summary() -> AsyncIterator[list[Module]]:
+    modules: list[Module] = []
+    yield modules
+    print_report(modules)
+
+
+@consumer(context=summary)  # one worker: it holds the list from before the first module until after the last
+async def collect(module: Module, modules: list[Module]) -> None:
+    modules.append(module)
 
 
 def imported(nodes: Iterable[ast.AST]) -> Iterable[str]:

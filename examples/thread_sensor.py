@@ -4,75 +4,53 @@ Run it::
 
     python examples/thread_sensor.py               or        asyncpc run examples.thread_sensor:pipeline
 
-Expect, after half a second::
+Expect, within half a second::
 
-    10 means of 100 readings each
-    lowest mean 20.0 °C, highest mean 20.9 °C
+    mean of 100 readings: 20.0 °C
+    mean of 100 readings: 20.1 °C
+    ...
+    mean of 100 readings: 20.9 °C
     1000 readings taken, 1000 handled
 
 ``put_from_thread`` waits while the pipeline is full, so a driver that is too fast is held up, and no reading is lost.
-Under ``asyncpc run`` the same driver is read by a ``@producer`` that blocks.
+A device without a driver is simpler: under ``asyncpc run`` it is read by a plain generator, in a thread as well.
 """
 
 import asyncio
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from statistics import fmean
+from threading import Thread
 
-from asyncpc import Pipeline, Running, consumer, producer
+from asyncpc import Batch, Pipeline, QueueShutDown, Running, consumer, producer
 
 READINGS = 1000
 
 
-class Driver:
-    """Stands for a library that reads a device in its own thread and calls you back from there."""
+def read_device(n: int) -> float:
+    """Stands for a call that blocks until the device has its next reading."""
+    if n % 20 == 0:
+        time.sleep(0.005)
+    return 20 + n // 100 / 10
 
-    def __init__(self, on_reading: Callable[[float], object]) -> None:
-        self._on_reading = on_reading
-        self._thread = threading.Thread(target=self._read)
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def join(self) -> None:
-        self._thread.join()
-
-    def _read(self) -> None:
+def drive(on_reading: Callable[[float], object]) -> None:
+    """Stands for a driver, which reads the device in its own thread and calls you back from there."""
+    with suppress(QueueShutDown):  # the pipeline takes no more
         for n in range(READINGS):
-            self._on_reading(20 + n // 100 / 10)
-            if n % 20 == 19:
-                time.sleep(0.01)  # the device's pace; this is its own thread, so no loop is held up
+            on_reading(read_device(n))
 
 
 @producer
 def readings() -> Iterator[float]:
-    arrived: queue.Queue[float] = queue.Queue(maxsize=100)
-    driver = Driver(arrived.put)
-    driver.start()
-    for _ in range(READINGS):
-        yield arrived.get()  # blocks; this is a thread, and not the loop's
-    driver.join()
+    for n in range(READINGS):
+        yield read_device(n)
 
 
-class Means:
-    def __init__(self) -> None:
-        self.recent: list[float] = []
-        self.means: list[float] = []
-
-    def add(self, reading: float) -> None:
-        self.recent.append(reading)
-        if len(self.recent) == 100:
-            self.means.append(sum(self.recent) / 100)
-            self.recent.clear()
-
-
-means = Means()
-
-
-@consumer
-async def average(reading: float) -> None:
-    means.add(reading)
+@consumer(batch=Batch(100))
+async def average(recent: list[float]) -> None:
+    print(f"mean of {len(recent)} readings: {fmean(recent):.1f} °C")
 
 
 pipeline = readings >> average
@@ -81,11 +59,9 @@ pipeline = readings >> average
 async def main() -> None:
     running: Running[float, None]
     async with Pipeline(average) as running:
-        driver = Driver(running.put_from_thread)
+        driver = Thread(target=drive, args=[running.put_from_thread])
         driver.start()
         await asyncio.to_thread(driver.join)
-    print(f"{len(means.means)} means of 100 readings each")
-    print(f"lowest mean {min(means.means):.1f} °C, highest mean {max(means.means):.1f} °C")
     if report := running.report:
         print(f"{report.produced} readings taken, {report.done} handled")
 

@@ -36,7 +36,7 @@ TIME = 40.0  # seconds a process may take before it counts as hanging; below pyt
 FINITE = (
     *("basic", "multiple_consumers", "multiple_producers", "checkout_line", "crawler", "stdlib_report"),
     *("micro_batching", "api_client", "ordered_download", "per_customer", "priority_triage", "sensor_overflow"),
-    *("thread_sensor", "log_pipeline"),
+    *("thread_sensor", "log_pipeline", "fan_out"),
 )
 """The examples that end by themselves."""
 
@@ -416,8 +416,7 @@ def test_micro_batching_in_virtual_time(monkeypatch: pytest.MonkeyPatch, capsys:
 def test_api_client_loses_no_prompt(way: Any) -> None:
     """Protects failure handling against real HTTP: each prompt is answered or a dead letter with its reason."""
     written = output(way("api_client"), status=0 if way is as_script else 1)
-    assert "37 answers, 3 dead letters" in written
-    assert re.findall(r"prompt (\d+), (\d) calls?: (\w+)", written) == [
+    assert re.findall(r"prompt (\d+) given up at call (\d): (\w+)", written) == [
         ("13", "1", "Refused"),
         ("26", "1", "Refused"),
         ("31", "3", "Unavailable"),
@@ -428,6 +427,7 @@ def test_api_client_loses_no_prompt(way: Any) -> None:
         assert number(r"(\d+) calls repeated", written) >= 9
     else:
         assert re.search(r"^ask +40 +37 +3 +0 +0 ", written, re.MULTILINE)
+        assert re.search(r"^dead_letters +3 +3 +0 +0 +0 ", written, re.MULTILINE)
 
 
 @needs_proc
@@ -441,7 +441,7 @@ def test_api_client_stops_when_told(sent: signal.Signals, status: int) -> None:
         written = process.stdout.read()
         assert process.wait(TIME) in (status, 1)  # 1: all was accepted by then, so prompts failed
     accepted, done = number(r"(\d+) produced", written), number(r"(\d+) done in", written)
-    assert accepted == done + number(r"(\d+) dead letters", written)
+    assert accepted == done + len(re.findall("given up", written))
 
 
 def ends_of(workers: int, lengths: list[float]) -> list[float]:
@@ -567,10 +567,49 @@ def test_graceful_shutdown_under_load(way: Any) -> None:
 def test_thread_sensor_loses_no_reading(way: Any) -> None:
     """Protects the two ways in from a thread: a callback that puts, and a generator that blocks."""
     written = output(way("thread_sensor"))
+    assert re.findall(r"mean of (\d+) readings: ([\d.]+) °C", written) == [("100", f"20.{n}") for n in range(10)]
     if way is as_script:
         assert_keeps("thread_sensor", written, exactly=True)
     else:
         assert number(r"(\d+) done", written) == 1000
+
+
+@pytest.mark.parametrize("way", [as_script, as_pipeline])
+def test_fan_out_reaches_every_place(way: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects broadcast and route: each sink gets each order, each warehouse its own; none waits for another."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    countries = import_module("examples.fan_out").COUNTRIES
+    written = output(way("fan_out"), status=0 if way is as_script else 1)
+    everything = [str(number) for number in range(1, len(countries) + 1)]
+    assert re.findall(r"order +(\d+) is in the index", written) == everything
+    assert re.findall(r"\d+", " ".join(re.findall(r"archived(.*)", written))) == everything
+    assert written.index("order 10 is in the index") < written.index("archived")
+    assert re.findall(r"order +(\d+) stays here", written) == [str(1 + countries.index("Atlantis"))]
+    at_home = {"zurich": countries.count("CH"), "berlin": countries.count("DE")}
+    sent = at_home | {"abroad": len(countries) - sum(at_home.values()) - 1}
+    if way is as_script:
+        assert_keeps("fan_out", written, exactly=True)
+        assert written.splitlines()[-1] == ", ".join(f"{name} sent {count}" for name, count in sent.items())
+    else:
+        for name, count in sent.items():
+            assert re.search(rf"^{name} +\d+ +{count} ", written, re.MULTILINE)
+        assert re.search(r"^undeliverable +1 +1 ", written, re.MULTILINE)
+
+
+def test_fan_out_in_virtual_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Protects the quick branches from the slow one: the run lasts as long as the archive alone would."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    example = import_module("examples.fan_out")
+
+    async def main() -> Any:
+        return await example.pipeline
+
+    report = run_virtual(main)
+    assert report.elapsed == pytest.approx(2 * 0.2, abs=0.001)
+    assert (report.produced, report.done, report.failed) == (10, 10 + 10 + 9, 1)
+    assert capsys.readouterr().out.splitlines()[:9] == promised("fan_out")[:1] + [
+        f"order {number:2} is in the index" for number in range(2, 10)
+    ]
 
 
 @needs_proc

@@ -6,7 +6,8 @@ mistake that slips through fails the check.
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from typing import Any, assert_type
+from functools import partial
+from typing import Any, NamedTuple, assert_type
 
 from asyncpc import (
     Adaptive,
@@ -24,9 +25,12 @@ from asyncpc import (
     Running,
     Source,
     Statistics,
+    broadcast,
     consumer,
+    exponential,
     merge,
     producer,
+    route,
     run,
     source,
 )
@@ -140,6 +144,164 @@ def letters_of(text: str) -> Iterator[bytes]:
 def store(n: float, session: bytes) -> None: ...
 
 
+class Order(NamedTuple):
+    country: str
+    price: float
+
+
+@producer
+async def orders() -> AsyncIterator[Order]:
+    yield Order("CH", 1.0)
+
+
+@consumer
+async def dead_letters(failure: Failure) -> None: ...
+
+
+@consumer(batch=Batch(10, within=1.0), context=session, retry=3, on_error=dead_letters)
+async def kept(failures: list[Failure], session: bytes) -> None: ...
+
+
+@consumer(retry=2, on_error=dead_letters)
+async def swiss(order: Order) -> int:
+    return 1
+
+
+@consumer(on_error=kept, max_failures=3)
+def german(order: Order) -> int:
+    return 1
+
+
+@consumer(on_error=anything)  # which takes a failure, too
+async def ship(order: Order) -> AsyncIterator[int]:
+    yield 1
+
+
+@consumer
+async def index(order: Order) -> None: ...
+
+
+@consumer(run_in="thread", overflow="drop_newest", on_drop=print)
+def notify(order: Order) -> None: ...
+
+
+@consumer
+async def save(n: int) -> None: ...
+
+
+def country(order: Order) -> str:
+    return order.country
+
+
+@consumer(run_in="loop", concurrency=1, maxsize=None, retry=None, timeout=None, max_failures=None, name=None)
+async def plain(n: int) -> int:
+    return n
+
+
+@consumer(
+    run_in="process",
+    retry=Retry(attempts=4, on=(ValueError, OSError), wait=partial(exponential, cap=5.0)),
+    timeout=0.5,
+    breaker=None,
+    rate=None,
+    overflow="raise",
+    name="lengths",
+)
+def lengths(text: str) -> Iterator[int]:
+    yield len(text)
+
+
+@consumer(run_in="thread", context=session, concurrency=Adaptive(1, 9, target=0.1), overflow="wait")
+def copies(text: str, session: bytes) -> Iterator[bytes]:
+    yield session
+
+
+@consumer(context=session, ordered=True)
+def signed(text: str, session: bytes) -> bytes:
+    return session
+
+
+@consumer(batch=Batch(10, weigh=len))
+async def spread(texts: list[str]) -> AsyncIterator[int]:
+    yield 1
+
+
+@consumer(batch=Batch(10), run_in="thread")
+def measured(texts: list[str]) -> list[int]:
+    return [len(text) for text in texts]
+
+
+@consumer(batch=Batch(10), context=session)
+def written(numbers: list[int], session: bytes) -> None: ...
+
+
+@consumer
+async def either(n: int | None) -> None: ...
+
+
+scoring = Pipeline(rows)
+
+
+@consumer(context=scoring)  # a pipeline is a resource like any other
+async def ask(n: int, model: Running[int, str]) -> str:
+    return await model.call(n)
+
+
+async def options() -> None:
+    """What each option takes, and the types that come of it."""
+    assert_type(numbers >> plain, Pipeline[int, int])
+    assert_type(sitemap("x") >> lengths >> plain, Pipeline[str, int])
+    assert_type(sitemap("x") >> copies, Pipeline[str, bytes])
+    assert_type(sitemap("x") >> signed, Pipeline[str, bytes])
+    assert_type(sitemap("x") >> spread >> plain, Pipeline[str, int])
+    assert_type(numbers >> ask, Pipeline[int, str])
+    assert_type(sitemap("x") >> measured >> written, Pipeline[str, None])
+    assert_type(list(copies("a", b"")), list[bytes])
+    assert_type(signed("a", b""), bytes)
+    consumer(on_error="stop")
+    consumer(on_error=print, max_failures=5)
+    consumer(on_error=letters, retry=3, timeout=1)
+    consumer(on_error=dead_letters)
+    consumer(on_error=kept)
+    consumer(key=country, priority=lambda order: order.price, concurrency=3)
+    consumer(rate=Rate(0.5, per=60, burst=2), breaker=Breaker(3, reset_after=1.5))
+    producer(restart=None, name=None)
+    producer(restart=Restart(times=1, within=2.5, backoff=lambda attempt: 0.1))
+
+
+async def branches() -> None:
+    """The type of the items goes into each branch, and on from where they meet."""
+    assert_type(route(country, {"CH": swiss, "DE": german}), Pipeline[Order, int])
+    assert_type(route(lambda order: order.country, {"CH": swiss, "DE": german}, default=ship), Pipeline[Order, int])
+    assert_type(orders >> route(country, {"CH": swiss}, swiss) >> save, Pipeline[Order, None])
+    assert_type(
+        orders >> route(lambda o: o.price > 9, {True: swiss >> save, False: german >> save}), Pipeline[Order, None]
+    )
+    assert_type(
+        route(country, {"CH": swiss, "DE": swiss}, maxsize=5, on_error="skip", name="way"), Pipeline[Order, int]
+    )
+    assert_type(route(country, {"CH": swiss}, on_error=dead_letters), Pipeline[Order, int])
+    assert_type(orders >> broadcast(index, notify, maxsize=3, name="all"), Pipeline[Order, None])
+    assert_type(orders >> broadcast(index, swiss >> save), Pipeline[Order, None])
+    assert_type(orders >> broadcast(swiss, german, ship) >> save, Pipeline[Order, None])
+    assert_type(orders >> broadcast(swiss, index), Pipeline[Order, int | None])
+    assert_type(route(country, {"CH": index, "DE": swiss >> save}), Pipeline[Order, None])  # a consumer, a pipeline
+    assert_type(route(country, {"CH": swiss}, default=index), Pipeline[Order, int | None])
+    assert_type(broadcast(swiss, index, german) >> either, Pipeline[Order, None])
+    assert_type(merge(numbers, sitemap("x")), Source[int | str])
+    assert_type(broadcast(index, route(country, {"CH": index}, default=notify)), Pipeline[Order, None])
+    assert_type(swiss >> route(lambda n: n % 2, {0: plain, 1: plain}), Pipeline[Order, int])
+    assert_type(merge(orders >> swiss, numbers, [3]), Source[int])
+    assert_type(merge(orders >> swiss, orders() >> german >> plain) >> save, Pipeline[int, None])
+    assert_type(await (orders >> broadcast(index, notify)), Report)
+    async with route(country, {"CH": swiss, "DE": german}) as running:
+        assert_type(running, Running[Order, int])
+        assert_type(await running.call(Order("CH", 1.0)), int)
+    async with (orders >> broadcast(swiss, german)).stream() as values:
+        async for value in values:
+            assert_type(value, int)
+
+
 async def flows() -> None:
     """What fits, and the type it has."""
     assert_type(numbers(), Source[int])
@@ -195,13 +357,13 @@ async def flows() -> None:
 
 async def mistakes() -> None:
     """What must be refused."""
-    numbers >> words  # type: ignore[operator]
-    numbers >> double >> words  # type: ignore[operator]
-    numbers >> parse  # type: ignore[operator]
-    lines >> halve  # type: ignore[operator]
+    _ = numbers >> words  # type: ignore[operator]
+    _ = numbers >> double >> words  # type: ignore[operator]
+    _ = numbers >> parse  # type: ignore[operator]
+    _ = lines >> halve  # type: ignore[operator]
     halve("1")  # type: ignore[arg-type]
     consumer(run_in="moon")  # type: ignore[call-overload]
-    double >> numbers  # type: ignore[operator]
+    _ = double >> numbers  # type: ignore[operator]
     sitemap(1)  # type: ignore[arg-type]
     sitemap("x", width=1)  # type: ignore[call-arg]
     Pipeline(range(10), words)  # type: ignore[misc]
@@ -224,9 +386,51 @@ async def mistakes() -> None:
     Retry(on="ValueError")  # type: ignore[arg-type]
     consumer(overflow="drop")  # type: ignore[call-overload]
     consumer(batch=500)  # type: ignore[call-overload]
-    numbers >> insert  # type: ignore[operator]
+    _ = numbers >> insert  # type: ignore[operator]
     run(double)  # type: ignore[arg-type]
     run(numbers >> show, loop="trio")  # type: ignore[arg-type]
+    consumer(maxsize="100")  # type: ignore[call-overload]
+    consumer(timeout="1 s")  # type: ignore[call-overload]
+    consumer(max_failures="1 %")  # type: ignore[call-overload]
+    consumer(breaker=3)  # type: ignore[call-overload]
+    consumer(key=3)  # type: ignore[call-overload]
+    consumer(priority="low")  # type: ignore[call-overload]
+    consumer(on_drop=3)  # type: ignore[call-overload]
+    consumer(name=3)  # type: ignore[call-overload]
+    consumer(context=3)  # type: ignore[call-overload]
+    Rate("100")  # type: ignore[arg-type]
+    Batch("500")  # type: ignore[arg-type]
+    Breaker(3, "half a minute")  # type: ignore[arg-type]
+    Adaptive("1", 9, 0.1)  # type: ignore[arg-type]
+    producer(restart=3)  # type: ignore[call-overload]
+
+
+async def mistakes_in_branches() -> None:
+    """What must be refused where pipelines branch and merge."""
+    _ = orders >> route(len, {"CH": plain})  # type: ignore[arg-type, dict-item]
+    _ = orders >> route(country, {"CH": words})  # type: ignore[arg-type, dict-item]
+    _ = orders >> route(lambda order: order.nothing, {"CH": swiss})  # type: ignore[attr-defined]
+    _ = numbers >> route(country, {"CH": swiss})  # type: ignore[arg-type, dict-item]
+    _ = orders >> route(country, {"CH": swiss}, default=words)  # type: ignore[arg-type]
+    _ = orders >> route(country, {"CH": swiss}) >> words  # type: ignore[operator]
+    route(country, [swiss])  # type: ignore[call-overload]
+    route(country, {"CH": orders})  # type: ignore[arg-type]
+    route("country", {"CH": swiss})  # type: ignore[call-overload]
+    route(country, {"CH": swiss}, retry=3)  # type: ignore[call-overload]
+    route(country, {"CH": swiss}, on_error=save)  # type: ignore[arg-type]
+    _ = orders >> broadcast(index, words)  # type: ignore[arg-type]
+    _ = numbers >> broadcast(swiss, german)  # type: ignore[arg-type]
+    _ = orders >> broadcast(swiss, german) >> words  # type: ignore[operator]
+    broadcast(index, orders)  # type: ignore[call-overload]
+    broadcast(index, on_error="skip")  # type: ignore[call-overload]
+    _ = merge(orders >> swiss, numbers) >> words  # type: ignore[operator]
+    merge(swiss, numbers)  # type: ignore[call-overload]
+    merge(orders >> swiss, 3)  # type: ignore[call-overload]
+    consumer(on_error=save)  # type: ignore[arg-type]
+    consumer(on_error=swiss >> save)  # type: ignore[call-overload]
+    async with route(country, {"CH": swiss}) as running:
+        await running.call("CH")  # type: ignore[arg-type]
+        await running.put(1)  # type: ignore[arg-type]
 
 
 @consumer(batch=Batch(3))  # type: ignore[arg-type]
