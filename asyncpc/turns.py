@@ -58,7 +58,7 @@ class Turns:
             self._passed += items
             if items and self._passed > queue._low // 2:
                 self.wake()
-                return False
+                return not line.waking  # they may all have gone
         elif self._until == math.inf:
             queue._mark = self.mark()
         return True
