@@ -6,6 +6,7 @@ layout with a name for everything, its numbers, and a stage for each consumer th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Final, NamedTuple, TypeVar
@@ -88,6 +89,8 @@ class Plan(NamedTuple):
     """The stages that items come into from outside."""
     ends: tuple[int, ...]
     """The stages whose values are results."""
+    meetings: tuple[int, ...]
+    """The stages that several others, or sources, give to."""
     maxsize: int | None
     """Items each queue holds whose stage does not say otherwise; 0 is unbounded, None the default."""
     drain_timeout: float
@@ -118,7 +121,7 @@ class Plan(NamedTuple):
 
     def for_a_run(self) -> Plan:
         """The plan for one run; raises ``DefinitionError`` for a function that its processes could not find."""
-        if all(node.handler.run_in == "loop" for node in self.nodes):
+        if not [node for node in self.nodes if node.handler.run_in != "loop"]:
             return self
         return self._replace(nodes=tuple([node._replace(handler=node.handler.for_a_run()) for node in self.nodes]))
 
@@ -137,9 +140,19 @@ def complete(name: str, layout: Layout, maxsize: int | None) -> Plan:
         main=len(nodes),
         entries=tuple(sorted({origin.into or 0 for origin in layout.origins})) or (0,),
         ends=tuple([place for place, node in enumerate(nodes) if not node.following]),
+        meetings=_meetings(layout.origins, every),
         maxsize=maxsize,
         drain_timeout=DRAIN_TIMEOUT if layout.drain_timeout is None else layout.drain_timeout,
     )
+
+
+def _meetings(origins: Sequence[Origin], nodes: Sequence[Node]) -> tuple[int, ...]:
+    """The places that are given to more than once."""
+    given = Counter([origin.into or 0 for origin in origins])
+    for node in nodes:
+        given.update(node.following)
+        given.update([] if node.failures_to is None else [node.failures_to])
+    return tuple(sorted([place for place, times in given.items() if times > 1]))
 
 
 def _told_of_failures(nodes: Sequence[Node]) -> list[Handler]:

@@ -152,9 +152,11 @@ class Stage:
 
     def give_to(self, following: list[Stage], letters: Stage | None, results: BoundedQueue[Any] | None) -> None:
         """Join it to the stages after it; the values of an end go to ``results``, or nowhere."""
-        for stage in (*following, *([letters] if letters is not None else [])):
+        for stage in following:
             stage.before.append(self)
-        self.letters = letters.inbox if letters is not None else None
+        if letters is not None:
+            letters.before.append(self)
+            self.letters = letters.inbox
         if self.handler.branches is not None:
             self.branches = [stage.inbox for stage in following]
             self.sent = [0] * len(following)

@@ -113,11 +113,11 @@ class Supervisor:
         self.producers: list[ProducerWorker] = [
             ProducerWorker(origin.name, origin, self.stages[origin.into or 0].inbox) for origin in plan.origins
         ]
-        for stage in self.stages:
-            givers = len(stage.before) + sum([one.outbox is stage.inbox for one in self.producers])
-            if givers > 1 and stage.handler.batch is None:  # a batch may wait until the queue is full
+        for place in plan.meetings:
+            stage = self.stages[place]
+            if stage.handler.batch is None:  # a batch may wait until the queue is full
                 stage.inbox._turns = Turns(stage.inbox)
-            for before in stage.before if givers > 1 else ():
+            for before in stage.before:
                 before.shares_room = True
         self.control: Control = Control(plan.name, self.stages, self._start_worker)
         self.books: Books = Books(self.producers, self.stages, plan.ends, self.results)
@@ -163,8 +163,10 @@ class Supervisor:
         _under_way.difference_update([run for run in _under_way if run.lost_its_loop()])
         _under_way.add(self)
         self._began, self._began_really = self._loop.time(), perf_counter()
-        for queue in (*self._queues(), self.first):
+        for queue in self._queues():
             queue._here()
+        if len(self.plan.entries) > 1:  # then it is none of those
+            self.first._here()
         self._context.run(_current.set, self)
         for stage in self.stages:
             stage.report_trouble = self._trouble
@@ -466,6 +468,8 @@ class Supervisor:
         return Report(self.statistics(), self.books.left(), self._abandoned())
 
     def _abandoned(self) -> tuple[str, ...]:
+        if not self._live and not self._left_behind:
+            return ()
         return tuple(sorted([*self._left_behind, *(worker.name for worker in self._live if worker.abandoned)]))
 
     def outcome(self) -> Report:
