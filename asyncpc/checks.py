@@ -69,8 +69,7 @@ def check_retry(where: str, retry: object) -> Retry | None:
         return None
     if not isinstance(retry, Retry):
         raise DefinitionError(f"{where}: retry={retry!r} must be a number of attempts, or Retry(attempts, on=…)")
-    if isinstance(retry.attempts, bool) or not isinstance(retry.attempts, int) or retry.attempts < 1:
-        raise DefinitionError(f"{where}: {retry.attempts!r} attempts: must be a whole number, at least 1 (no retry)")
+    at_least_1(where, "Retry attempts", retry.attempts)
     kinds = retry.on if isinstance(retry.on, tuple) else (retry.on,)
     if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
         raise DefinitionError(f"{where}: Retry(on={retry.on!r}): on must be an Exception class, or a tuple of them")
@@ -111,8 +110,7 @@ def check_rate(where: str, rate: object) -> Rate:
         raise DefinitionError(f"{where}: rate={rate!r} must be Rate(n, per=seconds)")
     if not is_positive(rate.n) or not is_positive(rate.per):
         raise DefinitionError(f"{where}: {rate!r}: n and per must be more than 0")
-    if isinstance(rate.burst, bool) or not isinstance(rate.burst, int) or rate.burst < 1:
-        raise DefinitionError(f"{where}: {rate!r}: burst must be a whole number, at least 1 (evenly spaced)")
+    at_least_1(where, "Rate burst", rate.burst)
     check_item_function(where, "rate key", rate.key)
     return rate
 
@@ -123,8 +121,7 @@ def check_breaker(where: str, breaker: object) -> Breaker | None:
         return None
     if not isinstance(breaker, Breaker):
         raise DefinitionError(f"{where}: breaker={breaker!r} must be Breaker(failures, reset_after)")
-    if isinstance(breaker.failures, bool) or not isinstance(breaker.failures, int) or breaker.failures < 1:
-        raise DefinitionError(f"{where}: {breaker!r}: failures must be a whole number, at least 1")
+    at_least_1(where, "Breaker failures", breaker.failures)
     if not is_positive(breaker.reset_after):
         raise DefinitionError(f"{where}: {breaker!r}: reset_after must be more than 0 seconds")
     return breaker

@@ -31,7 +31,7 @@ READINGS = 1000
 def read_device(n: int) -> float:
     """Stands for a call that blocks until the device has its next reading."""
     if n % 20 == 0:
-        time.sleep(0.005)
+        time.sleep(0.005)  # in the driver's own thread, where blocking is what is shown
     return 20 + n // 100 / 10
 
 

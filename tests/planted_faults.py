@@ -105,9 +105,8 @@ async def test_hangs() -> None:
 
 def test_xpass_is_strict(request: pytest.FixtureRequest) -> None:
     """An expected failure that passes."""
-    request.applymarker(
-        pytest.mark.xfail
-    )  # the planted fault: a test that passes all the same must fail (xfail_strict), which test_harness checks
+    # The planted fault: a test that passes all the same must fail (xfail_strict), which test_harness checks.
+    request.applymarker(pytest.mark.xfail)
 
 
 def test_warning() -> None:

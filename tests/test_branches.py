@@ -47,6 +47,17 @@ def ran(pipeline: Pipeline[Any, Any], *, eager: bool = False) -> Report:
     return run_virtual(main, eager=eager)
 
 
+def cut_short(pipeline: Pipeline[Any, Any]) -> Report:
+    """What is told of a run that is cancelled after a second."""
+
+    async def main() -> Report:
+        async with pipeline as running:
+            await asyncio.sleep(1)
+            return await running.drain(timeout=0)
+
+    return run_virtual(main)
+
+
 class Sink:
     """A consumer that remembers what came, and passes it on with its own name."""
 
@@ -224,12 +235,7 @@ def test_a_cancelled_broadcast_has_given_its_item_to_all_branches() -> None:
 
     other = Sink("other", maxsize=1)
 
-    async def main() -> Report:
-        async with Pipeline(range(9), broadcast(stuck, other.consumer)) as running:
-            await asyncio.sleep(1)
-            return await running.drain(timeout=0)
-
-    report = run_virtual(main)
+    report = cut_short(Pipeline(range(9), broadcast(stuck, other.consumer)))
     first = stages(report)["broadcast"][1]
     assert [stage.received for stage in report.stages[1:]] == [first, first]
     left = [one.item for one in report.unfinished if one.stage == "stuck"]
@@ -407,12 +413,7 @@ def test_a_batch_cancelled_while_its_failures_are_told_is_counted_once(size: int
     async def fails(batch: list[int]) -> None:
         raise ValueError(batch)
 
-    async def main() -> Report:
-        async with Pipeline(range(9), fails) as running:
-            await asyncio.sleep(1)
-            return await running.drain(timeout=0)
-
-    report = run_virtual(main)
+    report = cut_short(Pipeline(range(9), fails))
     left = [one.item for one in report.unfinished]
     assert sorted(one.item if isinstance(one, Failure) else one for one in left) == list(range(9))
     assert stages(report)["fails"] == (9, 0, 3)
@@ -430,12 +431,7 @@ def test_a_batch_cancelled_while_a_function_is_told_is_counted_once() -> None:
     async def fails(batch: list[int]) -> None:
         raise ValueError(batch)
 
-    async def main() -> Report:
-        async with Pipeline(range(4), fails) as running:
-            await asyncio.sleep(1)
-            return await running.drain(timeout=0)
-
-    report = run_virtual(main)
+    report = cut_short(Pipeline(range(4), fails))
     assert told == [0, 1, 2]
     assert stages(report)["fails"] == (4, 0, 2)
     assert [one.item for one in report.unfinished] == [2, 3]

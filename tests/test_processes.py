@@ -93,7 +93,7 @@ async def test_a_timeout_ends_the_call() -> None:
 
 async def written_by_another_process(path: Path) -> int:
     """The number in a file that appears whole: no event of this loop tells of it, so it is looked for."""
-    while not os.path.exists(path):  # noqa: ASYNC110, ASYNC240  # as above; a stat of a local file blocks for 2 µs
+    while not os.path.exists(path):  # noqa: ASYNC110, ASYNC240  # no event tells of it; a stat takes 2 µs
         await asyncio.sleep(0.01)
     return int(path.read_text())  # noqa: ASYNC240  # a few bytes that are there already
 
