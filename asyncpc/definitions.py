@@ -25,7 +25,7 @@ from .checks import OnError, Overflow, RunIn, check_item_function, check_name
 from .errors import DefinitionError, Unroutable
 from .pipeline import Consumer, Pipeline, Producer, Source, StageLike, open_layout, stage_layout
 from .plan import Layout, beside, branching
-from .policies import Adaptive, Batch, Breaker, Rate, Restart, Retry
+from .policies import Adaptive, Batch, Breaker, Failure, Rate, Restart, Retry
 from .stages import OPTIONS, define_handler, define_origin, iterable_origin
 
 __all__ = ["broadcast", "consumer", "merge", "producer", "route", "source"]
@@ -36,11 +36,13 @@ B = TypeVar("B")
 C = TypeVar("C")
 D = TypeVar("D")
 T_co = TypeVar("T_co", covariant=True)
-Resource_co = TypeVar("Resource_co", covariant=True)
+R = TypeVar("R")
 P = ParamSpec("P")
 
 Items = Iterable[T_co] | AsyncIterable[T_co]
 Resource = Callable[[], AbstractAsyncContextManager[T]] | AbstractAsyncContextManager[T]
+Listener = Consumer[Failure, Any, ..., Any]
+"""A consumer that is told of failures."""
 
 
 class _ProducerDecorator(Protocol):
@@ -51,36 +53,34 @@ class _ConsumerDecorator(Protocol):
     @overload
     def __call__(
         self, function: Callable[[A], AsyncGenerator[B, None]], /
-    ) -> Consumer[A, B, AsyncGenerator[B, None]]: ...
+    ) -> Consumer[A, B, [A], AsyncGenerator[B, None]]: ...
     @overload
-    def __call__(self, function: Callable[[A], AsyncIterator[B]], /) -> Consumer[A, B, AsyncIterator[B]]: ...
+    def __call__(self, function: Callable[[A], AsyncIterator[B]], /) -> Consumer[A, B, [A], AsyncIterator[B]]: ...
     @overload
     def __call__(
         self, function: Callable[[A], Coroutine[Any, Any, B]], /
-    ) -> Consumer[A, B, Coroutine[Any, Any, B]]: ...
+    ) -> Consumer[A, B, [A], Coroutine[Any, Any, B]]: ...
     @overload
     def __call__(
         self, function: Callable[[A], Generator[B, None, None]], /
-    ) -> Consumer[A, B, Generator[B, None, None]]: ...
+    ) -> Consumer[A, B, [A], Generator[B, None, None]]: ...
     @overload
-    def __call__(self, function: Callable[[A], Iterator[B]], /) -> Consumer[A, B, Iterator[B]]: ...
+    def __call__(self, function: Callable[[A], Iterator[B]], /) -> Consumer[A, B, [A], Iterator[B]]: ...
     @overload
-    def __call__(self, function: Callable[[A], B], /) -> Consumer[A, B, B]: ...
+    def __call__(self, function: Callable[[A], B], /) -> Consumer[A, B, [A], B]: ...
 
 
-class _ContextDecorator(Protocol[Resource_co]):
+class _ContextDecorator(Protocol[R]):
+    @overload
+    def __call__(self, function: Callable[[A, R], AsyncIterator[B]], /) -> Consumer[A, B, [A, R], AsyncIterator[B]]: ...
     @overload
     def __call__(
-        self, function: Callable[[A, Resource_co], AsyncIterator[B]], /
-    ) -> Consumer[A, B, AsyncIterator[B]]: ...
+        self, function: Callable[[A, R], Coroutine[Any, Any, B]], /
+    ) -> Consumer[A, B, [A, R], Coroutine[Any, Any, B]]: ...
     @overload
-    def __call__(
-        self, function: Callable[[A, Resource_co], Coroutine[Any, Any, B]], /
-    ) -> Consumer[A, B, Coroutine[Any, Any, B]]: ...
+    def __call__(self, function: Callable[[A, R], Iterator[B]], /) -> Consumer[A, B, [A, R], Iterator[B]]: ...
     @overload
-    def __call__(self, function: Callable[[A, Resource_co], Iterator[B]], /) -> Consumer[A, B, Iterator[B]]: ...
-    @overload
-    def __call__(self, function: Callable[[A, Resource_co], B], /) -> Consumer[A, B, B]: ...
+    def __call__(self, function: Callable[[A, R], B], /) -> Consumer[A, B, [A, R], B]: ...
 
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ if TYPE_CHECKING:
         maxsize: int | None
         retry: int | Retry | None
         timeout: float | None
-        on_error: OnError
+        on_error: OnError | Listener
         max_failures: float | None
         rate: Rate | None
         breaker: Breaker | None
@@ -108,42 +108,46 @@ if TYPE_CHECKING:
 
 class _BatchDecorator(Protocol):
     @overload
-    def __call__(self, function: Callable[[list[A]], AsyncIterator[B]], /) -> Consumer[A, B, AsyncIterator[B]]: ...
+    def __call__(
+        self, function: Callable[[list[A]], AsyncIterator[B]], /
+    ) -> Consumer[A, B, [list[A]], AsyncIterator[B]]: ...
     @overload
     def __call__(
         self, function: Callable[[list[A]], Coroutine[Any, Any, list[B]]], /
-    ) -> Consumer[A, B, Coroutine[Any, Any, list[B]]]: ...
+    ) -> Consumer[A, B, [list[A]], Coroutine[Any, Any, list[B]]]: ...
     @overload
     def __call__(
         self, function: Callable[[list[A]], Coroutine[Any, Any, None]], /
-    ) -> Consumer[A, None, Coroutine[Any, Any, None]]: ...
+    ) -> Consumer[A, None, [list[A]], Coroutine[Any, Any, None]]: ...
     @overload
-    def __call__(self, function: Callable[[list[A]], Iterator[B]], /) -> Consumer[A, B, Iterator[B]]: ...
+    def __call__(self, function: Callable[[list[A]], Iterator[B]], /) -> Consumer[A, B, [list[A]], Iterator[B]]: ...
     @overload
-    def __call__(self, function: Callable[[list[A]], list[B]], /) -> Consumer[A, B, list[B]]: ...
+    def __call__(self, function: Callable[[list[A]], list[B]], /) -> Consumer[A, B, [list[A]], list[B]]: ...
     @overload
-    def __call__(self, function: Callable[[list[A]], None], /) -> Consumer[A, None, None]: ...
+    def __call__(self, function: Callable[[list[A]], None], /) -> Consumer[A, None, [list[A]], None]: ...
 
 
-class _BatchContextDecorator(Protocol[Resource_co]):
+class _BatchContextDecorator(Protocol[R]):
     @overload
     def __call__(
-        self, function: Callable[[list[A], Resource_co], AsyncIterator[B]], /
-    ) -> Consumer[A, B, AsyncIterator[B]]: ...
+        self, function: Callable[[list[A], R], AsyncIterator[B]], /
+    ) -> Consumer[A, B, [list[A], R], AsyncIterator[B]]: ...
     @overload
     def __call__(
-        self, function: Callable[[list[A], Resource_co], Coroutine[Any, Any, list[B]]], /
-    ) -> Consumer[A, B, Coroutine[Any, Any, list[B]]]: ...
+        self, function: Callable[[list[A], R], Coroutine[Any, Any, list[B]]], /
+    ) -> Consumer[A, B, [list[A], R], Coroutine[Any, Any, list[B]]]: ...
     @overload
     def __call__(
-        self, function: Callable[[list[A], Resource_co], Coroutine[Any, Any, None]], /
-    ) -> Consumer[A, None, Coroutine[Any, Any, None]]: ...
+        self, function: Callable[[list[A], R], Coroutine[Any, Any, None]], /
+    ) -> Consumer[A, None, [list[A], R], Coroutine[Any, Any, None]]: ...
     @overload
-    def __call__(self, function: Callable[[list[A], Resource_co], Iterator[B]], /) -> Consumer[A, B, Iterator[B]]: ...
+    def __call__(
+        self, function: Callable[[list[A], R], Iterator[B]], /
+    ) -> Consumer[A, B, [list[A], R], Iterator[B]]: ...
     @overload
-    def __call__(self, function: Callable[[list[A], Resource_co], list[B]], /) -> Consumer[A, B, list[B]]: ...
+    def __call__(self, function: Callable[[list[A], R], list[B]], /) -> Consumer[A, B, [list[A], R], list[B]]: ...
     @overload
-    def __call__(self, function: Callable[[list[A], Resource_co], None], /) -> Consumer[A, None, None]: ...
+    def __call__(self, function: Callable[[list[A], R], None], /) -> Consumer[A, None, [list[A], R], None]: ...
 
 
 @overload
@@ -168,15 +172,15 @@ def producer(
 
 
 @overload
-def consumer(function: Callable[[A], AsyncIterator[B]], /) -> Consumer[A, B, AsyncIterator[B]]: ...
+def consumer(function: Callable[[A], AsyncIterator[B]], /) -> Consumer[A, B, [A], AsyncIterator[B]]: ...
 @overload
-def consumer(function: Callable[[A], Coroutine[Any, Any, B]], /) -> Consumer[A, B, Coroutine[Any, Any, B]]: ...
+def consumer(function: Callable[[A], Coroutine[Any, Any, B]], /) -> Consumer[A, B, [A], Coroutine[Any, Any, B]]: ...
 @overload
-def consumer(function: Callable[[A], Generator[B, None, None]], /) -> Consumer[A, B, Generator[B, None, None]]: ...
+def consumer(function: Callable[[A], Generator[B, None, None]], /) -> Consumer[A, B, [A], Generator[B, None, None]]: ...
 @overload
-def consumer(function: Callable[[A], Iterator[B]], /) -> Consumer[A, B, Iterator[B]]: ...
+def consumer(function: Callable[[A], Iterator[B]], /) -> Consumer[A, B, [A], Iterator[B]]: ...
 @overload
-def consumer(function: Callable[[A], B], /) -> Consumer[A, B, B]: ...
+def consumer(function: Callable[[A], B], /) -> Consumer[A, B, [A], B]: ...
 @overload
 def consumer(**options: Unpack[Options]) -> _ConsumerDecorator: ...
 @overload
@@ -241,7 +245,7 @@ def consumer(function: Callable[..., Any] | None = None, /, **options: Any) -> A
     if "on_error" in options:
         options["on_error"] = _told(options["on_error"])
 
-    def define(function: Callable[..., Any]) -> Consumer[Any, Any, Any]:
+    def define(function: Callable[..., Any]) -> Consumer[Any, Any, ..., Any]:
         return Consumer(define_handler(function, **options))
 
     return define if function is None else define(function)
@@ -281,7 +285,7 @@ def route(
     default: None = None,
     *,
     maxsize: int | None = None,
-    on_error: OnError = "stop",
+    on_error: OnError | Listener = "stop",
     max_failures: float | None = None,
     name: str | None = None,
 ) -> Pipeline[A, B]: ...
@@ -292,7 +296,7 @@ def route(
     default: StageLike[A, C],
     *,
     maxsize: int | None = None,
-    on_error: OnError = "stop",
+    on_error: OnError | Listener = "stop",
     max_failures: float | None = None,
     name: str | None = None,
 ) -> Pipeline[A, B | C]: ...
@@ -302,7 +306,7 @@ def route(
     default: StageLike[A, Any] | None = None,
     *,
     maxsize: int | None = None,
-    on_error: OnError = "stop",
+    on_error: OnError | Listener = "stop",
     max_failures: float | None = None,
     name: str | None = None,
 ) -> Pipeline[A, Any]:

@@ -85,7 +85,7 @@ class StageLike(Generic[In_contra, Out_co]):
         return _join(self, following)
 
 
-class Consumer(StageLike[In_contra, Out_co], Generic[In_contra, Out_co, Call_co]):
+class Consumer(StageLike[In_contra, Out_co], Generic[In_contra, Out_co, P, Call_co]):
     """An async function or generator as a stage; calling it calls just the function."""
 
     __slots__ = ("__wrapped__", "_handler")
@@ -94,9 +94,9 @@ class Consumer(StageLike[In_contra, Out_co], Generic[In_contra, Out_co, Call_co]
         self._handler = handler
         self.__wrapped__: Callable[..., Any] = handler.function
 
-    def __call__(self, item: In_contra, /, *args: Any, **kwargs: Any) -> Call_co:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Call_co:
         """Just the function, as it was written: no queue, no pipeline."""
-        return cast(Call_co, self._handler.function(item, *args, **kwargs))
+        return cast(Call_co, self._handler.function(*args, **kwargs))
 
     def __repr__(self) -> str:
         return f"<Consumer {self._handler.name}>"

@@ -248,7 +248,10 @@ class _Trial:
             self._rounds = 0
             self.handler = self.handler._replace(on_error=self._keep_failure)
         stages = [self._intake(keep if feeds else 0), self.handler, *([self._keeper(keep)] if keep else [])]
-        parts: list[Any] = [Source(Layout((Origin("recorded", self._given),))), *map(Consumer[Any, Any, Any], stages)]
+        parts: list[Any] = [
+            Source(Layout((Origin("recorded", self._given),))),
+            *map(Consumer[Any, Any, ..., Any], stages),
+        ]
         trial = Pipeline[Any, Any](*parts, maxsize=self.plan.default_bound, drain_timeout=LONGEST, name=self.plan.name)
         try:
             report = await trial._complete(self._beside)

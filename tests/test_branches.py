@@ -63,7 +63,7 @@ class Sink:
 
     def __init__(self, name: str, **options: Any) -> None:
         self.items: list[Any] = []
-        self.consumer: Consumer[Any, Any, Any] = consumer(name=name, **options)(self.handle)
+        self.consumer: Consumer[Any, Any, ..., Any] = consumer(name=name, **options)(self.handle)
         self.name = name
 
     async def handle(self, item: Any) -> Any:
@@ -449,7 +449,7 @@ def test_a_consumer_of_failures_that_fails_stops_the_run() -> None:
     async def breaks_too(failure: Failure) -> None:
         raise OSError("disk full")
 
-    def failing(dead: Any) -> Consumer[int, None, Any]:
+    def failing(dead: Any) -> Consumer[int, None, ..., Any]:
         @consumer(on_error=dead)
         async def fails(n: int) -> None:
             raise ValueError(n)
@@ -589,7 +589,7 @@ def stages_of(chain: Chain) -> Iterator[Any]:
             )
 
 
-def _fan(fan: int) -> Consumer[int, int, Any]:
+def _fan(fan: int) -> Consumer[int, int, ..., Any]:
     @consumer(concurrency=2)
     async def give(n: int) -> AsyncIterator[int]:
         for more in range(fan):

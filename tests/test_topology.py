@@ -20,7 +20,7 @@ from asyncpc.progress import _Way
 from asyncpc.topology import draw, mermaid
 
 
-def stage(name: str, **options: Any) -> Consumer[Any, Any, Any]:
+def stage(name: str, **options: Any) -> Consumer[Any, Any, ..., Any]:
     """A stage that passes items on."""
 
     @consumer(name=name, **options)
@@ -183,7 +183,7 @@ class Graph:
         """A function of an item that gives so many keys, the last of which has no branch."""
         return lambda n: f"k{n % several}"
 
-    def stage(self, kind: str) -> Consumer[Any, Any, Any]:
+    def stage(self, kind: str) -> Consumer[Any, Any, ..., Any]:
         """One that gives two values for an item, or one that may fail."""
 
         async def two(n: int) -> AsyncIterator[int]:

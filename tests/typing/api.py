@@ -342,9 +342,11 @@ async def flows() -> None:
         assert_type(n, int)
     assert_type(await double(1), float)
     assert_type(await fetch("url", b"session"), Page)
+    assert_type(await rows([1]), list[str])
+    await kept([], b"session")
     async for word in words("a b"):
         assert_type(word, str)
-    stage: Consumer[int, float, Any] = double
+    stage: Consumer[int, float, ..., Any] = double
     assert_type(stage >> show, Pipeline[int, None])
     queue: BoundedQueue[int] = BoundedQueue(5)
     assert_type(await queue.get(), int)
@@ -368,6 +370,12 @@ async def mistakes() -> None:
     sitemap("x", width=1)  # type: ignore[call-arg]
     Pipeline(range(10), words)  # type: ignore[misc]
     await double("1")  # type: ignore[arg-type]
+    await double(1, 2)  # type: ignore[call-arg]
+    await double()  # type: ignore[call-arg]
+    await fetch("url")  # type: ignore[call-arg]
+    await fetch("url", "session")  # type: ignore[arg-type]
+    await rows(1)  # type: ignore[arg-type]
+    await rows(["1"])  # type: ignore[list-item]
     async with Pipeline(double) as running:
         await running.put("1")  # type: ignore[arg-type]
         running.put_nowait("1")  # type: ignore[arg-type]
@@ -427,6 +435,7 @@ async def mistakes_in_branches() -> None:
     merge(swiss, numbers)  # type: ignore[call-overload]
     merge(orders >> swiss, 3)  # type: ignore[call-overload]
     consumer(on_error=save)  # type: ignore[arg-type]
+    consumer(on_error=rows)  # type: ignore[arg-type]
     consumer(on_error=swiss >> save)  # type: ignore[call-overload]
     async with route(country, {"CH": swiss}) as running:
         await running.call("CH")  # type: ignore[arg-type]
