@@ -11,6 +11,7 @@ from threading import Thread
 from typing import Any, Final
 
 from .bridge import Bridge, bridge_to
+from .definitions import Origin
 from .threads import until_ended
 from .worker import ProducerWorker
 
@@ -28,7 +29,9 @@ class BlockingSource:
     def __init__(self, worker: ProducerWorker, iterate: Callable[[], Any], bridge: Bridge) -> None:
         self.worker: ProducerWorker = worker
         self.stopped: bool = False
+        """It is to give no more, apart from an item that it has given already."""
         self.left: bool = False
+        """Nobody takes what it gives."""
         self._iterate = iterate
         self._bridge = bridge
         self._loop = asyncio.get_running_loop()
@@ -87,11 +90,16 @@ class BlockingSource:
             self._ended.set_result(None)
 
 
-async def read_in_thread(worker: ProducerWorker, iterate: Callable[[], Any]) -> AsyncIterator[Any]:
-    """A blocking iterable as an asynchronous one that gives nothing itself: its thread puts what it gives.
+def read_in_thread(worker: ProducerWorker) -> Origin:
+    """The worker's blocking source as an asynchronous one that gives nothing itself: its thread puts what it gives.
 
     An item that waits for nobody but a task to fetch it would be lost at a stop; see :meth:`BlockingSource.read`.
     """
-    await BlockingSource(worker, iterate, bridge_to(worker.outbox)).read()
-    return
-    yield
+    iterate = worker.origin.open
+
+    async def read() -> AsyncIterator[Any]:
+        await BlockingSource(worker, iterate, bridge_to(worker.outbox)).read()
+        return
+        yield
+
+    return worker.origin._replace(open=read)

@@ -11,7 +11,6 @@ whose put returned is in the queue before the run looks whether it has nothing l
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -19,14 +18,16 @@ from contextlib import suppress
 from itertools import islice
 from threading import Lock, RLock, get_ident
 from time import monotonic
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from .errors import QueueShutDown, StateError
-from .queue import BoundedQueue
+from .queue import BUDGET, BoundedQueue
 
-__all__ = ["Bridge", "Source", "bridge_to"]
+if TYPE_CHECKING:
+    from .blocking import BlockingSource
+    from .supervisor import Supervisor
 
-logger: Final = logging.getLogger("asyncpc")
+__all__ = ["Bridge", "bridge_to"]
 
 LOOK: Final = 0.05
 """Seconds after which a thread that waits looks by itself: a loop that died wakes nobody (fault D6)."""
@@ -34,48 +35,9 @@ LOOK: Final = 0.05
 EXPECTED: Final = 0.0005
 """Seconds after which the loop looks by itself whether a thread that it has woken put something."""
 
-BUDGET: Final = 128
-"""Items moved before others run (invariant 10)."""
-
 LOOP_IS_CLOSED: Final = "the loop of this run is closed"
 
 _making: Final = Lock()
-
-
-class Counted(Protocol):
-    """Who counts what a source gave."""
-
-    produced: int
-
-
-class Source(Protocol):
-    """A blocking source, read in a thread (``blocking.py``)."""
-
-    @property
-    def worker(self) -> Counted:
-        """Who counts."""
-        ...
-
-    stopped: bool
-    """It is to give no more, apart from an item that it has given already."""
-    left: bool
-    """Nobody takes what it gives."""
-
-
-class Books(Protocol):
-    """Who counts what was fed."""
-
-    fed: int
-
-
-class Run(Protocol):
-    """What handlers feed; its ``feed`` belongs in the loop, and it has no report before it has ended."""
-
-    @property
-    def books(self) -> Books: ...
-    @property
-    def report(self) -> object: ...
-    def feed(self, item: Any) -> None: ...
 
 
 def bridge_to(queue: BoundedQueue[Any]) -> Bridge:
@@ -121,12 +83,12 @@ class Bridge:
         self._loop = queue._loop
         self._is_dead = self._loop.is_closed
         self._plain = type(queue._queue) is deque and queue._overflow is None  # or putting runs the user's code
-        self._lock = RLock()
+        self._lock = RLock()  # a finalizer or signal handler of the user's may put, too, in the midst of it
         self._moving: deque[Any] = deque()  # put, not yet in the queue
-        self._given: deque[tuple[Any, Source]] = deque()  # likewise, of sources
+        self._given: deque[tuple[Any, BlockingSource]] = deque()  # likewise, of sources
         self._on_way = 0  # how many those are
         self._fed: deque[Any] = deque()  # fed, which has no bound
-        self._run: Run | None = None  # that it is fed to
+        self._run: Supervisor | None = None  # that it is fed to
         self._parked: deque[Any] = deque()  # the locks that waiting threads sleep on
         self._called = False  # whether the loop will look at what came
         self._looking = False  # likewise, in its next turn
@@ -159,12 +121,12 @@ class Bridge:
         while (gate := self._attempt(item, None)) is not None:
             self._sleep(gate, deadline)
 
-    def give(self, item: Any, source: Source) -> None:
+    def give(self, item: Any, source: BlockingSource) -> None:
         """Hand over an item of a source; one that is stopped does not wait for room, as its item is taken already."""
         while (gate := self._attempt(item, source)) is not None:
             self._sleep(gate, None)
 
-    def room_for(self, source: Source) -> bool:
+    def room_for(self, source: BlockingSource) -> bool:
         """Wait until the source may be asked for its next item; False when it is to stop."""
         while True:
             with self._lock:
@@ -175,7 +137,7 @@ class Bridge:
                 gate = self._park()
             self._sleep(gate, None)
 
-    def feed(self, item: Any, run: Run) -> None:
+    def feed(self, item: Any, run: Supervisor) -> None:
         """Hand over what a handler feeds, without waiting for room; raises ``QueueShutDown`` when its run has ended.
 
         Its worker is at work until the loop hears that the handler has returned, which is after it took the item, so
@@ -208,7 +170,7 @@ class Bridge:
             with suppress(TimeoutError):
                 future.exception(LOOK)
 
-    def _attempt(self, item: Any, source: Source | None) -> Any:
+    def _attempt(self, item: Any, source: BlockingSource | None) -> Any:
         """Hand over if there is room, or else return what to sleep on."""
         with self._lock:
             self._check(source)
@@ -226,7 +188,7 @@ class Bridge:
                 return None
         return self._there(self._place, item, source)
 
-    def _check(self, source: Source | None) -> None:
+    def _check(self, source: BlockingSource | None) -> None:
         """Refuse what nobody would take."""
         if self._is_dead():
             raise QueueShutDown(f"{LOOP_IS_CLOSED}: the item was not taken")
@@ -289,20 +251,20 @@ class Bridge:
             self._wake(len(self._parked))
         self.take_fed()
 
-    def stop(self, source: Source) -> None:
+    def stop(self, source: BlockingSource) -> None:
         """Ask the source for no more, and wake it if it waits for room; what it gave already is still taken."""
         with self._lock:
             source.stopped = True
             self._wake(len(self._parked))
 
-    def leave(self, source: Source) -> None:
+    def leave(self, source: BlockingSource) -> None:
         """Take what the source gave, whatever the bound says, and nothing that it gives from now on."""
         with self._lock:
             source.left = True
             self._move(self._on_way)
         self._tell()
 
-    def _place(self, item: Any, source: Source | None) -> Any:
+    def _place(self, item: Any, source: BlockingSource | None) -> Any:
         """As :meth:`_attempt`, called in the loop."""
         self._check(source)
         queue = self._queue
@@ -362,12 +324,10 @@ class Bridge:
     def take_fed(self) -> None:
         """Move what was fed, in one step however much it is: whoever fed it is about to return."""
         with self._lock:
-            if self._run is not None and self._run.report is None:
+            if self._run is not None:
                 self._items.extend(self._fed)
                 self._run.books.fed += len(self._fed)
-            elif self._fed:
-                logger.error("feed() in the moment in which its run ended: %d items were not taken", len(self._fed))
-            self._fed.clear()
+                self._fed.clear()
         self._tell()
 
     def _tell(self) -> None:

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from math import inf
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from .errors import DefinitionError
 from .policies import Adaptive, Batch, Breaker, Failure, Rate, Restart, Retry
@@ -47,7 +47,7 @@ def check_function(where: str, function: Callable[..., Any], context: Context | 
 
 def at_least_1(where: str, option: str, number: object) -> int:
     """A whole number, at least 1."""
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+    if not is_whole(number) or number < 1:
         raise DefinitionError(f"{where}: {option}={number!r} must be a whole number, at least 1")
     return number
 
@@ -63,7 +63,7 @@ def check_adaptive(where: str, adaptive: Adaptive) -> None:
 
 def check_retry(where: str, retry: object) -> Retry | None:
     """A number of attempts as a :class:`Retry`."""
-    if isinstance(retry, int) and not isinstance(retry, bool):
+    if is_whole(retry):
         retry = Retry(attempts=retry)
     if retry is None:
         return None
@@ -96,7 +96,7 @@ def check_max_failures(where: str, most: object, on_error: object) -> float | No
         return None
     if on_error == "stop":
         raise DefinitionError(f"{where}: max_failures= needs on_error='skip' or a destination: the first failure stops")
-    whole = isinstance(most, int) and not isinstance(most, bool) and most >= 0
+    whole = is_whole(most) and most >= 0
     share = isinstance(most, float) and 0 <= most < 1
     if not (whole or share):
         raise DefinitionError(f"{where}: max_failures={most!r} must be a number of items, or a share below 1")
@@ -133,7 +133,7 @@ def check_batch(where: str, batch: object, maxsize: int | None) -> Batch | None:
         return None
     if not isinstance(batch, Batch):
         raise DefinitionError(f"{where}: batch={batch!r} must be Batch(size, within=seconds)")
-    whole = isinstance(batch.size, int) and not isinstance(batch.size, bool) and batch.size >= 1
+    whole = is_whole(batch.size) and batch.size >= 1
     if not (whole if batch.weigh is None else is_positive(batch.size)):
         raise DefinitionError(f"{where}: {batch!r}: size must be a whole number of items, or with weigh= a weight")
     if batch.within is not None and not is_positive(batch.within):
@@ -178,6 +178,11 @@ def check_item_function(where: str, option: str, function: Any) -> Any:
     return function
 
 
+def is_whole(number: object) -> TypeGuard[int]:
+    """Whether it is a whole number; True and False are none."""
+    return isinstance(number, int) and not isinstance(number, bool)
+
+
 def is_positive(number: object) -> bool:
     """Whether it is a finite number above 0."""
     return isinstance(number, (int, float)) and not isinstance(number, bool) and 0 < number < inf
@@ -199,7 +204,7 @@ def check_restart(where: str, restart: object) -> Restart | None:
 
 def check_maxsize(where: str, maxsize: int | None) -> None:
     """Refuse a bound that is not a whole number of items, at least 0."""
-    if maxsize is not None and (isinstance(maxsize, bool) or not isinstance(maxsize, int) or maxsize < 0):
+    if maxsize is not None and (not is_whole(maxsize) or maxsize < 0):
         raise DefinitionError(f"{where}: maxsize={maxsize!r} must be a whole number; 0 means unbounded")
 
 
@@ -215,9 +220,7 @@ def is_async(function: Callable[..., Any]) -> bool:
     return inspect.isasyncgenfunction(bare) or any(map(inspect.iscoroutinefunction, (bare, function)))
 
 
-def check_run_in(
-    where: str, function: Callable[..., Any], run_in: object, context: Context | None, batch: Batch | None
-) -> RunIn:
+def check_run_in(where: str, function: Callable[..., Any], run_in: object, context: Context | None) -> RunIn:
     """Where its calls are made: what was asked for, if the function can run there."""
     asynchronous = is_async(function)
     if run_in is None:

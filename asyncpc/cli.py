@@ -20,8 +20,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from .definitions import consumer, source
-from .errors import ConservationError, DefinitionError, PipelineError, StateError
+from .decorators import consumer, source
+from .errors import ConservationError, DefinitionError, PipelineError, StateError, message_of
 from .pipeline import Pipeline
 from .progress import progress
 from .report import Report
@@ -286,19 +286,11 @@ def _leaves(error: BaseException, notes: tuple[str, ...] = ()) -> Iterator[tuple
 
 def _line(error: BaseException, notes: tuple[str, ...] = ()) -> str:
     """An error in one readable line: what, where, and its notes."""
-    what = " ".join(_message(error).split())
+    what = " ".join(message_of(error).split())
     what = what if len(what) <= LONGEST else what[:LONGEST] + "…"
     where = [place for place in [_place(error)] if place]
     told = ", ".join([*where, *(note.removeprefix("asyncpc: ") for note in notes)])
     return type(error).__name__ + (f": {what}" if what else "") + (f" ({told})" if told else "")
-
-
-def _message(error: BaseException) -> str:
-    """What it says; an exception of the user's may even fail to say it."""
-    try:
-        return str(error)
-    except Exception:
-        return "(its message cannot be shown)"
 
 
 def _place(error: BaseException) -> str:

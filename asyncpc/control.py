@@ -31,7 +31,7 @@ class Control:
         """Give each stage its workers, which start when there is work for them."""
         self._loop = loop
         for stage in self._stages:
-            self._add(stage, stage.concurrency)
+            self._add(stage, stage.concurrency * stage.handler.depth)
             if stage.handler.adaptive is not None:
                 self._adapt_later(stage, stage.handler.adaptive)
 
@@ -54,7 +54,9 @@ class Control:
         inbox, getters = stage.inbox, stage.inbox._getters
         if self.is_over or inbox._is_shutdown:
             return
-        more, stage.concurrency = concurrency - stage.concurrency, concurrency
+        more, stage.concurrency = (concurrency - stage.concurrency) * stage.handler.depth, concurrency
+        if stage.handler.crew is not None:
+            stage.handler.crew.resize(concurrency)
         kept = min(max(more, 0), stage.surplus)  # those asked to leave before stay
         stage.surplus -= kept
         if more > kept:

@@ -1,421 +1,258 @@
-"""How definitions are written: ``@producer`` and ``@consumer``, ``source``, ``merge``, ``route`` and ``broadcast``.
+"""What the user wrote, looked at once: frozen definitions of sources and handlers, and the mistakes refused.
 
-The types here let an item's type flow from stage to stage; what they promise is kept by ``stages`` and ``pipeline``.
+A definition is inert (invariant 9): it holds functions and numbers, nothing that belongs to a loop or a run.
 """
 
 from __future__ import annotations
 
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    AsyncIterator,
-    Callable,
-    Coroutine,
-    Generator,
-    Hashable,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
+import asyncio
+import functools
+import inspect
+import math
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Hashable, Iterable
+from contextlib import AbstractAsyncContextManager, suppress
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from .checks import (
+    Context,
+    OnError,
+    Overflow,
+    RunIn,
+    at_least_1,
+    check_adaptive,
+    check_batch,
+    check_breaker,
+    check_function,
+    check_item_function,
+    check_max_failures,
+    check_maxsize,
+    check_on_error,
+    check_order,
+    check_overflow,
+    check_rate,
+    check_restart,
+    check_retry,
+    check_run_in,
+    is_async,
+    is_positive,
+    kind_of,
+    label_of,
+    name_of,
+    refuse_called,
+    signature_of,
 )
-from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
-
-from .checks import OnError, Overflow, RunIn, check_item_function, check_name
-from .errors import DefinitionError, Unroutable
-from .pipeline import Consumer, Pipeline, Producer, Source, StageLike, open_layout, stage_layout
-from .plan import Layout, beside, branching
+from .errors import DefinitionError
 from .policies import Adaptive, Batch, Breaker, Failure, Rate, Restart, Retry
-from .stages import OPTIONS, define_handler, define_origin, iterable_origin
-
-__all__ = ["broadcast", "consumer", "merge", "producer", "route", "source"]
-
-T = TypeVar("T")
-A = TypeVar("A")
-B = TypeVar("B")
-C = TypeVar("C")
-D = TypeVar("D")
-T_co = TypeVar("T_co", covariant=True)
-R = TypeVar("R")
-P = ParamSpec("P")
-
-Items = Iterable[T_co] | AsyncIterable[T_co]
-Resource = Callable[[], AbstractAsyncContextManager[T]] | AbstractAsyncContextManager[T]
-Listener = Consumer[Failure, Any, ..., Any]
-"""A consumer that is told of failures."""
-
-
-class _ProducerDecorator(Protocol):
-    def __call__(self, function: Callable[P, AsyncIterator[T] | Iterator[T]], /) -> Producer[P, T]: ...
-
-
-class _ConsumerDecorator(Protocol):
-    @overload
-    def __call__(
-        self, function: Callable[[A], AsyncGenerator[B, None]], /
-    ) -> Consumer[A, B, [A], AsyncGenerator[B, None]]: ...
-    @overload
-    def __call__(self, function: Callable[[A], AsyncIterator[B]], /) -> Consumer[A, B, [A], AsyncIterator[B]]: ...
-    @overload
-    def __call__(
-        self, function: Callable[[A], Coroutine[Any, Any, B]], /
-    ) -> Consumer[A, B, [A], Coroutine[Any, Any, B]]: ...
-    @overload
-    def __call__(
-        self, function: Callable[[A], Generator[B, None, None]], /
-    ) -> Consumer[A, B, [A], Generator[B, None, None]]: ...
-    @overload
-    def __call__(self, function: Callable[[A], Iterator[B]], /) -> Consumer[A, B, [A], Iterator[B]]: ...
-    @overload
-    def __call__(self, function: Callable[[A], B], /) -> Consumer[A, B, [A], B]: ...
-
-
-class _ContextDecorator(Protocol[R]):
-    @overload
-    def __call__(self, function: Callable[[A, R], AsyncIterator[B]], /) -> Consumer[A, B, [A, R], AsyncIterator[B]]: ...
-    @overload
-    def __call__(
-        self, function: Callable[[A, R], Coroutine[Any, Any, B]], /
-    ) -> Consumer[A, B, [A, R], Coroutine[Any, Any, B]]: ...
-    @overload
-    def __call__(self, function: Callable[[A, R], Iterator[B]], /) -> Consumer[A, B, [A, R], Iterator[B]]: ...
-    @overload
-    def __call__(self, function: Callable[[A, R], B], /) -> Consumer[A, B, [A, R], B]: ...
-
 
 if TYPE_CHECKING:
-    from typing_extensions import TypedDict, Unpack
+    from .threads import Crew
 
-    class Options(TypedDict, total=False):
-        """What :func:`consumer` takes, apart from ``context``."""
-
-        concurrency: int | Adaptive
-        maxsize: int | None
-        retry: int | Retry | None
-        timeout: float | None
-        on_error: OnError | Listener
-        max_failures: float | None
-        rate: Rate | None
-        breaker: Breaker | None
-        ordered: bool
-        key: Callable[[Any], Hashable] | None
-        priority: Callable[[Any], Any] | None
-        overflow: Overflow
-        on_drop: Callable[[Any], object] | None
-        run_in: RunIn | None
-        name: str | None
+__all__ = ["Handler", "Origin", "define_handler", "define_origin", "iterable_origin"]
 
 
-class _BatchDecorator(Protocol):
-    @overload
-    def __call__(
-        self, function: Callable[[list[A]], AsyncIterator[B]], /
-    ) -> Consumer[A, B, [list[A]], AsyncIterator[B]]: ...
-    @overload
-    def __call__(
-        self, function: Callable[[list[A]], Coroutine[Any, Any, list[B]]], /
-    ) -> Consumer[A, B, [list[A]], Coroutine[Any, Any, list[B]]]: ...
-    @overload
-    def __call__(
-        self, function: Callable[[list[A]], Coroutine[Any, Any, None]], /
-    ) -> Consumer[A, None, [list[A]], Coroutine[Any, Any, None]]: ...
-    @overload
-    def __call__(self, function: Callable[[list[A]], Iterator[B]], /) -> Consumer[A, B, [list[A]], Iterator[B]]: ...
-    @overload
-    def __call__(self, function: Callable[[list[A]], list[B]], /) -> Consumer[A, B, [list[A]], list[B]]: ...
-    @overload
-    def __call__(self, function: Callable[[list[A]], None], /) -> Consumer[A, None, [list[A]], None]: ...
+class Origin(NamedTuple):
+    """One place that items come from: ``open()`` gives a fresh (async) iterable for every run."""
+
+    name: str
+    open: Callable[[], AsyncIterable[Any] | Iterable[Any]]
+    restart: Restart | None = None
+    blocks: bool = False
+    """Whether it is a plain generator that may block, so that a run reads it in a thread."""
+    total: int | None = None
+    """How many items it will give, where that is known."""
+    into: int | None = None
+    """The stage it gives to, once that is known."""
+
+    def iterate(self) -> AsyncIterator[Any]:
+        """A fresh iterator; a plain iterable is wrapped, so that workers know one kind only."""
+        items = self.open()
+        return aiter(items) if isinstance(items, AsyncIterable) else _each(items)
 
 
-class _BatchContextDecorator(Protocol[R]):
-    @overload
-    def __call__(
-        self, function: Callable[[list[A], R], AsyncIterator[B]], /
-    ) -> Consumer[A, B, [list[A], R], AsyncIterator[B]]: ...
-    @overload
-    def __call__(
-        self, function: Callable[[list[A], R], Coroutine[Any, Any, list[B]]], /
-    ) -> Consumer[A, B, [list[A], R], Coroutine[Any, Any, list[B]]]: ...
-    @overload
-    def __call__(
-        self, function: Callable[[list[A], R], Coroutine[Any, Any, None]], /
-    ) -> Consumer[A, None, [list[A], R], Coroutine[Any, Any, None]]: ...
-    @overload
-    def __call__(
-        self, function: Callable[[list[A], R], Iterator[B]], /
-    ) -> Consumer[A, B, [list[A], R], Iterator[B]]: ...
-    @overload
-    def __call__(self, function: Callable[[list[A], R], list[B]], /) -> Consumer[A, B, [list[A], R], list[B]]: ...
-    @overload
-    def __call__(self, function: Callable[[list[A], R], None], /) -> Consumer[A, None, [list[A], R], None]: ...
+class Handler(NamedTuple):
+    """What a stage does with an item: an async function (one value out) or async generator (any number out)."""
+
+    name: str
+    function: Callable[..., Any]
+    generates: bool
+    concurrency: int
+    """At the start, if it is adaptive."""
+    adaptive: Adaptive | None
+    maxsize: int | None
+    context: Context | None
+    retry: Retry | None
+    timeout: float | None
+    """Seconds a call may take."""
+    on_error: OnError | Handler
+    """A handler: that of the consumer that is told."""
+    max_failures: float | None
+    """Items that may fail; a float below 1 is a share of those settled."""
+    rate: Rate | None
+    breaker: Breaker | None
+    batch: Batch | None
+    ordered: bool
+    key: Callable[[Any], Hashable] | None
+    priority: Callable[[Any], Any] | None
+    overflow: Overflow
+    on_drop: Callable[[Any], object] | None
+    run_in: RunIn
+    branches: tuple[str, ...] | None = None
+    """What each branch is for, if it is a branching: then the function names some of them, and each gets the item."""
+    crew: Crew | None = None
+    """The processes of one run that make its calls."""
+    depth: int = 1
+    """Workers for each of them."""
+
+    def bound(self, default: int) -> int:
+        """Items its queue holds, in a pipeline whose queues hold ``default``; 0 is unbounded."""
+        if self.maxsize is not None:
+            return self.maxsize
+        if self.batch is not None and self.batch.weigh is None and default > 0:
+            return max(default, 2 * math.ceil(self.batch.size))  # or no batch would ever be full
+        return default
+
+    async def tell(self, failure: Failure) -> None:
+        """Hand ``failure`` to the destination that ``on_error`` names, and wait until it is there."""
+        destination = self.on_error
+        if isinstance(destination, asyncio.Queue):
+            await destination.put(failure)
+        elif callable(destination) and inspect.isawaitable(told := destination(failure)):
+            await told
+
+    def open_context(self) -> AbstractAsyncContextManager[Any]:
+        """The resource of one worker, not yet entered."""
+        if isinstance(self.context, AbstractAsyncContextManager):
+            return self.context
+        assert self.context is not None  # only asked when there is one
+        return self.context()
 
 
-@overload
-def producer(function: Callable[P, AsyncIterator[T] | Iterator[T]], /) -> Producer[P, T]: ...
-@overload
-def producer(*, restart: Restart | None = None, name: str | None = None) -> _ProducerDecorator: ...
-def producer(
-    function: Callable[..., Any] | None = None, /, *, restart: Restart | None = None, name: str | None = None
-) -> Any:
-    """Make a generator function a source of items, async or not.
-
-    It is asked for its next item only while there is room for it. When the run stops, it is cancelled where it waits
-    and closed, so its ``finally`` runs. A plain generator may block: each run reads it in a thread of its own. A stop
-    does not wait for one that is blocked; it is closed when it comes back, and what it gives then is not taken.
-
-    ``restart`` starts it again when it raises; by default an error ends the intake, what it gave is handled, and the
-    error comes out. Raises ``DefinitionError`` for anything else.
-    """
-    if function is None:
-        return lambda function: Producer(define_origin(function, restart, name))
-    return Producer(define_origin(function, restart, name))
-
-
-@overload
-def consumer(function: Callable[[A], AsyncIterator[B]], /) -> Consumer[A, B, [A], AsyncIterator[B]]: ...
-@overload
-def consumer(function: Callable[[A], Coroutine[Any, Any, B]], /) -> Consumer[A, B, [A], Coroutine[Any, Any, B]]: ...
-@overload
-def consumer(function: Callable[[A], Generator[B, None, None]], /) -> Consumer[A, B, [A], Generator[B, None, None]]: ...
-@overload
-def consumer(function: Callable[[A], Iterator[B]], /) -> Consumer[A, B, [A], Iterator[B]]: ...
-@overload
-def consumer(function: Callable[[A], B], /) -> Consumer[A, B, [A], B]: ...
-@overload
-def consumer(**options: Unpack[Options]) -> _ConsumerDecorator: ...
-@overload
-def consumer(*, context: Resource[T], **options: Unpack[Options]) -> _ContextDecorator[T]: ...
-@overload
-def consumer(*, batch: Batch, **options: Unpack[Options]) -> _BatchDecorator: ...
-@overload
-def consumer(*, batch: Batch, context: Resource[T], **options: Unpack[Options]) -> _BatchContextDecorator[T]: ...
-def consumer(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
-    """Make a function (one value per item) or generator (any number) a stage; both may be async or not.
-
-    What it gives goes on to the next stage. The options, all of them optional:
-
-    ``concurrency``
-        How many items it handles at once, at most; workers start when there is work for them. An :class:`Adaptive`
-        follows the latency of the calls.
-    ``maxsize``
-        Items that the queue before it holds; 0 is unbounded.
-    ``context``
-        An async context manager, or a function that returns one, entered once per worker, when the run starts: the
-        handler gets what it gives as a second argument.
-    ``retry``
-        How many calls an item gets, or a :class:`Retry`. A generator begins anew; what it gave before stays given.
-    ``timeout``
-        Seconds a call may take, then it is cancelled and has failed with ``TimeoutError``.
-    ``on_error``
-        What becomes of an item that has failed at last. ``"stop"``: the run fails. ``"skip"``: it is counted, and the
-        run goes on. A function, queue or consumer: likewise, and it is told the :class:`Failure`; if that fails, the
-        run does. A consumer is a stage of its own, with its options (``on_error`` too) and its line in the report.
-    ``max_failures``
-        How many items may fail so, or which share of them (below 1, judged over at least 100 items).
-    ``rate``
-        A :class:`Rate` that its calls begin at.
-    ``breaker``
-        A :class:`Breaker` that lets the stage rest when calls fail in a row.
-    ``batch``
-        A :class:`Batch`: the handler gets lists of items.
-    ``ordered``
-        Whether values leave in the order the items came in; a worker that is ahead need not wait for a slow one.
-    ``key``
-        A function of an item: those of one key are handled in order and one at a time, whatever the concurrency.
-    ``priority``
-        A function of an item: the lowest first.
-    ``overflow``, ``on_drop``
-        What becomes of an item that finds the queue full: ``"wait"`` is backpressure; ``"drop_oldest"`` and
-        ``"drop_newest"`` give one up, count it as dropped and call ``on_drop`` with it; ``"raise"`` is
-        ``asyncio.QueueFull`` for whoever gives it.
-    ``run_in``
-        ``"loop"`` for async functions, ``"thread"`` for all others: a thread for each of its workers. ``"process"``
-        makes the calls in as many processes as ``concurrency`` says, for work that would keep one processor busy; the
-        function is imported there by its name, and items, results and errors are pickled. Small items travel together.
-        A call whose process died is made once more. A thread cannot be interrupted: a call that outlives its timeout
-        keeps its thread until it ends. A process can, and is replaced.
-    ``name``
-        For the report and for errors.
-
-    Raises ``DefinitionError``, which names the stage and the cure, for a function or option that does not fit.
-    """
-    if unknown := options.keys() - OPTIONS:
-        raise DefinitionError(f"consumer has no option {', '.join(sorted(unknown))}; it has {', '.join(OPTIONS)}")
-
-    if "on_error" in options:
-        options["on_error"] = _told(options["on_error"])
-
-    def define(function: Callable[..., Any]) -> Consumer[Any, Any, ..., Any]:
-        return Consumer(define_handler(function, **options))
-
-    return define if function is None else define(function)
-
-
-def source(items: Items[T], name: str | None = None) -> Source[T]:
-    """Any iterable or async iterable as a source; ``name`` is for the report. It is iterated afresh in each run."""
-    return Source(Layout((iterable_origin(items, name),)))
-
-
-Given = Source[T] | Producer[..., T] | Pipeline[Any, T] | Items[T]
-"""What can be merged."""
-
-
-@overload
-def merge(one: Given[A], /) -> Source[A]: ...
-@overload
-def merge(one: Given[A], two: Given[B], /) -> Source[A | B]: ...
-@overload
-def merge(one: Given[A], two: Given[B], three: Given[C], /) -> Source[A | B | C]: ...
-@overload
-def merge(one: Given[T], two: Given[T], three: Given[T], four: Given[T], /, *more: Given[T]) -> Source[T]: ...
-def merge(*sources: Any) -> Source[Any]:
-    """Several sources as one: each gives its items as they come, under the same bound.
-
-    A pipeline with a source of its own gives its last stage's values.
-    """
-    if not sources:
-        raise DefinitionError("merge() needs at least one source")
-    return Source(beside([open_layout(one, "a part of merge()") for one in sources]))
-
-
-@overload
-def route(
-    by: Callable[[A], Hashable],
-    branches: Mapping[Any, StageLike[A, B]],
-    default: None = None,
+def define_handler(
+    function: Callable[..., Any],
     *,
+    concurrency: int | Adaptive = 1,
     maxsize: int | None = None,
-    on_error: OnError | Listener = "stop",
+    context: Context | None = None,
+    retry: int | Retry | None = None,
+    timeout: float | None = None,
+    on_error: OnError | Handler = "stop",
     max_failures: float | None = None,
+    rate: Rate | None = None,
+    breaker: Breaker | None = None,
+    batch: Batch | None = None,
+    ordered: bool = False,
+    key: Callable[[Any], Hashable] | None = None,
+    priority: Callable[[Any], Any] | None = None,
+    overflow: Overflow = "wait",
+    on_drop: Callable[[Any], object] | None = None,
+    run_in: RunIn | None = None,
     name: str | None = None,
-) -> Pipeline[A, B]: ...
-@overload
-def route(
-    by: Callable[[A], Hashable],
-    branches: Mapping[Any, StageLike[A, B]],
-    default: StageLike[A, C],
-    *,
-    maxsize: int | None = None,
-    on_error: OnError | Listener = "stop",
-    max_failures: float | None = None,
-    name: str | None = None,
-) -> Pipeline[A, B | C]: ...
-def route(
-    by: Callable[[A], Hashable],
-    branches: Mapping[Any, StageLike[A, Any]],
-    default: StageLike[A, Any] | None = None,
-    *,
-    maxsize: int | None = None,
-    on_error: OnError | Listener = "stop",
-    max_failures: float | None = None,
-    name: str | None = None,
-) -> Pipeline[A, Any]:
-    """Each item goes into one of ``branches``: that of the key which ``by`` gives for it, else ``default``.
-
-    A branch is a consumer, or a pipeline without a source; each has its own queue, bounds and lines in the report, and
-    a consumer named twice is one branch. What the branches give goes on to the next stage, if there is one. A branch
-    whose queue is full holds up the others: give it workers, ``maxsize`` or ``overflow``.
-
-    An item that no branch is for has failed with ``Unroutable``, as ``on_error`` says; see :func:`consumer` for that,
-    ``max_failures``, ``maxsize`` and ``name``. Raises ``DefinitionError`` for what is no branch.
-    """
-    label = check_name(name or "route")
-    where = f"route {label!r}"
-    if check_item_function(where, "by", by) is None or isinstance(by, Consumer):
-        raise DefinitionError(f"{where}: by={by!r} must be a plain function of an item")
-    if not isinstance(branches, Mapping) or not branches:
-        raise DefinitionError(f"{where}: branches={branches!r} must be a dictionary: {{key: consumer, …}}")
-    branches = dict(branches)
-    parts = [*branches.values(), *([default] if default is not None else [])]
-    distinct = list({id(part): part for part in parts}.values())
-    place_of = {id(part): place for place, part in enumerate(distinct)}
-    places = {key: (place_of[id(part)],) for key, part in branches.items()}
-    otherwise = None if default is None else (place_of[id(default)],)
-    keys = [[_key(key) for key, part in branches.items() if part is one] for one in distinct]
-
-    async def choose(item: A) -> tuple[int, ...]:
-        key = by(item)
-        chosen = places.get(key, otherwise)
-        if chosen is None:
-            known = ", ".join(map(repr, places))
-            raise Unroutable(f"{where}: no branch for {key!r:.80}, only for {known:.200}; add it, or a default=")
-        return chosen
-
-    labels = [
-        ", ".join([*of, *(["default"] if one is default else [])]) for of, one in zip(keys, distinct, strict=True)
-    ]
-    options = {"maxsize": maxsize, "on_error": _told(on_error), "max_failures": max_failures}
-    return _branching(choose, label, distinct, labels, **options)
+) -> Handler:
+    """Look at a consumer's function and options; raises ``DefinitionError`` that names the stage and the cure."""
+    label = label_of(name, function)
+    where = f"consumer {label!r}"
+    kind = check_function(where, function, context)
+    adaptive = concurrency if isinstance(concurrency, Adaptive) else None
+    if adaptive is not None:
+        check_adaptive(where, adaptive)
+        if run_in == "process":
+            raise DefinitionError(f"{where}: concurrency= is a number of processes, which cannot be Adaptive")
+    check_maxsize(where, maxsize)
+    if timeout is not None and not is_positive(timeout):
+        raise DefinitionError(f"{where}: timeout={timeout!r} must be more than 0 seconds")
+    return Handler(
+        name=label,
+        function=function,
+        generates=kind == "generator",
+        concurrency=at_least_1(where, "concurrency", concurrency if adaptive is None else adaptive.min),
+        adaptive=adaptive,
+        maxsize=maxsize,
+        context=context,
+        retry=check_retry(where, retry),
+        timeout=timeout,
+        on_error=on_error if isinstance(on_error, Handler) else check_on_error(where, on_error),
+        max_failures=check_max_failures(where, max_failures, on_error),
+        rate=None if rate is None else check_rate(where, rate),
+        breaker=check_breaker(where, breaker),
+        batch=check_batch(where, batch, maxsize),
+        ordered=check_order(where, ordered, batch, key, priority),
+        key=check_item_function(where, "key", key),
+        priority=check_item_function(where, "priority", priority),
+        overflow=check_overflow(where, overflow, on_drop, batch, key, priority),
+        on_drop=check_item_function(where, "on_drop", on_drop),
+        run_in=check_run_in(where, function, run_in, context),
+    )
 
 
-@overload
-def broadcast(one: StageLike[A, B], /, *, maxsize: int | None = None, name: str | None = None) -> Pipeline[A, B]: ...
-@overload
-def broadcast(
-    one: StageLike[A, B], two: StageLike[A, C], /, *, maxsize: int | None = None, name: str | None = None
-) -> Pipeline[A, B | C]: ...
-@overload
-def broadcast(
-    one: StageLike[A, B],
-    two: StageLike[A, C],
-    three: StageLike[A, D],
-    /,
-    *,
-    maxsize: int | None = None,
-    name: str | None = None,
-) -> Pipeline[A, B | C | D]: ...
-@overload
-def broadcast(
-    one: StageLike[A, B],
-    two: StageLike[A, B],
-    three: StageLike[A, B],
-    four: StageLike[A, B],
-    /,
-    *more: StageLike[A, B],
-    maxsize: int | None = None,
-    name: str | None = None,
-) -> Pipeline[A, B]: ...
-def broadcast(*branches: Any, maxsize: int | None = None, name: str | None = None) -> Pipeline[Any, Any]:
-    """Each item goes into each of ``branches``: the same object, so they must not change it.
-
-    A branch is a consumer, or a pipeline without a source; each has its own queue, bounds and lines in the report. What
-    the branches give goes on to the next stage, if there is one. The slowest branch sets the pace, unless it may drop
-    items (``overflow``). ``maxsize`` and ``name`` as for :func:`consumer`. Raises ``DefinitionError`` for what is no
-    branch.
-    """
-    label = check_name(name or "broadcast")
-    if not branches or isinstance(branches[0], (list, tuple)):
-        raise DefinitionError(f"broadcast {label!r} needs at least one branch, each as an argument: broadcast(a, b)")
-    every = tuple(range(len(branches)))
-
-    async def choose(item: object) -> tuple[int, ...]:
-        return every
-
-    return _branching(choose, label, branches, [""] * len(branches), generates=True, maxsize=maxsize)
+OPTIONS: Final = tuple(name for name in define_handler.__annotations__ if name not in ("function", "return"))
+"""The names of a consumer's options."""
 
 
-def _branching(
-    choose: Callable[[Any], Coroutine[Any, Any, tuple[int, ...]]],
-    name: str,
-    branches: Sequence[Any],
-    labels: list[str],
-    *,
-    generates: bool = False,
-    **options: Any,
-) -> Pipeline[Any, Any]:
-    """A pipeline of a stage that gives each item to the branches chosen for it, and of the branches."""
-    layouts = [stage_layout(part, f"branch {place + 1} of {name!r}") for place, part in enumerate(branches)]
-    handler = define_handler(choose, name=name, **options)._replace(branches=tuple(labels), generates=generates)
-    firsts = ", ".join([layout.nodes[0].handler.name for layout in layouts])
-    parts: Any = branching(handler, layouts)
-    return Pipeline(parts, name=f"{name}({firsts})")
+def define_origin(function: Callable[..., Any], restart: Restart | None, name: str | None) -> Origin:
+    """Look at a producer's function; ``open`` still takes its arguments. Raises ``DefinitionError`` naming the cure."""
+    label = label_of(name, function)
+    where = f"producer {label!r}"
+    refuse_called(where, function)
+    if not callable(function):
+        raise DefinitionError(f"{where}: {type(function).__name__} is not a function")
+    if kind_of(function) != "generator":
+        raise DefinitionError(f"{where} gives no items: write it with 'yield'")
+    return Origin(label, function, check_restart(where, restart), not is_async(function))
 
 
-def _key(key: object) -> str:
-    """A key of a route as pictures show it: words as they are, so that ``CH`` is no ``'CH'``, and ``'1'`` no ``1``."""
-    return key if isinstance(key, str) and key.isidentifier() and key != "default" else repr(key)
+def bind_origin(origin: Origin, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Origin:
+    """``origin`` with its arguments; raises ``DefinitionError`` when they do not fit its function."""
+    try:
+        inspect.signature(origin.open).bind(*args, **kwargs)
+    except TypeError as error:
+        raise DefinitionError(
+            f"producer {origin.name!r}: {error}; it is written {signature_of(origin.open)}, so compose {origin.name}(…)"
+        ) from None
+    return origin._replace(open=functools.partial(origin.open, *args, **kwargs))
 
 
-def _told(on_error: Any) -> Any:
-    """A consumer that is told of failures is a stage."""
-    return on_error._handler if isinstance(on_error, Consumer) else on_error
+def iterable_origin(items: object, name: str | None = None) -> Origin:
+    """Any iterable or async iterable as an origin; raises ``DefinitionError`` for anything else."""
+    label = label_of(name or f"source({type(items).__name__})", items)
+    refuse_called(label, items)
+    if not isinstance(items, (AsyncIterable, Iterable)):
+        cure = f": decorate {name_of(items)!r} with @producer" if callable(items) else ""
+        raise DefinitionError(f"{label} is neither a producer, an iterable nor an async iterable{cure}")
+    total: int | None = None
+    if isinstance(items, (list, tuple, range, set, frozenset, dict)):  # len() of anything else may be work
+        with suppress(OverflowError):
+            total = len(items)
+    if isinstance(items, AsyncIterator) or iter_is_self(items):
+        return Origin(label, _once(label, items), total=total)
+    return Origin(label, lambda: items, total=total)
+
+
+def iter_is_self(items: object) -> bool:
+    """Whether ``items`` is an iterator, which gives its items once only."""
+    return isinstance(items, Iterable) and hasattr(items, "__next__")
+
+
+async def _each(items: Iterable[Any]) -> AsyncIterator[Any]:
+    iterator = iter(items)
+    try:
+        for item in iterator:
+            yield item
+    finally:
+        if isinstance(iterator, Generator):
+            iterator.close()
+
+
+def _once(label: str, items: Any) -> Callable[[], Any]:
+    """An iterator can be run once; a second run would silently find it empty, so it is refused."""
+    used = False
+
+    def items_once() -> Any:
+        nonlocal used
+        if used:
+            raise DefinitionError(
+                f"{label}: this iterator was used up by an earlier run; give a list, or write a @producer"
+            )
+        used = True
+        return items
+
+    return items_once

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -89,10 +89,44 @@ def batching(worker: ConsumerWorker, handle: Handle) -> Handle:
         elif outbox is None and not asked:
             stage.emitted += len(batch)
         else:
-            await worker.emit_each(batch, _one_each(stage.handler.name, batch, results))
+            await _emit_each(worker, batch, _one_each(stage.handler.name, batch, results))
         stage.more += len(batch) - 1
 
     return handle_batch
+
+
+async def _emit_each(worker: ConsumerWorker, batch: Batched, values: list[Any]) -> None:
+    """Pass on, or give to those who asked, what came of each item of a batch; cancelled or not, all of it."""
+    stage, outbox, rest = worker.stage, worker.stage.outbox, deque(zip(batch, values, strict=True))
+    try:
+        while rest:
+            item, value = rest.popleft()
+            if type(item) is not Asked:
+                await worker.emit(outbox, value)
+            elif outbox is not None:
+                await worker.emit(outbox, Asked(value, item.future))
+            else:
+                stage.emitted += 1
+                item.answer(value)
+    except asyncio.CancelledError:
+        for item, value in rest:
+            stage.emitted += 1
+            if outbox is not None:
+                outbox._enqueue(Asked(value, item.future) if type(item) is Asked else value)
+        stage.more += len(batch) - 1
+        worker.settle()
+        raise
+
+
+def _one_each(name: str, batch: Batched, results: Any) -> list[Any]:
+    if results is None:
+        return [None] * len(batch)
+    if isinstance(results, (list, tuple)) and len(results) == len(batch):
+        return list(results)
+    given = f"{len(results)} results" if isinstance(results, (list, tuple)) else f"a {type(results).__name__}"
+    raise TypeError(
+        f"stage {name!r}: {len(batch)} items gave {given}; return a list with one result per item, or nothing"
+    )
 
 
 def branching(worker: ConsumerWorker, choose: Handle) -> Handle:
@@ -107,7 +141,7 @@ def branching(worker: ConsumerWorker, choose: Handle) -> Handle:
         for at, branch in enumerate(branches):
             outbox = outboxes[branch]
             if len(outbox._queue) >= outbox._mark:
-                await worker.send(item, branches[at:])
+                await _send(worker, item, branches[at:])
                 break
             outbox._queue.append(item)
             stage.sent[branch] += 1
@@ -119,15 +153,21 @@ def branching(worker: ConsumerWorker, choose: Handle) -> Handle:
     return handle
 
 
-def _one_each(name: str, batch: Batched, results: Any) -> list[Any]:
-    if results is None:
-        return [None] * len(batch)
-    if isinstance(results, (list, tuple)) and len(results) == len(batch):
-        return list(results)
-    given = f"{len(results)} results" if isinstance(results, (list, tuple)) else f"a {type(results).__name__}"
-    raise TypeError(
-        f"stage {name!r}: {len(batch)} items gave {given}; return a list with one result per item, or nothing"
-    )
+async def _send(worker: ConsumerWorker, item: Any, branches: Sequence[int]) -> None:
+    """Pass the item on to each of these branches; cancelled or not, it gets to all of them."""
+    stage, left = worker.stage, deque(branches)
+    try:
+        while left:
+            await worker.emit(stage.branches[left[0]], item)
+            stage.sent[left.popleft()] += 1
+    except asyncio.CancelledError:
+        stage.sent[left.popleft()] += 1
+        for branch in left:
+            stage.branches[branch]._enqueue(item)
+            stage.sent[branch] += 1
+            stage.emitted += 1
+        worker.settle()
+        raise
 
 
 def in_order(worker: ConsumerWorker, handle: Handle) -> Handle:

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from .checks import check_maxsize, check_name, refuse_called
+from .definitions import Handler, Origin, bind_origin, iterable_origin
 from .errors import DefinitionError, StateError
 from .plan import Layout, Node, Plan, complete
 from .report import Report
-from .running import Results, Running, conclude, conclude_with
-from .stages import Handler, Origin, bind_origin, iterable_origin
+from .running import Results, Running, conclude, leave
 from .supervisor import Supervisor
 
 __all__ = ["Consumer", "Pipeline", "Producer", "Source", "StageLike", "open_layout", "stage_layout"]
@@ -219,14 +218,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
             run.stop()
         else:
             run.abort()
-        try:
-            await run.wait_hastening(error)
-        finally:
-            self._release()
-        if error is None and not run.told:
-            conclude(run)
-        elif isinstance(error, Exception) and not run.told:
-            conclude_with(run, error)
+        await leave(run, error, self._release, conclude)
 
     def stream(self) -> Results[Out_co]:
         """The last stage's values, to be read with ``async with pipeline.stream() as values: async for …``.
@@ -247,12 +239,12 @@ class Pipeline(StageLike[In_contra, Out_co]):
                 f"pipeline {self._plan.name!r} has no source, so to {means} would wait for ever: "
                 "begin it with a producer, or use 'async with pipeline as running' and running.put(item)"
             )
-        self._run = run = Supervisor(self._plan.for_a_run(), streamed=streamed, answers=answers)
-        for source in run.producers:
-            if source.origin.blocks:
-                from .blocking import read_in_thread  # here, since most programs have no such source
+        plan = self._plan
+        if {node.handler.run_in for node in plan.nodes} != {"loop"}:
+            from .elsewhere import with_crews  # here, since most programs have no such stage
 
-                source.origin = source.origin._replace(open=partial(read_in_thread, source, source.origin.open))
+            plan = with_crews(plan)
+        self._run = run = Supervisor(plan, streamed=streamed, answers=answers)
         try:
             run.start()
         except BaseException:

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Final, NamedTuple, TypeVar
 
+from .definitions import Handler, Origin
 from .queue import DEFAULT_MAXSIZE
-from .stages import Handler, Origin
 
 __all__ = ["Layout", "Node", "Plan", "beside", "branching", "complete"]
 
@@ -118,12 +118,6 @@ class Plan(NamedTuple):
         nodes = self.made_from.nodes
         bound = [node._replace(handler=node.handler._replace(maxsize=self.bound(node.handler))) for node in nodes]
         return self.made_from._replace(nodes=tuple(bound))
-
-    def for_a_run(self) -> Plan:
-        """The plan for one run; raises ``DefinitionError`` for a function that its processes could not find."""
-        if not [node for node in self.nodes if node.handler.run_in != "loop"]:
-            return self
-        return self._replace(nodes=tuple([node._replace(handler=node.handler.for_a_run()) for node in self.nodes]))
 
 
 def complete(name: str, layout: Layout, maxsize: int | None) -> Plan:

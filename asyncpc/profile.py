@@ -21,14 +21,15 @@ from itertools import cycle, islice
 from time import perf_counter, process_time
 from typing import Any, Final, NamedTuple
 
-from .errors import DefinitionError, DrainTimeout, PipelineError
+from .definitions import Handler, Origin, define_handler
+from .elsewhere import with_crews
+from .errors import DefinitionError, DrainTimeout, PipelineError, described
 from .findings import Measurement, Profile, Record
 from .pipeline import Consumer, Pipeline, Source
 from .plan import Layout, Node, Plan
 from .policies import Failure
 from .report import StageStatistics
 from .running import Running
-from .stages import Handler, Origin, define_handler
 
 __all__ = ["profile"]
 
@@ -67,7 +68,7 @@ def profile(pipeline: Pipeline[Any, Any], items: int = 200, seconds: float = 10.
     plan = pipeline._plan
     if not plan.origins:
         raise DefinitionError(f"pipeline {plan.name!r} has no source, so there is nothing to record")
-    plan.for_a_run()
+    with_crews(plan)  # so that what cannot run is refused at once
     return _profiles(plan, items, seconds)
 
 
@@ -108,7 +109,7 @@ async def _choices(handler: Handler, inputs: list[Any], share: float) -> tuple[P
             continue
         for branch in chosen:
             branches[branch].append(item)
-    told = f"{len(errors):,} of them failed, the first with {_said(errors[0])}" if errors else None
+    told = f"{len(errors):,} of them failed, the first with {described(errors[0])}" if errors else None
     found = Profile(handler, len(inputs), share, (), len(inputs), told, refused=len(errors))
     return found, [(items, len(items) / len(inputs) if inputs else 0.0) for items in branches]
 
@@ -369,14 +370,7 @@ def _trouble(failed: PipelineError) -> str | None:
     """What a run failed with, in words; None if it was only cut short."""
     errors = [error for error in failed.exceptions if not isinstance(error, DrainTimeout)]
     if errors:
-        return _said(errors[0])
+        return described(errors[0])
     if failed.report.abandoned:
         return "its handler ignores that it is cancelled, and still runs"
     return None
-
-
-def _said(error: BaseException) -> str:
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:  # its own __str__ fails
-        return type(error).__name__

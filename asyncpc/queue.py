@@ -275,8 +275,8 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         """
         if self._is_shutdown:
             return
+        self._is_shutdown = True  # first: what a thread feeds after the next line's last look is refused
         self._refuse("this queue is closed: the item was not taken")
-        self._is_shutdown = True
         if len(self._queue) == 0:
             self._dismiss()
         self._getters.wake(len(self._getters))

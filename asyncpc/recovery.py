@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from .containers import Batched
-from .errors import RetryLater, TooManyFailures
+from .errors import RetryLater, TooManyFailures, annotate, described
 from .isolation import isolated
 from .limits import Handle
 from .policies import Failure
@@ -78,8 +77,7 @@ async def _again(
         except Exception as again:
             error = again
     if calls > 1:
-        with suppress(Exception):  # an exception class may refuse to be written to
-            error.add_note(f"asyncpc: after {calls} calls")
+        annotate(error, f"after {calls} calls")
     return EMPTY, calls, error
 
 
@@ -121,7 +119,7 @@ async def _give_up(worker: ConsumerWorker, item: Any, attempts: int, error: Exce
     if handler.on_error != "skip":
         stage.telling += 1
         try:
-            await _tell(worker, Failure(plain(item), _text(error), attempts, handler.name, _trace(error)))
+            await _tell(worker, Failure(plain(item), described(error), attempts, handler.name, _trace(error)))
         finally:
             stage.telling -= 1
     stage.failed += 1
@@ -153,13 +151,6 @@ def _let_go(worker: ConsumerWorker) -> None:
         worker.stage.more += 1
     else:
         worker.settle()
-
-
-def _text(error: Exception) -> str:
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:  # its own __str__ fails
-        return type(error).__name__
 
 
 def _trace(error: Exception) -> str:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import sys
-from collections import Counter
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -251,48 +248,3 @@ def _share(part: float, whole: float) -> float:
 
 def _busy_share(stage: StageStatistics, elapsed: float) -> float:
     return 1.0 - _share(stage.get_waited + stage.out_waited, stage.concurrency * elapsed)
-
-
-class Latency:
-    """Percentiles of durations in bounded memory: counts in 128 buckets per doubling, so within 1 %.
-
-    Log-linear buckets, as in Gil Tene's HdrHistogram: the upper half of a 32-bit float is its exponent and the first
-    seven bits of its fraction.
-    """
-
-    __slots__ = ("_counts", "_recent", "count", "seconds")
-
-    def __init__(self) -> None:
-        self.count: int = 0
-        self.seconds: float = 0.0  # of all together
-        self._counts: Counter[int] = Counter()
-        self._recent: list[float] = []
-
-    def add(self, seconds: float) -> None:
-        """Count one duration."""
-        self._recent.append(seconds)
-        self.count += 1
-        self.seconds += seconds
-        if len(self._recent) == 64:
-            self._count()
-
-    def _count(self) -> None:
-        """Find the buckets of many at once: that is several times as fast as one by one."""
-        floats = memoryview(struct.pack(f"={len(self._recent)}f", *map(abs, self._recent)))
-        self._recent.clear()
-        self._counts.update(floats.cast("H")[sys.byteorder == "little" :: 2])
-
-    def percentiles(self, *shares: float) -> list[float]:
-        """The durations that each of ``shares`` (0 … 1, rising) of those counted did not exceed; 0 before the first."""
-        if self._recent:
-            self._count()
-        if not self._counts:
-            return [0.0] * len(shares)
-        found: list[float] = []
-        total, seen = self._counts.total(), 0
-        for bucket, count in sorted(self._counts.items()):
-            seen += count
-            while len(found) < len(shares) and seen >= shares[len(found)] * total:
-                low, high = struct.unpack(">2f", struct.pack(">4H", bucket, 0, bucket + 1, 0))
-                found.append((low + high) / 2)
-        return found

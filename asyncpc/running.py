@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from .checks import check_rate
+from .checks import at_least_1, check_rate
 from .errors import DrainTimeout, PipelineError, QueueShutDown, StateError
 from .policies import Rate
 from .report import Report, Statistics
@@ -17,7 +17,7 @@ from .supervisor import Supervisor
 if TYPE_CHECKING:
     from .bridge import Bridge
 
-__all__ = ["Results", "Running", "conclude", "conclude_with"]
+__all__ = ["Results", "Running", "conclude", "leave"]
 
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
@@ -110,14 +110,17 @@ class Running(Generic[In_contra, Out_co]):
     def scale(self, stage: str, concurrency: int) -> None:
         """Let the stage of that name handle so many items at once from now on, at least 1.
 
-        New workers start as they are needed; those too many leave after the item they are at.
+        New workers start as they are needed; those too many leave after the item they are at. Raises ``StateError``
+        for a stage that is not there, ``DefinitionError`` for what is no such number.
         """
-        if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
-            raise StateError(f"scale({stage!r}, {concurrency!r}): concurrency must be a whole number, at least 1")
-        self._run.control.scale(self._run.control.stage(stage), concurrency)
+        found = self._run.control.stage(stage)
+        self._run.control.scale(found, at_least_1(f"stage {stage!r}", "concurrency", concurrency))
 
     def set_rate(self, stage: str, rate: Rate) -> None:
-        """Let the calls of the stage of that name begin at this :class:`~asyncpc.Rate` from now on."""
+        """Let the calls of the stage of that name begin at this :class:`~asyncpc.Rate` from now on.
+
+        Raises ``StateError`` for a stage that is not there, ``DefinitionError`` for what is no rate.
+        """
         self._run.control.stage(stage).set_rate(check_rate(f"stage {stage!r}", rate))
 
     def pause(self) -> None:
@@ -144,7 +147,10 @@ class Running(Generic[In_contra, Out_co]):
         return await self.wait()
 
     def stop(self, timeout: float | None = None) -> None:
-        """Begin to drain, without waiting; callable from anywhere in the loop, any number of times."""
+        """Begin to drain, without waiting; callable from anywhere in the loop, any number of times.
+
+        Raises ``StateError`` in another thread: there, ``loop.call_soon_threadsafe(running.stop)``.
+        """
         self._run.stop(timeout)
 
     async def wait(self) -> Report:
@@ -156,7 +162,7 @@ class Running(Generic[In_contra, Out_co]):
         if self._run.runs_here():
             raise StateError("wait() in a handler would wait for itself: call stop(), or feed() what is left to do")
         await self._run.wait()
-        self._run.told = True
+        self._run.outcome_given = True
         return self._run.outcome()
 
     def statistics(self) -> Statistics:
@@ -196,14 +202,7 @@ class Results(Generic[Out_co]):
     ) -> None:
         run = self._entered()
         run.abort()
-        try:
-            await run.wait_hastening(error)
-        finally:
-            self._end()
-        if error is None and not run.told:
-            run.outcome()
-        elif isinstance(error, Exception) and not run.told:
-            conclude_with(run, error)
+        await leave(run, error, self._end, Supervisor.outcome)
 
     def __aiter__(self) -> Results[Out_co]:
         return self
@@ -219,7 +218,7 @@ class Results(Generic[Out_co]):
             value = await run.results.get()
         except QueueShutDown:
             await run.wait()
-            run.told = True
+            run.outcome_given = True
             conclude(run)
             raise StopAsyncIteration from None
         run.books.results_read += 1
@@ -249,7 +248,21 @@ def conclude(run: Supervisor) -> Report:
     return report
 
 
-def conclude_with(run: Supervisor, error: Exception) -> None:
+async def leave(
+    run: Supervisor, error: BaseException | None, end: Callable[[], None], outcome: Callable[[Supervisor], object]
+) -> None:
+    """Leave the block of a run, with what the block raised, and call ``end``; unless it was given, ``outcome`` is."""
+    try:
+        await run.wait_hastening(error)
+    finally:
+        end()
+    if error is None and not run.outcome_given:
+        outcome(run)
+    elif isinstance(error, Exception) and not run.outcome_given:
+        _conclude_with(run, error)
+
+
+def _conclude_with(run: Supervisor, error: Exception) -> None:
     """The block raised ``error``: it comes out alone, unless the run failed too; then both do, in one group."""
     try:
         run.outcome()

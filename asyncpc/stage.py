@@ -9,17 +9,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from .containers import Batched, Batches, Claim, Heap, Lanes
+from .definitions import Handler
+from .latency import Latency
 from .limits import Circuit, Throttle
 from .policies import Rate
 from .queue import BoundedQueue
-from .report import Latency
-from .stages import Handler
 from .waiting import Line
 
 if TYPE_CHECKING:
     from .worker import ConsumerWorker
 
-__all__ = ["EMPTY", "Asked", "Order", "Stage", "plain"]
+__all__ = ["EMPTY", "Asked", "Stage", "plain"]
 
 logger: Final = logging.getLogger("asyncpc")
 
@@ -83,6 +83,7 @@ class Stage:
     """What the workers of a stage share."""
 
     __slots__ = (
+        "_report_trouble",
         "answers",
         "beating",
         "beats",
@@ -105,7 +106,6 @@ class Stage:
         "out_seconds",
         "out_waiting",
         "outbox",
-        "report_trouble",
         "retried",
         "sent",
         "shares_room",
@@ -116,7 +116,13 @@ class Stage:
         "workers",
     )
 
-    def __init__(self, handler: Handler, inbox: BoundedQueue[Any], answers: bool) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        inbox: BoundedQueue[Any],
+        answers: bool,
+        report_trouble: Callable[[Exception, str], None],
+    ) -> None:
         self.answers: bool = answers  # whether items may have been asked for with ``call``
         self.handler: Handler = handler
         self.inbox: BoundedQueue[Any] = inbox
@@ -147,7 +153,7 @@ class Stage:
         self.latency: Latency = Latency()
         self.beats: int = 0  # turns of the loop, seen while slow handlers run
         self.beating: bool = False  # whether the next turn will be seen
-        self.report_trouble: Callable[[Exception, str], None] = lambda error, where: None
+        self._report_trouble = report_trouble
         self._furnish()
 
     def give_to(self, following: list[Stage], letters: Stage | None, results: BoundedQueue[Any] | None) -> None:
@@ -294,7 +300,7 @@ class Stage:
             try:
                 self.handler.on_drop(plain(item))
             except Exception as error:  # whoever put the item has nothing to do with it
-                self.report_trouble(error, self.handler.name)
+                self._report_trouble(error, self.handler.name)
 
 
 def _of_item(function: Any) -> Any:

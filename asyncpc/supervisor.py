@@ -24,7 +24,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from enum import StrEnum
 from functools import partial
@@ -34,7 +33,7 @@ from typing import Any, Final
 
 from .books import Books
 from .control import Control
-from .errors import ConservationError, PipelineError, QueueShutDown, StateError, WorkerCancelled
+from .errors import ConservationError, PipelineError, QueueShutDown, StateError, WorkerCancelled, annotate
 from .plan import Plan
 from .queue import BoundedQueue
 from .report import Report, Statistics
@@ -42,7 +41,7 @@ from .stage import Asked, Stage
 from .turns import Turns
 from .worker import ConsumerWorker, ProducerWorker, Worker
 
-__all__ = ["State", "Supervisor", "feed"]
+__all__ = ["Supervisor", "feed"]
 
 logger: Final = logging.getLogger("asyncpc")
 logger.addHandler(logging.NullHandler())
@@ -105,7 +104,7 @@ class Supervisor:
         self.plan: Plan = plan
         self.state: State = State.NEW
         self.stages: list[Stage] = [
-            Stage(node.handler, BoundedQueue(plan.bound(node.handler)), answers) for node in plan.nodes
+            Stage(node.handler, BoundedQueue(plan.bound(node.handler)), answers, self._trouble) for node in plan.nodes
         ]
         self.results: BoundedQueue[Any] | None = BoundedQueue(plan.default_bound) if streamed else None
         self._join()
@@ -125,7 +124,7 @@ class Supervisor:
         self.interrupt: BaseException | None = None  # KeyboardInterrupt or SystemExit of a handler (fault B13)
         self.breach: ConservationError | None = None
         self.report: Report | None = None
-        self.told: bool = False  # the user has been given the outcome, so leaving the block does not raise it again
+        self.outcome_given: bool = False  # so leaving the block does not raise it again
         self._live: dict[Worker, None] = {}  # a set that keeps its order, so that runs can be repeated
         self._left_behind: list[str] = []  # workers with a call in a thread that goes on
         self._sources_live = 0
@@ -160,7 +159,7 @@ class Supervisor:
         """Start the sources; consumers' workers start when there is work for them, or a resource to open."""
         self._advance(State.RUNNING)
         self._loop = asyncio.get_running_loop()
-        _under_way.difference_update([run for run in _under_way if run.lost_its_loop()])
+        _under_way.difference_update([run for run in tuple(_under_way) if run.lost_its_loop()])  # other threads' too
         _under_way.add(self)
         self._began, self._began_really = self._loop.time(), perf_counter()
         for queue in self._queues():
@@ -168,11 +167,13 @@ class Supervisor:
         if len(self.plan.entries) > 1:  # then it is none of those
             self.first._here()
         self._context.run(_current.set, self)
-        for stage in self.stages:
-            stage.report_trouble = self._trouble
         self.control.start(self._loop)
         self._sources_live = len(self.producers)
         for producer in self.producers:
+            if producer.origin.blocks:
+                from .blocking import read_in_thread  # here, since most programs have no such source
+
+                producer.origin = read_in_thread(producer)
             self._spawn(producer, copy_context())
 
     def _start_worker(self, stage: Stage) -> None:
@@ -394,8 +395,7 @@ class Supervisor:
         if not isinstance(error, Exception):
             self.interrupt = error if self.interrupt is None else self.interrupt
             return
-        with suppress(Exception):  # an exception class may refuse to be written to
-            error.add_note(f"asyncpc: in {where} of pipeline {self.plan.name!r}")
+        annotate(error, f"in {where} of pipeline {self.plan.name!r}")
         self.errors.append(error)
 
     def _trouble(self, error: Exception, where: str) -> None:
@@ -438,6 +438,8 @@ class Supervisor:
         self.control.close()
         if self._deadline is not None:
             self._deadline.cancel()
+        for queue in self._queues():  # first, or a thread could feed what no report tells of
+            queue.close()  # an abandoned worker that comes back finds END
         for stage in self.stages:
             stage.release()
         left = self.books.left()
@@ -449,10 +451,8 @@ class Supervisor:
         if left:
             logger.warning("pipeline %r left items unfinished: %s", self.plan.name, self.report.left_by_stage())
         self._disappoint()
-        for queue in self._queues():
-            queue.close()  # an abandoned worker that comes back finds END
-            if queue is not self.results:
-                queue._queue.clear()
+        for stage in self.stages:
+            stage.inbox._queue.clear()
         self._ended.set()
         _under_way.discard(self)
 

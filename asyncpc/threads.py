@@ -12,10 +12,11 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from contextvars import Context, copy_context
 from inspect import iscoroutine
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Thread, current_thread
 from time import monotonic
 from typing import Any, Final
 
@@ -89,6 +90,7 @@ class Crew:
         self._members = 0
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._threads: list[tuple[Thread, Caller]] = []
+        self._leaving = 0  # of these, those that are to end, since there are too many
         self._under_way = 0
         self._done: deque[Job] = deque()
         self._called = False  # whether the loop will look at what is done
@@ -119,6 +121,13 @@ class Crew:
                     raise LeftBehind from None
                 raise
 
+    def resize(self, size: int) -> None:
+        """Let it have so many threads from now on; those too many end after the calls that wait already."""
+        self._size = size
+        while len(self._threads) - self._leaving > size:
+            self._leaving += 1
+            self._jobs.put(None)
+
     async def call(self, function: Callable[..., Any], *args: Any, context: Context | None = None) -> Any:
         """What ``function(*args)`` gives in one of the threads, in ``context`` (by default a copy of the caller's).
 
@@ -127,7 +136,7 @@ class Crew:
         *Cancel safety*: a call that has not begun is not made; one that has goes on, and its value is forgotten.
         """
         loop = self._loop = asyncio.get_running_loop()
-        if len(self._threads) < self._size and len(self._threads) <= self._under_way:
+        if len(self._threads) - self._leaving < min(self._size, self._under_way + 1):
             self._start_thread()  # first, since the system may refuse one: then the call is not made
         job = Job(loop.create_future(), context or copy_context(), function, args)
         self._under_way += 1
@@ -167,6 +176,9 @@ class Crew:
                 self._tell()
         finally:
             caller.close()
+            with suppress(RuntimeError):  # the loop is closed, so nobody waits any more
+                assert self._loop is not None
+                self._loop.call_soon_threadsafe(self._left, current_thread())
 
     def _make(self, caller: Caller, jobs: list[Job]) -> None:
         try:
@@ -208,6 +220,11 @@ class Crew:
             self._under_way -= 1
             if not job.future.done():
                 job.future.set_result(None)
+
+    def _left(self, thread: Thread) -> None:
+        staying = [one for one in self._threads if one[0] is not thread]
+        self._leaving -= len(self._threads) - len(staying)
+        self._threads = staying
 
     def _look(self, job: Job) -> None:
         """The timeout of a call, from when it began: it is no fault of its that it waited for a thread."""

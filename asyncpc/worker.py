@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AsyncExitStack
 from contextvars import Context
 from time import perf_counter
 from typing import Any, Final
 
-from .containers import Batched, Claim
+from .containers import Claim
+from .definitions import Handler, Origin
 from .errors import LeftBehind, QueueShutDown
 from .handling import TURN, answering, batching, branching, emitting, in_order, limited
 from .isolation import isolated
@@ -27,7 +28,6 @@ from .limits import Handle, Timeout
 from .queue import END, BoundedQueue
 from .recovery import recovered
 from .stage import EMPTY, Asked, Stage
-from .stages import Handler, Origin
 from .waiting import pause
 
 __all__ = ["ConsumerWorker", "ProducerWorker"]
@@ -287,44 +287,6 @@ class ConsumerWorker(Worker):
             self.stage.emitted += 1
             self.failed_with(error)
             raise asyncio.CancelledError from error
-
-    async def emit_each(self, batch: Batched, values: list[Any]) -> None:
-        """Pass on, or give to those who asked, what came of each item of a batch; cancelled or not, all of it."""
-        outbox, rest = self.stage.outbox, deque(zip(batch, values, strict=True))
-        try:
-            while rest:
-                item, value = rest.popleft()
-                if type(item) is not Asked:
-                    await self.emit(outbox, value)
-                elif outbox is not None:
-                    await self.emit(outbox, Asked(value, item.future))
-                else:
-                    self.stage.emitted += 1
-                    item.answer(value)
-        except asyncio.CancelledError:
-            for item, value in rest:
-                self.stage.emitted += 1
-                if outbox is not None:
-                    outbox._enqueue(Asked(value, item.future) if type(item) is Asked else value)
-            self.stage.more += len(batch) - 1
-            self.settle()
-            raise
-
-    async def send(self, item: Any, branches: Sequence[int]) -> None:
-        """Pass the item on to each of these branches; cancelled or not, it gets to all of them."""
-        stage, left = self.stage, deque(branches)
-        try:
-            while left:
-                await self.emit(stage.branches[left[0]], item)
-                stage.sent[left.popleft()] += 1
-        except asyncio.CancelledError:
-            stage.sent[left.popleft()] += 1
-            for branch in left:
-                stage.branches[branch]._enqueue(item)
-                stage.sent[branch] += 1
-                stage.emitted += 1
-            self.settle()
-            raise
 
     async def _pass_on(self, outbox: BoundedQueue[Any], value: Any) -> None:
         """Push the value when there is room; cancelled or not, it ends in the queue, so the item is done."""

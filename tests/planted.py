@@ -22,7 +22,7 @@ from typing import Any, Final
 from scenarios import Scenario, draw, play
 from virtual import Deadlock, VirtualLoop
 
-from asyncpc import pipeline, queue, stage, supervisor, waiting, worker
+from asyncpc import queue, running, stage, supervisor, waiting, worker
 from asyncpc.queue import BoundedQueue
 
 __all__ = ["FAULTS", "Fault", "Withered", "planted"]
@@ -234,7 +234,7 @@ FAULTS: Final = (
     _fault(
         "failure of a stream's block hides the run's",
         "I7",
-        (pipeline.Results, "__aexit__", "isinstance(error, Exception)", "False"),
+        (running, "leave", "isinstance(error, Exception)", "False"),
         check=streams_that_fail_twice,
     ),
 )

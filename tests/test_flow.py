@@ -899,7 +899,7 @@ def test_control_of_what_is_not_there_is_refused() -> None:
         async with Pipeline(consumer(name="save")(Sink())) as running:
             with pytest.raises(StateError, match=r"no stage 'store'; it has 'save'"):
                 running.scale("store", 3)
-            with pytest.raises(StateError, match="at least 1"):
+            with pytest.raises(DefinitionError, match="stage 'save': concurrency=0 must be a whole number, at least 1"):
                 running.scale("save", 0)
 
     run_virtual(main)

@@ -1,0 +1,180 @@
+"""Where pipelines branch and meet: ``route``, ``broadcast`` and ``merge``, with the types that flow through them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
+from typing import Any, TypeVar, overload
+
+from .checks import OnError, check_item_function, check_name
+from .decorators import Items, Listener, as_listener
+from .definitions import define_handler
+from .errors import DefinitionError, Unroutable
+from .pipeline import Consumer, Pipeline, Producer, Source, StageLike, open_layout, stage_layout
+from .plan import beside, branching
+
+__all__ = ["broadcast", "merge", "route"]
+
+T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
+
+Given = Source[T] | Producer[..., T] | Pipeline[Any, T] | Items[T]
+"""What can be merged."""
+
+
+@overload
+def merge(one: Given[A], /) -> Source[A]: ...
+@overload
+def merge(one: Given[A], two: Given[B], /) -> Source[A | B]: ...
+@overload
+def merge(one: Given[A], two: Given[B], three: Given[C], /) -> Source[A | B | C]: ...
+@overload
+def merge(one: Given[T], two: Given[T], three: Given[T], four: Given[T], /, *more: Given[T]) -> Source[T]: ...
+def merge(*sources: Any) -> Source[Any]:
+    """Several sources as one: each gives its items as they come, under the same bound.
+
+    A pipeline with a source of its own gives its last stage's values.
+    """
+    if not sources:
+        raise DefinitionError("merge() needs at least one source")
+    return Source(beside([open_layout(one, "a part of merge()") for one in sources]))
+
+
+@overload
+def route(
+    by: Callable[[A], Hashable],
+    branches: Mapping[Any, StageLike[A, B]],
+    default: None = None,
+    *,
+    maxsize: int | None = None,
+    on_error: OnError | Listener = "stop",
+    max_failures: float | None = None,
+    name: str | None = None,
+) -> Pipeline[A, B]: ...
+@overload
+def route(
+    by: Callable[[A], Hashable],
+    branches: Mapping[Any, StageLike[A, B]],
+    default: StageLike[A, C],
+    *,
+    maxsize: int | None = None,
+    on_error: OnError | Listener = "stop",
+    max_failures: float | None = None,
+    name: str | None = None,
+) -> Pipeline[A, B | C]: ...
+def route(
+    by: Callable[[A], Hashable],
+    branches: Mapping[Any, StageLike[A, Any]],
+    default: StageLike[A, Any] | None = None,
+    *,
+    maxsize: int | None = None,
+    on_error: OnError | Listener = "stop",
+    max_failures: float | None = None,
+    name: str | None = None,
+) -> Pipeline[A, Any]:
+    """Each item goes into one of ``branches``: that of the key which ``by`` gives for it, else ``default``.
+
+    A branch is a consumer, or a pipeline without a source; each has its own queue, bounds and lines in the report, and
+    a consumer named twice is one branch. What the branches give goes on to the next stage, if there is one. A branch
+    whose queue is full holds up the others: give it workers, ``maxsize`` or ``overflow``.
+
+    An item that no branch is for has failed with ``Unroutable``, as ``on_error`` says; see :func:`consumer` for that,
+    ``max_failures``, ``maxsize`` and ``name``. Raises ``DefinitionError`` for what is no branch.
+    """
+    label = check_name(name or "route")
+    where = f"route {label!r}"
+    if check_item_function(where, "by", by) is None or isinstance(by, Consumer):
+        raise DefinitionError(f"{where}: by={by!r} must be a plain function of an item")
+    if not isinstance(branches, Mapping) or not branches:
+        raise DefinitionError(f"{where}: branches={branches!r} must be a dictionary: {{key: consumer, …}}")
+    branches = dict(branches)
+    parts = [*branches.values(), *([default] if default is not None else [])]
+    distinct = list({id(part): part for part in parts}.values())
+    place_of = {id(part): place for place, part in enumerate(distinct)}
+    places = {key: (place_of[id(part)],) for key, part in branches.items()}
+    otherwise = None if default is None else (place_of[id(default)],)
+    keys = [[_key(key) for key, part in branches.items() if part is one] for one in distinct]
+
+    async def choose(item: A) -> tuple[int, ...]:
+        key = by(item)
+        chosen = places.get(key, otherwise)
+        if chosen is None:
+            known = ", ".join(map(repr, places))
+            raise Unroutable(f"{where}: no branch for {key!r:.80}, only for {known:.200}; add it, or a default=")
+        return chosen
+
+    labels = [
+        ", ".join([*of, *(["default"] if one is default else [])]) for of, one in zip(keys, distinct, strict=True)
+    ]
+    options = {"maxsize": maxsize, "on_error": as_listener(on_error), "max_failures": max_failures}
+    return _branching(choose, label, distinct, labels, **options)
+
+
+@overload
+def broadcast(one: StageLike[A, B], /, *, maxsize: int | None = None, name: str | None = None) -> Pipeline[A, B]: ...
+@overload
+def broadcast(
+    one: StageLike[A, B], two: StageLike[A, C], /, *, maxsize: int | None = None, name: str | None = None
+) -> Pipeline[A, B | C]: ...
+@overload
+def broadcast(
+    one: StageLike[A, B],
+    two: StageLike[A, C],
+    three: StageLike[A, D],
+    /,
+    *,
+    maxsize: int | None = None,
+    name: str | None = None,
+) -> Pipeline[A, B | C | D]: ...
+@overload
+def broadcast(
+    one: StageLike[A, B],
+    two: StageLike[A, B],
+    three: StageLike[A, B],
+    four: StageLike[A, B],
+    /,
+    *more: StageLike[A, B],
+    maxsize: int | None = None,
+    name: str | None = None,
+) -> Pipeline[A, B]: ...
+def broadcast(*branches: Any, maxsize: int | None = None, name: str | None = None) -> Pipeline[Any, Any]:
+    """Each item goes into each of ``branches``: the same object, so they must not change it.
+
+    A branch is a consumer, or a pipeline without a source; each has its own queue, bounds and lines in the report. What
+    the branches give goes on to the next stage, if there is one. The slowest branch sets the pace, unless it may drop
+    items (``overflow``). ``maxsize`` and ``name`` as for :func:`consumer`. Raises ``DefinitionError`` for what is no
+    branch.
+    """
+    label = check_name(name or "broadcast")
+    if not branches or isinstance(branches[0], (list, tuple)):
+        raise DefinitionError(f"broadcast {label!r} needs at least one branch, each as an argument: broadcast(a, b)")
+    every = tuple(range(len(branches)))
+
+    async def choose(item: object) -> tuple[int, ...]:
+        return every
+
+    return _branching(choose, label, branches, [""] * len(branches), generates=True, maxsize=maxsize)
+
+
+def _branching(
+    choose: Callable[[Any], Coroutine[Any, Any, tuple[int, ...]]],
+    name: str,
+    branches: Sequence[Any],
+    labels: list[str],
+    *,
+    generates: bool = False,
+    **options: Any,
+) -> Pipeline[Any, Any]:
+    """A pipeline of a stage that gives each item to the branches chosen for it, and of the branches."""
+    layouts = [stage_layout(part, f"branch {place + 1} of {name!r}") for place, part in enumerate(branches)]
+    handler = define_handler(choose, name=name, **options)._replace(branches=tuple(labels), generates=generates)
+    firsts = ", ".join([layout.nodes[0].handler.name for layout in layouts])
+    parts: Any = branching(handler, layouts)
+    return Pipeline(parts, name=f"{name}({firsts})")
+
+
+def _key(key: object) -> str:
+    """A key of a route as pictures show it: words as they are, so that ``CH`` is no ``'CH'``, and ``'1'`` no ``1``."""
+    return key if isinstance(key, str) and key.isidentifier() and key != "default" else repr(key)
