@@ -17,6 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+TRIES = 3
+"""How often something may be measured that other programs on the machine hold up."""
+
 PATIENCE = 30.0
 """Seconds after which a child that hangs is killed, so that its test fails."""
 

@@ -270,7 +270,7 @@ def _stage(rng: Random) -> StageSpec:
         concurrency=rng.choice([1, 1, 2, 3, 4]),
         maxsize=maxsize,
         delay=_delay(rng),
-        fan=rng.choice([1, 2, 2, 3]),
+        fan=rng.choice([1, 2, 2, 3, 3, 20]),
         context=rng.choice(["", "", "", "plain", "slow"]),
         feeds=rng.random() < 0.1,
         sets=rng.random() < 0.15,
@@ -1237,11 +1237,11 @@ def _clock(scenario: Scenario, loop: asyncio.AbstractEventLoop) -> Iterator[None
         return loop.time() + passed
 
     before = asyncpc.worker.perf_counter
-    asyncpc.worker.perf_counter = clock
+    asyncpc.worker.perf_counter = asyncpc.handling.perf_counter = clock
     try:
         yield
     finally:
-        asyncpc.worker.perf_counter = before
+        asyncpc.worker.perf_counter = asyncpc.handling.perf_counter = before
 
 
 @contextmanager

@@ -10,11 +10,18 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import uvloop
 
-__all__ = ["LOOP_FACTORIES", "Watch", "pending", "timeout_of"]
+from asyncpc import Pipeline
+
+__all__ = ["BUSY", "LOOP_FACTORIES", "Watch", "pending", "results", "timeout_of"]
+
+BUSY = 5.0
+"""Seconds that a busy machine may add to what is over at once; without what such a limit protects it takes for ever,
+or the 30 s of a drain. Promises to the millisecond are tested in virtual time."""
 
 GRACE = 2.0
 """Seconds a thread that was told to end may still take."""
@@ -109,3 +116,9 @@ def _open_sockets() -> set[tuple[int, int]]:
         if stat.S_ISSOCK(status.st_mode):
             found.add((fd, status.st_ino))
     return found
+
+
+async def results(pipeline: Pipeline[Any, Any]) -> list[Any]:
+    """All that the last stage gives."""
+    async with pipeline.stream() as values:
+        return [value async for value in values]

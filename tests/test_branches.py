@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from virtual import EAGER, run_virtual
+from virtual import EAGER, ran, run_virtual
 
 from asyncpc import (
     Batch,
@@ -38,13 +38,6 @@ from asyncpc import (
 from asyncpc.topology import draw
 
 both = pytest.mark.parametrize("eager", EAGER)
-
-
-def ran(pipeline: Pipeline[Any, Any], *, eager: bool = False) -> Report:
-    async def main() -> Report:
-        return await pipeline
-
-    return run_virtual(main, eager=eager)
 
 
 def cut_short(pipeline: Pipeline[Any, Any]) -> Report:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, cast
 
 import pytest
-from virtual import EAGER, now, run_virtual
+from virtual import EAGER, now, ran, run_virtual
 
 from asyncpc import (
     BoundedQueue,
@@ -21,7 +21,6 @@ from asyncpc import (
     Pipeline,
     PipelineError,
     Rate,
-    Report,
     Retry,
     RetryLater,
     TooManyFailures,
@@ -53,13 +52,6 @@ class Flaky:
 
 def no_wait(attempt: int) -> float:
     return 0.0
-
-
-def ran(pipeline: Pipeline[Any, Any], *, eager: bool = False) -> Report:
-    async def main() -> Report:
-        return await pipeline
-
-    return run_virtual(main, eager=eager)
 
 
 # -- retry ----------------------------------------------------------------------------------------

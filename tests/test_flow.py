@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from typing import Any, cast
 
 import pytest
-from virtual import EAGER, idle, now, run_virtual
+from virtual import EAGER, idle, now, ran, run_virtual
 
 from asyncpc import (
     Adaptive,
@@ -40,14 +40,8 @@ both = pytest.mark.parametrize("eager", EAGER)
 @pytest.fixture
 def virtual_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the workers measure their calls in virtual time too."""
-    monkeypatch.setattr("asyncpc.worker.perf_counter", lambda: asyncio.get_running_loop().time())
-
-
-def ran(pipeline: Pipeline[Any, Any], *, eager: bool = False) -> Report:
-    async def main() -> Report:
-        return await pipeline
-
-    return run_virtual(main, eager=eager)
+    for module in "worker", "handling":
+        monkeypatch.setattr(f"asyncpc.{module}.perf_counter", lambda: asyncio.get_running_loop().time())
 
 
 class Sink:

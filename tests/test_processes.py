@@ -10,11 +10,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import elsewhere
 import pytest
 from children import Child, run_child
+from support import BUSY, results
 
 from asyncpc import DefinitionError, NotPicklable, Pipeline, PipelineError, StateError, WorkerDied, consumer, source
 
@@ -32,11 +32,6 @@ def gone(pid: int) -> bool:
     except ProcessLookupError:
         return True
     return False
-
-
-async def results(pipeline: Pipeline[Any, Any]) -> list[Any]:
-    async with pipeline.stream() as values:
-        return [value async for value in values]
 
 
 async def test_calls_are_made_in_processes_and_come_back() -> None:
@@ -106,7 +101,7 @@ async def test_a_drain_interrupts_what_is_stuck(tmp_path: Path) -> None:
         pid = await written_by_another_process(Path(path))
         began = time.monotonic()
         report = await running.drain(timeout=0.1)
-        assert time.monotonic() - began < 0.1 + 0.1 + 0.1  # the promise, and a busy machine
+        assert time.monotonic() - began < 0.1 + BUSY
     assert [(one.item, one.stage) for one in report.unfinished] == [(path, "announce")]
     assert gone(pid)
 

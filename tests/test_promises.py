@@ -201,7 +201,8 @@ def test_promise_5_drain_returns_within_its_timeout_and_100_ms(timeout: float) -
 
 
 @pytest.mark.parametrize("eager", EAGER)
-def test_promise_6_memory_is_bounded(eager: bool) -> None:
+@pytest.mark.parametrize(("maxsize", "concurrency"), [(1, 1), (3, 2), (10, 3)])
+def test_promise_6_memory_is_bounded(maxsize: int, concurrency: int, eager: bool) -> None:
     """At most the bound, one item per consumer and one in the source's hand are alive at once."""
     alive: weakref.WeakSet[Item] = weakref.WeakSet()
     peak = 0
@@ -216,17 +217,18 @@ def test_promise_6_memory_is_bounded(eager: bool) -> None:
             yield item
             del item
 
-    @consumer(concurrency=3)
+    @consumer(concurrency=concurrency)
     async def handle(item: Item) -> None:
         await asyncio.sleep(item.number % 2)
 
     async def main() -> None:
-        report = await Pipeline(items, handle, maxsize=10)
+        report = await Pipeline(items, handle, maxsize=maxsize)
         assert report.done == 500
-        assert report.stages[0].peak_queued <= 10
+        assert report.stages[0].peak_queued <= maxsize
+        assert not alive
 
     run_virtual(main, eager=eager)
-    assert peak <= 10 + 3 + 1
+    assert peak <= maxsize + concurrency + 1
 
 
 async def most_in_one_go(items: int, seconds: Callable[[int], float], after: int = 0) -> int:

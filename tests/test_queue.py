@@ -108,16 +108,6 @@ async def test_a3_a_cancelled_putter_passes_its_wake_up_on() -> None:
     await cancelled(first)
 
 
-async def test_a4_no_condition_is_used() -> None:
-    """Protects from asyncio.Condition, which loses a notify on cancel in Python 3.11 and 3.12."""
-    queue = full(0)
-    putter = asyncio.create_task(queue.put(1))
-    await spin()
-    assert not any(isinstance(value, asyncio.Condition) for value in vars(queue).values())
-    queue.get_nowait()
-    await putter
-
-
 @virtual
 async def test_a5_a_timeout_and_an_item_in_the_same_tick() -> None:
     """Protects the item: it is returned, or TimeoutError comes and it is kept; never both or neither."""

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from children import Child, run_child
+from children import TRIES, Child, run_child
+from support import BUSY
 
 import asyncpc
 from asyncpc import DefinitionError, Pipeline, PipelineError, Report, StateError, consumer, producer
@@ -77,9 +78,9 @@ def test_sigterm_is_heard_while_millions_are_queued(tmp_path: Path, loop: str) -
     """A backlog must not delay a stop: no loop of the framework keeps the event loop for long (promise 7, fault D1).
 
     The promise is 10 ms on a machine of its own (see ``python tests/test_runner.py``); without turns it was 800 ms.
-    One of three samples must be below 50 ms, since other programs may hold this machine up.
+    One of a few samples must be below 50 ms, since other programs may hold this machine up.
     """
-    assert any(seconds_until_sigterm_is_heard(tmp_path, loop) < 0.050 for _ in range(3))
+    assert any(seconds_until_sigterm_is_heard(tmp_path, loop) < 0.050 for _ in range(TRIES))
 
 
 # -- what a run returns ---------------------------------------------------------------------------
@@ -332,13 +333,17 @@ def test_the_whole_job_ends_within_a_second_of_sigterm(loop: str, tmp_path: Path
     """Program 3 with an idle source, a slow item and three attempts: all is stored, and accounted for."""
     assert len([line for line in WHOLE_JOB.splitlines() if line]) <= 8
     job = WHOLE_JOB.replace("drain_timeout=30", f"drain_timeout=30, loop={loop!r}")
-    child = Child(tmp_path, "-c", AROUND_IT.format(job))
-    child.line_with("idle")
-    child.send(signal.SIGTERM)
-    ended = child.end()
-    assert (ended.status, ended.err) == (128 + signal.SIGTERM, "")
-    assert ended.row("store")[:5] == ["10", "10", "0", "0", "0"]
-    assert ended.seconds < 1.0
+
+    def seconds() -> float:
+        child = Child(tmp_path, "-c", AROUND_IT.format(job))
+        child.line_with("idle")
+        child.send(signal.SIGTERM)
+        ended = child.end()
+        assert (ended.status, ended.err) == (128 + signal.SIGTERM, "")
+        assert ended.row("store")[:5] == ["10", "10", "0", "0", "0"]
+        return ended.seconds
+
+    assert any(seconds() < 1.0 for _ in range(TRIES))
 
 
 @both_loops
@@ -371,7 +376,7 @@ def test_drain_timeout_is_run_s_or_else_the_pipeline_s(loop: Loop, by: str) -> N
     started = time.monotonic()
     with pytest.raises(PipelineError):
         asyncpc.run(pipeline, loop=loop, drain_timeout=None if by == "pipeline" else 0.05)
-    assert 0.05 <= time.monotonic() - started < 1.0
+    assert 0.05 <= time.monotonic() - started < BUSY
 
 
 @both_loops

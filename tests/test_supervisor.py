@@ -13,7 +13,6 @@ import statistics
 import sys
 import time
 import warnings
-import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
@@ -1245,39 +1244,6 @@ def test_backpressure_reaches_the_source(maxsize: int, eager: bool) -> None:
             report = await running.wait()
         assert max(asked_when) < maxsize
         assert [stage.peak_queued for stage in report.stages] == [maxsize, maxsize]
-
-    run_virtual(main, eager=eager)
-
-
-@both
-@pytest.mark.parametrize(("maxsize", "concurrency"), [(1, 1), (3, 2), (10, 4)])
-def test_memory_peak_is_the_bound_and_one_item_per_hand(maxsize: int, concurrency: int, eager: bool) -> None:
-    """Promise 6: at most maxsize + consumers + 1 items are alive at once."""
-    alive: weakref.WeakSet[Any] = weakref.WeakSet()
-    peak = 0
-
-    class Item:
-        pass
-
-    @producer
-    async def items() -> AsyncIterator[Item]:
-        nonlocal peak
-        for _ in range(200):
-            item = Item()
-            alive.add(item)
-            peak = max(peak, len(alive))
-            yield item
-            del item
-
-    @consumer(concurrency=concurrency)
-    async def handle(item: Item) -> None:
-        await asyncio.sleep(1)
-
-    async def main() -> None:
-        report = await Pipeline(items, handle, maxsize=maxsize)
-        assert report.done == 200
-        assert peak <= maxsize + concurrency + 1
-        assert not alive
 
     run_virtual(main, eager=eager)
 

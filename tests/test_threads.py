@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import pytest
+from support import BUSY, results
 
 from asyncpc import (
     DefinitionError,
@@ -76,11 +77,6 @@ def switching_often() -> Iterator[None]:
         yield
     finally:
         sys.setswitchinterval(before)
-
-
-async def results(pipeline: Pipeline[Any, Any]) -> list[Any]:
-    async with pipeline.stream() as values:
-        return [value async for value in values]
 
 
 # -- handlers --------------------------------------------------------------------------------------
@@ -215,7 +211,7 @@ async def test_a_drain_does_not_wait_for_a_stuck_thread(caplog: pytest.LogCaptur
         await until(begun.is_set)
         began = time.monotonic()
         report = await running.drain(timeout=0.05)
-        assert time.monotonic() - began < 0.05 + 0.1 + 0.1  # the promise, and a busy machine
+        assert time.monotonic() - began < 0.05 + BUSY
     assert [one.item for one in report.unfinished] == [1]
     assert (report.abandoned, report.complete) == (("stuck-1",), False)
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR] == [
@@ -366,7 +362,7 @@ async def test_a_stop_does_not_wait_for_a_source_that_blocks(caplog: pytest.LogC
         await until(lambda: running.statistics().done == 1)
         began = time.monotonic()
         report = await running.drain()
-        assert time.monotonic() - began < 0.2
+        assert time.monotonic() - began < BUSY
     assert (report.produced, report.done) == (1, 1)
     assert not closed.is_set()
     items.put(2)

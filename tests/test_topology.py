@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import BUSY
 from virtual import run_virtual
 
 from asyncpc import Consumer, Pipeline, broadcast, consumer, merge, route, source
@@ -117,7 +118,7 @@ def test_a_long_pipeline_is_drawn_in_no_time(stages: list[Any]) -> None:
     for picture in (lambda: draw(plan, 10**6), lambda: draw(plan, 1), lambda: mermaid(plan)):
         began = perf_counter()
         assert picture().count("[") >= len(plan.nodes)
-        assert perf_counter() - began < 1.0
+        assert perf_counter() - began < BUSY  # it was exponential once
 
 
 # -- any graph ------------------------------------------------------------------------------------

@@ -37,7 +37,9 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
-__all__ = ["EAGER", "Deadlock", "LeftBehind", "VirtualLoop", "idle", "now", "run_virtual"]
+from asyncpc import Pipeline, Report
+
+__all__ = ["EAGER", "Deadlock", "LeftBehind", "VirtualLoop", "idle", "now", "ran", "run_virtual"]
 
 T = TypeVar("T")
 
@@ -143,3 +145,12 @@ def _where(task: asyncio.Task[Any]) -> str:
             place = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
         waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "ag_await", None)
     return f"pending: task {task.get_name()!r} at {place}"
+
+
+def ran(pipeline: Pipeline[Any, Any], *, eager: bool = False) -> Report:
+    """The pipeline awaited, in virtual time."""
+
+    async def main() -> Report:
+        return await pipeline
+
+    return run_virtual(main, eager=eager)
