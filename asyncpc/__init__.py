@@ -54,6 +54,7 @@ The floors of the house. A module knows only those below its floor, and does wha
      1  limits       holds calls back, or cuts them short
      1  checks       refuses a definition that cannot work
      1  threads      makes calls in threads
+     0  wording      puts errors in words
      0  waiting      a line of those who wait
      0  turns        shares a queue's room where branches meet
      0  policies     what a user may ask for: frozen numbers

@@ -20,7 +20,7 @@ __all__ = ["Books"]
 class Books:
     """Reads the counts of a run's stages and sources, and keeps those that come from outside."""
 
-    __slots__ = ("_ends", "_producers", "_results", "_stages", "fed", "results_read")
+    __slots__ = ("_ends", "_producers", "_results", "_stages", "asked", "fed", "results_read")
 
     def __init__(
         self,
@@ -36,6 +36,8 @@ class Books:
         self.fed: int = 0
         """Items that handlers put back into the first stage."""
         self.results_read: int = 0
+        self.asked: bool = False
+        """Whether items may have come by ``call``."""
 
     def statistics(self, state: str, elapsed: float, now: float) -> Statistics:
         """The counts at this moment; what came into a stage is counted by those who gave it."""
@@ -56,10 +58,10 @@ class Books:
 
     def left(self) -> tuple[tuple[str, tuple[Any, ...]], ...]:
         """What is in hands and queues, by stage; stages without any are left out."""
-        left = [
-            (stage.handler.name, tuple(map(plain, (*stage.in_flight, *stage.inbox._queue)))) for stage in self._stages
-        ]
-        return tuple([(name, items) for name, items in left if items])
+        left = [(stage, (*stage.in_flight, *stage.inbox._queue)) for stage in self._stages]
+        return tuple(
+            [(stage.handler.name, tuple(map(plain, items)) if self.asked else items) for stage, items in left if items]
+        )
 
     def breach(self, statistics: Statistics) -> ConservationError | None:
         """The conservation law: what was counted going in came out, is in hand, or lies in the queue."""
@@ -90,6 +92,7 @@ def _stage_statistics(stage: Stage, received: int, elapsed: float, now: float) -
         received=received,
         done=done,
         failed=stage.failed,
+        last_failure=stage.last_failure,
         retried=stage.retried,
         dropped=stage.dropped,
         in_flight=len(stage.in_flight),
@@ -99,6 +102,7 @@ def _stage_statistics(stage: Stage, received: int, elapsed: float, now: float) -
         put_waited=inbox._put_waited(now),
         get_waited=inbox._getters.seconds(now) / handler.depth,
         out_waited=stage.out_waited(now) / handler.depth,
+        loop_held=stage.loop_held,
         latency_p50=p50,
         latency_p90=p90,
         latency_p99=p99,

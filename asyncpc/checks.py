@@ -11,28 +11,67 @@ import inspect
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from math import inf
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal, TypeGuard, TypeVar
 
 from .errors import DefinitionError
 from .policies import Adaptive, Batch, Breaker, Failure, Rate, Restart, Retry
 
-Context = Callable[[], AbstractAsyncContextManager[Any]] | AbstractAsyncContextManager[Any]
+__all__ = [
+    "OnError",
+    "Overflow",
+    "Resource",
+    "RunIn",
+    "at_least_1",
+    "bare_function",
+    "check_adaptive",
+    "check_batch",
+    "check_breaker",
+    "check_context",
+    "check_function",
+    "check_item_function",
+    "check_max_failures",
+    "check_maxsize",
+    "check_name",
+    "check_on_error",
+    "check_order",
+    "check_overflow",
+    "check_rate",
+    "check_restart",
+    "check_retry",
+    "check_run_in",
+    "check_seconds",
+    "is_async",
+    "is_positive",
+    "is_whole",
+    "kind_of",
+    "label_of",
+    "name_of",
+    "refuse_called",
+    "refuse_method",
+    "signature_of",
+    "takes",
+]
 
+T = TypeVar("T")
+
+Resource = Callable[[], AbstractAsyncContextManager[T]] | AbstractAsyncContextManager[T]
+"""What ``context=`` takes."""
 
 OnError = Literal["stop", "skip"] | Callable[[Failure], object] | asyncio.Queue[Failure]
 
-
 Overflow = Literal["wait", "drop_oldest", "drop_newest", "raise"]
-
 
 RunIn = Literal["loop", "thread", "process"]
 
 
-def check_function(where: str, function: Callable[..., Any], context: Context | None) -> str:
+def check_function(where: str, function: Callable[..., Any], context: Resource[Any] | None) -> str:
     """What kind of function it is: ``"function"`` or ``"generator"``."""
     refuse_called(where, function)
     if not callable(function):
-        raise DefinitionError(f"{where}: {type(function).__name__} is not a function")
+        raise DefinitionError(
+            f"{where}: {type(function).__name__} is not a function; options have names: consumer(concurrency=4)"
+        )
+    refuse_method(where, function)
     kind = kind_of(function)
     if context is not None:
         check_context(where, context)
@@ -208,6 +247,13 @@ def check_maxsize(where: str, maxsize: int | None) -> None:
         raise DefinitionError(f"{where}: maxsize={maxsize!r} must be a whole number; 0 means unbounded")
 
 
+def check_seconds(where: str, option: str, seconds: float | None) -> None:
+    """Refuse what is no time, of 0 seconds or more."""
+    number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    if seconds is not None and not (number and seconds >= 0):
+        raise DefinitionError(f"{where}: {option}={seconds!r} must be 0 or more seconds")
+
+
 def kind_of(function: Callable[..., Any]) -> str:
     """Whether it gives one value or any number: ``"function"`` or ``"generator"``."""
     bare = bare_function(function)
@@ -220,7 +266,7 @@ def is_async(function: Callable[..., Any]) -> bool:
     return inspect.isasyncgenfunction(bare) or any(map(inspect.iscoroutinefunction, (bare, function)))
 
 
-def check_run_in(where: str, function: Callable[..., Any], run_in: object, context: Context | None) -> RunIn:
+def check_run_in(where: str, function: Callable[..., Any], run_in: object, context: Resource[Any] | None) -> RunIn:
     """Where its calls are made: what was asked for, if the function can run there."""
     asynchronous = is_async(function)
     if run_in is None:
@@ -278,6 +324,16 @@ def refuse_called(where: str, thing: object) -> None:
         raise DefinitionError(f"{where} is a coroutine object: pass the function itself, without calling it")
 
 
+def refuse_method(where: str, function: Callable[..., Any]) -> None:
+    """Refuse a method that was decorated in its class: its object would be taken for the item."""
+    if inspect.isfunction(function) and next(iter(inspect.signature(function).parameters), "") in ("self", "cls"):
+        name = name_of(function)
+        raise DefinitionError(
+            f"{where} is a method, which belongs to no object here: decorate that of an object, "
+            f"as in self.{name} = consumer(self.{name}) in its __init__"
+        )
+
+
 def takes(function: Callable[..., Any], count: int) -> bool:
     """Whether the function can be called with ``count`` arguments; of some builtins, such as ``str``, nobody knows."""
     try:
@@ -294,7 +350,7 @@ def signature_of(function: Callable[..., Any]) -> str:
     return f"{name_of(function)}{inspect.signature(function)}"
 
 
-def check_context(where: str, context: Context) -> None:
+def check_context(where: str, context: Resource[Any]) -> None:
     """A resource that each worker can open."""
     if isinstance(context, AbstractAsyncContextManager) and hasattr(context, "gen"):
         raise DefinitionError(

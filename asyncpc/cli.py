@@ -1,7 +1,8 @@
 """The command line: ``asyncpc run app:pipeline``, ``asyncpc show app:pipeline`` and ``asyncpc profile app:pipeline``.
 
 The report goes to stdout; errors, hints and the progress line go to stderr. The exit status is 0 when all is done,
-1 when the run failed or left something, 2 when it could not begin, and 130 or 143 after a signal and a full drain.
+1 when the run or an item failed or something was left, 2 when it could not begin, and 130 or 143 after a signal and a
+full drain.
 """
 
 from __future__ import annotations
@@ -17,16 +18,18 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
+from inspect import isfunction
 from pathlib import Path
 from typing import Any, Final
 
 from .decorators import consumer, source
-from .errors import ConservationError, DefinitionError, PipelineError, StateError, message_of
+from .errors import ConservationError, DefinitionError, PipelineError, StateError
 from .pipeline import Pipeline
 from .progress import progress
 from .report import Report
 from .runner import run_watched
-from .topology import draw, mermaid, plain
+from .topology import draw, mermaid
+from .wording import escaped, message_of, place_of
 
 __all__ = ["main"]
 
@@ -79,7 +82,8 @@ def _parser() -> argparse.ArgumentParser:
         parents=[common],
         help="run a pipeline to its end",
         description="Run a pipeline to its end, then print its report. SIGINT or SIGTERM drains it; a second cancels.",
-        epilog="Exit status: 0 done; 1 failed, or items left; 2 could not begin; 130, 143 drained after a signal.",
+        epilog="Exit status: 0 all done; 1 the run or an item failed, or items were left; 2 could not begin; "
+        "130, 143 drained after a signal.",
     )
     _add_loop(run)
     run.add_argument("--drain-timeout", type=_seconds, metavar="S", help="seconds a drain may take after a signal")
@@ -191,6 +195,8 @@ def _profile(options: argparse.Namespace) -> int:
 def _load(target: str) -> Pipeline[Any, Any]:
     """The pipeline that ``module:pipeline`` names."""
     name, _, path = target.partition(":")
+    if name.endswith(".py"):
+        raise _UsageError(f"{name!r} is a file; write the module's name: {name[:-3].replace('/', '.')}:{path or '…'}")
     if not all(part.isidentifier() for part in name.split(".")):
         raise _UsageError(f"{target!r} is not module:pipeline; write it as in Python, such as app.pipelines:crawl")
     module = _import(name)
@@ -201,7 +207,10 @@ def _load(target: str) -> Pipeline[Any, Any]:
             raise _UsageError(f"{missing}; {_pipelines_of(name, module)}")
         found = getattr(found, attribute)
     if not isinstance(found, Pipeline):
-        raise _UsageError(f"{target!r} is a {type(found).__name__}, not a Pipeline; {_pipelines_of(name, module)}")
+        cure = (
+            f"if it makes one, write there: pipeline = {path}()" if isfunction(found) else _pipelines_of(name, module)
+        )
+        raise _UsageError(f"{target!r} is a {type(found).__name__}, not a Pipeline; {cure}")
     return found
 
 
@@ -233,7 +242,7 @@ def _pipelines_of(name: str, module: object) -> str:
 
 def _print(text: str) -> None:
     """``text`` on stdout; its lines are kept, other control characters are escaped."""
-    safe = "\n".join(map(plain, text.split("\n")))
+    safe = "\n".join(map(escaped, text.split("\n")))
     encoding = sys.stdout.encoding or "utf-8"
     try:
         safe.encode(encoding)
@@ -244,7 +253,7 @@ def _print(text: str) -> None:
 
 def _tell(line: str) -> None:
     """``line`` on stderr, safe to look at."""
-    print(plain(_redacted(line)), file=sys.stderr)
+    print(escaped(_redacted(line)), file=sys.stderr)
 
 
 def _trace(options: argparse.Namespace, error: BaseException | None) -> None:
@@ -288,15 +297,9 @@ def _line(error: BaseException, notes: tuple[str, ...] = ()) -> str:
     """An error in one readable line: what, where, and its notes."""
     what = " ".join(message_of(error).split())
     what = what if len(what) <= LONGEST else what[:LONGEST] + "…"
-    where = [place for place in [_place(error)] if place]
+    where = [place for place in [place_of(error)] if place]
     told = ", ".join([*where, *(note.removeprefix("asyncpc: ") for note in notes)])
     return type(error).__name__ + (f": {what}" if what else "") + (f" ({told})" if told else "")
-
-
-def _place(error: BaseException) -> str:
-    """Where it was raised, as ``file.py:12``; empty if it never was."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<")]
-    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
 
 
 def _redacted(text: str) -> str:

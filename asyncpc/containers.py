@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import suppress
 from heapq import heappop, heappush
+from itertools import pairwise
 from typing import Any
 
 from .policies import Batch
@@ -18,23 +20,57 @@ __all__ = ["Batched", "Batches", "Claim", "Heap", "Lanes"]
 
 
 class Heap:
-    """The lowest ``priority(item)`` first; equal ones in the order they came."""
+    """The lowest ``priority(item)`` first; equal ones in the order they came.
+
+    Priorities may turn out not to be comparable: whatever a comparison raises, no item gets lost, and one that was
+    refused is not in.
+    """
 
     __slots__ = ("_came", "_heap", "_priority")
 
-    def __init__(self, priority: Callable[[Any], Any]) -> None:
+    def __init__(self, priority: Callable[[Any], Any] | None = None) -> None:
         self._priority = priority
         self._heap: list[tuple[Any, int, Any]] = []
         self._came = 0
 
     def append(self, item: Any) -> None:
         """Put an item in its place."""
+        assert self._priority is not None
+        self.push(self._priority(item), item)
+
+    def push(self, priority: Any, item: Any) -> None:
+        """Put an item in the place of that priority."""
         self._came += 1
-        heappush(self._heap, (self._priority(item), self._came, item))
+        entry = (priority, self._came, item)
+        try:
+            heappush(self._heap, entry)
+        except BaseException:
+            self._take_back(entry)
+            raise
+
+    def _take_back(self, entry: tuple[Any, int, Any]) -> None:
+        """Undo a push that failed on the way: those it had passed, each one step down, go up again."""
+        heap = self._heap
+        at = len(heap) - 1
+        while heap[at] is not entry:
+            at = (at - 1) // 2
+        path = [len(heap) - 1]
+        while path[-1] != at:
+            path.append((path[-1] - 1) // 2)
+        for lower, upper in reversed(list(pairwise(path))):
+            heap[upper] = heap[lower]
+        heap.pop()
 
     def popleft(self) -> Any:
         """Take the first; raises ``IndexError`` when there is none."""
-        return heappop(self._heap)[2]
+        heap = self._heap
+        first = heap[0] if heap else None
+        try:
+            return heappop(heap)[2]
+        except BaseException:
+            if first is not None:
+                heap.append(first)
+            raise
 
     def available(self) -> int:
         """How many items can be taken now."""
@@ -48,7 +84,9 @@ class Heap:
         return len(self._heap)
 
     def __iter__(self) -> Iterator[Any]:
-        return (item for _, _, item in sorted(self._heap, key=lambda entry: entry[:2]))
+        with suppress(Exception):  # then in any order
+            self._heap.sort()  # what is sorted is a heap
+        return iter([item for _, _, item in self._heap])
 
 
 class Lanes:
@@ -58,23 +96,32 @@ class Lanes:
     taken. No key is bound to a worker: whoever is free takes the next item whose key is free.
     """
 
-    __slots__ = ("_count", "_key", "_parked", "_ready")
+    __slots__ = ("_count", "_key", "_parked", "_priority", "_ready")
 
-    def __init__(self, key: Callable[[Any], Hashable], ready: Any) -> None:
+    def __init__(self, key: Callable[[Any], Hashable], priority: Callable[[Any], Any] | None = None) -> None:
+        """``priority`` says which of the items whose keys are free is first, if not the one that came first."""
         self._key = key
-        self._ready = ready  # pairs of key and item whose keys are free
-        self._parked: dict[Hashable, deque[Any]] = {}  # by each key that is not: what waits for it
+        self._priority = priority
+        self._ready: deque[Any] | Heap = deque() if priority is None else Heap()  # pairs of key and item: keys are free
+        self._parked: dict[Hashable, deque[Any]] = {}  # by each key that is not: what waits, with its priority
         self._count = 0
 
     def append(self, item: Any) -> None:
-        """Put an item into its lane."""
+        """Put an item into its lane; if its key or priority cannot be had, it is not in."""
         key = self._key(item)
+        priority = None if self._priority is None else self._priority(item)
         if (parked := self._parked.get(key)) is None:
+            self._make_ready(priority, key, item)
             self._parked[key] = deque()
-            self._ready.append((key, item))
         else:
-            parked.append(item)
+            parked.append((priority, item))
         self._count += 1
+
+    def _make_ready(self, priority: Any, key: Hashable, item: Any) -> None:
+        if isinstance(self._ready, Heap):
+            self._ready.push(priority, (key, item))
+        else:
+            self._ready.append((key, item))
 
     def take(self) -> tuple[Hashable, Any]:
         """The next key and item; raises ``IndexError`` when no key with items is free."""
@@ -85,7 +132,9 @@ class Lanes:
     def release(self, key: Hashable) -> None:
         """Let the key's next item be taken."""
         if parked := self._parked.get(key):
-            self._ready.append((key, parked.popleft()))
+            priority, item = parked[0]
+            self._make_ready(priority, key, item)
+            parked.popleft()
         else:
             self._parked.pop(key, None)  # it is gone after clear()
 
@@ -103,12 +152,13 @@ class Lanes:
         return self._count
 
     def __bool__(self) -> bool:
-        return bool(self._ready)
+        return len(self._ready) > 0
 
     def __iter__(self) -> Iterator[Any]:
-        yield from (item for _, item in self._ready)
+        items = [item for _, item in self._ready]
         for parked in self._parked.values():
-            yield from parked
+            items += [item for _, item in parked]
+        return iter(items)
 
 
 _NO_KEY: Any = object()

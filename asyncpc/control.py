@@ -16,13 +16,14 @@ __all__ = ["Control"]
 class Control:
     """Changes the stages of one run; ``start_worker`` is called when a stage needs one more of its workers."""
 
-    __slots__ = ("_loop", "_name", "_stages", "_start_worker", "_timers", "is_over")
+    __slots__ = ("_loop", "_may_pause", "_name", "_stages", "_start_worker", "_timers", "is_over")
 
     def __init__(self, name: str, stages: Sequence[Stage], start_worker: Callable[[Stage], None]) -> None:
         self._name = name
         self._stages = stages
         self._start_worker = start_worker
         self._timers: dict[str, asyncio.TimerHandle] = {}  # of adaptive stages
+        self._may_pause = True
         self._loop: asyncio.AbstractEventLoop
         self.is_over: bool = False
         """Whether the run has been cancelled or has ended, so that no workers come or leave any more."""
@@ -69,8 +70,15 @@ class Control:
             stage.call_off()
             getters.wake(stage.surplus)  # idle ones leave at once
 
+    def stop(self) -> None:
+        """Go on, and pause no more: what is queued is to be handled."""
+        self._may_pause = False
+        self.resume()
+
     def pause(self) -> None:
         """Let no worker take another item before :meth:`resume`."""
+        if not self._may_pause:
+            return
         for stage in self._stages:
             if stage.gate is None:
                 stage.gate = asyncio.Event()

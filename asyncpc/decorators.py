@@ -17,10 +17,9 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
-from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
-from .checks import OnError, Overflow, RunIn
+from .checks import OnError, Overflow, Resource, RunIn
 from .definitions import OPTIONS, define_handler, define_origin, iterable_origin
 from .errors import DefinitionError
 from .pipeline import Consumer, Producer, Source
@@ -37,7 +36,6 @@ R = TypeVar("R")
 P = ParamSpec("P")
 
 Items = Iterable[T_co] | AsyncIterable[T_co]
-Resource = Callable[[], AbstractAsyncContextManager[T]] | AbstractAsyncContextManager[T]
 Listener = Consumer[Failure, Any, ..., Any]
 """A consumer that is told of failures."""
 
@@ -250,6 +248,8 @@ def consumer(function: Callable[..., Any] | None = None, /, **options: Any) -> A
 
 def source(items: Items[T], name: str | None = None) -> Source[T]:
     """Any iterable or async iterable as a source; ``name`` is for the report. It is iterated afresh in each run."""
+    if isinstance(items, (Producer, Source)):
+        raise DefinitionError(f"source({items!r}): that is a source already; write it without source()")
     return Source(Layout((iterable_origin(items, name),)))
 
 

@@ -14,9 +14,9 @@ from contextlib import AbstractAsyncContextManager, suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .checks import (
-    Context,
     OnError,
     Overflow,
+    Resource,
     RunIn,
     at_least_1,
     check_adaptive,
@@ -39,10 +39,12 @@ from .checks import (
     label_of,
     name_of,
     refuse_called,
+    refuse_method,
     signature_of,
 )
 from .errors import DefinitionError
 from .policies import Adaptive, Batch, Breaker, Failure, Rate, Restart, Retry
+from .queue import BoundedQueue
 
 if TYPE_CHECKING:
     from .threads import Crew
@@ -79,7 +81,7 @@ class Handler(NamedTuple):
     """At the start, if it is adaptive."""
     adaptive: Adaptive | None
     maxsize: int | None
-    context: Context | None
+    context: Resource[Any] | None
     retry: Retry | None
     timeout: float | None
     """Seconds a call may take."""
@@ -124,7 +126,13 @@ class Handler(NamedTuple):
         if isinstance(self.context, AbstractAsyncContextManager):
             return self.context
         assert self.context is not None  # only asked when there is one
-        return self.context()
+        opened = self.context()
+        if not isinstance(opened, AbstractAsyncContextManager):
+            raise TypeError(
+                f"stage {self.name!r}: context= gave a {type(opened).__name__}, which is no async context manager: "
+                "decorate the function with @asynccontextmanager"
+            )
+        return opened
 
 
 def define_handler(
@@ -132,7 +140,7 @@ def define_handler(
     *,
     concurrency: int | Adaptive = 1,
     maxsize: int | None = None,
-    context: Context | None = None,
+    context: Resource[Any] | None = None,
     retry: int | Retry | None = None,
     timeout: float | None = None,
     on_error: OnError | Handler = "stop",
@@ -195,8 +203,9 @@ def define_origin(function: Callable[..., Any], restart: Restart | None, name: s
     refuse_called(where, function)
     if not callable(function):
         raise DefinitionError(f"{where}: {type(function).__name__} is not a function")
+    refuse_method(where, function)
     if kind_of(function) != "generator":
-        raise DefinitionError(f"{where} gives no items: write it with 'yield'")
+        raise DefinitionError(f"{where} gives no items: write it with 'yield' (a decorator around it may hide that)")
     return Origin(label, function, check_restart(where, restart), not is_async(function))
 
 
@@ -222,7 +231,7 @@ def iterable_origin(items: object, name: str | None = None) -> Origin:
     if isinstance(items, (list, tuple, range, set, frozenset, dict)):  # len() of anything else may be work
         with suppress(OverflowError):
             total = len(items)
-    if isinstance(items, AsyncIterator) or iter_is_self(items):
+    if iter_is_self(items) or (isinstance(items, AsyncIterator) and not isinstance(items, BoundedQueue)):
         return Origin(label, _once(label, items), total=total)
     return Origin(label, lambda: items, total=total)
 

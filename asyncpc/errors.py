@@ -26,7 +26,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -142,22 +141,3 @@ class PipelineError(ExceptionGroup[Exception]):
     def derive(self, excs: Sequence[Exception], /) -> PipelineError:  # type: ignore[override]
         """Keep the class and the report when ``except*`` splits the group."""
         return PipelineError(self.message, excs, self.report)
-
-
-def message_of(error: BaseException) -> str:
-    """What it says; an exception of the user's may even fail to say it."""
-    try:
-        return str(error)
-    except Exception:
-        return "(its message cannot be shown)"
-
-
-def described(error: BaseException) -> str:
-    """Its class and what it says."""
-    return f"{type(error).__name__}: {message_of(error)}"
-
-
-def annotate(error: BaseException, note: str) -> None:
-    """Add a note of ours to an error of the user's, whose class may refuse to be written to."""
-    with suppress(Exception):
-        error.add_note(f"asyncpc: {note}")

@@ -56,6 +56,8 @@ class Measurement(NamedTuple):
     """Calls of the handler, for an item or batch; those repeated and those tried for a better figure included."""
     busy: float
     """Processors that this process kept busy meanwhile."""
+    held: float
+    """Share of the time in which its calls let nothing else run."""
 
 
 class Profile(NamedTuple):
@@ -170,6 +172,8 @@ def _bound(limit: Profile) -> str:
         what = "run_in='process' would use more of them"
         cure = "" if handler.context else f"; {'as a plain function, ' if handler.run_in == 'loop' else ''}{what}"
         return f"it is bound by the processor{cure}"
+    if present.held >= BUSY:
+        return "its calls hold up the event loop; written without 'async', they are made in threads"
     if handler.key is not None:
         return "its key= lets items of one key be handled one at a time"
     return "its calls wait for one and the same thing: a lock, a server, a rate elsewhere"

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .limits import Handle
 
-__all__ = ["isolated"]
+if TYPE_CHECKING:
+    from .worker import ConsumerWorker
+
+__all__ = ["InContext", "isolated"]
 
 
-def isolated(handle: Handle, home: Context | None) -> Handle:
+def isolated(worker: ConsumerWorker, handle: Handle) -> Handle:
     """The handler changed a context variable: from now on each item has a context of its own (fault B12).
 
     Comparing two untouched contexts is a comparison of two pointers, so handlers that leave no trace pay almost
     nothing; for the others, every later item sees the context the worker began with. (A variable set to another object
-    that is equal to the old one counts as untouched.)
+    that is equal to the old one counts as untouched.) The worker remembers the context of the item that it is at.
     """
-    pristine = home or Context()
-    return lambda item: _InContext(handle(item), pristine.copy())
+    pristine = worker.home or Context()
+
+    def begin(item: Any) -> Awaitable[Any]:
+        worker.inside = context = pristine.copy()
+        return InContext(handle(item), context)  # the handle may be isolated already, and then has set its own
+
+    return begin
 
 
-class _InContext:
+class InContext:
     """Awaits something with ``context`` as its current context, in the task that awaits it."""
 
     __slots__ = ("awaitable", "context")

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from functools import update_wrapper
 from types import TracebackType
-from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 
-from .checks import check_maxsize, check_name, refuse_called
+from .checks import check_maxsize, check_name, check_seconds, refuse_called
 from .definitions import Handler, Origin, bind_origin, iterable_origin
 from .errors import DefinitionError, StateError
 from .plan import Layout, Node, Plan, complete
@@ -25,6 +26,7 @@ A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
 D = TypeVar("D")
+E = TypeVar("E")
 T_co = TypeVar("T_co", covariant=True)
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
@@ -56,13 +58,13 @@ class Source(Generic[T_co]):
 
 
 class Producer(Generic[P, T_co]):
-    """An async generator function as a source: composed as it is, or called with its arguments first."""
+    """A generator function, async or not, as a source: composed as it is, or called with its arguments first."""
 
-    __slots__ = ("__wrapped__", "_origin")
+    __wrapped__: Callable[..., Any]
 
     def __init__(self, origin: Origin) -> None:
         self._origin = origin
-        self.__wrapped__: Callable[..., Any] = origin.open
+        update_wrapper(self, origin.open, updated=())
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Source[T_co]:
         """The source with these arguments. Raises ``DefinitionError`` if they do not fit the function."""
@@ -83,15 +85,21 @@ class StageLike(Generic[In_contra, Out_co]):
     def __rshift__(self, following: StageLike[Out_co, B]) -> Pipeline[In_contra, B]:
         return _join(self, following)
 
+    if not TYPE_CHECKING:  # checkers refuse it as it is
+
+        def __rrshift__(self, first: object) -> None:
+            cure = "decorate it with @producer" if callable(first) else "write source(…) >> …"
+            raise DefinitionError(f"a {type(first).__name__} before {self!r} is no source: {cure}")
+
 
 class Consumer(StageLike[In_contra, Out_co], Generic[In_contra, Out_co, P, Call_co]):
-    """An async function or generator as a stage; calling it calls just the function."""
+    """A function or generator, async or not, as a stage; calling it calls just the function."""
 
-    __slots__ = ("__wrapped__", "_handler")
+    __wrapped__: Callable[..., Any]
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
-        self.__wrapped__: Callable[..., Any] = handler.function
+        update_wrapper(self, handler.function, updated=())
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Call_co:
         """Just the function, as it was written: no queue, no pipeline."""
@@ -105,10 +113,12 @@ class Pipeline(StageLike[In_contra, Out_co]):
     """Sources and stages, ready to run: ``await`` it, enter it with ``async with``, or ``.stream()`` it.
 
     ``Pipeline(numbers, double, show)`` is ``numbers >> double >> show``; the first part may be any iterable or async
-    iterable, or be left out, for a pipeline that is fed with :meth:`Running.put`.
+    iterable, or be left out, for a pipeline that is fed with :meth:`Running.put`. One of more than five parts is
+    written ``Pipeline(a >> b >> …, maxsize=…)``, so that types flow through all of them.
 
-    ``maxsize`` (items) bounds each queue whose stage, or pipeline inside this one, does not set its own;
-    ``drain_timeout`` (seconds) bounds a drain: 30 by default, or what the first part says that says anything.
+    ``maxsize`` (items) bounds each queue whose stage, or pipeline inside this one, does not set its own; by default it
+    is that of the first part, if that is a pipeline which has one. ``drain_timeout`` (seconds) bounds a drain: 30 by
+    default, or what the first part says that says anything.
     Raises ``DefinitionError`` for what cannot run. A pipeline can be run any number of times, once at a time.
     """
 
@@ -161,10 +171,49 @@ class Pipeline(StageLike[In_contra, Out_co]):
     @overload
     def __init__(
         self: Pipeline[A, D],
+        first: StageLike[A, B],
+        second: StageLike[B, C],
+        third: StageLike[C, D],
+        /,
+        *,
+        maxsize: int = ...,
+        drain_timeout: float = ...,
+        name: str | None = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Pipeline[A, D],
         first: Start[A],
         second: StageLike[A, B],
         third: StageLike[B, C],
         fourth: StageLike[C, D],
+        /,
+        *,
+        maxsize: int = ...,
+        drain_timeout: float = ...,
+        name: str | None = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Pipeline[A, E],
+        first: StageLike[A, B],
+        second: StageLike[B, C],
+        third: StageLike[C, D],
+        fourth: StageLike[D, E],
+        /,
+        *,
+        maxsize: int = ...,
+        drain_timeout: float = ...,
+        name: str | None = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Pipeline[Any, E],
+        first: Any,
+        second: StageLike[Any, Any],
+        third: StageLike[Any, Any],
+        fourth: StageLike[Any, D],
+        fifth: StageLike[D, E],
         /,
         *,
         maxsize: int = ...,
@@ -274,6 +323,10 @@ def open_layout(part: Any, where: str) -> Layout:
         return part._plan.layout
     if isinstance(part, (Consumer, Pipeline)):
         raise DefinitionError(f"{part!r} has no source: only what has one can be merged or come first")
+    if isinstance(part, (list, tuple)) and any(isinstance(one, (Producer, Source, StageLike)) for one in part):
+        raise DefinitionError(
+            f"{where} is a {type(part).__name__} of parts: give each as an argument, such as merge(a, b)"
+        )
     return Layout((iterable_origin(part),))
 
 
@@ -308,9 +361,8 @@ def _plan(parts: tuple[Any, ...], maxsize: int | None, drain_timeout: float | No
         maxsize = parts[0]._plan.maxsize  # a chain goes on as it began
     label = check_name(name or " >> ".join(map(_label, parts)))
     check_maxsize(f"pipeline {label!r}", maxsize)
+    check_seconds(f"pipeline {label!r}", "drain_timeout", drain_timeout)
     if drain_timeout is not None:
-        if not isinstance(drain_timeout, (int, float)) or not drain_timeout >= 0:
-            raise DefinitionError(f"pipeline {label!r}: drain_timeout={drain_timeout!r} must be 0 or more seconds")
         layout = layout._replace(drain_timeout=drain_timeout)
     return complete(label, layout, maxsize)
 

@@ -89,7 +89,7 @@ class Plan(NamedTuple):
     """The stages that items come into from outside."""
     ends: tuple[int, ...]
     """The stages whose values are results."""
-    meetings: tuple[int, ...]
+    shared: tuple[int, ...]
     """The stages that several others, or sources, give to."""
     maxsize: int | None
     """Items each queue holds whose stage does not say otherwise; 0 is unbounded, None the default."""
@@ -134,13 +134,13 @@ def complete(name: str, layout: Layout, maxsize: int | None) -> Plan:
         main=len(nodes),
         entries=tuple(sorted({origin.into or 0 for origin in layout.origins})) or (0,),
         ends=tuple([place for place, node in enumerate(nodes) if not node.following]),
-        meetings=_meetings(layout.origins, every),
+        shared=_shared(layout.origins, every),
         maxsize=maxsize,
         drain_timeout=DRAIN_TIMEOUT if layout.drain_timeout is None else layout.drain_timeout,
     )
 
 
-def _meetings(origins: Sequence[Origin], nodes: Sequence[Node]) -> tuple[int, ...]:
+def _shared(origins: Sequence[Origin], nodes: Sequence[Node]) -> tuple[int, ...]:
     """The places that are given to more than once."""
     given = Counter([origin.into or 0 for origin in origins])
     for node in nodes:

@@ -30,8 +30,11 @@ class Restart(NamedTuple):
     """
 
     times: int = 3
+    """Restarts, at least 1."""
     within: float = 60.0
+    """Seconds."""
     backoff: Callable[[int], float] = exponential
+    """Seconds before restart 1, 2, …"""
 
 
 class Retry(NamedTuple):
@@ -53,9 +56,13 @@ class Rate(NamedTuple):
     """
 
     n: float
+    """Calls."""
     per: float = 1.0
+    """Seconds."""
     burst: int = 1
+    """Calls that may begin at once after a pause."""
     key: Callable[[Any], Hashable] | None = None
+    """A function of an item."""
 
 
 class Adaptive(NamedTuple):
@@ -69,9 +76,13 @@ class Adaptive(NamedTuple):
     """
 
     min: int
+    """Workers, also at the start."""
     max: int
+    """Workers."""
     target: float
+    """Seconds that a call should take on average."""
     every: float = 0.5
+    """Seconds between two looks."""
 
 
 class Batch(NamedTuple):
@@ -86,10 +97,15 @@ class Batch(NamedTuple):
     """
 
     size: float
+    """Items, or with ``weigh`` the most that they may weigh together."""
     within: float | None = None
+    """Seconds after its first item; None: as long as it takes."""
     weigh: Callable[[Any], float] | None = None
+    """A function of an item."""
     key: Callable[[Any], Hashable] | None = None
+    """A function of an item."""
     split_on_error: bool = False
+    """Whether a batch that failed is tried again one by one."""
 
 
 class Breaker(NamedTuple):
@@ -99,15 +115,21 @@ class Breaker(NamedTuple):
     """
 
     failures: int
+    """Calls in a row."""
     reset_after: float
+    """Seconds."""
 
 
 class Failure(NamedTuple):
     """What ``on_error=`` is told of an item that was given up: texts, so that nothing else is kept alive (fault C8)."""
 
     item: Any
+    """The item as the stage got it."""
     error: str
     """Type and message."""
     attempts: int
+    """Calls that were made with it."""
     stage: str
+    """The stage that gave it up, by name."""
     traceback: str
+    """The traceback of the last call."""

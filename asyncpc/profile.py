@@ -23,13 +23,14 @@ from typing import Any, Final, NamedTuple
 
 from .definitions import Handler, Origin, define_handler
 from .elsewhere import with_crews
-from .errors import DefinitionError, DrainTimeout, PipelineError, described
+from .errors import DefinitionError, DrainTimeout, PipelineError
 from .findings import Measurement, Profile, Record
 from .pipeline import Consumer, Pipeline, Source
 from .plan import Layout, Node, Plan
 from .policies import Failure
 from .report import StageStatistics
 from .running import Running
+from .wording import described
 
 __all__ = ["profile"]
 
@@ -184,7 +185,8 @@ async def _measure(plan: Plan, handler: Handler, inputs: list[Any], room: int) -
     best = max(trials, key=lambda trial: trial.rate)
     p50, p99, failed = best.stage.latency_p50, best.stage.latency_p99, best.stage.failed
     calls = sum(trial.calls for trial in trials)
-    return Measurement(handler.concurrency, best.rate, p50, p99, failed, calls, best.busy), trials[-1].trouble
+    held = best.stage.loop_held / best.seconds if best.seconds > 0 else 0.0
+    return Measurement(handler.concurrency, best.rate, p50, p99, failed, calls, best.busy, held), trials[-1].trouble
 
 
 class _Given(NamedTuple):

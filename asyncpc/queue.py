@@ -32,7 +32,7 @@ import asyncio
 import math
 from asyncio import _get_running_loop
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from operator import length_hint
 from threading import get_ident
@@ -103,8 +103,9 @@ class QueueStatistics(NamedTuple):
 class BoundedQueue(asyncio.Queue[T], Generic[T]):
     """A drop-in ``asyncio.Queue`` that is bounded by default, can be closed, and counts.
 
-    All verbs of ``asyncio.Queue`` keep their meaning, on every Python version alike. The queue is FIFO. It
-    belongs to the loop that first waits on it; a call from another loop or thread raises ``StateError``.
+    All verbs of ``asyncio.Queue`` keep their meaning, on every Python version alike. The queue is FIFO, and no base for
+    queues of another order: a subclass that overrides where items are kept is refused with ``TypeError``. It belongs to
+    the loop that first waits on it; a call from another loop or thread raises ``StateError``.
 
     ``maxsize`` is in items. It defaults to :data:`DEFAULT_MAXSIZE`; 0 or less means unbounded.
     """
@@ -114,6 +115,14 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
     _finished: asyncio.Event
     _maxsize: float
     _loop: asyncio.AbstractEventLoop | None
+
+    def __init_subclass__(cls) -> None:
+        for base in set(cls.__mro__) - {asyncio.Queue}:
+            if overridden := {"_init", "_put", "_get"} & vars(base).keys():
+                name = ", ".join(sorted(overridden))
+                raise TypeError(
+                    f"{cls.__name__}: a BoundedQueue is FIFO and does not call {name}; see @consumer(priority=)"
+                )
 
     def __init__(self, maxsize: float = DEFAULT_MAXSIZE) -> None:
         self._received = 0
@@ -161,6 +170,12 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         if len(self._queue) >= self._limit and not self._refusal and self._overflow is None:
             self._here()
             await self._until_room(self._deadline(timeout))
+            try:
+                self.put_nowait(item)
+            except BaseException:  # of a function of the user, such as key=: the room is for somebody else
+                self._made_room()
+                raise
+            return
         self.put_nowait(item)
 
     def put_nowait(self, item: T) -> None:
@@ -172,7 +187,13 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         if len(self._queue) >= self._limit:
             if self._overflow is None:
                 raise asyncio.QueueFull
-            self._overflow(item)
+            try:
+                self._overflow(item)
+            except asyncio.QueueFull:
+                raise
+            except BaseException:  # of on_drop=: the item was taken, or dropped
+                self._accepted += 1
+                raise
             self._accepted += 1
             return
         self._enqueue(item, 1)
@@ -181,32 +202,40 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         """Put all ``items`` in order, in runs as large as the room, within ``timeout`` seconds in all.
 
         Raises as :meth:`put` does. *Cancel safety*: what was accepted stays accepted; ``items`` is read only as
-        far as there is room, so if you pass an iterator, what was not accepted is still in it.
+        far as there is room, so if you pass an iterator, what was not accepted is still in it. (So it takes room to
+        find out that one which does not know its length has ended.)
         """
         self._here()
         source = iter(items)
         deadline = self._deadline(timeout)
-        while True:
-            if self._refusal:
-                raise self._refused(self._refusal)
-            room = max(0, min(self._limit - len(self._queue), BUDGET))
-            before = len(self._queue)
-            try:
-                self._queue.extend(islice(source, math.ceil(room)))
-            finally:  # the source may raise; what it gave before is in
-                moved = len(self._queue) - before
-                self._received += moved
-                if len(self._queue) > self._peak:
-                    self._grown()
-                self._getters.wake(moved)
-            if moved < room:
-                return
-            if not length_hint(source, 1):  # it says that it has no more
-                if (more := next(source, _NO_MORE)) is _NO_MORE:
-                    return
-                self._enqueue(cast(T, more))  # one above the bound, since it is in our hand
-            await self._breathe()
-            await self._until_room(deadline)
+        try:
+            while self._put_run(source):
+                await self._breathe()
+                await self._until_room(deadline)
+        finally:
+            self._made_room()  # it may have been woken for more than it put
+
+    def _put_run(self, source: Iterator[T]) -> bool:
+        """Put as many as there is room for; whether there may be more. A plain function."""
+        if self._refusal:
+            raise self._refused(self._refusal)
+        room = max(0, min(self._limit - len(self._queue), BUDGET))
+        before = len(self._queue)
+        try:
+            self._queue.extend(islice(source, math.ceil(room)))
+        finally:  # the source may raise; what it gave before is in
+            moved = len(self._queue) - before
+            self._received += moved
+            if len(self._queue) > self._peak:
+                self._grown()
+            self._getters.wake(moved)
+        if moved < room:
+            return False
+        if not length_hint(source, 1):  # it says that it has no more
+            if (more := next(source, _NO_MORE)) is _NO_MORE:
+                return False
+            self._enqueue(cast(T, more))  # one above the bound, since it is in our hand
+        return True
 
     # -- get ----------------------------------------------------------------------------------
 
@@ -273,6 +302,8 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         A plain function: it never waits, needs no room, and calling it again changes nothing. Callers that
         wait in ``put`` get ``QueueShutDown``; their items were not taken.
         """
+        if _get_running_loop() is not self._loop:
+            self._here()
         if self._is_shutdown:
             return
         self._is_shutdown = True  # first: what a thread feeds after the next line's last look is refused
@@ -293,6 +324,8 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
 
     def task_done(self) -> None:
         """Say that the work on one item is complete; raises ``ValueError`` if called more often than items were put."""
+        if _get_running_loop() is not self._loop:
+            self._here()
         if self._settled >= self._received:
             raise ValueError("task_done() called too many times")
         self._settled += 1
@@ -404,7 +437,11 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         except BaseException:
             self._enqueue(item)
             raise
-        self._enqueue(item)
+        try:
+            self._enqueue(item)
+        except BaseException:  # of a function of the user, such as key=: the room is for somebody else
+            self._made_room()
+            raise
 
     async def _room(self) -> None:
         """Wait for room before asking a source for its next item.
@@ -527,6 +564,8 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         if loop is self._loop:
             return
         if self._loop is None or self._loop.is_closed():
+            if self._workers:
+                raise QueueShutDown("the loop of this run is closed: the item was not taken")
             if loop is not None:
                 if self._loop is not None:  # what belonged to the old loop does not count any more
                     self._calling = False

@@ -10,11 +10,12 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from .containers import Batched
-from .errors import RetryLater, TooManyFailures, annotate, described
-from .isolation import isolated
+from .errors import RetryLater, TooManyFailures
+from .isolation import InContext, isolated
 from .limits import Handle
 from .policies import Failure
 from .stage import EMPTY, Asked, logger, plain
+from .wording import annotate, described, summary
 
 if TYPE_CHECKING:
     from .worker import ConsumerWorker
@@ -38,6 +39,7 @@ async def for_caller(worker: ConsumerWorker, asked: Asked, handle: Handle) -> An
         value, _, failed = await _again(worker, asked.item, handle, error)
     if failed is not None:
         asked.fail(failed)
+        worker.stage.last_failure = summary(failed)
         worker.stage.failed += 1
     return value
 
@@ -73,7 +75,7 @@ async def _again(
         calls += 1
         await worker.rest(seconds)
         try:
-            return await isolated(handle, worker.home)(item), calls, None
+            return await isolated(worker, handle)(item), calls, None
         except Exception as again:
             error = again
     if calls > 1:
@@ -95,6 +97,7 @@ async def _recover_batch(worker: ConsumerWorker, batch: Batched, calls: int, err
     while left:  # one by one, since the next failure may be one too many, or have to wait for room
         if type(left[0]) is Asked:
             left[0].fail(error)
+            stage.last_failure = summary(error)
             stage.failed += 1
         else:
             await _give_up(worker, left[0], calls, error)
@@ -114,8 +117,9 @@ async def _give_up(worker: ConsumerWorker, item: Any, attempts: int, error: Exce
         raise TooManyFailures(
             f"stage {handler.name!r}: {failed} items failed, max_failures={handler.max_failures} allows no more"
         ) from error
+    stage.last_failure = summary(error)
     if failed & (failed - 1) == 0:  # 1, 2, 4, 8, …: a log is no place for each of a million
-        logger.warning("stage %r gave up %d items; the last: %s", handler.name, failed, type(error).__name__)
+        logger.warning("stage %r: %d failed, the last with %s", handler.name, failed, stage.last_failure)
     if handler.on_error != "skip":
         stage.telling += 1
         try:
@@ -129,19 +133,20 @@ async def _tell(worker: ConsumerWorker, failure: Failure) -> None:
     """Hand the failure on; cancelled or not, it ends in the queue of the stage that is told, if that is one."""
     stage, letters = worker.stage, worker.stage.letters
     if letters is None:
-        await stage.handler.tell(failure)
+        told = stage.handler.tell(failure)
+        await (told if worker.inside is None else InContext(told, worker.inside))  # the item's own, so nobody else's
         return
     try:
         await worker.push(letters, failure)
     except asyncio.CancelledError:
-        stage.told += 1
+        stage.letters_sent += 1
         stage.failed += 1
         _let_go(worker)
         raise
     except asyncio.QueueFull:  # overflow="raise": the run fails of it, and so has the item
-        stage.told += 1
+        stage.letters_sent += 1
         raise
-    stage.told += 1
+    stage.letters_sent += 1
 
 
 def _let_go(worker: ConsumerWorker) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -12,13 +13,16 @@ class Unfinished(NamedTuple):
     """An accepted item that was not handled to its end, and the stage that had it."""
 
     item: Any
+    """The item."""
     stage: str
+    """The stage that had it, by name."""
 
 
 class SourceStatistics(NamedTuple):
     """What one source has given; counts are items."""
 
     name: str
+    """What the report calls it."""
     produced: int
     """Items it gave."""
     restarts: int
@@ -29,6 +33,7 @@ class StageStatistics(NamedTuple):
     """What one stage has done; counts are items, times are seconds."""
 
     name: str
+    """What the report calls it."""
     concurrency: int
     """The most workers it may have at once; they start when there is work."""
     received: int
@@ -37,6 +42,8 @@ class StageStatistics(NamedTuple):
     """Items handled to their end."""
     failed: int
     """Items whose handler raised, at last."""
+    last_failure: str
+    """What the last item failed with that did not end the run, and where: one line; empty if none did."""
     retried: int
     """Calls of the handler after the first for an item."""
     dropped: int
@@ -55,10 +62,14 @@ class StageStatistics(NamedTuple):
     """Seconds that its workers waited for items, summed over the workers, those not started included."""
     out_waited: float
     """Seconds that its workers waited for room in the queues they give to, summed over the workers."""
+    loop_held: float
+    """Seconds in which its calls let nothing else run, where one took half a millisecond or more: they block."""
     latency_p50: float
     """Half of the handler calls sampled took no longer (seconds; within 1 %); 0 before the first."""
     latency_p90: float
+    """Nine of ten took no longer."""
     latency_p99: float
+    """All but one in a hundred took no longer."""
     rate: float
     """Items done per second of the run so far."""
 
@@ -71,13 +82,27 @@ class Statistics(NamedTuple):
     elapsed: float
     """Seconds since the run began."""
     sources: tuple[SourceStatistics, ...]
+    """In the order they were written."""
     stages: tuple[StageStatistics, ...]
+    """Each before those it gives to."""
     put: int
     """Items that came from outside, by ``put`` and its kind."""
     fed: int
     """Items that handlers put back into the first stage with ``feed``."""
     ends: tuple[str, ...]
     """The stages whose values are the results, by name: one, or one per branch."""
+
+    def __str__(self) -> str:
+        """A table that people can read."""
+        head = ("stage", "received", "done", "failed", "dropped", "in hand", "queued", "items/s")
+        rows = [
+            (s.name, s.received, s.done, s.failed, s.dropped, s.in_flight, s.queued, f"{s.rate:,.0f}")
+            for s in self.stages
+        ]
+        fed = f", {self.fed} fed" if self.fed else ""
+        return (
+            f"{_table(head, self.sources, rows)}\n{self.state}: {self.produced} produced{fed} in {self.elapsed:.3f} s"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as dictionaries and lists, ready for JSON."""
@@ -109,6 +134,12 @@ class Statistics(NamedTuple):
 
     def bottleneck(self) -> str:
         """Which stage limits the run, and who waits for it, in words."""
+        blocking = max(self.stages, key=lambda stage: stage.loop_held)
+        if blocking.loop_held > 0.5 * self.elapsed:
+            share = _share(blocking.loop_held, self.elapsed)
+            return (
+                f"{blocking.name}: holds up the event loop {share:.0%} of the time; without 'async' it runs in threads"
+            )
         busy = {stage.name: _busy_share(stage, self.elapsed) for stage in self.stages}
         limit = max(self.stages, key=lambda stage: busy[stage.name])
         if self.elapsed <= 0 or limit.received == 0:
@@ -214,32 +245,38 @@ class Report:
 
     @property
     def exit_status(self) -> int:
-        """For ``sys.exit``: 0 done; 1 failed or incomplete; 128 + the signal after a full drain (130, 143)."""
-        if self.statistics.state == "failed" or self.failed or not self.complete:
+        """For ``sys.exit``: 0 all done; 1 the run or an item failed, or items were left; 128 + a signal (130, 143).
+
+        After a signal and a full drain it is that of the signal, also when items failed whose policy said to go on.
+        """
+        if self.statistics.state == "failed" or not self.complete:
             return 1
-        return 128 + self.signal if self.signal else 0
+        return 128 + self.signal if self.signal else min(self.failed, 1)
 
     def __str__(self) -> str:
         """A table that people can read."""
         left = self.left_by_stage()
         head = ("stage", "received", "done", "failed", "dropped", "unfinished", "peak queued", "items/s")
-        rows: list[tuple[str, ...]] = [head]
-        rows += [(source.name, "", str(source.produced), "", "", "", "", "") for source in self.sources]
-        for s in self.stages:
-            counts = (s.received, s.done, s.failed, s.dropped, left.get(s.name, 0), s.peak_queued)
-            rows.append((s.name, *map(str, counts), f"{s.rate:,.0f}"))
-        widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-        lines = [
-            "  ".join(
-                [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-            )
-            for row in rows
+        rows = [
+            (s.name, s.received, s.done, s.failed, s.dropped, left.get(s.name, 0), s.peak_queued, f"{s.rate:,.0f}")
+            for s in self.stages
         ]
-        lines.insert(1, "  ".join("-" * width for width in widths))
+        lines = [_table(head, self.sources, rows)]
+        lines += [f"{s.name}: {s.failed} failed, the last with {s.last_failure}" for s in self.stages if s.last_failure]
         lines += [f"abandoned: {name} could not be stopped" for name in self.abandoned]
         fed = f", {self.fed} fed" if self.fed else ""
         lines.append(f"{self.produced} produced{fed}, {self.done} done in {self.elapsed:.3f} s")
-        return "\n".join(line.rstrip() for line in lines)
+        return "\n".join(lines)
+
+
+def _table(head: tuple[str, ...], sources: Sequence[SourceStatistics], stages: list[tuple[Any, ...]]) -> str:
+    """A line for each source and stage; what a source has produced stands under ``done``."""
+    given = [(source.name, "", source.produced, *[""] * (len(head) - 3)) for source in sources]
+    rows = [head, *[tuple(map(str, row)) for row in (*given, *stages)]]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, tuple("-" * width for width in widths))
+    padded = [[cell.rjust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    return "\n".join("  ".join([row[0].strip().ljust(widths[0]), *row[1:]]).rstrip() for row in padded)
 
 
 def _share(part: float, whole: float) -> float:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final, Literal
 
+from .checks import check_seconds
 from .errors import DefinitionError, PipelineError, StateError
 from .pipeline import Pipeline
 from .report import Report
@@ -51,9 +53,10 @@ def run_watched(
         raise DefinitionError(f"run() takes a Pipeline, such as numbers >> show, not {pipeline!r}")
     if asyncio._get_running_loop() is not None:
         raise StateError("run() makes a loop of its own; inside a running one, write 'await pipeline'")
+    check_seconds("run()", "drain_timeout", drain_timeout)
     runner = asyncio.Runner(loop_factory=_loop_factory(loop))
     abandoned = False
-    signals = _Signals(drain_timeout)
+    signals = _Signals(pipeline._plan.drain_timeout if drain_timeout is None else drain_timeout)
 
     @contextmanager
     def beside(running: Running[Any, Any]) -> Iterator[None]:
@@ -68,7 +71,7 @@ def run_watched(
         return report
     except PipelineError as error:
         error.report.signal = signals.first
-        raise
+        raise error.with_traceback(None) from error.__cause__  # how it came here says nothing
     finally:
         if abandoned or _ignored_by_any(runner.get_loop()):
             _leave_behind(runner.get_loop())
@@ -79,7 +82,7 @@ def run_watched(
 class _Signals:
     """What each signal means: drain, then now, then its default action (which no loop can delay)."""
 
-    def __init__(self, drain_timeout: float | None) -> None:
+    def __init__(self, drain_timeout: float) -> None:
         self.first: int | None = None
         self.drain_timeout = drain_timeout
 
@@ -95,7 +98,7 @@ class _Signals:
             """Run between two bytecodes, also while user code blocks the loop: the third signal always works."""
             if self.first is None:
                 self.first = number
-                loop.call_soon_threadsafe(running.stop, self.drain_timeout)
+                loop.call_soon_threadsafe(self._drain, running)
             else:
                 for each in SIGNALS:
                     signal.signal(each, signal.SIG_DFL)
@@ -108,6 +111,13 @@ class _Signals:
             finally:
                 for number, handler in before.items():
                     signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def _drain(self, running: Running[Any, Any]) -> None:
+        running.stop(self.drain_timeout)
+        if self.first is not None and sys.stderr is not None and sys.stderr.isatty():  # somebody waits for an answer
+            name, most = signal.Signals(self.first).name, self.drain_timeout
+            sys.stderr.write(f"asyncpc: {name}: draining, for {most:g} s at most; a second one cancels now\n")
+            sys.stderr.flush()
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from .checks import at_least_1, check_rate
+from .checks import at_least_1, check_rate, check_seconds
 from .errors import DrainTimeout, PipelineError, QueueShutDown, StateError
 from .policies import Rate
 from .report import Report, Statistics
@@ -95,7 +95,8 @@ class Running(Generic[In_contra, Out_co]):
         return cast(Out_co, await asked.future)
 
     def _check_call(self) -> None:
-        """Refuse a ``call`` that could not be answered."""
+        """Refuse a ``call`` that could not be answered; from the first on, items are looked at."""
+        self._run.books.asked = True
         for stage in self._run.stages[: self._run.plan.main]:
             if not stage.answers:
                 raise StateError("call() works on a pipeline that was entered: 'async with pipeline as running:'")
@@ -113,6 +114,7 @@ class Running(Generic[In_contra, Out_co]):
         New workers start as they are needed; those too many leave after the item they are at. Raises ``StateError``
         for a stage that is not there, ``DefinitionError`` for what is no such number.
         """
+        self._run.first._here()
         found = self._run.control.stage(stage)
         self._run.control.scale(found, at_least_1(f"stage {stage!r}", "concurrency", concurrency))
 
@@ -121,6 +123,7 @@ class Running(Generic[In_contra, Out_co]):
 
         Raises ``StateError`` for a stage that is not there, ``DefinitionError`` for what is no rate.
         """
+        self._run.first._here()
         self._run.control.stage(stage).set_rate(check_rate(f"stage {stage!r}", rate))
 
     def pause(self) -> None:
@@ -128,20 +131,23 @@ class Running(Generic[In_contra, Out_co]):
 
         Sources and callers go on until the first queue is full. A drain resumes.
         """
+        self._run.first._here()
         self._run.control.pause()
 
     def resume(self) -> None:
         """Go on after :meth:`pause`."""
+        self._run.first._here()
         self._run.control.resume()
 
     async def drain(self, timeout: float | None = None) -> Report:
         """Stop the intake, finish what is queued; at the deadline cancel what is left, and list it in the report.
 
-        ``timeout`` in seconds, by default the pipeline's ``drain_timeout``; returns within that plus 100 ms. Raises
+        ``timeout`` in seconds, by default the pipeline's ``drain_timeout``; returns within that plus 100 ms (to cancel
+        tens of thousands of workers, or to list millions of items by key or priority, takes longer). Raises
         ``PipelineError`` if the run failed. Inside one of the run's own handlers, which cannot wait for itself, it
         starts the drain and returns the report so far. *Cancel safety*: the drain goes on.
         """
-        self._run.stop(timeout)
+        self.stop(timeout)
         if self._run.runs_here():
             return self._run.report_so_far()
         return await self.wait()
@@ -151,6 +157,7 @@ class Running(Generic[In_contra, Out_co]):
 
         Raises ``StateError`` in another thread: there, ``loop.call_soon_threadsafe(running.stop)``.
         """
+        check_seconds(f"pipeline {self._run.plan.name!r}", "timeout", timeout)
         self._run.stop(timeout)
 
     async def wait(self) -> Report:

@@ -15,6 +15,7 @@ from .limits import Circuit, Throttle
 from .policies import Rate
 from .queue import BoundedQueue
 from .waiting import Line
+from .wording import annotate
 
 if TYPE_CHECKING:
     from .worker import ConsumerWorker
@@ -97,9 +98,12 @@ class Stage:
         "gate",
         "handler",
         "inbox",
+        "last_failure",
         "latency",
         "letters",
-        "limits",
+        "letters_sent",
+        "limits_version",
+        "loop_held",
         "more",
         "opening",
         "order",
@@ -109,10 +113,11 @@ class Stage:
         "retried",
         "sent",
         "shares_room",
+        "started",
+        "stranded",
         "surplus",
         "telling",
         "throttle",
-        "told",
         "workers",
     )
 
@@ -133,24 +138,28 @@ class Stage:
         self.shares_room: bool = False  # others write to the queues it gives to, so it counts its own waits
         self.out_waiting: int = 0  # workers that wait for room there
         self.out_seconds: float = 0.0  # of all those waits: their ends (so far) less their beginnings, in loop time
-        self.workers: list[ConsumerWorker] = []
+        self.workers: dict[ConsumerWorker, None] = {}  # that are at work, or have left an item
+        self.started: int = 0  # workers so far
         self.concurrency: int = handler.concurrency
         self.opening: set[ConsumerWorker] = set()  # their resource
         self.failed: int = 0
+        self.last_failure: str = ""  # what the last item that was given up failed with
         self.retried: int = 0  # calls after the first of an item
         self.dropped: int = 0
         self.emitted: int = 0  # values passed on, where they do not follow from done
         self.sent: list[int] = []  # of these, to each branch
         self.telling: int = 0  # items that are about to have failed: somebody is being told
-        self.told: int = 0  # failures passed on to the stage that is told
+        self.letters_sent: int = 0  # failures passed on to the stage that is told
         self.more: int = 0  # items settled beyond one for each that a worker took: the others of its batch
         self.surplus: int = 0  # workers that are to leave
         self.gate: asyncio.Event | None = None  # while it is paused: set when it goes on
         self.throttle: Throttle | None = Throttle(handler.rate) if handler.rate is not None else None
-        self.limits: int = 0  # how often they were changed, so that workers call the handler in another way
+        self.limits_version: int = 0  # how often they were changed, so that workers call the handler in another way
         self.circuit: Circuit | None = Circuit(handler.breaker) if handler.breaker is not None else None
         self.order: Order | None = Order() if handler.ordered else None
         self.latency: Latency = Latency()
+        self.loop_held: float = 0.0  # seconds in which slow calls let nothing else run
+        self.stranded: list[Any] = []  # values that found no way on at the end
         self.beats: int = 0  # turns of the loop, seen while slow handlers run
         self.beating: bool = False  # whether the next turn will be seen
         self._report_trouble = report_trouble
@@ -175,15 +184,30 @@ class Stage:
         """Give the queue what the handler's options ask for."""
         handler, inbox = self.handler, self.inbox
         if handler.batch is not None:
-            batch = handler.batch._replace(weigh=_of_item(handler.batch.weigh), key=_of_item(handler.batch.key))
+            batch = handler.batch
+            batch = batch._replace(weigh=self._of_item("weigh", batch.weigh), key=self._of_item("key", batch.key))
             inbox._keep_in(Batches(batch, inbox._limit, inbox._made_item))
         elif handler.key is not None:
-            ready = deque[Any]() if handler.priority is None else Heap(_of_pair(handler.priority))
-            inbox._keep_in(Lanes(_of_item(handler.key), ready))
+            priority = self._of_item("priority", handler.priority)
+            inbox._keep_in(Lanes(self._of_item("key", handler.key), priority))
         elif handler.priority is not None:
-            inbox._keep_in(Heap(_of_item(handler.priority)))
+            inbox._keep_in(Heap(self._of_item("priority", handler.priority)))
         if handler.overflow != "wait":
             inbox._overflow = self._overflowed
+
+    def _of_item(self, option: str, function: Any) -> Any:
+        """``function`` for the user's item; an error of it, which whoever gives the item meets, says whose it is."""
+        if function is None:
+            return None
+
+        def of_item(item: Any) -> Any:
+            try:
+                return function(plain(item))
+            except Exception as error:
+                annotate(error, f"in {option}= of stage {self.handler.name!r}")
+                raise
+
+        return of_item
 
     def items(self) -> Any:
         """What a worker takes its items from."""
@@ -220,8 +244,14 @@ class Stage:
             self.throttle.set(rate)
         else:
             self.throttle = Throttle(rate)
-            self.limits += 1
+            self.limits_version += 1
             self.call_off()
+
+    def ended(self, worker: ConsumerWorker) -> None:
+        """Forget a worker that has ended, but for what it did; one that left an item is needed for the report."""
+        if worker.hand is EMPTY:
+            self.more += worker.settled
+            self.workers.pop(worker, None)
 
     def call_off(self) -> None:
         """Let the workers look at what was changed before they take another item."""
@@ -239,9 +269,14 @@ class Stage:
         """At the end of a run, let go what waits for an item before it: it is left in the next queue."""
         if self.order is not None and self.outbox is not None:
             for _, values in sorted(self.order.finished.items()):
-                for value in values:
-                    self.outbox._enqueue(value)
-                    self.emitted += 1
+                try:
+                    for value in values:
+                        self.outbox._enqueue(value)
+                        self.emitted += 1
+                except Exception as error:  # of a function of the user, such as key=
+                    self.stranded.append(value)
+                    self.more -= 1
+                    self._report_trouble(error, self.handler.name)
             self.order.finished.clear()
 
     @property
@@ -253,7 +288,7 @@ class Stage:
     def given_to(self, queue: BoundedQueue[Any]) -> int:
         """How many values, or failures, it passed on to that queue."""
         if queue is self.letters:
-            return self.told
+            return self.letters_sent
         if self.handler.branches is not None:
             return self.sent[self.branches.index(queue)]
         return self.emitted if self.counts_emitted else self.settled - self.failed
@@ -281,9 +316,9 @@ class Stage:
 
     @property
     def in_flight(self) -> list[Any]:
-        """The items in workers' hands."""
+        """The items in workers' hands, and at the end what found no way on."""
         taken = [worker.hand for worker in self.workers if worker.hand is not EMPTY]
-        return [item for batch in taken for item in batch] if self.handler.batch is not None else taken
+        return [item for batch in taken for item in batch] if self.handler.batch is not None else taken + self.stranded
 
     def _overflowed(self, item: Any) -> None:
         """Make room, or refuse, as ``overflow`` says; what is given up is counted and told."""
@@ -301,13 +336,3 @@ class Stage:
                 self.handler.on_drop(plain(item))
             except Exception as error:  # whoever put the item has nothing to do with it
                 self._report_trouble(error, self.handler.name)
-
-
-def _of_item(function: Any) -> Any:
-    """``function`` for the user's item."""
-    return None if function is None else lambda item: function(plain(item))
-
-
-def _of_pair(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """``function`` for the item of a pair of key and item."""
-    return lambda pair: function(plain(pair[1]))

@@ -33,12 +33,13 @@ from typing import Any, Final
 
 from .books import Books
 from .control import Control
-from .errors import ConservationError, PipelineError, QueueShutDown, StateError, WorkerCancelled, annotate
+from .errors import ConservationError, PipelineError, QueueShutDown, StateError, WorkerCancelled
 from .plan import Plan
 from .queue import BoundedQueue
 from .report import Report, Statistics
 from .stage import Asked, Stage
 from .turns import Turns
+from .wording import annotate, of_the_user, summary
 from .worker import ConsumerWorker, ProducerWorker, Worker
 
 __all__ = ["Supervisor", "feed"]
@@ -103,6 +104,7 @@ class Supervisor:
     def __init__(self, plan: Plan, *, streamed: bool = False, answers: bool = False) -> None:
         self.plan: Plan = plan
         self.state: State = State.NEW
+        self._entered = answers
         self.stages: list[Stage] = [
             Stage(node.handler, BoundedQueue(plan.bound(node.handler)), answers, self._trouble) for node in plan.nodes
         ]
@@ -112,7 +114,7 @@ class Supervisor:
         self.producers: list[ProducerWorker] = [
             ProducerWorker(origin.name, origin, self.stages[origin.into or 0].inbox) for origin in plan.origins
         ]
-        for place in plan.meetings:
+        for place in plan.shared:
             stage = self.stages[place]
             if stage.handler.batch is None:  # a batch may wait until the queue is full
                 stage.inbox._turns = Turns(stage.inbox)
@@ -179,8 +181,9 @@ class Supervisor:
     def _start_worker(self, stage: Stage) -> None:
         """An item has come and no worker is idle: one more starts."""
         stage.inbox._getters.called(self._loop.time())
-        worker = ConsumerWorker(f"{stage.handler.name}-{len(stage.workers) + 1}", stage)
-        stage.workers.append(worker)
+        stage.started += 1
+        worker = ConsumerWorker(f"{stage.handler.name}-{stage.started}", stage)
+        stage.workers[worker] = None
         if self._starting:  # an eager task runs at once, and would start the next stage's worker inside this one
             self._live[worker] = None
             self._loop.call_soon(self._spawn, worker, self._context.copy())
@@ -233,6 +236,7 @@ class Supervisor:
             self._ended.set()
         elif not self._ended.is_set():
             self.first._here()
+            self.control.stop()
             self._limit(self.plan.drain_timeout if timeout is None else timeout)
             self._end_intake()
 
@@ -241,6 +245,7 @@ class Supervisor:
         if self._ended.is_set() or self.state is State.NEW:
             self.stop()
         elif self._cancels == 0:
+            self.control.stop()
             self._limit(self.plan.drain_timeout)
             self._end_intake()
             self._cancel()
@@ -281,7 +286,6 @@ class Supervisor:
         if self.state is not State.RUNNING:
             return
         self._advance(State.DRAINING)
-        self.control.resume()
         self.first._refuse(f"pipeline {self.plan.name!r} is draining: the item was not taken")
         for producer in self.producers:
             self._cancel_worker(producer)
@@ -369,6 +373,7 @@ class Supervisor:
                 self._end_intake()
                 self._watch_for_quiet()
         else:
+            worker.stage.ended(worker)
             worker.stage.inbox._workers -= 1
             if worker.stage.inbox._getters.on_wait is not None:
                 self._close_if_quiet()  # one that left, as its stage has too many, may have been the last at work
@@ -396,7 +401,10 @@ class Supervisor:
             self.interrupt = error if self.interrupt is None else self.interrupt
             return
         annotate(error, f"in {where} of pipeline {self.plan.name!r}")
+        error.with_traceback(of_the_user(error.__traceback__))
         self.errors.append(error)
+        if self._entered:  # or else whoever waits for the run learns it at once
+            logger.error("pipeline %r failed in %s: %s", self.plan.name, where, summary(error), exc_info=error)
 
     def _trouble(self, error: Exception, where: str) -> None:
         """A callback of the user failed, in the middle of somebody else's work."""
@@ -440,21 +448,31 @@ class Supervisor:
             self._deadline.cancel()
         for queue in self._queues():  # first, or a thread could feed what no report tells of
             queue.close()  # an abandoned worker that comes back finds END
+        try:
+            self._conclude()
+        except Exception as error:  # better a run that ends with it than one that never ends
+            self.breach = ConservationError("the report cannot be written; this is a bug in asyncpc, please report it")
+            self.breach.__cause__ = error
+        finally:
+            self._ended.set()
+            _under_way.discard(self)
+
+    def _conclude(self) -> None:
+        """Write the report; what is left is told, and let go."""
         for stage in self.stages:
             stage.release()
-        left = self.books.left()
+        left, abandoned = self.books.left(), self._abandoned()
         if self.state is not State.FAILED:
-            unclean = left or self._abandoned() or self.errors or self.interrupt
+            unclean = left or abandoned or self.errors or self.interrupt
             self._advance(State.FAILED if unclean else State.CLOSED)
-        self.report = self.report_so_far()
+        self.report = Report(self.statistics(), left, abandoned)
         self.breach = self.books.breach(self.report.statistics)
         if left:
             logger.warning("pipeline %r left items unfinished: %s", self.plan.name, self.report.left_by_stage())
-        self._disappoint()
+        if self.books.asked:
+            self._disappoint()
         for stage in self.stages:
             stage.inbox._queue.clear()
-        self._ended.set()
-        _under_way.discard(self)
 
     def _disappoint(self) -> None:
         """Tell those who asked for a result that will not come."""
@@ -474,11 +492,11 @@ class Supervisor:
 
     def outcome(self) -> Report:
         """The report of a run that has ended, or what it failed with."""
-        assert self.report is not None
         if self.interrupt is not None:
             raise self.interrupt
         if self.breach is not None:
             raise self.breach
+        assert self.report is not None
         if self.errors:
             raise PipelineError(f"pipeline {self.plan.name!r} failed", self.errors, self.report)
         return self.report

@@ -151,7 +151,10 @@ class Crew:
             raise job.error
         if iscoroutine(job.value):
             job.value.close()  # or Python warns that it was never awaited
-            raise TypeError(f"stage {self._name!r} gave a coroutine: its function must be written 'async def'")
+            raise TypeError(
+                f"stage {self._name!r} gave a coroutine: write its function as 'async def', "
+                "or see whether a decorator around it hides that it is"
+            )
         return job.value
 
     def _start_thread(self) -> None:

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial, reduce
 
 from .plan import Node, Plan
+from .wording import escaped
 
-__all__ = ["draw", "meetings", "mermaid", "plain"]
+__all__ = ["draw", "meetings", "mermaid"]
 
 
 def draw(plan: Plan, columns: int) -> str:
@@ -38,11 +39,6 @@ def mermaid(plan: Plan) -> str:
         if node.failures_to is not None:
             lines.append(f'    stage{place} -.->|"failures"| queue{node.failures_to}')
     return "\n".join(lines)
-
-
-def plain(text: str) -> str:
-    """``text`` with everything escaped that could move a cursor, hide a word or break a line."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def meetings(plan: Plan) -> list[int]:
@@ -201,7 +197,7 @@ def _branches(plan: Plan, place: int) -> list[tuple[str, int]]:
     """What each is for, if it is to be told, and its first stage; the stage after one that is no branching likewise."""
     node = plan.nodes[place]
     labels = node.handler.branches or [""] * len(node.following)
-    return [(plain(label), first) for label, first in zip(labels, node.following, strict=True)]
+    return [(escaped(label), first) for label, first in zip(labels, node.following, strict=True)]
 
 
 def _arrow(label: str) -> str:
@@ -230,7 +226,7 @@ def _notes(plan: Plan) -> Iterator[str]:
         if handler.generates and handler.branches is None:
             yield f"{handler.name}: gives any number of items per item"
         if handler.context is not None:
-            yield f"{handler.name}: {plain(_called(handler.context))} is opened once per worker"
+            yield f"{handler.name}: {escaped(_called(handler.context))} is opened once per worker"
         if options := ", ".join(_options(plan, node)):
             yield f"{handler.name}: {options}"
 
@@ -247,7 +243,7 @@ def _options(plan: Plan, node: Node) -> Iterator[str]:
         yield "values leave in order"
     for name in "key", "priority":
         if (function := getattr(handler, name)) is not None:
-            yield f"{name} {plain(_called(function))}"
+            yield f"{name} {escaped(_called(function))}"
     if handler.retry is not None:
         yield f"{handler.retry.attempts} attempts"
     if handler.timeout is not None:
@@ -261,7 +257,7 @@ def _options(plan: Plan, node: Node) -> Iterator[str]:
     elif handler.on_error == "skip":
         yield "skips what fails"
     elif handler.on_error != "stop":
-        yield f"what fails goes to {plain(_called(handler.on_error))}"
+        yield f"what fails goes to {escaped(_called(handler.on_error))}"
     if handler.overflow != "wait":
         yield f"{handler.overflow.replace('drop_', 'drops the ').replace('raise', 'raises')} when full"
 

@@ -17,6 +17,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AsyncExitStack
 from contextvars import Context
 from time import perf_counter
+from types import CoroutineType
 from typing import Any, Final
 
 from .containers import Claim
@@ -74,7 +75,7 @@ class Worker:
 class ConsumerWorker(Worker):
     """One of a stage's workers."""
 
-    __slots__ = ("hand", "home", "passing", "settled", "stage", "timeout")
+    __slots__ = ("hand", "home", "inside", "passing", "settled", "stage", "timeout")
 
     # as in Worker, but what is assigned below would be inferred otherwise
     called_off: bool
@@ -87,6 +88,7 @@ class ConsumerWorker(Worker):
         self.stage: Stage = stage
         self.hand: Any = EMPTY
         self.home: Context | None = None  # what each call of the handler sees
+        self.inside: Context | None = None  # the context of the item it is at, if that has one of its own
         self.settled: int = 0  # items done or failed
         self.timeout: Timeout | None = None
         self.passing: float = 0.0  # seconds of this turn in which values waited for room
@@ -135,7 +137,7 @@ class ConsumerWorker(Worker):
         inbox, outbox = stage.inbox, stage.outbox
         items = stage.items()
         take = items.popleft
-        limits, (handle, passes_on) = stage.limits, self._handle(function)
+        limits, (handle, passes_on) = stage.limits_version, self._handle(function)
         if passes_on:
             outbox = None
         out_items: deque[Any] = (outbox or inbox)._queue
@@ -145,14 +147,14 @@ class ConsumerWorker(Worker):
         getters, loop = inbox._getters, asyncio.get_running_loop()
         putters, writers, wake_from = inbox._putters, inbox._writers, inbox._low + 1
         clock, latency = perf_counter, stage.latency
-        settled, slow, run, elapsed = 0, False, FIRST, 0.0
+        settled, slow, run, elapsed, value = 0, False, FIRST, 0.0, None
         try:
             while True:
                 if (stage.surplus or stage.gate is not None) and await self._is_to_leave():
                     break
-                if limits != stage.limits:
-                    limits, (handle, _) = stage.limits, self._handle(function)
-                    handle = handle if context is not None else isolated(handle, self.home)
+                if limits != stage.limits_version:
+                    limits, (handle, _) = stage.limits_version, self._handle(function)
+                    handle = handle if context is not None else isolated(self, handle)
                 if not items:
                     if inbox._tell_end() is END:
                         break
@@ -168,6 +170,9 @@ class ConsumerWorker(Worker):
                             self.hand = item = take()
                         except IndexError:
                             break
+                        except BaseException:  # priorities that cannot be compared; the last item has been settled
+                            self.hand = EMPTY
+                            raise
                         if putters or (writers and len(items) < wake_from):
                             inbox._made_room()
                         try:
@@ -181,7 +186,7 @@ class ConsumerWorker(Worker):
                         except Exception:  # a value that cannot be compared, such as an array
                             leaked = True
                         if leaked:
-                            handle, context, home = isolated(handle, home), None, None
+                            handle, context, home = isolated(self, handle), None, None
                         if outbox is not None and value is not EMPTY:
                             if len(out_items) >= outbox._mark:
                                 await self._pass_on(outbox, value)
@@ -199,11 +204,16 @@ class ConsumerWorker(Worker):
                     elapsed = clock() - started
                     if run is FIRST:
                         latency.add(elapsed - self.passing)
+                        if type(value) is CoroutineType and stage.outbox is None:
+                            self.hand = EMPTY
+                            raise _forgotten(stage.handler.name, value)
                     if not items or elapsed > TURN or self.called_off:
                         break
                 self.hand, self.called_off = EMPTY, False
                 item = value = None  # an idle worker keeps nothing alive
                 waited = slow and stage.beats != beats  # a slow handler that waits has let others run
+                if slow and not waited:
+                    stage.loop_held += elapsed
                 slow = run is FIRST and elapsed > TURN
                 if not waited if items else writers.waking:  # a writer that was woken will have put something by then
                     await inbox._linger()  # before an item is taken, never after (invariant 10, fault A8)
@@ -313,6 +323,12 @@ class ConsumerWorker(Worker):
                 stage.out_seconds += asyncio.get_running_loop().time()
             if self.timeout is not None:
                 self.timeout.go_on()
+
+
+def _forgotten(stage: str, coroutine: CoroutineType[Any, Any, Any]) -> TypeError:
+    """What is looked for in the first item of a turn only, since a mistake in the program is in all of them."""
+    coroutine.close()  # or Python warns that it was never awaited
+    return TypeError(f"stage {stage!r} gave a coroutine that nobody awaits: write 'await' before what it returns")
 
 
 class ProducerWorker(Worker):

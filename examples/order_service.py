@@ -28,14 +28,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from asyncpc import Pipeline, QueueShutDown, Running, consumer
+from asyncpc import Failure, Pipeline, QueueShutDown, Running, consumer
 
 logger = logging.getLogger("orders")
 
 Order = dict[str, Any]
 
 
-@consumer(concurrency=20)
+async def set_aside(failure: Failure) -> None:
+    logger.error("order %s failed: %s", failure.item["id"], failure.error)  # somewhere that a person will look
+
+
+@consumer(concurrency=20, on_error=set_aside)  # one order that fails must not stop the service
 async def process_order(order: Order) -> None:
     await asyncio.sleep(0.05)  # charge the card, write the row, send the mail
     logger.info("handled order %s", order["id"])

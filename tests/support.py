@@ -17,7 +17,7 @@ import uvloop
 
 from asyncpc import Pipeline
 
-__all__ = ["BUSY", "LOOP_FACTORIES", "Watch", "pending", "results", "timeout_of"]
+__all__ = ["BUSY", "LOOP_FACTORIES", "Watch", "pending", "results", "switching_often", "timeout_of"]
 
 BUSY = 5.0
 """Seconds that a busy machine may add to what is over at once; without what such a limit protects it takes for ever,
@@ -122,3 +122,14 @@ async def results(pipeline: Pipeline[Any, Any]) -> list[Any]:
     """All that the last stage gives."""
     async with pipeline.stream() as values:
         return [value async for value in values]
+
+
+@contextmanager
+def switching_often() -> Iterator[None]:
+    """Threads that take turns as often as can be."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)

@@ -94,6 +94,26 @@ def test_public_names_are_documented() -> None:
     assert not silent
 
 
+def fields(source: str) -> list[tuple[str, bool]]:
+    """The fields of each named tuple in a module, and whether a text stands under each."""
+    found: list[tuple[str, bool]] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "NamedTuple" for base in node.bases):
+            for one, following in zip(node.body, [*node.body[1:], None], strict=True):
+                if isinstance(one, ast.AnnAssign):
+                    told = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+                    found.append((f"{node.name}.{ast.unparse(one.target)}", told))
+    return found
+
+
+@pytest.mark.parametrize("module", ["policies", "report", "queue"])
+def test_public_fields_are_documented(module: str) -> None:
+    """A number without its unit is no answer: every field that a user gives or reads says what it is."""
+    silent = [name for name, told in fields((PACKAGE / f"{module}.py").read_text()) if not told]
+    assert fields("class A(NamedTuple):\n    a: int\n    b: int\n    'said'") == [("A.a", False), ("A.b", True)]
+    assert silent == []
+
+
 def test_import_brings_in_nothing_optional() -> None:
     """``import asyncpc`` stays cheap: what an extra or a command needs is imported where it is used."""
     program = "import sys, asyncpc; print(*sorted(sys.modules))"

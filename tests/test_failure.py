@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import re
+import signal
 import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -282,6 +284,46 @@ def test_skip_goes_on_and_counts(eager: bool) -> None:
     assert sorted(item for _, item in seen.calls) == [1, 3, 5, 7, 9]
     assert (report.stages[0].done, report.stages[0].failed, report.stages[1].received) == (5, 5, 5)
     assert report.exit_status == 1  # a script should not take it for a success
+    last = f"ValueError: 8 (test_failure.py:{odd.__wrapped__.__code__.co_firstlineno + 3})"
+    assert report.stages[0].last_failure == last
+    assert f"odd: 5 failed, the last with {last}" in str(report).splitlines()
+    report.signal = signal.SIGTERM  # a service that was stopped has done what it should
+    assert report.exit_status == 143
+
+
+def test_the_last_failure_is_safe_to_look_at() -> None:
+    """Faults F8, F9: one line, bounded, without what moves a cursor; an error that cannot be shown is named."""
+
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ValueError
+
+    errors: list[Exception] = [ValueError("\x1b[2Ja\nb" + "x" * 1000), Mute()]
+
+    @consumer(on_error="skip")
+    async def fails(n: int) -> None:
+        raise errors[n]
+
+    def told(n: int) -> str:
+        return ran(source([n]) >> fails).stages[0].last_failure
+
+    assert re.fullmatch(r"ValueError: \\x1b\[2Ja b" + "x" * 193 + r"… \(test_failure\.py:\d+\)", told(0))
+    assert re.fullmatch(r"Mute: \(its message cannot be shown\) \(test_failure\.py:\d+\)", told(1))
+
+
+@both
+@pytest.mark.parametrize("option", ["key", "priority"])
+def test_an_error_of_a_function_of_the_item_says_whose_it_is(option: str, eager: bool) -> None:
+    """Whoever gives the item meets it, and would be blamed for it."""
+
+    @consumer(**{option: lambda item: item["id"]})  # type: ignore[call-overload]
+    async def handle(item: dict[str, int]) -> None: ...
+
+    with pytest.raises(PipelineError) as failed:
+        ran(source([{}]) >> handle, eager=eager)
+    (error,) = failed.value.exceptions
+    assert isinstance(error, KeyError)
+    assert error.__notes__[0] == f"asyncpc: in {option}= of stage 'handle'"
 
 
 def dead_letters() -> tuple[list[Failure], dict[str, Any]]:

@@ -886,6 +886,86 @@ def test_adaptive_concurrency_stays_within_its_bounds(virtual_clock: None) -> No
     assert run_virtual(lambda: main(0.01, 3)) == 2
 
 
+def test_times_that_are_none_are_refused_before_anything_stops() -> None:
+    """Protects a stop from a text out of the environment: it is refused where it is written, not when it is needed."""
+
+    async def main() -> None:
+        async with Pipeline(consumer(name="save")(Sink())) as running:
+            for wrong in "5", -1, float("nan"), True:
+                with pytest.raises(DefinitionError, match=r"timeout=.* must be 0 or more seconds"):
+                    await running.drain(timeout=cast(Any, wrong))
+                with pytest.raises(DefinitionError, match="0 or more seconds"):
+                    running.stop(cast(Any, wrong))
+            await running.put(1)
+            assert running.statistics().state == "running"
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("sources", ["ended", "none"])
+@pytest.mark.parametrize("how", ["drain", "stop", "leave"])
+def test_a_stop_ends_a_pause_and_allows_no_other(sources: str, how: str) -> None:
+    """A drain handles what is queued, so it resumes, whatever ended the intake; nothing pauses it again."""
+    sink = Sink()
+
+    async def main() -> None:
+        pipeline = Pipeline(range(50), consumer(sink)) if sources == "ended" else Pipeline(consumer(sink))
+        async with pipeline as running:
+            running.pause()
+            if sources == "none":
+                for n in range(50):
+                    await running.put(n)
+            await asyncio.sleep(1)
+            assert sink.items == []
+            if how != "leave":
+                running.stop(1)
+                running.pause()
+            if how == "drain":
+                await running.drain(1)
+
+    run_virtual(main)
+    assert sink.items == list(range(50))
+
+
+def test_the_end_of_the_sources_lifts_no_pause() -> None:
+    """Whoever paused says when it goes on; the run ends after that."""
+    sink = Sink()
+
+    async def main() -> None:
+        async with source(range(10)) >> consumer(sink) as running:
+            running.pause()
+            await asyncio.sleep(10)
+            assert sink.items == []
+            assert running.statistics().state == "draining"
+            running.resume()
+            await running.wait()
+
+    run_virtual(main)
+    assert sink.items == list(range(10))
+
+
+def test_workers_that_left_are_forgotten() -> None:
+    """Memory does not grow with every change of the concurrency; what they did stays in the books."""
+
+    @consumer
+    async def handle(n: int) -> None:
+        await asyncio.sleep(1)
+
+    async def main() -> None:
+        async with Pipeline(handle) as running:
+            for n in range(20):
+                running.scale("handle", 1 + n % 2 * 3)
+                for k in range(8):
+                    await running.put(k)
+                await asyncio.sleep(20)
+            (stage,) = running._run.stages
+            assert len(stage.workers) <= 4
+            assert stage.started > 20
+            assert running.statistics().stages[0].done == 160
+
+    run_virtual(main)
+
+
 def test_control_of_what_is_not_there_is_refused() -> None:
     """The message names what there is."""
 

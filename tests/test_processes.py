@@ -45,6 +45,36 @@ async def test_calls_are_made_in_processes_and_come_back() -> None:
     assert all(map(gone, processes))
 
 
+async def one_gone(processes: set[int]) -> None:
+    """Until one of them has ended, which no event tells this loop."""
+    while not any(map(gone, processes)):  # noqa: ASYNC110  # as it says
+        await asyncio.sleep(0.01)
+
+
+async def test_scale_changes_the_number_of_processes() -> None:
+    """The statistics tell what was asked for; more processes start when there is work, those too many end."""
+
+    async def serving() -> set[int]:
+        told = await asyncio.gather(*[running.call(n) for n in range(200)])
+        return {pid for _, pid in told}
+
+    async with Pipeline(elsewhere.where) as running:
+        before = await serving()
+        assert (len(before), running.statistics().stages[0].concurrency) == (2, 2)
+        running.scale("where", 1)
+        assert running.statistics().stages[0].concurrency == 1
+        await one_gone(before)
+        kept = await serving()
+        assert len(kept) == 1
+        assert kept < before
+        running.scale("where", 2)
+        grown = await serving()
+        assert len(grown) == 2
+        assert kept < grown
+        assert not grown & (before - kept)
+    assert all(map(gone, before | grown))
+
+
 async def test_a_generator_gives_any_number() -> None:
     """A generator in a process is a list on its way back; nothing of it is lost."""
     assert await results(source(["a b", "", "c"]) >> elsewhere.words) == ["a", "b", "c"]

@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
+from types import new_class
 from typing import Any
 
 import pytest
@@ -66,6 +67,59 @@ async def cancelled(task: asyncio.Task[Any]) -> None:
     """Check that ``task`` ended as cancelled."""
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+# -- use as asyncio's --------------------------------------------------------------------------
+
+
+@virtual
+async def test_put_many_passes_on_the_room_that_it_does_not_use() -> None:
+    """Fault A3: what has no length may have ended when there is room at last; then that is for the next in line."""
+    queue = Queue(1)
+    first = asyncio.create_task(queue.put_many(item for item in ["a"]))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(queue.put("b"))
+    assert [await queue.get(), await queue.get()] == ["a", "b"]
+    await asyncio.gather(first, second)
+
+
+@virtual
+async def test_put_many_of_a_source_that_raises_passes_the_room_on() -> None:
+    """The same when the source fails after it has waited."""
+
+    def items() -> Iterator[str]:
+        yield "a"
+        raise ValueError("no more")
+
+    queue = Queue(1)
+    first = asyncio.create_task(queue.put_many(items()))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(queue.put("b"))
+    assert [await queue.get(), await queue.get()] == ["a", "b"]
+    with pytest.raises(ValueError, match="no more"):
+        await first
+    await second
+
+
+@pytest.mark.parametrize("call", ["close", "shutdown", "task_done"])
+async def test_a17_what_wakes_others_is_refused_in_another_thread(call: str) -> None:
+    """It would wake nobody: they would sleep on in their own loop."""
+    queue = full("a")
+    await spin(1)
+    queue.get_nowait()
+    with pytest.raises(StateError, match="another event loop or thread"):
+        await asyncio.get_running_loop().run_in_executor(None, getattr(queue, call))
+    getattr(queue, call)()
+    await asyncio.get_running_loop().shutdown_default_executor()
+
+
+@pytest.mark.parametrize("bases", [(Queue,), (Queue, asyncio.LifoQueue), (Queue, asyncio.PriorityQueue)])
+def test_a_subclass_with_another_order_is_refused(bases: tuple[type, ...]) -> None:
+    """It would be ignored in silence, for items do not pass through these methods."""
+    body: dict[str, Any] = {"_put": lambda self, item: None} if len(bases) == 1 else {}
+    with pytest.raises(TypeError, match="a BoundedQueue is FIFO and does not call _"):
+        new_class("Odd", bases, exec_body=lambda namespace: namespace.update(body))
+    assert issubclass(new_class("Fine", (Queue,)), BoundedQueue)
 
 
 # -- faults A1 to A18 -------------------------------------------------------------------------

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from children import TRIES, Child, run_child
-from support import BUSY
+from children import TRIES, Child, run_child, run_on_terminal
+from support import BUSY, switching_often
 
 import asyncpc
-from asyncpc import DefinitionError, Pipeline, PipelineError, Report, StateError, consumer, producer
+from asyncpc import DefinitionError, Pipeline, PipelineError, Report, StateError, consumer, producer, source
 from asyncpc.runner import Loop, run_watched
 
 LOOPS: tuple[Loop, ...] = ("asyncio", "uvloop")
@@ -199,6 +199,58 @@ def test_what_is_no_pipeline_is_refused() -> None:
     """``run(work)`` is the first mistake everyone makes."""
     with pytest.raises(DefinitionError, match=r"takes a Pipeline, such as numbers >> show, not <Consumer work>"):
         asyncpc.run(work)  # type: ignore[arg-type]  # the mistake under test
+
+
+@pytest.mark.parametrize("wrong", ["5", -1, float("nan"), True])
+def test_a_drain_timeout_that_is_none_is_refused_at_once(wrong: Any) -> None:
+    """It would be needed when SIGTERM comes, which is too late to find out."""
+    with pytest.raises(DefinitionError, match=r"drain_timeout=.* must be 0 or more seconds"):
+        asyncpc.run(Pipeline([1], consumer(print)), drain_timeout=wrong)
+
+
+INTERRUPTED = """
+import os, signal
+from asyncpc import consumer, run, source
+
+@consumer
+async def store(item):
+    os.kill(os.getpid(), signal.SIGINT)
+
+run(source([1]) >> store, drain_timeout=9)
+"""
+
+
+def test_a_person_who_interrupts_is_told_what_happens(tmp_path: Path) -> None:
+    """Protects the drain from a second Ctrl-C by someone who saw no answer to the first; logs and pipes stay clean."""
+    told = "asyncpc: SIGINT: draining, for 9 s at most; a second one cancels now"
+    assert told in run_on_terminal(tmp_path, "-c", INTERRUPTED).out
+    assert run_child(tmp_path, "-c", INTERRUPTED).err == ""
+
+
+def test_runs_in_several_threads_do_not_meet() -> None:
+    """Each thread has its loop and its runs; what the package keeps for all of them is changed by all of them."""
+    errors: list[BaseException] = []
+
+    @consumer
+    async def nothing(n: int) -> None: ...
+
+    def work() -> None:
+        async def main() -> None:
+            for _ in range(200):
+                await (source([1]) >> nothing)
+
+        try:
+            asyncio.run(main())
+        except BaseException as error:
+            errors.append(error)
+
+    with switching_often():
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert errors == []
 
 
 def test_an_unknown_loop_is_refused() -> None:

@@ -9,19 +9,24 @@ import asyncio
 import functools
 import gc
 import itertools
+import logging
 import statistics
 import sys
 import time
+import traceback
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
+from functools import wraps
+from inspect import signature
 from types import FrameType
 from typing import Any
 
 import pytest
-from virtual import EAGER, idle, now, run_virtual
+from virtual import EAGER, idle, now, ran, run_virtual
 
+import asyncpc
 from asyncpc import (
     BoundedQueue,
     DefinitionError,
@@ -1377,7 +1382,30 @@ MISTAKES: dict[str, tuple[Callable[[], object], str, str]] = {
     "empty merge": (merge, "merge()", "at least one source"),
     "called context": (lambda: consumer(context=resource())(two), "'two'", "pass the function"),
     "Restart": (lambda: producer(restart=Restart(times=0))(endless.__wrapped__), "producer 'endless'", "at least 1"),
+    "method": (lambda: consumer(Methods.handle), "'handle'", "self.handle = consumer(self.handle)"),
+    "method with a resource": (lambda: consumer(context=resource)(Methods.handle), "'handle'", "is a method"),
+    "method as a source": (lambda: producer(Methods.items), "producer 'items'", "is a method"),
+    "option without a name": (lambda: consumer(4), "'int'", "consumer(concurrency=4)"),  # type: ignore[call-overload]
+    "list before a stage": (lambda: [1] >> ignore, "<Consumer ignore>", "source(…) >> …"),  # type: ignore[operator]
+    "function before a stage": (lambda: generator >> ignore, "<Consumer ignore>", "@producer"),  # type: ignore[operator]
+    "source of a source": (lambda: source(endless), "<Producer endless>", "without source()"),  # type: ignore[call-overload]
+    "sources in a list": (lambda: merge([endless, endless]), "merge()", "give each as an argument"),
+    "decorated source": (lambda: producer(hidden), "'generator'", "a decorator around it may hide that"),
 }
+
+
+class Methods:
+    """What a class has that was not made an object yet."""
+
+    async def handle(self, item: int) -> None: ...
+
+    async def items(self) -> AsyncIterator[int]:
+        yield 1
+
+
+@wraps(generator)
+def hidden() -> AsyncIterator[int]:
+    return generator()
 
 
 @asynccontextmanager
@@ -1394,6 +1422,221 @@ def test_a_mistake_is_refused_where_it_is_written(mistake: str) -> None:
     assert who in str(caught.value)
     assert cure in str(caught.value)
     gc.collect()
+
+
+def test_a_queue_is_a_source_as_often_as_it_is_run() -> None:
+    """Unlike an iterator it is not used up: what came since is there for the next run."""
+    seen: list[int] = []
+
+    @consumer
+    async def handle(n: int) -> None:
+        if n == 2:
+            raise ValueError
+        seen.append(n)
+
+    async def main() -> None:
+        queue: BoundedQueue[int] = BoundedQueue()
+        await queue.put_many([1, 2])
+        pipeline = Pipeline(queue, handle)
+        with pytest.raises(PipelineError):
+            await pipeline
+        await queue.put_many([3, 4])
+        queue.close()
+        await pipeline
+        assert seen == [1, 3, 4]
+
+    run_virtual(main)
+
+
+@both
+def test_what_is_left_is_looked_at_once(eager: bool) -> None:
+    """Promise 5 with a backlog: what a drain costs at its end must not grow by lines of Python for each item."""
+
+    @consumer
+    async def hangs(n: int) -> None:
+        await asyncio.sleep(1000)
+
+    def work(items: int) -> int:
+        async def main() -> None:
+            async with Pipeline(hangs, maxsize=0) as running:
+                running._run.first._queue.extend(range(items))
+                running._run.first._accepted += items
+                await running.put(-1)
+                await asyncio.sleep(1)
+                report = await running.drain(timeout=0.1)
+                assert sum(report.left_by_stage().values()) == items + 1
+
+        return lines_run(lambda: run_virtual(main, eager=eager))
+
+    assert work(10_000) - work(10) < 10
+
+
+@both
+def test_a_run_ends_also_if_its_report_cannot_be_written(eager: bool) -> None:
+    """A mistake of ours at the very end must not become a run that never ends."""
+
+    class Broken(asyncpc.books.Books):
+        """Books that cannot be read."""
+
+        __slots__ = ()
+
+        def left(self) -> Any:
+            raise ZeroDivisionError
+
+    async def main() -> None:
+        with pytest.raises(asyncpc.ConservationError, match="the report cannot be written") as failed:
+            async with Pipeline(range(3), ignore) as running:
+                running._run.books.__class__ = Broken
+        assert isinstance(failed.value.__cause__, ZeroDivisionError)
+
+    run_virtual(main, eager=eager)
+
+
+def test_a_method_of_an_object_is_a_stage() -> None:
+    """Protects who keeps state in a class: the cure that the refusal names works."""
+
+    class Sums:
+        def __init__(self) -> None:
+            self.total = 0
+            self.add = consumer(concurrency=2)(self.add)  # type: ignore[method-assign]
+
+        async def add(self, item: int) -> None:
+            self.total += item
+
+    sums = Sums()
+    assert ran(source(range(5)) >> sums.add).done == 5  # type: ignore[operator]
+    assert sums.total == 10
+
+
+def test_a_decorated_function_keeps_its_name_and_docstring() -> None:
+    """Protects help(), documentation and logs: they show the user's function, not asyncpc's class."""
+
+    @consumer
+    async def handle(item: int) -> None:
+        """Handle one."""
+
+    @producer
+    async def items() -> AsyncIterator[int]:
+        """Give some."""
+        yield 1
+
+    assert (handle.__name__, handle.__doc__, handle.__module__) == ("handle", "Handle one.", __name__)
+    assert (items.__name__, items.__doc__) == ("items", "Give some.")
+    assert list(signature(handle).parameters) == ["item"]
+
+
+def test_a_forgotten_await_fails_the_run() -> None:
+    """Protects from work that is never done and counted as done; what goes on to another stage may be any object."""
+
+    @consumer
+    async def forgets(item: int) -> Coroutine[Any, Any, None]:
+        return coroutine(item)
+
+    @consumer
+    async def awaits(made: Coroutine[Any, Any, None]) -> None:
+        await made
+
+    with pytest.raises(PipelineError) as failed:
+        ran(source([1, 2, 3]) >> forgets)
+    (error,) = failed.value.exceptions
+    assert "stage 'forgets' gave a coroutine that nobody awaits" in str(error)
+    assert ran(source([1, 2, 3]) >> forgets >> awaits).done == 3
+    gc.collect()
+
+
+def test_a_resource_that_is_none_is_named() -> None:
+    """Protects who writes ``@contextmanager`` for ``@asynccontextmanager``: the message says which option it is."""
+
+    @contextmanager
+    def session() -> Iterator[int]:
+        yield 1
+
+    @consumer(context=session)  # type: ignore[call-overload]
+    async def handle(item: int, session: int) -> None: ...
+
+    with pytest.raises(PipelineError) as failed:
+        ran(source([1]) >> handle)
+    assert "stage 'handle': context= gave a _GeneratorContextManager, which is no async" in str(failed.value.exceptions)
+
+
+def test_the_traceback_of_an_error_begins_with_the_users_code() -> None:
+    """Protects who reads it: of asyncpc's own frames there are none, of the user's there are all."""
+
+    def deep(item: int) -> None:
+        raise ValueError(item)
+
+    @consumer
+    async def handle(item: int) -> None:
+        deep(item)
+
+    with pytest.raises(PipelineError) as failed:
+        ran(source([1]) >> handle)
+    (error,) = failed.value.exceptions
+    assert [frame.name for frame in traceback.extract_tb(error.__traceback__)] == ["handle", "deep"]
+
+
+def test_the_failure_of_an_entered_run_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Protects a service, which would learn of it at its shutdown; whoever awaits a run has the error at once."""
+
+    @consumer
+    async def handle(item: int) -> None:
+        raise ValueError(f"item {item}")
+
+    async def main() -> None:
+        async with Pipeline(handle) as running:
+            await running.put(1)
+            await asyncio.sleep(1)
+            (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+            assert record.getMessage().startswith("pipeline 'handle' failed in handle-1: ValueError: item 1 (test_")
+            assert record.exc_info is not None
+            with pytest.raises(PipelineError):
+                await running.wait()
+        caplog.clear()
+        with pytest.raises(PipelineError):
+            await (source([1]) >> handle)
+        assert not [record for record in caplog.records if record.levelno == logging.ERROR]
+
+    run_virtual(main)
+    caplog.clear()
+
+
+def test_a_handler_that_blocks_is_named_as_the_bottleneck() -> None:
+    """Protects from a wrong trail: while an async handler blocks all seem to wait, but nobody can go on."""
+
+    @consumer(concurrency=10)
+    async def blocks(item: int) -> None:
+        until = time.perf_counter() + 0.002
+        while time.perf_counter() < until:
+            pass
+
+    @consumer(concurrency=10)
+    async def waits(item: int) -> None:
+        await asyncio.sleep(0.002)
+
+    async def words(stage: Any) -> str:
+        return (await (source(range(50)) >> stage)).statistics.bottleneck()
+
+    assert asyncio.run(words(blocks)).startswith("blocks: holds up the event loop ")
+    assert asyncio.run(words(waits)).startswith("waits: busy ")
+
+
+def test_statistics_are_a_table() -> None:
+    """Protects who prints them while it runs: what is in hands and queues can be read at a glance."""
+
+    @consumer(maxsize=2)
+    async def slow(item: int) -> None:
+        await asyncio.sleep(1)
+
+    async def main() -> str:
+        async with source(range(5)) >> slow as running:
+            await asyncio.sleep(1.5)
+            return str(running.statistics())
+
+    lines = run_virtual(main).splitlines()
+    assert lines[0].split() == ["stage", "received", "done", "failed", "dropped", "in", "hand", "queued", "items/s"]
+    assert lines[2].split() == ["source(range)", "4"]
+    assert lines[3].split()[:7] == ["slow", "4", "1", "0", "0", "1", "2"]
+    assert lines[4] == "running: 4 produced in 1.500 s"
 
 
 def test_mistakes_that_only_a_run_can_see() -> None:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import queue
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any
 
 import pytest
-from support import BUSY, results
+from support import BUSY, results, switching_often
 
+import asyncpc
 from asyncpc import (
     DefinitionError,
     Pipeline,
@@ -66,17 +66,6 @@ async def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.001)
-
-
-@contextmanager
-def switching_often() -> Iterator[None]:
-    """Threads that take turns as often as can be."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
 
 
 # -- handlers --------------------------------------------------------------------------------------
@@ -281,7 +270,7 @@ async def test_a_plain_function_that_gives_a_coroutine_is_an_error() -> None:
     """A forgotten ``async`` would otherwise pass coroutines on that nobody awaits."""
     with pytest.raises(PipelineError) as caught:
         await (source([1]) >> consumer(lambda n: asyncio.sleep(0)))
-    assert "must be written 'async def'" in str(caught.value.exceptions[0])
+    assert "write its function as 'async def'" in str(caught.value.exceptions[0])
 
 
 # -- sources ---------------------------------------------------------------------------------------
@@ -503,6 +492,43 @@ async def test_eight_threads_lose_nothing_and_keep_the_bound() -> None:
     assert report.done == report.produced == each * threads
     assert last == [each - 1] * threads
     assert report.stages[0].peak_queued <= maxsize
+
+
+async def test_what_a_thread_feeds_at_the_very_end_is_refused_or_told() -> None:
+    """Invariant 2: a call left behind in its thread feeds while the report is made: it is too late, and is told."""
+    begun, go, fed = threading.Event(), threading.Event(), threading.Event()
+    said: list[str] = []
+
+    @consumer(name="stuck")
+    def stuck(n: int) -> None:
+        begun.set()
+        go.wait(PATIENCE)
+        try:
+            feed(99)
+            said.append("accepted")
+        except QueueShutDown:
+            said.append("refused")
+        fed.set()
+
+    class Books(asyncpc.books.Books):
+        """The books as they are, which are read just before the thread feeds."""
+
+        __slots__ = ()
+
+        def left(self) -> Any:
+            left = super().left()
+            go.set()
+            while not fed.is_set():
+                pass
+            return left
+
+    async with Pipeline(stuck) as running:
+        await running.put(1)
+        await until(begun.is_set)
+        running._run.books.__class__ = Books
+        report = await running.drain(timeout=0)
+    items = [one.item for one in report.unfinished]
+    assert (said, items, report.fed) in ((["refused"], [1], 0), (["accepted"], [1, 99], 1))
 
 
 async def test_a_full_pipeline_makes_threads_wait() -> None:

@@ -1,0 +1,72 @@
+"""How errors are put in words: whatever they are, in one line that is safe to look at."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from traceback import walk_tb
+from types import TracebackType
+from typing import Final
+
+__all__ = ["annotate", "described", "escaped", "message_of", "of_the_user", "place_of", "summary"]
+
+LONGEST: Final = 200
+"""Characters of an error's message in a log or report."""
+
+OURS: Final = os.path.dirname(__file__) + os.sep
+
+STDLIB: Final = os.path.dirname(os.__file__) + os.sep
+
+PACKAGES: Final = "-packages" + os.sep
+"""In the names of files that were installed."""
+
+
+def escaped(text: str) -> str:
+    """``text`` with everything escaped that could move a cursor, hide a word or break a line (fault F9)."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def message_of(error: BaseException) -> str:
+    """What it says; an exception of the user's may even fail to say it."""
+    try:
+        return str(error)
+    except Exception:
+        return "(its message cannot be shown)"
+
+
+def described(error: BaseException) -> str:
+    """Its class and what it says."""
+    return f"{type(error).__name__}: {message_of(error)}"
+
+
+def summary(error: BaseException) -> str:
+    """Its class, the beginning of what it says and where it was raised: ``KeyError: 'id' (app.py:12)``."""
+    what, place = " ".join(message_of(error).split()), place_of(error)
+    what = what if len(what) <= LONGEST else what[:LONGEST] + "…"
+    return escaped(type(error).__name__ + (f": {what}" if what else "") + (f" ({place})" if place else ""))
+
+
+def place_of(error: BaseException) -> str:
+    """Where it was raised, in the user's own code if it passed through that: ``app.py:12``; empty if nowhere."""
+    frames = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
+    others = [(file, line) for file, line in frames if not file.startswith((OURS, "<"))]
+    users = [(file, line) for file, line in others if not (file.startswith(STDLIB) or PACKAGES in file)]
+    if isinstance(error, SyntaxError) or not others:  # the first says it itself
+        return ""
+    file, line = (users or others)[-1]
+    return f"{Path(file).name}:{line}"
+
+
+def of_the_user(traceback: TracebackType | None) -> TracebackType | None:
+    """``traceback`` from the first frame on that is none of this package; all of it if there is none."""
+    inner = traceback
+    while inner is not None and inner.tb_frame.f_code.co_filename.startswith(OURS):
+        inner = inner.tb_next
+    return inner or traceback
+
+
+def annotate(error: BaseException, note: str) -> None:
+    """Add a note of ours to an error of the user's, whose class may refuse to be written to."""
+    with suppress(Exception):
+        error.add_note(f"asyncpc: {note}")
