@@ -44,12 +44,16 @@ class Heap:
         entry = (priority, self._came, item)
         try:
             heappush(self._heap, entry)
-        except BaseException:
+        except BaseException as error:
             self._take_back(entry)
+            _refuse_index_error(error)
             raise
 
     def _take_back(self, entry: tuple[Any, int, Any]) -> None:
-        """Undo a push that failed on the way: those it had passed, each one step down, go up again."""
+        """Undo a push that failed on the way: those it had passed, each one step down, go up again.
+
+        CPython's ``heappush`` swaps in place, so the new entry is somewhere between its leaf and the root.
+        """
         heap = self._heap
         at = len(heap) - 1
         while heap[at] is not entry:
@@ -67,9 +71,10 @@ class Heap:
         first = heap[0] if heap else None
         try:
             return heappop(heap)[2]
-        except BaseException:
+        except BaseException as error:
             if first is not None:
                 heap.append(first)
+                _refuse_index_error(error)
             raise
 
     def available(self) -> int:
@@ -87,6 +92,12 @@ class Heap:
         with suppress(Exception):  # then in any order
             self._heap.sort()  # what is sorted is a heap
         return iter([item for _, _, item in self._heap])
+
+
+def _refuse_index_error(error: BaseException) -> None:
+    """A comparison that raised ``IndexError`` must not be taken for an empty queue."""
+    if isinstance(error, IndexError):
+        raise TypeError("two priorities cannot be compared") from error
 
 
 class Lanes:

@@ -110,9 +110,9 @@ async def _emit_each(worker: ConsumerWorker, batch: Batched, values: list[Any]) 
                 item.answer(value)
     except asyncio.CancelledError:
         for item, value in rest:
-            stage.emitted += 1
             if outbox is not None:
                 outbox._enqueue(Asked(value, item.future) if type(item) is Asked else value)
+            stage.emitted += 1
         stage.more += len(batch) - 1
         worker.settle()
         raise
@@ -198,7 +198,12 @@ def in_order(worker: ConsumerWorker, handle: Handle) -> Handle:
         try:
             while (finished := order.finished.get(order.next)) is not None:
                 while finished:
-                    await worker.emit(outbox, finished.popleft())
+                    value = finished.popleft()
+                    try:
+                        await worker.emit(outbox, value)
+                    except Exception:  # of a function of the user, such as key=: it is in no queue
+                        stage.strand(value)
+                        raise
                 del order.finished[order.next]
                 order.next += 1
                 order.line.wake(len(order.line))

@@ -37,6 +37,7 @@ async def for_caller(worker: ConsumerWorker, asked: Asked, handle: Handle) -> An
         return await handle(asked.item)
     except Exception as error:
         value, _, failed = await _again(worker, asked.item, handle, error)
+    worker.inside = None
     if failed is not None:
         asked.fail(failed)
         worker.stage.last_failure = summary(failed)
@@ -46,15 +47,18 @@ async def for_caller(worker: ConsumerWorker, asked: Asked, handle: Handle) -> An
 
 async def recovered(worker: ConsumerWorker, item: Any, handle: Handle, error: Exception) -> Any:
     """The value after all, by another attempt; EMPTY if a policy gives the item up; else what failed is raised."""
-    value, calls, failed = await _again(worker, item, handle, error)
-    if failed is None:
-        return value
-    if isinstance(item, Batched):
-        await _recover_batch(worker, item, calls, failed)
-    elif worker.cancelled or worker.stage.handler.on_error == "stop":
-        raise failed
-    else:
-        await _give_up(worker, item, calls, failed)
+    try:
+        value, calls, failed = await _again(worker, item, handle, error)
+        if failed is None:
+            return value
+        if isinstance(item, Batched):
+            await _recover_batch(worker, item, calls, failed)
+        elif worker.cancelled or worker.stage.handler.on_error == "stop":
+            raise failed
+        else:
+            await _give_up(worker, item, calls, failed)
+    finally:
+        worker.inside = None  # the next item may have no context of its own
     return EMPTY
 
 
@@ -117,15 +121,16 @@ async def _give_up(worker: ConsumerWorker, item: Any, attempts: int, error: Exce
         raise TooManyFailures(
             f"stage {handler.name!r}: {failed} items failed, max_failures={handler.max_failures} allows no more"
         ) from error
-    stage.last_failure = summary(error)
+    told = summary(error)
     if failed & (failed - 1) == 0:  # 1, 2, 4, 8, …: a log is no place for each of a million
-        logger.warning("stage %r: %d failed, the last with %s", handler.name, failed, stage.last_failure)
+        logger.warning("stage %r: %d failed, the last with %s", handler.name, failed, told)
     if handler.on_error != "skip":
         stage.telling += 1
         try:
             await _tell(worker, Failure(plain(item), described(error), attempts, handler.name, _trace(error)))
         finally:
             stage.telling -= 1
+    stage.last_failure = told
     stage.failed += 1
 
 

@@ -63,7 +63,7 @@ class StageStatistics(NamedTuple):
     out_waited: float
     """Seconds that its workers waited for room in the queues they give to, summed over the workers."""
     loop_held: float
-    """Seconds in which its calls let nothing else run, where one took half a millisecond or more: they block."""
+    """Seconds in which calls of half a millisecond or more let nothing else run, from their beginning to their end."""
     latency_p50: float
     """Half of the handler calls sampled took no longer (seconds; within 1 %); 0 before the first."""
     latency_p90: float

@@ -269,15 +269,22 @@ class Stage:
         """At the end of a run, let go what waits for an item before it: it is left in the next queue."""
         if self.order is not None and self.outbox is not None:
             for _, values in sorted(self.order.finished.items()):
-                try:
-                    for value in values:
+                refused: list[Any] = []
+                for value in values:
+                    try:
                         self.outbox._enqueue(value)
                         self.emitted += 1
-                except Exception as error:  # of a function of the user, such as key=
-                    self.stranded.append(value)
-                    self.more -= 1
-                    self._report_trouble(error, self.handler.name)
+                    except Exception as error:  # of a function of the user, such as key=
+                        refused.append(value)
+                        self._report_trouble(error, self.handler.name)
+                if refused:
+                    self.strand(refused[0] if len(refused) == 1 else refused)
             self.order.finished.clear()
+
+    def strand(self, value: Any) -> None:
+        """List a value that found no way on as unfinished here, in the place of the item it was made of."""
+        self.stranded.append(value)
+        self.more -= 1
 
     @property
     def counts_emitted(self) -> bool:

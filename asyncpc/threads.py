@@ -90,6 +90,7 @@ class Crew:
         self._members = 0
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._threads: list[tuple[Thread, Caller]] = []
+        self._started = 0  # threads so far
         self._leaving = 0  # of these, those that are to end, since there are too many
         self._under_way = 0
         self._done: deque[Job] = deque()
@@ -159,8 +160,9 @@ class Crew:
 
     def _start_thread(self) -> None:
         caller = self._make_caller()
-        number = len(self._threads) + 1
-        thread = Thread(target=self._work, args=(caller,), name=f"asyncpc:{self._name}-{number}", daemon=True)
+        self._started += 1
+        name = f"asyncpc:{self._name}-{self._started}"
+        thread = Thread(target=self._work, args=(caller,), name=name, daemon=True)
         thread.start()
         self._threads.append((thread, caller))
 

@@ -207,10 +207,11 @@ class ConsumerWorker(Worker):
                         if type(value) is CoroutineType and stage.outbox is None:
                             self.hand = EMPTY
                             raise _forgotten(stage.handler.name, value)
+                    self.hand = EMPTY  # what follows may raise: a key is released there, which may compare priorities
                     if not items or elapsed > TURN or self.called_off:
                         break
-                self.hand, self.called_off = EMPTY, False
-                item = value = None  # an idle worker keeps nothing alive
+                self.called_off = False
+                item = value = self.inside = None  # an idle worker keeps nothing alive
                 waited = slow and stage.beats != beats  # a slow handler that waits has let others run
                 if slow and not waited:
                     stage.loop_held += elapsed

@@ -84,7 +84,7 @@ def streams_that_fail_twice() -> list[str]:
     """Random streams whose block raises while a handler may have failed; among all scenarios they are rare."""
     drawn = map(draw, range(20_000))
     rare = (one for one in drawn if one.shape == "streamed" and one.ending == "raise" and _fails(one))
-    return [problem for scenario in islice(rare, 40) for problem in play(scenario)]
+    return [problem for scenario in islice(rare, 150) for problem in play(scenario)]
 
 
 def _fails(scenario: Scenario) -> bool:

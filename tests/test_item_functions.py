@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from virtual import EAGER, ran, run_virtual
 
-from asyncpc import Batch, Failure, Pipeline, PipelineError, Report, Running, consumer, source
+from asyncpc import Batch, Failure, Pipeline, PipelineError, Report, Retry, Running, consumer, source
 from asyncpc.containers import Heap, Lanes
 
 both = pytest.mark.parametrize("eager", EAGER)
@@ -174,6 +174,144 @@ def test_values_that_found_no_way_on_at_the_end_are_listed(end: str, eager: bool
         ({"n": 2}, "fetch"),
         ({"n": 1, "site": 1}, "save"),
     ]
+
+
+class Parts(tuple[int, ...]):
+    """Compared by what may not be there."""
+
+    def __lt__(self, other: Any) -> bool:
+        return bool(self[0] < other[0])
+
+
+@both
+def test_an_index_error_of_a_comparison_is_no_empty_queue(eager: bool) -> None:
+    """It would be taken for one: the worker would look again and again, and never see the end."""
+
+    @consumer(priority=Parts)
+    async def handle(item: tuple[int, ...]) -> None:
+        await asyncio.sleep(1)
+
+    async def main() -> None:
+        async with Pipeline(handle) as running:
+            await running.put((1,))
+            await running.put((1,))
+            with pytest.raises(TypeError, match="cannot be compared"):
+                await running.put(())
+
+    run_virtual(main, eager=eager)
+
+
+@both
+def test_a_key_whose_next_item_cannot_be_compared_fails_the_run(eager: bool) -> None:
+    """The key is released when the worker looks for more, with an item that has been settled: it counts once."""
+
+    @consumer(key=lambda item: item[0], priority=lambda item: item[1])
+    async def handle(item: tuple[str, Any]) -> None:
+        await asyncio.sleep(1)
+
+    async def main() -> Report:
+        async with Pipeline(handle) as running:
+            await running.put(("k", 1))
+            await running.put(("k", 2))
+            await asyncio.sleep(0.5)
+            await running.put(("x", "high"))
+            with pytest.raises(PipelineError) as failed:
+                await running.wait()
+        return failed.value.report
+
+    report = run_virtual(main, eager=eager)
+    assert (report.done, report.failed, len(report.unfinished)) == (1, 0, 2)
+
+
+@both
+@pytest.mark.parametrize("end", ["runs on", "is cancelled"])
+def test_a_value_in_order_that_is_refused_is_listed(end: str, eager: bool) -> None:
+    """Invariant 2: whoever passes on the values of others must not lose one of them."""
+
+    @consumer(concurrency=4, ordered=True)
+    async def first(n: int) -> int:
+        await asyncio.sleep(1 if n % 4 == 0 else 0)
+        return n
+
+    @consumer(maxsize=1, key=lambda n: {5: 1}[n] if n == 6 else n)
+    async def second(n: int) -> None:
+        await asyncio.sleep(1000 if end == "is cancelled" and n == 4 else 0)
+
+    with pytest.raises(PipelineError) as failed:
+        ran(Pipeline(range(8), first, second, drain_timeout=5), eager=eager)
+    report = failed.value.report
+    assert [type(error) for error in failed.value.exceptions] == [KeyError]
+    left = [(one.item, one.stage) for one in report.unfinished]
+    assert (6, "first") in left
+    assert report.done + len(left) + report.failed == 8
+
+
+@both
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_the_values_of_a_cancelled_batch_are_counted_where_they_are(bad: int, eager: bool) -> None:
+    """Invariant 4: one of them is refused by the next stage's ``key=``, in the midst of a cancel."""
+
+    @consumer(batch=Batch(6))
+    async def double(items: list[int]) -> list[int]:
+        return items
+
+    @consumer(maxsize=1, key=lambda n: {0: 0}[n] if n == 3 + bad else n)
+    async def second(n: int) -> None:
+        await asyncio.sleep(1000)
+
+    async def main() -> Report:
+        async with Pipeline(range(6), double, second) as running:
+            await asyncio.sleep(1)
+            running.stop(0)
+            with pytest.raises(PipelineError):
+                await running.wait()
+        return cast(Report, running.report)
+
+    run_virtual(main, eager=eager)
+
+
+@both
+def test_the_context_of_an_item_that_was_tried_again_is_gone_with_it(eager: bool) -> None:
+    """Fault B12: the next item fails without another attempt, and has no context of its own."""
+    variable: ContextVar[str] = ContextVar("variable", default="none")
+    told: list[tuple[int, str]] = []
+    calls: list[int] = []
+
+    @consumer(
+        retry=Retry(2, on=ConnectionError, wait=lambda attempt: 0.0),
+        on_error=lambda f: told.append((f.item, variable.get())),
+    )
+    async def handle(n: int) -> None:
+        calls.append(n)
+        if n == 2:
+            raise ValueError
+        if calls.count(1) == 1:
+            raise ConnectionError
+        variable.set("of item 1")
+
+    ran(source([1, 2]) >> handle, eager=eager)
+    assert told == [(2, "none")]
+
+
+@both
+def test_an_item_whose_failure_was_not_told_has_not_failed(eager: bool) -> None:
+    """The report says what the last one failed with that did fail; this one is unfinished."""
+
+    async def tell(failure: Failure) -> None:
+        await asyncio.sleep(1000)
+
+    @consumer(on_error=tell)
+    async def handle(n: int) -> None:
+        raise ValueError
+
+    async def main() -> Report:
+        async with Pipeline(handle) as running:
+            await running.put(1)
+            await asyncio.sleep(1)
+            return await running.drain(timeout=0)
+
+    report = run_virtual(main, eager=eager)
+    assert (report.failed, report.stages[0].last_failure, len(report.unfinished)) == (0, "", 1)
 
 
 OPTIONS: list[Callable[[Callable[[Any], Any]], dict[str, Any]]] = [
