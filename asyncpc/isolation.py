@@ -36,8 +36,8 @@ class InContext:
     __slots__ = ("awaitable", "context")
 
     def __init__(self, awaitable: Any, context: Context) -> None:
-        self.awaitable = awaitable
-        self.context = context
+        self.awaitable: Any = awaitable
+        self.context: Context = context
 
     def __await__(self) -> Generator[Any, Any, Any]:
         steps = self.awaitable.__await__()
