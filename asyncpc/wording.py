@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from pathlib import Path
 from traceback import walk_tb
 from types import TracebackType
 from typing import Final
@@ -55,7 +54,7 @@ def place_of(error: BaseException) -> str:
     if isinstance(error, SyntaxError) or not others:  # the first says it itself
         return ""
     file, line = (users or others)[-1]
-    return f"{Path(file).name}:{line}"
+    return f"{os.path.basename(file)}:{line}"
 
 
 def of_the_user(traceback: TracebackType | None) -> TracebackType | None:
