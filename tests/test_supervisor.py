@@ -1498,13 +1498,13 @@ def test_a_method_of_an_object_is_a_stage() -> None:
     class Sums:
         def __init__(self) -> None:
             self.total = 0
-            self.add = consumer(concurrency=2)(self.add)  # type: ignore[method-assign]
+            self.add = consumer(concurrency=2)(self.add)  # type: ignore[method-assign]  # the cure that is told
 
         async def add(self, item: int) -> None:
             self.total += item
 
     sums = Sums()
-    assert ran(source(range(5)) >> sums.add).done == 5  # type: ignore[operator]
+    assert ran(source(range(5)) >> sums.add).done == 5  # type: ignore[operator]  # declared as a method
     assert sums.total == 10
 
 
@@ -1551,7 +1551,7 @@ def test_a_resource_that_is_none_is_named() -> None:
     def session() -> Iterator[int]:
         yield 1
 
-    @consumer(context=session)  # type: ignore[call-overload]
+    @consumer(context=session)  # type: ignore[call-overload]  # the mistake under test
     async def handle(item: int, session: int) -> None: ...
 
     with pytest.raises(PipelineError) as failed:
