@@ -316,7 +316,7 @@ def test_the_last_failure_is_safe_to_look_at() -> None:
 def test_an_error_of_a_function_of_the_item_says_whose_it_is(option: str, eager: bool) -> None:
     """Whoever gives the item meets it, and would be blamed for it."""
 
-    @consumer(**{option: lambda item: item["id"]})  # type: ignore[call-overload]
+    @consumer(**{option: lambda item: item["id"]})  # type: ignore[call-overload]  # which option it is, only the test knows
     async def handle(item: dict[str, int]) -> None: ...
 
     with pytest.raises(PipelineError) as failed:

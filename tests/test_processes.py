@@ -47,7 +47,7 @@ async def test_calls_are_made_in_processes_and_come_back() -> None:
 
 async def one_gone(processes: set[int]) -> None:
     """Until one of them has ended, which no event tells this loop."""
-    while not any(map(gone, processes)):  # noqa: ASYNC110  # as it says
+    while not any(map(gone, processes)):  # noqa: ASYNC110  # no event of this loop tells of it
         await asyncio.sleep(0.01)
 
 

@@ -1359,6 +1359,7 @@ async def generator() -> AsyncIterator[int]:
 def plain(item: int) -> None: ...
 
 
+# What a type checker is told to ignore in these is the mistake itself, which must be refused at run time too.
 MISTAKES: dict[str, tuple[Callable[[], object], str, str]] = {
     "producer without yield": (lambda: producer(coroutine), "'coroutine'", "with 'yield'"),
     "plain function in the loop": (lambda: consumer(run_in="loop")(plain), "'plain'", "write 'async def'"),

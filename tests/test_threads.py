@@ -260,7 +260,7 @@ def test_what_does_not_fit_is_refused() -> None:
     for wrong, cure in (
         (lambda: consumer(run_in="thread")(coroutine), "'coroutine' is async, so it runs in the loop"),
         (lambda: consumer(run_in="loop")(plain), "'plain' is a plain function, which would hold up the loop"),
-        (lambda: consumer(run_in="moon")(plain), "must be 'loop', 'thread' or 'process'"),  # type: ignore[call-overload]
+        (lambda: consumer(run_in="moon")(plain), "must be 'loop', 'thread' or 'process'"),  # type: ignore[call-overload]  # the mistake
     ):
         with pytest.raises(DefinitionError, match=cure):
             wrong()
@@ -725,7 +725,7 @@ async def test_a_burst_wakes_the_loop_once() -> None:
             return call(*args)
 
     async with Pipeline(ignore, maxsize=1000) as running:
-        bridge_to(running._run.first)._loop = Counting(loop)  # type: ignore[assignment]
+        bridge_to(running._run.first)._loop = Counting(loop)  # type: ignore[assignment]  # a loop that counts
         threads = [threading.Thread(target=lambda: [running.put_from_thread(n) for n in range(100)]) for _ in range(4)]
         for thread in threads:
             thread.start()
@@ -916,7 +916,7 @@ async def test_what_a_thread_feeds_in_a_burst_wakes_the_loop_once() -> None:
             blocked.clear()
 
     async with Pipeline(handle, maxsize=1) as running:
-        bridge_to(running._run.first)._loop = Counting()  # type: ignore[assignment]
+        bridge_to(running._run.first)._loop = Counting()  # type: ignore[assignment]  # a loop that counts
         await running.put(0)
         await until(lambda: running.statistics().stages[0].in_flight == 1)
         blocked.set()
