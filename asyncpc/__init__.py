@@ -49,18 +49,20 @@ The floors of the house. A module knows only those below its floor, and does wha
      2  isolation    gives an item a context of its own
      2  bridge       takes items from threads
      2  processes    makes calls in a process
-     1  queue        ``BoundedQueue``: waits, and wakes those who wait
+     1  core.channel the queue before a stage, as the workers on both sides of it see it
      1  containers   keeps a queue's items in another order than they came
      1  limits       holds calls back, or cuts them short
      1  checks       refuses a definition that cannot work
      1  threads      makes calls in threads
      0  wording      puts errors in words
-     0  waiting      a line of those who wait
-     0  turns        shares a queue's room where branches meet
+     0  core.queue   ``BoundedQueue``: waits, and wakes those who wait
+     0  core.fairness shares a channel's room where branches meet
+    -1  core.waiting a queue of those who wait
+    -1  core.seams   what an option must offer to fit in
      0  policies     what a user may ask for: frozen numbers
      0  report       what a run tells: frozen counts
      0  latency      how long calls take
-     0  errors       what can go wrong, as a tree
+    -2  errors       what can go wrong, as a tree
 """
 
 from .branches import broadcast, merge, route
@@ -82,7 +84,7 @@ from .errors import (
 )
 from .pipeline import Consumer, Pipeline, Producer, Source
 from .policies import Adaptive, Batch, Breaker, Failure, Rate, Restart, Retry, exponential
-from .queue import DEFAULT_MAXSIZE, END, BoundedQueue, QueueStatistics
+from .core.queue import DEFAULT_MAXSIZE, END, BoundedQueue, QueueStatistics
 from .report import Report, SourceStatistics, StageStatistics, Statistics, Unfinished
 from .runner import run
 from .running import Results, Running

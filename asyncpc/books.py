@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from .errors import ConservationError
-from .queue import BoundedQueue
+from .core.channel import Channel
 from .report import SourceStatistics, StageStatistics, Statistics
 from .stage import Stage, plain
 from .worker import ProducerWorker
@@ -27,7 +27,7 @@ class Books:
         producers: list[ProducerWorker],
         stages: list[Stage],
         ends: tuple[int, ...],
-        results: BoundedQueue[Any] | None,
+        results: Channel[Any] | None,
     ) -> None:
         self._producers = producers
         self._stages = stages
@@ -44,11 +44,11 @@ class Books:
         stages = tuple([_stage_statistics(stage, self._received(stage), elapsed, now) for stage in self._stages])
         sources = tuple([SourceStatistics(one.name, one.produced, one.restarts) for one in self._producers])
         ends = tuple([self._stages[place].handler.name for place in self._ends])
-        return Statistics(state, elapsed, sources, stages, self._stages[0].inbox._accepted, self.fed, ends)
+        return Statistics(state, elapsed, sources, stages, self._stages[0].inbox.accepted, self.fed, ends)
 
     def _received(self, stage: Stage) -> int:
         """What came into a stage, as those counted it who gave it."""
-        received = stage.inbox._accepted + self.fed if stage is self._stages[0] else 0
+        received = stage.inbox.accepted + self.fed if stage is self._stages[0] else 0
         for before in stage.before:
             received += before.given_to(stage.inbox)
         for producer in self._producers:
@@ -58,7 +58,7 @@ class Books:
 
     def left(self) -> tuple[tuple[str, tuple[Any, ...]], ...]:
         """What is in hands and queues, by stage; stages without any are left out."""
-        left = [(stage, (*stage.in_flight, *stage.inbox._queue)) for stage in self._stages]
+        left = [(stage, (*stage.in_flight, *stage.inbox.items)) for stage in self._stages]
         return tuple(
             [(stage.handler.name, tuple(map(plain, items)) if self.asked else items) for stage, items in left if items]
         )
@@ -96,11 +96,11 @@ def _stage_statistics(stage: Stage, received: int, elapsed: float, now: float) -
         retried=stage.retried,
         dropped=stage.dropped,
         in_flight=len(stage.in_flight),
-        queued=len(inbox._queue),
-        peak_queued=inbox._peak,
+        queued=len(inbox.items),
+        peak_queued=inbox.peak,
         emitted=stage.emitted if stage.counts_emitted else done,
-        put_waited=inbox._put_waited(now),
-        get_waited=inbox._getters.seconds(now) / handler.depth,
+        put_waited=inbox.put_waited(now),
+        get_waited=inbox.getters.seconds(now) / handler.depth,
         out_waited=stage.out_waited(now) / handler.depth,
         loop_held=stage.loop_held,
         latency_p50=p50,

@@ -21,7 +21,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from .errors import QueueShutDown, StateError
-from .queue import BUDGET, BoundedQueue
+from .core.channel import Channel
+from .core.queue import BUDGET
 
 if TYPE_CHECKING:
     from .blocking import BlockingSource
@@ -40,15 +41,15 @@ LOOP_IS_CLOSED: Final = "the loop of this run is closed"
 _making: Final = Lock()
 
 
-def bridge_to(queue: BoundedQueue[Any]) -> Bridge:
+def bridge_to(queue: Channel[Any]) -> Bridge:
     """The one bridge to ``queue``, from any thread.
 
     One that is made while the loop refuses is no danger: it looks at the refusal, which is set first, before it takes.
     """
     with _making:
-        if queue._bridge is None:
-            queue._bridge = Bridge(queue)
-        return queue._bridge
+        if queue.inlet is None:
+            queue.inlet = Bridge(queue)
+        return queue.inlet
 
 
 class Bridge:
@@ -74,15 +75,15 @@ class Bridge:
         "_thread",
     )
 
-    def __init__(self, queue: BoundedQueue[Any]) -> None:
-        assert queue._loop is not None  # the run has begun
+    def __init__(self, queue: Channel[Any]) -> None:
+        assert queue.loop is not None  # the run has begun
         self._queue = queue
-        self._items = queue._queue
-        self._limit = queue._limit
-        self._thread = queue._thread
-        self._loop = queue._loop
+        self._items = queue.items
+        self._limit = queue.limit
+        self._thread = queue.thread
+        self._loop = queue.loop
         self._is_dead = self._loop.is_closed
-        self._plain = type(queue._queue) is deque and queue._overflow is None  # or putting runs the user's code
+        self._plain = type(queue.items) is deque and queue.full is None  # or putting runs the user's code
         self._lock = RLock()  # a finalizer or signal handler of the user's may put, too, in the midst of it
         self._moving: deque[Any] = deque()  # put, not yet in the queue
         self._given: deque[tuple[Any, BlockingSource]] = deque()  # likewise, of sources
@@ -108,12 +109,12 @@ class Bridge:
                 if (
                     self._called  # so the loop will look
                     and len(self._items) + self._on_way < self._limit
-                    and not (queue._refusal or self._is_dead())
+                    and not (queue.refusal or self._is_dead())
                 ):
                     self._moving.append(item)
                     self._on_way += 1
                     return
-        if get_ident() == self._thread and not (queue._refusal or self._is_dead()):
+        if get_ident() == self._thread and not (queue.refusal or self._is_dead()):
             raise StateError(
                 "waiting would block the run's own loop: write 'await running.put(item)' there, or running.call(item)"
             )
@@ -132,7 +133,7 @@ class Bridge:
             with self._lock:
                 if source.stopped or self._is_dead():
                     return False
-                if self._has_room() or self._queue._overflow is not None:
+                if self._has_room() or self._queue.full is not None:
                     return True
                 gate = self._park()
             self._sleep(gate, None)
@@ -152,7 +153,7 @@ class Bridge:
             self._run = run
             self._fed.append(item)
             # Looked at last: unless the queue is closed by now, the loop takes the item before anyone sees END.
-            if self._queue._is_shutdown or self._is_dead():
+            if self._queue.closed or self._is_dead():
                 self._fed.pop()
                 raise QueueShutDown("feed() after the end of its run: the item was not taken")
 
@@ -192,8 +193,8 @@ class Bridge:
         """Refuse what nobody would take."""
         if self._is_dead():
             raise QueueShutDown(f"{LOOP_IS_CLOSED}: the item was not taken")
-        if source is None and self._queue._refusal:
-            raise self._queue._refused(self._queue._refusal)
+        if source is None and self._queue.refusal is not None:
+            raise self._queue.refusal()
         if source is not None and source.left:
             raise QueueShutDown("an item that it gave was not taken")
 
@@ -268,20 +269,20 @@ class Bridge:
         """As :meth:`_attempt`, called in the loop."""
         self._check(source)
         queue = self._queue
-        full, stopped = len(queue._queue) >= queue._limit, source is not None and source.stopped
-        if full and queue._overflow is None and not stopped:
+        full, stopped = len(queue.items) >= queue.limit, source is not None and source.stopped
+        if full and queue.full is None and not stopped:
             with self._lock:
                 return self._park()
         if source is None:
             queue.put_nowait(item)
             return None
         try:
-            if full and queue._overflow is not None:
-                queue._overflow(item)
+            if full and queue.full is not None:
+                queue.full(item)
             else:
-                queue._enqueue(item)
+                queue.enqueue(item)
         except asyncio.QueueFull:  # the run fails of it, and lists the item
-            queue._enqueue(item)
+            queue.enqueue(item)
             source.worker.produced += 1
             raise
         source.worker.produced += 1
@@ -307,7 +308,7 @@ class Bridge:
         moved = int(max(0, min(most, len(self._moving))))
         if moved:
             self._items.extend(islice(self._moving, moved))
-            self._queue._accepted += moved
+            self._queue.came_from_outside(moved)
             if moved == len(self._moving):
                 self._moving.clear()
             else:
@@ -332,34 +333,30 @@ class Bridge:
 
     def _tell(self) -> None:
         """Tell the queue that it may have grown; without the lock, as an eager task begins its work in here."""
-        queue = self._queue
-        if len(self._items) > queue._peak:
-            queue._grown()
-        if queue._getters and not queue._getters.waking:
-            queue._made_item()
+        self._queue.note_length()
 
     def _see_to_room(self) -> None:
         """Wake as many threads as there is room for; for the others, stand in line with the pipeline's writers."""
         queue = self._queue
         room = self._limit - len(self._items) - self._on_way
-        if not queue._holds_writers:
+        if not queue.holds_writers:
             self._wake(len(self._parked))
         elif room > 0 and self._parked:
             self._wake(int(min(room, len(self._parked))))
             if not self._called:  # they are about to come: they need not call, unless they have to wait again
                 self._called = True
                 self._loop.call_later(EXPECTED, self._come)
-        if queue._holds_writers and (self._parked or (self._on_way and not self._looking)):
+        if queue.holds_writers and (self._parked or (self._on_way and not self._looking)):
             self._standing = True
             waiter: asyncio.Future[None] = self._loop.create_future()
             waiter.add_done_callback(self._woken)
-            queue._writers.append(waiter)
+            queue.writers.append(waiter)
 
     def _woken(self, waiter: asyncio.Future[None]) -> None:
-        self._queue._writers.waking -= 1
+        self._queue.writers.waking -= 1
         self._standing = False
-        self._queue._writers.wake()  # a source that was waited for may end, or idle, and never use the room
-        self._queue._putters.wake()
+        self._queue.writers.wake()  # a source that was waited for may end, or idle, and never use the room
+        self._queue.putters.wake()
         self._come()
 
     def _wake(self, most: int) -> None:

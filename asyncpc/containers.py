@@ -1,6 +1,6 @@
 """What a stage's queue keeps its items in when first in, first out is not enough.
 
-Each stands in for the deque of a :class:`~asyncpc.queue.BoundedQueue`: ``append`` and ``popleft`` move items, ``len()``
+Each stands in for the deque of a :class:`~asyncpc.core.queue.BoundedQueue`: ``append`` and ``popleft`` move items, ``len()``
 counts those that are in (and held against the bound), and its truth says whether one can be taken now.
 """
 
@@ -77,6 +77,21 @@ class Heap:
                 _refuse_index_error(error)
             raise
 
+    def taker(self) -> Heap:
+        """Any worker takes from this itself."""
+        return self
+
+    def worker_left(self, taker: object) -> None:
+        """Nothing is kept for a worker."""
+
+    def items_in(self, taken: Any) -> list[Any]:
+        """One item is taken at once."""
+        return [taken]
+
+    def complete(self) -> bool:
+        """No item waits for others."""
+        return False
+
     def available(self) -> int:
         """How many items can be taken now."""
         return len(self._heap)
@@ -148,6 +163,28 @@ class Lanes:
             parked.popleft()
         else:
             self._parked.pop(key, None)  # it is gone after clear()
+
+    def popleft(self) -> Any:
+        """Take an item whose key is not kept from others; see :meth:`taker` for a worker's way."""
+        key, item = self.take()
+        self.release(key)
+        return item
+
+    def taker(self) -> Claim:
+        """What keeps the key of one worker's item from the others."""
+        return Claim(self)
+
+    def worker_left(self, taker: Claim) -> None:
+        """Let go the key of its last item."""
+        taker.release()
+
+    def items_in(self, taken: Any) -> list[Any]:
+        """One item is taken at once."""
+        return [taken]
+
+    def complete(self) -> bool:
+        """No item waits for others of its kind."""
+        return False
 
     def available(self) -> int:
         """How many items can be taken now."""
@@ -273,6 +310,21 @@ class Batches:
         for key in list(self._open):
             self._close(key, reason)
         return True
+
+    def taker(self) -> Batches:
+        """Any worker takes from this itself."""
+        return self
+
+    def worker_left(self, taker: object) -> None:
+        """Nothing is kept for a worker."""
+
+    def items_in(self, taken: Batched) -> list[Any]:
+        """The items of the batch."""
+        return list(taken)
+
+    def complete(self) -> bool:
+        """Complete all batches as they are, at the end; whether there were any."""
+        return self.flush("end")
 
     def available(self) -> int:
         """How many batches can be taken now."""

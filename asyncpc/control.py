@@ -52,8 +52,8 @@ class Control:
 
     def scale(self, stage: Stage, concurrency: int) -> None:
         """Let ``stage`` have so many workers from now on; those it has too many leave after the item they are at."""
-        inbox, getters = stage.inbox, stage.inbox._getters
-        if self.is_over or inbox._is_shutdown:
+        inbox, getters = stage.inbox, stage.inbox.getters
+        if self.is_over or inbox.closed:
             return
         more, stage.concurrency = (concurrency - stage.concurrency) * stage.handler.depth, concurrency
         if stage.handler.crew is not None:
@@ -62,10 +62,10 @@ class Control:
         stage.surplus -= kept
         if more > kept:
             self._add(stage, more - kept)
-            inbox._made_item()
+            inbox.made_item()
         elif more < 0:
-            spared = getters.discharge(-more, self._loop.time())
-            inbox._workers -= spared
+            spared = getters.remove_spares(-more, self._loop.time())
+            inbox.workers -= spared
             stage.surplus += -more - spared
             stage.call_off()
             getters.wake(stage.surplus)  # idle ones leave at once
@@ -92,9 +92,9 @@ class Control:
                 stage.gate = None
 
     def _add(self, stage: Stage, count: int) -> None:
-        getters = stage.inbox._getters
-        stage.inbox._workers += count
-        getters.reserve(count, partial(self._start_worker, stage), self._loop.time())
+        getters = stage.inbox.getters
+        stage.inbox.workers += count
+        getters.add_spares(count, partial(self._start_worker, stage), self._loop.time())
         if stage.handler.context is not None:
             getters.wake(count)  # opening takes time, and if it fails that is better known now
 
@@ -108,6 +108,6 @@ class Control:
         calls, seconds = stage.latency.count - calls, stage.latency.seconds - seconds
         if calls and seconds / calls > policy.target:
             self.scale(stage, max(policy.min, stage.concurrency * 3 // 4))
-        elif calls and stage.inbox._getters.waiting == 0 and stage.concurrency < policy.max:
+        elif calls and stage.inbox.getters.waiting == 0 and stage.concurrency < policy.max:
             self.scale(stage, stage.concurrency + 1)
         self._adapt_later(stage, policy)

@@ -44,7 +44,7 @@ from .checks import (
 )
 from .errors import DefinitionError
 from .policies import Adaptive, Batch, Breaker, Failure, Rate, Restart, Retry
-from .queue import BoundedQueue
+from .core.queue import BoundedQueue
 
 if TYPE_CHECKING:
     from .threads import Crew

@@ -15,7 +15,7 @@ from .containers import Batched
 from .limits import Handle, Timeout
 from .recovery import attempt, for_caller
 from .stage import EMPTY, Asked, plain
-from .waiting import pause
+from .core.waiting import checkpoint
 
 if TYPE_CHECKING:
     from .worker import ConsumerWorker
@@ -55,16 +55,16 @@ def emitting(worker: ConsumerWorker, function: Callable[[Any], AsyncGenerator[An
                     collected.append(value)
                 elif outbox is None:
                     stage.emitted += 1
-                elif len(outbox._queue) >= outbox._mark:
+                elif len(outbox.items) >= outbox.mark:
                     await worker.emit(outbox, value)
                 else:
-                    outbox._queue.append(value)
+                    outbox.items.append(value)
                     stage.emitted += 1
-                    if outbox._getters and not outbox._getters.waking:
-                        outbox._getters.wake()
+                    if outbox.getters and not outbox.getters.waking:
+                        outbox.getters.wake()
                 given += 1
                 if not given % 8 and (not given % 128 or perf_counter() > until):  # invariant 10
-                    await pause()
+                    await checkpoint()
                     until = perf_counter() + TURN
                 if worker.cancelled:  # the generator swallowed it (fault B4)
                     raise asyncio.CancelledError
@@ -81,7 +81,7 @@ def batching(worker: ConsumerWorker, handle: Handle) -> Handle:
     stage, outbox = worker.stage, worker.stage.outbox
 
     async def handle_batch(batch: Batched) -> None:
-        stage.inbox._made_room(len(batch) - 1)  # the worker has told of one
+        stage.inbox.made_room(len(batch) - 1)  # the worker has told of one
         asked = any(type(item) is Asked for item in batch)
         results = await handle(Batched(map(plain, batch), batch.reason) if asked else batch)
         if stage.handler.generates:
@@ -111,7 +111,7 @@ async def _emit_each(worker: ConsumerWorker, batch: Batched, values: list[Any]) 
     except asyncio.CancelledError:
         for item, value in rest:
             if outbox is not None:
-                outbox._enqueue(Asked(value, item.future) if type(item) is Asked else value)
+                outbox.enqueue(Asked(value, item.future) if type(item) is Asked else value)
             stage.emitted += 1
         stage.more += len(batch) - 1
         worker.settle()
@@ -140,14 +140,14 @@ def branching(worker: ConsumerWorker, choose: Handle) -> Handle:
             return EMPTY
         for at, branch in enumerate(branches):
             outbox = outboxes[branch]
-            if len(outbox._queue) >= outbox._mark:
+            if len(outbox.items) >= outbox.mark:
                 await _send(worker, item, branches[at:])
                 break
-            outbox._queue.append(item)
+            outbox.items.append(item)
             stage.sent[branch] += 1
             stage.emitted += 1
-            if outbox._getters and not outbox._getters.waking:
-                outbox._getters.wake()
+            if outbox.getters and not outbox.getters.waking:
+                outbox.getters.wake()
         return EMPTY
 
     return handle
@@ -163,7 +163,7 @@ async def _send(worker: ConsumerWorker, item: Any, branches: Sequence[int]) -> N
     except asyncio.CancelledError:
         stage.sent[left.popleft()] += 1
         for branch in left:
-            stage.branches[branch]._enqueue(item)
+            stage.branches[branch].enqueue(item)
             stage.sent[branch] += 1
             stage.emitted += 1
         worker.settle()
@@ -184,7 +184,7 @@ def in_order(worker: ConsumerWorker, handle: Handle) -> Handle:
         order.finished[ticket] = deque(values)
         try:
             while ticket - order.next >= order.WINDOW:
-                await order.line.stand(asyncio.get_running_loop())
+                await order.line.wait(asyncio.get_running_loop())
             if not order.passing:
                 await pass_on()
         except BaseException:

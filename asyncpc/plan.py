@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import Final, NamedTuple, TypeVar
 
 from .definitions import Handler, Origin
-from .queue import DEFAULT_MAXSIZE
+from .core.queue import DEFAULT_MAXSIZE
 
 __all__ = ["Layout", "Node", "Plan", "beside", "branching", "complete"]
 

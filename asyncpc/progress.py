@@ -32,7 +32,7 @@ def progress(plan: Plan) -> Iterator[Watch | None]:
         yield None
         return
     try:
-        line = _ProgressLine(plan)
+        line = _ProgressWaitQueue(plan)
     except ImportError:
         print("asyncpc: to see progress here, pip install 'asyncpc[rich]'", file=sys.stderr)
         yield None

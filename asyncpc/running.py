@@ -39,10 +39,7 @@ class Running(Generic[In_contra, Out_co]):
         raised was not accepted. A handler that puts into its own pipeline may wait for itself: use :func:`feed` there.
         """
         first = self._run.first
-        if first._turn > 0 and len(first._queue) < first._limit:
-            first._turn -= 1
-            first.put_nowait(item)
-        else:
+        if not first.try_put(item):
             await first.put(item, timeout)
 
     def put_nowait(self, item: In_contra) -> None:
@@ -114,7 +111,7 @@ class Running(Generic[In_contra, Out_co]):
         New workers start as they are needed; those too many leave after the item they are at. Raises ``StateError``
         for a stage that is not there, ``DefinitionError`` for what is no such number.
         """
-        self._run.first._here()
+        self._run.first.check_caller()
         found = self._run.control.stage(stage)
         self._run.control.scale(found, at_least_1(f"stage {stage!r}", "concurrency", concurrency))
 
@@ -123,7 +120,7 @@ class Running(Generic[In_contra, Out_co]):
 
         Raises ``StateError`` for a stage that is not there, ``DefinitionError`` for what is no rate.
         """
-        self._run.first._here()
+        self._run.first.check_caller()
         self._run.control.stage(stage).set_rate(check_rate(f"stage {stage!r}", rate))
 
     def pause(self) -> None:
@@ -131,12 +128,12 @@ class Running(Generic[In_contra, Out_co]):
 
         Sources and callers go on until the first queue is full. A drain resumes.
         """
-        self._run.first._here()
+        self._run.first.check_caller()
         self._run.control.pause()
 
     def resume(self) -> None:
         """Go on after :meth:`pause`."""
-        self._run.first._here()
+        self._run.first.check_caller()
         self._run.control.resume()
 
     async def drain(self, timeout: float | None = None) -> Report:

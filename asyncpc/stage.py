@@ -8,13 +8,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from .containers import Batched, Batches, Claim, Heap, Lanes
+from .containers import Batched, Batches, Heap, Lanes
 from .definitions import Handler
 from .latency import Latency
 from .limits import Circuit, Throttle
 from .policies import Rate
-from .queue import BoundedQueue
-from .waiting import Line
+from .core.channel import Channel
+from .core.waiting import WaitQueue
 from .wording import annotate
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Order:
         """Values by ticket."""
         self.passing: bool = False
         """Whether a worker is passing values on."""
-        self.line: Line = Line(lambda: None)  # those too far ahead; as all are woken, nothing is to be passed on
+        self.line: WaitQueue = WaitQueue(lambda: None)  # those too far ahead; as all are woken, nothing is to be passed on
 
     def ticket(self) -> int:
         """The place of the item that was just taken."""
@@ -124,16 +124,16 @@ class Stage:
     def __init__(
         self,
         handler: Handler,
-        inbox: BoundedQueue[Any],
+        inbox: Channel[Any],
         answers: bool,
         report_trouble: Callable[[Exception, str], None],
     ) -> None:
         self.answers: bool = answers  # whether items may have been asked for with ``call``
         self.handler: Handler = handler
-        self.inbox: BoundedQueue[Any] = inbox
-        self.outbox: BoundedQueue[Any] | None = None
-        self.branches: list[BoundedQueue[Any]] = []  # instead, if it is a branching
-        self.letters: BoundedQueue[Any] | None = None  # of the stage that is told of failures
+        self.inbox: Channel[Any] = inbox
+        self.outbox: Channel[Any] | None = None
+        self.branches: list[Channel[Any]] = []  # instead, if it is a branching
+        self.letters: Channel[Any] | None = None  # of the stage that is told of failures
         self.before: list[Stage] = []  # those that give to it
         self.shares_room: bool = False  # others write to the queues it gives to, so it counts its own waits
         self.out_waiting: int = 0  # workers that wait for room there
@@ -165,7 +165,7 @@ class Stage:
         self._report_trouble = report_trouble
         self._furnish()
 
-    def give_to(self, following: list[Stage], letters: Stage | None, results: BoundedQueue[Any] | None) -> None:
+    def give_to(self, following: list[Stage], letters: Stage | None, results: Channel[Any] | None) -> None:
         """Join it to the stages after it; the values of an end go to ``results``, or nowhere."""
         for stage in following:
             stage.before.append(self)
@@ -186,14 +186,14 @@ class Stage:
         if handler.batch is not None:
             batch = handler.batch
             batch = batch._replace(weigh=self._of_item("weigh", batch.weigh), key=self._of_item("key", batch.key))
-            inbox._keep_in(Batches(batch, inbox._limit, inbox._made_item))
+            inbox.keep_in(Batches(batch, inbox.limit, inbox.made_item))
         elif handler.key is not None:
             priority = self._of_item("priority", handler.priority)
-            inbox._keep_in(Lanes(self._of_item("key", handler.key), priority))
+            inbox.keep_in(Lanes(self._of_item("key", handler.key), priority))
         elif handler.priority is not None:
-            inbox._keep_in(Heap(self._of_item("priority", handler.priority)))
+            inbox.keep_in(Heap(self._of_item("priority", handler.priority)))
         if handler.overflow != "wait":
-            inbox._overflow = self._overflowed
+            inbox.full = self._overflowed
 
     def _of_item(self, option: str, function: Any) -> Any:
         """``function`` for the user's item; an error of it, which whoever gives the item meets, says whose it is."""
@@ -211,7 +211,7 @@ class Stage:
 
     def items(self) -> Any:
         """What a worker takes its items from."""
-        return Claim(self.inbox._queue) if isinstance(self.inbox._queue, Lanes) else self.inbox._queue
+        return self.inbox.taker()
 
     def size(self, taken: Any) -> int:
         """How many items a worker took at once."""
@@ -228,15 +228,11 @@ class Stage:
 
     def is_idle(self) -> bool:
         """Whether nothing can be taken and every worker waits, with an empty hand."""
-        return not self.inbox._queue and self.inbox._workers == self.inbox._getters.waiting + len(self.opening)
+        return not self.inbox.items and self.inbox.workers == self.inbox.getters.waiting + len(self.opening)
 
     def flush(self) -> bool:
         """Complete the batches that wait for more; whether there were any."""
-        batches = self.inbox._queue
-        if isinstance(batches, Batches) and batches.flush("end"):
-            self.inbox._made_item()
-            return True
-        return False
+        return self.inbox.complete()
 
     def set_rate(self, rate: Rate) -> None:
         """Let calls begin at that rate from now on; those that wait for their turn already keep it."""
@@ -261,9 +257,9 @@ class Stage:
     def split(self, batch: Batched) -> None:
         """Give the items of a batch that failed back, one by one, so that only those fail which are the reason."""
         for item in reversed(batch):
-            self.inbox._queue.appendleft(Batched([item], batch.reason))
+            self.inbox.items.appendleft(Batched([item], batch.reason))
         self.more -= 1  # the worker counts one, and none is settled
-        self.inbox._made_item()
+        self.inbox.made_item()
 
     def release(self) -> None:
         """At the end of a run, let go what waits for an item before it: it is left in the next queue."""
@@ -272,7 +268,7 @@ class Stage:
                 refused: list[Any] = []
                 for value in values:
                     try:
-                        self.outbox._enqueue(value)
+                        self.outbox.enqueue(value)
                         self.emitted += 1
                     except Exception as error:  # of a function of the user, such as key=
                         refused.append(value)
@@ -292,7 +288,7 @@ class Stage:
         handler = self.handler
         return handler.generates or handler.batch is not None or self.order is not None or handler.branches is not None
 
-    def given_to(self, queue: BoundedQueue[Any]) -> int:
+    def given_to(self, queue: Channel[Any]) -> int:
         """How many values, or failures, it passed on to that queue."""
         if queue is self.letters:
             return self.letters_sent
@@ -304,17 +300,17 @@ class Stage:
         """Seconds that its workers have waited for room in the queues they give to."""
         if self.shares_room:
             return max(0.0, self.out_seconds + self.out_waiting * now)
-        return sum([queue._put_waited(now) for queue in self.gives_to])
+        return sum([queue.put_waited(now) for queue in self.gives_to])
 
     @property
-    def gives_to(self) -> list[BoundedQueue[Any]]:
+    def gives_to(self) -> list[Channel[Any]]:
         """The queues that its workers may have to wait for."""
         return [queue for queue in (self.outbox, *self.branches, self.letters) if queue is not None]
 
     @property
     def has_ended(self) -> bool:
         """Whether all of its workers have, after END."""
-        return self.inbox._is_shutdown and not self.inbox._workers
+        return self.inbox.closed and not self.inbox.workers
 
     @property
     def settled(self) -> int:
@@ -333,8 +329,8 @@ class Stage:
         if how == "raise":
             raise asyncio.QueueFull(f"stage {self.handler.name!r}: its queue is full, and overflow='raise'")
         if how == "drop_oldest":
-            inbox._queue.append(item)
-            item = inbox._queue.popleft()
+            inbox.items.append(item)
+            item = inbox.items.popleft()
         self.dropped += 1
         if type(item) is Asked:
             item.fail(asyncio.QueueFull(f"stage {self.handler.name!r} dropped it: its queue is full"))

@@ -35,10 +35,10 @@ from .books import Books
 from .control import Control
 from .errors import ConservationError, PipelineError, QueueShutDown, StateError, WorkerCancelled
 from .plan import Plan
-from .queue import BoundedQueue
+from .core.channel import Channel
 from .report import Report, Statistics
 from .stage import Asked, Stage
-from .turns import Turns
+from .core.fairness import FairWriters
 from .wording import annotate, of_the_user, summary
 from .worker import ConsumerWorker, ProducerWorker, Worker
 
@@ -106,18 +106,18 @@ class Supervisor:
         self.state: State = State.NEW
         self._entered = answers
         self.stages: list[Stage] = [
-            Stage(node.handler, BoundedQueue(plan.bound(node.handler)), answers, self._trouble) for node in plan.nodes
+            Stage(node.handler, Channel(plan.bound(node.handler)), answers, self._trouble) for node in plan.nodes
         ]
-        self.results: BoundedQueue[Any] | None = BoundedQueue(plan.default_bound) if streamed else None
+        self.results: Channel[Any] | None = Channel(plan.default_bound) if streamed else None
         self._join()
-        self.first: BoundedQueue[Any] = self._first()
+        self.first: Channel[Any] = self._first()
         self.producers: list[ProducerWorker] = [
             ProducerWorker(origin.name, origin, self.stages[origin.into or 0].inbox) for origin in plan.origins
         ]
         for place in plan.shared:
             stage = self.stages[place]
             if stage.handler.batch is None:  # a batch may wait until the queue is full
-                stage.inbox._turns = Turns(stage.inbox)
+                stage.inbox.sharing = FairWriters(stage.inbox)
             for before in stage.before:
                 before.shares_room = True
         self.control: Control = Control(plan.name, self.stages, self._start_worker)
@@ -146,13 +146,13 @@ class Supervisor:
             results = self.results if place < self.plan.main else None
             stage.give_to([self.stages[one] for one in node.following], letters, results)
 
-    def _first(self) -> BoundedQueue[Any]:
+    def _first(self) -> Channel[Any]:
         """What items are put and fed into: the queue of the first stage, if there is one only."""
         if len(self.plan.entries) == 1:
             return self.stages[self.plan.entries[0]].inbox
-        refusing = BoundedQueue[Any]()
-        refusing._refused = StateError
-        refusing._refuse(f"pipeline {self.plan.name!r} merges several first stages, so nothing can be put or fed")
+        refusing = Channel[Any](0)
+        several = f"pipeline {self.plan.name!r} merges several first stages, so nothing can be put or fed"
+        refusing.refuse(lambda: StateError(several))
         return refusing
 
     # -- start --------------------------------------------------------------------------------
@@ -165,9 +165,9 @@ class Supervisor:
         _under_way.add(self)
         self._began, self._began_really = self._loop.time(), perf_counter()
         for queue in self._queues():
-            queue._here()
+            queue.check_caller()
         if len(self.plan.entries) > 1:  # then it is none of those
-            self.first._here()
+            self.first.check_caller()
         self._context.run(_current.set, self)
         self.control.start(self._loop)
         self._sources_live = len(self.producers)
@@ -180,7 +180,7 @@ class Supervisor:
 
     def _start_worker(self, stage: Stage) -> None:
         """An item has come and no worker is idle: one more starts."""
-        stage.inbox._getters.called(self._loop.time())
+        stage.inbox.getters.spare_started(self._loop.time())
         stage.started += 1
         worker = ConsumerWorker(f"{stage.handler.name}-{stage.started}", stage)
         stage.workers[worker] = None
@@ -215,16 +215,17 @@ class Supervisor:
     def feed(self, item: Any) -> None:
         """See :func:`feed`."""
         if len(self.plan.entries) > 1:
-            raise StateError(self.first._refusal)
-        if get_ident() != self.first._thread:
+            assert self.first.refusal is not None
+            raise self.first.refusal()
+        if get_ident() != self.first.thread:
             from .bridge import bridge_to  # here, since most programs have no threads
 
             bridge_to(self.first).feed(item, self)
             return
-        self.first._here()
-        if self._ended.is_set() or self.first._is_shutdown:
+        self.first.check_caller()
+        if self._ended.is_set() or self.first.closed:
             raise QueueShutDown("feed() after the end of its run: the item was not taken")
-        self.first._enqueue(item)  # first, as an order may refuse it
+        self.first.enqueue(item)  # first, as an order may refuse it
         self.books.fed += 1
 
     # -- stop ---------------------------------------------------------------------------------
@@ -235,7 +236,7 @@ class Supervisor:
             self._advance(State.CLOSED)
             self._ended.set()
         elif not self._ended.is_set():
-            self.first._here()
+            self.first.check_caller()
             self.control.stop()
             self._limit(self.plan.drain_timeout if timeout is None else timeout)
             self._end_intake()
@@ -286,7 +287,7 @@ class Supervisor:
         if self.state is not State.RUNNING:
             return
         self._advance(State.DRAINING)
-        self.first._refuse(f"pipeline {self.plan.name!r} is draining: the item was not taken")
+        self.first.refuse(partial(QueueShutDown, f"pipeline {self.plan.name!r} is draining: the item was not taken"))
         for producer in self.producers:
             self._cancel_worker(producer)
         if self._sources_live == 0:
@@ -295,15 +296,15 @@ class Supervisor:
     def _watch_for_quiet(self) -> None:
         """From now on every worker that falls idle looks whether it was the last."""
         for stage in self.stages:
-            stage.inbox._getters.on_wait = self._close_if_quiet
+            stage.inbox.getters.on_wait = self._close_if_quiet
         self._close_if_quiet()
 
     def _close_if_quiet(self) -> None:
         """Send END into the first stages when nothing is queued or running anywhere (invariant 3)."""
-        if self.stages[0].inbox._is_shutdown or self._sources_live:
+        if self.stages[0].inbox.closed or self._sources_live:
             return
-        if self.first._bridge is not None:
-            self.first._bridge.take_fed()  # by a call in a thread that has outlived its timeout
+        if self.first.inlet is not None:
+            self.first.inlet.take_fed()  # by a call in a thread that has outlived its timeout
         if all(stage.is_idle() for stage in self.stages):
             if any(stage.flush() for stage in self.stages):
                 return  # whoever handles the last batches will come back here
@@ -337,9 +338,9 @@ class Supervisor:
         self._cancels += 1
         self.control.close()
         for queue in self._queues():
-            queue._release_writers()
+            queue.release_writers()
         for stage in self.stages:
-            stage.inbox._dismiss()
+            stage.inbox.drop_spares()
         for worker in list(self._live):
             if self._cancels > 1 or not (worker.cancelled or worker.completed):  # those are closing already
                 self._cancel_worker(worker)
@@ -374,8 +375,8 @@ class Supervisor:
                 self._watch_for_quiet()
         else:
             worker.stage.ended(worker)
-            worker.stage.inbox._workers -= 1
-            if worker.stage.inbox._getters.on_wait is not None:
+            worker.stage.inbox.workers -= 1
+            if worker.stage.inbox.getters.on_wait is not None:
                 self._close_if_quiet()  # one that left, as its stage has too many, may have been the last at work
             self._cascade()
         self._finish_if_ended()
@@ -415,7 +416,8 @@ class Supervisor:
         """The first failure stops the run: siblings are cancelled, callers in ``put`` are told (invariant 7)."""
         if self.state is not State.FAILED:
             self._advance(State.FAILED)
-            self.first._refuse(f"pipeline {self.plan.name!r} failed in {where}: the item was not taken")
+            why = f"pipeline {self.plan.name!r} failed in {where}: the item was not taken"
+            self.first.refuse(partial(QueueShutDown, why))
             self._limit(self.plan.drain_timeout)
             if self._cancels == 0:  # or a clean-up under way would be cut short
                 self._cancel()
@@ -426,12 +428,12 @@ class Supervisor:
             inbox = stage.inbox
             if stage.before and all(before.has_ended for before in stage.before):
                 inbox.close()
-            if inbox._is_shutdown and len(inbox._queue) == 0:
-                inbox._dismiss()
+            if inbox.closed and len(inbox.items) == 0:
+                inbox.drop_spares()
                 while stage.opening:  # nobody needs their resources any more
                     worker = stage.opening.pop()
                     if not worker.cancelled:
-                        inbox._ends += 1  # this is how it is told END
+                        inbox.end_told_otherwise()
                         self._cancel_worker(worker)
         if self.results is not None and all(self.stages[place].has_ended for place in self.plan.ends):
             self.results.close()
@@ -472,12 +474,12 @@ class Supervisor:
         if self.books.asked:
             self._disappoint()
         for stage in self.stages:
-            stage.inbox._queue.clear()
+            stage.inbox.items.clear()
 
     def _disappoint(self) -> None:
         """Tell those who asked for a result that will not come."""
         for stage in self.stages:
-            for item in (*stage.in_flight, *stage.inbox._queue):
+            for item in (*stage.in_flight, *stage.inbox.items):
                 if type(item) is Asked:
                     item.fail(QueueShutDown(f"pipeline {self.plan.name!r} ended before it came to this item"))
 
@@ -511,7 +513,7 @@ class Supervisor:
         elapsed = max(now - self._began, perf_counter() - self._began_really)  # uvloop's clock has steps of 1 ms
         return self.books.statistics(self.state.value, elapsed, now)
 
-    def _queues(self) -> list[BoundedQueue[Any]]:
+    def _queues(self) -> list[Channel[Any]]:
         return [*(stage.inbox for stage in self.stages), *([self.results] if self.results is not None else [])]
 
     def _advance(self, state: State) -> None:

@@ -3,7 +3,7 @@
 An accepted item is at every ``await`` in exactly one place that can be counted (invariant 2): in a queue, or in a
 worker's ``hand``. The hand is cleared only before an ``await``, since nobody can look in between.
 
-The loops reach into :class:`~asyncpc.queue.BoundedQueue` (its module says which fields, and why): while there is
+The loops reach into :class:`~asyncpc.core.queue.BoundedQueue` (its module says which fields, and why): while there is
 room and backlog, an item costs an append, a pop and two counts, and no coroutine, future or clock read. What went into
 a queue is counted by those who wrote it, what came of it by those who took it, so that the two can be compared
 (invariant 4).
@@ -20,16 +20,16 @@ from time import perf_counter
 from types import CoroutineType
 from typing import Any, Final
 
-from .containers import Claim
 from .definitions import Handler, Origin
 from .errors import LeftBehind, QueueShutDown
 from .handling import TURN, answering, batching, branching, emitting, in_order, limited
 from .isolation import isolated
 from .limits import Handle, Timeout
-from .queue import END, BoundedQueue
+from .core.channel import Channel
+from .core.queue import END
 from .recovery import recovered
 from .stage import EMPTY, Asked, Stage
-from .waiting import pause
+from .core.waiting import checkpoint
 
 __all__ = ["ConsumerWorker", "ProducerWorker"]
 
@@ -104,7 +104,7 @@ class ConsumerWorker(Worker):
 
     def _begin(self) -> None:
         self.task = asyncio.current_task()  # an eager task runs before the one who made it knows it
-        self.stage.inbox._joined()
+        self.stage.inbox.worker_began()
 
     async def _with_resource(self, handler: Handler) -> None:
         self._begin()
@@ -112,7 +112,7 @@ class ConsumerWorker(Worker):
         try:
             async with AsyncExitStack() as stack:
                 opening.add(self)
-                if (on_wait := self.stage.inbox._getters.on_wait) is not None:
+                if (on_wait := self.stage.inbox.getters.on_wait) is not None:
                     on_wait()  # or END would wait for a worker that nobody needs any more
                     if self not in opening:  # that was END
                         return
@@ -140,12 +140,12 @@ class ConsumerWorker(Worker):
         limits, (handle, passes_on) = stage.limits_version, self._handle(function)
         if passes_on:
             outbox = None
-        out_items: deque[Any] = (outbox or inbox)._queue
-        out_append, out_getters = out_items.append, (outbox or inbox)._getters
+        out_items: deque[Any] = (outbox or inbox).items
+        out_append, out_getters = out_items.append, (outbox or inbox).getters
         context = self.context
         home = self.home = None if context is None else context.copy()
-        getters, loop = inbox._getters, asyncio.get_running_loop()
-        putters, writers, wake_from = inbox._putters, inbox._writers, inbox._low + 1
+        getters, loop = inbox.getters, asyncio.get_running_loop()
+        putters, writers, wake_from = inbox.putters, inbox.writers, inbox.low + 1
         clock, latency = perf_counter, stage.latency
         settled, slow, run, elapsed, value = 0, False, FIRST, 0.0, None
         try:
@@ -156,10 +156,10 @@ class ConsumerWorker(Worker):
                     limits, (handle, _) = stage.limits_version, self._handle(function)
                     handle = handle if context is not None else isolated(self, handle)
                 if not items:
-                    if inbox._tell_end() is END:
+                    if inbox.take_end() is END:
                         break
-                    await getters.stand(loop)
-                    inbox._share()
+                    await getters.wait(loop)
+                    inbox.wake_followers()
                     continue  # somebody else may have taken it
                 if slow and not stage.beating:
                     stage.beat()
@@ -174,7 +174,7 @@ class ConsumerWorker(Worker):
                             self.hand = EMPTY
                             raise
                         if putters or (writers and len(items) < wake_from):
-                            inbox._made_room()
+                            inbox.made_room()
                         try:
                             value = await handle(item)
                         except Exception as error:
@@ -188,7 +188,7 @@ class ConsumerWorker(Worker):
                         if leaked:
                             handle, context, home = isolated(self, handle), None, None
                         if outbox is not None and value is not EMPTY:
-                            if len(out_items) >= outbox._mark:
+                            if len(out_items) >= outbox.mark:
                                 await self._pass_on(outbox, value)
                             else:
                                 out_append(value)
@@ -217,7 +217,7 @@ class ConsumerWorker(Worker):
                     stage.loop_held += elapsed
                 slow = run is FIRST and elapsed > TURN
                 if not waited if items else writers.waking:  # a writer that was woken will have put something by then
-                    await inbox._linger()  # before an item is taken, never after (invariant 10, fault A8)
+                    await inbox.yield_to_others()  # before an item is taken, never after (invariant 10, fault A8)
             self.completed = True
         except asyncio.CancelledError:
             raise
@@ -226,18 +226,17 @@ class ConsumerWorker(Worker):
         finally:
             if self.timeout is not None:
                 self.timeout.close()
-            if isinstance(items, Claim):
-                items.release()
+            inbox.worker_left(items)
 
     async def _is_to_leave(self) -> bool:
         """Wait while the stage is paused, with an empty hand; whether it has more workers than it should."""
         stage = self.stage
         while stage.gate is not None:
             await stage.gate.wait()
-        if not stage.surplus or stage.inbox._is_shutdown:  # END will come anyway, and it may be needed until then
+        if not stage.surplus or stage.inbox.closed:  # END will come anyway, and it may be needed until then
             return False
         stage.surplus -= 1
-        stage.inbox._made_item()  # it may have been woken for one
+        stage.inbox.made_item()  # it may have been woken for one
         return True
 
     def _handle(self, function: Callable[[Any], Any]) -> tuple[Handle, bool]:
@@ -282,12 +281,12 @@ class ConsumerWorker(Worker):
         self.hand = EMPTY
         self.settled += 1
 
-    async def emit(self, outbox: BoundedQueue[Any] | None, value: Any) -> None:
+    async def emit(self, outbox: Channel[Any] | None, value: Any) -> None:
         """Pass a value on beside the loop; cancelled or not, it ends in the queue."""
         try:
             if outbox is not None:
-                if outbox._may_enqueue():
-                    outbox._enqueue(value)
+                if outbox.may_enqueue():
+                    outbox.enqueue(value)
                 else:
                     await self.push(outbox, value)
             self.stage.emitted += 1
@@ -299,7 +298,7 @@ class ConsumerWorker(Worker):
             self.failed_with(error)
             raise asyncio.CancelledError from error
 
-    async def _pass_on(self, outbox: BoundedQueue[Any], value: Any) -> None:
+    async def _pass_on(self, outbox: Channel[Any], value: Any) -> None:
         """Push the value when there is room; cancelled or not, it ends in the queue, so the item is done."""
         try:
             await self.push(outbox, value)
@@ -307,7 +306,7 @@ class ConsumerWorker(Worker):
             self.settle()
             raise
 
-    async def push(self, outbox: BoundedQueue[Any], value: Any) -> None:
+    async def push(self, outbox: Channel[Any], value: Any) -> None:
         """Push the value, and remember how long that took: it is no part of the handler's latency."""
         began, stage = perf_counter(), self.stage
         if self.timeout is not None:
@@ -316,7 +315,7 @@ class ConsumerWorker(Worker):
             stage.out_waiting += 1
             stage.out_seconds -= asyncio.get_running_loop().time()
         try:
-            await outbox._push(value)
+            await outbox.put_or_leave(value)
         finally:
             self.passing += perf_counter() - began
             if stage.shares_room:
@@ -339,10 +338,10 @@ class ProducerWorker(Worker):
 
     task: asyncio.Task[None] | None
 
-    def __init__(self, name: str, origin: Origin, outbox: BoundedQueue[Any]) -> None:
+    def __init__(self, name: str, origin: Origin, outbox: Channel[Any]) -> None:
         super().__init__(name)
         self.origin: Origin = origin
-        self.outbox: BoundedQueue[Any] = outbox
+        self.outbox: Channel[Any] = outbox
         self.produced: int = 0
         self.restarts: int = 0
         self.recent: deque[float] = deque()  # loop times of the restarts that still count
@@ -368,20 +367,20 @@ class ProducerWorker(Worker):
 
     async def _produce(self) -> None:
         outbox = self.outbox
-        items, append, getters, clock = outbox._queue, outbox._queue.append, outbox._getters, perf_counter
-        await outbox._room()
+        items, append, getters, clock = outbox.items, outbox.items.append, outbox.getters, perf_counter
+        await outbox.wait_for_room()
         iterator = self.origin.iterate()
         produced = self.produced
         turn_ends, until, step, next_look = produced + LONGEST, clock() + TURN, 1, produced + 1
         try:
             async for item in iterator:
-                if len(items) >= outbox._mark:
+                if len(items) >= outbox.mark:
                     produced += 1
                     try:
-                        if outbox._may_enqueue():
-                            outbox._enqueue(item)
+                        if outbox.may_enqueue():
+                            outbox.enqueue(item)
                         else:
-                            await outbox._push(item)
+                            await outbox.put_or_leave(item)
                     except (asyncio.CancelledError, asyncio.QueueFull):
                         raise
                     except Exception:  # a function of the user, such as priority=: the item was not taken
@@ -389,7 +388,7 @@ class ProducerWorker(Worker):
                         raise
                     finally:  # cancelled or not, the item is in the queue
                         self.produced = produced
-                    await outbox._room()  # the source is not asked while the queue is full
+                    await outbox.wait_for_room()  # the source is not asked while the queue is full
                     if self.cancelled:  # the source swallowed it (fault B4)
                         raise asyncio.CancelledError
                 else:
@@ -403,7 +402,7 @@ class ProducerWorker(Worker):
                         raise asyncio.CancelledError
                     step = min(2 * step, len(RUNS[-1]))
                     if produced >= turn_ends or clock() > until:  # invariant 10
-                        await pause()
+                        await checkpoint()
                         turn_ends, until, step = produced + LONGEST, clock() + TURN, 1
                     next_look = produced + step
         finally:

@@ -22,8 +22,9 @@ from typing import Any, Final
 from scenarios import Scenario, draw, play
 from virtual import Deadlock, VirtualLoop
 
-from asyncpc import queue, running, stage, supervisor, waiting, worker
-from asyncpc.queue import BoundedQueue
+from asyncpc import running, stage, supervisor, worker
+from asyncpc.core import channel, queue, waiting
+from asyncpc.core.queue import BoundedQueue
 
 __all__ = ["FAULTS", "Fault", "Withered", "planted"]
 
@@ -151,7 +152,7 @@ def stuck_in(cases: list[Callable[[], Coroutine[Any, Any, None]]]) -> list[str]:
     return found
 
 
-_QUEUE, _LINE = queue.BoundedQueue, waiting.Line
+_QUEUE, _CHANNEL, _LINE = queue.BoundedQueue, channel.Channel, waiting.WaitQueue
 _STAGE, _CONSUMER, _PRODUCER, _RUN = stage.Stage, worker.ConsumerWorker, worker.ProducerWorker, supervisor.Supervisor
 
 _HAND_OVER = """queue = self._pass_on.__self__
@@ -165,7 +166,7 @@ FAULTS: Final = (
         "item handed to the waiter's future",
         "A1, I2",
         (_LINE, "wake", "waiter.set_result(None)", _HAND_OVER),
-        (_LINE, "stand", "await waiter", _TAKE_HANDED),
+        (_LINE, "wait", "await waiter", _TAKE_HANDED),
     ),
     _fault(
         "wake-up not passed on", "A2, A3", (_LINE, "_leave", "self._pass_on()", "pass"), check=waiters_that_sleep_on
@@ -175,7 +176,7 @@ FAULTS: Final = (
         "A8, I2",
         (_CONSUMER, "_consume", "self.hand = item = take()", "item = take(); await asyncio.sleep(0); self.hand = item"),
     ),
-    _fault("one END too few", "I3", (_QUEUE, "close", "len(self._getters)", "len(self._getters) - 1")),
+    _fault("one END too few", "I3", (_CHANNEL, "_release_getters", "len(self.getters)", "len(self.getters) - 1")),
     _fault(
         "one END too many",
         "I3",
@@ -183,15 +184,15 @@ FAULTS: Final = (
             _CONSUMER,
             "_consume",
             "self.completed = True",
-            "self.completed = True; inbox._tell_end(); await asyncio.sleep(0)",
+            "self.completed = True; inbox.take_end(); await asyncio.sleep(0)",
         ),
     ),
     _fault(
         "END as an item",
         "A18, I3",
-        (_RUN, "_cascade", "inbox.close()", "inbox._is_shutdown or inbox._queue.append(None); inbox.close()"),
+        (_RUN, "_cascade", "inbox.close()", "inbox.closed or inbox.items.append(None); inbox.close()"),
     ),
-    _fault("push without the give-back", "I2", (_QUEUE, "_push", "self._enqueue(item)\n        raise", "raise")),
+    _fault("push without the give-back", "I2", (_CHANNEL, "put_or_leave", "self.enqueue(item)\n        raise", "raise")),
     _fault(
         "outside cancellation ignored",
         "B1, I7",
@@ -208,8 +209,8 @@ FAULTS: Final = (
         ),
         check=lambda: stuck_in([join_after_a_cancelled_put]),
     ),
-    _fault("bound not looked at again", "A10, I1", (_QUEUE, "_push", "while len(", "if len(")),
-    _fault("room asked for never", "backpressure", (_QUEUE, "_room", "if not has_room", "if False")),
+    _fault("bound not looked at again", "A10, I1", (_CHANNEL, "put_or_leave", "while len(", "if len(")),
+    _fault("room asked for never", "backpressure", (_CHANNEL, "wait_for_room", "if not has_room", "if False")),
     _fault("source not closed", "B10, I6", (_PRODUCER, "_produce", "await iterator.aclose()", "pass")),
     _fault("generator not closed", "B10, I6", (worker, "emitting", "await values.aclose()", "pass")),
     _fault(
@@ -220,7 +221,7 @@ FAULTS: Final = (
     _fault(
         "END while work is under way",
         "I3",
-        (_STAGE, "is_idle", " and self.inbox._workers == self.inbox._getters.waiting + len(self.opening)", ""),
+        (_STAGE, "is_idle", " and self.inbox.workers == self.inbox.getters.waiting + len(self.opening)", ""),
     ),
     _fault("drain without a deadline", "C1", (_RUN, "stop", "self._limit(", "(lambda seconds: None)(")),
     _fault("caller's cancel swallowed", "B5", (_RUN, "wait_hastening", "raise cancelled", "pass")),

@@ -8,7 +8,7 @@ import pytest
 from planted import FAULTS, Change, Fault, Withered, planted
 from scenarios import draw, failing, play
 
-from asyncpc.queue import BoundedQueue
+from asyncpc.core.queue import BoundedQueue
 
 SEEDS = range(1500)
 

@@ -1460,8 +1460,8 @@ def test_what_is_left_is_looked_at_once(eager: bool) -> None:
     def work(items: int) -> int:
         async def main() -> None:
             async with Pipeline(hangs, maxsize=0) as running:
-                running._run.first._queue.extend(range(items))
-                running._run.first._accepted += items
+                running._run.first.items.extend(range(items))
+                running._run.first.came_from_outside(items)
                 await running.put(-1)
                 await asyncio.sleep(1)
                 report = await running.drain(timeout=0.1)

@@ -1,0 +1,356 @@
+"""``Channel``: the queue before a stage, as the workers on both sides of it see it.
+
+A worker that passes values on is a *writer* of the next channel. Writers append to ``items`` and workers pop from it
+directly while there is room and backlog; no coroutine is made, no future, no clock read. What they must look at are
+plain attributes:
+
+- ``mark``: the length from which a writer takes the slow path (the channel is full, or longer than ever, or other
+  writers wait for their turn): :meth:`Channel.put_or_leave`;
+- ``getters``: a writer wakes one of them, unless one has been woken already, and that one sees to it that others
+  follow. Workers that have not started yet wait last in it, as spares;
+- ``putters``, ``writers`` and ``low``: whoever takes an item calls :meth:`Channel.made_room` for them. Putters, callers
+  from outside, are woken one for each free slot, as in asyncio. Writers are woken in bulk once half of the room is
+  free, which turns a switch of tasks per item into one per half a queue; where branches meet they share the room
+  (:class:`~asyncpc.core.fairness.FairWriters`).
+
+``items`` is a deque unless an option asks for another :class:`~asyncpc.core.seams.Container`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from collections import deque
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from ..errors import QueueShutDown
+from .queue import BUDGET, END, BoundedQueue, End
+from .waiting import WaitQueue, checkpoint
+
+if TYPE_CHECKING:
+    from .seams import Container, Full, Inlet, Sharing
+
+__all__ = ["Channel"]
+
+T = TypeVar("T")
+
+
+class Channel(BoundedQueue[T]):
+    """A :class:`BoundedQueue` between a pipeline's workers, which counts only what comes from outside by itself."""
+
+    def __init__(self, maxsize: float) -> None:
+        super().__init__(maxsize)
+        self.items: Any = self._queue
+        """What is queued: a deque, or a :class:`~asyncpc.core.seams.Container`."""
+        self.limit: float = self._limit
+        """The bound, in items; infinite if there is none."""
+        self.low: float = self._limit // 2 if maxsize > 0 else math.inf
+        """Writers that wait are woken when no more items than this are queued."""
+        self.mark: float = 0
+        self.getters: WaitQueue = self._getters
+        self.putters: WaitQueue = self._putters
+        self.writers: WaitQueue = WaitQueue(self.made_room)
+        self.holds_writers: bool = True
+        """Whether writers wait for room; not any more in a run that is cancelled."""
+        self.sharing: Sharing | None = None
+        """How its writers share the room, where they belong to several stages or sources."""
+        self.full: Full | None = None
+        """What is called with an item instead of waiting for room."""
+        self.inlet: Inlet | None = None
+        """What threads put through, if any do."""
+        self.workers: int = 0
+        """Workers of its stage that have not ended, spares included."""
+        self._available: Callable[[], int] = self._queue.__len__  # how many items can be taken now
+        self._container: Container | None = None
+        self._writers_next = False  # who is woken next, if both putters and writers wait
+        self._yielding = 0  # workers that let others run before they go on
+        self._calling = False  # whether _wake_more() is about to run
+
+    # -- what outsiders ask ----------------------------------------------------------------------
+
+    @property
+    def peak(self) -> int:
+        """The most items that were ever queued at once."""
+        return self._peak
+
+    @property
+    def accepted(self) -> int:
+        """Items that came from outside: by ``put`` and its kind."""
+        return self._received
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed: no item comes any more, and workers that find it empty are told END."""
+        return self._is_shutdown
+
+    @property
+    def refusal(self) -> Callable[[], Exception] | None:
+        """What makes the error that puts are refused with; None while they are not."""
+        return self._refusal
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The loop it belongs to."""
+        return self._loop
+
+    @property
+    def thread(self) -> int:
+        """The identity of the thread it belongs to."""
+        return self._thread
+
+    def put_waited(self, now: float) -> float:
+        """Seconds that putters and writers have waited for room until ``now`` (loop time), summed over them."""
+        return self.putters.seconds(now) + self.writers.seconds(now)
+
+    def check_caller(self) -> None:
+        """Raise ``StateError`` in another loop or thread, ``QueueShutDown`` if the run's loop is closed."""
+        self._here()
+
+    # -- what options install --------------------------------------------------------------------
+
+    def keep_in(self, container: Container) -> None:
+        """Keep items in ``container`` from now on; to be called before any is put."""
+        self._container = container
+        self._queue = self.items = cast("deque[T]", container)  # it stands in for the deque
+        self._available = container.available
+
+    def taker(self) -> Any:
+        """What a worker takes from: it has ``popleft`` and a truth value."""
+        return self.items if self._container is None else self._container.taker()
+
+    def items_in(self, taken: Any) -> list[Any]:
+        """The items in what a worker took at once."""
+        return [taken] if self._container is None else self._container.items_in(taken)
+
+    def worker_left(self, taker: Any) -> None:
+        """A worker takes nothing more from what :meth:`taker` gave it."""
+        if self._container is not None:
+            self._container.worker_left(taker)
+
+    def complete(self) -> bool:
+        """Let items that wait for others be taken as they are; whether there were any."""
+        if self._container is not None and self._container.complete():
+            self.made_item()
+            return True
+        return False
+
+    def try_put(self, item: T) -> bool:
+        """Put ``item`` at once if there is room and no need to let others run; for a caller that could wait as well."""
+        if self._budget <= 0 or len(self.items) >= self.limit:
+            return False
+        self._budget -= 1
+        self.put_nowait(item)
+        return True
+
+    # -- for writers -----------------------------------------------------------------------------
+
+    def enqueue(self, item: T) -> None:
+        """Add ``item`` whatever the bound says: for those who saw room, give back, or feed."""
+        self.items.append(item)
+        if len(self.items) > self._peak:
+            self._grown()
+        if self.getters and not self.getters.waking:
+            self.getters.wake()
+
+    def may_enqueue(self) -> bool:
+        """Whether a writer may add an item without asking for its turn."""
+        return self.sharing is None and len(self.items) < self.limit
+
+    async def put_or_leave(self, item: T) -> None:
+        """Add ``item`` when there is room.
+
+        Raises what a function of the user, such as ``key=``, or the overflow policy raises: then it was not taken.
+        *Cancel safety*: a cancelled call leaves its item in the queue (invariant 2), one above the bound.
+        """
+        if self.full is not None and len(self.items) >= self.limit:
+            try:
+                self.full(item)
+            except asyncio.QueueFull:  # the run fails of it, and lists the item
+                self.enqueue(item)
+                raise
+            return
+        in_vain = False  # then it is the first to be woken again
+        try:
+            if self.sharing is not None and not self.sharing.may_put():
+                await self.sharing.wait()
+            while len(self.items) >= self.limit and self.holds_writers:
+                await self.writers.wait(asyncio.get_running_loop(), first=in_vain)
+                in_vain = True
+        except BaseException:
+            self.enqueue(item)
+            raise
+        try:
+            self.enqueue(item)
+        except BaseException:  # of a function of the user: the room is for somebody else
+            self.made_room()
+            raise
+
+    async def wait_for_room(self) -> None:
+        """Wait for room before asking a source for its next item.
+
+        The source may never use the room, so the wake-up is passed on at once; the one who asks looks again with
+        the item in hand (:meth:`put_or_leave`).
+        """
+        has_room = len(self.items) < self.limit if self.sharing is None else self.sharing.may_put(0)
+        if not has_room and self.full is None:
+            if self.sharing is not None:
+                await self.sharing.wait()
+            while len(self.items) >= self.limit and self.holds_writers:
+                await self.writers.wait(asyncio.get_running_loop())
+            self.writers.wake()
+            self.putters.wake()
+
+    def release_writers(self) -> None:
+        """Let writers wait no more: their run is cancelled, so nobody makes room for those who ignore it (B4)."""
+        self.holds_writers = False
+        self.writers.wake(len(self.writers))
+
+    def came_from_outside(self, count: int) -> None:
+        """Count items that were added to ``items`` on behalf of callers of ``put``."""
+        self._received += count
+
+    def note_length(self) -> None:
+        """Keep the peak true after items were added to ``items``, and see to it that somebody takes them."""
+        if len(self.items) > self._peak:
+            self._grown()
+        if self.getters and not self.getters.waking:
+            self.made_item()
+
+    # -- for the workers of its stage ------------------------------------------------------------
+
+    def take_end(self) -> End | None:
+        """END, if it is closed; its caller has found it empty."""
+        if not self._is_shutdown:
+            return None
+        self._ends += 1
+        return END
+
+    async def yield_to_others(self) -> None:
+        """Let others run once, with no item in flight: as if woken already, so that a writer need wake nobody else."""
+        self.getters.waking += 1
+        self._yielding += 1
+        try:
+            await checkpoint()
+        except BaseException:
+            self.made_item()
+            raise
+        finally:
+            self.getters.waking -= 1
+            self._yielding -= 1
+        self.wake_followers()
+
+    def wake_followers(self) -> None:
+        """Whoever was woken sees to it that others are, unless it can handle what is left without waiting.
+
+        A pipeline's writers wake one getter for a run of items, not one for each. It starts on the first item; if that
+        makes it wait, the loop goes on, to :meth:`_wake_more`; if it does not, there will be nothing left by then.
+        """
+        if self.getters and not self._calling and self._available() > 1 + self.getters.waking:
+            self._calling = True
+            asyncio.get_running_loop().call_soon(self._wake_more)
+
+    def worker_began(self) -> None:
+        """A worker that was called for runs now."""
+        self.getters.waking -= 1
+        self.wake_followers()
+
+    def made_room(self, freed: int = 1) -> None:
+        """Wake who waits for room: a putter for each slot freed, the writers in bulk when half is free.
+
+        While both wait they take turns slot by slot, so that neither starves the other.
+        """
+        if self.putters and len(self.items) < self.limit:
+            first, second = (self.writers, self.putters) if self._writers_next else (self.putters, self.writers)
+            self._writers_next = not self._writers_next
+            freed -= first.wake(freed)
+            second.wake(freed)  # what is left, since the first may all be cancelled
+        elif self.writers and len(self.items) <= self.low:
+            if self.sharing is not None:
+                self.sharing.wake()
+            else:
+                self.writers.wake(int(self.limit) - len(self.items))
+
+    def made_item(self) -> None:
+        """Wake who waits for an item, if there is one."""
+        if self.items:
+            self.getters.wake()
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def refuse(self, refusal: Callable[[], Exception]) -> None:
+        """Refuse puts from outside with what ``refusal`` makes; workers see nothing of it until :meth:`close`."""
+        self._refuse(refusal)
+
+    def close(self) -> None:
+        """Close it: each worker takes what is left, then is told END once; a plain function."""
+        super().close()
+        self.release_writers()
+
+    def drop_spares(self) -> None:
+        """Start no more spare workers."""
+        self.workers -= self.getters.drop_spares()
+
+    def end_told_otherwise(self) -> None:
+        """Count an END that reaches its worker as a cancel, since the worker still opens its resource."""
+        self._ends += 1
+
+    # -- in place of the base's ------------------------------------------------------------------
+
+    def _put_when_full(self, item: T) -> None:
+        if self.full is None:
+            raise asyncio.QueueFull
+        try:
+            self.full(item)
+        except asyncio.QueueFull:
+            raise
+        except BaseException:  # of on_drop=: the item was taken, or dropped
+            self._received += 1
+            raise
+        self._received += 1
+
+    async def _until_room(self, deadline: float | None) -> None:
+        if self.full is None:
+            await super()._until_room(deadline)
+
+    def _take(self) -> T:
+        item: T = self.items.popleft()
+        if self.putters or self.writers:
+            self.made_room()
+        return item
+
+    def _refuse(self, refusal: Callable[[], Exception]) -> None:
+        self._refusal = self._refusal or refusal
+        if self.inlet is not None:
+            self.inlet.close()
+        self.putters.wake(len(self.putters))
+
+    def _release_getters(self) -> None:
+        if len(self.items) == 0:
+            self.drop_spares()
+        self.getters.wake(len(self.getters))
+
+    def _grown(self) -> None:
+        self._peak = len(self.items)
+        self.mark = min(self.limit - 1, self._peak) if self.sharing is None else self.sharing.mark()
+
+    def _made_room(self, freed: int = 1) -> None:
+        self.made_room(freed)
+
+    def _wake_more(self) -> None:
+        """Wake as many as are at work already: so there are soon enough, even thousands, and never many too many."""
+        self._calling = False
+        left = self._available() - self.getters.waking
+        if left > 0 and not self._yielding:  # whoever yields never waits, so others would only take its turn
+            at_work = self.workers - self.getters.waiting if self.workers else left
+            self.getters.wake(min(left, max(1, at_work), BUDGET))
+
+    def _here(self) -> None:
+        if self.workers and self._loop is not None and self._loop.is_closed():
+            raise QueueShutDown("the loop of this run is closed: the item was not taken")
+        super()._here()
+
+    def _forget_loop(self) -> None:
+        super()._forget_loop()
+        self._calling = False
+        self.writers.waking = 0

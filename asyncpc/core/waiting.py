@@ -1,0 +1,163 @@
+"""``WaitQueue``: coroutines that wait for the same thing, first come, first woken.
+
+A wake-up is only a hint: whoever is woken looks again, and may have to wait once more. So nothing is handed over with a
+wake-up, and a waiter that is cancelled can lose nothing but the hint, which it passes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from types import coroutine
+from typing import Any
+
+__all__ = ["WaitQueue", "checkpoint"]
+
+
+@coroutine
+def checkpoint() -> Generator[None, None, None]:
+    """Let every other task that is ready run once; as ``asyncio.sleep(0)``, without its question for the delay."""
+    yield
+
+
+class WaitQueue(deque[Any]):
+    """The futures of those who wait, and how long they did; a deque, since asyncio's queue keeps its waiters in one.
+
+    Spare workers may wait in it too, behind all others: they need not exist before one is called for.
+    ``pass_on`` is called when a waiter was woken, but cancelled before it ran: what it was woken for is still there.
+    """
+
+    __slots__ = ("_dropped", "_pass_on", "_seconds", "_spares", "on_wait", "waiting", "waking")
+
+    def __init__(self, pass_on: Callable[[], None]) -> None:
+        self._pass_on = pass_on
+        self._spares: _Spares | None = None
+        self.waking: int = 0
+        """How many were woken and have not run yet."""
+        self.waiting: int = 0
+        """How many wait, those who were woken and the spare workers included."""
+        self.on_wait: Callable[[], None] | None = None
+        """Called when one more waits."""
+        self._dropped = 0  # spare workers that never started
+        self._seconds = 0.0  # of all waits: their ends (so far) less their beginnings
+
+    def wake(self, most: int = 1) -> int:
+        """Wake the first ``most`` who still wait, and return how many those were; a plain function."""
+        woken = 0
+        while woken < most and self:
+            if self._spares is not None and self[0] is self._spares:
+                self._start_spare(self._spares)
+            else:
+                waiter = self.popleft()
+                if waiter.done():  # it was cancelled, and has not run since
+                    continue
+                waiter.set_result(None)
+                self.waking += 1
+            woken += 1
+        return woken
+
+    async def wait(self, loop: asyncio.AbstractEventLoop, deadline: float | None = None, first: bool = False) -> None:
+        """Wait until woken, as the last or ``first`` in the queue; ``TimeoutError`` at ``deadline`` (loop time).
+
+        *Cancel safety*: leaves the queue at once (fault A16) and passes on a wake-up it was given (faults A2, A3).
+        """
+        waiter = loop.create_future()
+        if first:
+            self.appendleft(waiter)
+        elif self._spares is None:
+            self.append(waiter)
+        else:
+            self.insert(len(self) - 1, waiter)
+        timer = None if deadline is None else loop.call_at(deadline, self._expire, waiter)
+        self.waiting += 1
+        self._seconds -= loop.time()
+        if self.on_wait is not None:
+            self.on_wait()
+        try:
+            await waiter
+            self.waking -= 1
+        except BaseException:
+            self._leave(waiter)
+            raise
+        finally:
+            self.waiting -= 1
+            self._seconds += loop.time()
+            if timer is not None:
+                timer.cancel()
+
+    def add_spares(self, count: int, start: Callable[[], None], now: float) -> None:
+        """Let ``count`` spare workers wait from ``now`` (loop time) on; ``start`` is called for each that is woken."""
+        self.waiting += count
+        self._seconds -= count * now
+        if self._spares is None:
+            self._spares = _Spares(start)
+            self.append(self._spares)
+        self._spares.left += count
+
+    def remove_spares(self, most: int, now: float) -> int:
+        """Take out up to ``most`` spare workers again, and return how many those were."""
+        spares = self._spares
+        count = min(most, spares.left) if spares is not None else 0
+        if count and spares is not None:
+            spares.left -= count
+            self.waiting -= count
+            self._seconds += count * now
+            if spares.left == 0:
+                self._forget_spares(spares)
+        return count
+
+    def spare_started(self, now: float) -> None:
+        """One of the spare workers that were woken exists now."""
+        self.waiting -= 1
+        self._seconds += now
+
+    def drop_spares(self) -> int:
+        """Start no more spare workers, and return how many were left; their seconds go on."""
+        spares = self._spares
+        if spares is None:
+            return 0
+        self._forget_spares(spares)
+        self.waiting -= spares.left
+        self._dropped += spares.left
+        return spares.left
+
+    def seconds(self, now: float) -> float:
+        """Seconds waited so far, summed over all who did; exact also while they wait."""
+        return max(0.0, self._seconds + (self.waiting + self._dropped) * now)  # it rounds, and may round below
+
+    def _start_spare(self, spares: _Spares) -> None:
+        """Call for one, which counts as woken until it runs."""
+        spares.left -= 1
+        self.waking += 1
+        if spares.left == 0:
+            self._forget_spares(spares)
+        spares.start()
+
+    def _forget_spares(self, spares: _Spares) -> None:
+        self.remove(spares)
+        self._spares = None
+
+    def _leave(self, waiter: asyncio.Future[None]) -> None:
+        with suppress(ValueError):  # whoever woke it has taken it out already
+            self.remove(waiter)
+        if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+            self.waking -= 1
+            self._pass_on()
+
+    def _expire(self, waiter: asyncio.Future[None]) -> None:
+        """Time is up for a waiter that was not woken; one that was keeps its wake-up (faults A5, A6)."""
+        if not waiter.done():
+            self.remove(waiter)
+            waiter.set_exception(TimeoutError("time is up"))
+
+
+class _Spares:
+    """Stands last in the queue for all workers that need not exist yet."""
+
+    __slots__ = ("left", "start")
+
+    def __init__(self, start: Callable[[], None]) -> None:
+        self.start: Callable[[], None] = start
+        self.left: int = 0
