@@ -112,7 +112,7 @@ class DrainTimeout(AsyncpcError, TimeoutError):
 
 
 class ConservationError(AsyncpcError):
-    """The books of a run do not balance (invariant 4): a bug in asyncpc, never in the program."""
+    """The counts of a run disagree at its end: a bug in asyncpc, never in the program."""
 
 
 class PipelineError(ExceptionGroup[Exception]):

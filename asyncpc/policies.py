@@ -26,7 +26,7 @@ class Restart(NamedTuple):
     """How often a producer that raised is started again: at most ``times`` within any ``within`` seconds.
 
     ``backoff`` gives the seconds to wait before restart 1, 2, …; any ``attempt -> seconds`` callable will do. One
-    failure more than allowed is a failure of the run, so a restart storm ends (fault C5).
+    failure more than allowed is a failure of the run, so a restart storm ends.
     """
 
     times: int = 3
@@ -37,8 +37,9 @@ class Restart(NamedTuple):
     """Seconds before restart 1, 2, …"""
 
 
+# The item keeps its worker while it waits, so that items that wait count against the bounds (fault C7).
 class Retry(NamedTuple):
-    """How often a handler that raised is called again with its item; the item waits in its worker's hand (fault C7)."""
+    """How often a handler that raised is called again with its item; while the item waits it occupies its worker."""
 
     attempts: int = 3
     """The most calls for one item, the first included."""
@@ -120,8 +121,9 @@ class Breaker(NamedTuple):
     """Seconds."""
 
 
+# An exception would keep its frames alive, and all that is in them (fault C8).
 class Failure(NamedTuple):
-    """What ``on_error=`` is told of an item that was given up: texts, so that nothing else is kept alive (fault C8)."""
+    """What ``on_error=`` gets for an item that was given up; of the error only texts, so that nothing is kept alive."""
 
     item: Any
     """The item as the stage got it."""

@@ -78,7 +78,7 @@ def remainder(by: int) -> Callable[[int], int]:
 
 @both
 def test_a_route_gives_each_item_to_its_branch(eager: bool) -> None:
-    """Api 12: one of them, in order; each branch has its own line, and the ends together are what was done."""
+    """One of them, in order; each branch has its own line, and the ends together are what was done."""
     even, odd, other = Sink("even"), Sink("odd"), Sink("other")
     branches = {0: even.consumer, 1: odd.consumer}
     report = ran(source(range(9)) >> route(lambda n: n % 3, branches, default=other.consumer), eager=eager)
@@ -189,7 +189,7 @@ def test_a_full_branch_holds_the_source_up() -> None:
 
 @both
 def test_a_broadcast_gives_each_item_to_each_branch(eager: bool) -> None:
-    """Api 12: each of them, in order, the same objects; it counts one emitted for each branch."""
+    """Each of them, in order, the same objects; it counts one emitted for each branch."""
     store, index, notify = Sink("store"), Sink("index"), Sink("notify")
     items = [object() for _ in range(5)]
     report = ran(source(items) >> broadcast(store.consumer, index.consumer, notify.consumer), eager=eager)
@@ -348,7 +348,7 @@ def test_a_pipeline_without_a_source_cannot_be_merged() -> None:
 
 @both
 def test_a_consumer_told_of_failures_is_a_stage(eager: bool) -> None:
-    """Api 8: it has its queue, workers and line in the report; one consumer for several stages is one stage."""
+    """It has its queue, workers and line in the report; one consumer for several stages is one stage."""
     dead = Sink("dead", batch=Batch(2), concurrency=2)
 
     @consumer(on_error=dead.consumer, retry=2)
@@ -499,7 +499,7 @@ def test_the_results_of_all_branches_are_streamed() -> None:
 
 @both
 def test_a_call_goes_through_a_route(eager: bool) -> None:
-    """Api 5 and 12: the caller gets what its own item became, or that no route was for it; nobody else is disturbed."""
+    """The caller gets what its own item became, or that no route was for it; nobody else is disturbed."""
     even, odd, join = Sink("even"), Sink("odd"), Sink("join")
     pipeline = Pipeline(route(lambda n: n % 3, {0: even.consumer, 1: odd.consumer}), join.consumer)
 
@@ -720,7 +720,7 @@ def test_any_key_may_name_a_branch() -> None:
 
 
 def test_the_slowest_of_branches_that_meet_is_named() -> None:
-    """Api 11: each stage is told its own waiting, not that of the others that give to the same queue."""
+    """Each stage is told its own waiting, not that of the others that give to the same queue."""
 
     @consumer
     async def slow(n: int) -> int:

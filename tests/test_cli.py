@@ -195,7 +195,7 @@ def test_a_run_that_is_done_exits_0_and_prints_nothing_but_its_report(folder: Pa
 
 
 def test_a_failed_run_exits_1_with_its_report_and_a_line_per_error(folder: Path) -> None:
-    """What failed, where, and how much is left can be read at once; no item and no password is shown (F7, F8)."""
+    """What failed, where, and how much is left is seen at once; no item and no password is shown (faults F7, F8)."""
     ended = asyncpc_run(folder, "failing").end()
     assert ended.status == 1
     assert ended.row("bad")[2] == "1"
@@ -305,7 +305,7 @@ def test_the_third_signal_has_its_default_action(folder: Path, loop: str, number
 
 @both_loops
 def test_a_handler_that_swallows_every_cancel_is_abandoned_by_name(folder: Path, loop: str) -> None:
-    """No handler can keep the process alive beyond its deadline (fault B4), nor make Python complain at exit (B9)."""
+    """No handler keeps the process alive beyond its deadline, or makes Python complain at exit (faults B4, B9)."""
     child = asyncpc_run(folder, "stuck", "--loop", loop, "--drain-timeout", "0.1")
     child.line_with("ready")
     child.send(signal.SIGTERM)
@@ -354,7 +354,7 @@ def test_an_incomplete_drain_exits_1_and_tells_what_is_left(folder: Path, loop: 
     ],
 )
 def test_a_wrong_target_exits_2_and_says_what_to_write(folder: Path, target: str, told: str) -> None:
-    """A mistake costs a look at one line, not a search; and nothing typed can play with the terminal (F9)."""
+    """A mistake costs a look at one line, not a search; and nothing typed can play with the terminal (fault F9)."""
     ended = run_child(folder, "-m", "asyncpc", "run", target)
     assert (ended.status, ended.out) == (2, "")
     assert told in ended.err.replace("\\\\", "\\")

@@ -62,7 +62,7 @@ def no_wait(attempt: int) -> float:
 @both
 @pytest.mark.parametrize("concurrency", [1, 2])
 def test_retry_calls_again_until_it_succeeds(concurrency: int, eager: bool) -> None:
-    """Api 3: three attempts; the books tell successes and calls apart, and the value goes on once."""
+    """Three attempts; the books tell successes and calls apart, and the value goes on once."""
     flaky, seen = Flaky(2), Flaky(0)
     report = ran(source(range(5)) >> consumer(retry=3, concurrency=concurrency)(flaky) >> consumer(seen), eager=eager)
     assert flaky.counts == dict.fromkeys(range(5), 3)
@@ -271,7 +271,7 @@ def test_each_attempt_has_its_own_time() -> None:
 
 @both
 def test_skip_goes_on_and_counts(eager: bool) -> None:
-    """Api 8: what failed is counted, is not passed on, and the rest is handled."""
+    """What failed is counted, is not passed on, and the rest is handled."""
     seen = Flaky(0)
 
     @consumer(on_error="skip", concurrency=2)

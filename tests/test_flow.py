@@ -62,7 +62,7 @@ class Sink:
 @both
 @pytest.mark.parametrize("concurrency", [1, 2, 8])
 def test_items_of_a_key_are_handled_in_order_and_one_at_a_time(concurrency: int, eager: bool) -> None:
-    """Api 7: one key at a time and in order; their values leave in that order too."""
+    """One key at a time and in order; their values leave in that order too."""
     busy: Counter[int] = Counter()
     rng, sink = random.Random(1), Sink()
 
@@ -127,7 +127,7 @@ def test_waiting_items_of_a_key_count_against_the_bound() -> None:
 @pytest.mark.parametrize("maxsize", [1, 3, 128])
 @pytest.mark.parametrize("generates", [False, True])
 def test_ordered_values_leave_as_the_items_came(generates: bool, maxsize: int, eager: bool) -> None:
-    """Api 7: whatever the handlers' speed, and whatever each gives."""
+    """Whatever the handlers' speed, and whatever each gives."""
     rng, sink = random.Random(2), Sink()
 
     async def one(n: int) -> int:
@@ -383,7 +383,7 @@ async def in_time(*moments: float) -> AsyncIterator[int]:
 
 @both
 def test_a_batch_is_flushed_by_size_time_and_end(eager: bool) -> None:
-    """Api 7: so many items, or so long after the first, whichever comes first; what is left when the run drains."""
+    """So many items, or so long after the first, whichever comes first; what is left when the run drains."""
     batcher, sink = Batcher(), Sink()
     stage: Any = consumer(batch=Batch(3, within=1.0))
     report = ran(source(in_time(0, 0, 0, 5, 5.9, 8, 8.1)) >> stage(batcher) >> consumer(sink), eager=eager)
@@ -477,7 +477,7 @@ def test_what_a_batch_gave_is_left_in_the_next_queue_when_it_is_cancelled() -> N
 
 @both
 def test_call_returns_the_result_of_its_own_item(eager: bool) -> None:
-    """Api 5: request and response through all stages, many callers at once, beside plain puts."""
+    """Request and response through all stages, many callers at once, beside plain puts."""
 
     @consumer(concurrency=3)
     async def double(n: int) -> int:
@@ -680,7 +680,7 @@ def test_call_needs_one_result_per_item() -> None:
 @both
 @pytest.mark.parametrize("with_resource", [False, True])
 def test_scale_up_and_down(with_resource: bool, eager: bool) -> None:
-    """Api 11: more work at once from now on, or less; nobody is cut off, and what is open is closed."""
+    """More work at once from now on, or less; nobody is cut off, and what is open is closed."""
     busy = peak = opened = 0
 
     @asynccontextmanager
@@ -752,7 +752,7 @@ def test_idle_workers_that_are_too_many_leave_at_once() -> None:
 
 @both
 def test_pause_and_resume(eager: bool) -> None:
-    """Api 11: handlers finish what they are at; callers meet a full queue; nothing is lost."""
+    """Handlers finish what they are at; callers meet a full queue; nothing is lost."""
 
     @consumer(concurrency=2, maxsize=3)
     async def handle(n: int) -> None:
@@ -796,7 +796,7 @@ def test_a_drain_resumes(eager: bool) -> None:
 
 
 def test_set_rate_takes_effect_at_once() -> None:
-    """Api 11: an API that asks for less gets less, without a restart."""
+    """An API that asks for less gets less, without a restart."""
     sink = Sink()
 
     async def main() -> None:
@@ -815,7 +815,7 @@ def test_set_rate_takes_effect_at_once() -> None:
 @both
 @pytest.mark.parametrize("options", [{}, {"timeout": 5}, {"ordered": True}, {"context": nullcontext()}])
 def test_a_stage_without_a_rate_can_be_given_one(options: dict[str, Any], eager: bool) -> None:
-    """Api 11 as written: workers at work and idle ones keep to it from their next call on, and nothing else changes."""
+    """Workers at work and idle ones keep to it from their next call on, and nothing else changes."""
     seen: ContextVar[int] = ContextVar("seen", default=-1)
     called: list[float] = []
 

@@ -155,7 +155,7 @@ async def test_what_cannot_be_pickled_is_explained(item: object, told: str) -> N
 
 
 async def test_an_item_that_stops_the_program_does_not_stop_a_thread() -> None:
-    """What pickling raises comes out, whatever it is; else the thread would end, and its worker wait for ever (B13)."""
+    """Whatever pickling raises comes out; else the thread would end, and its worker wait for ever (fault B13)."""
     with pytest.raises(KeyboardInterrupt):
         await Pipeline([elsewhere.Explosive()], consumer(run_in="process")(elsewhere.square.__wrapped__))
 

@@ -193,7 +193,7 @@ def test_a_run_that_nobody_names_is_not_collected() -> None:
 
 @pytest.mark.parametrize("most", [0, 1])
 def test_a_task_factory_that_refuses_leaves_nothing_running(most: int) -> None:
-    """A worker that cannot start is a failure like any other: the rest is cancelled, nothing left un-awaited (B9)."""
+    """A worker that cannot start is a failure like any other: the rest is cancelled, all is awaited (fault B9)."""
 
     @producer
     async def numbers() -> AsyncIterator[int]:
@@ -225,7 +225,7 @@ def test_a_task_factory_that_refuses_leaves_nothing_running(most: int) -> None:
 
 @pytest.mark.parametrize("refused", ["first", "second"])
 def test_a_source_that_cannot_start_leaves_no_other_behind(refused: str) -> None:
-    """I6: the run must not be over while it is being started."""
+    """Invariant 6: the run must not be over while it is being started."""
 
     @producer
     async def first() -> AsyncIterator[int]:
@@ -517,7 +517,7 @@ def test_a_block_keeps_its_run_until_it_is_left() -> None:
 
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_a_cancelled_block_has_time_to_clean_up_in_a_scope(streamed: bool) -> None:
-    """The scope's cancel reaches the block first, and is then delivered again and again: still one cancel (B7)."""
+    """The scope's cancel reaches the block first, then is delivered again and again: still one cancel (fault B7)."""
     cleaned: list[int] = []
 
     @consumer

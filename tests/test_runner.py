@@ -352,7 +352,7 @@ async def store(event): await save(event)
 
 report = run(events >> store, drain_timeout=30)
 """
-"""Program 3 of the API: the whole job in eight lines."""
+"""The whole job in eight lines."""
 
 AROUND_IT = """\
 import asyncio, collections, sys
@@ -382,7 +382,7 @@ sys.exit(report.exit_status)
 
 @pytest.mark.parametrize("loop", ["auto", "asyncio"])
 def test_the_whole_job_ends_within_a_second_of_sigterm(loop: str, tmp_path: Path) -> None:
-    """Program 3 with an idle source, a slow item and three attempts: all is stored, and accounted for."""
+    """The whole job with an idle source, a slow item and three attempts: all is stored, and accounted for."""
     assert len([line for line in WHOLE_JOB.splitlines() if line]) <= 8
     job = WHOLE_JOB.replace("drain_timeout=30", f"drain_timeout=30, loop={loop!r}")
 
@@ -531,7 +531,7 @@ print(asyncio.run(other()))
 
 @both_loops
 def test_an_abandoned_worker_neither_holds_up_nor_litters_the_process(tmp_path: Path, loop: str) -> None:
-    """A handler that ignores every cancel is named, and Python has nothing to complain about at exit (B4, B9)."""
+    """A handler that ignores every cancel is named, and Python does not complain at exit (faults B4, B9)."""
     ended = run_child(tmp_path, "-c", ABANDONS, loop)
     assert (ended.status, ended.err) == (0, "")
     assert ended.out.splitlines() == ["swallows-1", "swallows-1", "another loop works"]

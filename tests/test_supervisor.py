@@ -103,7 +103,7 @@ class Spy:
 @both
 @pytest.mark.parametrize("who", ["handle-1", "endless"])
 def test_b1_a_worker_cancelled_from_outside_fails_the_run_by_name(who: str, eager: bool) -> None:
-    """B1: a cancelled worker must not be passed over in silence; its item is listed."""
+    """Fault B1: a cancelled worker must not be passed over in silence; its item is listed."""
 
     @consumer(concurrency=2)
     async def handle(n: int) -> None:
@@ -130,7 +130,7 @@ def test_b1_a_worker_cancelled_from_outside_fails_the_run_by_name(who: str, eage
 
 @both
 def test_b1_a_handler_that_raises_cancelled_error_is_named(eager: bool) -> None:
-    """B1, I7: CancelledError that nobody asked for is no way to end a worker unseen, and its item is not a failure."""
+    """Fault B1, invariant 7: a CancelledError that nobody asked for ends no worker unseen; its item has not failed."""
 
     @consumer
     async def handle(n: int) -> None:
@@ -174,7 +174,7 @@ def _fails(where: str) -> Pipeline[Any, Any]:
 @both
 @pytest.mark.parametrize("where", ["source", "resource", "handler", "exit"])
 def test_b3_b9_a_failure_in_the_first_step_comes_out(where: str, eager: bool) -> None:
-    """B3: with eager tasks a worker can fail inside create_task. B9: Python never has to print about it."""
+    """Fault B3: with eager tasks a worker can fail inside create_task. Fault B9: Python never has to print about it."""
 
     async def main() -> None:
         with pytest.raises(PipelineError) as caught:
@@ -190,7 +190,7 @@ def test_b3_b9_a_failure_in_the_first_step_comes_out(where: str, eager: bool) ->
 
 @both
 def test_b4_a_handler_that_swallows_cancellations_is_abandoned_by_name(eager: bool) -> None:
-    """B4: two cancels, then it is left behind and named; the run ends in time, its item is listed."""
+    """Fault B4: two cancels, then it is left behind and named; the run ends in time, its item is listed."""
     release = asyncio.Event()
 
     @consumer(concurrency=2)
@@ -217,7 +217,7 @@ def test_b4_a_handler_that_swallows_cancellations_is_abandoned_by_name(eager: bo
 
 @both
 def test_b4_a_worker_that_swallowed_its_cancel_takes_nothing_more(eager: bool) -> None:
-    """B4, I7: the run ends as soon as the handler returns, although it ignored the cancellation."""
+    """Fault B4, invariant 7: the run ends as soon as the handler returns, although it ignored the cancellation."""
     spy = Spy()
 
     @consumer(concurrency=2)
@@ -303,9 +303,9 @@ def _whole(opened: Opened) -> Pipeline[Any, Any]:
 @pytest.mark.parametrize("again", [None, 0, 1, 3])
 @pytest.mark.parametrize("how", ["await", "async with", "stream"])
 def test_b5_b6_b7_a_cancel_at_any_step_ends_the_run(how: str, again: int | None, eager: bool) -> None:
-    """B5, B6: cancel the caller after 1, 2, 3 … steps of the loop, until the run is over before.
+    """Faults B5, B6: cancel the caller after 1, 2, 3 … steps of the loop, until the run is over before.
 
-    No task is left, all is closed, CancelledError comes out. B7: also if cancelled again, ``again`` steps later.
+    No task is left, all is closed, CancelledError comes out. Fault B7: also if cancelled again, ``again`` steps later.
     """
 
     async def run(opened: Opened) -> None:
@@ -348,7 +348,7 @@ def test_b5_b6_b7_a_cancel_at_any_step_ends_the_run(how: str, again: int | None,
 
 @both
 def test_b7_a_second_cancel_cuts_the_clean_up_short(eager: bool) -> None:
-    """B7: the first cancel grants drain_timeout, the second ends it within 100 ms; the item is still listed."""
+    """Fault B7: the first cancel grants drain_timeout, the second ends it within 100 ms; the item is still listed."""
     cleaned: list[str] = []
 
     @consumer
@@ -379,7 +379,7 @@ def test_b7_a_second_cancel_cuts_the_clean_up_short(eager: bool) -> None:
 @both
 @pytest.mark.parametrize("timeout", [0.0, 60.0])
 def test_b7_an_error_in_one_clean_up_does_not_cut_the_others_short(timeout: float, eager: bool) -> None:
-    """B7: the failure of a worker that is being cancelled is told, but is no second round of cancellation."""
+    """Fault B7: the failure of a worker that is being cancelled is told, but is no second round of cancellation."""
     cleaned: list[int] = []
 
     @consumer(concurrency=3)
@@ -412,7 +412,7 @@ def test_b7_an_error_in_one_clean_up_does_not_cut_the_others_short(timeout: floa
 
 @both
 def test_b7_a_failure_and_a_cancel_in_the_same_tick_abandon_nobody(eager: bool) -> None:
-    """B7: even without any time to drain, each worker hears of the cancellation before it is given up."""
+    """Fault B7: even without any time to drain, each worker hears of the cancellation before it is given up."""
 
     @consumer(concurrency=2)
     async def handle(n: int) -> None:
@@ -441,7 +441,7 @@ def test_b7_a_failure_and_a_cancel_in_the_same_tick_abandon_nobody(eager: bool) 
 @both
 @pytest.mark.parametrize("cancels", [3, 4, 6])
 def test_b7_an_impatient_caller_abandons_nobody_who_obeys(cancels: int, eager: bool) -> None:
-    """B7, I6: each worker has its time to obey the second cancellation, however often the caller is cancelled."""
+    """Fault B7, invariant 6: each worker has time to obey the second cancel, however often the caller is cancelled."""
 
     @consumer(concurrency=2)
     async def handle(n: int) -> None:
@@ -472,7 +472,7 @@ def test_b7_an_impatient_caller_abandons_nobody_who_obeys(cancels: int, eager: b
 
 
 def test_b10_sources_are_closed_in_their_own_task_before_the_run_returns() -> None:
-    """B10: a ``finally`` with an ``await`` in it, in a source, runs in the task that iterated it."""
+    """Fault B10: a ``finally`` with an ``await`` in it, in a source, runs in the task that iterated it."""
     tasks: list[tuple[asyncio.Task[Any] | None, ...]] = []
 
     @producer
@@ -519,7 +519,7 @@ class Array:
 def test_b12_each_call_sees_the_callers_context(
     make: Callable[[], object], generates: bool, concurrency: int, eager: bool
 ) -> None:
-    """B12: what the caller has set is seen by each call; what a call sets is seen by no other, whatever the value."""
+    """Fault B12: each call sees what the caller has set; what a call sets is seen by no other, whatever the value."""
     callers = make()
     seen: list[object] = []
 
@@ -553,7 +553,7 @@ def test_b12_each_call_sees_the_callers_context(
 
 
 def test_b12_a_resource_may_set_variables_for_its_worker() -> None:
-    """B12: what ``context=`` sets when it is entered is there for each call, and can be reset when it is left."""
+    """Fault B12: what ``context=`` sets when it is entered is there for each call, and can be reset when it is left."""
     seen: list[str] = []
 
     @asynccontextmanager
@@ -581,7 +581,7 @@ def test_b12_a_resource_may_set_variables_for_its_worker() -> None:
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("where", ["handler", "source"])
 def test_b13_an_interrupt_stops_the_run_and_comes_out(interrupt: type[BaseException], where: str, eager: bool) -> None:
-    """B13: as itself, not in a group, and with nothing left running."""
+    """Fault B13: as itself, not in a group, and with nothing left running."""
 
     @producer
     async def numbers() -> AsyncIterator[int]:
@@ -611,7 +611,7 @@ def test_b13_an_interrupt_stops_the_run_and_comes_out(interrupt: type[BaseExcept
 
 @both
 def test_c4_dead_consumers_and_a_full_queue_end_the_run(eager: bool) -> None:
-    """C4: all consumers are dead, the source waits for room: the run ends and lists what it had."""
+    """Fault C4: all consumers are dead, the source waits for room: the run ends and lists what it had."""
 
     @consumer(concurrency=2, maxsize=1)
     async def handle(n: int) -> None:
@@ -631,7 +631,7 @@ def test_c4_dead_consumers_and_a_full_queue_end_the_run(eager: bool) -> None:
 
 @both
 def test_c13_what_a_failing_source_gave_is_handled_first(eager: bool) -> None:
-    """C13: a source that raises half way loses nothing that it gave, and stops its sisters."""
+    """Fault C13: a source that raises half way loses nothing that it gave, and stops its sisters."""
     spy = Spy(1)
 
     @producer
@@ -657,7 +657,7 @@ async def idle_source() -> AsyncIterator[int]:
 
 
 def test_every_failure_comes_out_in_the_group() -> None:
-    """I7: errors that siblings raise while they are cancelled are told too, and ``except*`` finds them."""
+    """Invariant 7: errors that siblings raise while they are cancelled are told too, and ``except*`` finds them."""
 
     @consumer(concurrency=3)
     async def handle(n: int) -> None:
@@ -685,7 +685,7 @@ def test_every_failure_comes_out_in_the_group() -> None:
 
 @both
 def test_c5_restarts_are_bounded(eager: bool) -> None:
-    """C5: a source that always raises is started ``times`` more often, with its backoff between, then the run fails."""
+    """Fault C5: a source that always raises is started ``times`` more often, after its backoff; then the run fails."""
     started: list[float] = []
 
     @producer(restart=Restart(times=3, within=600, backoff=lambda attempt: 10.0 * attempt))
@@ -706,7 +706,7 @@ def test_c5_restarts_are_bounded(eager: bool) -> None:
 
 
 def test_c5_old_restarts_are_forgiven() -> None:
-    """C5: only restarts within the last ``within`` seconds count; a source may fail for ever if it does so slowly."""
+    """Fault C5: only restarts of the last ``within`` seconds count; a source may fail for ever if it does so slowly."""
 
     @producer(restart=Restart(times=1, within=10, backoff=lambda attempt: 0.0))
     async def slow() -> AsyncIterator[int]:
@@ -724,7 +724,7 @@ def test_c5_old_restarts_are_forgiven() -> None:
 
 
 def test_c5_a_stop_during_the_backoff_is_heard() -> None:
-    """C5: waiting for a restart does not hold up the drain."""
+    """Fault C5: waiting for a restart does not hold up the drain."""
 
     @producer(restart=Restart(backoff=lambda attempt: 1000.0))
     async def flaky() -> AsyncIterator[int]:
@@ -745,7 +745,7 @@ def test_c5_a_stop_during_the_backoff_is_heard() -> None:
 
 @both
 def test_c1_a_drain_handles_what_is_buffered(eager: bool) -> None:
-    """C1: by default nothing that was accepted is given up."""
+    """Fault C1: by default nothing that was accepted is given up."""
     first, second = Spy(0.1), Spy(1)
 
     async def main() -> None:
@@ -762,7 +762,7 @@ def test_c1_a_drain_handles_what_is_buffered(eager: bool) -> None:
 @both
 @pytest.mark.parametrize("timeout", [0, 0.5, 2])
 def test_c2_a_stuck_handler_is_cancelled_at_the_deadline(timeout: float, eager: bool) -> None:
-    """C2: one deadline over all phases, to the tick if the handlers obey; what is left is listed, stage by stage."""
+    """Fault C2: one deadline over all phases, to the tick if the handlers obey; what is left is listed by stage."""
 
     @consumer
     async def stuck(n: int) -> None:
@@ -784,7 +784,7 @@ def spy_consumer(seconds: float = 0.0, **options: Any) -> Any:
 
 
 def test_c2_leaving_the_block_raises_what_could_not_be_finished() -> None:
-    """C2, I7: nobody asked for the report, so leaving items behind is an error that has it."""
+    """Fault C2, invariant 7: nobody asked for the report, so leaving items behind is an error that has it."""
 
     async def main() -> None:
         with pytest.raises(PipelineError) as caught:
@@ -798,7 +798,7 @@ def test_c2_leaving_the_block_raises_what_could_not_be_finished() -> None:
 
 @both
 def test_c14_stop_twice_and_after_the_end(eager: bool) -> None:
-    """C14: any number of stops and drains, at any time, and all get the same report."""
+    """Fault C14: any number of stops and drains, at any time, and all get the same report."""
 
     async def main() -> None:
         async with endless >> ignore as running:
@@ -814,7 +814,7 @@ def test_c14_stop_twice_and_after_the_end(eager: bool) -> None:
 
 
 def test_c14_a_later_stop_only_ever_brings_the_deadline_forward() -> None:
-    """C14: stop(1) then stop(100) ends after 1; stop(100) then stop(1) too."""
+    """Fault C14: stop(1) then stop(100) ends after 1; stop(100) then stop(1) too."""
 
     async def main(first: float, second: float) -> None:
         with suppress(PipelineError):
@@ -830,7 +830,7 @@ def test_c14_a_later_stop_only_ever_brings_the_deadline_forward() -> None:
 
 @both
 def test_c14_stop_and_drain_inside_a_handler(eager: bool) -> None:
-    """C14: a handler cannot wait for its own end: drain() there starts it and returns the books so far."""
+    """Fault C14: a handler cannot wait for its own end: drain() there starts it and returns the books so far."""
     handle: list[Running[int, Any]] = []
     books: list[Report] = []
 
@@ -852,7 +852,7 @@ def test_c14_stop_and_drain_inside_a_handler(eager: bool) -> None:
 
 
 def test_c14_a_pipeline_runs_once_at_a_time_and_again_afterwards() -> None:
-    """C14, I9: starting twice is refused by name; a definition holds nothing of an earlier run."""
+    """Fault C14, invariant 9: starting twice is refused by name; a definition holds nothing of an earlier run."""
 
     async def main() -> None:
         pipeline = Pipeline(range(3), ignore)
@@ -868,7 +868,7 @@ def test_c14_a_pipeline_runs_once_at_a_time_and_again_afterwards() -> None:
 
 
 def test_c14_stopped_before_it_could_start() -> None:
-    """C14: leaving the block at once starts nothing that is not ended again."""
+    """Fault C14: leaving the block at once starts nothing that is not ended again."""
 
     async def main() -> None:
         async with endless >> ignore as running:
@@ -881,7 +881,7 @@ def test_c14_stopped_before_it_could_start() -> None:
 
 
 def test_states_only_advance() -> None:
-    """I8: the table is a ladder: no state can be reached again, the ends are final, refusals name both states."""
+    """Invariant 8: the table is a ladder: no state comes again, the ends are final, refusals name both states."""
     order = list(State)
     for state, following in ADVANCES.items():
         assert all(order.index(state) < order.index(one) for one in following)
@@ -975,7 +975,7 @@ def test_workers_with_a_resource_start_at_once(eager: bool) -> None:
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with 3.12")
 def test_eager_workers_do_not_start_inside_each_other() -> None:
-    """B3: two hundred stages whose workers would each start the next one's would be too deep for any stack."""
+    """Fault B3: two hundred stages whose workers would each start the next one's would be too deep for any stack."""
     stages = [consumer(ignore.__wrapped__) for _ in range(200)]
     report = run_virtual(lambda: Pipeline([1], *stages)._complete(), eager=True)
     assert report.done == 1
@@ -1008,7 +1008,7 @@ def test_handlers_that_never_wait_are_not_given_helpers() -> None:
 
 @both
 def test_clean_up_may_feed_while_the_run_is_cancelled(eager: bool) -> None:
-    """I2: END must not come while a handler is at work, cancelled or not; what it feeds is listed."""
+    """Invariant 2: END must not come while a handler is at work, cancelled or not; what it feeds is listed."""
 
     @consumer(concurrency=2)
     async def handle(n: int) -> int:
@@ -1083,7 +1083,7 @@ def test_the_cost_of_workers_grows_with_their_number_and_no_faster(how: str) -> 
 @both
 @pytest.mark.parametrize("why", ["drain", "failure"])
 def test_a14_putters_that_wait_are_told_when_the_run_ends(why: str, eager: bool) -> None:
-    """A14: each waiting put raises, and its item was not taken: it is in no list of the report."""
+    """Fault A14: each waiting put raises, and its item was not taken: it is in no list of the report."""
     refused: list[int] = []
 
     @consumer(maxsize=1)
@@ -1119,7 +1119,7 @@ def test_a14_putters_that_wait_are_told_when_the_run_ends(why: str, eager: bool)
 
 
 def test_put_in_all_its_forms() -> None:
-    """A5 to A7, api 5: put waits, put_nowait and a timeout refuse; what raised was not accepted."""
+    """Faults A5 to A7: put waits, put_nowait and a timeout refuse; what raised was not accepted."""
 
     async def main() -> None:
         async with Pipeline(spy_consumer(1), maxsize=1) as running:
@@ -1170,7 +1170,7 @@ def test_putters_and_a_source_share_the_room() -> None:
 
 @both
 def test_feed_keeps_the_run_open_until_all_is_handled(eager: bool) -> None:
-    """I3: a crawl ends by itself, and not before: END waits for what is queued, running and fed in turn."""
+    """Invariant 3: a crawl ends by itself, and not before: END waits for what is queued, running and fed in turn."""
     seen: set[int] = set()
 
     @consumer(concurrency=3, maxsize=1)
@@ -1194,7 +1194,7 @@ def test_feed_keeps_the_run_open_until_all_is_handled(eager: bool) -> None:
 
 
 def test_feed_outside_a_handler_and_after_the_end() -> None:
-    """I8: defined everywhere: outside it is a StateError that names put, after the end a QueueShutDown."""
+    """Invariant 8: defined everywhere: outside it is a StateError that names put, after the end a QueueShutDown."""
     late: list[BaseException] = []
 
     @consumer
@@ -1225,7 +1225,7 @@ def test_feed_outside_a_handler_and_after_the_end() -> None:
 @both
 @pytest.mark.parametrize("maxsize", [1, 2, 5])
 def test_backpressure_reaches_the_source(maxsize: int, eager: bool) -> None:
-    """I1: the source is never asked for an item while the queue is full, also when every stage is slow."""
+    """Invariant 1: the source is never asked for an item while the queue is full, also when every stage is slow."""
     queues: list[BoundedQueue[Any]] = []
     asked_when: list[int] = []
 
@@ -1312,7 +1312,7 @@ def test_a_slow_source_is_named_as_the_bottleneck() -> None:
 
 
 def test_each_worker_has_a_resource_of_its_own() -> None:
-    """Api 10: entered once per worker, closed after its last item, in the worker's own task."""
+    """Entered once per worker, closed after its last item, in the worker's own task."""
     log: list[tuple[str, str]] = []
 
     def name() -> str:

@@ -115,7 +115,7 @@ async def test_sync_generators_give_any_number_under_backpressure() -> None:
 
 
 async def test_context_variables_arrive_and_do_not_leak() -> None:
-    """Each call sees the context of who started the run, and a change in one call is not seen by the next (B12)."""
+    """Each call sees the context of who started the run, and no change that another call made (fault B12)."""
     var.set(7)
 
     @consumer
@@ -187,7 +187,7 @@ async def test_a_call_that_outlives_its_timeout_keeps_its_slot(caplog: pytest.Lo
 
 
 async def test_a_drain_does_not_wait_for_a_stuck_thread(caplog: pytest.LogCaptureFixture) -> None:
-    """Promise 5: timeout + 100 ms; its item and worker are in the report, and nobody waits at exit (D4)."""
+    """Promise 5: timeout + 100 ms; its item and worker are in the report, and nobody waits at exit (fault D4)."""
     release, begun = threading.Event(), threading.Event()
 
     @consumer
@@ -374,7 +374,7 @@ async def test_an_error_of_a_sync_source_comes_out() -> None:
 
 
 async def test_an_order_that_fails_fails_its_source() -> None:
-    """What ``priority=`` raises is an error of the source, and the item was not taken: the books balance (I4)."""
+    """What ``priority=`` raises is an error of the source; the item was not taken: the counts agree (invariant 4)."""
 
     @producer
     def numbers() -> Iterator[int]:
@@ -856,7 +856,7 @@ def test_a_thread_that_asked_is_told_that_the_loop_was_closed() -> None:
 
 @pytest.mark.parametrize("priority", [None, abs])
 async def test_threads_feed_and_the_run_ends_after_all_of_it(priority: Callable[[int], int] | None) -> None:
-    """I3: a crawl in threads ends by itself and not before, over and over, with the bound in nobody's way."""
+    """Invariant 3: a crawl in threads ends by itself and not before, over and over, with the bound in nobody's way."""
     seen: Counter[int] = Counter()
 
     @consumer(concurrency=3, maxsize=1, priority=priority)
@@ -891,7 +891,7 @@ async def test_a_generator_in_a_thread_feeds() -> None:
 
 
 async def test_what_a_thread_feeds_in_a_burst_wakes_the_loop_once() -> None:
-    """And the books know it: all of a thousand items are there when the handler that fed them is done (D8)."""
+    """And the books know it: all of a thousand items are there when the handler that fed them is done (fault D8)."""
     loop = asyncio.get_running_loop()
     calls = 0
     call = loop.call_soon_threadsafe
@@ -929,7 +929,7 @@ async def test_what_a_thread_feeds_in_a_burst_wakes_the_loop_once() -> None:
 
 
 async def test_a_thread_that_feeds_too_late_is_told() -> None:
-    """A call that outlived its timeout, or its run, gets a named error in its thread, never silence (C11, D4)."""
+    """A call that outlived its timeout or its run gets a named error in its thread, never silence (faults C11, D4)."""
     release, begun = threading.Event(), threading.Event()
     told: list[BaseException] = []
 

@@ -40,7 +40,7 @@ def drawn(pipeline: Pipeline[Any, Any], columns: int) -> list[str]:
 
 
 def test_show_draws_a_graph() -> None:
-    """Api 14: branches below each other, a bracket where they meet, and who is told of failures."""
+    """Branches below each other, a bracket where they meet, and who is told of failures."""
     dead = stage("dead")
     swiss, german = stage("swiss", concurrency=2, on_error=dead), stage("german")
     branches = {"CH": swiss, "DE": german >> stage("pack")}

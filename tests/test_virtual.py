@@ -81,7 +81,7 @@ def test_a_task_left_behind_is_told(eager: bool) -> None:
 
 
 def test_an_exception_nobody_asked_for_is_told(eager: bool) -> None:
-    """Protects B9: "Task exception was never retrieved" fails the run."""
+    """Fault B9: "Task exception was never retrieved" fails the run."""
 
     async def fail() -> None:
         raise ValueError("unseen")
