@@ -14,7 +14,7 @@ from math import inf
 from typing import Any, Literal, TypeGuard, TypeVar
 
 from .errors import DefinitionError
-from .policies import Adaptive, Batch, Breaker, Failure, Rate, Restart, Retry
+from .options.retry import Adaptive, Batch, Breaker, Failure, Rate, Restart, Retry
 
 __all__ = [
     "OnError",

@@ -14,9 +14,9 @@ from typing import Any, Final, Literal
 
 from .checks import check_seconds
 from .errors import DefinitionError, PipelineError, StateError
-from .pipeline import Pipeline
-from .report import Report
-from .running import Running
+from .graph.pipeline import Pipeline
+from .run.report import Report
+from .run.running import Running
 
 __all__ = ["Loop", "run", "run_watched"]
 

@@ -22,8 +22,8 @@ from typing import Any, Final
 from scenarios import Scenario, draw, play
 from virtual import Deadlock, VirtualLoop
 
-from asyncpc import running, stage, supervisor, worker
-from asyncpc.core import channel, queue, waiting
+from asyncpc.run import running, supervisor
+from asyncpc.core import channel, queue, stage, waiting, worker
 from asyncpc.core.queue import BoundedQueue
 
 __all__ = ["FAULTS", "Fault", "Withered", "planted"]

@@ -35,7 +35,7 @@ if __package__:  # python -m tests.scenarios
 
 from virtual import Deadlock, VirtualLoop
 
-import asyncpc.worker
+import asyncpc.core.worker
 from asyncpc import (
     Batch,
     Breaker,
@@ -1238,12 +1238,12 @@ def _clock(scenario: Scenario, loop: asyncio.AbstractEventLoop) -> Iterator[None
         passed += rng.random() * pace
         return loop.time() + passed
 
-    before = asyncpc.worker.perf_counter
-    asyncpc.worker.perf_counter = asyncpc.handling.perf_counter = clock
+    before = asyncpc.core.worker.perf_counter
+    asyncpc.core.worker.perf_counter = asyncpc.core.emit.perf_counter = clock
     try:
         yield
     finally:
-        asyncpc.worker.perf_counter = asyncpc.handling.perf_counter = before
+        asyncpc.core.worker.perf_counter = asyncpc.core.emit.perf_counter = before
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from asyncpc import (
     route,
     source,
 )
-from asyncpc.topology import draw
+from asyncpc.watch.drawing import draw
 
 both = pytest.mark.parametrize("eager", EAGER)
 

@@ -518,7 +518,7 @@ def test_each_key_has_its_own_rate() -> None:
 
 def test_a_rate_forgets_keys_that_rest() -> None:
     """Memory: a million keys seen once must not be a million entries for ever."""
-    from asyncpc.limits import Throttle
+    from asyncpc.options.rate import Throttle
 
     throttle = Throttle(Rate(10, key=lambda n: n))
 

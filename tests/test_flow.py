@@ -32,7 +32,7 @@ from asyncpc import (
     consumer,
     source,
 )
-from asyncpc.topology import draw
+from asyncpc.watch.drawing import draw
 
 both = pytest.mark.parametrize("eager", EAGER)
 
@@ -40,7 +40,7 @@ both = pytest.mark.parametrize("eager", EAGER)
 @pytest.fixture
 def virtual_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the workers measure their calls in virtual time too."""
-    for module in "worker", "handling":
+    for module in "core.worker", "core.emit":
         monkeypatch.setattr(f"asyncpc.{module}.perf_counter", lambda: asyncio.get_running_loop().time())
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from virtual import EAGER, ran, run_virtual
 
 from asyncpc import Batch, Failure, Pipeline, PipelineError, Report, Retry, Running, consumer, source
-from asyncpc.containers import Heap, Lanes
+from asyncpc.options.batch import Heap, Lanes
 
 both = pytest.mark.parametrize("eager", EAGER)
 

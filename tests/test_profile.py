@@ -31,9 +31,9 @@ from asyncpc import (
     route,
     source,
 )
-from asyncpc.cli import main
-from asyncpc.findings import Profile, Record, verdict
-from asyncpc.profile import profile
+from asyncpc.cli.main import main
+from asyncpc.watch.findings import Profile, Record, verdict
+from asyncpc.watch.profile import profile
 
 
 def profiled(pipeline: Pipeline[Any, Any], items: int = 50, eager: bool = False) -> tuple[Record, list[Profile], str]:
@@ -602,5 +602,5 @@ def test_help_says_that_the_handlers_run(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_importing_the_command_line_imports_no_profiler(tmp_path: Path) -> None:
     """It is a tool of one command; nobody else pays for it."""
-    program = "import asyncpc, asyncpc.cli, sys; print('asyncpc.profile' in sys.modules)"
+    program = "import asyncpc, asyncpc.cli.main, sys; print('asyncpc.watch.profile' in sys.modules)"
     assert run_child(tmp_path, "-c", program).out == "False\n"

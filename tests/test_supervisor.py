@@ -45,7 +45,8 @@ from asyncpc import (
     producer,
     source,
 )
-from asyncpc.supervisor import ADVANCES, State
+from asyncpc.run.accounting import Books as Books_
+from asyncpc.run.supervisor import ADVANCES, State
 
 SLACK = 0.1
 """Seconds that a run may take beyond its deadline."""
@@ -1476,7 +1477,7 @@ def test_what_is_left_is_looked_at_once(eager: bool) -> None:
 def test_a_run_ends_also_if_its_report_cannot_be_written(eager: bool) -> None:
     """A mistake of ours at the very end must not become a run that never ends."""
 
-    class Broken(asyncpc.books.Books):
+    class Broken(Books_):
         """Books that cannot be read."""
 
         __slots__ = ()

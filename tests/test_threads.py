@@ -17,6 +17,7 @@ import pytest
 from support import BUSY, results, switching_often
 
 import asyncpc
+from asyncpc.run.accounting import Books as Books_
 from asyncpc import (
     DefinitionError,
     Pipeline,
@@ -29,7 +30,7 @@ from asyncpc import (
     producer,
     source,
 )
-from asyncpc.bridge import bridge_to
+from asyncpc.offload.bridge import bridge_to
 
 PATIENCE = 20.0  # seconds after which a thread that should have gone on fails its test
 var: ContextVar[int] = ContextVar("var", default=0)
@@ -510,7 +511,7 @@ async def test_what_a_thread_feeds_at_the_very_end_is_refused_or_told() -> None:
             said.append("refused")
         fed.set()
 
-    class Books(asyncpc.books.Books):
+    class Books(Books_):
         """The books as they are, which are read just before the thread feeds."""
 
         __slots__ = ()

@@ -16,9 +16,9 @@ from support import BUSY
 from virtual import run_virtual
 
 from asyncpc import Consumer, Pipeline, broadcast, consumer, merge, route, source
-from asyncpc.plan import Plan
-from asyncpc.progress import _Way
-from asyncpc.topology import draw, mermaid
+from asyncpc.core.plan import Plan
+from asyncpc.watch.progress import _Way
+from asyncpc.watch.drawing import draw, mermaid
 
 
 def stage(name: str, **options: Any) -> Consumer[Any, Any, ..., Any]:

@@ -22,14 +22,14 @@ from inspect import isfunction
 from pathlib import Path
 from typing import Any, Final
 
-from .decorators import consumer, source
-from .errors import ConservationError, DefinitionError, PipelineError, StateError
-from .pipeline import Pipeline
-from .progress import progress
-from .report import Report
-from .runner import run_watched
-from .topology import draw, mermaid
-from .wording import escaped, message_of, place_of
+from ..graph.decorators import consumer, source
+from ..errors import ConservationError, DefinitionError, PipelineError, StateError
+from ..graph.pipeline import Pipeline
+from ..watch.progress import progress
+from ..run.report import Report
+from ..runner import run_watched
+from ..watch.drawing import draw, mermaid
+from ..wording import escaped, message_of, place_of
 
 __all__ = ["main"]
 
@@ -162,8 +162,8 @@ def _show(options: argparse.Namespace) -> int:
 
 def _profile(options: argparse.Namespace) -> int:
     """Print what each stage can do alone, as soon as it is known, and at the end which one limits."""
-    from .findings import Profile, Record, verdict
-    from .profile import profile
+    from ..watch.findings import Profile, Record, verdict
+    from ..watch.profile import profile
 
     pipeline = _load(options.target)
     records: list[Record] = []

@@ -12,13 +12,13 @@ from functools import update_wrapper
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 
-from .checks import check_maxsize, check_name, check_seconds, refuse_called
+from ..checks import check_maxsize, check_name, check_seconds, refuse_called
 from .definitions import Handler, Origin, bind_origin, iterable_origin
-from .errors import DefinitionError, StateError
-from .plan import Layout, Node, Plan, complete
-from .report import Report
-from .running import Results, Running, conclude, leave
-from .supervisor import Supervisor
+from ..errors import DefinitionError, StateError
+from ..core.plan import Layout, Node, Plan, complete
+from ..run.report import Report
+from ..run.running import Results, Running, conclude, leave
+from ..run.supervisor import Supervisor
 
 __all__ = ["Consumer", "Pipeline", "Producer", "Source", "StageLike", "open_layout", "stage_layout"]
 
@@ -290,7 +290,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
             )
         plan = self._plan
         if {node.handler.run_in for node in plan.nodes} != {"loop"}:
-            from .elsewhere import with_crews  # here, since most programs have no such stage
+            from ..offload.handlers import with_crews  # here, since most programs have no such stage
 
             plan = with_crews(plan)
         self._run = run = Supervisor(plan, streamed=streamed, answers=answers)

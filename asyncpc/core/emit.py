@@ -11,11 +11,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
-from .containers import Batched
-from .limits import Handle, Timeout
-from .recovery import attempt, for_caller
+from ..options.batch import Batched
+from ..options.rate import Handle, Timeout
+from ..options.failures import attempt, for_caller
 from .stage import EMPTY, Asked, plain
-from .core.waiting import checkpoint
+from .waiting import checkpoint
 
 if TYPE_CHECKING:
     from .worker import ConsumerWorker

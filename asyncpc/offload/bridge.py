@@ -20,13 +20,13 @@ from threading import Lock, RLock, get_ident
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
-from .errors import QueueShutDown, StateError
-from .core.channel import Channel
-from .core.queue import BUDGET
+from ..errors import QueueShutDown, StateError
+from ..core.channel import Channel
+from ..core.queue import BUDGET
 
 if TYPE_CHECKING:
-    from .blocking import BlockingSource
-    from .supervisor import Supervisor
+    from .sources import BlockingSource
+    from ..run.supervisor import Supervisor
 
 __all__ = ["Bridge", "bridge_to"]
 

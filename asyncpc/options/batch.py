@@ -14,7 +14,7 @@ from heapq import heappop, heappush
 from itertools import pairwise
 from typing import Any
 
-from .policies import Batch
+from .retry import Batch
 
 __all__ = ["Batched", "Batches", "Claim", "Heap", "Lanes"]
 

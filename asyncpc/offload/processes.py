@@ -18,7 +18,7 @@ from contextlib import suppress
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from .errors import DefinitionError, NotPicklable, WorkerDied
+from ..errors import DefinitionError, NotPicklable, WorkerDied
 from .threads import Caller, Job
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from threading import Thread
 from typing import Any, Final
 
 from .bridge import Bridge, bridge_to
-from .definitions import Origin
+from ..graph.definitions import Origin
 from .threads import until_ended
-from .worker import ProducerWorker
+from ..core.worker import ProducerWorker
 
 __all__ = ["read_in_thread"]
 

@@ -6,7 +6,7 @@ import math
 import os
 from typing import Final, NamedTuple
 
-from .definitions import Handler
+from ..graph.definitions import Handler
 
 __all__ = ["Measurement", "Profile", "Record", "verdict"]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
-from .checks import OnError, check_item_function, check_name
+from ..checks import OnError, check_item_function, check_name
 from .decorators import Items, Listener, as_listener
 from .definitions import define_handler
-from .errors import DefinitionError, Unroutable
+from ..errors import DefinitionError, Unroutable
 from .pipeline import Consumer, Pipeline, Producer, Source, StageLike, open_layout, stage_layout
-from .plan import beside, branching
+from ..core.plan import beside, branching
 
 __all__ = ["broadcast", "merge", "route"]
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
-from .limits import Handle
+from ..options.rate import Handle
 
 if TYPE_CHECKING:
     from .worker import ConsumerWorker

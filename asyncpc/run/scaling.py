@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from .errors import StateError
-from .policies import Adaptive
-from .stage import Stage
+from ..errors import StateError
+from ..options.retry import Adaptive
+from ..core.stage import Stage
 
 __all__ = ["Control"]
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, H
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from .checks import (
+from ..checks import (
     OnError,
     Overflow,
     Resource,
@@ -42,12 +42,12 @@ from .checks import (
     refuse_method,
     signature_of,
 )
-from .errors import DefinitionError
-from .policies import Adaptive, Batch, Breaker, Failure, Rate, Restart, Retry
-from .core.queue import BoundedQueue
+from ..errors import DefinitionError
+from ..options.retry import Adaptive, Batch, Breaker, Failure, Rate, Restart, Retry
+from ..core.queue import BoundedQueue
 
 if TYPE_CHECKING:
-    from .threads import Crew
+    from ..offload.threads import Crew
 
 __all__ = ["Handler", "Origin", "define_handler", "define_origin", "iterable_origin"]
 

@@ -31,16 +31,16 @@ from threading import get_ident
 from time import perf_counter
 from typing import Any, Final
 
-from .books import Books
-from .control import Control
-from .errors import ConservationError, PipelineError, QueueShutDown, StateError, WorkerCancelled
-from .plan import Plan
-from .core.channel import Channel
+from .accounting import Books
+from .scaling import Control
+from ..errors import ConservationError, PipelineError, QueueShutDown, StateError, WorkerCancelled
+from ..core.plan import Plan
+from ..core.channel import Channel
 from .report import Report, Statistics
-from .stage import Asked, Stage
-from .core.fairness import FairWriters
-from .wording import annotate, of_the_user, summary
-from .worker import ConsumerWorker, ProducerWorker, Worker
+from ..core.stage import Asked, Stage
+from ..core.fairness import FairWriters
+from ..wording import annotate, of_the_user, summary
+from ..core.worker import ConsumerWorker, ProducerWorker, Worker
 
 __all__ = ["Supervisor", "feed"]
 
@@ -87,11 +87,11 @@ def feed(item: Any) -> None:
     """
     run = _current.get(None)
     if run is None:
-        from . import processes  # here, since most programs have none
+        from ..offload.processes import serving  # here, since most programs have none
 
-        if processes.serving:
+        if serving:
             raise StateError(
-                f"feed() does not reach the run from a process of stage {processes.serving!r}: return the items, "
+                f"feed() does not reach the run from a process of stage {serving!r}: return the items, "
                 "or yield them, and let the next stage feed them"
             )
         raise StateError("feed() works inside a consumer's handler only; from outside, use 'await running.put(item)'")
@@ -173,7 +173,7 @@ class Supervisor:
         self._sources_live = len(self.producers)
         for producer in self.producers:
             if producer.origin.blocks:
-                from .blocking import read_in_thread  # here, since most programs have no such source
+                from ..offload.sources import read_in_thread  # here, since most programs have no such source
 
                 producer.origin = read_in_thread(producer)
             self._spawn(producer, copy_context())
@@ -218,7 +218,7 @@ class Supervisor:
             assert self.first.refusal is not None
             raise self.first.refusal()
         if get_ident() != self.first.thread:
-            from .bridge import bridge_to  # here, since most programs have no threads
+            from ..offload.bridge import bridge_to  # here, since most programs have no threads
 
             bridge_to(self.first).feed(item, self)
             return

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
-from .plan import Plan
-from .report import Statistics
-from .running import Running
-from .topology import meetings
+from ..core.plan import Plan
+from ..run.report import Statistics
+from ..run.running import Running
+from .drawing import meetings
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -32,7 +32,7 @@ def progress(plan: Plan) -> Iterator[Watch | None]:
         yield None
         return
     try:
-        line = _ProgressWaitQueue(plan)
+        line = _ProgressLine(plan)
     except ImportError:
         print("asyncpc: to see progress here, pip install 'asyncpc[rich]'", file=sys.stderr)
         yield None

@@ -9,16 +9,16 @@ import asyncio
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from .containers import Batched
-from .errors import RetryLater, TooManyFailures
-from .isolation import InContext, isolated
-from .limits import Handle
-from .policies import Failure
-from .stage import EMPTY, Asked, logger, plain
-from .wording import annotate, described, summary
+from .batch import Batched
+from ..errors import RetryLater, TooManyFailures
+from ..core.isolation import InContext, isolated
+from .rate import Handle
+from .retry import Failure
+from ..core.stage import EMPTY, Asked, logger, plain
+from ..wording import annotate, described, summary
 
 if TYPE_CHECKING:
-    from .worker import ConsumerWorker
+    from ..core.worker import ConsumerWorker
 
 __all__ = ["attempt", "for_caller", "recovered"]
 

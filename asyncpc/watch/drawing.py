@@ -10,8 +10,8 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial, reduce
 
-from .plan import Node, Plan
-from .wording import escaped
+from ..core.plan import Node, Plan
+from ..wording import escaped
 
 __all__ = ["draw", "meetings", "mermaid"]
 

@@ -20,7 +20,7 @@ from threading import Thread, current_thread
 from time import monotonic
 from typing import Any, Final
 
-from .errors import LeftBehind
+from ..errors import LeftBehind
 
 __all__ = ["Caller", "Crew", "Job", "Steps", "until_ended"]
 

@@ -8,14 +8,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from .containers import Batched, Batches, Heap, Lanes
-from .definitions import Handler
+from ..options.batch import Batched, Batches, Heap, Lanes
+from ..graph.definitions import Handler
 from .latency import Latency
-from .limits import Circuit, Throttle
-from .policies import Rate
-from .core.channel import Channel
-from .core.waiting import WaitQueue
-from .wording import annotate
+from ..options.rate import Circuit, Throttle
+from ..options.retry import Rate
+from .channel import Channel
+from .waiting import WaitQueue
+from ..wording import annotate
 
 if TYPE_CHECKING:
     from .worker import ConsumerWorker

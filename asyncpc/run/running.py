@@ -7,15 +7,15 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from .checks import at_least_1, check_rate, check_seconds
-from .errors import DrainTimeout, PipelineError, QueueShutDown, StateError
-from .policies import Rate
+from ..checks import at_least_1, check_rate, check_seconds
+from ..errors import DrainTimeout, PipelineError, QueueShutDown, StateError
+from ..options.retry import Rate
 from .report import Report, Statistics
-from .stage import Asked
+from ..core.stage import Asked
 from .supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from .bridge import Bridge
+    from ..offload.bridge import Bridge
 
 __all__ = ["Results", "Running", "conclude", "leave"]
 
@@ -54,7 +54,7 @@ class Running(Generic[In_contra, Out_co]):
         bound at once; many calls wake the loop once.
         """
         if self._bridge is None:
-            from .bridge import bridge_to  # here, since most programs have no threads
+            from ..offload.bridge import bridge_to  # here, since most programs have no threads
 
             self._bridge = bridge_to(self._run.first)
         self._bridge.put(item, timeout)
@@ -68,7 +68,7 @@ class Running(Generic[In_contra, Out_co]):
         """
         from concurrent.futures import Future
 
-        from .bridge import bridge_to
+        from ..offload.bridge import bridge_to
 
         self._check_call()
         result: Future[Out_co] = Future()

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from math import inf
 from typing import Any
 
-from .policies import Breaker, Rate
+from .retry import Breaker, Rate
 
 __all__ = ["Circuit", "Handle", "Throttle", "Timeout"]
 

@@ -7,8 +7,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import copy_context
 from typing import Any
 
-from .definitions import Handler
-from .plan import Plan
+from ..graph.definitions import Handler
+from ..core.plan import Plan
 from .processes import DEPTH, Remote, reference
 from .threads import Crew, Steps
 

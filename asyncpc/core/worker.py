@@ -20,16 +20,16 @@ from time import perf_counter
 from types import CoroutineType
 from typing import Any, Final
 
-from .definitions import Handler, Origin
-from .errors import LeftBehind, QueueShutDown
-from .handling import TURN, answering, batching, branching, emitting, in_order, limited
+from ..graph.definitions import Handler, Origin
+from ..errors import LeftBehind, QueueShutDown
+from .emit import TURN, answering, batching, branching, emitting, in_order, limited
 from .isolation import isolated
-from .limits import Handle, Timeout
-from .core.channel import Channel
-from .core.queue import END
-from .recovery import recovered
+from ..options.rate import Handle, Timeout
+from .channel import Channel
+from .queue import END
+from ..options.failures import recovered
 from .stage import EMPTY, Asked, Stage
-from .core.waiting import checkpoint
+from .waiting import checkpoint
 
 __all__ = ["ConsumerWorker", "ProducerWorker"]
 

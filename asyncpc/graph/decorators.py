@@ -19,12 +19,12 @@ from collections.abc import (
 )
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
-from .checks import OnError, Overflow, Resource, RunIn
+from ..checks import OnError, Overflow, Resource, RunIn
 from .definitions import OPTIONS, define_handler, define_origin, iterable_origin
-from .errors import DefinitionError
+from ..errors import DefinitionError
 from .pipeline import Consumer, Producer, Source
-from .plan import Layout
-from .policies import Adaptive, Batch, Breaker, Failure, Rate, Restart, Retry
+from ..core.plan import Layout
+from ..options.retry import Adaptive, Batch, Breaker, Failure, Rate, Restart, Retry
 
 __all__ = ["Items", "Listener", "as_listener", "consumer", "producer", "source"]
 

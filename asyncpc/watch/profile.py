@@ -21,16 +21,16 @@ from itertools import cycle, islice
 from time import perf_counter, process_time
 from typing import Any, Final, NamedTuple
 
-from .definitions import Handler, Origin, define_handler
-from .elsewhere import with_crews
-from .errors import DefinitionError, DrainTimeout, PipelineError
+from ..graph.definitions import Handler, Origin, define_handler
+from ..offload.handlers import with_crews
+from ..errors import DefinitionError, DrainTimeout, PipelineError
 from .findings import Measurement, Profile, Record
-from .pipeline import Consumer, Pipeline, Source
-from .plan import Layout, Node, Plan
-from .policies import Failure
-from .report import StageStatistics
-from .running import Running
-from .wording import described
+from ..graph.pipeline import Consumer, Pipeline, Source
+from ..core.plan import Layout, Node, Plan
+from ..options.retry import Failure
+from ..run.report import StageStatistics
+from ..run.running import Running
+from ..wording import described
 
 __all__ = ["profile"]
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Final, NamedTuple, TypeVar
 
-from .definitions import Handler, Origin
-from .core.queue import DEFAULT_MAXSIZE
+from ..graph.definitions import Handler, Origin
+from .queue import DEFAULT_MAXSIZE
 
 __all__ = ["Layout", "Node", "Plan", "beside", "branching", "complete"]
 

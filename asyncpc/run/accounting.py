@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from .errors import ConservationError
-from .core.channel import Channel
+from ..errors import ConservationError
+from ..core.channel import Channel
 from .report import SourceStatistics, StageStatistics, Statistics
-from .stage import Stage, plain
-from .worker import ProducerWorker
+from ..core.stage import Stage, plain
+from ..core.worker import ProducerWorker
 
 __all__ = ["Books"]
 

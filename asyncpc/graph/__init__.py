@@ -1,0 +1,1 @@
+"""What a user writes: sources and stages, joined into pipelines."""

@@ -1,0 +1,1 @@
+"""Calls and sources that would block the event loop: threads and processes."""
