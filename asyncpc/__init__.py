@@ -22,51 +22,21 @@ Two decorators, one object, one awaitable::
     run(numbers >> show)              # owns the loop; SIGINT and SIGTERM drain
     report = await (numbers >> show)  # or inside an async program
 
-The floors of the house. A module knows only those below its floor, and does what no other does::
+The wings of the house. Imports go down this list only, and in each wing no module knows those that know it::
 
-    13  __main__     ``python -m asyncpc``
-    12  cli.main         reads arguments, writes to the terminal, sets exit codes
-    12  graph.branches   ``route``, ``broadcast``, ``merge``: where pipelines part and meet
-    11  graph.decorators ``@producer``, ``@consumer``, ``source``: makes typed definitions of what is written
-    11  runner           owns a loop, handles signals
-    11  watch.profile    runs stages alone and measures them
-    10  graph.pipeline   joins definitions, refuses what cannot be joined, starts runs
-    10  watch.progress   draws the line at the foot of the terminal
-    10  watch.findings   puts in words what a profile means
-     9  run.running      gives the user a handle of a run: put, read, look, stop
-     9  watch.drawing    draws a plan
-     8  run.supervisor   makes tasks, cancels them, judges how they ended
-     7  run.accounting   reads the counts of all parts, and compares them
-     7  offload.sources  reads a source that blocks, in a thread
-     6  core.worker      the loops: take, handle, pass on, settle
-     5  core.emit        makes one way of calling a handler out of another
-     4  options.failures decides what becomes of an item whose handler raised
-     4  run.scaling      changes how many workers a stage has; pauses
-     4  offload.handlers gives a plain function its threads or processes for a run
-     3  core.stage       one stage in one run: what its workers share
-     3  core.plan        joins definitions into a graph
-     2  graph.definitions what the user wrote: frozen sources and handlers
-     2  core.isolation   gives an item a context of its own
-     2  offload.bridge   takes items from threads
-     2  offload.processes makes calls in a process
-     1  core.channel     the queue before a stage, as the workers on both sides of it see it
-     1  options.batch    keeps a queue's items in another order than they came
-     1  options.rate     holds calls back, or cuts them short
-     1  checks           refuses a definition that cannot work
-     1  offload.threads  makes calls in threads
-     0  wording          puts errors in words
-     0  core.queue       ``BoundedQueue``: waits, and wakes those who wait
-     0  core.fairness    shares a channel's room where branches meet
-    -1  core.waiting     a queue of those who wait
-    -1  core.seams   what an option must offer to fit in
-     0  options.retry    what a user may ask for: frozen numbers
-     0  run.report       what a run tells: frozen counts
-     0  core.latency     how long calls take
-    -2  errors           what can go wrong, as a tree
+    cli       reads arguments, writes to the terminal, sets exit codes
+    runner    owns a loop, handles signals
+    watch     shows a pipeline, a run or a profile to people
+    graph     what a user writes: sources and stages, joined into pipelines
+    run       what a stop meets: the supervisor of a run, its accounts, the handle that the user has of it
+    options   what a user asks of a stage, a file each
+    offload   calls and sources that would block the event loop: threads and processes
+    core      what an item meets: channels, stages, workers
+    errors, wording, checks, backoff, logs: what all of them may use
 """
 
-from .graph.branches import broadcast, merge, route
-from .graph.decorators import consumer, producer, source
+from .backoff import Restart, exponential
+from .core.queue import DEFAULT_MAXSIZE, END, BoundedQueue, QueueStatistics
 from .errors import (
     AsyncpcError,
     ConservationError,
@@ -82,13 +52,19 @@ from .errors import (
     WorkerCancelled,
     WorkerDied,
 )
+from .graph.branches import broadcast, merge, route
+from .graph.decorators import consumer, producer, source
 from .graph.pipeline import Consumer, Pipeline, Producer, Source
-from .options.retry import Adaptive, Batch, Breaker, Failure, Rate, Restart, Retry, exponential
-from .core.queue import DEFAULT_MAXSIZE, END, BoundedQueue, QueueStatistics
+from .options.adaptive import Adaptive
+from .options.batch import Batch
+from .options.breaker import Breaker
+from .options.failures import Failure
+from .options.rate import Rate
+from .options.retry import Retry
 from .run.report import Report, SourceStatistics, StageStatistics, Statistics, Unfinished
-from .runner import run
 from .run.running import Results, Running
 from .run.supervisor import feed
+from .runner import run
 
 __all__ = [
     "DEFAULT_MAXSIZE",

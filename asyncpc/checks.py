@@ -5,7 +5,6 @@ A check gives back what it has looked at, in the form the definition keeps.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 from collections.abc import Callable
@@ -13,31 +12,20 @@ from contextlib import AbstractAsyncContextManager
 from math import inf
 from typing import Any, Literal, TypeGuard, TypeVar
 
+from .backoff import Restart
 from .errors import DefinitionError
-from .options.retry import Adaptive, Batch, Breaker, Failure, Rate, Restart, Retry
 
 __all__ = [
-    "OnError",
-    "Overflow",
     "Resource",
     "RunIn",
     "at_least_1",
     "bare_function",
-    "check_adaptive",
-    "check_batch",
-    "check_breaker",
     "check_context",
     "check_function",
     "check_item_function",
-    "check_max_failures",
     "check_maxsize",
     "check_name",
-    "check_on_error",
-    "check_order",
-    "check_overflow",
-    "check_rate",
     "check_restart",
-    "check_retry",
     "check_run_in",
     "check_seconds",
     "is_async",
@@ -46,6 +34,7 @@ __all__ = [
     "kind_of",
     "label_of",
     "name_of",
+    "qualified_name",
     "refuse_called",
     "refuse_method",
     "signature_of",
@@ -56,10 +45,6 @@ T = TypeVar("T")
 
 Resource = Callable[[], AbstractAsyncContextManager[T]] | AbstractAsyncContextManager[T]
 """What ``context=`` takes."""
-
-OnError = Literal["stop", "skip"] | Callable[[Failure], object] | asyncio.Queue[Failure]
-
-Overflow = Literal["wait", "drop_oldest", "drop_newest", "raise"]
 
 RunIn = Literal["loop", "thread", "process"]
 
@@ -89,121 +74,6 @@ def at_least_1(where: str, option: str, number: object) -> int:
     if not is_whole(number) or number < 1:
         raise DefinitionError(f"{where}: {option}={number!r} must be a whole number, at least 1")
     return number
-
-
-def check_adaptive(where: str, adaptive: Adaptive) -> None:
-    """Bounds that can hold, and times that can pass."""
-    at_least_1(where, "Adaptive min", adaptive.min)
-    if at_least_1(where, "Adaptive max", adaptive.max) < adaptive.min:
-        raise DefinitionError(f"{where}: {adaptive!r}: max must not be less than min")
-    if not is_positive(adaptive.target) or not is_positive(adaptive.every):
-        raise DefinitionError(f"{where}: {adaptive!r}: target and every must be more than 0 seconds")
-
-
-def check_retry(where: str, retry: object) -> Retry | None:
-    """A number of attempts as a :class:`Retry`."""
-    if is_whole(retry):
-        retry = Retry(attempts=retry)
-    if retry is None:
-        return None
-    if not isinstance(retry, Retry):
-        raise DefinitionError(f"{where}: retry={retry!r} must be a number of attempts, or Retry(attempts, on=…)")
-    at_least_1(where, "Retry attempts", retry.attempts)
-    kinds = retry.on if isinstance(retry.on, tuple) else (retry.on,)
-    if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
-        raise DefinitionError(f"{where}: Retry(on={retry.on!r}): on must be an Exception class, or a tuple of them")
-    if not callable(retry.wait):
-        raise DefinitionError(f"{where}: Retry(wait={retry.wait!r}): wait must be a callable, attempt -> seconds")
-    return retry
-
-
-def check_on_error(where: str, on_error: Any) -> Any:
-    """A policy by name, or a destination that takes a failure."""
-    if on_error in ("stop", "skip") or isinstance(on_error, asyncio.Queue):
-        return on_error
-    refuse_called(f"{where}: on_error=", on_error)
-    if not callable(on_error) or not takes(on_error, 1):
-        raise DefinitionError(
-            f"{where}: on_error={on_error!r} must be 'stop', 'skip', or a consumer, function or queue for Failures"
-        )
-    return on_error
-
-
-def check_max_failures(where: str, most: object, on_error: object) -> float | None:
-    """A number of items, or a share of them; only where failures do not stop the run."""
-    if most is None:
-        return None
-    if on_error == "stop":
-        raise DefinitionError(f"{where}: max_failures= needs on_error='skip' or a destination: the first failure stops")
-    whole = is_whole(most) and most >= 0
-    share = isinstance(most, float) and 0 <= most < 1
-    if not (whole or share):
-        raise DefinitionError(f"{where}: max_failures={most!r} must be a number of items, or a share below 1")
-    assert isinstance(most, (int, float))
-    return most
-
-
-def check_rate(where: str, rate: object) -> Rate:
-    """Refuse what is no rate."""
-    if not isinstance(rate, Rate):
-        raise DefinitionError(f"{where}: rate={rate!r} must be Rate(n, per=seconds)")
-    if not is_positive(rate.n) or not is_positive(rate.per):
-        raise DefinitionError(f"{where}: {rate!r}: n and per must be more than 0")
-    at_least_1(where, "Rate burst", rate.burst)
-    check_item_function(where, "rate key", rate.key)
-    return rate
-
-
-def check_breaker(where: str, breaker: object) -> Breaker | None:
-    """A number of failures and a time to rest."""
-    if breaker is None:
-        return None
-    if not isinstance(breaker, Breaker):
-        raise DefinitionError(f"{where}: breaker={breaker!r} must be Breaker(failures, reset_after)")
-    at_least_1(where, "Breaker failures", breaker.failures)
-    if not is_positive(breaker.reset_after):
-        raise DefinitionError(f"{where}: {breaker!r}: reset_after must be more than 0 seconds")
-    return breaker
-
-
-def check_batch(where: str, batch: object, maxsize: int | None) -> Batch | None:
-    """A size that the queue can hold."""
-    if batch is None:
-        return None
-    if not isinstance(batch, Batch):
-        raise DefinitionError(f"{where}: batch={batch!r} must be Batch(size, within=seconds)")
-    whole = is_whole(batch.size) and batch.size >= 1
-    if not (whole if batch.weigh is None else is_positive(batch.size)):
-        raise DefinitionError(f"{where}: {batch!r}: size must be a whole number of items, or with weigh= a weight")
-    if batch.within is not None and not is_positive(batch.within):
-        raise DefinitionError(f"{where}: {batch!r}: within must be more than 0 seconds")
-    for name in "weigh", "key":
-        check_item_function(where, f"batch {name}", getattr(batch, name))
-    if maxsize and batch.weigh is None and maxsize < batch.size:
-        raise DefinitionError(f"{where}: maxsize={maxsize} is too small for a batch of {batch.size}; leave it out")
-    return batch
-
-
-def check_order(where: str, ordered: object, *others: object) -> bool:
-    """True or False, and nothing beside it that changes the order."""
-    if not isinstance(ordered, bool):
-        raise DefinitionError(f"{where}: ordered={ordered!r} must be True or False")
-    if ordered and any(other is not None for other in others):
-        raise DefinitionError(f"{where}: ordered=True keeps the order of items, which batch, key and priority change")
-    return ordered
-
-
-def check_overflow(where: str, overflow: object, on_drop: object, *others: object) -> Any:
-    """What becomes of an item that finds the queue full, where that can be done."""
-    if overflow not in ("wait", "drop_oldest", "drop_newest", "raise"):
-        raise DefinitionError(f"{where}: overflow={overflow!r} must be 'wait', 'drop_oldest', 'drop_newest' or 'raise'")
-    if overflow == "drop_oldest" and any(other is not None for other in others):
-        raise DefinitionError(f"{where}: with batch, key or priority no item is the oldest: use overflow='drop_newest'")
-    if on_drop is not None and overflow not in ("drop_oldest", "drop_newest"):
-        raise DefinitionError(
-            f"{where}: on_drop= needs overflow='drop_oldest' or 'drop_newest': nothing else is dropped"
-        )
-    return overflow
 
 
 def check_item_function(where: str, option: str, function: Any) -> Any:
@@ -315,6 +185,13 @@ def name_of(function: object) -> str:
     while isinstance(function, functools.partial):
         function = function.func
     return getattr(function, "__name__", None) or type(function).__name__
+
+
+def qualified_name(thing: object) -> str:
+    """What a function or object is called where it was defined: never its repr, which may tell what it holds."""
+    while isinstance(thing, functools.partial):
+        thing = thing.func
+    return str(getattr(thing, "__qualname__", type(thing).__qualname__))
 
 
 def refuse_called(where: str, thing: object) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 from .checks import check_seconds
 from .errors import DefinitionError, PipelineError, StateError
-from .graph.pipeline import Pipeline
+from .graph.pipeline import Pipeline, complete_beside, plan_of
 from .run.report import Report
 from .run.running import Running
 
@@ -56,7 +56,7 @@ def run_watched(
     check_seconds("run()", "drain_timeout", drain_timeout)
     runner = asyncio.Runner(loop_factory=_loop_factory(loop))
     abandoned = False
-    signals = _Signals(pipeline._plan.drain_timeout if drain_timeout is None else drain_timeout)
+    signals = _Signals(plan_of(pipeline).drain_timeout if drain_timeout is None else drain_timeout)
 
     @contextmanager
     def beside(running: Running[Any, Any]) -> Iterator[None]:
@@ -66,7 +66,7 @@ def run_watched(
         abandoned = bool(running.report and running.report.abandoned)
 
     try:
-        report = runner.run(pipeline._complete(beside))
+        report = runner.run(complete_beside(pipeline, beside))
         report.signal = signals.first
         return report
     except PipelineError as error:

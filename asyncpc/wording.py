@@ -1,14 +1,26 @@
-"""How errors are put in words: whatever they are, in one line that is safe to look at."""
+"""How errors and values are put in words: whatever they are, in one line that is safe to look at and tells no secret."""
 
 from __future__ import annotations
 
 import os
+import re
+import traceback
 from contextlib import suppress
 from traceback import walk_tb
-from types import TracebackType
 from typing import Final
 
-__all__ = ["annotate", "described", "escaped", "message_of", "of_the_user", "place_of", "summary"]
+__all__ = [
+    "annotate",
+    "described",
+    "escaped",
+    "from_the_user_on",
+    "message_of",
+    "place_of",
+    "redacted",
+    "shown",
+    "summary",
+    "traceback_of",
+]
 
 LONGEST: Final = 200
 """Characters of an error's message in a log or report."""
@@ -16,6 +28,8 @@ LONGEST: Final = 200
 OURS: Final = os.path.dirname(__file__) + os.sep
 
 STDLIB: Final = os.path.dirname(os.__file__) + os.sep
+
+_PASSWORD: Final = re.compile(r"(://[^\s/:@]*:)[^\s/]+@")
 
 PACKAGES: Final = "-packages" + os.sep
 """In the names of files that were installed."""
@@ -26,10 +40,24 @@ def escaped(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def redacted(text: str) -> str:
+    """``text`` without the passwords of URLs (faults F7, H11)."""
+    return _PASSWORD.sub(r"\1***@", text)
+
+
+def shown(value: object, longest: int = 80) -> str:
+    """The beginning of what ``repr`` says of a value, on one line; it may fail to say anything."""
+    try:
+        text = redacted(repr(value))
+    except Exception:
+        text = f"<{type(value).__name__}>"
+    return escaped(text if len(text) <= longest else text[: longest - 1] + "…")
+
+
 def message_of(error: BaseException) -> str:
     """What it says; an exception of the user's may even fail to say it."""
     try:
-        return str(error)
+        return redacted(str(error))
     except Exception:
         return "(its message cannot be shown)"
 
@@ -46,9 +74,20 @@ def summary(error: BaseException) -> str:
     return escaped(type(error).__name__ + (f": {what}" if what else "") + (f" ({place})" if place else ""))
 
 
+def traceback_of(error: BaseException) -> str:
+    """Its traceback as text; empty if it cannot be had."""
+    try:
+        return redacted("".join(traceback.format_exception(error)))
+    except Exception:
+        return ""
+
+
 def place_of(error: BaseException) -> str:
     """Where it was raised, in the user's own code if it passed through that: ``app.py:12``; empty if nowhere."""
-    frames = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
+    try:
+        frames = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
+    except Exception:  # its class may refuse to be looked at
+        return ""
     others = [(file, line) for file, line in frames if not file.startswith((OURS, "<"))]
     users = [(file, line) for file, line in others if not (file.startswith(STDLIB) or PACKAGES in file)]
     if isinstance(error, SyntaxError) or not others:  # the first says it itself
@@ -57,12 +96,14 @@ def place_of(error: BaseException) -> str:
     return f"{os.path.basename(file)}:{line}"
 
 
-def of_the_user(traceback: TracebackType | None) -> TracebackType | None:
-    """``traceback`` from the first frame on that is none of this package; all of it if there is none."""
-    inner = traceback
-    while inner is not None and inner.tb_frame.f_code.co_filename.startswith(OURS):
-        inner = inner.tb_next
-    return inner or traceback
+def from_the_user_on(error: BaseException) -> None:
+    """Let its traceback begin with the first frame that is none of this package, if there is one."""
+    with suppress(Exception):  # its class may refuse to be written to
+        inner = error.__traceback__
+        while inner is not None and inner.tb_frame.f_code.co_filename.startswith(OURS):
+            inner = inner.tb_next
+        if inner is not None:
+            error.__traceback__ = inner
 
 
 def annotate(error: BaseException, note: str) -> None:

@@ -286,6 +286,8 @@ def _options(rng: Random, generates: bool, maxsize: int | None) -> frozenset[str
     options = frozenset(rng.sample(OPTIONS, rng.choice([0, 0, 0, 1, 1, 2])))
     if generates or maxsize == 1:
         options -= {"batch"}
+    if "batch" in options:
+        options -= {"priority"}
     if options & {"batch", "key", "priority"}:
         options -= {"ordered"}
     if "skip" in options:
@@ -1115,12 +1117,12 @@ class _Play:
             for _ in range(rng.randint(1, 3)):
                 place, concurrency = rng.randrange(len(run.stages)), rng.randint(1, 6)
                 self.ledger.scaled = max(self.ledger.scaled, concurrency)
-                run.control.scale(run.stages[place], concurrency)
+                run.scaling.scale(run.stages[place], concurrency)
                 await _pause(self.ledger, "some")
         else:
-            run.control.pause()
+            run.scaling.pause()
             await _pause(self.ledger, "timed")
-            run.control.resume()
+            run.scaling.resume()
 
     def snapshot(self) -> None:
         outcome, books = self.outcome, self.ledger.books
@@ -1147,7 +1149,7 @@ class _Play:
         if self.run is not None:
             outcome.report = self.run.report
             outcome.ends = tuple(stage.inbox.statistics().ends for stage in self.run.stages)
-            outcome.workers = tuple(stage.started for stage in self.run.stages)
+            outcome.workers = tuple(stage.staff.started for stage in self.run.stages)
 
     def look_into_broadcasts(self, report: Report) -> None:
         """No code of the user is called there: believe the report as to what is left, and hold it to the rest of it."""

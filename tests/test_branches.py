@@ -138,7 +138,7 @@ def test_branches_meet_again_in_the_next_stage() -> None:
         pipeline = source(range(6)) >> route(remainder(2), {0: slow, 1: odd}) >> save.consumer
         async with pipeline as running:
             report = await running.wait()
-            ends.extend(stage.inbox.statistics().ends - stage.started for stage in running._run.stages)
+            ends.extend(stage.inbox.statistics().ends - stage.staff.started for stage in running._run.stages)
             return report
 
     report = run_virtual(main)
@@ -670,7 +670,7 @@ def test_the_bound_of_a_pipeline_holds_wherever_it_is_put() -> None:
     a, b, c = (Sink(name).consumer for name in "abc")
 
     def bounds(pipeline: Pipeline[Any, Any]) -> list[int]:
-        return [pipeline._plan.bound(handler) for handler in pipeline._plan.handlers]
+        return [pipeline._plan.bound(handler) for handler in [node.handler for node in pipeline._plan.nodes]]
 
     assert bounds(source([1]) >> Pipeline(a, maxsize=5) >> Pipeline(b, maxsize=9)) == [5, 9]
     assert bounds(source([1]) >> a >> Pipeline(b, maxsize=9)) == [128, 9]
@@ -688,7 +688,7 @@ def test_names_are_made_unique_once() -> None:
     a = Sink("a").consumer
     twice = a >> a
     pipeline = source([1]) >> broadcast(twice, twice) >> a
-    assert [handler.name for handler in pipeline._plan.handlers] == ["broadcast", "a", "a#2", "a#3", "a#4", "a#5"]
+    assert [handler.name for handler in [node.handler for node in pipeline._plan.nodes]] == ["broadcast", "a", "a#2", "a#3", "a#4", "a#5"]
 
 
 def test_a_drain_timeout_holds_whichever_part_says_it() -> None:

@@ -15,6 +15,10 @@ from typing import Any, cast
 import pytest
 from virtual import EAGER, now, ran, run_virtual
 
+from asyncpc.core.channel import Channel
+from asyncpc.core.plan import Handler
+from asyncpc.core.stage import ConsumerWorker, RunLinks, Stage
+from asyncpc.options.rate import Throttle
 from asyncpc import (
     BoundedQueue,
     Breaker,
@@ -518,14 +522,14 @@ def test_each_key_has_its_own_rate() -> None:
 
 def test_a_rate_forgets_keys_that_rest() -> None:
     """Memory: a million keys seen once must not be a million entries for ever."""
-    from asyncpc.options.rate import Throttle
-
+    handler = Handler("stage", print, False, 1)
+    links = RunLinks(False, lambda error, name: None)
     throttle = Throttle(Rate(10, key=lambda n: n))
 
     async def main() -> None:
         async def nothing(n: int) -> None: ...
 
-        call: Callable[[int], Awaitable[None]] = throttle.limit(nothing)
+        call = throttle.limit(nothing, ConsumerWorker("worker", Stage(handler, Channel(0), links)))
         for n in range(20_000):
             await call(n)
             await asyncio.sleep(0.001)

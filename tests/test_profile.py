@@ -145,7 +145,7 @@ def test_a_rate_stays_and_is_named() -> None:
     """No concurrency helps against a rate; whoever reads the advice must be told so."""
     _, [found], words = profiled(Pipeline(range(50), takes(0, rate=Rate(10), concurrency=2)))
     assert rates(found)[32] == pytest.approx(10, rel=0.1)
-    assert words.endswith("raising it does not help: it is bound by its rate, 10 calls in 1 s")
+    assert words.endswith("raising it does not help: it is bound by its rate of 10 calls in 1 s")
 
 
 def test_a_stage_that_waits_for_one_thing_is_told_so() -> None:

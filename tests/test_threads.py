@@ -17,7 +17,7 @@ import pytest
 from support import BUSY, results, switching_often
 
 import asyncpc
-from asyncpc.run.accounting import Books as Books_
+from asyncpc.run.accounting import Accounts as Books_
 from asyncpc import (
     DefinitionError,
     Pipeline,
@@ -526,7 +526,7 @@ async def test_what_a_thread_feeds_at_the_very_end_is_refused_or_told() -> None:
     async with Pipeline(stuck) as running:
         await running.put(1)
         await until(begun.is_set)
-        running._run.books.__class__ = Books
+        running._run.accounts.__class__ = Books
         report = await running.drain(timeout=0)
     items = [one.item for one in report.unfinished]
     assert (said, items, report.fed) in ((["refused"], [1], 0), (["accepted"], [1, 99], 1))

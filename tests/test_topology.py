@@ -209,7 +209,7 @@ Edge = tuple[str, str]
 
 def edges(plan: Plan) -> list[Edge]:
     """Who gives to whom, or tells whom of failures."""
-    names = [handler.name for handler in plan.handlers]
+    names = [node.handler.name for node in plan.nodes]
     found = [(origin.name, names[origin.into or 0]) for origin in plan.origins]
     for node in plan.nodes:
         found += [(node.handler.name, names[following]) for following in node.following]
@@ -296,7 +296,7 @@ def edges_down(lines: Sequence[str]) -> list[Edge]:
 def test_every_graph_can_be_drawn(graph: Graph) -> None:
     """Each stage and source stands once in the picture, whatever its direction, and leads to where it gives."""
     plan = graph.pipeline._plan
-    names = sorted([*(origin.name for origin in plan.origins), *(handler.name for handler in plan.handlers)])
+    names = sorted([*(origin.name for origin in plan.origins), *(node.handler.name for node in plan.nodes)])
     for columns, read in ((10_000, edges_across), (1, edges_down)):
         lines = drawn(graph.pipeline, columns)
         picture = [line for line in lines if not line.startswith("failures of ")]

@@ -24,12 +24,12 @@ from typing import Any, Final
 
 from ..graph.decorators import consumer, source
 from ..errors import ConservationError, DefinitionError, PipelineError, StateError
-from ..graph.pipeline import Pipeline
+from ..graph.pipeline import Pipeline, plan_of
 from ..watch.progress import progress
 from ..run.report import Report
 from ..runner import run_watched
 from ..watch.drawing import draw, mermaid
-from ..wording import escaped, message_of, place_of
+from ..wording import escaped, message_of, place_of, redacted
 
 __all__ = ["main"]
 
@@ -138,7 +138,7 @@ def _run(options: argparse.Namespace) -> int:
     """Run the pipeline, print its report, and tell what went wrong."""
     pipeline = _load(options.target)
     try:
-        with progress(pipeline._plan) as watch:
+        with progress(plan_of(pipeline)) as watch:
             report = run_watched(pipeline, loop=options.loop, drain_timeout=options.drain_timeout, watch=watch)
     except PipelineError as error:
         _print(str(error.report))
@@ -154,7 +154,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _show(options: argparse.Namespace) -> int:
     """Draw the pipeline."""
-    plan = _load(options.target)._plan
+    plan = plan_of(_load(options.target))
     picture = mermaid(plan) if options.mermaid else draw(plan, shutil.get_terminal_size().columns)
     _print(picture)
     return 0
@@ -174,9 +174,9 @@ def _profile(options: argparse.Namespace) -> int:
             records.append(part)
         else:
             profiles.append(part)
-        _print(_redacted(f"{part}\n"))
+        _print(f"{part}\n")
 
-    parts = source(profile(pipeline, options.items, options.seconds), pipeline._plan.name)
+    parts = source(profile(pipeline, options.items, options.seconds), plan_of(pipeline).name)
     try:
         report = run_watched(parts >> consumer(tell), loop=options.loop)
     except PipelineError as error:
@@ -242,7 +242,7 @@ def _pipelines_of(name: str, module: object) -> str:
 
 def _print(text: str) -> None:
     """``text`` on stdout; its lines are kept, other control characters are escaped."""
-    safe = "\n".join(map(escaped, text.split("\n")))
+    safe = "\n".join(map(escaped, redacted(text).split("\n")))
     encoding = sys.stdout.encoding or "utf-8"
     try:
         safe.encode(encoding)
@@ -253,7 +253,7 @@ def _print(text: str) -> None:
 
 def _tell(line: str) -> None:
     """``line`` on stderr, safe to look at."""
-    print(escaped(_redacted(line)), file=sys.stderr)
+    print(escaped(redacted(line)), file=sys.stderr)
 
 
 def _trace(options: argparse.Namespace, error: BaseException | None) -> None:
@@ -300,8 +300,3 @@ def _line(error: BaseException, notes: tuple[str, ...] = ()) -> str:
     where = [place for place in [place_of(error)] if place]
     told = ", ".join([*where, *(note.removeprefix("asyncpc: ") for note in notes)])
     return type(error).__name__ + (f": {what}" if what else "") + (f" ({told})" if told else "")
-
-
-def _redacted(text: str) -> str:
-    """``text`` without the passwords of URLs (fault F7)."""
-    return re.sub(r"(://[^\s/:@]*:)[^\s/]+@", r"\1***@", text)

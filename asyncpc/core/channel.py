@@ -25,8 +25,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ..errors import QueueShutDown
-from .queue import BUDGET, END, BoundedQueue, End
-from .waiting import WaitQueue, checkpoint
+from .queue import END, BoundedQueue, End
+from .waiting import BUDGET, WaitQueue, checkpoint
 
 if TYPE_CHECKING:
     from .seams import Container, Full, Inlet, Sharing
@@ -42,7 +42,8 @@ class Channel(BoundedQueue[T]):
     def __init__(self, maxsize: float) -> None:
         super().__init__(maxsize)
         self.items: Any = self._queue
-        """What is queued: a deque, or a :class:`~asyncpc.core.seams.Container`."""
+        """What is queued: a deque, or the container."""
+        self.container: Container | None = None
         self.limit: float = self._limit
         """The bound, in items; infinite if there is none."""
         self.low: float = self._limit // 2 if maxsize > 0 else math.inf
@@ -62,7 +63,6 @@ class Channel(BoundedQueue[T]):
         self.workers: int = 0
         """Workers of its stage that have not ended, spares included."""
         self._available: Callable[[], int] = self._queue.__len__  # how many items can be taken now
-        self._container: Container | None = None
         self._writers_next = False  # who is woken next, if both putters and writers wait
         self._yielding = 0  # workers that let others run before they go on
         self._calling = False  # whether _wake_more() is about to run
@@ -111,26 +111,26 @@ class Channel(BoundedQueue[T]):
 
     def keep_in(self, container: Container) -> None:
         """Keep items in ``container`` from now on; to be called before any is put."""
-        self._container = container
+        self.container = container
         self._queue = self.items = cast("deque[T]", container)  # it stands in for the deque
         self._available = container.available
 
     def taker(self) -> Any:
         """What a worker takes from: it has ``popleft`` and a truth value."""
-        return self.items if self._container is None else self._container.taker()
+        return self.items if self.container is None else self.container.taker()
 
     def items_in(self, taken: Any) -> list[Any]:
         """The items in what a worker took at once."""
-        return [taken] if self._container is None else self._container.items_in(taken)
+        return [taken] if self.container is None else self.container.items_in(taken)
 
     def worker_left(self, taker: Any) -> None:
         """A worker takes nothing more from what :meth:`taker` gave it."""
-        if self._container is not None:
-            self._container.worker_left(taker)
+        if self.container is not None:
+            self.container.worker_left(taker)
 
     def complete(self) -> bool:
         """Let items that wait for others be taken as they are; whether there were any."""
-        if self._container is not None and self._container.complete():
+        if self.container is not None and self.container.complete():
             self.made_item()
             return True
         return False
@@ -164,11 +164,7 @@ class Channel(BoundedQueue[T]):
         *Cancel safety*: a cancelled call leaves its item in the queue (invariant 2), one above the bound.
         """
         if self.full is not None and len(self.items) >= self.limit:
-            try:
-                self.full(item)
-            except asyncio.QueueFull:  # the run fails of it, and lists the item
-                self.enqueue(item)
-                raise
+            self.full(item)
             return
         in_vain = False  # then it is the first to be woken again
         try:

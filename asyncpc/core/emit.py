@@ -1,71 +1,134 @@
-"""How a worker calls its handler: each function here makes one async function of an item out of another.
+"""How values leave a stage, whatever its handler is: one by one, or from a generator, a batch or a branching.
 
-The plain case needs none of them: then the worker awaits the user's function itself.
+The rule for all of them: what was emitted stays emitted and is never retried; a value that the next channel refuses (its
+``key=`` raised, or it is full and refuses to wait) is a failure of the item that it was made of, in the stage that
+gave it. A worker that is cancelled leaves what it was about to emit in the next channel (invariant 2).
+
+A plain stage's values are put into the next channel by the worker's loop itself while there is room; the functions here
+are for all that is beside this way.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
-from ..options.batch import Batched
-from ..options.rate import Handle, Timeout
-from ..options.failures import attempt, for_caller
-from .stage import EMPTY, Asked, plain
-from .waiting import checkpoint
+from .channel import Channel
+from .seams import Call
+from .stage import DONE, ConsumerWorker, Ended, Outlet, Stage
+from .tracked import Tracked, plain
+from .waiting import Budget
 
-if TYPE_CHECKING:
-    from .worker import ConsumerWorker
+__all__ = ["Refused", "branching", "emit", "emit_each", "generating", "leave", "put_waiting"]
 
-__all__ = ["TURN", "answering", "batching", "branching", "emitting", "in_order", "limited"]
+class Refused(Exception):
+    """The next channel refused a value; ``error`` is why. No call of the handler has failed, so none is retried."""
 
-TURN: Final = 0.0005
-"""Seconds after which a loop's turn ends, at the next look at the clock."""
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error: Exception = error
 
 
-def limited(worker: ConsumerWorker, handle: Handle) -> Handle:
-    """``handle`` within the stage's limits: each call waits for the circuit, then for its turn, then is timed."""
-    stage = worker.stage
-    if worker.timeout is not None:
-        worker.timeout.close()
-    if stage.handler.timeout is not None:
-        handle = worker.timeout = Timeout(handle, stage.handler.timeout, stage.handler.name)
-    if stage.throttle is not None:
-        handle = stage.throttle.limit(handle)
-    if stage.circuit is not None:
-        handle = stage.circuit.guard(handle)
+async def emit(worker: ConsumerWorker, outlet: Outlet, value: Any) -> None:
+    """Put ``value`` where ``outlet`` leads, when there is room, and count it.
+
+    Raises what refuses it; then it is not there. *Cancel safety*: the value is there, and counted.
+    """
+    channel = outlet.channel
+    if channel is None:
+        pass
+    elif channel.may_enqueue():
+        channel.enqueue(value)
+    else:
+        try:
+            await put_waiting(worker, channel, value)
+        except asyncio.CancelledError:
+            outlet.emitted += 1
+            raise
+    outlet.emitted += 1
+
+
+async def put_waiting(worker: ConsumerWorker, channel: Channel[Any], value: Any) -> None:
+    """Put ``value`` when there is room, and remember how long that took: it is no part of the handler's latency.
+
+    *Cancel safety*: the value is in the channel.
+    """
+    began, waits = perf_counter(), worker.stage.timing.out_waits
+    if worker.stopwatch is not None:
+        worker.stopwatch.hold()
+    if waits is not None:
+        waits.begin(asyncio.get_running_loop().time())
+    try:
+        await channel.put_or_leave(value)
+    finally:
+        worker.passing += perf_counter() - began
+        if waits is not None:
+            waits.end(asyncio.get_running_loop().time())
+        if worker.stopwatch is not None:
+            worker.stopwatch.go_on()
+
+
+# -- generators -----------------------------------------------------------------------------------
+
+
+def generating(worker: ConsumerWorker, function: Callable[[Any], AsyncGenerator[Any, None]]) -> Call:
+    """An async generator as a call that emits each value itself."""
+    if worker.stage.window is not None:
+        return _collecting(worker, function)
+    outlet = worker.stage.outlets[0]
+
+    async def handle(item: Any) -> Any:
+        values, budget = function(item), Budget()
+        try:
+            async for value in values:
+                if worker.ticket is not None:
+                    worker.ticket.hold()
+                    await _emit_tracked(worker, outlet, Tracked(value, worker.ticket))
+                else:
+                    await _emit_or_refuse(worker, outlet, value)
+                if budget.is_spent():
+                    await budget.renew()
+                if worker.cancelled:  # the generator swallowed it (fault B4)
+                    raise asyncio.CancelledError
+        except BaseException:
+            await values.aclose()  # in this task (fault B10)
+            raise
+        return DONE
+
     return handle
 
 
-def emitting(worker: ConsumerWorker, function: Callable[[Any], AsyncGenerator[Any, None]]) -> Handle:
-    """An async generator as a function that passes each value on itself, or collects them where they leave in order."""
-    stage, outbox = worker.stage, worker.stage.outbox
-    ordered = stage.order is not None
+async def _emit_or_refuse(worker: ConsumerWorker, outlet: Outlet, value: Any) -> None:
+    try:
+        await emit(worker, outlet, value)
+    except Exception as error:
+        raise Refused(error) from None
+
+
+async def _emit_tracked(worker: ConsumerWorker, outlet: Outlet, value: Tracked) -> None:
+    """Emit a value that holds a ticket; where nobody reads it, it is finished."""
+    try:
+        await _emit_or_refuse(worker, outlet, value)
+    except Refused as refused:
+        value.ticket.fail(refused.error)
+        raise
+    if outlet.channel is None:
+        value.ticket.settle(value.item)
+
+
+def _collecting(worker: ConsumerWorker, function: Callable[[Any], AsyncGenerator[Any, None]]) -> Call:
+    """An async generator as a call that gives all of its values at once, since they leave in order."""
 
     async def handle(item: Any) -> list[Any]:
-        values = function(item)
-        collected: list[Any] = []
-        given, until = 0, perf_counter() + TURN
+        values, collected, budget = function(item), [], Budget()
         try:
             async for value in values:
-                if ordered:
-                    collected.append(value)
-                elif outbox is None:
-                    stage.emitted += 1
-                elif len(outbox.items) >= outbox.mark:
-                    await worker.emit(outbox, value)
-                else:
-                    outbox.items.append(value)
-                    stage.emitted += 1
-                    if outbox.getters and not outbox.getters.waking:
-                        outbox.getters.wake()
-                given += 1
-                if not given % 8 and (not given % 128 or perf_counter() > until):  # invariant 10
-                    await checkpoint()
-                    until = perf_counter() + TURN
+                collected.append(value)
+                if budget.is_spent():
+                    await budget.renew()
                 if worker.cancelled:  # the generator swallowed it (fault B4)
                     raise asyncio.CancelledError
         except BaseException:
@@ -76,156 +139,104 @@ def emitting(worker: ConsumerWorker, function: Callable[[Any], AsyncGenerator[An
     return handle
 
 
-def batching(worker: ConsumerWorker, handle: Handle) -> Handle:
-    """A handler of lists, for batches: each item's result goes on by itself, and goes to who asked for it."""
-    stage, outbox = worker.stage, worker.stage.outbox
-
-    async def handle_batch(batch: Batched) -> None:
-        stage.inbox.made_room(len(batch) - 1)  # the worker has told of one
-        asked = any(type(item) is Asked for item in batch)
-        results = await handle(Batched(map(plain, batch), batch.reason) if asked else batch)
-        if stage.handler.generates:
-            pass
-        elif outbox is None and not asked:
-            stage.emitted += len(batch)
-        else:
-            await _emit_each(worker, batch, _one_each(stage.handler.name, batch, results))
-        stage.more += len(batch) - 1
-
-    return handle_batch
+# -- several at once ------------------------------------------------------------------------------
 
 
-async def _emit_each(worker: ConsumerWorker, batch: Batched, values: list[Any]) -> None:
-    """Pass on, or give to those who asked, what came of each item of a batch; cancelled or not, all of it."""
-    stage, outbox, rest = worker.stage, worker.stage.outbox, deque(zip(batch, values, strict=True))
+async def emit_each(worker: ConsumerWorker, made: Iterable[tuple[Any, Any]]) -> None:
+    """Emit what was made of each of several items in flight; each is done, or has failed if its value is refused.
+
+    *Cancel safety*: all values are in the next channel, and their items are done.
+    """
+    stage, outlet, budget = worker.stage, worker.stage.outlets[0], Budget()
+    rest = deque(made)
+    worker.item = deque([item for item, _ in rest])
     try:
         while rest:
             item, value = rest.popleft()
-            if type(item) is not Asked:
-                await worker.emit(outbox, value)
-            elif outbox is not None:
-                await worker.emit(outbox, Asked(value, item.future))
+            try:
+                await emit(worker, outlet, _with_ticket(item, value))
+            except asyncio.CancelledError:
+                worker.settle_first()
+                raise
+            except Exception as error:
+                await _give_up(worker, item, error)
             else:
-                stage.emitted += 1
-                item.answer(value)
-    except asyncio.CancelledError:
+                if outlet.channel is None and type(item) is Tracked:
+                    item.ticket.settle(value)
+            worker.settle_first()
+            if budget.is_spent():
+                await budget.renew()
+    except BaseException:  # what is left in flight then is the item that was about to be given up, if any
         for item, value in rest:
-            if outbox is not None:
-                outbox.enqueue(Asked(value, item.future) if type(item) is Asked else value)
-            stage.emitted += 1
-        stage.more += len(batch) - 1
-        worker.settle()
+            worker.item.pop()
+            stage.counts.settled_besides += 1
+            if not leave(stage, outlet, _with_ticket(item, value)):
+                stage.counts.failed += 1
         raise
+    stage.counts.settled_besides -= 1  # the worker counts one
 
 
-def _one_each(name: str, batch: Batched, results: Any) -> list[Any]:
-    if results is None:
-        return [None] * len(batch)
-    if isinstance(results, (list, tuple)) and len(results) == len(batch):
-        return list(results)
-    given = f"{len(results)} results" if isinstance(results, (list, tuple)) else f"a {type(results).__name__}"
-    raise TypeError(
-        f"stage {name!r}: {len(batch)} items gave {given}; return a list with one result per item, or nothing"
-    )
+async def _give_up(worker: ConsumerWorker, item: Any, refusal: Exception) -> None:
+    try:
+        await worker.stage.give_up(worker, item, 1, refusal)
+    except Exception as error:
+        raise Ended(error) from None
 
 
-def branching(worker: ConsumerWorker, choose: Handle) -> Handle:
-    """A function that names branches, as one that passes the item on to them, with the future of who asked for it."""
-    stage = worker.stage
-    outboxes = stage.branches
+def _with_ticket(item: Any, value: Any) -> Any:
+    return Tracked(value, item.ticket) if type(item) is Tracked else value
+
+
+def leave(stage: Stage, outlet: Outlet, value: Any) -> bool:
+    """Leave ``value`` in the next channel whatever its bound says; whether it was taken. The run fails if it was not."""
+    try:
+        if outlet.channel is not None:
+            outlet.channel.enqueue(value)
+    except Exception as error:  # of a function of the user
+        stage.run.trouble(error, stage.handler.name)
+        return False
+    outlet.emitted += 1
+    return True
+
+
+# -- branches -------------------------------------------------------------------------------------
+
+
+def branching(worker: ConsumerWorker, choose: Call) -> Call:
+    """A call that names branches, as one that emits the item to them."""
+    stage, budget = worker.stage, Budget()
 
     async def handle(item: Any) -> Any:
-        branches = await (choose(item) if type(item) is not Asked else for_caller(worker, item, choose))
-        if branches is EMPTY:
-            return EMPTY
-        for at, branch in enumerate(branches):
-            outbox = outboxes[branch]
-            if len(outbox.items) >= outbox.mark:
-                await _send(worker, item, branches[at:])
-                break
-            outbox.items.append(item)
-            stage.sent[branch] += 1
-            stage.emitted += 1
-            if outbox.getters and not outbox.getters.waking:
-                outbox.getters.wake()
-        return EMPTY
+        branches = await choose(item)
+        if type(item) is Tracked:
+            branches = branches.item
+            if len(branches) > 1:
+                item.ticket.hold(len(branches) - 1)
+        await _send(worker, item, [stage.outlets[branch] for branch in branches])
+        for _ in branches:
+            if budget.is_spent():
+                await budget.renew()
+        return DONE
 
     return handle
 
 
-async def _send(worker: ConsumerWorker, item: Any, branches: Sequence[int]) -> None:
-    """Pass the item on to each of these branches; cancelled or not, it gets to all of them."""
-    stage, left = worker.stage, deque(branches)
-    try:
-        while left:
-            await worker.emit(stage.branches[left[0]], item)
-            stage.sent[left.popleft()] += 1
-    except asyncio.CancelledError:
-        stage.sent[left.popleft()] += 1
-        for branch in left:
-            stage.branches[branch].enqueue(item)
-            stage.sent[branch] += 1
-            stage.emitted += 1
-        worker.settle()
-        raise
+async def _send(worker: ConsumerWorker, item: Any, outlets: Iterable[Outlet]) -> None:
+    """Emit the item to each of the outlets; one that refuses it does not keep it from the others.
 
-
-def in_order(worker: ConsumerWorker, handle: Handle) -> Handle:
-    """``handle``, whose values leave the stage in the order the items were taken."""
-    stage, outbox, order = worker.stage, worker.stage.outbox, worker.stage.order
-    assert order is not None
-
-    def begin(item: Any) -> Awaitable[Any]:
-        return handle_in_order(item, order.ticket())  # at the moment it was taken
-
-    async def handle_in_order(item: Any, ticket: int) -> Any:
-        value = await attempt(worker, item, handle)
-        values: list[Any] = [] if value is EMPTY else value if stage.handler.generates else [value]
-        order.finished[ticket] = deque(values)
+    *Cancel safety*: all have it, and it is settled.
+    """
+    left, refused = deque(outlets), None
+    while left:
+        outlet = left.popleft()
         try:
-            while ticket - order.next >= order.WINDOW:
-                await order.line.wait(asyncio.get_running_loop())
-            if not order.passing:
-                await pass_on()
-        except BaseException:
+            await emit(worker, outlet, _with_ticket(item, plain(item)))
+        except asyncio.CancelledError:
+            for other in left:
+                leave(worker.stage, other, _with_ticket(item, plain(item)))
             worker.settle()
             raise
-        return EMPTY
-
-    async def pass_on() -> None:
-        """Pass on the values whose turn it is, one worker at a time."""
-        order.passing = True
-        try:
-            while (finished := order.finished.get(order.next)) is not None:
-                while finished:
-                    value = finished.popleft()
-                    try:
-                        await worker.emit(outbox, value)
-                    except Exception:  # of a function of the user, such as key=: it is in no queue
-                        stage.strand(value)
-                        raise
-                del order.finished[order.next]
-                order.next += 1
-                order.line.wake(len(order.line))
-        finally:
-            order.passing = False
-
-    return begin
-
-
-def answering(worker: ConsumerWorker, handle: Handle) -> Handle:
-    """``handle`` for runs that can be asked: an item that came by ``call`` takes its future along."""
-
-    def begin(item: Any) -> Awaitable[Any]:
-        return handle_asked(item) if type(item) is Asked else handle(item)
-
-    async def handle_asked(asked: Asked) -> Any:
-        value = await for_caller(worker, asked, handle)
-        if value is EMPTY:
-            return EMPTY
-        if worker.stage.outbox is not None:
-            return Asked(value, asked.future)
-        asked.answer(value)
-        return None
-
-    return begin
+        except Exception as error:
+            refused = refused or error
+    if refused is not None:
+        raise Refused(refused)

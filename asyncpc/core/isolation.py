@@ -4,28 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..options.rate import Handle
-
-if TYPE_CHECKING:
-    from .worker import ConsumerWorker
+from .seams import Call
+from .stage import ConsumerWorker
 
 __all__ = ["InContext", "isolated"]
 
 
-def isolated(worker: ConsumerWorker, handle: Handle) -> Handle:
-    """The handler changed a context variable: from now on each item has a context of its own (fault B12).
+def isolated(worker: ConsumerWorker, call: Call) -> Call:
+    """``call`` for a handler that has changed a context variable: each item has a context of its own from now on.
 
     Comparing two untouched contexts is a comparison of two pointers, so handlers that leave no trace pay almost
     nothing; for the others, every later item sees the context the worker began with. (A variable set to another object
-    that is equal to the old one counts as untouched.) The worker remembers the context of the item that it is at.
+    that is equal to the old one counts as untouched.) The worker remembers the context of the item in flight.
     """
     pristine = worker.home or Context()
 
     def begin(item: Any) -> Awaitable[Any]:
         worker.inside = context = pristine.copy()
-        return InContext(handle(item), context)  # the handle may be isolated already, and then has set its own
+        return InContext(call(item), context)  # the call may be isolated already, and then has set its own
 
     return begin
 

@@ -33,7 +33,7 @@ from threading import get_ident
 from typing import Final, Generic, NamedTuple, TypeVar, cast, final
 
 from ..errors import QueueShutDown, StateError
-from .waiting import WaitQueue, checkpoint
+from .waiting import BUDGET, WaitQueue, checkpoint
 
 __all__ = ["DEFAULT_MAXSIZE", "END", "BoundedQueue", "QueueStatistics"]
 
@@ -41,9 +41,6 @@ T = TypeVar("T")
 
 DEFAULT_MAXSIZE: Final = 128
 """Items a queue holds unless told otherwise: enough to spare switches, too few to hide a slow consumer."""
-
-BUDGET: Final = 128
-"""Items that ``put`` and ``get`` of one queue move without letting others run (invariant 10)."""
 
 
 @final

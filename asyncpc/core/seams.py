@@ -5,10 +5,127 @@ The core calls these and never names what stands behind them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from typing import Any, Protocol
 
-__all__ = ["Container", "Full", "Inlet", "Sharing"]
+__all__ = [
+    "Adjust",
+    "Call",
+    "Container",
+    "Crew",
+    "Full",
+    "GiveUp",
+    "Inlet",
+    "Option",
+    "Recover",
+    "Sharing",
+    "Stopwatch",
+    "Ticket",
+    "Window",
+    "Wrap",
+]
+
+
+class Option(Protocol):
+    """What one file in ``options/`` gives: something that a user asks of a stage; frozen.
+
+    ``handler`` is a :class:`~asyncpc.core.plan.Handler`, ``stage`` a :class:`~asyncpc.core.stage.Stage`.
+    """
+
+    def check(self, where: str, handler: Any, /) -> Any:
+        """The handler, changed where the option asks for it; raises ``DefinitionError`` if the two do not fit."""
+
+    def install(self, stage: Any, /) -> None:
+        """Change the stage of a run."""
+
+    def words(self) -> str:
+        """What the user asked for, for pictures; empty if there is nothing to tell."""
+
+
+class Call(Protocol):
+    """A handler, or one wrapped: gives its value for an item, or DONE if it has passed its values on itself."""
+
+    def __call__(self, item: Any, /) -> Awaitable[Any]: ...
+
+
+class Wrap(Protocol):
+    """Makes one way of calling a handler out of another, for one worker."""
+
+    def __call__(self, call: Call, worker: Any, /) -> Call: ...
+
+
+class Recover(Protocol):
+    """What becomes of a call that raised: its value after all, DONE if a policy gave the item up, or it raises."""
+
+    def __call__(self, worker: Any, item: Any, call: Call, error: Exception, /) -> Awaitable[Any]: ...
+
+
+class GiveUp(Protocol):
+    """What becomes of an item that has failed at last, after ``calls`` calls: counts and reports it, or raises."""
+
+    def __call__(self, worker: Any, item: Any, calls: int, error: Exception, /) -> Awaitable[None]: ...
+
+
+class Window(Protocol):
+    """What waits to leave a stage behind the values of an item before it."""
+
+    def connect(self, stage: Any, /) -> None:
+        """The stage knows now where its values go."""
+
+    def in_order(self, call: Call, worker: Any, /) -> Call:
+        """``call``, with the attempts it may have, whose values leave through the window."""
+
+    def release(self) -> None:
+        """At the end of a run, let go what waits: it is left in the next channel."""
+
+
+class Stopwatch(Protocol):
+    """What times a worker's calls; it stands still while a value waits for room, which is no fault of the handler."""
+
+    def hold(self) -> None:
+        """Stand still."""
+
+    def go_on(self) -> None:
+        """Run again."""
+
+    def close(self) -> None:
+        """Leave no timer behind."""
+
+
+class Adjust(Protocol):
+    """What changes a stage's concurrency while it runs."""
+
+    every: float
+    """Seconds between two looks."""
+
+    def __call__(self, stage: Any, /) -> int:
+        """The concurrency it is to have from now on."""
+
+
+class Crew(Protocol):
+    """Who makes a stage's calls outside the loop."""
+
+    def resize(self, size: int) -> None:
+        """Let it have so many members from now on."""
+
+
+class Ticket(Protocol):
+    """Somebody waits for all that is made of an item; the ticket counts the values that are under way."""
+
+    answers: bool
+    """Whether a failure is for whoever waits alone, so that the stage's policies do not hold."""
+
+    def hold(self, more: int = 1) -> None:
+        """So many more values made of the item are under way; to be said before the first of them leaves."""
+
+    def settle(self, value: Any = None) -> None:
+        """One of the values is finished, with ``value`` where it is a result."""
+
+    def fail(self, error: BaseException) -> None:
+        """One of them is finished, but a policy gave it up."""
+
+    def release(self) -> None:
+        """One of them is neither: its worker was cancelled, or the run ended before it."""
 
 
 class Container(Protocol):

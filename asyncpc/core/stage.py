@@ -1,341 +1,388 @@
-"""``Stage``: one stage of one run: its handler, the queues around it, its workers and its counts."""
+"""``Stage``: one stage of one run, as its workers share it; and ``ConsumerWorker``: what is known of one of them.
+
+The loops that work with these are in ``worker``; options change a stage through the fields that are seams.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Awaitable, Callable
+from contextvars import Context
+from time import perf_counter
+from typing import Any, Final
 
-from ..options.batch import Batched, Batches, Heap, Lanes
-from ..graph.definitions import Handler
-from .latency import Latency
-from ..options.rate import Circuit, Throttle
-from ..options.retry import Rate
-from .channel import Channel
-from .waiting import WaitQueue
+from ..errors import WorkerCancelled
 from ..wording import annotate
+from .channel import Channel
+from .latency import Latency
+from .plan import Handler
+from .seams import Adjust, Call, GiveUp, Recover, Stopwatch, Ticket, Window, Wrap
+from .tracked import fail_all, plain
+from .waiting import Budget, Waits
 
-if TYPE_CHECKING:
-    from .worker import ConsumerWorker
-
-__all__ = ["EMPTY", "Asked", "Stage", "plain"]
-
-logger: Final = logging.getLogger("asyncpc")
-
-EMPTY: Final = type("_Empty", (), {"__repr__": lambda self: "EMPTY"})()
-"""What is in a worker's hand when there is no item in it; any object may be an item."""
+__all__ = ["DONE", "NO_ITEM", "ConsumerWorker", "Ended", "Outlet", "RunLinks", "Stage", "Worker", "give_up_all", "stray"]
 
 
-class Asked:
-    """An item that came by ``call``, on its way through the stages with the future of who waits for its result."""
+class _Mark:
+    def __init__(self, name: str) -> None:
+        self._name = name
 
-    __slots__ = ("future", "item")
+    def __repr__(self) -> str:
+        return self._name
 
-    def __init__(self, item: Any, future: asyncio.Future[Any]) -> None:
-        self.item: Any = item
-        self.future: asyncio.Future[Any] = future
 
-    def answer(self, value: Any) -> None:
-        """Give the caller the result, unless it has gone."""
-        if not self.future.done():
-            self.future.set_result(value)
+DONE: Final = _Mark("DONE")
+"""A call's value when it has passed its values on itself, or a policy gave the item up."""
+
+NO_ITEM: Final = _Mark("NO_ITEM")
+"""What a worker has in flight when it has nothing; any object may be an item."""
+
+
+class Ended(Exception):
+    """A policy has ended the run with ``error``, so none is asked again."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error: Exception = error
+
+
+class Worker:
+    """What the supervisor knows of a task: who it is, how it ended, and whether the supervisor cancelled it."""
+
+    __slots__ = (
+        "abandoned",
+        "cancelled",
+        "completed",
+        "context",
+        "failures",
+        "interrupted",
+        "leaves_a_call",
+        "name",
+        "task",
+    )
+
+    def __init__(self, name: str) -> None:
+        self.name: str = name
+        self.task: asyncio.Task[None] | None = None
+        self.context: Context | None = None
+        self.failures: list[BaseException] = []
+        self.completed: bool = False  # came to its proper end, its resource included
+        self.cancelled: bool = False  # by the supervisor
+        self.interrupted: bool = False  # to be looked at after each item: cancelled, or its stage was changed
+        self.abandoned: bool = False
+        self.leaves_a_call: bool = False  # in a thread
+
+    def failed_with(self, error: BaseException) -> None:
+        """Keep the error, once, for the supervisor to judge."""
+        if not any(error is known for known in self.failures):
+            self.failures.append(error)
+
+
+class ConsumerWorker(Worker):
+    """One of a stage's workers."""
+
+    __slots__ = ("call", "home", "inside", "item", "passing", "settled", "stage", "stopwatch", "ticket", "watched")
+
+    def __init__(self, name: str, stage: Stage) -> None:
+        super().__init__(name)
+        self.stage: Stage = stage
+        self.item: Any = NO_ITEM  # in flight; or all that it took at once
+        self.call: Call = stage.handler.function  # how it calls its handler
+        self.home: Context | None = None  # what each call of the handler sees
+        self.watched: tuple[Context | None, Context | None] = None, None  # they differ once a handler has changed one
+        self.inside: Context | None = None  # the context of the item in flight, if that has one of its own
+        self.settled: int = 0  # times that what it took was done or failed
+        self.ticket: Ticket | None = None  # of the item in flight
+        self.stopwatch: Stopwatch | None = None  # what times its calls
+        self.passing: float = 0.0  # seconds of this run of items in which values waited for room
 
     def fail(self, error: BaseException) -> None:
-        """Give the caller the error, unless it has gone."""
-        if not self.future.done():
-            self.future.set_exception(error)
+        """Keep the error; what is in flight has failed with it."""
+        self.failed_with(error)
+        if self.item is not NO_ITEM:
+            items = self.stage.inbox.items_in(self.item)
+            self.item = NO_ITEM
+            self.stage.counts.failed += len(items)
+            self.stage.counts.settled_besides += len(items) - 1
+            self.settled += 1
+            fail_all(items, error)
+
+    def settle(self) -> None:
+        """Count the item in flight as done, before a cancel comes out: its values are in a place of their own."""
+        if self.item is not NO_ITEM:
+            self.item = NO_ITEM
+            self.settled += 1
+
+    def settle_first(self) -> None:
+        """Of several items in flight the first is done, or has failed."""
+        self.item.popleft()
+        self.stage.counts.settled_besides += 1
+
+    async def rest(self, seconds: float, why: str) -> None:
+        """Wait before another attempt: it is no part of the handler's latency."""
+        began = perf_counter()
+        try:
+            await self.stage.hold_back(why, asyncio.sleep(seconds))
+        finally:
+            self.passing += perf_counter() - began
 
 
-def plain(item: Any) -> Any:
-    """The user's item."""
-    return item.item if type(item) is Asked else item
+class Outlet:
+    """A channel that a stage writes to, and how many values it has put there."""
+
+    __slots__ = ("channel", "emitted")
+
+    def __init__(self, channel: Channel[Any] | None) -> None:
+        self.channel: Channel[Any] | None = channel  # None: nobody reads the values of the last stage
+        self.emitted: int = 0  # values put there, where they do not follow from the items done
 
 
-class Order:
-    """Lets the values of a stage leave in the order its items were taken.
+class Counts:
+    """What became of a stage's items, besides what its workers count."""
 
-    A worker that has finished before its turn leaves its values here and takes the next item, so a slow head idles
-    nobody; but at most :data:`WINDOW` items may wait behind it.
-    """
-
-    __slots__ = ("_given", "finished", "line", "next", "passing")
-
-    WINDOW: Final = 128
+    __slots__ = ("dropped", "failed", "last_failure", "reporting", "retried", "settled_besides")
 
     def __init__(self) -> None:
-        self._given = 0
-        self.next: int = 0
-        """The ticket whose values leave next."""
-        self.finished: dict[int, deque[Any]] = {}
-        """Values by ticket."""
-        self.passing: bool = False
-        """Whether a worker is passing values on."""
-        self.line: WaitQueue = WaitQueue(lambda: None)  # those too far ahead; as all are woken, nothing is to be passed on
+        self.failed: int = 0
+        self.last_failure: str = ""  # what the last item that was given up failed with
+        self.retried: int = 0  # calls after the first of an item
+        self.dropped: int = 0
+        self.reporting: int = 0  # items that are about to have failed: somebody is being told
+        self.settled_besides: int = 0  # items settled beyond one for each that a worker took, and by those who left
 
-    def ticket(self) -> int:
-        """The place of the item that was just taken."""
-        self._given += 1
-        return self._given - 1
+
+class Staff:
+    """Who works in a stage, and how many may."""
+
+    __slots__ = ("adjust", "changes", "concurrency", "gate", "opening", "started", "surplus", "workers")
+
+    def __init__(self, concurrency: int) -> None:
+        self.concurrency: int = concurrency
+        self.workers: dict[ConsumerWorker, None] = {}  # at work, or ended with an item in flight
+        self.started: int = 0  # workers so far
+        self.opening: set[ConsumerWorker] = set()  # their resource
+        self.surplus: int = 0  # workers that are to leave
+        self.gate: asyncio.Event | None = None  # while the stage is paused: set when it goes on
+        self.changes: int = 0  # how often the stage's wraps were changed, so that workers call in another way
+        self.adjust: Adjust | None = None  # what changes the concurrency now and then
+
+    def interrupt(self) -> None:
+        """Let the workers look at what was changed before they take another item."""
+        for worker in self.workers:
+            worker.interrupted = True
+
+    def left(self, worker: ConsumerWorker, counts: Counts) -> None:
+        """Forget a worker that has ended, but for what it did; one that left an item is needed for the report."""
+        if worker.item is NO_ITEM:
+            counts.settled_besides += worker.settled
+            self.workers.pop(worker, None)
+
+
+class Timing:
+    """Where a stage's time goes; all of it is looked at once per run of items, or when somebody waits."""
+
+    __slots__ = ("_armed", "held_back", "latency", "loop_held", "loop_ticks", "out_waits")
+
+    def __init__(self) -> None:
+        self.latency: Latency = Latency()
+        self.loop_held: float = 0.0  # seconds in which slow calls let nothing else run
+        self.loop_ticks: int = 0  # iterations of the loop, seen while slow handlers run
+        self._armed = False  # whether the next iteration will be seen
+        self.out_waits: Waits | None = None  # its own waits for room, where others write to the same channels
+        self.held_back: dict[str, Waits] = {}  # by what held calls back, in words
+
+    def watch_loop(self) -> None:
+        """See to it that the next iteration of the loop is counted in ``loop_ticks``."""
+        if not self._armed:
+            self._armed = True
+            asyncio.get_running_loop().call_soon(self._count_tick)
+
+    def _count_tick(self) -> None:
+        self.loop_ticks += 1
+        self._armed = False
+
+
+class RunLinks:
+    """What a stage knows of its run."""
+
+    __slots__ = ("machines", "tracks", "trouble")
+
+    def __init__(self, tracks: bool, trouble: Callable[[Exception, str], None]) -> None:
+        self.tracks: bool = tracks
+        """Whether items may come with tickets."""
+        self.trouble: Callable[[Exception, str], None] = trouble
+        """Called with an error that nobody in the midst of its work can raise, and the name of the stage: ends the run."""
+        self.machines: dict[int, Any] = {}
+        """What stages share that were asked for with one and the same option, by its identity."""
 
 
 class Stage:
     """What the workers of a stage share."""
 
     __slots__ = (
-        "_report_trouble",
-        "answers",
-        "beating",
-        "beats",
         "before",
-        "branches",
-        "circuit",
-        "concurrency",
-        "dropped",
-        "emitted",
-        "failed",
-        "gate",
+        "counts",
+        "dead_letters",
+        "fail_at_last",
+        "give_up",
         "handler",
         "inbox",
-        "last_failure",
-        "latency",
-        "letters",
-        "letters_sent",
-        "limits_version",
-        "loop_held",
-        "more",
-        "opening",
-        "order",
-        "out_seconds",
-        "out_waiting",
-        "outbox",
-        "retried",
-        "sent",
-        "shares_room",
-        "started",
-        "stranded",
-        "surplus",
-        "telling",
-        "throttle",
-        "workers",
+        "outlets",
+        "recover",
+        "run",
+        "staff",
+        "timing",
+        "window",
+        "wraps",
     )
 
-    def __init__(
-        self,
-        handler: Handler,
-        inbox: Channel[Any],
-        answers: bool,
-        report_trouble: Callable[[Exception, str], None],
-    ) -> None:
-        self.answers: bool = answers  # whether items may have been asked for with ``call``
+    def __init__(self, handler: Handler, inbox: Channel[Any], run: RunLinks) -> None:
         self.handler: Handler = handler
         self.inbox: Channel[Any] = inbox
-        self.outbox: Channel[Any] | None = None
-        self.branches: list[Channel[Any]] = []  # instead, if it is a branching
-        self.letters: Channel[Any] | None = None  # of the stage that is told of failures
-        self.before: list[Stage] = []  # those that give to it
-        self.shares_room: bool = False  # others write to the queues it gives to, so it counts its own waits
-        self.out_waiting: int = 0  # workers that wait for room there
-        self.out_seconds: float = 0.0  # of all those waits: their ends (so far) less their beginnings, in loop time
-        self.workers: dict[ConsumerWorker, None] = {}  # that are at work, or have left an item
-        self.started: int = 0  # workers so far
-        self.concurrency: int = handler.concurrency
-        self.opening: set[ConsumerWorker] = set()  # their resource
-        self.failed: int = 0
-        self.last_failure: str = ""  # what the last item that was given up failed with
-        self.retried: int = 0  # calls after the first of an item
-        self.dropped: int = 0
-        self.emitted: int = 0  # values passed on, where they do not follow from done
-        self.sent: list[int] = []  # of these, to each branch
-        self.telling: int = 0  # items that are about to have failed: somebody is being told
-        self.letters_sent: int = 0  # failures passed on to the stage that is told
-        self.more: int = 0  # items settled beyond one for each that a worker took: the others of its batch
-        self.surplus: int = 0  # workers that are to leave
-        self.gate: asyncio.Event | None = None  # while it is paused: set when it goes on
-        self.throttle: Throttle | None = Throttle(handler.rate) if handler.rate is not None else None
-        self.limits_version: int = 0  # how often they were changed, so that workers call the handler in another way
-        self.circuit: Circuit | None = Circuit(handler.breaker) if handler.breaker is not None else None
-        self.order: Order | None = Order() if handler.ordered else None
-        self.latency: Latency = Latency()
-        self.loop_held: float = 0.0  # seconds in which slow calls let nothing else run
-        self.stranded: list[Any] = []  # values that found no way on at the end
-        self.beats: int = 0  # turns of the loop, seen while slow handlers run
-        self.beating: bool = False  # whether the next turn will be seen
-        self._report_trouble = report_trouble
-        self._furnish()
+        self.run: RunLinks = run
+        self.before: list[Stage] = []  # those that write to it
+        self.outlets: list[Outlet] = []  # of a branching several, of any other stage one
+        self.dead_letters: Outlet | None = None  # to the stage that is told of failures
+        self.counts: Counts = Counts()
+        self.staff: Staff = Staff(handler.concurrency)
+        self.timing: Timing = Timing()
+        self.wraps: list[Wrap] = []  # around the handler, the innermost first
+        self.recover: Recover = _raise_error  # what becomes of a call that raised
+        self.fail_at_last: GiveUp = give_up_all  # what becomes of what a worker took at once, if all attempts failed
+        self.give_up: GiveUp = _raise_last  # what becomes of an item that has failed at last
+        self.window: Window | None = None  # what waits to leave behind an item before it
+        for option in handler.options:
+            option.install(self)
 
-    def give_to(self, following: list[Stage], letters: Stage | None, results: Channel[Any] | None) -> None:
-        """Join it to the stages after it; the values of an end go to ``results``, or nowhere."""
-        for stage in following:
+    def connect(self, following: list[Stage], dead_letters: Stage | None, results: Channel[Any] | None) -> None:
+        """Let it write to the stages after it; the values of an end go to ``results``, or nowhere."""
+        for stage in [*following, *([] if dead_letters is None else [dead_letters])]:
             stage.before.append(self)
-        if letters is not None:
-            letters.before.append(self)
-            self.letters = letters.inbox
+        self.dead_letters = None if dead_letters is None else Outlet(dead_letters.inbox)
         if self.handler.branches is not None:
-            self.branches = [stage.inbox for stage in following]
-            self.sent = [0] * len(following)
+            self.outlets = [Outlet(stage.inbox) for stage in following]
         else:
-            self.outbox = following[0].inbox if following else results
-        if self.outbox is None:
-            self.order = None  # nobody sees it
-
-    def _furnish(self) -> None:
-        """Give the queue what the handler's options ask for."""
-        handler, inbox = self.handler, self.inbox
-        if handler.batch is not None:
-            batch = handler.batch
-            batch = batch._replace(weigh=self._of_item("weigh", batch.weigh), key=self._of_item("key", batch.key))
-            inbox.keep_in(Batches(batch, inbox.limit, inbox.made_item))
-        elif handler.key is not None:
-            priority = self._of_item("priority", handler.priority)
-            inbox.keep_in(Lanes(self._of_item("key", handler.key), priority))
-        elif handler.priority is not None:
-            inbox.keep_in(Heap(self._of_item("priority", handler.priority)))
-        if handler.overflow != "wait":
-            inbox.full = self._overflowed
-
-    def _of_item(self, option: str, function: Any) -> Any:
-        """``function`` for the user's item; an error of it, which whoever gives the item meets, says whose it is."""
-        if function is None:
-            return None
-
-        def of_item(item: Any) -> Any:
-            try:
-                return function(plain(item))
-            except Exception as error:
-                annotate(error, f"in {option}= of stage {self.handler.name!r}")
-                raise
-
-        return of_item
-
-    def items(self) -> Any:
-        """What a worker takes its items from."""
-        return self.inbox.taker()
-
-    def size(self, taken: Any) -> int:
-        """How many items a worker took at once."""
-        return len(taken) if self.handler.batch is not None else 1
-
-    def beat(self) -> None:
-        """See to it that the next turn of the loop is counted in ``beats``."""
-        self.beating = True
-        asyncio.get_running_loop().call_soon(self._count_beat)
-
-    def _count_beat(self) -> None:
-        self.beats += 1
-        self.beating = False
-
-    def is_idle(self) -> bool:
-        """Whether nothing can be taken and every worker waits, with an empty hand."""
-        return not self.inbox.items and self.inbox.workers == self.inbox.getters.waiting + len(self.opening)
-
-    def flush(self) -> bool:
-        """Complete the batches that wait for more; whether there were any."""
-        return self.inbox.complete()
-
-    def set_rate(self, rate: Rate) -> None:
-        """Let calls begin at that rate from now on; those that wait for their turn already keep it."""
-        if self.throttle is not None:
-            self.throttle.set(rate)
-        else:
-            self.throttle = Throttle(rate)
-            self.limits_version += 1
-            self.call_off()
-
-    def ended(self, worker: ConsumerWorker) -> None:
-        """Forget a worker that has ended, but for what it did; one that left an item is needed for the report."""
-        if worker.hand is EMPTY:
-            self.more += worker.settled
-            self.workers.pop(worker, None)
-
-    def call_off(self) -> None:
-        """Let the workers look at what was changed before they take another item."""
-        for worker in self.workers:
-            worker.called_off = True
-
-    def split(self, batch: Batched) -> None:
-        """Give the items of a batch that failed back, one by one, so that only those fail which are the reason."""
-        for item in reversed(batch):
-            self.inbox.items.appendleft(Batched([item], batch.reason))
-        self.more -= 1  # the worker counts one, and none is settled
-        self.inbox.made_item()
-
-    def release(self) -> None:
-        """At the end of a run, let go what waits for an item before it: it is left in the next queue."""
-        if self.order is not None and self.outbox is not None:
-            for _, values in sorted(self.order.finished.items()):
-                refused: list[Any] = []
-                for value in values:
-                    try:
-                        self.outbox.enqueue(value)
-                        self.emitted += 1
-                    except Exception as error:  # of a function of the user, such as key=
-                        refused.append(value)
-                        self._report_trouble(error, self.handler.name)
-                if refused:
-                    self.strand(refused[0] if len(refused) == 1 else refused)
-            self.order.finished.clear()
-
-    def strand(self, value: Any) -> None:
-        """List a value that found no way on as unfinished here, in the place of the item it was made of."""
-        self.stranded.append(value)
-        self.more -= 1
+            self.outlets = [Outlet(following[0].inbox if following else results)]
+        if self.window is not None:
+            self.window.connect(self)
 
     @property
-    def counts_emitted(self) -> bool:
-        """Whether its values do not follow from the items done: another number of them, or at another moment."""
-        handler = self.handler
-        return handler.generates or handler.batch is not None or self.order is not None or handler.branches is not None
+    def emits_one_each(self) -> bool:
+        """Whether its values follow from the items done: one of each, put by the worker's loop itself."""
+        return not (
+            self.handler.generates
+            or self.handler.takes_lists
+            or self.window is not None
+            or self.handler.branches is not None
+        )
 
-    def given_to(self, queue: Channel[Any]) -> int:
-        """How many values, or failures, it passed on to that queue."""
-        if queue is self.letters:
-            return self.letters_sent
-        if self.handler.branches is not None:
-            return self.sent[self.branches.index(queue)]
-        return self.emitted if self.counts_emitted else self.settled - self.failed
+    def emitted_to(self, channel: Channel[Any]) -> int:
+        """How many values, or failures, it has put into that channel."""
+        if self.dead_letters is not None and self.dead_letters.channel is channel:
+            return self.dead_letters.emitted
+        if self.emits_one_each:
+            return self.done
+        return sum([outlet.emitted for outlet in self.outlets if outlet.channel is channel])
+
+    @property
+    def emitted(self) -> int:
+        """How many values it has given in all."""
+        return self.done if self.emits_one_each else sum([outlet.emitted for outlet in self.outlets])
+
+    @property
+    def done(self) -> int:
+        """Items handled to their end."""
+        settled = self.counts.settled_besides + sum([worker.settled for worker in self.staff.workers])
+        return settled - self.counts.failed
+
+    @property
+    def in_flight(self) -> list[Any]:
+        """The items that workers have."""
+        taken = [worker.item for worker in self.staff.workers if worker.item is not NO_ITEM]
+        return [item for one in taken for item in self.inbox.items_in(one)]
+
+    @property
+    def writes_to(self) -> list[Channel[Any]]:
+        """The channels that its workers may have to wait for."""
+        outlets = [*self.outlets, *([] if self.dead_letters is None else [self.dead_letters])]
+        return [outlet.channel for outlet in outlets if outlet.channel is not None]
 
     def out_waited(self, now: float) -> float:
-        """Seconds that its workers have waited for room in the queues they give to."""
-        if self.shares_room:
-            return max(0.0, self.out_seconds + self.out_waiting * now)
-        return sum([queue.put_waited(now) for queue in self.gives_to])
+        """Seconds that its workers have waited for room in the channels they write to."""
+        if self.timing.out_waits is not None:
+            return self.timing.out_waits.seconds(now)
+        return sum([channel.put_waited(now) for channel in self.writes_to])
 
     @property
-    def gives_to(self) -> list[Channel[Any]]:
-        """The queues that its workers may have to wait for."""
-        return [queue for queue in (self.outbox, *self.branches, self.letters) if queue is not None]
+    def is_idle(self) -> bool:
+        """Whether nothing can be taken and every worker waits, with no item in flight."""
+        inbox = self.inbox
+        return not inbox.items and inbox.workers == inbox.getters.waiting + len(self.staff.opening)
 
     @property
     def has_ended(self) -> bool:
         """Whether all of its workers have, after END."""
         return self.inbox.closed and not self.inbox.workers
 
-    @property
-    def settled(self) -> int:
-        """Items done or failed."""
-        return self.more + sum([worker.settled for worker in self.workers])
+    def of_item(self, option: str, function: Callable[[Any], Any] | None) -> Any:
+        """``function`` for the user's item; an error of it, which whoever gives the item meets, says whose it is."""
+        if function is None:
+            return None
 
-    @property
-    def in_flight(self) -> list[Any]:
-        """The items in workers' hands, and at the end what found no way on."""
-        taken = [worker.hand for worker in self.workers if worker.hand is not EMPTY]
-        return [item for batch in taken for item in batch] if self.handler.batch is not None else taken + self.stranded
-
-    def _overflowed(self, item: Any) -> None:
-        """Make room, or refuse, as ``overflow`` says; what is given up is counted and told."""
-        inbox, how = self.inbox, self.handler.overflow
-        if how == "raise":
-            raise asyncio.QueueFull(f"stage {self.handler.name!r}: its queue is full, and overflow='raise'")
-        if how == "drop_oldest":
-            inbox.items.append(item)
-            item = inbox.items.popleft()
-        self.dropped += 1
-        if type(item) is Asked:
-            item.fail(asyncio.QueueFull(f"stage {self.handler.name!r} dropped it: its queue is full"))
-        if self.handler.on_drop is not None:
+        def of_plain(item: Any) -> Any:
             try:
-                self.handler.on_drop(plain(item))
-            except Exception as error:  # whoever put the item has nothing to do with it
-                self._report_trouble(error, self.handler.name)
+                return function(plain(item))
+            except Exception as error:
+                annotate(error, f"in {option}= of stage {self.handler.name!r}")
+                raise
+
+        return of_plain
+
+    async def hold_back(self, why: str, waiting: Awaitable[Any]) -> None:
+        """Await ``waiting``, which keeps a call from beginning; ``why`` says in words what for."""
+        waits = self.timing.held_back.setdefault(why, Waits())
+        clock = asyncio.get_running_loop().time
+        waits.begin(clock())
+        try:
+            await waiting
+        finally:
+            waits.end(clock())
+
+
+async def _raise_error(worker: Any, item: Any, call: Call, error: Exception, /) -> Any:
+    raise error
+
+
+async def _raise_last(worker: Any, item: Any, calls: int, error: Exception, /) -> None:
+    raise error
+
+
+async def give_up_all(worker: ConsumerWorker, taken: Any, calls: int, error: Exception) -> None:
+    """Give up what a worker took at once, item by item, since the next failure may be one too many, or have to wait."""
+    stage = worker.stage
+    if not stage.handler.takes_lists:
+        await stage.give_up(worker, taken, calls, error)
+        return
+    worker.item, budget = deque(stage.inbox.items_in(taken)), Budget()
+    while worker.item:
+        await stage.give_up(worker, worker.item[0], calls, error)
+        worker.settle_first()
+        if budget.is_spent():
+            await budget.renew()
+    stage.counts.settled_besides -= 1  # the worker counts one
+
+
+def stray(worker: ConsumerWorker, cancel: asyncio.CancelledError) -> WorkerCancelled:
+    """The failure of an item whose handler raised ``CancelledError`` of its own; raises that of the worker's task.
+
+    A handler may await a task that somebody else cancelled. Nobody has cancelled the worker then, and its task says so.
+    """
+    if worker.task is None or worker.task.cancelling():
+        raise cancel
+    error = WorkerCancelled(
+        f"stage {worker.stage.handler.name!r}: the handler raised CancelledError, but nobody cancelled its worker; "
+        "something that it awaits was cancelled"
+    )
+    error.__cause__ = cancel
+    return error

@@ -10,10 +10,17 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import suppress
+from time import perf_counter
 from types import coroutine
-from typing import Any
+from typing import Any, Final
 
-__all__ = ["WaitQueue", "checkpoint"]
+__all__ = ["BUDGET", "TIME_SLICE", "Budget", "WaitQueue", "Waits", "checkpoint"]
+
+BUDGET: Final = 128
+"""Items that a loop moves without letting others run (invariant 10)."""
+
+TIME_SLICE: Final = 0.0005
+"""Seconds after which a loop lets others run, at its next look at the clock."""
 
 
 @coroutine
@@ -161,3 +168,47 @@ class _Spares:
     def __init__(self, start: Callable[[], None]) -> None:
         self.start: Callable[[], None] = start
         self.left: int = 0
+
+
+class Waits:
+    """Seconds that several have waited for something, exact also while they wait."""
+
+    __slots__ = ("_seconds", "_waiting")
+
+    def __init__(self) -> None:
+        self._waiting = 0
+        self._seconds = 0.0  # of all waits: their ends (so far) less their beginnings
+
+    def begin(self, now: float) -> None:
+        """One more waits, from ``now`` (loop time) on."""
+        self._waiting += 1
+        self._seconds -= now
+
+    def end(self, now: float) -> None:
+        """One of them waits no more."""
+        self._waiting -= 1
+        self._seconds += now
+
+    def seconds(self, now: float) -> float:
+        """Seconds waited so far, summed over all who did."""
+        return max(0.0, self._seconds + self._waiting * now)
+
+
+class Budget:
+    """What a loop may do before it lets others run: 128 items, or half a millisecond (invariant 10)."""
+
+    __slots__ = ("_left", "_until")
+
+    def __init__(self) -> None:
+        self._left = BUDGET
+        self._until = perf_counter() + TIME_SLICE
+
+    def is_spent(self) -> bool:
+        """Whether it is, with one item more; the clock is read once for eight of them."""
+        self._left -= 1
+        return self._left <= 0 or (self._left % 8 == 0 and perf_counter() > self._until)
+
+    async def renew(self) -> None:
+        """Let others run."""
+        await checkpoint()
+        self._left, self._until = BUDGET, perf_counter() + TIME_SLICE

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
-from ..checks import OnError, check_item_function, check_name
+from ..checks import check_item_function, check_name
 from .decorators import Items, Listener, as_listener
 from .definitions import define_handler
 from ..errors import DefinitionError, Unroutable
+from ..options.failures import OnError
+from ..wording import shown
+from .layout import beside, branching
 from .pipeline import Consumer, Pipeline, Producer, Source, StageLike, open_layout, stage_layout
-from ..core.plan import beside, branching
 
 __all__ = ["broadcast", "merge", "route"]
 
@@ -101,8 +103,8 @@ def route(
         key = by(item)
         chosen = places.get(key, otherwise)
         if chosen is None:
-            known = ", ".join(map(repr, places))
-            raise Unroutable(f"{where}: no branch for {key!r:.80}, only for {known:.200}; add it, or a default=")
+            known = ", ".join(map(shown, places))
+            raise Unroutable(f"{where}: no branch for {shown(key)}, only for {known:.200}; add it, or a default=")
         return chosen
 
     labels = [
@@ -169,7 +171,11 @@ def _branching(
 ) -> Pipeline[Any, Any]:
     """A pipeline of a stage that gives each item to the branches chosen for it, and of the branches."""
     layouts = [stage_layout(part, f"branch {place + 1} of {name!r}") for place, part in enumerate(branches)]
-    handler = define_handler(choose, name=name, **options)._replace(branches=tuple(labels), generates=generates)
+    handler = define_handler(choose, name=name, **options)._replace(
+        branches=tuple(labels),
+        generates=generates,
+        no_calls="may give more than one result" if generates else "",
+    )
     firsts = ", ".join([layout.nodes[0].handler.name for layout in layouts])
     parts: Any = branching(handler, layouts)
     return Pipeline(parts, name=f"{name}({firsts})")

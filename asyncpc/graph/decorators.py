@@ -19,12 +19,19 @@ from collections.abc import (
 )
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
-from ..checks import OnError, Overflow, Resource, RunIn
+from ..backoff import Restart
+from ..checks import Resource, RunIn
 from .definitions import OPTIONS, define_handler, define_origin, iterable_origin
 from ..errors import DefinitionError
-from .pipeline import Consumer, Producer, Source
-from ..core.plan import Layout
-from ..options.retry import Adaptive, Batch, Breaker, Failure, Rate, Restart, Retry
+from .pipeline import Consumer, Producer, Source, handler_of
+from ..options.adaptive import Adaptive
+from ..options.batch import Batch
+from ..options.breaker import Breaker
+from ..options.failures import Failure, OnError
+from ..options.overflow import Overflow
+from ..options.rate import Rate
+from ..options.retry import Retry
+from .layout import Layout
 
 __all__ = ["Items", "Listener", "as_listener", "consumer", "producer", "source"]
 
@@ -236,7 +243,6 @@ def consumer(function: Callable[..., Any] | None = None, /, **options: Any) -> A
     """
     if unknown := options.keys() - OPTIONS:
         raise DefinitionError(f"consumer has no option {', '.join(sorted(unknown))}; it has {', '.join(OPTIONS)}")
-
     if "on_error" in options:
         options["on_error"] = as_listener(options["on_error"])
 
@@ -255,4 +261,4 @@ def source(items: Items[T], name: str | None = None) -> Source[T]:
 
 def as_listener(on_error: Any) -> Any:
     """What ``on_error`` names; of a consumer, which is a stage, what defines that."""
-    return on_error._handler if isinstance(on_error, Consumer) else on_error
+    return handler_of(on_error) if isinstance(on_error, Consumer) else on_error

@@ -6,21 +6,33 @@ entered or streamed. All of them are inert (invariant 9): each run is made fresh
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import update_wrapper
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from ..checks import check_maxsize, check_name, check_seconds, refuse_called
-from .definitions import Handler, Origin, bind_origin, iterable_origin
+from .definitions import bind_origin, iterable_origin
+from .layout import Layout, complete
 from ..errors import DefinitionError, StateError
-from ..core.plan import Layout, Node, Plan, complete
+from ..core.plan import Handler, Node, Origin, Plan
 from ..run.report import Report
 from ..run.running import Results, Running, conclude, leave
 from ..run.supervisor import Supervisor
 
-__all__ = ["Consumer", "Pipeline", "Producer", "Source", "StageLike", "open_layout", "stage_layout"]
+__all__ = [
+    "Consumer",
+    "Pipeline",
+    "Producer",
+    "Source",
+    "StageLike",
+    "complete_beside",
+    "handler_of",
+    "open_layout",
+    "plan_of",
+    "stage_layout",
+]
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -122,7 +134,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
     Raises ``DefinitionError`` for what cannot run. A pipeline can be run any number of times, once at a time.
     """
 
-    __slots__ = ("_plan", "_run")
+    __slots__ = ("_layout", "_plan", "_run")
 
     @overload
     def __init__(
@@ -227,7 +239,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
         drain_timeout: float | None = None,
         name: str | None = None,
     ) -> None:
-        self._plan = _plan(parts, maxsize, drain_timeout, name)
+        self._plan, self._layout = _join_all(parts, maxsize, drain_timeout, name)
         self._run: Supervisor | None = None
 
     def __await__(self) -> Generator[Any, None, Report]:
@@ -288,12 +300,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
                 f"pipeline {self._plan.name!r} has no source, so to {means} would wait for ever: "
                 "begin it with a producer, or use 'async with pipeline as running' and running.put(item)"
             )
-        plan = self._plan
-        if {node.handler.run_in for node in plan.nodes} != {"loop"}:
-            from ..offload.handlers import with_crews  # here, since most programs have no such stage
-
-            plan = with_crews(plan)
-        self._run = run = Supervisor(plan, streamed=streamed, answers=answers)
+        self._run = run = Supervisor(self._plan, streamed=streamed, tracks=answers)
         try:
             run.start()
         except BaseException:
@@ -320,7 +327,7 @@ def open_layout(part: Any, where: str) -> Layout:
     if isinstance(part, Source):
         return part._layout
     if isinstance(part, Pipeline) and part._plan.origins:
-        return part._plan.layout
+        return part._layout
     if isinstance(part, (Consumer, Pipeline)):
         raise DefinitionError(f"{part!r} has no source: only what has one can be merged or come first")
     if isinstance(part, (list, tuple)) and any(isinstance(one, (Producer, Source, StageLike)) for one in part):
@@ -340,14 +347,16 @@ def stage_layout(part: Any, where: str) -> Layout:
     if isinstance(part, Pipeline):
         if part._plan.origins:
             raise DefinitionError(f"{part!r} has a source of its own, so it can only come first")
-        return part._plan.layout
+        return part._layout
     if isinstance(part, (Producer, Source)):
         raise DefinitionError(f"{part!r} is a source, so it can only come first; join several with merge(a, b)")
     raise DefinitionError(f"{where}, {part!r}, is not a stage: decorate it with @consumer")
 
 
-def _plan(parts: tuple[Any, ...], maxsize: int | None, drain_timeout: float | None, name: str | None) -> Plan:
-    """The parts of a pipeline laid out in order; raises ``DefinitionError`` for an order that makes no sense."""
+def _join_all(
+    parts: tuple[Any, ...], maxsize: int | None, drain_timeout: float | None, name: str | None
+) -> tuple[Plan, Layout]:
+    """The parts in order, as a plan, and as a layout to be joined with more; raises ``DefinitionError`` for no order."""
     layout = Layout()
     for place, part in enumerate(parts):
         where = f"part {place + 1} of the pipeline"
@@ -364,7 +373,7 @@ def _plan(parts: tuple[Any, ...], maxsize: int | None, drain_timeout: float | No
     check_seconds(f"pipeline {label!r}", "drain_timeout", drain_timeout)
     if drain_timeout is not None:
         layout = layout._replace(drain_timeout=drain_timeout)
-    return complete(label, layout, maxsize)
+    return complete(label, layout, maxsize), layout if maxsize is None else layout.bounded(maxsize)
 
 
 def _label(part: Any) -> str:
@@ -378,3 +387,20 @@ def _label(part: Any) -> str:
 
 def _join(first: Any, following: Any) -> Pipeline[Any, Any]:
     return Pipeline(first, following)
+
+
+def plan_of(pipeline: Pipeline[Any, Any]) -> Plan:
+    """What a pipeline's runs are made from."""
+    return pipeline._plan
+
+
+def complete_beside(
+    pipeline: Pipeline[In_contra, Out_co], beside: Callable[[Running[In_contra, Out_co]], AbstractContextManager[None]]
+) -> Coroutine[Any, Any, Report]:
+    """Run it to the end as ``await`` does, with ``beside`` entered while it runs."""
+    return pipeline._complete(beside)
+
+
+def handler_of(consumer: Consumer[Any, Any, ..., Any]) -> Handler:
+    """What the stage of a consumer does."""
+    return consumer._handler

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import QueueShutDown, StateError
 from ..core.channel import Channel
-from ..core.queue import BUDGET
+from ..core.waiting import BUDGET
 
 if TYPE_CHECKING:
     from .sources import BlockingSource
@@ -276,15 +276,10 @@ class Bridge:
         if source is None:
             queue.put_nowait(item)
             return None
-        try:
-            if full and queue.full is not None:
-                queue.full(item)
-            else:
-                queue.enqueue(item)
-        except asyncio.QueueFull:  # the run fails of it, and lists the item
+        if full and queue.full is not None:
+            queue.full(item)
+        else:
             queue.enqueue(item)
-            source.worker.produced += 1
-            raise
         source.worker.produced += 1
         return None
 
@@ -327,7 +322,7 @@ class Bridge:
         with self._lock:
             if self._run is not None:
                 self._items.extend(self._fed)
-                self._run.books.fed += len(self._fed)
+                self._run.accounts.fed += len(self._fed)
                 self._fed.clear()
         self._tell()
 

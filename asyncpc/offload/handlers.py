@@ -7,8 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import copy_context
 from typing import Any
 
-from ..graph.definitions import Handler
-from ..core.plan import Plan
+from ..core.plan import Handler, Plan
 from .processes import DEPTH, Remote, reference
 from .threads import Crew, Steps
 
@@ -28,12 +27,12 @@ def _elsewhere(handler: Handler) -> Handler:
     """
     if handler.run_in == "loop":
         return handler
-    function, name, timeout = handler.function, handler.name, handler.timeout
+    function, name, timeout = handler.function, handler.name, handler.call_limit
     shared: Crew | None = None
     depth = 1
     if handler.run_in == "process":
         found = reference(f"consumer {name!r}", function)
-        together = timeout is None and handler.batch is None
+        together = timeout is None and not handler.takes_lists
         shared = Crew(name, handler.concurrency, timeout, lambda: Remote(name, found, handler.generates, together))
         depth = DEPTH if together else 1
 
@@ -65,4 +64,4 @@ def _elsewhere(handler: Handler) -> Handler:
     inside: Callable[..., Any] = call
     if handler.generates:
         inside = generate if handler.run_in == "process" else step
-    return handler._replace(function=inside, context=crew, timeout=None, crew=shared, depth=depth)
+    return handler._replace(function=inside, context=crew, call_limit=None, crew=shared, depth=depth)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import suppress
 from contextvars import copy_context
@@ -11,13 +10,14 @@ from threading import Thread
 from typing import Any, Final
 
 from .bridge import Bridge, bridge_to
-from ..graph.definitions import Origin
+from ..core.plan import Origin
+from ..logs import WARNING, log
+from ..wording import summary
 from .threads import until_ended
-from ..core.worker import ProducerWorker
+from ..core.source import ProducerWorker
 
 __all__ = ["read_in_thread"]
 
-logger: Final = logging.getLogger("asyncpc")
 
 PATIENCE: Final = 0.02
 """Seconds that a stop waits for a source that may be about to give an item; then it is left to its thread."""
@@ -54,7 +54,7 @@ class BlockingSource:
             self._bridge.stop(self)
             await asyncio.wait([self._ended], timeout=PATIENCE)
             if not self._ended.done():
-                logger.warning("source %r is blocked: it is left to its thread", self.worker.name)
+                log(WARNING, "source %r is blocked: it is left to its thread", self.worker.name)
             elif self._error is None:
                 await until_ended(thread)
             if self._error is None:
@@ -81,7 +81,7 @@ class BlockingSource:
         except BaseException as error:
             self._error = error
         if self.left and self._error is not None:  # nobody will raise it
-            logger.warning("source %r, after it was stopped: %s", self.worker.name, self._error)
+            log(WARNING, "source %r, after it was stopped: %s", self.worker.name, summary(self._error))
         with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._tell)
 

@@ -9,7 +9,6 @@ and what finishes in one turn of the loop wakes the loop once.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -21,10 +20,10 @@ from time import monotonic
 from typing import Any, Final
 
 from ..errors import LeftBehind
+from ..logs import ERROR, WARNING, log
 
 __all__ = ["Caller", "Crew", "Job", "Steps", "until_ended"]
 
-logger: Final = logging.getLogger("asyncpc")
 
 STEP: Final = 0.001
 """Seconds that a generator may gather values before it hands them over."""
@@ -118,7 +117,7 @@ class Crew:
             except asyncio.CancelledError:
                 stuck = [thread.name for thread, _ in threads if thread.is_alive()]
                 if stuck:
-                    logger.error("stage %r: left behind, still in a call: %s", self._name, ", ".join(stuck))
+                    log(ERROR, "stage %r: left behind, still in a call: %s", self._name, ", ".join(stuck))
                     raise LeftBehind from None
                 raise
 
@@ -244,7 +243,7 @@ class Crew:
         message = f"stage {self._name!r}: the call took longer than timeout={self._timeout:g} seconds"
         job.future.set_exception(TimeoutError(message))
         if not job.caller.interrupt():
-            logger.warning("%s; a thread cannot be interrupted, so its worker waits until the call ends", message)
+            log(WARNING, "%s; a thread cannot be interrupted, so its worker waits until the call ends", message)
 
 
 class Steps:

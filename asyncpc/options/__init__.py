@@ -1,1 +1,59 @@
-"""What a user asks for beside the plain loop, a file each: its policy, its check, its machine and its words."""
+"""What a user asks for beside the plain loop, a file each: its policy, its check, its machine and its words.
+
+:data:`ORDER` is the order in which options are checked and installed, so it is the order in which they nest: an attempt
+waits for the breaker, then for its rate, then is timed; a batch is put together outside of these, and values leave in
+order outside of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from ..core.plan import Handler
+from .adaptive import Concurrency
+from .batch import Batching
+from .breaker import Breaking
+from .failures import Failures
+from .key import Key
+from .ordered import Ordered
+from .overflow import Overflowing
+from .priority import Priority
+from .rate import RateLimit
+from .retry import Retrying
+from .timeout import Timeout
+
+__all__ = ["ARGUMENTS", "ORDER", "with_options"]
+
+ORDER: Final = (
+    Priority,
+    Key,
+    Timeout,
+    RateLimit,
+    Breaking,
+    Batching,
+    Overflowing,
+    Failures,
+    Retrying,
+    Ordered,
+    Concurrency,
+)
+
+ARGUMENTS: Final = tuple([name for kind in ORDER for name in kind.arguments])
+"""The arguments of a consumer that are options."""
+
+
+def with_options(where: str, handler: Handler, given: Mapping[str, Any]) -> Handler:
+    """``handler`` with what the arguments ask for; raises ``DefinitionError`` for what cannot work."""
+    options = list(_options(where, given))
+    for option in options:
+        handler = option.check(where, handler)
+    return handler._replace(options=tuple(options))
+
+
+def _options(where: str, given: Mapping[str, Any]) -> Iterator[Any]:
+    for kind in ORDER:
+        make: Any = kind.made_from
+        option = make(where, **{name: given[name] for name in kind.arguments if name in given})
+        if option is not None:
+            yield option

@@ -1,244 +1,174 @@
-"""What a stage's queue keeps its items in when first in, first out is not enough.
-
-Each stands in for the deque of a :class:`~asyncpc.core.queue.BoundedQueue`: ``append`` and ``popleft`` move items, ``len()``
-counts those that are in (and held against the bound), and its truth says whether one can be taken now.
-"""
+"""``batch=``: the handler gets several items at once, as a list."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from contextlib import suppress
-from heapq import heappop, heappush
-from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
-from .retry import Batch
+from ..checks import check_item_function, is_positive, is_whole
+from ..core.emit import emit_each
+from ..core.plan import Handler
+from ..core.seams import Call, GiveUp
+from ..core.stage import DONE, ConsumerWorker, Stage
+from ..core.tracked import JointTicket, Tracked, plain
+from ..errors import DefinitionError
+from .key import KeyedQueue
 
-__all__ = ["Batched", "Batches", "Claim", "Heap", "Lanes"]
+__all__ = ["Batch", "Batched", "Batching"]
 
 
-class Heap:
-    """The lowest ``priority(item)`` first; equal ones in the order they came.
+class Batch(NamedTuple):
+    """Gather ``size`` items for one call of the handler, or as many as came ``within`` seconds of the first.
 
-    Priorities may turn out not to be comparable: whatever a comparison raises, no item gets lost, and one that was
-    refused is not in.
+    Whatever is gathered is handled when the run drains, and when the queue is full. The handler gets a list of its own;
+    it gives a list with one result per item, or nothing. ``weigh`` gives an item's weight, such as its bytes: then
+    ``size`` is the most a batch may weigh (an item heavier than that comes alone). ``key`` gathers each key by itself.
+
+    A batch fails as one: it is retried, skipped or given up whole. ``split_on_error`` handles the items of a batch that
+    has failed at last one by one, so that only those fail which are the reason.
     """
 
-    __slots__ = ("_came", "_heap", "_priority")
-
-    def __init__(self, priority: Callable[[Any], Any] | None = None) -> None:
-        self._priority = priority
-        self._heap: list[tuple[Any, int, Any]] = []
-        self._came = 0
-
-    def append(self, item: Any) -> None:
-        """Put an item in its place."""
-        assert self._priority is not None
-        self.push(self._priority(item), item)
-
-    def push(self, priority: Any, item: Any) -> None:
-        """Put an item in the place of that priority."""
-        self._came += 1
-        entry = (priority, self._came, item)
-        try:
-            heappush(self._heap, entry)
-        except BaseException as error:
-            self._take_back(entry)
-            _refuse_index_error(error)
-            raise
-
-    def _take_back(self, entry: tuple[Any, int, Any]) -> None:
-        """Undo a push that failed on the way: those it had passed, each one step down, go up again.
-
-        CPython's ``heappush`` swaps in place, so the new entry is somewhere between its leaf and the root.
-        """
-        heap = self._heap
-        at = len(heap) - 1
-        while heap[at] is not entry:
-            at = (at - 1) // 2
-        path = [len(heap) - 1]
-        while path[-1] != at:
-            path.append((path[-1] - 1) // 2)
-        for lower, upper in reversed(list(pairwise(path))):
-            heap[upper] = heap[lower]
-        heap.pop()
-
-    def popleft(self) -> Any:
-        """Take the first; raises ``IndexError`` when there is none."""
-        heap = self._heap
-        first = heap[0] if heap else None
-        try:
-            return heappop(heap)[2]
-        except BaseException as error:
-            if first is not None:
-                heap.append(first)
-                _refuse_index_error(error)
-            raise
-
-    def taker(self) -> Heap:
-        """Any worker takes from this itself."""
-        return self
-
-    def worker_left(self, taker: object) -> None:
-        """Nothing is kept for a worker."""
-
-    def items_in(self, taken: Any) -> list[Any]:
-        """One item is taken at once."""
-        return [taken]
-
-    def complete(self) -> bool:
-        """No item waits for others."""
-        return False
-
-    def available(self) -> int:
-        """How many items can be taken now."""
-        return len(self._heap)
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._heap.clear()
-
-    def __len__(self) -> int:
-        return len(self._heap)
-
-    def __iter__(self) -> Iterator[Any]:
-        with suppress(Exception):  # then in any order
-            self._heap.sort()  # what is sorted is a heap
-        return iter([item for _, _, item in self._heap])
+    size: float
+    """Items, or with ``weigh`` the most that they may weigh together."""
+    within: float | None = None
+    """Seconds after its first item; None: as long as it takes."""
+    weigh: Callable[[Any], float] | None = None
+    """A function of an item."""
+    key: Callable[[Any], Hashable] | None = None
+    """A function of an item."""
+    split_on_error: bool = False
+    """Whether a batch that failed is tried again one by one."""
 
 
-def _refuse_index_error(error: BaseException) -> None:
-    """A comparison that raised ``IndexError`` must not be taken for an empty queue."""
-    if isinstance(error, IndexError):
-        raise TypeError("two priorities cannot be compared") from error
+class Batching(NamedTuple):
+    """The option."""
+
+    batch: Batch
+
+    arguments = ("batch",)
+
+    @classmethod
+    def made_from(cls, where: str, batch: Any = None) -> Batching | None:
+        """Take a :class:`Batch`."""
+        return None if batch is None else cls(batch)
+
+    def check(self, where: str, handler: Handler) -> Handler:
+        """A size that the queue can hold, and nothing beside it that needs single items."""
+        batch = self.batch
+        if not isinstance(batch, Batch):
+            raise DefinitionError(f"{where}: batch={batch!r} must be Batch(size, within=seconds)")
+        whole = is_whole(batch.size) and batch.size >= 1
+        if not (whole if batch.weigh is None else is_positive(batch.size)):
+            raise DefinitionError(f"{where}: {batch!r}: size must be a whole number of items, or with weigh= a weight")
+        if batch.within is not None and not is_positive(batch.within):
+            raise DefinitionError(f"{where}: {batch!r}: within must be more than 0 seconds")
+        for name in "weigh", "key":
+            check_item_function(where, f"batch {name}", getattr(batch, name))
+        if handler.maxsize and batch.weigh is None and handler.maxsize < batch.size:
+            raise DefinitionError(
+                f"{where}: maxsize={handler.maxsize} is too small for a batch of {batch.size}; leave it out"
+            )
+        if "priority" in handler.kept_by:
+            raise DefinitionError(
+                f"{where}: batch= hands items on as they come, so priority= would change nothing; put a stage with "
+                "priority= before it"
+            )
+        if handler.needs_single:
+            raise DefinitionError(
+                f"{where}: {handler.needs_single} is a function of an item, but with batch= a call gets several; leave "
+                "it out, or limit a stage before the one with batch="
+            )
+        waits = batch.within is None and batch.size != 1
+        return handler._replace(
+            takes_lists=True,
+            items_per_call=1 if batch.weigh is not None else math.ceil(batch.size),
+            kept_by="batch",
+            least_bound=0 if batch.weigh is not None else 2 * math.ceil(batch.size),  # or none would ever be complete
+            no_calls="would wait for others: give Batch(…, within=)" if waits else "",
+        )
+
+    def install(self, stage: Stage) -> None:
+        """Keep items in batches, and let the handler have them as lists."""
+        batch, kept = self.batch, stage.inbox.container
+        inbox = stage.inbox
+        batches = Batches(
+            batch._replace(weigh=stage.of_item("weigh", batch.weigh), key=stage.of_item("key", batch.key)),
+            inbox.limit,
+            inbox.made_item,
+        )
+        keyed = isinstance(kept, KeyedQueue)
+        inbox.keep_in(KeyedBatches(batches, kept.key, inbox.limit, inbox.made_item) if keyed else batches)
+        stage.wraps.append(_gathering)
+        if batch.split_on_error:
+            stage.fail_at_last = SplitOnError(stage.fail_at_last)
+
+    def words(self) -> str:
+        """How many items, and when."""
+        return f"batches of {self.batch.size:g}" + (
+            f" or after {self.batch.within:g} s" if self.batch.within is not None else ""
+        )
 
 
-class Lanes:
-    """Items by key: those of one key in order and one at a time, those of others past them.
+class SplitOnError:
+    """Gives the items of a batch that failed back, one by one, so that only those fail which are the reason."""
 
-    A key belongs to whoever took its last item, until that :class:`Claim` is released; only then its next item can be
-    taken. No key is bound to a worker: whoever is free takes the next item whose key is free.
-    """
+    __slots__ = ("_otherwise",)
 
-    __slots__ = ("_count", "_key", "_parked", "_priority", "_ready")
+    def __init__(self, otherwise: GiveUp) -> None:
+        self._otherwise = otherwise
 
-    def __init__(self, key: Callable[[Any], Hashable], priority: Callable[[Any], Any] | None = None) -> None:
-        """``priority`` says which of the items whose keys are free is first, if not the one that came first."""
-        self._key = key
-        self._priority = priority
-        self._ready: deque[Any] | Heap = deque() if priority is None else Heap()  # pairs of key and item: keys are free
-        self._parked: dict[Hashable, deque[Any]] = {}  # by each key that is not: what waits, with its priority
-        self._count = 0
+    async def __call__(self, worker: ConsumerWorker, taken: Any, calls: int, error: Exception) -> None:
+        """Split a batch of several; one of a single item has failed."""
+        if len(taken) == 1 or worker.cancelled:
+            await self._otherwise(worker, taken, calls, error)
+            return
+        stage = worker.stage
+        stage.inbox.items.give_back(taken, taken.reason)
+        stage.counts.settled_besides -= 1  # the worker counts one, and none is settled
+        stage.inbox.made_item()
 
-    def append(self, item: Any) -> None:
-        """Put an item into its lane; if its key or priority cannot be had, it is not in."""
-        key = self._key(item)
-        priority = None if self._priority is None else self._priority(item)
-        if (parked := self._parked.get(key)) is None:
-            self._make_ready(priority, key, item)
-            self._parked[key] = deque()
+
+def _gathering(call: Call, worker: ConsumerWorker) -> Call:
+    """A handler of lists as a call of what a worker takes; each result goes on with what waits for its item."""
+    stage, outlet = worker.stage, worker.stage.outlets[0]
+
+    async def handle(batch: Batched) -> Any:
+        stage.inbox.made_room(len(batch) - 1)  # the worker has told of one
+        tickets = [item.ticket for item in batch if type(item) is Tracked] if stage.run.tracks else []
+        rows = Batched(map(plain, batch), batch.reason)  # the handler's own, which it may change
+        if stage.handler.generates:
+            worker.ticket = JointTicket(tickets) if tickets else None
+            try:
+                await call(rows)
+            finally:
+                worker.ticket = None
+            for ticket in tickets:
+                ticket.settle()
+            stage.counts.settled_besides += len(batch) - 1
+            return DONE
+        results = await call(rows)
+        if outlet.channel is None and not tickets:
+            outlet.emitted += len(batch)
+            stage.counts.settled_besides += len(batch) - 1
         else:
-            parked.append((priority, item))
-        self._count += 1
+            await emit_each(worker, zip(batch, _one_each(stage.handler.name, batch, results), strict=True))
+        return DONE
 
-    def _make_ready(self, priority: Any, key: Hashable, item: Any) -> None:
-        if isinstance(self._ready, Heap):
-            self._ready.push(priority, (key, item))
-        else:
-            self._ready.append((key, item))
-
-    def take(self) -> tuple[Hashable, Any]:
-        """The next key and item; raises ``IndexError`` when no key with items is free."""
-        pair: tuple[Hashable, Any] = self._ready.popleft()
-        self._count -= 1
-        return pair
-
-    def release(self, key: Hashable) -> None:
-        """Let the key's next item be taken."""
-        if parked := self._parked.get(key):
-            priority, item = parked[0]
-            self._make_ready(priority, key, item)
-            parked.popleft()
-        else:
-            self._parked.pop(key, None)  # it is gone after clear()
-
-    def popleft(self) -> Any:
-        """Take an item whose key is not kept from others; see :meth:`taker` for a worker's way."""
-        key, item = self.take()
-        self.release(key)
-        return item
-
-    def taker(self) -> Claim:
-        """What keeps the key of one worker's item from the others."""
-        return Claim(self)
-
-    def worker_left(self, taker: Claim) -> None:
-        """Let go the key of its last item."""
-        taker.release()
-
-    def items_in(self, taken: Any) -> list[Any]:
-        """One item is taken at once."""
-        return [taken]
-
-    def complete(self) -> bool:
-        """No item waits for others of its kind."""
-        return False
-
-    def available(self) -> int:
-        """How many items can be taken now."""
-        return len(self._ready)
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._ready.clear()
-        self._parked.clear()
-        self._count = 0
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __bool__(self) -> bool:
-        return len(self._ready) > 0
-
-    def __iter__(self) -> Iterator[Any]:
-        items = [item for _, item in self._ready]
-        for parked in self._parked.values():
-            items += [item for _, item in parked]
-        return iter(items)
+    return handle
 
 
-_NO_KEY: Any = object()
-
-
-class Claim:
-    """One worker's way to :class:`Lanes`: the key of its item is released when it looks for the next one."""
-
-    __slots__ = ("_key", "_lanes")
-
-    def __init__(self, lanes: Lanes) -> None:
-        self._lanes = lanes
-        self._key: Hashable = _NO_KEY
-
-    def popleft(self) -> Any:
-        """Take the next item and claim its key; raises ``IndexError`` when there is none."""
-        self.release()
-        self._key, item = self._lanes.take()
-        return item
-
-    def release(self) -> None:
-        """Let the key of the last item go."""
-        if self._key is not _NO_KEY:
-            key, self._key = self._key, _NO_KEY
-            self._lanes.release(key)
-
-    def __len__(self) -> int:
-        return len(self._lanes)
-
-    def __bool__(self) -> bool:
-        self.release()
-        return bool(self._lanes)
+def _one_each(name: str, batch: Batched, results: Any) -> list[Any]:
+    if results is None:
+        return [None] * len(batch)
+    if isinstance(results, (list, tuple)) and len(results) == len(batch):
+        return list(results)
+    given = f"{len(results)} results" if isinstance(results, (list, tuple)) else f"a {type(results).__name__}"
+    raise TypeError(
+        f"stage {name!r}: {len(batch)} items gave {given}; return a list with one result per item, or nothing"
+    )
 
 
 class Batched(list[Any]):
@@ -247,88 +177,107 @@ class Batched(list[Any]):
     It is ``"size"``, ``"time"``, ``"full"`` (the queue holds no more) or ``"end"`` (the run drains).
     """
 
-    __slots__ = ("reason", "weight")
+    __slots__ = ("keys", "reason", "weight")
 
     def __init__(self, items: Iterable[Any] = (), reason: str = "size") -> None:
         super().__init__(items)
         self.reason: str = reason
         self.weight: float = 0.0
+        self.keys: set[Hashable] = set()  # that are kept apart in time
+
+
+class Group(NamedTuple):
+    """Where an item belongs: the key of its batch, and what it weighs there."""
+
+    key: Hashable
+    weight: float
 
 
 class Batches:
-    """Items gathered into batches, for each key its own; whole batches are taken."""
+    """Items gathered into batches, for each key of the batch its own; whole batches are taken."""
 
-    __slots__ = ("_batch", "_call", "_count", "_full", "_limit", "_loop", "_open", "_timers")
+    __slots__ = ("_batch", "_complete", "_count", "_limit", "_loop", "_made_item", "_open", "_timers")
 
-    def __init__(self, batch: Batch, limit: float, call: Callable[[], None]) -> None:
-        """``call`` is called when a batch's time is up."""
+    def __init__(self, batch: Batch, limit: float, made_item: Callable[[], None]) -> None:
+        """``made_item`` is called when a batch can be taken without an item having come."""
         self._batch = batch
         self._limit = limit
-        self._call = call
+        self._made_item = made_item
         self._loop = asyncio.get_running_loop()
         self._open: dict[Hashable, Batched] = {}
         self._timers: dict[Hashable, asyncio.TimerHandle] = {}
-        self._full: deque[Batched] = deque()
+        self._complete: deque[Batched] = deque()
         self._count = 0
 
-    def append(self, item: Any) -> None:
-        """Add an item to its batch."""
+    def group_of(self, item: Any) -> Group:
+        """Where the item belongs; raises what a function of the user raises."""
         batch = self._batch
         key = None if batch.key is None else batch.key(item)
-        weight = 1.0 if batch.weigh is None else float(batch.weigh(item))
-        items = self._open.get(key)
-        if items is not None and items.weight + weight > batch.size:
-            self._close(key, "size")
-            items = None
+        return Group(key, 1.0 if batch.weigh is None else float(batch.weigh(item)))
+
+    def open_for(self, group: Group) -> Batched | None:
+        """The batch that such an item would join, if there is one."""
+        items = self._open.get(group.key)
+        return items if items is not None and items.weight + group.weight <= self._batch.size else None
+
+    def append(self, item: Any) -> None:
+        """Add an item to its batch; if its key or weight cannot be had, it is not in."""
+        self.add(item, self.group_of(item))
+
+    def add(self, item: Any, group: Group) -> Batched:
+        """Add an item to the batch of its group, and return that."""
+        batch, items = self._batch, self.open_for(group)
         if items is None:
-            items = self._open[key] = Batched()
+            if group.key in self._open:
+                self._close(group.key, "size")
+            items = self._open[group.key] = Batched()
             if batch.within is not None:
-                self._timers[key] = self._loop.call_later(batch.within, self._time_is_up, key)
+                self._timers[group.key] = self._loop.call_later(batch.within, self._time_is_up, group.key)
         items.append(item)
-        items.weight += weight
+        items.weight += group.weight
         self._count += 1
         if items.weight >= batch.size:
-            self._close(key, "size")
+            self._close(group.key, "size")
         elif self._count >= self._limit:
-            self.flush("full")
+            self.close_all("full")
+        return items
 
     def popleft(self) -> Batched:
         """Take a batch; raises ``IndexError`` when none is complete."""
-        batch = self._full.popleft()
+        batch = self._complete.popleft()
         self._count -= len(batch)
         return batch
 
-    def appendleft(self, batch: Batched) -> None:
-        """Put back what is left of a batch."""
-        self._full.appendleft(batch)
-        self._count += len(batch)
+    def give_back(self, items: Iterable[Any], reason: str) -> None:
+        """Put back the items of a batch, to be taken next, each alone."""
+        for item in reversed(list(items)):
+            self.add_alone(item, reason)
 
-    def flush(self, reason: str) -> bool:
-        """Complete all batches as they are; whether there were any."""
-        if not self._open:
-            return False
-        for key in list(self._open):
-            self._close(key, reason)
-        return True
+    def add_alone(self, item: Any, reason: str) -> Batched:
+        """Put an item before all others, as a batch."""
+        batch = Batched([item], reason)
+        self._complete.appendleft(batch)
+        self._count += 1
+        return batch
 
-    def taker(self) -> Batches:
+    def taker(self) -> Any:
         """Any worker takes from this itself."""
         return self
 
     def worker_left(self, taker: object) -> None:
         """Nothing is kept for a worker."""
 
-    def items_in(self, taken: Batched) -> list[Any]:
-        """The items of the batch."""
+    def items_in(self, taken: Iterable[Any]) -> list[Any]:
+        """The items of the batch, or what is left of it."""
         return list(taken)
 
     def complete(self) -> bool:
         """Complete all batches as they are, at the end; whether there were any."""
-        return self.flush("end")
+        return self.close_all("end")
 
     def available(self) -> int:
         """How many batches can be taken now."""
-        return len(self._full)
+        return len(self._complete)
 
     def clear(self) -> None:
         """Forget all."""
@@ -336,29 +285,178 @@ class Batches:
             timer.cancel()
         self._timers.clear()
         self._open.clear()
-        self._full.clear()
+        self._complete.clear()
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
     def __bool__(self) -> bool:
-        return bool(self._full)
+        return bool(self._complete)
 
     def __iter__(self) -> Iterator[Any]:
-        for batch in self._full:
+        for batch in self._complete:
             yield from batch
         for items in self._open.values():
             yield from items
 
+    def close_all(self, reason: str) -> bool:
+        """Complete all batches that could take more; whether there were any."""
+        if not self._open:
+            return False
+        for key in list(self._open):
+            self._close(key, reason)
+        return True
+
     def _close(self, key: Hashable, reason: str) -> None:
         items = self._open.pop(key)
         items.reason = reason
-        self._full.append(items)
+        self._complete.append(items)
         if (timer := self._timers.pop(key, None)) is not None:
             timer.cancel()
 
     def _time_is_up(self, key: Hashable) -> None:
         del self._timers[key]
         self._close(key, "time")
-        self._call()
+        self._made_item()
+
+
+class KeyedBatches:
+    """Batches beside ``key=``: the items of a key are handled in order and one batch at a time.
+
+    A key belongs to one batch, from the moment one of its items is in it until that has been handled. An item whose key
+    belongs to a batch that it cannot join waits beside the batches, so it keeps no item of another key waiting.
+    """
+
+    __slots__ = ("_batches", "_key", "_limit", "_made_item", "_owner", "_parked", "_parked_count")
+
+    def __init__(
+        self, batches: Batches, key: Callable[[Any], Hashable], limit: float, made_item: Callable[[], None]
+    ) -> None:
+        self._batches = batches
+        self._key = key
+        self._limit = limit
+        self._made_item = made_item
+        self._owner: dict[Hashable, Batched] = {}  # of each key that is not free
+        # what waits for its key: the item, its group, and why it is to be handled alone, if it is
+        self._parked: dict[Hashable, deque[tuple[Any, Group, str]]] = {}
+        self._parked_count = 0
+
+    def append(self, item: Any) -> None:
+        """Add an item to a batch, or to those that wait for their key."""
+        key, group = self._key(item), self._batches.group_of(item)
+        owner = self._owner.get(key)
+        if owner is None or (key not in self._parked and owner is self._batches.open_for(group)):
+            self._own(key, self._batches.add(item, group))
+        else:
+            self._parked.setdefault(key, deque()).append((item, group, ""))
+            self._parked_count += 1
+        if len(self) >= self._limit:
+            self._batches.close_all("full")
+
+    def _own(self, key: Hashable, batch: Batched) -> None:
+        batch.keys.add(key)
+        self._owner[key] = batch
+
+    def popleft(self) -> Batched:
+        """Take a batch; raises ``IndexError`` when none is complete."""
+        return self._batches.popleft()
+
+    def give_back(self, items: Iterable[Any], reason: str) -> None:
+        """Put back the items of a batch whose keys are still leased: each is handled alone, before others of its key."""
+        for item in reversed(list(items)):
+            key = self._key(item)
+            parked = self._parked.setdefault(key, deque())
+            parked.appendleft((item, Group(None, 1.0), reason))
+            self._parked_count += 1
+
+    def release(self, batch: Batched) -> None:
+        """The batch has been handled: its keys are free for the items that wait for them."""
+        for key in batch.keys:
+            del self._owner[key]
+            self._unpark(key)
+        if len(self) >= self._limit:
+            self._batches.close_all("full")
+        if self._batches:
+            self._made_item()
+
+    def _unpark(self, key: Hashable) -> None:
+        """Let the items that waited for the key into a batch, as many as it takes."""
+        parked = self._parked.get(key)
+        while parked:
+            item, group, alone = parked[0]
+            owner = self._owner.get(key)
+            if owner is not None and (alone or owner is not self._batches.open_for(group)):
+                return
+            parked.popleft()
+            self._parked_count -= 1
+            self._own(key, self._batches.add_alone(item, alone) if alone else self._batches.add(item, group))
+        self._parked.pop(key, None)
+
+    def taker(self) -> BatchLease:
+        """What keeps the keys of one worker's batch from the others."""
+        return BatchLease(self)
+
+    def worker_left(self, taker: BatchLease) -> None:
+        """The keys of its last batch are free."""
+        taker.end()
+
+    def items_in(self, taken: Iterable[Any]) -> list[Any]:
+        """The items of the batch, or what is left of it."""
+        return list(taken)
+
+    def complete(self) -> bool:
+        """Complete all batches as they are, at the end; whether there were any."""
+        return self._batches.complete()
+
+    def available(self) -> int:
+        """How many batches can be taken now."""
+        return self._batches.available()
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._batches.clear()
+        self._owner.clear()
+        self._parked.clear()
+        self._parked_count = 0
+
+    def __len__(self) -> int:
+        return len(self._batches) + self._parked_count
+
+    def __bool__(self) -> bool:
+        return bool(self._batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self._batches
+        for parked in self._parked.values():
+            for item, _, _ in parked:
+                yield item
+
+
+class BatchLease:
+    """One worker's way to :class:`KeyedBatches`: the keys of its batch are free when it looks for the next one."""
+
+    __slots__ = ("_batch", "_batches")
+
+    def __init__(self, batches: KeyedBatches) -> None:
+        self._batches = batches
+        self._batch: Batched | None = None
+
+    def popleft(self) -> Batched:
+        """Take the next batch and lease its keys; raises ``IndexError`` when there is none."""
+        self.end()
+        self._batch = self._batches.popleft()
+        return self._batch
+
+    def end(self) -> None:
+        """Let the keys of the last batch go."""
+        if self._batch is not None:
+            batch, self._batch = self._batch, None
+            self._batches.release(batch)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __bool__(self) -> bool:
+        self.end()
+        return bool(self._batches)

@@ -1,4 +1,4 @@
-"""What becomes of an item whose handler raised: further attempts, then what ``on_error`` says (invariant 7).
+"""``on_error=`` and ``max_failures=``: what becomes of an item that has failed at last (invariant 7).
 
 Nothing here is on the way of an item that is handled at the first attempt.
 """
@@ -6,165 +6,161 @@ Nothing here is on the way of an item that is handled at the first attempt.
 from __future__ import annotations
 
 import asyncio
-import traceback
-from typing import TYPE_CHECKING, Any
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
-from .batch import Batched
-from ..errors import RetryLater, TooManyFailures
-from ..core.isolation import InContext, isolated
-from .rate import Handle
-from .retry import Failure
-from ..core.stage import EMPTY, Asked, logger, plain
-from ..wording import annotate, described, summary
+from ..checks import is_whole, qualified_name, refuse_called, takes
+from ..core.emit import put_waiting
+from ..core.isolation import InContext
+from ..core.plan import Handler
+from ..core.stage import ConsumerWorker, Outlet, Stage
+from ..core.tracked import Tracked, plain
+from ..errors import DefinitionError, TooManyFailures
+from ..logs import WARNING, log
+from ..wording import described, escaped, summary, traceback_of
 
-if TYPE_CHECKING:
-    from ..core.worker import ConsumerWorker
-
-__all__ = ["attempt", "for_caller", "recovered"]
-
-
-async def attempt(worker: ConsumerWorker, item: Any, handle: Handle) -> Any:
-    """The handler's value, after as many attempts as it may have; EMPTY if a policy gives the item up."""
-    try:
-        return await handle(item)
-    except Exception as error:
-        return await recovered(worker, item, handle, error)
+__all__ = ["Failure", "Failures", "OnError"]
 
 
-async def for_caller(worker: ConsumerWorker, asked: Asked, handle: Handle) -> Any:
-    """The value for who asked, after as many attempts as it may have; EMPTY if it failed, and nobody else is told."""
-    try:
-        return await handle(asked.item)
-    except Exception as error:
-        value, _, failed = await _again(worker, asked.item, handle, error)
-    worker.inside = None
-    if failed is not None:
-        asked.fail(failed)
-        worker.stage.last_failure = summary(failed)
-        worker.stage.failed += 1
-    return value
+class Failure(NamedTuple):
+    """What ``on_error=`` is told of an item that was given up: texts, so that nothing else is kept alive."""
+
+    item: Any
+    """The item as the stage got it."""
+    error: str
+    """Type and message."""
+    attempts: int
+    """Calls that were made with it."""
+    stage: str
+    """The stage that gave it up, by name."""
+    traceback: str
+    """The traceback of the last call."""
 
 
-async def recovered(worker: ConsumerWorker, item: Any, handle: Handle, error: Exception) -> Any:
-    """The value after all, by another attempt; EMPTY if a policy gives the item up; else what failed is raised."""
-    try:
-        value, calls, failed = await _again(worker, item, handle, error)
-        if failed is None:
-            return value
-        if isinstance(item, Batched):
-            await _recover_batch(worker, item, calls, failed)
-        elif worker.cancelled or worker.stage.handler.on_error == "stop":
-            raise failed
-        else:
-            await _give_up(worker, item, calls, failed)
-    finally:
-        worker.inside = None  # the next item may have no context of its own
-    return EMPTY
+OnError = Literal["stop", "skip"] | Callable[[Failure], object] | asyncio.Queue[Failure]
 
 
-async def _again(
-    worker: ConsumerWorker, item: Any, handle: Handle, error: Exception
-) -> tuple[Any, int, Exception | None]:
-    """Further attempts as ``retry`` allows: the value and the number of calls, or what the last one failed with."""
-    retry, attempts, calls = worker.stage.handler.retry, 1, 1
-    while not worker.cancelled:  # else the handler made an error of its cancellation
-        if isinstance(error, RetryLater):
-            seconds = error.seconds
-        elif retry is not None and attempts < retry.attempts and isinstance(error, retry.on):
-            seconds = retry.wait(attempts)
-            attempts += 1
-        else:
-            break
-        worker.stage.retried += 1
-        calls += 1
-        await worker.rest(seconds)
+class Failures(NamedTuple):
+    """The option; every stage has it."""
+
+    on_error: Any
+    """``"stop"``, ``"skip"``, a function, a queue, or the handler of a consumer."""
+    max_failures: float | None
+    """Items that may fail; a float below 1 is a share of those settled."""
+
+    arguments = ("on_error", "max_failures")
+
+    @classmethod
+    def made_from(cls, where: str, on_error: Any = "stop", max_failures: Any = None) -> Failures:
+        """Take a policy by name, or who is told; raises ``DefinitionError`` for what cannot be told."""
+        if on_error not in ("stop", "skip") and not isinstance(on_error, (asyncio.Queue, Handler)):
+            refuse_called(f"{where}: on_error=", on_error)
+            if not callable(on_error) or not takes(on_error, 1):
+                raise DefinitionError(
+                    f"{where}: on_error={on_error!r} must be 'stop', 'skip', or a consumer, function or queue for "
+                    "Failures"
+                )
+        return cls(on_error, max_failures)
+
+    def check(self, where: str, handler: Handler) -> Handler:
+        """A number of items, or a share of them; only where failures do not stop the run."""
+        most = self.max_failures
+        if most is not None:
+            if self.on_error == "stop":
+                raise DefinitionError(
+                    f"{where}: max_failures= needs on_error='skip' or a destination: the first failure stops"
+                )
+            whole = is_whole(most) and most >= 0
+            if not (whole or (isinstance(most, float) and 0 <= most < 1)):
+                raise DefinitionError(f"{where}: max_failures={most!r} must be a number of items, or a share below 1")
+        return handler._replace(dead_letters=self.on_error) if isinstance(self.on_error, Handler) else handler
+
+    def install(self, stage: Stage) -> None:
+        """Say what becomes of an item."""
+        stage.give_up = GiveUp(self)
+
+    def words(self) -> str:
+        """What becomes of what fails."""
+        if self.on_error == "stop" or isinstance(self.on_error, Handler):  # a stage of its own is in the picture
+            return ""
+        return "skips what fails" if self.on_error == "skip" else f"what fails goes to {escaped(qualified_name(self.on_error))}"
+
+
+class GiveUp:
+    """Counts an item of one stage as failed and reports it as the policy says; raises when it was one too many."""
+
+    __slots__ = ("_max_failures", "_on_error")
+
+    def __init__(self, policy: Failures) -> None:
+        self._on_error = policy.on_error
+        self._max_failures = policy.max_failures
+
+    async def __call__(self, worker: ConsumerWorker, item: Any, calls: int, error: Exception) -> None:
+        """See the class."""
+        stage = worker.stage
+        if type(item) is Tracked and item.ticket.answers:
+            item.ticket.fail(error)
+            stage.counts.failed += 1
+            stage.counts.last_failure = summary(error)
+            return
+        if worker.cancelled or self._on_error == "stop":
+            raise error
+        failed = stage.counts.failed + stage.counts.reporting + 1
+        self._check_budget(stage, failed, error)
+        told = summary(error)
+        if self._on_error != "skip":
+            await self._report(worker, item, calls, error)
+        stage.counts.last_failure = told
+        stage.counts.failed += 1
+        if type(item) is Tracked and stage.dead_letters is None:
+            item.ticket.fail(error)
+        if failed & (failed - 1) == 0:  # 1, 2, 4, 8, …: a log is no place for each of a million
+            log(WARNING, "stage %r: %d failed, the last with %s", stage.handler.name, failed, told)
+
+    def _check_budget(self, stage: Stage, failed: int, error: Exception) -> None:
+        allowed = self._max_failures
+        if isinstance(allowed, float):
+            allowed *= max(100, stage.done + stage.counts.failed + 1)
+        if allowed is not None and failed > allowed:
+            raise TooManyFailures(
+                f"stage {stage.handler.name!r}: {failed} items failed, max_failures={self._max_failures} allows no more"
+            ) from error
+
+    async def _report(self, worker: ConsumerWorker, item: Any, calls: int, error: Exception) -> None:
+        """Tell whoever ``on_error`` names, and wait until it is told."""
+        stage = worker.stage
+        failure = Failure(plain(item), described(error), calls, stage.handler.name, traceback_of(error))
+        stage.counts.reporting += 1
         try:
-            return await isolated(worker, handle)(item), calls, None
-        except Exception as again:
-            error = again
-    if calls > 1:
-        annotate(error, f"after {calls} calls")
-    return EMPTY, calls, error
-
-
-async def _recover_batch(worker: ConsumerWorker, batch: Batched, calls: int, error: Exception) -> None:
-    """What becomes of a batch that failed at last: split, told to those who asked, or given up whole."""
-    stage = worker.stage
-    assert stage.handler.batch is not None
-    if stage.handler.batch.split_on_error and len(batch) > 1 and not worker.cancelled:
-        stage.split(batch)
-        return
-    all_asked = all(type(item) is Asked for item in batch)
-    if not all_asked and (worker.cancelled or stage.handler.on_error == "stop"):
-        raise error
-    worker.hand = left = Batched(batch, batch.reason)
-    while left:  # one by one, since the next failure may be one too many, or have to wait for room
-        if type(left[0]) is Asked:
-            left[0].fail(error)
-            stage.last_failure = summary(error)
-            stage.failed += 1
-        else:
-            await _give_up(worker, left[0], calls, error)
-        del left[0]
-        stage.more += 1
-    stage.more -= 1  # the worker counts one
-
-
-async def _give_up(worker: ConsumerWorker, item: Any, attempts: int, error: Exception) -> None:
-    """Count the item as failed and hand it on as the policy says; raises when it was one too many."""
-    stage, handler = worker.stage, worker.stage.handler
-    failed = stage.failed + stage.telling + 1
-    allowed = handler.max_failures
-    if isinstance(allowed, float):
-        allowed *= max(100, stage.settled + 1)
-    if allowed is not None and failed > allowed:
-        raise TooManyFailures(
-            f"stage {handler.name!r}: {failed} items failed, max_failures={handler.max_failures} allows no more"
-        ) from error
-    told = summary(error)
-    if failed & (failed - 1) == 0:  # 1, 2, 4, 8, …: a log is no place for each of a million
-        logger.warning("stage %r: %d failed, the last with %s", handler.name, failed, told)
-    if handler.on_error != "skip":
-        stage.telling += 1
-        try:
-            await _tell(worker, Failure(plain(item), described(error), attempts, handler.name, _trace(error)))
+            if stage.dead_letters is not None:
+                await _put(worker, stage.dead_letters, item, failure)
+            else:
+                told = self._tell(failure)
+                # in the item's own context, so that nobody else sees what the function sets
+                await (told if worker.inside is None else InContext(told, worker.inside))
         finally:
-            stage.telling -= 1
-    stage.last_failure = told
-    stage.failed += 1
+            stage.counts.reporting -= 1
+
+    async def _tell(self, failure: Failure) -> None:
+        if isinstance(self._on_error, asyncio.Queue):
+            await self._on_error.put(failure)
+        elif inspect.isawaitable(told := self._on_error(failure)):
+            await told
 
 
-async def _tell(worker: ConsumerWorker, failure: Failure) -> None:
-    """Hand the failure on; cancelled or not, it ends in the queue of the stage that is told, if that is one."""
-    stage, letters = worker.stage, worker.stage.letters
-    if letters is None:
-        told = stage.handler.tell(failure)
-        await (told if worker.inside is None else InContext(told, worker.inside))  # the item's own, so nobody else's
-        return
+async def _put(worker: ConsumerWorker, dead_letters: Outlet, item: Any, failure: Failure) -> None:
+    """Put the failure into the channel of the consumer that is told; cancelled or not, it ends there, and counts."""
+    letter = Tracked(failure, item.ticket) if type(item) is Tracked else failure
+    assert dead_letters.channel is not None
     try:
-        await worker.push(letters, failure)
+        await put_waiting(worker, dead_letters.channel, letter)
     except asyncio.CancelledError:
-        stage.letters_sent += 1
-        stage.failed += 1
-        _let_go(worker)
+        dead_letters.emitted += 1
+        worker.stage.counts.failed += 1
+        if worker.stage.handler.takes_lists:
+            worker.settle_first()
+        else:
+            worker.settle()
         raise
-    except asyncio.QueueFull:  # overflow="raise": the run fails of it, and so has the item
-        stage.letters_sent += 1
-        raise
-    stage.letters_sent += 1
-
-
-def _let_go(worker: ConsumerWorker) -> None:
-    """An item was counted as failed, and a cancel is about to come out: only the rest of its batch is left in hand."""
-    if isinstance(worker.hand, Batched) and len(worker.hand) > 1:
-        del worker.hand[0]
-        worker.stage.more += 1
-    else:
-        worker.settle()
-
-
-def _trace(error: Exception) -> str:
-    try:
-        return "".join(traceback.format_exception(error))
-    except Exception:
-        return ""
+    dead_letters.emitted += 1

@@ -1,119 +1,143 @@
-"""What holds a handler's calls back or cuts them short: a timeout, a rate, a circuit breaker.
-
-Each wraps an async function of an item in another one. They are made fresh for every run; a stage without limits has
-none of them.
-"""
+"""``rate=``: calls begin no faster than a :class:`Rate` allows."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable
-from math import inf
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
 
-from .retry import Breaker, Rate
+from ..checks import at_least_1, check_item_function, is_positive
+from ..core.plan import Handler
+from ..core.seams import Call
+from ..core.stage import ConsumerWorker, Stage
+from ..errors import DefinitionError
 
-__all__ = ["Circuit", "Handle", "Throttle", "Timeout"]
-
-Handle = Callable[[Any], Awaitable[Any]]
+__all__ = ["Rate", "RateLimit", "set_rate"]
 
 
-class Timeout:
-    """One worker's: cancels a call that takes longer than ``seconds``, with one timer for all of its calls.
+class Rate(NamedTuple):
+    """At most ``n`` calls of a handler in ``per`` seconds, evenly spaced, of which ``burst`` may come at once.
 
-    The timer is set when it is needed first, and when it fires too early because of a later call, set again: a call in
-    time costs two reads of the loop's clock and no timer.
+    In no window of ``per`` seconds begin more than ``n + burst`` calls. With ``key``, each key has a rate of its own.
+    The generic cell rate algorithm, ITU-T I.371: the virtual scheduling form of a leaky bucket.
     """
 
-    __slots__ = ("_expired", "_handle", "_left", "_loop", "_message", "_seconds", "_task", "_timer", "_until")
+    n: float
+    """Calls."""
+    per: float = 1.0
+    """Seconds."""
+    burst: int = 1
+    """Calls that may begin at once after a pause."""
+    key: Callable[[Any], Hashable] | None = None
+    """A function of an item."""
 
-    def __init__(self, handle: Handle, seconds: float, stage: str) -> None:
-        self._handle = handle
-        self._seconds = seconds
-        self._message = f"stage {stage!r}: the call took longer than timeout={seconds:g} seconds"
-        self._loop = asyncio.get_running_loop()
-        self._task = asyncio.current_task()
-        self._timer: asyncio.TimerHandle | None = None
-        self._until = inf
-        self._left = 0.0
-        self._expired = False
 
-    async def __call__(self, item: Any) -> Any:
-        """The handler's value; raises ``TimeoutError``. A cancel from elsewhere stays a cancel."""
-        self._until = self._loop.time() + self._seconds
-        if self._timer is None:
-            self._timer = self._loop.call_at(self._until, self._fire)
-        try:
-            return await self._handle(item)
-        except asyncio.CancelledError:
-            if self._expired and self._forget() == 0:
-                raise TimeoutError(self._message) from None
-            raise
-        finally:
-            self._until = inf
-            if self._expired:  # the handler made something else of its cancellation
-                self._forget()
+class RateLimit(NamedTuple):
+    """The option."""
 
-    def hold(self) -> None:
-        """Stop the clock: a value of the handler waits for room, which is no fault of its."""
-        self._left = self._until - self._loop.time()
-        self._until = inf
+    rate: Rate
 
-    def go_on(self) -> None:
-        """Let the clock run again, if a call is under way."""
-        self._until = self._loop.time() + self._left
-        if self._timer is None and self._left < inf:
-            self._timer = self._loop.call_at(self._until, self._fire)
+    arguments = ("rate",)
 
-    def close(self) -> None:
-        """Cancel the timer."""
-        if self._timer is not None:
-            self._timer.cancel()
+    @classmethod
+    def made_from(cls, where: str, rate: Any = None) -> RateLimit | None:
+        """Take a :class:`Rate`."""
+        return None if rate is None else cls(rate)
 
-    def _fire(self) -> None:
-        if self._until <= self._loop.time():
-            self._timer = None
-            self._expired = True
-            assert self._task is not None
-            self._task.cancel()
-        else:
-            self._timer = None if self._until == inf else self._loop.call_at(self._until, self._fire)
+    def check(self, where: str, handler: Handler) -> Handler:
+        """Numbers that can hold, and a key only where calls get items."""
+        _check(where, self.rate, handler)
+        return handler if self.rate.key is None else handler._replace(needs_single="Rate(key=)")
 
-    def _forget(self) -> int:
-        """Take back the cancellation asked for; how many are left that others asked for."""
-        self._expired = False
-        assert self._task is not None
-        return self._task.uncancel()
+    def install(self, stage: Stage) -> None:
+        """Limit all places of the consumer together."""
+        throttle = stage.run.machines.setdefault(id(self), Throttle(self.rate))
+        stage.wraps.append(throttle.limit)
+
+    def words(self) -> str:
+        """How many calls in which time."""
+        return f"at most {self.rate.n:g} calls in {self.rate.per:g} s"
+
+
+def set_rate(stage: Stage, rate: Rate) -> None:
+    """Let calls of the stage begin at that rate from now on; raises ``DefinitionError`` for what is no rate."""
+    _check(f"stage {stage.handler.name!r}", rate, stage.handler)
+    for wrap in stage.wraps:
+        throttle = getattr(wrap, "__self__", None)
+        if isinstance(throttle, Throttle):
+            throttle.set(rate)
+            return
+    stage.wraps.append(Throttle(rate).limit)
+    stage.staff.changes += 1
+    stage.staff.interrupt()
+
+
+def _check(where: str, rate: Any, handler: Handler) -> None:
+    if not isinstance(rate, Rate):
+        raise DefinitionError(f"{where}: rate={rate!r} must be Rate(n, per=seconds)")
+    if not is_positive(rate.n) or not is_positive(rate.per):
+        raise DefinitionError(f"{where}: {rate!r}: n and per must be more than 0")
+    at_least_1(where, "Rate burst", rate.burst)
+    check_item_function(where, "rate key", rate.key)
+    if rate.key is not None and handler.takes_lists:
+        raise DefinitionError(
+            f"{where}: Rate(key=) is a function of an item, but with batch= a call gets several; leave key= out, or "
+            "limit a stage before the one with batch="
+        )
 
 
 class Throttle:
-    """One stage's: lets calls begin no faster than its :class:`~asyncpc.Rate`, which may be changed at any time."""
+    """Lets calls begin no faster than its rate, which may be changed at any time."""
 
-    __slots__ = ("_due", "_sweep_at", "rate")
+    __slots__ = ("_due", "_rate", "_sweep_at", "_waiting", "_words")
 
     def __init__(self, rate: Rate) -> None:
-        self.rate: Rate = rate
         self._due: dict[Hashable, float] = {}  # by key, when the next call is due if none comes early (loop time)
         self._sweep_at = 1000
+        self._waiting: dict[asyncio.Future[bool], None] = {}  # those whose turn is still to come, in their order
+        self._rate = rate
+        self._words = ""
+        self._name(rate)
 
     def set(self, rate: Rate) -> None:
-        """Another rate from now on; calls that wait already keep their turn."""
-        self.rate = rate
+        """Another rate from now on, also for calls that wait to begin: in their order, they ask again."""
+        self._rate = rate
+        self._name(rate)
+        self._due.clear()
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(False)
+        self._waiting.clear()
 
-    def limit(self, handle: Handle) -> Handle:
-        """``handle``, begun in turn."""
+    def limit(self, call: Call, worker: ConsumerWorker) -> Call:
+        """``call``, begun in turn."""
+        stage = worker.stage
 
         async def limited(item: Any) -> Any:
             seconds = self._reserve(item)
             if seconds > 0:
-                await asyncio.sleep(seconds)
-            return await handle(item)
+                await stage.hold_back(self._words, self._turn(item, seconds))
+            return await call(item)
 
         return limited
 
+    async def _turn(self, item: Any, seconds: float) -> None:
+        """Wait so long, and again if the rate is changed meanwhile; a cancelled call leaves its moment unused."""
+        loop = asyncio.get_running_loop()
+        while seconds > 0:
+            waiter: asyncio.Future[bool] = loop.create_future()
+            self._waiting[waiter] = None
+            timer = loop.call_later(seconds, _set_due, waiter)
+            try:
+                is_due = await waiter
+            finally:
+                timer.cancel()
+                self._waiting.pop(waiter, None)
+            seconds = 0.0 if is_due else self._reserve(item)
+
     def _reserve(self, item: Any) -> float:
-        """Take the next free moment, and return the seconds until then; a cancelled call leaves it unused."""
-        rate, now = self.rate, asyncio.get_running_loop().time()
+        """Take the next free moment, and return the seconds until then."""
+        rate, now = self._rate, asyncio.get_running_loop().time()
         key = None if rate.key is None else rate.key(item)
         interval = rate.per / rate.n
         due = self._due.get(key, now)
@@ -124,50 +148,10 @@ class Throttle:
             self._sweep_at = 1000 + 2 * len(self._due)
         return begin - now
 
+    def _name(self, rate: Rate) -> None:
+        self._words = f"its rate of {rate.n:g} calls in {rate.per:g} s"
 
-class Circuit:
-    """One stage's: closed while calls succeed, open after too many failures in a row, tried with one call at a time."""
 
-    __slots__ = ("_breaker", "_failures", "_open_until", "_tried")
-
-    def __init__(self, breaker: Breaker) -> None:
-        self._breaker = breaker
-        self._failures = 0
-        self._open_until = -inf
-        self._tried: asyncio.Event | None = None  # set when the call that tries has ended
-
-    def guard(self, handle: Handle) -> Handle:
-        """``handle``, which waits while the circuit is open."""
-
-        async def guarded(item: Any) -> Any:
-            tries = self._failures >= self._breaker.failures and await self._let_through()
-            try:
-                value = await handle(item)
-            except Exception:
-                self._failures += 1
-                if self._failures >= self._breaker.failures:
-                    self._open_until = asyncio.get_running_loop().time() + self._breaker.reset_after
-                raise
-            else:
-                self._failures = 0
-                return value
-            finally:
-                if tries:
-                    assert self._tried is not None
-                    self._tried.set()
-                    self._tried = None
-
-        return guarded
-
-    async def _let_through(self) -> bool:
-        """Wait until the circuit is closed (False), or until it is the caller's turn to try (True)."""
-        loop = asyncio.get_running_loop()
-        while self._failures >= self._breaker.failures:
-            if self._tried is not None:
-                await self._tried.wait()
-            elif (rest := self._open_until - loop.time()) > 0:
-                await asyncio.sleep(rest)
-            else:
-                self._tried = asyncio.Event()
-                return True
-        return False
+def _set_due(waiter: asyncio.Future[bool]) -> None:
+    if not waiter.done():
+        waiter.set_result(True)

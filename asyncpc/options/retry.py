@@ -1,45 +1,27 @@
-"""Policies: frozen descriptions of what a user allows, without tasks or loops.
-
-All times are float seconds.
-"""
+"""``retry=``: how often a handler that raised is called again with its item; and ``RetryLater``, which asks for it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import asyncio
+from collections.abc import Callable
+from math import inf
 from typing import Any, NamedTuple
 
-__all__ = ["Adaptive", "Batch", "Breaker", "Failure", "Rate", "Restart", "Retry", "exponential"]
+from ..backoff import exponential
+from ..checks import at_least_1, is_whole
+from ..core.emit import Refused
+from ..core.isolation import isolated
+from ..core.plan import Handler
+from ..core.seams import Call
+from ..core.stage import DONE, ConsumerWorker, Ended, Stage, give_up_all, stray
+from ..errors import DefinitionError, RetryLater
+from ..wording import annotate
+
+__all__ = ["Retry", "Retrying"]
 
 
-def exponential(attempt: int, *, first: float = 0.1, cap: float = 30.0) -> float:
-    """Seconds to wait before ``attempt`` (1, 2, …): uniform in 0 … min(cap, first · 2^(attempt-1)).
-
-    "Full jitter", from Marc Brooker, *Exponential Backoff And Jitter*, AWS Architecture Blog, 2015: it spreads
-    those who failed together, and the cap bounds the longest wait.
-    """
-    import random  # here, since it is slow to import and seldom needed
-
-    return random.uniform(0.0, min(cap, first * 2.0 ** min(attempt - 1, 60)))
-
-
-class Restart(NamedTuple):
-    """How often a producer that raised is started again: at most ``times`` within any ``within`` seconds.
-
-    ``backoff`` gives the seconds to wait before restart 1, 2, …; any ``attempt -> seconds`` callable will do. One
-    failure more than allowed is a failure of the run, so a restart storm ends.
-    """
-
-    times: int = 3
-    """Restarts, at least 1."""
-    within: float = 60.0
-    """Seconds."""
-    backoff: Callable[[int], float] = exponential
-    """Seconds before restart 1, 2, …"""
-
-
-# The item keeps its worker while it waits, so that items that wait count against the bounds (fault C7).
 class Retry(NamedTuple):
-    """How often a handler that raised is called again with its item; while the item waits it occupies its worker."""
+    """How often a handler that raised is called again with its item; the item stays with its worker meanwhile."""
 
     attempts: int = 3
     """The most calls for one item, the first included."""
@@ -49,89 +31,84 @@ class Retry(NamedTuple):
     """Seconds before attempt 2, 3, …, asked for with 1, 2, …; any ``attempt -> seconds`` callable."""
 
 
-class Rate(NamedTuple):
-    """At most ``n`` calls of a handler in ``per`` seconds, evenly spaced, of which ``burst`` may come at once.
+class Retrying(NamedTuple):
+    """The option; a stage without a :class:`Retry` still obeys ``RetryLater``."""
 
-    In no window of ``per`` seconds begin more than ``n + burst`` calls. With ``key``, each key has a rate of its own.
-    The generic cell rate algorithm, ITU-T I.371: the virtual scheduling form of a leaky bucket.
-    """
+    policy: Retry | None
 
-    n: float
-    """Calls."""
-    per: float = 1.0
-    """Seconds."""
-    burst: int = 1
-    """Calls that may begin at once after a pause."""
-    key: Callable[[Any], Hashable] | None = None
-    """A function of an item."""
+    arguments = ("retry",)
 
+    @classmethod
+    def made_from(cls, where: str, retry: object = None) -> Retrying:
+        """Take a number of attempts, or a :class:`Retry`; raises ``DefinitionError`` for anything else."""
+        if is_whole(retry):
+            retry = Retry(attempts=retry)
+        if retry is not None and not isinstance(retry, Retry):
+            raise DefinitionError(f"{where}: retry={retry!r} must be a number of attempts, or Retry(attempts, on=…)")
+        return cls(retry)
 
-class Adaptive(NamedTuple):
-    """A concurrency that follows the latency of the calls: as high as it can be while they take at most ``target``.
+    def check(self, where: str, handler: Handler) -> Handler:
+        """A number of attempts, classes of exceptions and a function of seconds."""
+        if (retry := self.policy) is None:
+            return handler
+        at_least_1(where, "Retry attempts", retry.attempts)
+        kinds = retry.on if isinstance(retry.on, tuple) else (retry.on,)
+        if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
+            raise DefinitionError(f"{where}: Retry(on={retry.on!r}): on must be an Exception class, or a tuple of them")
+        if not callable(retry.wait):
+            raise DefinitionError(f"{where}: Retry(wait={retry.wait!r}): wait must be a callable, attempt -> seconds")
+        return handler
 
-    Every ``every`` seconds the mean of the calls since is compared with ``target`` (seconds). Above it the stage gets a
-    quarter fewer workers, but at least ``min``; below it one more, at most ``max``, if those it has are all at work.
+    def install(self, stage: Stage) -> None:
+        """Try again before anything else becomes of an item."""
+        stage.recover = Attempts(self.policy)
 
-    Additive increase, multiplicative decrease: Dah-Ming Chiu and Raj Jain, *Analysis of the Increase and Decrease
-    Algorithms for Congestion Avoidance in Computer Networks*, 1989.
-    """
-
-    min: int
-    """Workers, also at the start."""
-    max: int
-    """Workers."""
-    target: float
-    """Seconds that a call should take on average."""
-    every: float = 0.5
-    """Seconds between two looks."""
-
-
-class Batch(NamedTuple):
-    """Gather ``size`` items for one call of the handler, or as many as came ``within`` seconds of the first.
-
-    Whatever is gathered is handled when the run drains, and when the queue is full. The handler gets a list; it gives
-    a list with one result per item, or nothing. ``weigh`` gives an item's weight, such as its bytes: then ``size`` is
-    the most a batch may weigh (an item heavier than that comes alone). ``key`` gathers each key by itself.
-
-    A batch fails as one: it is retried, skipped or given up whole. ``split_on_error`` handles the items of a batch that
-    has failed at last one by one, so that only those fail which are the reason.
-    """
-
-    size: float
-    """Items, or with ``weigh`` the most that they may weigh together."""
-    within: float | None = None
-    """Seconds after its first item; None: as long as it takes."""
-    weigh: Callable[[Any], float] | None = None
-    """A function of an item."""
-    key: Callable[[Any], Hashable] | None = None
-    """A function of an item."""
-    split_on_error: bool = False
-    """Whether a batch that failed is tried again one by one."""
+    def words(self) -> str:
+        """How many attempts."""
+        return "" if self.policy is None else f"{self.policy.attempts} attempts"
 
 
-class Breaker(NamedTuple):
-    """After ``failures`` failed calls in a row a stage rests for ``reset_after`` seconds, then tries with one item.
+class Attempts:
+    """Calls a handler that raised again; what it fails with at last is left to the stage."""
 
-    If that fails too it rests again. A circuit breaker as in Michael Nygard, *Release It!*, 2007.
-    """
+    __slots__ = ("_retry",)
 
-    failures: int
-    """Calls in a row."""
-    reset_after: float
-    """Seconds."""
+    def __init__(self, retry: Retry | None) -> None:
+        self._retry = retry
 
-
-# An exception would keep its frames alive, and all that is in them (fault C8).
-class Failure(NamedTuple):
-    """What ``on_error=`` gets for an item that was given up; of the error only texts, so that nothing is kept alive."""
-
-    item: Any
-    """The item as the stage got it."""
-    error: str
-    """Type and message."""
-    attempts: int
-    """Calls that were made with it."""
-    stage: str
-    """The stage that gave it up, by name."""
-    traceback: str
-    """The traceback of the last call."""
+    async def __call__(self, worker: ConsumerWorker, item: Any, call: Call, error: Exception) -> Any:
+        """The value of a later attempt; DONE if the stage's policy gives the item up."""
+        stage, attempts, calls = worker.stage, 1, 1
+        while not worker.cancelled:  # or the handler made an error of its cancel
+            if isinstance(error, RetryLater):
+                seconds, why = error.seconds, "the back-off that RetryLater asked for"
+            elif self._retry is not None and attempts < self._retry.attempts and isinstance(error, self._retry.on):
+                seconds, why = self._retry.wait(attempts), "the back-off of its retries"
+                attempts += 1
+            else:
+                break
+            if not 0 <= seconds < inf:
+                raise ValueError(
+                    f"stage {stage.handler.name!r}: cannot wait {seconds!r} seconds before another attempt; give a time"
+                ) from error
+            stage.counts.retried += 1
+            calls += 1
+            await worker.rest(seconds, why)
+            try:
+                return await isolated(worker, call)(item)
+            except Refused as refused:  # no failure of the call: its values are gone, but for one
+                await give_up_all(worker, item, calls, refused.error)
+                return DONE
+            except asyncio.CancelledError as cancel:
+                await give_up_all(worker, item, calls, stray(worker, cancel))
+                return DONE
+            except Ended:
+                raise
+            except Exception as again:
+                error = again
+        if isinstance(error, RetryLater):  # made of a cancel: that is no failure
+            raise asyncio.CancelledError from error
+        if calls > 1:
+            annotate(error, f"after {calls} calls")
+        await stage.fail_at_last(worker, item, calls, error)
+        return DONE

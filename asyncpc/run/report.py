@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from .verdict import bottleneck
+
 __all__ = ["Report", "SourceStatistics", "StageStatistics", "Statistics", "Unfinished"]
 
 
@@ -49,7 +51,7 @@ class StageStatistics(NamedTuple):
     dropped: int
     """Items given up by a named policy."""
     in_flight: int
-    """Items in workers' hands now."""
+    """Items that workers have now."""
     queued: int
     """Items waiting in its queue now."""
     peak_queued: int
@@ -62,6 +64,8 @@ class StageStatistics(NamedTuple):
     """Seconds that its workers waited for items, summed over the workers, those not started included."""
     out_waited: float
     """Seconds that its workers waited for room in the queues they give to, summed over the workers."""
+    held_back: tuple[tuple[str, float], ...]
+    """What kept calls from beginning, in words (a rate, a breaker, the back-off of retries), and for how many seconds."""
     loop_held: float
     """Seconds in which calls of half a millisecond or more let nothing else run, from their beginning to their end."""
     latency_p50: float
@@ -94,7 +98,7 @@ class Statistics(NamedTuple):
 
     def __str__(self) -> str:
         """A table that people can read."""
-        head = ("stage", "received", "done", "failed", "dropped", "in hand", "queued", "items/s")
+        head = ("stage", "received", "done", "failed", "dropped", "in flight", "queued", "rate")
         rows = [
             (s.name, s.received, s.done, s.failed, s.dropped, s.in_flight, s.queued, f"{s.rate:,.0f}")
             for s in self.stages
@@ -134,24 +138,7 @@ class Statistics(NamedTuple):
 
     def bottleneck(self) -> str:
         """Which stage limits the run, and who waits for it, in words."""
-        blocking = max(self.stages, key=lambda stage: stage.loop_held)
-        if blocking.loop_held > 0.5 * self.elapsed:
-            share = _share(blocking.loop_held, self.elapsed)
-            return (
-                f"{blocking.name}: holds up the event loop {share:.0%} of the time; without 'async' it runs in threads"
-            )
-        busy = {stage.name: _busy_share(stage, self.elapsed) for stage in self.stages}
-        limit = max(self.stages, key=lambda stage: busy[stage.name])
-        if self.elapsed <= 0 or limit.received == 0:
-            return "nothing has happened yet"
-        waits = {s.name: _share(s.get_waited + s.out_waited, s.concurrency * self.elapsed) for s in self.stages}
-        others = "".join(f"; {s.name} waits {waits[s.name]:.0%} of its time" for s in self.stages if s is not limit)
-        if busy[limit.name] < 0.5:  # every stage waits more than it works: the sources give too little to do
-            names = ", ".join(source.name for source in self.sources) or "what is put from outside"
-            idle = f"{limit.name} waits {waits[limit.name]:.0%} of its time"
-            return f"{names}: too slow to keep the stages busy; {idle}{others}"
-        workers = "1 worker" if limit.concurrency == 1 else f"{limit.concurrency} workers"
-        return f"{limit.name}: busy {busy[limit.name]:.0%} of {workers}{others}"
+        return bottleneck(self)
 
 
 class Report:
@@ -256,7 +243,7 @@ class Report:
     def __str__(self) -> str:
         """A table that people can read."""
         left = self.left_by_stage()
-        head = ("stage", "received", "done", "failed", "dropped", "unfinished", "peak queued", "items/s")
+        head = ("stage", "received", "done", "failed", "dropped", "unfinished", "peak queued", "rate")
         rows = [
             (s.name, s.received, s.done, s.failed, s.dropped, left.get(s.name, 0), s.peak_queued, f"{s.rate:,.0f}")
             for s in self.stages
@@ -277,11 +264,3 @@ def _table(head: tuple[str, ...], sources: Sequence[SourceStatistics], stages: l
     rows.insert(1, tuple("-" * width for width in widths))
     padded = [[cell.rjust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
     return "\n".join("  ".join([row[0].strip().ljust(widths[0]), *row[1:]]).rstrip() for row in padded)
-
-
-def _share(part: float, whole: float) -> float:
-    return min(1.0, max(0.0, part / whole)) if whole > 0 else 0.0
-
-
-def _busy_share(stage: StageStatistics, elapsed: float) -> float:
-    return 1.0 - _share(stage.get_waited + stage.out_waited, stage.concurrency * elapsed)

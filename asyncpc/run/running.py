@@ -7,17 +7,17 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from ..checks import at_least_1, check_rate, check_seconds
+from ..checks import at_least_1, check_seconds
 from ..errors import DrainTimeout, PipelineError, QueueShutDown, StateError
-from ..options.retry import Rate
+from ..options.rate import Rate, set_rate
 from .report import Report, Statistics
-from ..core.stage import Asked
+from ..core.tracked import CallTicket, Tracked
 from .supervisor import Supervisor
 
 if TYPE_CHECKING:
     from ..offload.bridge import Bridge
 
-__all__ = ["Results", "Running", "conclude", "leave"]
+__all__ = ["Results", "Running", "conclude", "leave", "opening"]
 
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
@@ -73,7 +73,7 @@ class Running(Generic[In_contra, Out_co]):
         self._check_call()
         result: Future[Out_co] = Future()
         bridge = bridge_to(self._run.first)
-        bridge.put(Asked(item, cast(Any, result)), timeout)
+        bridge.put(Tracked(item, self._ticket(cast(Any, result))), timeout)
         return cast(Out_co, bridge.result_of(result, "the result of this item is lost"))
 
     async def call(self, item: In_contra, timeout: float | None = None) -> Out_co:
@@ -87,23 +87,22 @@ class Running(Generic[In_contra, Out_co]):
         *Cancel safety*: before the item was accepted, all or nothing; then it is handled, and its result dropped.
         """
         self._check_call()
-        asked = Asked(item, asyncio.get_running_loop().create_future())
-        await self.put(cast(In_contra, asked), timeout)
-        return cast(Out_co, await asked.future)
+        result: asyncio.Future[Out_co] = asyncio.get_running_loop().create_future()
+        await self.put(cast(In_contra, Tracked(item, self._ticket(result))), timeout)
+        return await result
+
+    def _ticket(self, result: asyncio.Future[Out_co]) -> CallTicket:
+        name = self._run.plan.name
+        return CallTicket(result, lambda: QueueShutDown(f"pipeline {name!r} ended before it came to this item"))
 
     def _check_call(self) -> None:
         """Refuse a ``call`` that could not be answered; from the first on, items are looked at."""
-        self._run.books.asked = True
+        self._run.accounts.tracked = True
         for stage in self._run.stages[: self._run.plan.main]:
-            if not stage.answers:
+            if not stage.run.tracks:
                 raise StateError("call() works on a pipeline that was entered: 'async with pipeline as running:'")
-            if stage.handler.generates:
-                raise StateError(f"call() needs one result per item, but stage {stage.handler.name!r} may give more")
-            batch = stage.handler.batch
-            if batch is not None and batch.within is None and batch.size != 1:
-                raise StateError(
-                    f"call() would wait for others at stage {stage.handler.name!r}: give Batch(…, within=)"
-                )
+            if stage.handler.no_calls:
+                raise StateError(f"call() cannot be answered: stage {stage.handler.name!r} {stage.handler.no_calls}")
 
     def scale(self, stage: str, concurrency: int) -> None:
         """Let the stage of that name handle so many items at once from now on, at least 1.
@@ -112,8 +111,8 @@ class Running(Generic[In_contra, Out_co]):
         for a stage that is not there, ``DefinitionError`` for what is no such number.
         """
         self._run.first.check_caller()
-        found = self._run.control.stage(stage)
-        self._run.control.scale(found, at_least_1(f"stage {stage!r}", "concurrency", concurrency))
+        found = self._run.scaling.stage(stage)
+        self._run.scaling.scale(found, at_least_1(f"stage {stage!r}", "concurrency", concurrency))
 
     def set_rate(self, stage: str, rate: Rate) -> None:
         """Let the calls of the stage of that name begin at this :class:`~asyncpc.Rate` from now on.
@@ -121,7 +120,7 @@ class Running(Generic[In_contra, Out_co]):
         Raises ``StateError`` for a stage that is not there, ``DefinitionError`` for what is no rate.
         """
         self._run.first.check_caller()
-        self._run.control.stage(stage).set_rate(check_rate(f"stage {stage!r}", rate))
+        set_rate(self._run.scaling.stage(stage), rate)
 
     def pause(self) -> None:
         """Let the handlers finish what they are at, and take no more items before :meth:`resume`.
@@ -129,12 +128,12 @@ class Running(Generic[In_contra, Out_co]):
         Sources and callers go on until the first queue is full. A drain resumes.
         """
         self._run.first.check_caller()
-        self._run.control.pause()
+        self._run.scaling.pause()
 
     def resume(self) -> None:
         """Go on after :meth:`pause`."""
         self._run.first.check_caller()
-        self._run.control.resume()
+        self._run.scaling.resume()
 
     async def drain(self, timeout: float | None = None) -> Report:
         """Stop the intake, finish what is queued; at the deadline cancel what is left, and list it in the report.
@@ -225,7 +224,7 @@ class Results(Generic[Out_co]):
             run.outcome_given = True
             conclude(run)
             raise StopAsyncIteration from None
-        run.books.results_read += 1
+        run.accounts.results_read += 1
         return cast(Out_co, value)
 
     @property
@@ -279,3 +278,8 @@ def _left(report: Report) -> DrainTimeout:
     left = ", ".join(f"{count} in {stage}" for stage, count in report.left_by_stage().items())
     told = ([f"items left: {left}"] if left else []) + [f"{name} left behind" for name in report.abandoned]
     return DrainTimeout(f"stopped before it was done; {'; '.join(told)}")
+
+
+def opening(running: Running[Any, Any], place: int) -> bool:
+    """Whether workers of the stage at ``place`` still open their resources."""
+    return bool(running._run.stages[place].staff.opening)

@@ -1,4 +1,4 @@
-"""Live control of a run: how many workers its stages have, set by hand or by their latency; pause and resume."""
+"""How many workers a run's stages have, set by hand or by what adjusts them; pause and resume."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from ..errors import StateError
-from ..options.retry import Adaptive
+from ..core.seams import Adjust
 from ..core.stage import Stage
+from ..errors import StateError
 
-__all__ = ["Control"]
+__all__ = ["Scaling"]
 
 
-class Control:
+class Scaling:
     """Changes the stages of one run; ``start_worker`` is called when a stage needs one more of its workers."""
 
     __slots__ = ("_loop", "_may_pause", "_name", "_stages", "_start_worker", "_timers", "is_over")
@@ -22,7 +22,7 @@ class Control:
         self._name = name
         self._stages = stages
         self._start_worker = start_worker
-        self._timers: dict[str, asyncio.TimerHandle] = {}  # of adaptive stages
+        self._timers: dict[str, asyncio.TimerHandle] = {}  # of stages that are adjusted
         self._may_pause = True
         self._loop: asyncio.AbstractEventLoop
         self.is_over: bool = False
@@ -32,9 +32,9 @@ class Control:
         """Give each stage its workers, which start when there is work for them."""
         self._loop = loop
         for stage in self._stages:
-            self._add(stage, stage.concurrency * stage.handler.depth)
-            if stage.handler.adaptive is not None:
-                self._adapt_later(stage, stage.handler.adaptive)
+            self._add(stage, stage.staff.concurrency * stage.handler.depth)
+            if stage.staff.adjust is not None:
+                self._adjust_later(stage, stage.staff.adjust)
 
     def close(self) -> None:
         """Change nothing any more."""
@@ -52,23 +52,23 @@ class Control:
 
     def scale(self, stage: Stage, concurrency: int) -> None:
         """Let ``stage`` have so many workers from now on; those it has too many leave after the item they are at."""
-        inbox, getters = stage.inbox, stage.inbox.getters
+        inbox, staff = stage.inbox, stage.staff
         if self.is_over or inbox.closed:
             return
-        more, stage.concurrency = (concurrency - stage.concurrency) * stage.handler.depth, concurrency
+        more, staff.concurrency = (concurrency - staff.concurrency) * stage.handler.depth, concurrency
         if stage.handler.crew is not None:
             stage.handler.crew.resize(concurrency)
-        kept = min(max(more, 0), stage.surplus)  # those asked to leave before stay
-        stage.surplus -= kept
+        kept = min(max(more, 0), staff.surplus)  # those asked to leave before stay
+        staff.surplus -= kept
         if more > kept:
             self._add(stage, more - kept)
             inbox.made_item()
         elif more < 0:
-            spared = getters.remove_spares(-more, self._loop.time())
+            spared = inbox.getters.remove_spares(-more, self._loop.time())
             inbox.workers -= spared
-            stage.surplus += -more - spared
-            stage.call_off()
-            getters.wake(stage.surplus)  # idle ones leave at once
+            staff.surplus += -more - spared
+            staff.interrupt()
+            inbox.getters.wake(staff.surplus)  # idle ones leave at once
 
     def stop(self) -> None:
         """Go on, and pause no more: what is queued is to be handled."""
@@ -80,16 +80,16 @@ class Control:
         if not self._may_pause:
             return
         for stage in self._stages:
-            if stage.gate is None:
-                stage.gate = asyncio.Event()
-                stage.call_off()
+            if stage.staff.gate is None:
+                stage.staff.gate = asyncio.Event()
+                stage.staff.interrupt()
 
     def resume(self) -> None:
         """Go on."""
         for stage in self._stages:
-            if stage.gate is not None:
-                stage.gate.set()
-                stage.gate = None
+            if stage.staff.gate is not None:
+                stage.staff.gate.set()
+                stage.staff.gate = None
 
     def _add(self, stage: Stage, count: int) -> None:
         getters = stage.inbox.getters
@@ -98,16 +98,11 @@ class Control:
         if stage.handler.context is not None:
             getters.wake(count)  # opening takes time, and if it fails that is better known now
 
-    def _adapt_later(self, stage: Stage, policy: Adaptive) -> None:
-        latency = stage.latency
-        look = partial(self._adapt, stage, policy, latency.count, latency.seconds)
-        self._timers[stage.handler.name] = self._loop.call_later(policy.every, look)
+    def _adjust_later(self, stage: Stage, adjust: Adjust) -> None:
+        self._timers[stage.handler.name] = self._loop.call_later(adjust.every, self._adjust, stage, adjust)
 
-    def _adapt(self, stage: Stage, policy: Adaptive, calls: int, seconds: float) -> None:
-        """Fewer workers if the calls since took too long, one more if they did not and all are at work."""
-        calls, seconds = stage.latency.count - calls, stage.latency.seconds - seconds
-        if calls and seconds / calls > policy.target:
-            self.scale(stage, max(policy.min, stage.concurrency * 3 // 4))
-        elif calls and stage.inbox.getters.waiting == 0 and stage.concurrency < policy.max:
-            self.scale(stage, stage.concurrency + 1)
-        self._adapt_later(stage, policy)
+    def _adjust(self, stage: Stage, adjust: Adjust) -> None:
+        wanted = adjust(stage)
+        if wanted != stage.staff.concurrency:
+            self.scale(stage, wanted)
+        self._adjust_later(stage, adjust)

@@ -8,8 +8,8 @@ How a run stops
 ---------------
 1. *Intake ends*: puts are refused and the sources' tasks are cancelled, also while they sit in their next item; each
    source is closed in its own task. (Sources that end by themselves come to the same point.)
-2. *The tide goes out*: when every queue is empty and every worker waits with an empty hand, nothing can make new work,
-   not even ``feed``; the queues that no stage gives to are closed, and each of their consumers sees END. When the last
+2. *The queues drain*: when every queue is empty and every worker waits with nothing in flight, nothing can make new
+   work, not even ``feed``; the queues that no stage writes to are closed, and each of their consumers sees END. When the last
    worker of a stage has ended, the next queue is closed, stage by stage; where branches meet, when the last of them
    has ended.
 3. *One deadline* over all of it: then the workers are cancelled, once more after ``GRACE`` seconds, and after another
@@ -22,52 +22,32 @@ lose what it gave: the run drains, then the error comes out (fault C13).
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from contextvars import Context, ContextVar, copy_context
-from enum import StrEnum
 from functools import partial
 from threading import get_ident
 from time import perf_counter
 from typing import Any, Final
 
-from .accounting import Books
-from .scaling import Control
-from ..errors import ConservationError, PipelineError, QueueShutDown, StateError, WorkerCancelled
-from ..core.plan import Plan
 from ..core.channel import Channel
+from ..core.plan import Plan
+from ..core.source import ProducerWorker
+from ..core.stage import ConsumerWorker, Stage, Worker
+from ..core.tracked import release_all
+from ..core.worker import consume
+from ..errors import ConservationError, PipelineError, QueueShutDown, StateError, WorkerCancelled
+from ..logs import DEBUG, ERROR, WARNING, log
+from ..wording import annotate, from_the_user_on, summary
+from .accounting import Accounts
+from .build import build
 from .report import Report, Statistics
-from ..core.stage import Asked, Stage
-from ..core.fairness import FairWriters
-from ..wording import annotate, of_the_user, summary
-from ..core.worker import ConsumerWorker, ProducerWorker, Worker
+from .scaling import Scaling
+from .state import ADVANCES, State
 
 __all__ = ["Supervisor", "feed"]
 
-logger: Final = logging.getLogger("asyncpc")
-logger.addHandler(logging.NullHandler())
-
 GRACE: Final = 0.04
 """Seconds between the first cancel at a deadline, the second, and giving up: together below the 100 ms promised."""
-
-
-class State(StrEnum):
-    """Where a run is; it only advances (invariant 8), along :data:`ADVANCES`."""
-
-    NEW = "new"
-    RUNNING = "running"
-    DRAINING = "draining"
-    CLOSED = "closed"
-    FAILED = "failed"
-
-
-ADVANCES: Final[dict[State, set[State]]] = {
-    State.NEW: {State.RUNNING, State.CLOSED},
-    State.RUNNING: {State.DRAINING, State.FAILED},
-    State.DRAINING: {State.CLOSED, State.FAILED},
-    State.CLOSED: set(),
-    State.FAILED: set(),
-}
 
 _under_way: set[Supervisor] = set()
 """Runs that have not ended; tasks are held weakly, so without this a run that nobody names could be collected."""
@@ -101,27 +81,18 @@ def feed(item: Any) -> None:
 class Supervisor:
     """Runs a :class:`~asyncpc.plan.Plan` once. All methods but :meth:`wait` are plain functions."""
 
-    def __init__(self, plan: Plan, *, streamed: bool = False, answers: bool = False) -> None:
+    def __init__(self, plan: Plan, *, streamed: bool = False, tracks: bool = False) -> None:
         self.plan: Plan = plan
         self.state: State = State.NEW
-        self._entered = answers
-        self.stages: list[Stage] = [
-            Stage(node.handler, Channel(plan.bound(node.handler)), answers, self._trouble) for node in plan.nodes
-        ]
-        self.results: Channel[Any] | None = Channel(plan.default_bound) if streamed else None
-        self._join()
-        self.first: Channel[Any] = self._first()
-        self.producers: list[ProducerWorker] = [
-            ProducerWorker(origin.name, origin, self.stages[origin.into or 0].inbox) for origin in plan.origins
-        ]
-        for place in plan.shared:
-            stage = self.stages[place]
-            if stage.handler.batch is None:  # a batch may wait until the queue is full
-                stage.inbox.sharing = FairWriters(stage.inbox)
-            for before in stage.before:
-                before.shares_room = True
-        self.control: Control = Control(plan.name, self.stages, self._start_worker)
-        self.books: Books = Books(self.producers, self.stages, plan.ends, self.results)
+        self._entered = tracks
+        parts = build(plan, streamed, tracks, self._trouble)
+        self.stages: list[Stage] = parts.stages
+        self.results: Channel[Any] | None = parts.results
+        self.first: Channel[Any] = parts.first
+        self._producers: list[ProducerWorker] = parts.producers
+        self._channels: list[Channel[Any]] = parts.channels
+        self.scaling: Scaling = Scaling(plan.name, self.stages, self._start_worker)
+        self.accounts: Accounts = Accounts(self._producers, self.stages, plan.ends, self.results)
         self.errors: list[Exception] = []
         self.interrupt: BaseException | None = None  # KeyboardInterrupt or SystemExit of a handler (fault B13)
         self.breach: ConservationError | None = None
@@ -139,22 +110,6 @@ class Supervisor:
         self._ended = asyncio.Event()
         self._context = copy_context()  # consumers' workers begin with a copy of it
 
-    def _join(self) -> None:
-        """Let each stage know those it gives to."""
-        for place, (node, stage) in enumerate(zip(self.plan.nodes, self.stages, strict=True)):
-            letters = self.stages[node.failures_to] if node.failures_to is not None else None
-            results = self.results if place < self.plan.main else None
-            stage.give_to([self.stages[one] for one in node.following], letters, results)
-
-    def _first(self) -> Channel[Any]:
-        """What items are put and fed into: the queue of the first stage, if there is one only."""
-        if len(self.plan.entries) == 1:
-            return self.stages[self.plan.entries[0]].inbox
-        refusing = Channel[Any](0)
-        several = f"pipeline {self.plan.name!r} merges several first stages, so nothing can be put or fed"
-        refusing.refuse(lambda: StateError(several))
-        return refusing
-
     # -- start --------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -164,14 +119,14 @@ class Supervisor:
         _under_way.difference_update([run for run in tuple(_under_way) if run.lost_its_loop()])  # other threads' too
         _under_way.add(self)
         self._began, self._began_really = self._loop.time(), perf_counter()
-        for queue in self._queues():
+        for queue in self._channels:
             queue.check_caller()
         if len(self.plan.entries) > 1:  # then it is none of those
             self.first.check_caller()
         self._context.run(_current.set, self)
-        self.control.start(self._loop)
-        self._sources_live = len(self.producers)
-        for producer in self.producers:
+        self.scaling.start(self._loop)
+        self._sources_live = len(self._producers)
+        for producer in self._producers:
             if producer.origin.blocks:
                 from ..offload.sources import read_in_thread  # here, since most programs have no such source
 
@@ -181,9 +136,9 @@ class Supervisor:
     def _start_worker(self, stage: Stage) -> None:
         """An item has come and no worker is idle: one more starts."""
         stage.inbox.getters.spare_started(self._loop.time())
-        stage.started += 1
-        worker = ConsumerWorker(f"{stage.handler.name}-{stage.started}", stage)
-        stage.workers[worker] = None
+        stage.staff.started += 1
+        worker = ConsumerWorker(f"{stage.handler.name}-{stage.staff.started}", stage)
+        stage.staff.workers[worker] = None
         if self._starting:  # an eager task runs at once, and would start the next stage's worker inside this one
             self._live[worker] = None
             self._loop.call_soon(self._spawn, worker, self._context.copy())
@@ -200,7 +155,7 @@ class Supervisor:
         if worker.cancelled:  # in the meantime
             self._worker_ended(worker)
             return
-        work = worker.run()
+        work = consume(worker) if isinstance(worker, ConsumerWorker) else worker.run()
         try:
             worker.task = self._loop.create_task(work, name=f"asyncpc:{worker.name}", context=context)
         except BaseException as error:  # a task factory that refuses
@@ -226,7 +181,7 @@ class Supervisor:
         if self._ended.is_set() or self.first.closed:
             raise QueueShutDown("feed() after the end of its run: the item was not taken")
         self.first.enqueue(item)  # first, as an order may refuse it
-        self.books.fed += 1
+        self.accounts.fed += 1
 
     # -- stop ---------------------------------------------------------------------------------
 
@@ -237,7 +192,7 @@ class Supervisor:
             self._ended.set()
         elif not self._ended.is_set():
             self.first.check_caller()
-            self.control.stop()
+            self.scaling.stop()
             self._limit(self.plan.drain_timeout if timeout is None else timeout)
             self._end_intake()
 
@@ -246,7 +201,7 @@ class Supervisor:
         if self._ended.is_set() or self.state is State.NEW:
             self.stop()
         elif self._cancels == 0:
-            self.control.stop()
+            self.scaling.stop()
             self._limit(self.plan.drain_timeout)
             self._end_intake()
             self._cancel()
@@ -272,6 +227,7 @@ class Supervisor:
                     self.abort()
                 cancelled = error
         if cancelled is not None and first is None:
+            cancelled.report = self.report  # type: ignore[attr-defined]  # there is no other way to hand it over
             raise cancelled
 
     def lost_its_loop(self) -> bool:
@@ -288,7 +244,7 @@ class Supervisor:
             return
         self._advance(State.DRAINING)
         self.first.refuse(partial(QueueShutDown, f"pipeline {self.plan.name!r} is draining: the item was not taken"))
-        for producer in self.producers:
+        for producer in self._producers:
             self._cancel_worker(producer)
         if self._sources_live == 0:
             self._watch_for_quiet()
@@ -305,8 +261,8 @@ class Supervisor:
             return
         if self.first.inlet is not None:
             self.first.inlet.take_fed()  # by a call in a thread that has outlived its timeout
-        if all(stage.is_idle() for stage in self.stages):
-            if any(stage.flush() for stage in self.stages):
+        if all(stage.is_idle for stage in self.stages):
+            if any([stage.inbox.complete() for stage in self.stages]):
                 return  # whoever handles the last batches will come back here
             for stage in self.stages:
                 if not stage.before:
@@ -336,8 +292,8 @@ class Supervisor:
 
     def _cancel(self) -> None:
         self._cancels += 1
-        self.control.close()
-        for queue in self._queues():
+        self.scaling.close()
+        for queue in self._channels:
             queue.release_writers()
         for stage in self.stages:
             stage.inbox.drop_spares()
@@ -347,15 +303,15 @@ class Supervisor:
         self._finish_if_ended()
 
     def _cancel_worker(self, worker: Worker) -> None:
-        worker.cancelled = worker.called_off = True
+        worker.cancelled = worker.interrupted = True
         if worker.task is not None:
             worker.task.cancel()
 
     def _abandon(self) -> None:
         for worker in self._live:
             worker.abandoned = True
-        logger.error("workers that ignored two cancellations are left behind: %s", [one.name for one in self._live])
         self._finish()
+        log(ERROR, "workers that ignored two cancellations are left behind: %s", ", ".join(self._abandoned()))
 
     # -- the end of a worker ------------------------------------------------------------------
 
@@ -374,7 +330,7 @@ class Supervisor:
                 self._end_intake()
                 self._watch_for_quiet()
         else:
-            worker.stage.ended(worker)
+            worker.stage.staff.left(worker, worker.stage.counts)
             worker.stage.inbox.workers -= 1
             if worker.stage.inbox.getters.on_wait is not None:
                 self._close_if_quiet()  # one that left, as its stage has too many, may have been the last at work
@@ -396,21 +352,27 @@ class Supervisor:
             self.stop()  # what it gave is handled first (fault C13)
         elif errors:
             self._fail(worker.name)
+        self._log_failures(errors, worker.name)
 
     def _keep(self, error: BaseException, where: str) -> None:
         if not isinstance(error, Exception):
             self.interrupt = error if self.interrupt is None else self.interrupt
             return
-        annotate(error, f"in {where} of pipeline {self.plan.name!r}")
-        error.with_traceback(of_the_user(error.__traceback__))
         self.errors.append(error)
-        if self._entered:  # or else whoever waits for the run learns it at once
-            logger.error("pipeline %r failed in %s: %s", self.plan.name, where, summary(error), exc_info=error)
+        annotate(error, f"in {where} of pipeline {self.plan.name!r}")
+        from_the_user_on(error)
 
     def _trouble(self, error: Exception, where: str) -> None:
         """A callback of the user failed, in the middle of somebody else's work."""
         self._keep(error, where)
         self._fail(where)
+        self._log_failures([error], where)
+
+    def _log_failures(self, errors: list[BaseException] | list[Exception], where: str) -> None:
+        """Last, since a log can break nothing then; whoever awaits the run learns of them at once anyway."""
+        for error in errors:
+            if self._entered and isinstance(error, Exception):
+                log(ERROR, "pipeline %r failed in %s: %s", self.plan.name, where, summary(error), error=error)
 
     def _fail(self, where: str) -> None:
         """The first failure stops the run: siblings are cancelled, callers in ``put`` are told (invariant 7)."""
@@ -430,8 +392,8 @@ class Supervisor:
                 inbox.close()
             if inbox.closed and len(inbox.items) == 0:
                 inbox.drop_spares()
-                while stage.opening:  # nobody needs their resources any more
-                    worker = stage.opening.pop()
+                while stage.staff.opening:  # nobody needs their resources any more
+                    worker = stage.staff.opening.pop()
                     if not worker.cancelled:
                         inbox.end_told_otherwise()
                         self._cancel_worker(worker)
@@ -445,10 +407,10 @@ class Supervisor:
             self._finish()
 
     def _finish(self) -> None:
-        self.control.close()
+        self.scaling.close()
         if self._deadline is not None:
             self._deadline.cancel()
-        for queue in self._queues():  # first, or a thread could feed what no report tells of
+        for queue in self._channels:  # first, or a thread could feed what no report tells of
             queue.close()  # an abandoned worker that comes back finds END
         try:
             self._conclude()
@@ -458,34 +420,29 @@ class Supervisor:
         finally:
             self._ended.set()
             _under_way.discard(self)
+        if self.report is not None and self.report.left:
+            left = ", ".join([f"{stage} {count}" for stage, count in self.report.left_by_stage().items()])
+            log(WARNING, "pipeline %r left items unfinished: %s", self.plan.name, left)
 
     def _conclude(self) -> None:
         """Write the report; what is left is told, and let go."""
         for stage in self.stages:
-            stage.release()
-        left, abandoned = self.books.left(), self._abandoned()
+            if stage.window is not None:
+                stage.window.release()
+        left, abandoned = self.accounts.left(), self._abandoned()
         if self.state is not State.FAILED:
             unclean = left or abandoned or self.errors or self.interrupt
             self._advance(State.FAILED if unclean else State.CLOSED)
         self.report = Report(self.statistics(), left, abandoned)
-        self.breach = self.books.breach(self.report.statistics)
-        if left:
-            logger.warning("pipeline %r left items unfinished: %s", self.plan.name, self.report.left_by_stage())
-        if self.books.asked:
-            self._disappoint()
+        self.breach = self.accounts.breach(self.report.statistics)
         for stage in self.stages:
+            if self.accounts.tracked:
+                release_all(self.accounts.items_of(stage))
             stage.inbox.items.clear()
-
-    def _disappoint(self) -> None:
-        """Tell those who asked for a result that will not come."""
-        for stage in self.stages:
-            for item in (*stage.in_flight, *stage.inbox.items):
-                if type(item) is Asked:
-                    item.fail(QueueShutDown(f"pipeline {self.plan.name!r} ended before it came to this item"))
 
     def report_so_far(self) -> Report:
         """The report as it would be now: what is in queues and hands counts as unfinished."""
-        return Report(self.statistics(), self.books.left(), self._abandoned())
+        return Report(self.statistics(), self.accounts.left(), self._abandoned())
 
     def _abandoned(self) -> tuple[str, ...]:
         if not self._live and not self._left_behind:
@@ -511,16 +468,13 @@ class Supervisor:
             return self.report.statistics
         now = self._loop.time()
         elapsed = max(now - self._began, perf_counter() - self._began_really)  # uvloop's clock has steps of 1 ms
-        return self.books.statistics(self.state.value, elapsed, now)
-
-    def _queues(self) -> list[Channel[Any]]:
-        return [*(stage.inbox for stage in self.stages), *([self.results] if self.results is not None else [])]
+        return self.accounts.statistics(self.state.value, elapsed, now)
 
     def _advance(self, state: State) -> None:
         if state not in ADVANCES[self.state]:
             raise StateError(f"pipeline {self.plan.name!r} is {self.state.value}; it cannot become {state.value}")
-        logger.debug("pipeline %r: %s -> %s", self.plan.name, self.state, state)
-        self.state = state
+        before, self.state = self.state, state
+        log(DEBUG, "pipeline %r: %s -> %s", self.plan.name, before, state)
 
 
 def _delivered_again(error: asyncio.CancelledError, before: asyncio.CancelledError) -> bool:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial, reduce
+from functools import reduce
 
-from ..core.plan import Node, Plan
+from ..checks import qualified_name
+from ..core.plan import Plan
 from ..wording import escaped
 
 __all__ = ["draw", "meetings", "mermaid"]
@@ -226,40 +227,12 @@ def _notes(plan: Plan) -> Iterator[str]:
         if handler.generates and handler.branches is None:
             yield f"{handler.name}: gives any number of items per item"
         if handler.context is not None:
-            yield f"{handler.name}: {escaped(_called(handler.context))} is opened once per worker"
-        if options := ", ".join(_options(plan, node)):
-            yield f"{handler.name}: {options}"
-
-
-def _options(plan: Plan, node: Node) -> Iterator[str]:
-    """What else the stage was asked for, in words."""
-    handler = node.handler
-    if handler.adaptive is not None:
-        yield f"up to {handler.adaptive.max} workers while calls take at most {handler.adaptive.target:g} s"
-    if handler.batch is not None:
-        within = f" or after {handler.batch.within:g} s" if handler.batch.within is not None else ""
-        yield f"batches of {handler.batch.size:g}{within}"
-    if handler.ordered:
-        yield "values leave in order"
-    for name in "key", "priority":
-        if (function := getattr(handler, name)) is not None:
-            yield f"{name} {escaped(_called(function))}"
-    if handler.retry is not None:
-        yield f"{handler.retry.attempts} attempts"
-    if handler.timeout is not None:
-        yield f"at most {handler.timeout:g} s a call"
-    if handler.rate is not None:
-        yield f"at most {handler.rate.n:g} calls in {handler.rate.per:g} s"
-    if handler.breaker is not None:
-        yield f"rests {handler.breaker.reset_after:g} s after {handler.breaker.failures} failures in a row"
-    if node.failures_to is not None:
-        yield f"what fails goes to {plan.nodes[node.failures_to].handler.name}"
-    elif handler.on_error == "skip":
-        yield "skips what fails"
-    elif handler.on_error != "stop":
-        yield f"what fails goes to {escaped(_called(handler.on_error))}"
-    if handler.overflow != "wait":
-        yield f"{handler.overflow.replace('drop_', 'drops the ').replace('raise', 'raises')} when full"
+            yield f"{handler.name}: {escaped(qualified_name(handler.context))} is opened once per worker"
+        told = [words for option in handler.options if (words := option.words())]
+        if node.failures_to is not None:
+            told.append(f"what fails goes to {plan.nodes[node.failures_to].handler.name}")
+        if told:
+            yield f"{handler.name}: {', '.join(told)}"
 
 
 def _sources(plan: Plan, place: int) -> list[str]:
@@ -273,13 +246,6 @@ def _stage(plan: Plan, place: int) -> str:
 
 def _queue(plan: Plan, place: int) -> str:
     return f"[{plan.bound(plan.nodes[place].handler) or '∞'}]"
-
-
-def _called(thing: object) -> str:
-    """What a function or object is called: never its repr, which may tell what it holds."""
-    while isinstance(thing, partial):
-        thing = thing.func
-    return str(getattr(thing, "__qualname__", type(thing).__qualname__))
 
 
 def _width(text: str) -> int:

@@ -6,7 +6,7 @@ import math
 import os
 from typing import Final, NamedTuple
 
-from ..graph.definitions import Handler
+from ..core.plan import Handler
 
 __all__ = ["Measurement", "Profile", "Record", "verdict"]
 
@@ -19,8 +19,8 @@ WORTH: Final = 1.25
 BUSY: Final = 0.6
 """The share of one processor from which on a stage is taken to be bound by it; other programs need some as well."""
 
-NEAR: Final = 0.8
-"""The share of its rate from which on a stage is taken to be bound by that."""
+HELD_BACK: Final = 0.5
+"""The share of its workers' time from which on a stage is taken to be bound by what holds its calls back."""
 
 
 class Record(NamedTuple):
@@ -58,6 +58,8 @@ class Measurement(NamedTuple):
     """Processors that this process kept busy meanwhile."""
     held: float
     """Share of the time in which its calls let nothing else run."""
+    held_back: tuple[str, float] = ("", 0.0)
+    """What held its calls back most, such as its rate, and for which share of its workers' time."""
 
 
 class Profile(NamedTuple):
@@ -163,9 +165,9 @@ def _then(limit: Profile, others: list[tuple[float, str]]) -> str:
 def _bound(limit: Profile) -> str:
     """What holds a stage up that more workers do not help."""
     handler, present = limit.handler, limit.present
-    rate = handler.rate
-    if rate is not None and rate.key is None and _calls_a_second(handler, present) >= NEAR * rate.n / rate.per:
-        return f"it is bound by its rate, {rate.n:g} calls in {rate.per:g} s"
+    why, share = present.held_back
+    if share >= HELD_BACK:
+        return f"it is bound by {why}"
     if handler.run_in == "process":
         return f"its processes share {os.cpu_count()} processors, or wait for one and the same thing"
     if present.busy >= BUSY:
@@ -174,13 +176,9 @@ def _bound(limit: Profile) -> str:
         return f"it is bound by the processor{cure}"
     if present.held >= BUSY:
         return "its calls hold up the event loop; written without 'async', they are made in threads"
-    if handler.key is not None:
+    if "key" in handler.kept_by:
         return "its key= lets items of one key be handled one at a time"
     return "its calls wait for one and the same thing: a lock, a server, a rate elsewhere"
-
-
-def _calls_a_second(handler: Handler, one: Measurement) -> float:
-    return one.rate if handler.batch is None or handler.batch.weigh else one.rate / handler.batch.size
 
 
 def _items(count: int) -> str:

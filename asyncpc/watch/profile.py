@@ -21,16 +21,18 @@ from itertools import cycle, islice
 from time import perf_counter, process_time
 from typing import Any, Final, NamedTuple
 
-from ..graph.definitions import Handler, Origin, define_handler
-from ..offload.handlers import with_crews
+from ..core.plan import Handler, Node, Origin, Plan
 from ..errors import DefinitionError, DrainTimeout, PipelineError
-from .findings import Measurement, Profile, Record
-from ..graph.pipeline import Consumer, Pipeline, Source
-from ..core.plan import Layout, Node, Plan
-from ..options.retry import Failure
+from ..graph.definitions import define_handler
+from ..graph.layout import Layout
+from ..graph.pipeline import Consumer, Pipeline, Source, complete_beside, plan_of
+from ..offload.handlers import with_crews
+from ..options.failures import Failure, Failures
+from ..options.overflow import Overflowing
 from ..run.report import StageStatistics
-from ..run.running import Running
+from ..run.running import Running, opening
 from ..wording import described
+from .findings import Measurement, Profile, Record
 
 __all__ = ["profile"]
 
@@ -66,7 +68,7 @@ def profile(pipeline: Pipeline[Any, Any], items: int = 200, seconds: float = 10.
     is no error: its ``trouble`` says why. A route or broadcast is not measured; it has a profile if items failed there.
     *Cancel safety*: the run under way is cancelled, and nothing is left running.
     """
-    plan = pipeline._plan
+    plan = plan_of(pipeline)
     if not plan.origins:
         raise DefinitionError(f"pipeline {plan.name!r} has no source, so there is nothing to record")
     with_crews(plan)  # so that what cannot run is refused at once
@@ -87,8 +89,7 @@ async def _profiles(plan: Plan, most: int, seconds: float) -> AsyncIterator[Reco
             if found.refused:
                 yield found
         else:
-            if handler.adaptive is not None:
-                handler = handler._replace(concurrency=handler.adaptive.max, adaptive=None)
+            handler = handler._replace(concurrency=handler.most_concurrency)
             feeds = plan.entries == (place,)
             found, values, gives = await _profile(plan, handler, inputs[place], most, shares[place], feeds=feeds)
             yield found
@@ -186,7 +187,10 @@ async def _measure(plan: Plan, handler: Handler, inputs: list[Any], room: int) -
     p50, p99, failed = best.stage.latency_p50, best.stage.latency_p99, best.stage.failed
     calls = sum(trial.calls for trial in trials)
     held = best.stage.loop_held / best.seconds if best.seconds > 0 else 0.0
-    return Measurement(handler.concurrency, best.rate, p50, p99, failed, calls, best.busy, held), trials[-1].trouble
+    why, seconds = max(best.stage.held_back, key=lambda one: one[1], default=("", 0.0))
+    held_back = why, seconds / (best.seconds * handler.concurrency) if best.seconds > 0 else 0.0
+    found = Measurement(handler.concurrency, best.rate, p50, p99, failed, calls, best.busy, held, held_back)
+    return found, trials[-1].trouble
 
 
 class _Given(NamedTuple):
@@ -200,12 +204,10 @@ class _Trial:
 
     def __init__(self, plan: Plan, handler: Handler, inputs: list[Any], room: int) -> None:
         bound = plan.bound(handler)
-        if not (handler.batch or handler.key or handler.priority):  # those choose from what their queue holds
+        if not handler.kept_by:  # those choose from what their queue holds
             bound = min(bound or room, room)  # or all that is queued must be waited for at the end
         self.failures: list[Failure] = []
-        self.handler: Handler = handler._replace(
-            maxsize=bound, on_error="skip", max_failures=None, overflow="wait", on_drop=None
-        )
+        self.handler: Handler = _with_failures(handler._replace(maxsize=bound), "skip")
         self.plan = plan
         self.inputs = inputs
         self.values: list[Any] = []
@@ -215,7 +217,7 @@ class _Trial:
         self.busy: float = 0.0
         self._running: Running[Any, Any]
         self._rounds = ROUNDS
-        self._warm = handler.concurrency if handler.run_in == "process" and not handler.batch else 0
+        self._warm = handler.concurrency if handler.run_in == "process" and not handler.takes_lists else 0
         self._until = math.inf  # loop time after which nothing new begins
         self._settled_before = 0
 
@@ -238,8 +240,7 @@ class _Trial:
     def calls(self) -> int:
         """About how often the handler was called."""
         items = self.stage.done + self.stage.failed + self.stage.in_flight
-        batch = self.handler.batch
-        size = 1 if batch is None or batch.weigh else min(batch.size, max(1, items))
+        size = min(self.handler.items_per_call, max(1, items))
         return math.ceil(items / size) + self.stage.retried
 
     async def run(self, keep: int = 0, *, feeds: bool = False) -> None:
@@ -249,7 +250,7 @@ class _Trial:
         """
         if keep:
             self._rounds = 0
-            self.handler = self.handler._replace(on_error=self._keep_failure)
+            self.handler = _with_failures(self.handler, self._keep_failure)
         stages = [self._intake(keep if feeds else 0), self.handler, *([self._keeper(keep)] if keep else [])]
         parts: list[Any] = [
             Source(Layout((Origin("recorded", self._given),))),
@@ -257,7 +258,7 @@ class _Trial:
         ]
         trial = Pipeline[Any, Any](*parts, maxsize=self.plan.default_bound, drain_timeout=LONGEST, name=self.plan.name)
         try:
-            report = await trial._complete(self._beside)
+            report = await complete_beside(trial, self._beside)
         except PipelineError as error:
             report = error.report
             self.trouble = _trouble(error)
@@ -279,8 +280,7 @@ class _Trial:
 
     def _given(self) -> Iterator[_Given]:
         """The input, more than once if there is too little to keep the workers busy."""
-        batch = self.handler.batch
-        size = 1 if batch is None or batch.weigh else math.ceil(batch.size)
+        size = self.handler.items_per_call
         count = max(len(self.inputs), self._rounds * self.handler.concurrency * size + self._warm)
         return map(_Given, islice(cycle(list(self.inputs)), count))
 
@@ -319,7 +319,7 @@ class _Trial:
                 self._settled_before = now.done + now.failed
 
         await asyncio.sleep(0)  # in an eager task, the run is not known yet
-        await _when(lambda: not self._running._run.stages[1].opening)
+        await _when(lambda: not opening(self._running, 1))
         try:
             yield begin
         finally:
@@ -341,6 +341,13 @@ class _Trial:
     def _keep_failure(self, failure: Failure) -> None:
         if not self.failures:
             self.failures.append(failure)
+
+
+def _with_failures(handler: Handler, on_error: Any) -> Handler:
+    """The handler with another policy for failures, whose queue drops nothing and whose concurrency stays as it is."""
+    options = [one for one in handler.options if not isinstance(one, (Failures, Overflowing))]
+    own = handler.concurrency
+    return handler._replace(options=(*options, Failures(on_error, None)), dead_letters=None, most_concurrency=own)
 
 
 async def _when(ready: Callable[[], bool]) -> None:

@@ -166,7 +166,7 @@ def _total(plan: Plan) -> int | None:
 
 def _progress_text(plan: Plan, now: Statistics) -> str:
     """Items done, rate, and the fullest queue: ``1,234 done · 567/s · fetch queue 100/128``."""
-    queues = [(stage, plan.bound(handler)) for handler, stage in zip(plan.handlers, now.stages, strict=True)]
+    queues = [(stage, plan.bound(node.handler)) for node, stage in zip(plan.nodes, now.stages, strict=True)]
     stage, most = max(queues, key=lambda queue: (queue[0].queued / queue[1] if queue[1] else 0.0, queue[0].queued))
     queue = f"{stage.queued:,}/{most:,}" if most else f"{stage.queued:,}"
     failed = f" · {now.failed:,} failed" if now.failed else ""

@@ -1,0 +1,111 @@
+"""The loop of a producer's worker: it asks a source for its next item while there is room for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator
+from time import perf_counter
+from typing import Any
+
+from .channel import Channel
+from .plan import Origin
+from .stage import Worker
+from .waiting import TIME_SLICE, checkpoint
+from .worker import RUNS
+
+__all__ = ["ProducerWorker"]
+
+LONGEST = sum(map(len, RUNS))
+
+
+class ProducerWorker(Worker):
+    """The one worker of a source."""
+
+    __slots__ = ("origin", "outbox", "produced", "recent", "restarts")
+
+    def __init__(self, name: str, origin: Origin, outbox: Channel[Any]) -> None:
+        super().__init__(name)
+        self.origin: Origin = origin
+        self.outbox: Channel[Any] = outbox
+        self.produced: int = 0
+        self.restarts: int = 0
+        self.recent: deque[float] = deque()  # loop times of the restarts that still count
+
+    async def run(self) -> None:
+        """Give items until the source ends; start it again as its ``restart`` allows.
+
+        *Cancel safety*: an item that waited for room is left in the queue, and the source is closed here, in the task
+        that iterated it (fault B10).
+        """
+        self.task = asyncio.current_task()  # an eager task runs before the one who made it knows it
+        try:
+            while not self.completed:
+                try:
+                    await self._produce()
+                    self.completed = True
+                except Exception as error:
+                    await self._before_restart(error)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self.failed_with(error)
+
+    async def _produce(self) -> None:
+        outbox = self.outbox
+        items, append, getters, clock = outbox.items, outbox.items.append, outbox.getters, perf_counter
+        await outbox.wait_for_room()
+        iterator = self.origin.iterate()
+        produced = self.produced
+        budget_ends, until, step, next_look = produced + LONGEST, clock() + TIME_SLICE, 1, produced + 1
+        try:
+            async for item in iterator:
+                if len(items) >= outbox.mark:
+                    if outbox.may_enqueue():
+                        outbox.enqueue(item)
+                    else:
+                        await self._put_waiting(item)
+                    produced += 1
+                    self.produced = produced
+                    await outbox.wait_for_room()  # the source is not asked while the queue is full
+                    if self.cancelled:  # the source swallowed it (fault B4)
+                        raise asyncio.CancelledError
+                else:
+                    append(item)
+                    produced += 1
+                    self.produced = produced
+                    if getters and not getters.waking:
+                        getters.wake()
+                if produced >= next_look or self.cancelled:
+                    if self.cancelled:  # as above
+                        raise asyncio.CancelledError
+                    step = min(2 * step, len(RUNS[-1]))
+                    if produced >= budget_ends or clock() > until:  # invariant 10
+                        await checkpoint()
+                        budget_ends, until, step = produced + LONGEST, clock() + TIME_SLICE, 1
+                    next_look = produced + step
+        finally:
+            if isinstance(iterator, AsyncGenerator):
+                await iterator.aclose()
+
+    async def _put_waiting(self, item: Any) -> None:
+        """Put ``item`` when there is room. Raises what refuses it; if it is cancelled, the item is in the queue."""
+        try:
+            await self.outbox.put_or_leave(item)
+        except asyncio.CancelledError:
+            self.produced += 1
+            raise
+
+    async def _before_restart(self, error: Exception) -> None:
+        """Wait before a restart; raises ``error`` if no more are allowed (fault C5)."""
+        restart = self.origin.restart
+        now = asyncio.get_running_loop().time()
+        if restart is None or self.cancelled:
+            raise error
+        while self.recent and now - self.recent[0] >= restart.within:
+            self.recent.popleft()
+        if len(self.recent) >= restart.times:
+            raise error
+        self.recent.append(now)
+        self.restarts += 1
+        await asyncio.sleep(restart.backoff(len(self.recent)))

@@ -1,0 +1,144 @@
+"""``Tracked``: an item that somebody waits for, on its way through the stages with a ticket.
+
+A ticket counts the values that are under way of what was made of one item (:class:`~asyncpc.core.seams.Ticket`):
+
+- a stage that gives one value passes on the same ticket; one that gives none settles it;
+- a generator holds it once for each value, and settles it when it has ended; a broadcast to *k* branches holds it *k* - 1
+  times more; of a batch each result travels with the ticket of its own item, and what a generating batch gives, with the
+  tickets of all its items;
+- what a policy gives up has failed, unless it goes to a stage that is told of failures: then the ticket goes with it;
+- at the end of a run, or of its worker, what is left is released.
+
+Only runs that can have tickets look at them (``stage.run.tracks``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
+
+from .seams import Call, Ticket
+
+__all__ = ["CallTicket", "JointTicket", "Tracked", "fail_all", "plain", "release_all", "tracking"]
+
+
+class Tracked:
+    """An item with the ticket of whoever waits for what is made of it."""
+
+    __slots__ = ("item", "ticket")
+
+    def __init__(self, item: Any, ticket: Ticket) -> None:
+        self.item: Any = item
+        self.ticket: Ticket = ticket
+
+
+def plain(item: Any) -> Any:
+    """The user's item."""
+    return item.item if type(item) is Tracked else item
+
+
+def fail_all(items: Iterable[Any], error: BaseException) -> None:
+    """Tell whoever waits for one of these that its worker has failed."""
+    for item in items:
+        if type(item) is Tracked:
+            if isinstance(error, Exception):
+                item.ticket.fail(error)
+            else:  # KeyboardInterrupt and its like are for whoever waits for the run
+                item.ticket.release()
+
+
+def release_all(items: Iterable[Any]) -> None:
+    """Tell whoever waits for one of these that nothing comes of it."""
+    for item in items:
+        if type(item) is Tracked:
+            item.ticket.release()
+
+
+class CallTicket:
+    """The ticket of a caller who waits for the one result of an item."""
+
+    __slots__ = ("_future", "_lost")
+
+    answers = True
+
+    def __init__(self, future: asyncio.Future[Any], lost: Callable[[], Exception]) -> None:
+        """What ``lost`` makes is raised for the caller if the run ends before it comes to the item."""
+        self._future = future
+        self._lost = lost
+
+    def hold(self, more: int = 1) -> None:
+        """Nothing: stages that give several values cannot be called."""
+
+    def settle(self, value: Any = None) -> None:
+        """Give the caller the result, unless it has gone."""
+        if not self._future.done():
+            self._future.set_result(value)
+
+    def fail(self, error: BaseException) -> None:
+        """Give the caller the error, unless it has gone."""
+        if not self._future.done():
+            self._future.set_exception(error)
+
+    def release(self) -> None:
+        """Tell the caller that no result comes."""
+        self.fail(self._lost())
+
+
+class JointTicket:
+    """The tickets of several items, for values that were made of all of them together."""
+
+    __slots__ = ("_tickets",)
+
+    answers = False
+
+    def __init__(self, tickets: Sequence[Ticket]) -> None:
+        self._tickets = tickets
+
+    def hold(self, more: int = 1) -> None:
+        """Hold each."""
+        for ticket in self._tickets:
+            ticket.hold(more)
+
+    def settle(self, value: Any = None) -> None:
+        """Settle each."""
+        for ticket in self._tickets:
+            ticket.settle(value)
+
+    def fail(self, error: BaseException) -> None:
+        """Fail each."""
+        for ticket in self._tickets:
+            ticket.fail(error)
+
+    def release(self) -> None:
+        """Release each."""
+        for ticket in self._tickets:
+            ticket.release()
+
+
+def tracking(call: Call, worker: Any) -> Call:
+    """``call`` for runs that can have tickets: it gets the user's item, and its value travels on with the ticket."""
+    stage = worker.stage
+    is_last = stage.handler.branches is None and stage.outlets[0].channel is None
+
+    def begin(item: Any) -> Awaitable[Any]:
+        return call_tracked(item) if type(item) is Tracked else call(item)
+
+    async def call_tracked(item: Tracked) -> Any:
+        worker.ticket = ticket = item.ticket
+        try:
+            value = await call(item.item)
+        finally:
+            worker.ticket = None
+        if stage.handler.generates and stage.handler.branches is None:
+            if isinstance(value, list):  # collected, to leave in order
+                ticket.hold(len(value))
+                value = [Tracked(one, ticket) for one in value]
+            ticket.settle()  # what it gave has held the ticket for itself
+            return value
+        if not is_last:
+            return Tracked(value, ticket)
+        ticket.settle(value)
+        return None
+
+    return begin

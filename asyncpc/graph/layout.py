@@ -1,0 +1,117 @@
+"""Definitions joined into an acyclic graph, by pure functions of frozen values.
+
+A :class:`Layout` is what has been joined so far; its ends are open. :func:`complete` makes a plan of it: with names that
+differ, numbers that hold for all, and a stage for each consumer that is told of failures.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from typing import Final, NamedTuple, TypeVar
+
+from ..core.plan import Handler, Node, Origin, Plan
+
+__all__ = ["Layout", "beside", "branching", "complete"]
+
+DRAIN_TIMEOUT: Final = 30.0
+"""Seconds a drain may take by default: what Kubernetes grants a pod between SIGTERM and SIGKILL."""
+
+
+class Layout(NamedTuple):
+    """Sources and stages as far as they are joined. What gives to nothing yet is an open end."""
+
+    origins: tuple[Origin, ...] = ()
+    nodes: tuple[Node, ...] = ()
+    """Each before those it gives to."""
+    drain_timeout: float | None = None
+    """Seconds a drain may take, if a part of it says so."""
+
+    def bounded(self, maxsize: int) -> Layout:
+        """The same, where queues hold ``maxsize`` items unless their stages say otherwise; to be joined with more."""
+        nodes = [node._replace(handler=node.handler._replace(maxsize=node.handler.bound(maxsize))) for node in self.nodes]
+        return self._replace(nodes=tuple(nodes))
+
+    def then(self, following: Layout) -> Layout:
+        """This, and ``following``: all open ends give to its first stage."""
+        first = len(self.nodes)
+        origins = [one._replace(into=first) if one.into is None else one for one in self.origins]
+        nodes = [node if node.following else node._replace(following=(first,)) for node in self.nodes]
+        drain_timeout = _first_said(self, following)
+        return Layout(tuple(origins), (*nodes, *(node.moved(first) for node in following.nodes)), drain_timeout)
+
+
+def beside(layouts: Sequence[Layout], before: int = 0) -> Layout:
+    """The layouts side by side, behind ``before`` other stages; their ends stay open."""
+    origins: list[Origin] = []
+    nodes: list[Node] = []
+    for layout in layouts:
+        by = before + len(nodes)
+        origins += [one if one.into is None else one._replace(into=one.into + by) for one in layout.origins]
+        nodes += [node.moved(by) for node in layout.nodes]
+    return Layout(tuple(origins), tuple(nodes), _first_said(*layouts))
+
+
+def branching(handler: Handler, branches: Sequence[Layout]) -> Layout:
+    """A stage, and the branches it gives to."""
+    firsts = accumulate([len(branch.nodes) for branch in branches[:-1]], initial=1)
+    inside = beside(branches, 1)
+    return inside._replace(nodes=(Node(handler, tuple(firsts)), *inside.nodes))
+
+
+def _first_said(*layouts: Layout) -> float | None:
+    return next((one.drain_timeout for one in layouts if one.drain_timeout is not None), None)
+
+
+def complete(name: str, layout: Layout, maxsize: int | None) -> Plan:
+    """The plan of a layout: with a stage for each consumer that is told of failures, and names that differ."""
+    nodes, told = layout.nodes, _told_of_failures(layout.nodes)
+    place = {id(handler): len(nodes) + at for at, handler in enumerate(told)}
+    every = [node._replace(failures_to=place.get(id(node.handler.dead_letters))) for node in (*nodes, *map(Node, told))]
+    named = _unique([node.handler for node in every])
+    return Plan(
+        name=name,
+        origins=_unique(layout.origins),
+        nodes=tuple([node._replace(handler=handler) for node, handler in zip(every, named, strict=True)]),
+        main=len(nodes),
+        entries=tuple(sorted({origin.into or 0 for origin in layout.origins})) or (0,),
+        ends=tuple([place for place, node in enumerate(nodes) if not node.following]),
+        shared=_shared(layout.origins, every),
+        maxsize=maxsize,
+        drain_timeout=DRAIN_TIMEOUT if layout.drain_timeout is None else layout.drain_timeout,
+    )
+
+
+def _shared(origins: Sequence[Origin], nodes: Sequence[Node]) -> tuple[int, ...]:
+    """The places that are given to more than once."""
+    given = Counter([origin.into or 0 for origin in origins])
+    for node in nodes:
+        given.update(node.following)
+        given.update([] if node.failures_to is None else [node.failures_to])
+    return tuple(sorted([place for place, times in given.items() if times > 1]))
+
+
+def _told_of_failures(nodes: Sequence[Node]) -> list[Handler]:
+    """The consumers that ``on_error`` names, each once, and behind all that tell it."""
+    told: list[Handler] = []
+    for node in nodes:
+        handler = node.handler
+        while handler.dead_letters is not None:
+            handler = handler.dead_letters
+            told = [*(one for one in told if one is not handler), handler]
+    return told
+
+
+Named = TypeVar("Named", Origin, Handler)
+
+
+def _unique(parts: Iterable[Named]) -> tuple[Named, ...]:
+    """The parts with names that differ, so that a report can tell them apart: a, a#2, a#3."""
+    named: dict[str, Named] = {}
+    for part in parts:
+        name, number = part.name, 2
+        while name in named:
+            name, number = f"{part.name}#{number}", number + 1
+        named[name] = part._replace(name=name)
+    return tuple(named.values())

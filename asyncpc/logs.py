@@ -1,0 +1,28 @@
+"""The log ``asyncpc``, which can break nothing: whatever a log handler raises, a run goes on."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from logging import DEBUG, ERROR, WARNING
+from typing import Any, Final
+
+from .wording import traceback_of
+
+__all__ = ["DEBUG", "ERROR", "WARNING", "log"]
+
+_logger: Final = logging.getLogger("asyncpc")
+_logger.addHandler(logging.NullHandler())
+
+
+def log(level: int, message: str, *args: Any, error: BaseException | None = None) -> None:
+    """Log ``message``, and the traceback of ``error``; what a handler or filter of the user's raises is dropped."""
+    with suppress(Exception):
+        if not _logger.isEnabledFor(level):
+            return
+        file, line, function, _ = _logger.findCaller(stacklevel=2)
+        exc_info = None if error is None else (type(error), error, error.__traceback__)
+        record = _logger.makeRecord(_logger.name, level, file, line, message, args, exc_info, function)
+        if error is not None:
+            record.exc_text = traceback_of(error).rstrip()  # or a formatter would show the passwords in it (fault F7)
+        _logger.handle(record)

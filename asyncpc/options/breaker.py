@@ -1,0 +1,114 @@
+"""``breaker=``: a stage whose calls fail in a row rests for a while."""
+
+from __future__ import annotations
+
+import asyncio
+from math import inf
+from typing import Any, NamedTuple
+
+from ..checks import at_least_1, is_positive
+from ..core.emit import Refused
+from ..core.plan import Handler
+from ..core.seams import Call
+from ..core.stage import ConsumerWorker, Stage
+from ..errors import DefinitionError, RetryLater
+
+__all__ = ["Breaker", "Breaking"]
+
+
+class Breaker(NamedTuple):
+    """After ``failures`` failed calls in a row a stage rests for ``reset_after`` seconds, then tries with one item.
+
+    If that fails too it rests again. A circuit breaker as in Michael Nygard, *Release It!*, 2007.
+    """
+
+    failures: int
+    """Calls in a row."""
+    reset_after: float
+    """Seconds."""
+
+
+class Breaking(NamedTuple):
+    """The option."""
+
+    policy: Breaker
+
+    arguments = ("breaker",)
+
+    @classmethod
+    def made_from(cls, where: str, breaker: Any = None) -> Breaking | None:
+        """Take a :class:`Breaker`."""
+        return None if breaker is None else cls(breaker)
+
+    def check(self, where: str, handler: Handler) -> Handler:
+        """A number of failures and a time to rest."""
+        breaker = self.policy
+        if not isinstance(breaker, Breaker):
+            raise DefinitionError(f"{where}: breaker={breaker!r} must be Breaker(failures, reset_after)")
+        at_least_1(where, "Breaker failures", breaker.failures)
+        if not is_positive(breaker.reset_after):
+            raise DefinitionError(f"{where}: {breaker!r}: reset_after must be more than 0 seconds")
+        return handler
+
+    def install(self, stage: Stage) -> None:
+        """Let all places of the consumer rest together."""
+        circuit = stage.run.machines.setdefault(id(self), Circuit(self.policy))
+        stage.wraps.append(circuit.guard)
+
+    def words(self) -> str:
+        """When it rests, and for how long."""
+        return f"rests {self.policy.reset_after:g} s after {self.policy.failures} failures in a row"
+
+
+class Circuit:
+    """Closed while calls succeed, open after too many failures in a row, tried with one call at a time."""
+
+    __slots__ = ("_breaker", "_failures", "_open_until", "_tried")
+
+    def __init__(self, breaker: Breaker) -> None:
+        self._breaker = breaker
+        self._failures = 0
+        self._open_until = -inf
+        self._tried: asyncio.Event | None = None  # set when the call that tries has ended
+
+    def guard(self, call: Call, worker: ConsumerWorker) -> Call:
+        """``call``, which waits while the circuit is open."""
+        stage = worker.stage
+
+        async def guarded(item: Any) -> Any:
+            tries = False
+            if self._failures >= self._breaker.failures:
+                tries = await self._let_through(stage)
+            try:
+                value = await call(item)
+            except (RetryLater, Refused):  # neither is a failure of the call
+                raise
+            except Exception:
+                self._failures += 1
+                if self._failures >= self._breaker.failures:
+                    self._open_until = asyncio.get_running_loop().time() + self._breaker.reset_after
+                raise
+            else:
+                if tries or self._failures < self._breaker.failures:  # else it began before the circuit opened
+                    self._failures = 0
+                return value
+            finally:
+                if tries:
+                    assert self._tried is not None
+                    self._tried.set()
+                    self._tried = None
+
+        return guarded
+
+    async def _let_through(self, stage: Stage) -> bool:
+        """Wait until the circuit is closed (False), or until it is the caller's turn to try (True)."""
+        loop = asyncio.get_running_loop()
+        while self._failures >= self._breaker.failures:
+            if self._tried is not None:
+                await stage.hold_back("its breaker", self._tried.wait())
+            elif (rest := self._open_until - loop.time()) > 0:
+                await stage.hold_back("its breaker", asyncio.sleep(rest))
+            else:
+                self._tried = asyncio.Event()
+                return True
+        return False

@@ -1,0 +1,132 @@
+"""``ordered=``: values leave a stage in the order its items came in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable
+from typing import Any, Final, NamedTuple
+
+from ..core.emit import emit, leave
+from ..core.plan import Handler
+from ..core.seams import Call
+from ..core.stage import DONE, ConsumerWorker, Stage
+from ..core.waiting import Budget, WaitQueue
+from ..core.worker import attempt
+from ..errors import DefinitionError
+
+__all__ = ["Ordered"]
+
+LONGEST: Final = 128
+"""Items that may wait behind a slow one; whoever is further ahead waits with the next item."""
+
+
+class Ordered(NamedTuple):
+    """The option."""
+
+    arguments = ("ordered",)
+
+    @classmethod
+    def made_from(cls, where: str, ordered: Any = False) -> Ordered | None:
+        """Take True or False."""
+        if not isinstance(ordered, bool):
+            raise DefinitionError(f"{where}: ordered={ordered!r} must be True or False")
+        return cls() if ordered else None
+
+    def check(self, where: str, handler: Handler) -> Handler:
+        """Nothing beside it may change the order."""
+        if handler.kept_by:
+            raise DefinitionError(
+                f"{where}: ordered=True keeps the order of items, which batch, key and priority change"
+            )
+        return handler
+
+    def install(self, stage: Stage) -> None:
+        """Let values wait for those of earlier items."""
+        stage.window = OrderWindow()
+
+    def words(self) -> str:
+        """What it does."""
+        return "values leave in order"
+
+
+class OrderWindow:
+    """Lets the values of a stage leave in the order its items were taken.
+
+    A worker that has finished before its turn leaves its values here and takes the next item, so that a slow item keeps
+    nobody idle.
+    """
+
+    __slots__ = ("_emitting", "_finished", "_next", "_places", "_stage", "_too_far_ahead")
+
+    def __init__(self) -> None:
+        self._places = 0  # given so far
+        self._next = 0  # the place whose values leave next
+        self._finished: dict[int, tuple[Any, deque[Any]]] = {}  # by place, an item and its values
+        self._emitting = False  # whether a worker emits values
+        self._too_far_ahead = WaitQueue(lambda: None)  # as all are woken, nothing is to be passed on
+        self._stage: Stage
+
+    def connect(self, stage: Stage) -> None:
+        """Be of no use where nobody sees the order."""
+        self._stage = stage
+        if stage.outlets[0].channel is None:
+            stage.window = None
+
+    def in_order(self, call: Call, worker: ConsumerWorker) -> Call:
+        """``call``, whose values leave in order."""
+
+        def begin(item: Any) -> Awaitable[Any]:
+            self._places += 1
+            return self._handle(worker, item, call, self._places - 1)  # the place of the moment it was taken
+
+        return begin
+
+    async def _handle(self, worker: ConsumerWorker, item: Any, call: Call, place: int) -> Any:
+        value = await attempt(worker, item, call)
+        values: list[Any] = [] if value is DONE else value if self._stage.handler.generates else [value]
+        self._finished[place] = item, deque(values)
+        try:
+            while place - self._next >= LONGEST:
+                await self._too_far_ahead.wait(asyncio.get_running_loop())
+            if not self._emitting:
+                await self._emit_finished(worker)
+        except BaseException:
+            worker.settle()
+            raise
+        return DONE
+
+    async def _emit_finished(self, worker: ConsumerWorker) -> None:
+        """Emit the values whose turn it is, one worker at a time."""
+        self._emitting, budget, outlet = True, Budget(), self._stage.outlets[0]
+        try:
+            while (finished := self._finished.get(self._next)) is not None:
+                item, values = finished
+                while values:
+                    try:
+                        await emit(worker, outlet, values.popleft())
+                    except Exception as error:
+                        values.clear()
+                        await self._give_up(worker, item, error)
+                    if budget.is_spent():
+                        await budget.renew()
+                del self._finished[self._next]
+                self._next += 1
+                self._too_far_ahead.wake(len(self._too_far_ahead))
+        finally:
+            self._emitting = False
+
+    async def _give_up(self, worker: ConsumerWorker, item: Any, error: Exception) -> None:
+        """A value of the item was refused: the item, which counts as done or is about to, has failed."""
+        try:
+            await self._stage.give_up(worker, item, 1, error)
+        except Exception:
+            self._stage.counts.failed += 1
+            raise
+
+    def release(self) -> None:
+        """At the end of a run, leave what waits in the next channel."""
+        for _, (_, values) in sorted(self._finished.items(), key=lambda one: one[0]):
+            if not all(leave(self._stage, self._stage.outlets[0], value) for value in values):
+                self._stage.counts.failed += 1
+        self._finished.clear()

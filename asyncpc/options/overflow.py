@@ -1,0 +1,82 @@
+"""``overflow=`` and ``on_drop=``: what becomes of an item that finds the queue full."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+from ..checks import check_item_function
+from ..core.plan import Handler
+from ..core.stage import Stage
+from ..core.tracked import Tracked, plain
+from ..errors import DefinitionError
+
+__all__ = ["Overflow", "Overflowing"]
+
+Overflow = Literal["wait", "drop_oldest", "drop_newest", "raise"]
+
+
+class Overflowing(NamedTuple):
+    """The option."""
+
+    overflow: Overflow
+    on_drop: Callable[[Any], object] | None
+
+    arguments = ("overflow", "on_drop")
+
+    @classmethod
+    def made_from(cls, where: str, overflow: Any = "wait", on_drop: Any = None) -> Overflowing | None:
+        """Take a policy by name, and a function that is told of what is dropped."""
+        if overflow not in ("wait", "drop_oldest", "drop_newest", "raise"):
+            raise DefinitionError(
+                f"{where}: overflow={overflow!r} must be 'wait', 'drop_oldest', 'drop_newest' or 'raise'"
+            )
+        if on_drop is not None and overflow not in ("drop_oldest", "drop_newest"):
+            raise DefinitionError(
+                f"{where}: on_drop= needs overflow='drop_oldest' or 'drop_newest': nothing else is dropped"
+            )
+        return None if overflow == "wait" else cls(overflow, check_item_function(where, "on_drop", on_drop))
+
+    def check(self, where: str, handler: Handler) -> Handler:
+        """There must be an oldest item if that is to be dropped."""
+        if self.overflow == "drop_oldest" and handler.kept_by:
+            raise DefinitionError(
+                f"{where}: with batch, key or priority no item is the oldest: use overflow='drop_newest'"
+            )
+        return handler
+
+    def install(self, stage: Stage) -> None:
+        """Drop an item, or refuse it, where its writer would wait."""
+        stage.inbox.full = Full(self, stage)
+
+    def words(self) -> str:
+        """What becomes of an item."""
+        return f"{self.overflow.replace('drop_', 'drops the ').replace('raise', 'raises')} when full"
+
+
+class Full:
+    """Makes room in one stage's channel, or refuses; what is given up is counted and told."""
+
+    __slots__ = ("_policy", "_stage")
+
+    def __init__(self, policy: Overflowing, stage: Stage) -> None:
+        self._policy = policy
+        self._stage = stage
+
+    def __call__(self, item: Any) -> None:
+        """Drop this item or the oldest one; raises ``asyncio.QueueFull`` if the policy says so."""
+        stage, inbox, how = self._stage, self._stage.inbox, self._policy.overflow
+        if how == "raise":
+            raise asyncio.QueueFull(f"stage {stage.handler.name!r}: its queue is full, and overflow='raise'")
+        if how == "drop_oldest":
+            inbox.items.append(item)
+            item = inbox.items.popleft()
+        stage.counts.dropped += 1
+        if type(item) is Tracked:
+            item.ticket.fail(asyncio.QueueFull(f"stage {stage.handler.name!r} dropped it: its queue is full"))
+        if self._policy.on_drop is not None:
+            try:
+                self._policy.on_drop(plain(item))
+            except Exception as error:  # whoever put the item has nothing to do with it
+                stage.run.trouble(error, stage.handler.name)

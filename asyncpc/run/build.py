@@ -1,0 +1,67 @@
+"""From a plan to what runs: a channel and a stage for each node, a worker for each source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ..core.channel import Channel
+from ..core.fairness import FairWriters
+from ..core.plan import Plan
+from ..core.source import ProducerWorker
+from ..core.stage import RunLinks, Stage
+from ..core.waiting import Waits
+from ..errors import StateError
+
+__all__ = ["Parts", "build"]
+
+
+class Parts(NamedTuple):
+    """What a run consists of."""
+
+    stages: list[Stage]
+    """Each before those it writes to."""
+    producers: list[ProducerWorker]
+    first: Channel[Any]
+    """What items are put and fed into: the channel of the first stage, if there is one only."""
+    results: Channel[Any] | None
+    """What the values of the last stages go into, if they are read."""
+
+    @property
+    def channels(self) -> list[Channel[Any]]:
+        """All of them."""
+        return [*(stage.inbox for stage in self.stages), *([] if self.results is None else [self.results])]
+
+
+def build(plan: Plan, streamed: bool, tracks: bool, trouble: Callable[[Exception, str], None]) -> Parts:
+    """Make the parts of a run; see :class:`~asyncpc.core.stage.RunLinks` for ``tracks`` and ``trouble``.
+
+    Raises ``DefinitionError`` for a function that cannot be called where it is to run.
+    """
+    if any(node.handler.run_in != "loop" for node in plan.nodes):
+        from ..offload.handlers import with_crews  # here, since most programs have no such stage
+
+        plan = with_crews(plan)
+    links = RunLinks(tracks, trouble)
+    stages = [Stage(node.handler, Channel(plan.bound(node.handler)), links) for node in plan.nodes]
+    results: Channel[Any] | None = Channel(plan.default_bound) if streamed else None
+    for place, (node, stage) in enumerate(zip(plan.nodes, stages, strict=True)):
+        dead_letters = stages[node.failures_to] if node.failures_to is not None else None
+        stage.connect([stages[one] for one in node.following], dead_letters, results if place < plan.main else None)
+    for place in plan.shared:
+        stage = stages[place]
+        if not stage.handler.takes_lists:  # a batch may wait until the queue is full
+            stage.inbox.sharing = FairWriters(stage.inbox)
+        for before in stage.before:
+            before.timing.out_waits = before.timing.out_waits or Waits()
+    producers = [ProducerWorker(origin.name, origin, stages[origin.into or 0].inbox) for origin in plan.origins]
+    return Parts(stages, producers, _first(plan, stages), results)
+
+
+def _first(plan: Plan, stages: list[Stage]) -> Channel[Any]:
+    if len(plan.entries) == 1:
+        return stages[plan.entries[0]].inbox
+    refusing = Channel[Any](0)
+    several = f"pipeline {plan.name!r} merges several first stages, so nothing can be put or fed"
+    refusing.refuse(lambda: StateError(several))
+    return refusing
