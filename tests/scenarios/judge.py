@@ -172,6 +172,7 @@ def _all_closed(ledger: Ledger, outcome: Outcome, report: Report) -> Iterator[st
         yield f"not closed: {outcome.open}"
     if ledger.open:
         yield f"never closed: {[name for name, _ in ledger.open.values()]}"
+    yield from outcome.timers
     if report.abandoned and not ledger.swallowed:
         yield f"abandoned, though nobody ignored a cancellation: {report.abandoned}"
 

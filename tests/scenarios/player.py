@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final
 
-from virtual import Deadlock, VirtualLoop
+from virtual import Deadlock, VirtualLoop, measuring_with
 
-import asyncpc.core.worker
 from asyncpc import Pipeline, QueueShutDown, Report, Running, merge
 
 from .ledger import CALLERS, Boom, Item, Ledger
@@ -43,6 +42,8 @@ class Outcome:
     workers: tuple[int, ...] = ()
     """How many each stage started; at most its concurrency."""
     open: tuple[str, ...] = ()
+    timers: tuple[str, ...] = ()
+    """Those of asyncpc that are still set."""
     unfinished: tuple[frozenset[Item], ...] = ()
     done: tuple[int, ...] = ()
     failed: tuple[int, ...] = ()
@@ -209,7 +210,9 @@ class _Play:
     def snapshot(self) -> None:
         outcome, books = self.outcome, self.ledger.books
         self.ledger.over = True
-        outcome.ended = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        outcome.ended = loop.time()
+        outcome.timers = tuple(loop.timers(of="asyncpc")) if isinstance(loop, VirtualLoop) else ()
         outcome.alive = tuple(
             task.get_name().removeprefix("asyncpc:")
             for task in asyncio.all_tasks()
@@ -316,12 +319,8 @@ def _clock(scenario: Scenario, loop: asyncio.AbstractEventLoop) -> Iterator[None
         passed += rng.random() * pace
         return loop.time() + passed
 
-    before = asyncpc.core.worker.perf_counter
-    asyncpc.core.worker.perf_counter = asyncpc.core.emit.perf_counter = clock
-    try:
+    with measuring_with(clock):
         yield
-    finally:
-        asyncpc.core.worker.perf_counter = asyncpc.core.emit.perf_counter = before
 
 
 @contextmanager
