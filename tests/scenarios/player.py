@@ -13,10 +13,10 @@ from typing import Any, Final
 
 from virtual import Deadlock, VirtualLoop, measuring_with
 
-from asyncpc import Pipeline, QueueShutDown, Report, Running, merge
+from asyncpc import Failure, Pipeline, QueueShutDown, Report, Running, merge
 
 from .ledger import CALLERS, Boom, Item, Ledger
-from .program import make_branching, make_letters, make_source, make_stage, pause, put_all
+from .program import make_branching, make_dead_letters, make_source, make_stage, pause, put_all
 from .spec import Layout, Sabotage, Scenario
 
 __all__ = ["Outcome", "perform"]
@@ -45,12 +45,17 @@ class Outcome:
     timers: tuple[str, ...] = ()
     """Those of asyncpc that are still set."""
     unfinished: tuple[frozenset[Item], ...] = ()
+    loose: tuple[frozenset[Item], ...] = ()
+    refused_when_full: int = 0
+    """How many values that a full queue refused should fail the run."""
     done: tuple[int, ...] = ()
     failed: tuple[int, ...] = ()
     dropped: tuple[int, ...] = ()
     accepted: tuple[int, ...] = ()
     emitted: tuple[int, ...] = ()
+    outside: int = 0
     errors: tuple[Exception, ...] = ()
+    refusals: tuple[Exception, ...] = ()
     noise: list[str] = field(default_factory=list)
 
 
@@ -61,25 +66,34 @@ class _Play:
         self.scenario = scenario
         self.ledger = ledger
         self.outcome = Outcome()
-        self.letters = make_letters(ledger)
+        self.dead_letters = make_dead_letters(ledger)
         stages = self.compose(scenario.layout)
-        sources = [make_source(spec, f"source-{place}", ledger) for place, spec in enumerate(scenario.sources)]
-        parts = [merge(*sources), *stages] if sources else stages
+        sources = [make_source(spec, place, ledger) for place, spec in enumerate(scenario.sources)]
+        parts = [merge(*self.merged(sources)), *stages] if sources else stages
         self.pipeline: Pipeline[Any, Any] = Pipeline(
             *parts, maxsize=scenario.maxsize, drain_timeout=scenario.drain_timeout
         )
         self.run: Any = None
+
+    def merged(self, sources: list[Any]) -> list[Any]:
+        """The sources, each behind the stages of its own part if that has any."""
+        merged: list[Any] = []
+        for part, layout in enumerate(self.scenario.parts):
+            own = [one for one, into in zip(sources, self.scenario.into, strict=True) if into == part]
+            merged += [Pipeline(merge(*own), *self.compose(layout))] if layout else own
+        return merged or sources
 
     def compose(self, layout: Layout) -> list[Any]:
         """The stages of a layout, as a user would pass them."""
         parts: list[Any] = []
         for element in layout:
             if isinstance(element, int):
-                parts.append(make_stage(self.scenario.stages[element], element, self.ledger, self.letters))
+                parts.append(make_stage(self.scenario.stages[element], element, self.ledger, self.dead_letters))
             else:
                 place, *within = element
                 branches = [Pipeline(*self.compose(branch)) for branch in within]
-                parts.append(make_branching(self.scenario.stages[place], place, self.ledger, branches))
+                spec = self.scenario.stages[place]
+                parts.append(make_branching(spec, place, self.ledger, branches, self.dead_letters))
         return parts
 
     async def drive(self) -> None:
@@ -163,7 +177,7 @@ class _Play:
                     value = await anext(values)
                 except StopAsyncIteration:
                     break
-                ledger.start(len(scenario.stages), value)
+                ledger.start(len(scenario.stages), ledger.known(value))
                 left -= 1
                 await pause(ledger, "some")
             if not left:
@@ -219,35 +233,53 @@ class _Play:
             if task.get_name().startswith("asyncpc:") and not task.done()
         )
         if self.run is not None and self.run.report is not None:
+            for place, item in self.left(self.run.report):
+                self.ledger.notice(place, item)
             self.look_into_broadcasts(self.run.report)
-            for one in self.run.report.unfinished:
-                if isinstance(one.item, Item):
-                    self.ledger.notice(one.item)
+            outcome.refused_when_full = self.ledger.settle_offers()
         outcome.open = tuple(f"{name}" for name, task in self.ledger.open.values() if task is None or task.done())
         outcome.unfinished = tuple(frozenset(book.unfinished()) for book in books)
+        outcome.loose = tuple(frozenset(book.loose) for book in books)
         outcome.done = tuple(len(book.done) for book in books)
         outcome.failed = tuple(len(book.failed) for book in books)
         outcome.dropped = tuple(len(book.dropped) for book in books)
         outcome.accepted = tuple(len(book.accepted) for book in books)
         outcome.emitted = tuple(self.ledger.emitted)
+        outcome.outside = self.ledger.outside
         outcome.errors = tuple(self.ledger.errors)
+        outcome.refusals = tuple(self.ledger.refusals)
         if self.run is not None:
             outcome.report = self.run.report
             outcome.ends = tuple(stage.inbox.statistics().ends for stage in self.run.stages)
             outcome.workers = tuple(stage.started for stage in self.run.stages)
 
+    def left(self, report: Report) -> Iterator[tuple[int, Item]]:
+        """The items that the report lists, with the places of their stages."""
+        for one in report.unfinished:
+            if not isinstance(one.item, Failure):
+                yield int(one.stage.removeprefix("stage-")), self.ledger.known(one.item)
+
     def look_into_broadcasts(self, report: Report) -> None:
-        """No code of the user is called there: believe the report as to what is left, and hold it to the rest of it."""
-        ledger = self.ledger
+        """No code of the user is called there: believe the report as to what is left, and hold it to the rest of it.
+
+        A branch that refuses items got those that were seen in it.
+        """
+        ledger, left = self.ledger, set(self.left(report))
         for place, spec in enumerate(self.scenario.stages):
-            if spec.branching == "broadcast":
-                book = ledger.books[place]
-                left = {one.item for one in report.unfinished if one.stage == f"stage-{place}"}
-                book.started = [item for item in book.accepted if item not in left]
-                book.done = set(book.started)
-                for branch in range(len(ledger.following[place])):
-                    for item in book.started:
-                        ledger.emit(place, item, branch)
+            if spec.branching != "broadcast":
+                continue
+            book = ledger.books[place]
+            book.started = [item for item in book.accepted if (place, item) not in left]
+            book.done = set(book.started)
+            refusing = [to for to in ledger.following[place] if self.scenario.stages[to].refuses_items]
+            for to in ledger.following[place]:
+                seen = {*ledger.books[to].started, *ledger.books[to].dropped, *(item for at, item in left if at == to)}
+                for item in book.accepted if refusing else book.started:
+                    if not refusing or item in seen:
+                        ledger.emitted[place] += 1
+                        ledger.accept(to, item)
+                    elif item in book.done:  # so it has failed
+                        ledger.stopped_by_refusal.add(place)
 
 
 def _failed(task: asyncio.Task[Any]) -> bool:

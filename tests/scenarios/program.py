@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
+from threading import Thread
 from typing import Any
 
 from asyncpc import (
@@ -28,10 +29,10 @@ from asyncpc import (
     source,
 )
 
-from .ledger import CALLERS, Boom, Item, Ledger, Touchy, key_of
+from .ledger import CALLERS, Boom, Item, Ledger, OwnCancel, Touchy, key_of
 from .spec import SourceSpec, StageSpec
 
-__all__ = ["make_branching", "make_letters", "make_source", "make_stage", "pause", "put_all"]
+__all__ = ["make_branching", "make_dead_letters", "make_source", "make_stage", "pause", "put_all"]
 
 
 async def pause(ledger: Ledger, delay: str) -> None:
@@ -53,15 +54,16 @@ async def _clean_up(ledger: Ledger, how: str, failed: Callable[[Exception], None
         raise error
 
 
-def make_source(spec: SourceSpec, name: str, ledger: Ledger) -> Any:
+def make_source(spec: SourceSpec, place: int, ledger: Ledger) -> Any:
     """What a user would pass as a source."""
+    name, give = f"source-{place}", partial(ledger.give, ledger.entries[place])
     items = iter([Item(name, (number,)) for number in range(spec.count)])
     if spec.kind == "list":
-        return source(_Telling(spec.count, name, ledger), name)
+        return source(_Telling(items, give), name)
     if spec.kind == "iterator":
-        return source(_iterator(items, name, ledger), name)
+        return source(_iterator(items, name, give, ledger), name)
     if spec.kind == "iterable":
-        return source(_AsyncIterable(items, spec, ledger), name)
+        return source(_AsyncIterable(items, spec, give, ledger), name)
     restart = Restart(spec.restarts, within=1e9, backoff=lambda attempt: 0.002 * attempt) if spec.restarts else None
     raised = 0
 
@@ -70,12 +72,12 @@ def make_source(spec: SourceSpec, name: str, ledger: Ledger) -> Any:
         nonlocal raised
         with ledger.opened(name):
             try:
-                async for item in _give(items, spec, ledger):
+                async for item in _give(items, spec, give, ledger):
                     yield item
             except Boom as error:
                 raised += 1
                 if raised > spec.restarts:
-                    ledger.limit(ledger.drain_timeout)
+                    ledger.limit(ledger.scenario.drain_timeout)
                     ledger.raised(error)
                 raise
             except (asyncio.CancelledError, GeneratorExit):
@@ -85,7 +87,9 @@ def make_source(spec: SourceSpec, name: str, ledger: Ledger) -> Any:
     return generator
 
 
-async def _give(items: Iterator[Item], spec: SourceSpec, ledger: Ledger) -> AsyncIterator[Item]:
+async def _give(
+    items: Iterator[Item], spec: SourceSpec, give: Callable[[Item], None], ledger: Ledger
+) -> AsyncIterator[Item]:
     for item in items:
         ledger.ask()
         await pause(ledger, spec.delay)
@@ -93,8 +97,8 @@ async def _give(items: Iterator[Item], spec: SourceSpec, ledger: Ledger) -> Asyn
             if spec.trouble == "raise":
                 raise Boom(f"source at {item}")
             ledger.own_cancels += 1
-            raise asyncio.CancelledError
-        ledger.accept(0, item)
+            raise OwnCancel
+        give(item)
         yield item
     if spec.idles:
         await asyncio.Event().wait()
@@ -103,29 +107,30 @@ async def _give(items: Iterator[Item], spec: SourceSpec, ledger: Ledger) -> Asyn
 class _Telling(list[Item]):
     """A list that tells the ledger which of its items were taken."""
 
-    def __init__(self, count: int, name: str, ledger: Ledger) -> None:
-        super().__init__(Item(name, (number,)) for number in range(count))
-        self.ledger = ledger
+    def __init__(self, items: Iterator[Item], give: Callable[[Item], None]) -> None:
+        super().__init__(items)
+        self.give = give
 
     def __iter__(self) -> Iterator[Item]:
         for item in super().__iter__():
-            self.ledger.accept(0, item)
+            self.give(item)
             yield item
 
 
-def _iterator(items: Iterator[Item], name: str, ledger: Ledger) -> Iterator[Item]:
+def _iterator(items: Iterator[Item], name: str, give: Callable[[Item], None], ledger: Ledger) -> Iterator[Item]:
     with ledger.opened(name):
         for item in items:
-            ledger.accept(0, item)
+            give(item)
             yield item
 
 
 class _AsyncIterable:
     """An async iterable that is no generator, so there is nothing to close."""
 
-    def __init__(self, items: Iterator[Item], spec: SourceSpec, ledger: Ledger) -> None:
+    def __init__(self, items: Iterator[Item], spec: SourceSpec, give: Callable[[Item], None], ledger: Ledger) -> None:
         self.items = items
         self.spec = spec
+        self.give = give
         self.ledger = ledger
 
     def __aiter__(self) -> _AsyncIterable:
@@ -134,89 +139,58 @@ class _AsyncIterable:
     async def __anext__(self) -> Item:
         await pause(self.ledger, self.spec.delay)
         for item in self.items:
-            self.ledger.accept(0, item)
+            self.give(item)
             return item
         if self.spec.idles:
             await asyncio.Event().wait()
         raise StopAsyncIteration
 
 
-def make_branching(spec: StageSpec, stage: int, ledger: Ledger, branches: list[Any]) -> Any:
+def make_branching(spec: StageSpec, stage: int, ledger: Ledger, branches: list[Any], dead_letters: Any) -> Any:
     """A route or broadcast; what a broadcast does is seen by nobody, see :meth:`_Play.look_into_broadcasts`."""
     if spec.branching == "broadcast":
         return broadcast(*branches, maxsize=spec.maxsize, name=f"stage-{stage}")
 
-    def by(item: Item) -> int:
-        with ledger.handling(stage, [item], frozenset()):
+    def by(given: Any) -> int:
+        item = ledger.known(given)
+        with ledger.handling(stage, [item]):
             call = ledger.calls[stage]
             ledger.calls[stage] += 1
             if call == spec.at and spec.trouble in ("cancel", "interrupt", "raise"):
                 _raise(spec, stage, item, ledger)
+            if spec.refuses == "by" and ledger.is_odd(spec, item):
+                raise Boom(f"by of stage {stage} at {item}")
         branch = key_of(item) % len(branches)
-        ledger.emit(stage, item, branch)
+        ledger.emit(stage, item, [item], branch)
         return branch
 
-    return route(by, dict(enumerate(branches)), maxsize=spec.maxsize, name=f"stage-{stage}")
+    policy: Any = "skip" if "skip" in spec.options else dead_letters if "dead letters" in spec.options else "stop"
+    return route(by, dict(enumerate(branches)), on_error=policy, maxsize=spec.maxsize, name=f"stage-{stage}")
 
 
-def make_letters(ledger: Ledger) -> Any:
+def make_dead_letters(ledger: Ledger) -> Any:
     """The consumer that is told of failures, whatever stage they are from."""
-    book = ledger.letters
+    book = ledger.dead_letters
 
     @consumer(concurrency=2)
-    async def letters(failure: Failure) -> None:
-        book.started.append(failure.item)
+    async def dead_letters(failure: Failure) -> None:
+        item = ledger.known(failure.item)
+        book.started.append(item)
         await pause(ledger, "some")
-        book.done.add(failure.item)
+        book.done.add(item)
 
-    return letters
+    return dead_letters
 
 
-def make_stage(spec: StageSpec, stage: int, ledger: Ledger, letters: Any) -> Any:
+def make_stage(spec: StageSpec, stage: int, ledger: Ledger, dead_letters: Any) -> Any:
     """The consumer of a stage, as a user would write it."""
-    ends = ledger.following[stage] == [len(ledger.following)]
-    ordered = "ordered" in spec.options and (ledger.streamed or not ends)
-
-    async def handle(item: Item) -> Item:
-        with ledger.handling(stage, [item], spec.options):
-            await _work(spec, stage, item, ledger)
-        value = item.child(0)
-        ledger.emit(stage, value)
-        return value
-
-    async def handle_batch(items: list[Item]) -> list[Item]:
-        with ledger.handling(stage, items, spec.options):
-            await _work(spec, stage, items[0], ledger)
-        values = [item.child(0) for item in items]
-        for value in values:
-            ledger.emit(stage, value)
-        return values
-
-    async def generate(item: Item) -> AsyncIterator[Item]:
-        values = []
-        with ledger.opened(f"generator of stage {stage}"), ledger.handling(stage, [item], spec.options):
-            for number in range(ledger.rng.randrange(spec.fan + 1)):
-                await _work(spec, stage, item, ledger)
-                value = item.child(number)
-                values.append(value)
-                if not ordered:  # else they leave together, once the generator has ended
-                    ledger.emit(stage, value)
-                yield value
-        for value in values if ordered else []:
-            ledger.emit(stage, value)
-
-    async def handle_with(item: Any, resource: object) -> Any:
-        _check_resource(resource, ledger)
-        return await (handle_batch if "batch" in spec.options else handle)(item)
-
-    async def generate_with(item: Item, resource: object) -> AsyncIterator[Item]:
-        _check_resource(resource, ledger)
-        values = generate(item)
-        try:
-            async for value in values:
-                yield value
-        finally:
-            await values.aclose()
+    function = _generator(spec, stage, ledger) if spec.generates else _handler(spec, stage, ledger)
+    options: dict[str, Any] = {"concurrency": spec.concurrency, "maxsize": spec.maxsize, "name": f"stage-{stage}"}
+    options |= _options(spec, stage, ledger)
+    if "dead letters" in spec.options:
+        options["on_error"] = dead_letters
+    if not spec.context:
+        return consumer(**options)(function)
 
     @asynccontextmanager
     async def resource() -> AsyncIterator[object]:
@@ -227,38 +201,124 @@ def make_stage(spec: StageSpec, stage: int, ledger: Ledger, letters: Any) -> Any
             finally:
                 await asyncio.sleep(0.001 if spec.context == "slow" else 0)
 
-    options: dict[str, Any] = {"concurrency": spec.concurrency, "maxsize": spec.maxsize, "name": f"stage-{stage}"}
-    options |= {name: given for name, given in _given(stage, ledger).items() if name in wanted(spec.options)}
-    if "letters" in spec.options:
-        options["on_error"] = letters
-    if spec.context:
-        return consumer(context=resource, **options)(generate_with if spec.generates else handle_with)
-    return consumer(**options)(generate if spec.generates else handle_batch if "batch" in spec.options else handle)
+    return consumer(context=resource, **options)(_with_resource(function, spec, ledger))
 
 
-def wanted(options: frozenset[str]) -> set[str]:
-    """The names of the arguments that the options stand for."""
-    more = {"overflow": "on_drop", "skip": "on_error", "letters": "on_error"}
-    return {*options, *(more[one] for one in options & more.keys())}
+def _with_resource(function: Callable[[Any], Any], spec: StageSpec, ledger: Ledger) -> Callable[[Any, object], Any]:
+    async def handle_with(given: Any, resource: object) -> Any:
+        _check_resource(resource, ledger)
+        return await function(given)
+
+    async def generate_with(given: Any, resource: object) -> AsyncIterator[Any]:
+        _check_resource(resource, ledger)
+        values = function(given)
+        try:
+            async for value in values:
+                yield value
+        finally:
+            await values.aclose()
+
+    return generate_with if spec.generates else handle_with
 
 
-def _given(stage: int, ledger: Ledger) -> dict[str, Any]:
-    """The argument for each option; retries outlast all trouble, and no timeout is ever reached."""
-    return {
-        "batch": Batch(
-            ledger.rng.randint(1, 2), within=ledger.rng.choice([0.001 if ledger.calls_come else None, 0.002, 0.01])
-        ),
-        "breaker": Breaker(1, 0.002),
-        "key": key_of,
-        "on_drop": partial(ledger.drop, stage),
-        "on_error": "skip",
-        "ordered": True,
-        "overflow": "drop_newest",
-        "priority": lambda item: -item.path[-1],
-        "rate": Rate(1000),
-        "retry": Retry(1000, wait=lambda attempt: 0.001),
-        "timeout": 1e6,
+def _handler(spec: StageSpec, stage: int, ledger: Ledger) -> Callable[[Any], Any]:
+    """A function that gives one value for each item."""
+
+    async def handle(given: Any) -> Item:
+        item = ledger.known(given)
+        with ledger.handling(stage, [item]):
+            await _work(spec, stage, item, ledger)
+        value = item.child(0)
+        ledger.emit(stage, value, [item])
+        return value
+
+    async def handle_batch(batch: list[Any]) -> list[Item]:
+        items = _items_of(batch, ledger)
+        with ledger.handling(stage, items):
+            _change(batch, spec.changes)
+            await _work(spec, stage, items[0], ledger)
+        values = [item.child(0) for item in items]
+        for item, value in zip(items, values, strict=True):
+            ledger.emit(stage, value, [item])
+        return values
+
+    return handle_batch if "batch" in spec.options else handle
+
+
+def _generator(spec: StageSpec, stage: int, ledger: Ledger) -> Callable[[Any], Any]:
+    """A function that gives any number of values, for an item or for a batch."""
+    ends = ledger.following[stage] == [len(ledger.following)]
+    ordered = "ordered" in spec.options and (ledger.streamed or not ends)
+
+    async def generate(given: Any) -> AsyncIterator[Any]:
+        items = _items_of(given, ledger) if "batch" in spec.options else [ledger.known(given)]
+        late: list[Item] = []
+        with ledger.opened(f"generator of stage {stage}"), ledger.handling(stage, items):
+            _change(given, spec.changes)
+            for item in items:
+                for number in range(ledger.rng.randrange(spec.fan + 1)):
+                    await _work(spec, stage, item, ledger)
+                    value = item.child(number)
+                    if ordered:  # they leave together, once the generator has ended
+                        late.append(value)
+                    else:
+                        ledger.emit(stage, value, items)
+                    yield value
+            if spec.gives_list:
+                value = items[-1].child(spec.fan)
+                ledger.list_as_item(given, value)
+                ledger.emit(stage, value, items)
+                yield given
+        for value in late:
+            ledger.emit(stage, value, items)
+
+    return generate
+
+
+def _items_of(batch: list[Any], ledger: Ledger) -> list[Item]:
+    if not batch:
+        ledger.problems.append("a handler of batches got an empty one")
+        raise Boom("an empty batch")
+    return [ledger.known(one) for one in batch]
+
+
+def _change(batch: list[Any], how: str) -> None:
+    """What a handler may do to a list that it was given."""
+    if how == "pops":
+        while batch:
+            batch.pop()
+    elif how == "appends":
+        batch.append("nobody's")
+    elif how == "reverses":
+        batch.reverse()
+
+
+def _options(spec: StageSpec, stage: int, ledger: Ledger) -> dict[str, Any]:
+    """The arguments that the options stand for; retries outlast all trouble, and no timeout is ever reached."""
+    of_item = partial(ledger.function_of_item, stage)
+    batch = Batch(
+        ledger.rng.randint(1, 2),
+        within=ledger.rng.choice([0.001 if ledger.calls_come else None, 0.002, 0.01]),
+        weigh=of_item("weigh", lambda item: 1 + item.path[-1] % 2) if spec.gathers == "weigh" else None,
+        key=of_item("batch key", key_of) if spec.gathers == "key" else None,
+    )
+    given: dict[str, dict[str, Any]] = {
+        "batch": {"batch": batch},
+        "breaker": {"breaker": Breaker(1, 0.002)},
+        "key": {"key": of_item("key", key_of)},
+        "ordered": {"ordered": True},
+        "overflow": {"overflow": "drop_newest", "on_drop": lambda item: ledger.drop(stage, ledger.known(item))},
+        "priority": {"priority": of_item("priority", lambda item: -item.path[-1])},
+        "raise": {"overflow": "raise"},
+        "rate": {"rate": Rate(1000)},
+        "retry": {"retry": Retry(1000, wait=lambda attempt: 0.001)},
+        "skip": {"on_error": "skip"},
+        "timeout": {"timeout": 1e6},
     }
+    asked: dict[str, Any] = {}
+    for option in spec.options & given.keys():
+        asked |= given[option]
+    return asked
 
 
 def _check_resource(resource: object, ledger: Ledger) -> None:
@@ -290,8 +350,7 @@ def _raise(spec: StageSpec, stage: int, item: Item, ledger: Ledger) -> None:
         raise KeyboardInterrupt
     if spec.trouble == "raise":
         raise Boom(f"stage {stage} at {item}")
-    ledger.own_cancels += 1
-    raise asyncio.CancelledError
+    raise OwnCancel
 
 
 def _feed(item: Item, ledger: Ledger) -> None:
@@ -302,6 +361,9 @@ def _feed(item: Item, ledger: Ledger) -> None:
     except QueueShutDown:
         ledger.fed -= 1
         ledger.problems += [] if ledger.over else ["END came while a handler was at work: it could not feed"]
+        raise
+    except Boom:  # a function of the first stage does not take it
+        ledger.fed -= 1
         raise
     ledger.accept(0, child)
 
@@ -338,14 +400,35 @@ async def put_all(running: Running[Item, Any], name: str, count: int, calls: boo
 
 async def _put(running: Running[Item, Any], item: Item, ledger: Ledger) -> None:
     how = ledger.rng.choice(["put", "put", "nowait", "timeout", "cancelled", "cancelled"])
-    if how == "nowait":
+    if ledger.scenario.threads and ledger.rng.random() < 0.5:
+        item.origin += "'s thread"  # another producer: there is no order between the two
+        _put_from_thread(running, item)
+        ledger.take(0, item)
+    elif how == "nowait":
         running.put_nowait(item)
-        ledger.accept(0, item)
+        ledger.take(0, item)
     elif how == "cancelled":
         await _put_and_cancel(running, item, ledger)
     else:
         await running.put(item, timeout=ledger.rng.choice([0, 0.001, 0.004]) if how == "timeout" else None)
-        ledger.accept(0, item)
+        ledger.take(0, item)
+
+
+def _put_from_thread(running: Running[Item, Any], item: Item) -> None:
+    """Put from a thread while the loop stands still, so that both take turns in one way only."""
+    raised: list[Exception] = []
+
+    def put() -> None:
+        try:
+            running.put_from_thread(item, timeout=0)
+        except Exception as error:
+            raised.append(error)
+
+    thread = Thread(target=put)
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
 
 
 async def _call(running: Running[Item, Any], item: Item, ledger: Ledger) -> None:
@@ -360,7 +443,7 @@ async def _put_and_cancel(running: Running[Item, Any], item: Item, ledger: Ledge
 
     async def put() -> None:
         await running.put(item)
-        ledger.accept(0, item)
+        ledger.take(0, item)
 
     task = asyncio.create_task(put())
     await asyncio.sleep(ledger.rng.choice([0, 0.001, 0.004]))
