@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import termios
 import threading
 import time
@@ -40,22 +41,22 @@ class Ended:
 
 
 class Child:
-    """A running Python program; its stderr goes to a file, so that neither stream can block it."""
+    """A Python program running in ``folder``; its stderr goes to a file, so that neither stream can block it."""
 
     def __init__(self, folder: Path, *arguments: str, own_group: bool = False, **environment: str) -> None:
-        self._stderr = folder / "stderr.txt"
-        with self._stderr.open("w") as stderr:
-            self._process = subprocess.Popen(
-                [sys.executable, "-W", "default", *arguments],
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                text=True,
-                encoding="utf-8",
-                env=_environment(**environment),
-                start_new_session=own_group,
-            )
+        self._stderr = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  # end() closes it
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "default", *arguments],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            text=True,
+            encoding="utf-8",
+            env=_environment(**environment),
+            start_new_session=own_group,
+        )
+        self.pid = self._process.pid
         self._read = ""
         self._since = time.monotonic()
         self._guard = threading.Timer(PATIENCE, self._process.kill)
@@ -79,7 +80,7 @@ class Child:
 
     def send_to_group(self, number: signal.Signals) -> None:
         """Send a signal to it and its children, as a terminal does for Ctrl-C; it must have a group of its own."""
-        os.killpg(self._process.pid, number)
+        os.killpg(self.pid, number)
 
     def end(self) -> Ended:
         """Wait for its end."""
@@ -90,7 +91,9 @@ class Child:
         seconds = time.monotonic() - self._since
         self._guard.cancel()
         self._guard.join()
-        return Ended(status, self._read, self._stderr.read_text(), seconds)
+        with self._stderr as stderr:
+            stderr.seek(0)
+            return Ended(status, self._read, stderr.read(), seconds)
 
 
 def run_child(folder: Path, *arguments: str, **environment: str) -> Ended:

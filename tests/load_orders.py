@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import re
 import signal
 import sys
@@ -84,7 +85,10 @@ class Service:
 
 
 async def load(count: int, terminate_after: int | None = None, clients: int = 50) -> Outcome:
-    """Send ``count`` orders; SIGTERM comes after ``terminate_after`` answers, or after the last."""
+    """Send ``count`` orders; SIGTERM comes after ``terminate_after`` answers, or after the last.
+
+    It comes when an accepted order waits, however slow this program is: else nothing would be left to drain.
+    """
     outcome = Outcome()
     service = await Service.start()
     listening = asyncio.create_task(service.listen())
@@ -94,6 +98,10 @@ async def load(count: int, terminate_after: int | None = None, clients: int = 50
         accepted: list[int] = []
         answers: Counter[str] = Counter()
         terminated = 0.0
+        after = math.inf if terminate_after is None else terminate_after
+
+        def is_time() -> bool:
+            return not terminated and sum(answers.values()) >= after and len(accepted) > len(service.handled)
 
         def terminate() -> None:
             nonlocal terminated
@@ -114,7 +122,7 @@ async def load(count: int, terminate_after: int | None = None, clients: int = 50
                         outcome.without_retry_after += answer.status_code == 503 and "retry-after" not in answer.headers
                         if answer.is_success:
                             accepted.append(number)
-                    if sum(answers.values()) == terminate_after:
+                    if is_time():
                         terminate()
 
         began = perf_counter()

@@ -14,6 +14,7 @@ from typing import Any, cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from spy import Sink
 from virtual import EAGER, ran, run_virtual
 
 from asyncpc import (
@@ -49,19 +50,6 @@ def cut_short(pipeline: Pipeline[Any, Any]) -> Report:
             return await running.drain(timeout=0)
 
     return run_virtual(main)
-
-
-class Sink:
-    """A consumer that remembers what came, and passes it on with its own name."""
-
-    def __init__(self, name: str, **options: Any) -> None:
-        self.items: list[Any] = []
-        self.consumer: Consumer[Any, Any, ..., Any] = consumer(name=name, **options)(self.handle)
-        self.name = name
-
-    async def handle(self, item: Any) -> Any:
-        self.items.append(item)
-        return self.name, item
 
 
 def stages(report: Report) -> dict[str, tuple[int, int, int]]:

@@ -15,24 +15,22 @@ import math
 import os
 import re
 import signal
-import subprocess
 import sys
 import sysconfig
 import time
 import uuid
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from children import PATIENCE, Child, run_child
 from support import BUSY
 from virtual import run_virtual
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
-TIME = 40.0  # seconds a process may take before it counts as hanging; below pytest's own limit
 
 FINITE = (
     *("basic", "multiple_consumers", "multiple_producers", "checkout_line", "crawler", "stdlib_report"),
@@ -45,58 +43,31 @@ FINITE = (
 # -- how they are run ---------------------------------------------------------------------------------
 
 
-def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", "COLUMNS": "200", **more}
-
-
 def as_script(name: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py"), *arguments]
+    return [str(EXAMPLES / f"{name}.py"), *arguments]
 
 
 def as_module(name: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-W", "error", "-m", f"examples.{name}", *arguments]
+    return ["-m", f"examples.{name}", *arguments]
 
 
 def as_pipeline(name: str) -> list[str]:
-    return [sys.executable, "-W", "error", "-m", "asyncpc", "run", f"examples.{name}:pipeline"]
+    return ["-m", "asyncpc", "run", f"examples.{name}:pipeline"]
+
+
+def started(command: list[str], **environment: str) -> Child:
+    """The example, with warnings as errors, in a process group of its own, which Ctrl-C goes to."""
+    here = {"PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
+    return Child(ROOT, "-W", "error", *command, own_group=True, **here, **environment)
 
 
 def output(command: list[str], status: int = 0) -> str:
     """What ``command`` writes to stdout; it must end with ``status`` and have nothing to complain about."""
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment(), capture_output=True, encoding="utf-8", timeout=TIME, check=False
-    )
-    assert done.returncode == status, done.stdout + done.stderr
+    ended = started(command).end()
+    assert ended.status == status, ended.out + ended.err
     for complaint in ("Traceback", "Warning", "Exception ignored", "never retrieved", "was destroyed"):
-        assert complaint not in done.stderr, done.stderr
-    return done.stdout
-
-
-@contextlib.contextmanager
-def started(command: list[str], **more: str) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment(**more),
-        stdout=subprocess.PIPE,
-        encoding="utf-8",
-        start_new_session=True,  # so that a test can press Ctrl-C, which goes to a whole process group
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def lines_until(process: subprocess.Popen[str], last: str) -> list[str]:
-    """The lines that come, until one holds ``last``."""
-    assert process.stdout is not None
-    lines: list[str] = []
-    for line in process.stdout:
-        lines.append(line.rstrip())
-        if last in line:
-            return lines
-    raise AssertionError(f"{last!r} never came: {lines}")
+        assert complaint not in ended.err, ended.err
+    return ended.out
 
 
 def promised(name: str) -> list[str]:
@@ -162,9 +133,9 @@ needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="looks for left-
 
 def until(condition: Any, what: str) -> None:
     """For what writes nothing that could be read: look until it is so."""
-    deadline = time.monotonic() + TIME
+    deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {TIME} s"
+        assert time.monotonic() < deadline, f"{what}: not within {PATIENCE} s"
         time.sleep(0.01)  # between two looks, in the test's own process; nothing depends on how long
 
 
@@ -331,18 +302,17 @@ def test_crawler_names_dead_links() -> None:
 def test_crawler_leaves_no_server_behind(sent: signal.Signals, status: int) -> None:
     """Protects the machine: a crawl ended by Ctrl-C, SIGTERM or SIGKILL takes its server with it."""
     mark = uuid.uuid4().hex
-    with started(as_script("crawler"), ASYNCPC_TEST_MARK=mark) as process:
-        until(lambda: any(b"pydoc" in command_of(pid) for pid in processes_marked(mark)), "the server runs")
-        if sent is signal.SIGINT:
-            os.killpg(process.pid, sent)
-        else:
-            process.send_signal(sent)
-        assert process.stdout is not None
-        written = process.stdout.read()
-        assert process.wait(TIME) == status
-        if sent is not signal.SIGKILL:
-            assert "pages" in written  # drained: the summary came
-            assert processes_marked(mark) == []
+    child = started(as_script("crawler"), ASYNCPC_TEST_MARK=mark)
+    until(lambda: any(b"pydoc" in command_of(pid) for pid in processes_marked(mark)), "the server runs")
+    if sent is signal.SIGINT:
+        child.send_to_group(sent)
+    else:
+        child.send(sent)
+    ended = child.end()
+    assert ended.status == status
+    if sent is not signal.SIGKILL:
+        assert "pages" in ended.out  # drained: the summary came
+        assert processes_marked(mark) == []
     until(lambda: processes_marked(mark) == [], "the server ends")
 
 
@@ -435,14 +405,13 @@ def test_api_client_loses_no_prompt(way: Any) -> None:
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_api_client_stops_when_told(sent: signal.Signals, status: int) -> None:
     """Protects the books under a signal: what was begun is answered, waits for a 429 included, and it all ends."""
-    with started(as_pipeline("api_client"), ASYNCPC_TEST_MARK=(mark := uuid.uuid4().hex)) as process:
-        until(lambda: any(listens(pid) for pid in processes_marked(mark)), "the API is there")
-        process.send_signal(sent)
-        assert process.stdout is not None
-        written = process.stdout.read()
-        assert process.wait(TIME) in (status, 1)  # 1: all was accepted by then, so prompts failed
-    accepted, done = number(r"(\d+) produced", written), number(r"(\d+) done in", written)
-    assert accepted == done + len(re.findall("given up", written))
+    child = started(as_pipeline("api_client"), ASYNCPC_TEST_MARK=(mark := uuid.uuid4().hex))
+    until(lambda: any(listens(pid) for pid in processes_marked(mark)), "the API is there")
+    child.send(sent)
+    ended = child.end()
+    assert ended.status in (status, 1)  # 1: all was accepted by then, so prompts failed
+    accepted, done = number(r"(\d+) produced", ended.out), number(r"(\d+) done in", ended.out)
+    assert accepted == done + len(re.findall("given up", ended.out))
 
 
 def ends_of(workers: int, lengths: list[float]) -> list[float]:
@@ -530,38 +499,36 @@ def test_sensor_overflow_counts_what_was_not_shown(way: Any) -> None:
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_graceful_shutdown_while_idle(way: Any, sent: signal.Signals, status: int) -> None:
     """Protects the promise others break: a signal is heard while the source waits for an item that never comes."""
-    with started(way("graceful_shutdown")) as process:
-        ready = lines_until(process, "handled event 5")
-        process.send_signal(sent)
-        began = time.monotonic()
-        assert process.stdout is not None
-        rest = process.stdout.read()
-        assert process.wait(TIME) == status
-        assert time.monotonic() - began < BUSY
-    assert ready[0] == f"ready: kill -TERM {process.pid}"
-    assert sorted(ready[1:]) == [f"handled event {n}" for n in range(1, 6)]
-    assert rest.startswith("source closed\n")
+    child = started(way("graceful_shutdown"))
+    child.line_with("handled event 5")
+    child.send(sent)
+    ended = child.end()
+    assert ended.status == status
+    assert ended.seconds < BUSY
+    ready, *handled, closed = ended.out.splitlines()[:7]
+    assert ready == f"ready: kill -TERM {child.pid}"
+    assert sorted(handled) == [f"handled event {n}" for n in range(1, 6)]
+    assert closed == "source closed"
     if way is as_script:
-        assert rest.splitlines()[1:] == [f"5 of 5 events handled, exit status {status}"]
+        assert ended.out.splitlines()[7:] == [f"5 of 5 events handled, exit status {status}"]
         if sent is signal.SIGTERM:
-            assert_keeps("graceful_shutdown", "\n".join([*ready, rest]))
+            assert_keeps("graceful_shutdown", ended.out)
     else:
-        assert re.search(r"^handle +5 +5 +0 +0 +0 ", rest, re.MULTILINE)
+        assert re.search(r"^handle +5 +5 +0 +0 +0 ", ended.out, re.MULTILINE)
 
 
 @pytest.mark.parametrize("way", [as_script, as_pipeline])
 def test_graceful_shutdown_under_load(way: Any) -> None:
     """Protects accepted items: a signal that comes while they wait in the queue loses none of them."""
-    with started(way("graceful_shutdown")) as process:
-        lines_until(process, "ready")
-        process.send_signal(signal.SIGTERM)
-        assert process.stdout is not None
-        rest = process.stdout.read()
-        assert process.wait(TIME) == 143
-    handled = len(re.findall("handled event", rest))
-    accepted = number(r"of (\d+) events", rest) if way is as_script else number(r"(\d+) produced", rest)
+    child = started(way("graceful_shutdown"))
+    child.line_with("ready")
+    child.send(signal.SIGTERM)
+    ended = child.end()
+    assert ended.status == 143
+    handled = len(re.findall("handled event", ended.out))
+    accepted = number(r"of (\d+) events" if way is as_script else r"(\d+) produced", ended.out)
     assert handled == accepted
-    assert "source closed" in rest
+    assert "source closed" in ended.out
 
 
 @pytest.mark.parametrize("way", [as_script, as_pipeline])
@@ -637,15 +604,9 @@ def test_log_pipeline_reads_a_file(tmp_path: Path) -> None:
 
 def orders(*arguments: str) -> dict[str, Any]:
     """What the load driver saw."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "load_orders.py"), *arguments],
-        capture_output=True,
-        encoding="utf-8",
-        timeout=TIME,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    seen: dict[str, Any] = json.loads(done.stdout)
+    ended = run_child(ROOT, "tests/load_orders.py", *arguments)
+    assert ended.status == 0, ended.err
+    seen: dict[str, Any] = json.loads(ended.out)
     return seen
 
 
@@ -676,13 +637,10 @@ def test_order_service_drains_at_sigterm() -> None:
 
 def test_order_service_through_the_command_line() -> None:
     """Protects the reader who tries it: a pipeline without a source is refused, with the cure, and does not hang."""
-    command = as_pipeline("order_service")
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment(), capture_output=True, encoding="utf-8", timeout=TIME, check=False
-    )
-    assert done.returncode == 2
-    assert "has no source" in done.stderr
-    assert "Traceback" not in done.stderr
+    ended = started(as_pipeline("order_service")).end()
+    assert ended.status == 2
+    assert "has no source" in ended.err
+    assert "Traceback" not in ended.err
 
 
 def test_order_service_says_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,11 @@ import itertools
 import re
 import signal
 import weakref
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, cast
 
 import pytest
+from spy import Flaky
 from virtual import EAGER, now, ran, run_virtual
 
 from asyncpc.core.channel import Channel
@@ -35,25 +35,6 @@ from asyncpc import (
 )
 
 both = pytest.mark.parametrize("eager", EAGER)
-
-
-class Flaky:
-    """A handler that fails the first ``times`` calls of each item, and remembers when it was called with what."""
-
-    def __init__(self, times: float, error: Callable[[Any], BaseException] = ValueError, seconds: float = 0.0) -> None:
-        self.times = times
-        self.error = error
-        self.seconds = seconds
-        self.calls: list[tuple[float, Any]] = []
-        self.counts: Counter[Any] = Counter()
-
-    async def __call__(self, item: Any) -> Any:
-        self.calls.append((now(), item))
-        self.counts[item] += 1
-        await asyncio.sleep(self.seconds)
-        if self.counts[item] <= self.times:
-            raise self.error(item)
-        return item
 
 
 def no_wait(attempt: int) -> float:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, cast
 
 import pytest
-from virtual import EAGER, idle, now, ran, run_virtual
+from spy import Sink, Spy
+from virtual import EAGER, idle, measuring_with, now, ran, run_virtual
 
 from asyncpc import (
     Adaptive,
@@ -38,22 +39,10 @@ both = pytest.mark.parametrize("eager", EAGER)
 
 
 @pytest.fixture
-def virtual_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+def virtual_clock() -> Iterator[None]:
     """Let the workers measure their calls in virtual time too."""
-    for module in "core.worker", "core.emit":
-        monkeypatch.setattr(f"asyncpc.{module}.perf_counter", lambda: asyncio.get_running_loop().time())
-
-
-class Sink:
-    """A last stage that remembers what came, in which order, and when."""
-
-    def __init__(self) -> None:
-        self.items: list[Any] = []
-        self.times: list[float] = []
-
-    async def __call__(self, item: Any) -> None:
-        self.items.append(item)
-        self.times.append(now())
+    with measuring_with(now):
+        yield
 
 
 # -- key ------------------------------------------------------------------------------------------
@@ -676,7 +665,7 @@ def test_call_needs_one_result_per_item() -> None:
 @pytest.mark.parametrize("with_resource", [False, True])
 def test_scale_up_and_down(with_resource: bool, eager: bool) -> None:
     """More work at once from now on, or less; nobody is cut off, and what is open is closed."""
-    busy = peak = opened = 0
+    spy, opened = Spy(1), 0
 
     @asynccontextmanager
     async def resource() -> AsyncIterator[None]:
@@ -686,32 +675,27 @@ def test_scale_up_and_down(with_resource: bool, eager: bool) -> None:
         opened -= 1
 
     async def handle(n: int, *resource: None) -> None:
-        nonlocal busy, peak
-        busy += 1
-        peak = max(peak, busy)
-        await asyncio.sleep(1)
-        busy -= 1
+        await spy(n)
 
     stage: Any = consumer(concurrency=2, name="handle", context=resource if with_resource else None)
 
     async def main() -> None:
-        nonlocal peak
         async with Pipeline(range(10_000), stage(handle)) as running:
             await asyncio.sleep(9.5)
-            assert peak == busy == 2
+            assert spy.peak == spy.running == 2
             running.scale("handle", 50)
             await asyncio.sleep(10)
-            assert peak == busy == 50
+            assert spy.peak == spy.running == 50
             assert running.statistics().stages[0].concurrency == 50
             running.scale("handle", 3)
             await asyncio.sleep(2)
-            assert busy == 3
+            assert spy.running == 3
             if with_resource:
                 assert opened == 3
             running.scale("handle", 1)
             running.scale("handle", 4)
             await asyncio.sleep(2)
-            assert busy == 4
+            assert spy.running == 4
             report = await running.drain(timeout=1e9)
             assert report.complete
         assert opened == 0

@@ -24,6 +24,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from spy import Spy
 from virtual import EAGER, idle, now, ran, run_virtual
 
 import asyncpc
@@ -76,26 +77,6 @@ async def endless() -> AsyncIterator[int]:
     for n in itertools.count():
         yield n
         await asyncio.sleep(0.01)
-
-
-class Spy:
-    """A consumer's handler that takes ``seconds`` per item, and remembers."""
-
-    def __init__(self, seconds: float = 0.0) -> None:
-        self.seconds = seconds
-        self.handled: list[Any] = []
-        self.running = 0
-        self.peak = 0
-
-    async def __call__(self, item: Any) -> Any:
-        self.running += 1
-        self.peak = max(self.peak, self.running)
-        try:
-            await asyncio.sleep(self.seconds)
-        finally:
-            self.running -= 1
-        self.handled.append(item)
-        return item
 
 
 # -- who cancelled whom ---------------------------------------------------------------------------

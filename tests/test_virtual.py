@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
-from virtual import EAGER, Deadlock, LeftBehind, idle, now, run_virtual
+from virtual import EAGER, Deadlock, LeftBehind, VirtualLoop, idle, now, run_virtual
 
 pytestmark = pytest.mark.parametrize("eager", EAGER)
 
@@ -77,6 +78,29 @@ def test_a_task_left_behind_is_told(eager: bool) -> None:
         await asyncio.sleep(0)
 
     with pytest.raises(LeftBehind, match="orphan"):
+        run_virtual(main, eager=eager)
+
+
+def test_a_timer_left_behind_is_told(eager: bool) -> None:
+    """Protects the end of a run: a timer that nobody cancelled fails it, and says what it would have called."""
+
+    def ring() -> None:
+        raise AssertionError("it rang after the end")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        loop.call_later(1, ring).cancel()
+        loop.call_later(2, partial(ring))
+        loop.call_later(3, print)
+        assert len(loop.timers()) == 2
+        assert loop.timers(of=__name__) == [f"a timer is still set: {ring.__qualname__} at 2 s"]
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await asyncio.sleep(5)
+        assert len(loop.timers()) == 2
+
+    with pytest.raises(LeftBehind, match=r"a timer is still set: .*ring at 2 s\na timer is still set: print at 3 s"):
         run_virtual(main, eager=eager)
 
 

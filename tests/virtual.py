@@ -16,8 +16,8 @@ The test function is a plain one: :func:`run_virtual` makes a fresh loop, runs `
 
 - what ``main`` raised;
 - :class:`Deadlock`, listing who waits where, as soon as nothing is ready, no timer is set and ``main`` is not done;
-- :class:`LeftBehind` if ``main`` ended but a task is still pending, or the loop's exception handler was told of
-  something ("Task exception was never retrieved" and the like).
+- :class:`LeftBehind` if ``main`` ended but a task is still pending or a timer is still set, or the loop's exception
+  handler was told of something ("Task exception was never retrieved" and the like).
 
 ``await idle()`` returns when everything that could run has run, without moving the clock: afterwards every other
 task waits for a timer, for you, or for ever.
@@ -34,12 +34,15 @@ import math
 import selectors
 import sys
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from functools import partial
+from time import perf_counter
 from typing import Any, Final, TypeVar
 
 from asyncpc import Pipeline, Report
 
-__all__ = ["EAGER", "Deadlock", "LeftBehind", "VirtualLoop", "idle", "now", "ran", "run_virtual"]
+__all__ = ["EAGER", "Deadlock", "LeftBehind", "VirtualLoop", "idle", "measuring_with", "now", "ran", "run_virtual"]
 
 T = TypeVar("T")
 
@@ -86,6 +89,19 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._idlers.append(idler)
         await idler
 
+    def timers(self, of: str = "") -> list[str]:
+        """The timers still set, a line each; with ``of``, those whose callback is defined in that package.
+
+        Who sets a timer has to cancel it. (Those of ``asyncio.sleep`` and ``asyncio.timeout`` end with their tasks.)
+        """
+        heap: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]  # asyncio's heap of timers
+        still_set = [(timer.when(), _function(timer)) for timer in sorted(heap) if not timer.cancelled()]
+        return [
+            f"a timer is still set: {getattr(function, '__qualname__', function)} at {when:g} s"
+            for when, function in still_set
+            if str(getattr(function, "__module__", "")).startswith(of)
+        ]
+
     def _nothing_is_ready(self) -> None:
         while self._idlers:
             idler = self._idlers.popleft()
@@ -111,6 +127,20 @@ async def idle() -> None:
     await loop.idle()
 
 
+@contextmanager
+def measuring_with(clock: Callable[[], float]) -> Iterator[None]:
+    """Let asyncpc measure with ``clock`` what it measures in real time: how long calls and loop iterations take."""
+    modules = [module for name, module in sys.modules.items() if name.startswith("asyncpc.")]
+    measuring: list[Any] = [module for module in modules if getattr(module, "perf_counter", None) is perf_counter]
+    for module in measuring:
+        module.perf_counter = clock
+    try:
+        yield
+    finally:
+        for module in measuring:
+            module.perf_counter = perf_counter
+
+
 def run_virtual(main: Callable[..., Coroutine[Any, Any, T]], *args: Any, debug: bool = False, eager: bool = False) -> T:
     """Run ``main(*args)`` in a fresh virtual loop and return its result; see the module for what it raises.
 
@@ -119,16 +149,26 @@ def run_virtual(main: Callable[..., Coroutine[Any, Any, T]], *args: Any, debug: 
     told: list[dict[str, Any]] = []
     with asyncio.Runner(loop_factory=VirtualLoop, debug=debug) as runner:
         loop = runner.get_loop()
+        assert isinstance(loop, VirtualLoop)
         loop.set_exception_handler(lambda _, context: told.append(context))
         if eager:
             loop.set_task_factory(asyncio.eager_task_factory)
         result = runner.run(main(*args))
-        left = [_where(task) for task in _pending(loop)]
-        if not left:
+        tasks = [_where(task) for task in _pending(loop)]
+        left = [*tasks, *loop.timers()]
+        if not tasks:
             gc.collect(0)  # a failed task whose result nobody asked for says so when it is collected
     if left or told:
         raise LeftBehind("\n".join([*left, *(f"the loop was told: {context}" for context in told)]))
     return result
+
+
+def _function(timer: asyncio.TimerHandle) -> Any:
+    """What a timer calls, without the arguments bound to it."""
+    callback: Any = timer._callback  # type: ignore[attr-defined]  # asyncio's own name for it
+    while isinstance(callback, partial):
+        callback = callback.func
+    return callback
 
 
 def _pending(loop: asyncio.AbstractEventLoop) -> list[asyncio.Task[Any]]:
