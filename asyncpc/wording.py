@@ -1,4 +1,4 @@
-"""How errors and values are put in words: whatever they are, in one line that is safe to look at and tells no secret."""
+"""How errors and values are put in words: whatever they are, in one safe line that tells no secret."""
 
 from __future__ import annotations
 

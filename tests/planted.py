@@ -22,9 +22,9 @@ from typing import Any, Final
 from scenarios import Scenario, draw, play
 from virtual import Deadlock, VirtualLoop
 
-from asyncpc.run import running, supervisor
 from asyncpc.core import channel, queue, stage, waiting, worker
 from asyncpc.core.queue import BoundedQueue
+from asyncpc.run import running, supervisor
 
 __all__ = ["FAULTS", "Fault", "Withered", "planted"]
 
@@ -192,7 +192,9 @@ FAULTS: Final = (
         "A18, I3",
         (_RUN, "_cascade", "inbox.close()", "inbox.closed or inbox.items.append(None); inbox.close()"),
     ),
-    _fault("push without the give-back", "I2", (_CHANNEL, "put_or_leave", "self.enqueue(item)\n        raise", "raise")),
+    _fault(
+        "push without the give-back", "I2", (_CHANNEL, "put_or_leave", "self.enqueue(item)\n        raise", "raise")
+    ),
     _fault(
         "outside cancellation ignored",
         "B1, I7",

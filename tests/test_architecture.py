@@ -21,7 +21,8 @@ FLOORS = {
 """Each module's floor, as the docstring of the package tells it; those on one floor do not know each other."""
 
 MODULES = sorted(
-    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__") for path in PACKAGE.rglob("*.py")
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+    for path in PACKAGE.rglob("*.py")
 )
 WINGS = {"cli", "core", "graph", "offload", "options", "run", "watch"}
 

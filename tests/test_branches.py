@@ -676,7 +676,14 @@ def test_names_are_made_unique_once() -> None:
     a = Sink("a").consumer
     twice = a >> a
     pipeline = source([1]) >> broadcast(twice, twice) >> a
-    assert [handler.name for handler in [node.handler for node in pipeline._plan.nodes]] == ["broadcast", "a", "a#2", "a#3", "a#4", "a#5"]
+    assert [handler.name for handler in [node.handler for node in pipeline._plan.nodes]] == [
+        "broadcast",
+        "a",
+        "a#2",
+        "a#3",
+        "a#4",
+        "a#5",
+    ]
 
 
 def test_a_drain_timeout_holds_whichever_part_says_it() -> None:

@@ -477,7 +477,9 @@ def test_what_the_program_prints_is_kept_whole_and_costs_no_redraws(folder: Path
 def test_a_terminal_without_rich_gets_a_hint_and_the_report(folder: Path) -> None:
     """The extra is optional: without it everything works, and one line says how to get it."""
     program = (
-        "import sys; sys.modules['rich'] = None\nfrom asyncpc.cli.main import main\nsys.exit(main(['run', 'app:counted']))"
+        "import sys; sys.modules['rich'] = None\n"
+        "from asyncpc.cli.main import main\n"
+        "sys.exit(main(['run', 'app:counted']))"
     )
     ended = run_on_terminal(folder, "-c", program)
     assert ended.status == 0
@@ -594,7 +596,9 @@ def test_version_is_the_package_s(tmp_path: Path) -> None:
 
 def test_a_piped_run_imports_no_rich(folder: Path) -> None:
     """What is used on terminals only costs nothing elsewhere."""
-    program = "import sys; from asyncpc.cli.main import main\nmain(['run', 'app:done'])\nsys.exit('rich' in sys.modules)"
+    program = (
+        "import sys; from asyncpc.cli.main import main\nmain(['run', 'app:done'])\nsys.exit('rich' in sys.modules)"
+    )
     assert run_child(folder, "-c", program).status == 0
 
 

@@ -8,17 +8,13 @@ import itertools
 import re
 import signal
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import pytest
 from spy import Flaky
 from virtual import EAGER, now, ran, run_virtual
 
-from asyncpc.core.channel import Channel
-from asyncpc.core.plan import Handler
-from asyncpc.core.stage import ConsumerWorker, RunLinks, Stage
-from asyncpc.options.rate import Throttle
 from asyncpc import (
     BoundedQueue,
     Breaker,
@@ -33,6 +29,10 @@ from asyncpc import (
     consumer,
     source,
 )
+from asyncpc.core.channel import Channel
+from asyncpc.core.plan import Handler
+from asyncpc.core.stage import ConsumerWorker, RunLinks, Stage
+from asyncpc.options.rate import Throttle
 
 both = pytest.mark.parametrize("eager", EAGER)
 

@@ -16,8 +16,6 @@ from typing import Any
 import pytest
 from support import BUSY, results, switching_often
 
-import asyncpc
-from asyncpc.run.accounting import Accounts as Books_
 from asyncpc import (
     DefinitionError,
     Pipeline,
@@ -31,6 +29,7 @@ from asyncpc import (
     source,
 )
 from asyncpc.offload.bridge import bridge_to
+from asyncpc.run.accounting import Accounts as Books_
 
 PATIENCE = 20.0  # seconds after which a thread that should have gone on fails its test
 var: ContextVar[int] = ContextVar("var", default=0)

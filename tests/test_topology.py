@@ -17,8 +17,8 @@ from virtual import run_virtual
 
 from asyncpc import Consumer, Pipeline, broadcast, consumer, merge, route, source
 from asyncpc.core.plan import Plan
-from asyncpc.watch.progress import _Way
 from asyncpc.watch.drawing import draw, mermaid
+from asyncpc.watch.progress import _Way
 
 
 def stage(name: str, **options: Any) -> Consumer[Any, Any, ..., Any]:

@@ -11,7 +11,6 @@ import argparse
 import importlib
 import math
 import os
-import re
 import shutil
 import sys
 import traceback
@@ -22,13 +21,13 @@ from inspect import isfunction
 from pathlib import Path
 from typing import Any, Final
 
-from ..graph.decorators import consumer, source
 from ..errors import ConservationError, DefinitionError, PipelineError, StateError
+from ..graph.decorators import consumer, source
 from ..graph.pipeline import Pipeline, plan_of
-from ..watch.progress import progress
 from ..run.report import Report
 from ..runner import run_watched
 from ..watch.drawing import draw, mermaid
+from ..watch.progress import progress
 from ..wording import escaped, message_of, place_of, redacted
 
 __all__ = ["main"]

@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ..errors import QueueShutDown
@@ -56,7 +56,7 @@ class Channel(BoundedQueue[T]):
         """Whether writers wait for room; not any more in a run that is cancelled."""
         self.sharing: Sharing | None = None
         """How its writers share the room, where they belong to several stages or sources."""
-        self.full: Full | None = None
+        self.when_full: Full | None = None
         """What is called with an item instead of waiting for room."""
         self.inlet: Inlet | None = None
         """What threads put through, if any do."""
@@ -163,8 +163,8 @@ class Channel(BoundedQueue[T]):
         Raises what a function of the user, such as ``key=``, or the overflow policy raises: then it was not taken.
         *Cancel safety*: a cancelled call leaves its item in the queue (invariant 2), one above the bound.
         """
-        if self.full is not None and len(self.items) >= self.limit:
-            self.full(item)
+        if self.when_full is not None and len(self.items) >= self.limit:
+            self.when_full(item)
             return
         in_vain = False  # then it is the first to be woken again
         try:
@@ -189,7 +189,7 @@ class Channel(BoundedQueue[T]):
         the item in hand (:meth:`put_or_leave`).
         """
         has_room = len(self.items) < self.limit if self.sharing is None else self.sharing.may_put(0)
-        if not has_room and self.full is None:
+        if not has_room and self.when_full is None:
             if self.sharing is not None:
                 await self.sharing.wait()
             while len(self.items) >= self.limit and self.holds_writers:
@@ -294,10 +294,10 @@ class Channel(BoundedQueue[T]):
     # -- in place of the base's ------------------------------------------------------------------
 
     def _put_when_full(self, item: T) -> None:
-        if self.full is None:
+        if self.when_full is None:
             raise asyncio.QueueFull
         try:
-            self.full(item)
+            self.when_full(item)
         except asyncio.QueueFull:
             raise
         except BaseException:  # of on_drop=: the item was taken, or dropped
@@ -306,7 +306,7 @@ class Channel(BoundedQueue[T]):
         self._received += 1
 
     async def _until_room(self, deadline: float | None) -> None:
-        if self.full is None:
+        if self.when_full is None:
             await super()._until_room(deadline)
 
     def _take(self) -> T:

@@ -1,7 +1,7 @@
 """How values leave a stage, whatever its handler is: one by one, or from a generator, a batch or a branching.
 
-The rule for all of them: what was emitted stays emitted and is never retried; a value that the next channel refuses (its
-``key=`` raised, or it is full and refuses to wait) is a failure of the item that it was made of, in the stage that
+The rule for all of them: what was emitted stays emitted and is never retried; a value that the next channel refuses
+(its ``key=`` raised, or it is full and refuses to wait) is a failure of the item that it was made of, in the stage that
 gave it. A worker that is cancelled leaves what it was about to emit in the next channel (invariant 2).
 
 A plain stage's values are put into the next channel by the worker's loop itself while there is room; the functions here
@@ -23,6 +23,7 @@ from .tracked import Tracked, plain
 from .waiting import Budget
 
 __all__ = ["Refused", "branching", "emit", "emit_each", "generating", "leave", "put_waiting"]
+
 
 class Refused(Exception):
     """The next channel refused a value; ``error`` is why. No call of the handler has failed, so none is retried."""
@@ -188,7 +189,7 @@ def _with_ticket(item: Any, value: Any) -> Any:
 
 
 def leave(stage: Stage, outlet: Outlet, value: Any) -> bool:
-    """Leave ``value`` in the next channel whatever its bound says; whether it was taken. The run fails if it was not."""
+    """Leave ``value`` in the next channel whatever its bound says; whether it was taken. If not, the run fails."""
     try:
         if outlet.channel is not None:
             outlet.channel.enqueue(value)
@@ -222,21 +223,18 @@ def branching(worker: ConsumerWorker, choose: Call) -> Call:
 
 
 async def _send(worker: ConsumerWorker, item: Any, outlets: Iterable[Outlet]) -> None:
-    """Emit the item to each of the outlets; one that refuses it does not keep it from the others.
+    """Emit the item to one outlet after the other, as far as none refuses it.
 
     *Cancel safety*: all have it, and it is settled.
     """
-    left, refused = deque(outlets), None
+    left = deque(outlets)
     while left:
-        outlet = left.popleft()
         try:
-            await emit(worker, outlet, _with_ticket(item, plain(item)))
+            await emit(worker, left.popleft(), _with_ticket(item, plain(item)))
         except asyncio.CancelledError:
-            for other in left:
-                leave(worker.stage, other, _with_ticket(item, plain(item)))
+            for outlet in left:
+                leave(worker.stage, outlet, _with_ticket(item, plain(item)))
             worker.settle()
             raise
         except Exception as error:
-            refused = refused or error
-    if refused is not None:
-        raise Refused(refused)
+            raise Refused(error) from None

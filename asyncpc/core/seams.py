@@ -34,36 +34,46 @@ class Option(Protocol):
 
     def check(self, where: str, handler: Any, /) -> Any:
         """The handler, changed where the option asks for it; raises ``DefinitionError`` if the two do not fit."""
+        ...
 
     def install(self, stage: Any, /) -> None:
         """Change the stage of a run."""
 
     def words(self) -> str:
         """What the user asked for, for pictures; empty if there is nothing to tell."""
+        ...
 
 
 class Call(Protocol):
     """A handler, or one wrapped: gives its value for an item, or DONE if it has passed its values on itself."""
 
-    def __call__(self, item: Any, /) -> Awaitable[Any]: ...
+    def __call__(self, item: Any, /) -> Awaitable[Any]:
+        """See the class."""
+        ...
 
 
 class Wrap(Protocol):
     """Makes one way of calling a handler out of another, for one worker."""
 
-    def __call__(self, call: Call, worker: Any, /) -> Call: ...
+    def __call__(self, call: Call, worker: Any, /) -> Call:
+        """See the class."""
+        ...
 
 
 class Recover(Protocol):
     """What becomes of a call that raised: its value after all, DONE if a policy gave the item up, or it raises."""
 
-    def __call__(self, worker: Any, item: Any, call: Call, error: Exception, /) -> Awaitable[Any]: ...
+    def __call__(self, worker: Any, item: Any, call: Call, error: Exception, /) -> Awaitable[Any]:
+        """See the class."""
+        ...
 
 
 class GiveUp(Protocol):
     """What becomes of an item that has failed at last, after ``calls`` calls: counts and reports it, or raises."""
 
-    def __call__(self, worker: Any, item: Any, calls: int, error: Exception, /) -> Awaitable[None]: ...
+    def __call__(self, worker: Any, item: Any, calls: int, error: Exception, /) -> Awaitable[None]:
+        """See the class."""
+        ...
 
 
 class Window(Protocol):
@@ -74,6 +84,7 @@ class Window(Protocol):
 
     def in_order(self, call: Call, worker: Any, /) -> Call:
         """``call``, with the attempts it may have, whose values leave through the window."""
+        ...
 
     def release(self) -> None:
         """At the end of a run, let go what waits: it is left in the next channel."""
@@ -100,6 +111,7 @@ class Adjust(Protocol):
 
     def __call__(self, stage: Any, /) -> int:
         """The concurrency it is to have from now on."""
+        ...
 
 
 class Crew(Protocol):
@@ -139,21 +151,26 @@ class Container(Protocol):
 
     def popleft(self) -> Any:
         """Take what a worker handles at once; raises ``IndexError`` when there is nothing to be taken."""
+        ...
 
     def available(self) -> int:
         """How many times something can be taken now."""
+        ...
 
     def taker(self) -> Any:
         """What one worker takes from: this, or something with ``popleft`` and a truth value that knows the worker."""
+        ...
 
     def items_in(self, taken: Any, /) -> list[Any]:
         """The items in what was taken."""
+        ...
 
     def worker_left(self, taker: Any, /) -> None:
         """The worker that was given ``taker`` takes nothing more from it."""
 
     def complete(self) -> bool:
         """Let what waits for more be taken as it is; whether there was any."""
+        ...
 
     def clear(self) -> None:
         """Forget all items."""
@@ -168,7 +185,8 @@ class Container(Protocol):
 class Full(Protocol):
     """What is done with an item that finds its channel full, instead of waiting: drop one, or raise."""
 
-    def __call__(self, item: Any, /) -> None: ...
+    def __call__(self, item: Any, /) -> None:
+        """See the class."""
 
 
 class Inlet(Protocol):
@@ -186,9 +204,11 @@ class Sharing(Protocol):
 
     def mark(self) -> float:
         """The length from which a writer has to ask."""
+        ...
 
     def may_put(self, items: int = 1) -> bool:
         """Whether a writer that has not waited may put so many items, 0 or 1."""
+        ...
 
     async def wait(self) -> None:
         """Wait for room as a writer."""

@@ -21,7 +21,18 @@ from .seams import Adjust, Call, GiveUp, Recover, Stopwatch, Ticket, Window, Wra
 from .tracked import fail_all, plain
 from .waiting import Budget, Waits
 
-__all__ = ["DONE", "NO_ITEM", "ConsumerWorker", "Ended", "Outlet", "RunLinks", "Stage", "Worker", "give_up_all", "stray"]
+__all__ = [
+    "DONE",
+    "NO_ITEM",
+    "ConsumerWorker",
+    "Ended",
+    "Outlet",
+    "RunLinks",
+    "Stage",
+    "Worker",
+    "give_up_all",
+    "stray",
+]
 
 
 class _Mark:
@@ -212,7 +223,7 @@ class RunLinks:
         self.tracks: bool = tracks
         """Whether items may come with tickets."""
         self.trouble: Callable[[Exception, str], None] = trouble
-        """Called with an error that nobody in the midst of its work can raise, and the name of the stage: ends the run."""
+        """Ends the run with an error that nobody can raise in the midst of its work, and the name of the stage."""
         self.machines: dict[int, Any] = {}
         """What stages share that were asked for with one and the same option, by its identity."""
 

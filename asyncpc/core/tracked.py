@@ -3,9 +3,9 @@
 A ticket counts the values that are under way of what was made of one item (:class:`~asyncpc.core.seams.Ticket`):
 
 - a stage that gives one value passes on the same ticket; one that gives none settles it;
-- a generator holds it once for each value, and settles it when it has ended; a broadcast to *k* branches holds it *k* - 1
-  times more; of a batch each result travels with the ticket of its own item, and what a generating batch gives, with the
-  tickets of all its items;
+- a generator holds it once for each value, and settles it when it has ended; a broadcast to *k* branches holds it
+  *k* - 1 times more; of a batch each result travels with the ticket of its own item, and what a generating batch gives,
+  with the tickets of all its items;
 - what a policy gives up has failed, unless it goes to a stage that is told of failures: then the ticket goes with it;
 - at the end of a run, or of its worker, what is left is released.
 

@@ -135,7 +135,9 @@ def _call(worker: ConsumerWorker, function: Callable[[Any], Any]) -> Call:
     return isolated(worker, call) if worker.watched[0] is None else call
 
 
-Around = tuple[Callable[[], Any], WaitQueue, WaitQueue, float, Channel[Any] | None, Any, Callable[[Any], None], WaitQueue]
+Around = tuple[
+    Callable[[], Any], WaitQueue, WaitQueue, float, Channel[Any] | None, Any, Callable[[Any], None], WaitQueue
+]
 """What an item meets before and after its call, looked up once: see :func:`_around`."""
 
 
@@ -156,7 +158,7 @@ def _around(inbox: Channel[Any], items: Any, outbox: Channel[Any] | None) -> Aro
 async def _handle_some(worker: ConsumerWorker, items: Any, inbox: Channel[Any], around: Around) -> tuple[float, bool]:
     """Handle items while there are any and time is left: the seconds that took, and whether it was a single item."""
     take, putters, writers, wake_from, outbox, out_items, out_append, out_getters = around
-    call, clock, stage = worker.call, perf_counter, worker.stage
+    call, clock = worker.call, perf_counter
     context, home = worker.watched
     settled, run, elapsed, value = worker.settled, FIRST, 0.0, None
     worker.passing, started = 0.0, clock()
@@ -174,8 +176,6 @@ async def _handle_some(worker: ConsumerWorker, items: Any, inbox: Channel[Any], 
             try:
                 value = await call(item)
             except (Exception, asyncio.CancelledError) as error:
-                if stage.window is not None:
-                    raise  # it has had its attempts
                 value = await recovered(worker, item, call, error)
             try:
                 leaked = context != home
@@ -192,17 +192,12 @@ async def _handle_some(worker: ConsumerWorker, items: Any, inbox: Channel[Any], 
                         out_append(value)
                         if out_getters and not out_getters.waking:
                             out_getters.wake()
-                except asyncio.CancelledError:
-                    worker.settle()
-                    raise
-                except Exception as error:  # the next channel refused it
-                    await stage.give_up(worker, item, 1, error)
+                except BaseException as error:
+                    await _not_emitted(worker, item, error)
             settled += 1
             worker.settled = settled
             if worker.interrupted:
-                if worker.cancelled:  # the handler swallowed it: nothing more is taken (fault B4)
-                    worker.item = NO_ITEM
-                    raise asyncio.CancelledError
+                _obey_cancel(worker)
                 break
         elapsed = clock() - started
         if run is FIRST:
@@ -237,6 +232,21 @@ async def _is_to_leave(stage: Stage) -> bool:
     return True
 
 
+def _obey_cancel(worker: ConsumerWorker) -> None:
+    """Take nothing more if the worker was cancelled, and its handler swallowed that (fault B4)."""
+    if worker.cancelled:
+        worker.item = NO_ITEM
+        raise asyncio.CancelledError
+
+
+async def _not_emitted(worker: ConsumerWorker, item: Any, error: BaseException) -> None:
+    """The value of the item waited for room, and was left in the next channel; or that refused it."""
+    if not isinstance(error, Exception):
+        worker.settle()
+        raise error
+    await worker.stage.give_up(worker, item, 1, error)
+
+
 # -- beside the way of an item that is handled at the first attempt ---------------------------------
 
 
@@ -245,11 +255,17 @@ async def attempt(worker: ConsumerWorker, item: Any, call: Call) -> Any:
     try:
         return await call(item)
     except (Exception, asyncio.CancelledError) as error:
-        return await recovered(worker, item, call, error)
+        return await _recovered(worker, item, call, error)
 
 
 async def recovered(worker: ConsumerWorker, item: Any, call: Call, error: BaseException) -> Any:
     """The value of a call that raised after all, by another attempt; DONE if a policy gives the item up."""
+    if worker.stage.window is not None:
+        raise error  # it has had its attempts
+    return await _recovered(worker, item, call, error)
+
+
+async def _recovered(worker: ConsumerWorker, item: Any, call: Call, error: BaseException) -> Any:
     stage = worker.stage
     try:
         if isinstance(error, asyncio.CancelledError):

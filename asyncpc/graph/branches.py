@@ -6,11 +6,11 @@ from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
 from ..checks import check_item_function, check_name
-from .decorators import Items, Listener, as_listener
-from .definitions import define_handler
 from ..errors import DefinitionError, Unroutable
 from ..options.failures import OnError
 from ..wording import shown
+from .decorators import Items, Listener, as_listener
+from .definitions import define_handler
 from .layout import beside, branching
 from .pipeline import Consumer, Pipeline, Producer, Source, StageLike, open_layout, stage_layout
 

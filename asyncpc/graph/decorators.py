@@ -21,9 +21,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
 from ..backoff import Restart
 from ..checks import Resource, RunIn
-from .definitions import OPTIONS, define_handler, define_origin, iterable_origin
 from ..errors import DefinitionError
-from .pipeline import Consumer, Producer, Source, handler_of
 from ..options.adaptive import Adaptive
 from ..options.batch import Batch
 from ..options.breaker import Breaker
@@ -31,7 +29,9 @@ from ..options.failures import Failure, OnError
 from ..options.overflow import Overflow
 from ..options.rate import Rate
 from ..options.retry import Retry
+from .definitions import OPTIONS, define_handler, define_origin, iterable_origin
 from .layout import Layout
+from .pipeline import Consumer, Producer, Source, handler_of
 
 __all__ = ["Items", "Listener", "as_listener", "consumer", "producer", "source"]
 

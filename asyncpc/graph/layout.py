@@ -1,7 +1,7 @@
 """Definitions joined into an acyclic graph, by pure functions of frozen values.
 
-A :class:`Layout` is what has been joined so far; its ends are open. :func:`complete` makes a plan of it: with names that
-differ, numbers that hold for all, and a stage for each consumer that is told of failures.
+A :class:`Layout` is what has been joined so far; its ends are open. :func:`complete` makes a plan of it: with names
+that differ, numbers that hold for all, and a stage for each consumer that is told of failures.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ class Layout(NamedTuple):
 
     def bounded(self, maxsize: int) -> Layout:
         """The same, where queues hold ``maxsize`` items unless their stages say otherwise; to be joined with more."""
-        nodes = [node._replace(handler=node.handler._replace(maxsize=node.handler.bound(maxsize))) for node in self.nodes]
+        nodes = [
+            node._replace(handler=node.handler._replace(maxsize=node.handler.bound(maxsize))) for node in self.nodes
+        ]
         return self._replace(nodes=tuple(nodes))
 
     def then(self, following: Layout) -> Layout:

@@ -13,13 +13,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from ..checks import check_maxsize, check_name, check_seconds, refuse_called
-from .definitions import bind_origin, iterable_origin
-from .layout import Layout, complete
-from ..errors import DefinitionError, StateError
 from ..core.plan import Handler, Node, Origin, Plan
+from ..errors import DefinitionError, StateError
 from ..run.report import Report
 from ..run.running import Results, Running, conclude, leave
 from ..run.supervisor import Supervisor
+from .definitions import bind_origin, iterable_origin
+from .layout import Layout, complete
 
 __all__ = [
     "Consumer",
@@ -356,7 +356,7 @@ def stage_layout(part: Any, where: str) -> Layout:
 def _join_all(
     parts: tuple[Any, ...], maxsize: int | None, drain_timeout: float | None, name: str | None
 ) -> tuple[Plan, Layout]:
-    """The parts in order, as a plan, and as a layout to be joined with more; raises ``DefinitionError`` for no order."""
+    """The parts in order: a plan, and a layout to be joined with more; raises ``DefinitionError`` for a wrong order."""
     layout = Layout()
     for place, part in enumerate(parts):
         where = f"part {place + 1} of the pipeline"

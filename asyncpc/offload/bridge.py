@@ -18,15 +18,15 @@ from contextlib import suppress
 from itertools import islice
 from threading import Lock, RLock, get_ident
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from ..errors import QueueShutDown, StateError
 from ..core.channel import Channel
 from ..core.waiting import BUDGET
+from ..errors import QueueShutDown, StateError
 
 if TYPE_CHECKING:
-    from .sources import BlockingSource
     from ..run.supervisor import Supervisor
+    from .sources import BlockingSource
 
 __all__ = ["Bridge", "bridge_to"]
 
@@ -49,7 +49,7 @@ def bridge_to(queue: Channel[Any]) -> Bridge:
     with _making:
         if queue.inlet is None:
             queue.inlet = Bridge(queue)
-        return queue.inlet
+        return cast(Bridge, queue.inlet)
 
 
 class Bridge:
@@ -83,7 +83,7 @@ class Bridge:
         self._thread = queue.thread
         self._loop = queue.loop
         self._is_dead = self._loop.is_closed
-        self._plain = type(queue.items) is deque and queue.full is None  # or putting runs the user's code
+        self._plain = type(queue.items) is deque and queue.when_full is None  # or putting runs the user's code
         self._lock = RLock()  # a finalizer or signal handler of the user's may put, too, in the midst of it
         self._moving: deque[Any] = deque()  # put, not yet in the queue
         self._given: deque[tuple[Any, BlockingSource]] = deque()  # likewise, of sources
@@ -133,7 +133,7 @@ class Bridge:
             with self._lock:
                 if source.stopped or self._is_dead():
                     return False
-                if self._has_room() or self._queue.full is not None:
+                if self._has_room() or self._queue.when_full is not None:
                     return True
                 gate = self._park()
             self._sleep(gate, None)
@@ -270,14 +270,14 @@ class Bridge:
         self._check(source)
         queue = self._queue
         full, stopped = len(queue.items) >= queue.limit, source is not None and source.stopped
-        if full and queue.full is None and not stopped:
+        if full and queue.when_full is None and not stopped:
             with self._lock:
                 return self._park()
         if source is None:
             queue.put_nowait(item)
             return None
-        if full and queue.full is not None:
-            queue.full(item)
+        if full and queue.when_full is not None:
+            queue.when_full(item)
         else:
             queue.enqueue(item)
         source.worker.produced += 1

@@ -9,12 +9,12 @@ from contextvars import copy_context
 from threading import Thread
 from typing import Any, Final
 
-from .bridge import Bridge, bridge_to
 from ..core.plan import Origin
+from ..core.source import ProducerWorker
 from ..logs import WARNING, log
 from ..wording import summary
+from .bridge import Bridge, bridge_to
 from .threads import until_ended
-from ..core.source import ProducerWorker
 
 __all__ = ["read_in_thread"]
 

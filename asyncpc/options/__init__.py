@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from ..core.plan import Handler
+from ..core.seams import Option
 from .adaptive import Concurrency
 from .batch import Batching
 from .breaker import Breaking
@@ -25,21 +26,22 @@ from .timeout import Timeout
 
 __all__ = ["ARGUMENTS", "ORDER", "with_options"]
 
-ORDER: Final = (
-    Priority,
-    Key,
-    Timeout,
-    RateLimit,
-    Breaking,
-    Batching,
-    Overflowing,
-    Failures,
-    Retrying,
-    Ordered,
-    Concurrency,
+ORDER: Final[tuple[tuple[Any, tuple[str, ...]], ...]] = (
+    (Priority, ("priority",)),
+    (Key, ("key",)),
+    (Timeout, ("timeout",)),
+    (RateLimit, ("rate",)),
+    (Breaking, ("breaker",)),
+    (Batching, ("batch",)),
+    (Overflowing, ("overflow", "on_drop")),
+    (Failures, ("on_error", "max_failures")),
+    (Retrying, ("retry",)),
+    (Ordered, ("ordered",)),
+    (Concurrency, ("concurrency",)),
 )
+"""The options, each with the arguments of a consumer that it takes."""
 
-ARGUMENTS: Final = tuple([name for kind in ORDER for name in kind.arguments])
+ARGUMENTS: Final = tuple([name for _, names in ORDER for name in names])
 """The arguments of a consumer that are options."""
 
 
@@ -51,9 +53,8 @@ def with_options(where: str, handler: Handler, given: Mapping[str, Any]) -> Hand
     return handler._replace(options=tuple(options))
 
 
-def _options(where: str, given: Mapping[str, Any]) -> Iterator[Any]:
-    for kind in ORDER:
-        make: Any = kind.made_from
-        option = make(where, **{name: given[name] for name in kind.arguments if name in given})
+def _options(where: str, given: Mapping[str, Any]) -> Iterator[Option]:
+    for kind, names in ORDER:
+        option = kind.made_from(where, **{name: given[name] for name in names if name in given})
         if option is not None:
             yield option

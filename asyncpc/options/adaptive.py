@@ -37,8 +37,6 @@ class Concurrency(NamedTuple):
 
     concurrency: int | Adaptive
 
-    arguments = ("concurrency",)
-
     @classmethod
     def made_from(cls, where: str, concurrency: Any = 1) -> Concurrency:
         """Take a number of workers, or an :class:`Adaptive`."""

@@ -48,8 +48,6 @@ class Batching(NamedTuple):
 
     batch: Batch
 
-    arguments = ("batch",)
-
     @classmethod
     def made_from(cls, where: str, batch: Any = None) -> Batching | None:
         """Take a :class:`Batch`."""
@@ -99,8 +97,10 @@ class Batching(NamedTuple):
             inbox.limit,
             inbox.made_item,
         )
-        keyed = isinstance(kept, KeyedQueue)
-        inbox.keep_in(KeyedBatches(batches, kept.key, inbox.limit, inbox.made_item) if keyed else batches)
+        if isinstance(kept, KeyedQueue):
+            inbox.keep_in(KeyedBatches(batches, kept.key, inbox.limit, inbox.made_item))
+        else:
+            inbox.keep_in(batches)
         stage.wraps.append(_gathering)
         if batch.split_on_error:
             stage.fail_at_last = SplitOnError(stage.fail_at_last)
@@ -363,7 +363,7 @@ class KeyedBatches:
         return self._batches.popleft()
 
     def give_back(self, items: Iterable[Any], reason: str) -> None:
-        """Put back the items of a batch whose keys are still leased: each is handled alone, before others of its key."""
+        """Put back the items of a batch whose keys are still leased: each alone, before others of its key."""
         for item in reversed(list(items)):
             key = self._key(item)
             parked = self._parked.setdefault(key, deque())
@@ -373,7 +373,7 @@ class KeyedBatches:
     def release(self, batch: Batched) -> None:
         """The batch has been handled: its keys are free for the items that wait for them."""
         for key in batch.keys:
-            del self._owner[key]
+            self._owner.pop(key, None)  # it is gone after clear()
             self._unpark(key)
         if len(self) >= self._limit:
             self._batches.close_all("full")

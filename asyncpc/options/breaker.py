@@ -33,8 +33,6 @@ class Breaking(NamedTuple):
 
     policy: Breaker
 
-    arguments = ("breaker",)
-
     @classmethod
     def made_from(cls, where: str, breaker: Any = None) -> Breaking | None:
         """Take a :class:`Breaker`."""

@@ -49,8 +49,6 @@ class Failures(NamedTuple):
     max_failures: float | None
     """Items that may fail; a float below 1 is a share of those settled."""
 
-    arguments = ("on_error", "max_failures")
-
     @classmethod
     def made_from(cls, where: str, on_error: Any = "stop", max_failures: Any = None) -> Failures:
         """Take a policy by name, or who is told; raises ``DefinitionError`` for what cannot be told."""
@@ -84,7 +82,11 @@ class Failures(NamedTuple):
         """What becomes of what fails."""
         if self.on_error == "stop" or isinstance(self.on_error, Handler):  # a stage of its own is in the picture
             return ""
-        return "skips what fails" if self.on_error == "skip" else f"what fails goes to {escaped(qualified_name(self.on_error))}"
+        return (
+            "skips what fails"
+            if self.on_error == "skip"
+            else f"what fails goes to {escaped(qualified_name(self.on_error))}"
+        )
 
 
 class GiveUp:

@@ -21,8 +21,6 @@ class Key(NamedTuple):
     function: Callable[[Any], Hashable]
     """A function of an item."""
 
-    arguments = ("key",)
-
     @classmethod
     def made_from(cls, where: str, key: Any = None) -> Key | None:
         """Take a function of an item."""

@@ -24,8 +24,6 @@ LONGEST: Final = 128
 class Ordered(NamedTuple):
     """The option."""
 
-    arguments = ("ordered",)
-
     @classmethod
     def made_from(cls, where: str, ordered: Any = False) -> Ordered | None:
         """Take True or False."""

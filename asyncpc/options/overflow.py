@@ -23,8 +23,6 @@ class Overflowing(NamedTuple):
     overflow: Overflow
     on_drop: Callable[[Any], object] | None
 
-    arguments = ("overflow", "on_drop")
-
     @classmethod
     def made_from(cls, where: str, overflow: Any = "wait", on_drop: Any = None) -> Overflowing | None:
         """Take a policy by name, and a function that is told of what is dropped."""
@@ -48,7 +46,7 @@ class Overflowing(NamedTuple):
 
     def install(self, stage: Stage) -> None:
         """Drop an item, or refuse it, where its writer would wait."""
-        stage.inbox.full = Full(self, stage)
+        stage.inbox.when_full = Full(self, stage)
 
     def words(self) -> str:
         """What becomes of an item."""

@@ -22,8 +22,6 @@ class Priority(NamedTuple):
     function: Callable[[Any], Any]
     """A function of an item."""
 
-    arguments = ("priority",)
-
     @classmethod
     def made_from(cls, where: str, priority: Any = None) -> Priority | None:
         """Take a function of an item."""
@@ -75,8 +73,8 @@ class PriorityHeap:
     def _take_back(self, entry: tuple[Any, int, Any]) -> None:
         """Undo a push that failed on the way: those it had passed, each one step down, go up again.
 
-        CPython's ``heappush`` swaps in place, so the new entry is somewhere between its leaf and the root. Where another
-        ``heappush`` works otherwise, the entry is looked for everywhere and the heap is left as a list that holds all.
+        CPython's ``heappush`` swaps in place, so the new entry is somewhere between its leaf and the root. Should another
+        one work otherwise, the entry is taken out wherever it is.
         """
         heap = self._heap
         path = [len(heap) - 1]
@@ -126,6 +124,9 @@ class PriorityHeap:
 
     def __len__(self) -> int:
         return len(self._heap)
+
+    def __bool__(self) -> bool:
+        return bool(self._heap)
 
     def __iter__(self) -> Iterator[Any]:
         with suppress(Exception):  # then in any order

@@ -37,8 +37,6 @@ class RateLimit(NamedTuple):
 
     rate: Rate
 
-    arguments = ("rate",)
-
     @classmethod
     def made_from(cls, where: str, rate: Any = None) -> RateLimit | None:
         """Take a :class:`Rate`."""

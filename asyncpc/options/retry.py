@@ -36,8 +36,6 @@ class Retrying(NamedTuple):
 
     policy: Retry | None
 
-    arguments = ("retry",)
-
     @classmethod
     def made_from(cls, where: str, retry: object = None) -> Retrying:
         """Take a number of attempts, or a :class:`Retry`; raises ``DefinitionError`` for anything else."""

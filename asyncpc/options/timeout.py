@@ -21,8 +21,6 @@ class Timeout(NamedTuple):
     seconds: float
     """That a call may take."""
 
-    arguments = ("timeout",)
-
     @classmethod
     def made_from(cls, where: str, timeout: Any = None) -> Timeout | None:
         """Take a number of seconds."""

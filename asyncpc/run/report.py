@@ -65,7 +65,7 @@ class StageStatistics(NamedTuple):
     out_waited: float
     """Seconds that its workers waited for room in the queues they give to, summed over the workers."""
     held_back: tuple[tuple[str, float], ...]
-    """What kept calls from beginning, in words (a rate, a breaker, the back-off of retries), and for how many seconds."""
+    """What kept calls from beginning, in words (a rate, a breaker, a back-off), and for how many seconds, summed."""
     loop_held: float
     """Seconds in which calls of half a millisecond or more let nothing else run, from their beginning to their end."""
     latency_p50: float

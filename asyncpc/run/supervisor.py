@@ -9,9 +9,9 @@ How a run stops
 1. *Intake ends*: puts are refused and the sources' tasks are cancelled, also while they sit in their next item; each
    source is closed in its own task. (Sources that end by themselves come to the same point.)
 2. *The queues drain*: when every queue is empty and every worker waits with nothing in flight, nothing can make new
-   work, not even ``feed``; the queues that no stage writes to are closed, and each of their consumers sees END. When the last
-   worker of a stage has ended, the next queue is closed, stage by stage; where branches meet, when the last of them
-   has ended.
+   work, not even ``feed``; the queues that no stage writes to are closed, and each of their consumers sees END. When
+   the last worker of a stage has ended, the next queue is closed, stage by stage; where branches meet, when the last of
+   them has ended.
 3. *One deadline* over all of it: then the workers are cancelled, once more after ``GRACE`` seconds, and after another
    ``GRACE`` whoever ignored both is abandoned by name. What was not handled is listed, item by item.
 
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Sequence
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from threading import get_ident
@@ -262,7 +263,7 @@ class Supervisor:
         if self.first.inlet is not None:
             self.first.inlet.take_fed()  # by a call in a thread that has outlived its timeout
         if all(stage.is_idle for stage in self.stages):
-            if any([stage.inbox.complete() for stage in self.stages]):
+            if any(stage.inbox.complete() for stage in self.stages):
                 return  # whoever handles the last batches will come back here
             for stage in self.stages:
                 if not stage.before:
@@ -338,7 +339,7 @@ class Supervisor:
         self._finish_if_ended()
 
     def _judge(self, worker: ConsumerWorker | ProducerWorker) -> None:
-        errors = worker.failures
+        errors: Sequence[BaseException] = worker.failures
         if not errors and not worker.completed and not worker.cancelled:
             errors = [
                 WorkerCancelled(
@@ -368,7 +369,7 @@ class Supervisor:
         self._fail(where)
         self._log_failures([error], where)
 
-    def _log_failures(self, errors: list[BaseException] | list[Exception], where: str) -> None:
+    def _log_failures(self, errors: Sequence[BaseException], where: str) -> None:
         """Last, since a log can break nothing then; whoever awaits the run learns of them at once anyway."""
         for error in errors:
             if self._entered and isinstance(error, Exception):
