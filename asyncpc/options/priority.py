@@ -73,8 +73,8 @@ class PriorityHeap:
     def _take_back(self, entry: tuple[Any, int, Any]) -> None:
         """Undo a push that failed on the way: those it had passed, each one step down, go up again.
 
-        CPython's ``heappush`` swaps in place, so the new entry is somewhere between its leaf and the root. Should another
-        one work otherwise, the entry is taken out wherever it is.
+        CPython's ``heappush`` swaps in place, so the new entry is somewhere between its leaf and the root. Should one
+        of another Python work otherwise, the entry is taken out wherever it is.
         """
         heap = self._heap
         path = [len(heap) - 1]
