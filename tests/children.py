@@ -23,6 +23,9 @@ TRIES = 3
 PATIENCE = 30.0
 """Seconds after which a child that hangs is killed, so that its test fails."""
 
+UNMEASURED = {"COVERAGE_PROCESS_CONFIG": ""}
+"""The environment of a child that coverage would slow down too much, or whose imports are counted."""
+
 
 @dataclass(frozen=True)
 class Ended:
