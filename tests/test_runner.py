@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from children import TRIES, UNMEASURED, Child, run_child, run_on_terminal
+from children import TRIES, Child, run_child, run_on_terminal
 from support import BUSY, switching_often
 
 import asyncpc
@@ -64,7 +64,7 @@ run(Pipeline(merge(ear, backlog), work, maxsize=0), loop=sys.argv[1])
 
 def seconds_until_sigterm_is_heard(folder: Path, loop: str) -> float:
     """One sample: from the sending of SIGTERM to the moment the idle source is told to stop."""
-    child = Child(folder, "-c", HEARING, loop, **UNMEASURED)
+    child = Child(folder, "-c", HEARING, loop, COVERAGE_PROCESS_CONFIG="")  # coverage would make it slow
     child.line_with("ready")
     sent = child.send(signal.SIGTERM)
     heard = float(child.line_with("."))
