@@ -113,4 +113,4 @@ __all__ = [
     "source",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

@@ -209,7 +209,7 @@ def test_rounds_are_interleaved_and_ratios_taken_per_round() -> None:
     def sample(name: str, cost: float) -> Callable[[], float]:
         def take() -> float:
             order.append(name)
-            return cost * 2 ** len(order[::2])
+            return cost * 2.0 ** len(order[::2])
 
         return take
 

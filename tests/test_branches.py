@@ -638,7 +638,7 @@ def test_any_graph_gives_what_plain_loops_give(chain: Chain, count: int, maxsize
         (lambda c: route(str, {"a": c}, maxsize=-1), "maxsize=-1 must be a whole number"),
         (lambda c: route(str, {"a": c}, on_error=cast(Any, "ignore")), "on_error='ignore' must be"),
         (lambda c: route(str, {"a": c}, name="a\nb"), "must be printable"),
-        (lambda c: broadcast(), "broadcast 'broadcast' needs at least one branch"),
+        (lambda c: cast(Any, broadcast)(), "broadcast 'broadcast' needs at least one branch"),
         (lambda c: broadcast(c, cast(Any, [1])), "branch 2 of 'broadcast'"),
         (lambda c: consumer(on_error=c, max_failures=-1)(c.__wrapped__), "max_failures=-1"),
     ],

@@ -225,7 +225,8 @@ def test_a_handler_that_finishes_in_spite_of_its_timeout_has_succeeded() -> None
             await asyncio.sleep(0.5)
 
     report = ran(source([1, 2]) >> stubborn)
-    assert (report.done, report.failed, report.elapsed) == (2, 0, pytest.approx(3.0))
+    assert (report.done, report.failed) == (2, 0)
+    assert report.elapsed == pytest.approx(3.0)
 
 
 def test_waiting_for_room_is_no_part_of_a_call() -> None:
@@ -301,7 +302,7 @@ def test_the_last_failure_is_safe_to_look_at() -> None:
 def test_an_error_of_a_function_of_the_item_says_whose_it_is(option: str, eager: bool) -> None:
     """Whoever gives the item meets it, and would be blamed for it."""
 
-    @consumer(**{option: lambda item: item["id"]})  # type: ignore[call-overload]  # which option it is, only the test knows
+    @consumer(**{option: lambda item: item["id"]})  # type: ignore[call-overload,untyped-decorator]  # which option it is, only the test knows
     async def handle(item: dict[str, int]) -> None: ...
 
     with pytest.raises(PipelineError) as failed:
@@ -541,5 +542,5 @@ def test_a_mistake_is_refused_where_it_is_written(options: dict[str, Any]) -> No
     """Bad input gets a clear error at definition time, with the name of the stage or option."""
     with pytest.raises(DefinitionError, match=r"consumer 'handle'|no option retries"):
 
-        @consumer(**options)
+        @consumer(**options)  # type: ignore[untyped-decorator]  # which options, only the test knows
         async def handle(n: int) -> None: ...

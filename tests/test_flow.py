@@ -412,7 +412,7 @@ def test_a_batch_fails_as_one_unless_it_is_split(eager: bool) -> None:
         told: list[Failure] = []
         options: dict[str, Any] = {"on_error": told.append, "retry": Retry(2, wait=lambda attempt: 0.0)}
 
-        @consumer(batch=Batch(4, split_on_error=split), **options)
+        @consumer(batch=Batch(4, split_on_error=split), **options)  # type: ignore[untyped-decorator]  # which options, only the test knows
         async def insert(rows: list[int]) -> None:
             if 5 in rows:
                 raise ValueError("bad row")
@@ -677,7 +677,8 @@ def test_scale_up_and_down(with_resource: bool, eager: bool) -> None:
     async def handle(n: int, *resource: None) -> None:
         await spy(n)
 
-    stage: Any = consumer(concurrency=2, name="handle", context=resource if with_resource else None)
+    context: Any = resource if with_resource else None
+    stage: Any = consumer(concurrency=2, name="handle", context=context)
 
     async def main() -> None:
         async with Pipeline(range(10_000), stage(handle)) as running:
@@ -979,7 +980,7 @@ def test_a_mistake_is_refused_where_it_is_written(options: dict[str, Any]) -> No
     """Bad input gets a clear error at definition time, with the name of the stage."""
     with pytest.raises(DefinitionError, match="consumer 'handle'"):
 
-        @consumer(**options)
+        @consumer(**options)  # type: ignore[untyped-decorator]  # which options, only the test knows
         async def handle(n: Any) -> None: ...
 
 

@@ -10,8 +10,10 @@ import random
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
+from functools import partial
+from operator import length_hint
 from types import new_class
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -246,7 +248,7 @@ async def test_a10_racing_putters_keep_the_bound(maxsize: int) -> None:
     queue = Queue(maxsize)
     putters = [asyncio.create_task(queue.put(n)) for n in range(50)]
     await spin()
-    got = []
+    got: list[int] = []
     while len(got) < 100:
         with suppress(asyncio.QueueEmpty):
             got.append(queue.get_nowait())
@@ -487,7 +489,7 @@ async def test_cancelled_at_every_await(name: str, turns: int, change: str) -> N
     elif change == "close":
         queue.close()
     task.cancel()
-    (result,) = await asyncio.gather(task, return_exceptions=True)
+    (result,) = cast(list[Any], await asyncio.gather(task, return_exceptions=True))
     raised = isinstance(result, BaseException)
     if not raised and not items and name not in ("ready",):
         taken += result if isinstance(result, list) else [result]
@@ -609,9 +611,9 @@ async def test_every_way_of_getting_tells_end() -> None:
         queue.get_nowait()
     assert [item async for item in queue] == []
     assert queue.statistics().ends == 4
-    for call in (lambda: queue.put(1), lambda: queue.put_many([1])):
+    for put in (partial(queue.put, 1), partial(queue.put_many, [1])):
         with pytest.raises(QueueShutDown):
-            await call()
+            await put()
     with pytest.raises(QueueShutDown):
         queue.put_nowait(1)
 
@@ -976,7 +978,7 @@ class Chaos:
 
     async def produce_many(self, items: list[tuple[int, int]]) -> None:
         source = iter(items)
-        while source.__length_hint__():
+        while length_hint(source):
             with suppress(asyncio.CancelledError):
                 await self.queue.put_many(source)
         self.put += items
@@ -1031,7 +1033,8 @@ def test_without_waiting_it_is_a_bounded_list(steps: list[str], maxsize: int) ->
     """Protects the plain verbs against a model: a list, two counts and a flag."""
 
     async def main() -> None:
-        queue, model, received, settled, closed = Queue(maxsize), [], 0, 0, False
+        queue, received, settled, closed = Queue(maxsize), 0, 0, False
+        model: list[int] = []
         for step in steps:
             match step:
                 case "put" if closed:

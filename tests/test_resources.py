@@ -209,8 +209,9 @@ def test_a_task_factory_that_refuses_leaves_nothing_running(most: int) -> None:
         def refuse(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
             if len(made) == most:
                 raise RuntimeError("no more tasks")
-            made.append(asyncio.Task(work, loop=loop, **options))
-            return made[-1]
+            task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, **options)
+            made.append(task)
+            return task
 
         loop.set_task_factory(refuse)
         with pytest.raises(PipelineError) as failed:
@@ -459,7 +460,7 @@ async def test_mistakes_of_composition_name_the_cure() -> None:
     with pytest.raises(DefinitionError, match="decorate 'bare' with @producer"):
         Pipeline(bare, handle)  # type: ignore[call-overload]  # the mistake under test
     with pytest.raises(DefinitionError, match="decorate it with @asynccontextmanager"):
-        consumer(context=bare)(handle.__wrapped__)  # type: ignore[call-overload]  # the mistake under test
+        consumer(context=bare)(handle.__wrapped__)  # type: ignore[arg-type]  # the mistake under test
     with pytest.raises(DefinitionError, match="drain_timeout='5'"):
         Pipeline(handle, drain_timeout="5")  # type: ignore[call-overload]  # the mistake under test
     assert (source(range(10**30)) >> handle)._plan.origins[0].total is None

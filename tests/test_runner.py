@@ -64,7 +64,7 @@ run(Pipeline(merge(ear, backlog), work, maxsize=0), loop=sys.argv[1])
 
 def seconds_until_sigterm_is_heard(folder: Path, loop: str) -> float:
     """One sample: from the sending of SIGTERM to the moment the idle source is told to stop."""
-    child = Child(folder, "-c", HEARING, loop)
+    child = Child(folder, "-c", HEARING, loop, COVERAGE_PROCESS_CONFIG="")  # coverage would make it slow
     child.line_with("ready")
     sent = child.send(signal.SIGTERM)
     heard = float(child.line_with("."))

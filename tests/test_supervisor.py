@@ -1043,9 +1043,9 @@ def test_the_cost_of_workers_grows_with_their_number_and_no_faster(how: str) -> 
         spy = Spy(1.0)
 
         async def handle(n: int, resource: None = None) -> int:
-            return await spy(n)
+            return int(await spy(n))
 
-        context = resource if how == "with a resource" else None
+        context: Any = resource if how == "with a resource" else None
         stage: Any = consumer(concurrency=count, context=context)(handle)
         async with Pipeline(range(count), stage).stream() as values:
             if how != "cancelled":
@@ -1341,42 +1341,6 @@ async def generator() -> AsyncIterator[int]:
 def plain(item: int) -> None: ...
 
 
-# What a type checker is told to ignore in these is the mistake itself, which must be refused at run time too.
-MISTAKES: dict[str, tuple[Callable[[], object], str, str]] = {
-    "producer without yield": (lambda: producer(coroutine), "'coroutine'", "with 'yield'"),
-    "plain function in the loop": (lambda: consumer(run_in="loop")(plain), "'plain'", "write 'async def'"),
-    "too many parameters": (lambda: consumer(two), "'two'", "must take item"),
-    "forgotten context": (lambda: consumer(two), "'two'", "context= adds the resource"),
-    "too few parameters": (lambda: consumer(none), "'none'", "must take item"),
-    "no room for the resource": (lambda: consumer(context=resource)(coroutine), "'coroutine'", "item and resource"),
-    "no concurrency": (lambda: consumer(concurrency=0)(coroutine), "'coroutine'", "at least 1"),
-    "odd concurrency": (lambda: consumer(concurrency=1.5)(coroutine), "'coroutine'", "whole number"),  # type: ignore[call-overload]
-    "stage's maxsize": (lambda: consumer(maxsize=-1)(coroutine), "'coroutine'", "0 means unbounded"),
-    "pipeline's maxsize": (lambda: Pipeline(ignore, maxsize=-1), "'ignore'", "0 means unbounded"),
-    "drain_timeout": (lambda: Pipeline(ignore, drain_timeout=-1), "'ignore'", "0 or more seconds"),
-    "nan": (lambda: Pipeline(ignore, drain_timeout=float("nan")), "'ignore'", "0 or more seconds"),
-    "producer in the middle": (lambda: Pipeline(range(3), endless, ignore), "<Producer endless>", "merge(a, b)"),  # type: ignore[call-overload]
-    "function in the middle": (lambda: Pipeline(range(3), coroutine), "part 2", "decorate it with @consumer"),  # type: ignore[call-overload]
-    "empty": (lambda: Pipeline(), "an empty pipeline", "at least one consumer"),  # type: ignore[call-overload]
-    "no consumer": (lambda: Pipeline(endless), "an empty pipeline", "at least one consumer"),  # type: ignore[call-overload]
-    "coroutine object": (lambda: consumer(coroutine(1)), "coroutine", "without calling it"),  # type: ignore[call-overload]
-    "no source at all": (lambda: source(3), "source(int)", ""),  # type: ignore[arg-type]
-    "arguments that do not fit": (lambda: endless(1), "'endless'", "compose endless("),  # type: ignore[call-arg]
-    "empty merge": (merge, "merge()", "at least one source"),
-    "called context": (lambda: consumer(context=resource())(two), "'two'", "pass the function"),
-    "Restart": (lambda: producer(restart=Restart(times=0))(endless.__wrapped__), "producer 'endless'", "at least 1"),
-    "method": (lambda: consumer(Methods.handle), "'handle'", "self.handle = consumer(self.handle)"),
-    "method with a resource": (lambda: consumer(context=resource)(Methods.handle), "'handle'", "is a method"),
-    "method as a source": (lambda: producer(Methods.items), "producer 'items'", "is a method"),
-    "option without a name": (lambda: consumer(4), "'int'", "consumer(concurrency=4)"),  # type: ignore[call-overload]
-    "list before a stage": (lambda: [1] >> ignore, "<Consumer ignore>", "source(…) >> …"),  # type: ignore[operator]
-    "function before a stage": (lambda: generator >> ignore, "<Consumer ignore>", "@producer"),  # type: ignore[operator]
-    "source of a source": (lambda: source(endless), "<Producer endless>", "without source()"),  # type: ignore[call-overload]
-    "sources in a list": (lambda: merge([endless, endless]), "merge()", "give each as an argument"),
-    "decorated source": (lambda: producer(hidden), "'generator'", "a decorator around it may hide that"),
-}
-
-
 class Methods:
     """What a class has that was not made an object yet."""
 
@@ -1394,6 +1358,42 @@ def hidden() -> AsyncIterator[int]:
 @asynccontextmanager
 async def resource() -> AsyncIterator[None]:
     yield
+
+
+# What a type checker is told to ignore in these is the mistake itself, which must be refused at run time too.
+MISTAKES: dict[str, tuple[Callable[[], object], str, str]] = {
+    "producer without yield": (lambda: producer(coroutine), "'coroutine'", "with 'yield'"),  # type: ignore[arg-type]
+    "plain function in the loop": (lambda: consumer(run_in="loop")(plain), "'plain'", "write 'async def'"),
+    "too many parameters": (lambda: consumer(two), "'two'", "must take item"),  # type: ignore[arg-type]
+    "forgotten context": (lambda: consumer(two), "'two'", "context= adds the resource"),  # type: ignore[arg-type]
+    "too few parameters": (lambda: consumer(none), "'none'", "must take item"),  # type: ignore[arg-type]
+    "no room for the resource": (lambda: consumer(context=resource)(coroutine), "'coroutine'", "item and resource"),  # type: ignore[arg-type]
+    "no concurrency": (lambda: consumer(concurrency=0)(coroutine), "'coroutine'", "at least 1"),
+    "odd concurrency": (lambda: consumer(concurrency=1.5)(coroutine), "'coroutine'", "whole number"),  # type: ignore[call-overload]
+    "stage's maxsize": (lambda: consumer(maxsize=-1)(coroutine), "'coroutine'", "0 means unbounded"),
+    "pipeline's maxsize": (lambda: Pipeline(ignore, maxsize=-1), "'ignore'", "0 means unbounded"),
+    "drain_timeout": (lambda: Pipeline(ignore, drain_timeout=-1), "'ignore'", "0 or more seconds"),
+    "nan": (lambda: Pipeline(ignore, drain_timeout=float("nan")), "'ignore'", "0 or more seconds"),
+    "producer in the middle": (lambda: Pipeline(range(3), endless, ignore), "<Producer endless>", "merge(a, b)"),  # type: ignore[call-overload]
+    "function in the middle": (lambda: Pipeline(range(3), coroutine), "part 2", "decorate it with @consumer"),  # type: ignore[call-overload]
+    "empty": (lambda: Pipeline(), "an empty pipeline", "at least one consumer"),  # type: ignore[call-overload]
+    "no consumer": (lambda: Pipeline(endless), "an empty pipeline", "at least one consumer"),  # type: ignore[call-overload]
+    "coroutine object": (lambda: consumer(coroutine(1)), "coroutine", "without calling it"),  # type: ignore[call-overload]
+    "no source at all": (lambda: source(3), "source(int)", ""),  # type: ignore[arg-type]
+    "arguments that do not fit": (lambda: endless(1), "'endless'", "compose endless("),  # type: ignore[call-arg]
+    "empty merge": (lambda: merge(), "merge()", "at least one source"),  # type: ignore[call-overload]
+    "called context": (lambda: consumer(context=resource())(two), "'two'", "pass the function"),  # type: ignore[arg-type]
+    "Restart": (lambda: producer(restart=Restart(times=0))(endless.__wrapped__), "producer 'endless'", "at least 1"),
+    "method": (lambda: consumer(Methods.handle), "'handle'", "self.handle = consumer(self.handle)"),  # type: ignore[arg-type]
+    "method with a resource": (lambda: consumer(context=resource)(Methods.handle), "'handle'", "is a method"),  # type: ignore[arg-type]
+    "method as a source": (lambda: producer(Methods.items), "producer 'items'", "is a method"),
+    "option without a name": (lambda: consumer(4), "'int'", "consumer(concurrency=4)"),  # type: ignore[call-overload]
+    "list before a stage": (lambda: [1] >> ignore, "<Consumer ignore>", "source(…) >> …"),  # type: ignore[operator]
+    "function before a stage": (lambda: generator >> ignore, "<Consumer ignore>", "@producer"),  # type: ignore[operator]
+    "source of a source": (lambda: source(endless), "<Producer endless>", "without source()"),  # type: ignore[arg-type]
+    "sources in a list": (lambda: merge([endless, endless]), "merge()", "give each as an argument"),
+    "decorated source": (lambda: producer(hidden), "'generator'", "a decorator around it may hide that"),
+}
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -1481,13 +1481,13 @@ def test_a_method_of_an_object_is_a_stage() -> None:
     class Sums:
         def __init__(self) -> None:
             self.total = 0
-            self.add = consumer(concurrency=2)(self.add)  # type: ignore[method-assign]  # the cure that is told
+            self.add = consumer(concurrency=2)(self.add)  # type: ignore[has-type]  # the cure that is told
 
-        async def add(self, item: int) -> None:
+        async def add(self, item: int) -> None:  # type: ignore[no-redef]
             self.total += item
 
     sums = Sums()
-    assert ran(source(range(5)) >> sums.add).done == 5  # type: ignore[operator]  # declared as a method
+    assert ran(source(range(5)) >> sums.add).done == 5
     assert sums.total == 10
 
 
@@ -1503,8 +1503,9 @@ def test_a_decorated_function_keeps_its_name_and_docstring() -> None:
         """Give some."""
         yield 1
 
-    assert (handle.__name__, handle.__doc__, handle.__module__) == ("handle", "Handle one.", __name__)
-    assert (items.__name__, items.__doc__) == ("items", "Give some.")
+    names = [getattr(one, "__name__", None) for one in (handle, items)]
+    assert (names[0], handle.__doc__, handle.__module__) == ("handle", "Handle one.", __name__)
+    assert (names[1], items.__doc__) == ("items", "Give some.")
     assert list(signature(handle).parameters) == ["item"]
 
 
@@ -1534,7 +1535,7 @@ def test_a_resource_that_is_none_is_named() -> None:
     def session() -> Iterator[int]:
         yield 1
 
-    @consumer(context=session)  # type: ignore[call-overload]  # the mistake under test
+    @consumer(context=session)  # type: ignore[arg-type]  # the mistake under test
     async def handle(item: int, session: int) -> None: ...
 
     with pytest.raises(PipelineError) as failed:
@@ -1597,7 +1598,8 @@ def test_a_handler_that_blocks_is_named_as_the_bottleneck() -> None:
         await asyncio.sleep(0.002)
 
     async def words(stage: Any) -> str:
-        return (await (source(range(50)) >> stage)).statistics.bottleneck()
+        report: Report = await (source(range(50)) >> stage)
+        return report.statistics.bottleneck()
 
     assert asyncio.run(words(blocks)).startswith("blocks: holds up the event loop ")
     assert asyncio.run(words(waits)).startswith("waits: busy ")

@@ -726,7 +726,12 @@ async def test_a_burst_wakes_the_loop_once() -> None:
 
     async with Pipeline(ignore, maxsize=1000) as running:
         bridge_to(running._run.first)._loop = Counting(loop)  # type: ignore[assignment]  # a loop that counts
-        threads = [threading.Thread(target=lambda: [running.put_from_thread(n) for n in range(100)]) for _ in range(4)]
+
+        def put() -> None:
+            for n in range(100):
+                running.put_from_thread(n)
+
+        threads = [threading.Thread(target=put) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from functools import partial
 from itertools import count, pairwise
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -24,11 +25,10 @@ from asyncpc.watch.progress import _Way
 def stage(name: str, **options: Any) -> Consumer[Any, Any, ..., Any]:
     """A stage that passes items on."""
 
-    @consumer(name=name, **options)
     async def handle(item: Any) -> Any:
         return item
 
-    return handle
+    return cast("Consumer[Any, Any, ..., Any]", consumer(name=name, **options)(handle))
 
 
 def drawn(pipeline: Pipeline[Any, Any], columns: int) -> list[str]:
@@ -81,7 +81,9 @@ def test_merged_parts_stand_beside_each_other_downwards_too() -> None:
 
 def test_one_branch_is_drawn_as_what_it_is() -> None:
     """A route with one branch is a filter: nothing parts there and nothing meets, but what passes is told."""
-    pipeline = source([], "s") >> route(str, {"CH": stage("a")}, on_error="skip") >> broadcast(stage("b")) >> stage("c")
+    pipeline: Any = (
+        source([], "s") >> route(str, {"CH": stage("a")}, on_error="skip") >> broadcast(stage("b")) >> stage("c")
+    )
     assert drawn(pipeline, 200) == [
         "s ─► [128] ─► route ─ CH ─► [128] ─► a ×1 ─► [128] ─► broadcast ─► [128] ─► b ×1 ─► [128] ─► c ×1"
     ]
@@ -115,7 +117,7 @@ def test_the_notes_name_the_consumer_of_failures_as_the_picture_does() -> None:
 def test_a_long_pipeline_is_drawn_in_no_time(stages: list[Any]) -> None:
     """Looking at a pipeline costs about as much as there is to be seen, and no depth of Python's stack."""
     plan = Pipeline[Any, Any](source([]), *stages)._plan
-    for picture in (lambda: draw(plan, 10**6), lambda: draw(plan, 1), lambda: mermaid(plan)):
+    for picture in (partial(draw, plan, 10**6), partial(draw, plan, 1), partial(mermaid, plan)):
         began = perf_counter()
         assert picture().count("[") >= len(plan.nodes)
         assert perf_counter() - began < BUSY  # it was exponential once
@@ -198,7 +200,8 @@ class Graph:
                 raise ValueError(n)
             return n + 1
 
-        name, on_error = f"c{next(self.numbers)}", self.letters.get(kind, "skip" if kind == "skip" else "stop")
+        name = f"c{next(self.numbers)}"
+        on_error: Any = self.letters.get(kind, "skip" if kind == "skip" else "stop")
         return consumer(name=name, on_error=on_error)(two if kind == "two" else one)
 
 
