@@ -43,6 +43,7 @@ from asyncpc import (
     WorkerCancelled,
     broadcast,
     consumer,
+    feed,
     producer,
     route,
     source,
@@ -55,6 +56,13 @@ Stage = Consumer[Any, Any, ..., Any]
 
 def no_wait(attempt: int) -> float:
     return 0.0
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Return once it holds, within 10 s of the loop's time."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  # no event of this loop tells of it
+            await asyncio.sleep(0)
 
 
 class Sink:
@@ -70,6 +78,12 @@ class Sink:
         self.times.append(now())
         if self.seconds:
             await asyncio.sleep(self.seconds)
+
+
+def named(name: str, function: Any, **options: Any) -> Stage:
+    """A stage of that name, whatever the function is."""
+    made: Stage = consumer(name=name, **options)(function)
+    return made
 
 
 def counts(stage: StageStatistics) -> tuple[int, int, int]:
@@ -355,19 +369,17 @@ def test_h2_a_broken_log_at_the_failure_of_an_entered_run_hides_no_error(how: st
         raise ValueError(n)
 
     async def main() -> None:
-        with pytest.raises(PipelineError) as failed:
-            async with Pipeline(handle, drain_timeout=5) as running:
-                await running.put(1)
-                await asyncio.sleep(1)
-                assert running.statistics().state == "failed"
-                with pytest.raises(QueueShutDown):
-                    await running.put(2)
-        assert [type(error) for error in failed.value.exceptions] == [ValueError]
-        assert now() < 2
+        async with Pipeline(handle, drain_timeout=5) as running:
+            await running.put(1)
+            await asyncio.sleep(1)
+            assert running.statistics().state == "failed"
+            with pytest.raises(QueueShutDown):
+                await running.put(2)
 
-    with broken_log(how) as lines:
+    with broken_log(how) as lines, pytest.raises(PipelineError) as failed:
         run_virtual(main, eager=eager)
     assert lines
+    assert types(failed.value) == [ValueError]
 
 
 @both
@@ -553,11 +565,8 @@ async def test_h2_a_broken_log_at_a_source_that_raises_late_leaves_no_noise(how:
             report = await running.drain(timeout=5)
         told = len(lines)
         gate.set()
-        async with asyncio.timeout(10):
-            while not ended.is_set() or len(lines) == told:
-                await asyncio.sleep(0)
-            while any(thread.name.startswith("asyncpc:late") for thread in threading.enumerate()):
-                await asyncio.sleep(0)
+        await until(lambda: ended.is_set() and len(lines) > told)
+        await until(lambda: not any(thread.name.startswith("asyncpc:late") for thread in threading.enumerate()))
     assert report.done == 1
     assert excepthook == []
 
@@ -590,7 +599,6 @@ HOSTILE: dict[str, type[Exception]] = {
 def hostiles(test: Callable[..., None]) -> Callable[..., None]:
     """The test for each of these classes; where it fails it says so in words, since pytest would look at the error."""
 
-    @pytest.mark.parametrize("kind", HOSTILE.values(), ids=HOSTILE.keys())
     @functools.wraps(test)
     def in_words(*args: Any, **options: Any) -> None:
         try:
@@ -603,7 +611,8 @@ def hostiles(test: Callable[..., None]) -> Callable[..., None]:
             return
         pytest.fail(found)
 
-    return in_words
+    marked: Callable[..., None] = pytest.mark.parametrize("kind", HOSTILE.values(), ids=HOSTILE.keys())(in_words)
+    return marked
 
 
 def types(error: PipelineError) -> list[type[BaseException]]:
@@ -639,18 +648,20 @@ def test_h2_an_entered_run_that_fails_of_such_an_error_does_not_run_on(kind: typ
         raise kind
 
     async def main() -> None:
-        with pytest.raises(PipelineError) as failed:
-            async with Pipeline(handle, drain_timeout=5) as running:
-                await running.put(1)
-                await asyncio.sleep(1)
-                assert running.statistics().state == "failed"
-                with pytest.raises(QueueShutDown):
-                    await running.put(2)
+        async with Pipeline(handle, drain_timeout=5) as running:
+            await running.put(1)
+            await asyncio.sleep(1)
+            assert running.statistics().state == "failed"
+            with pytest.raises(QueueShutDown):
+                await running.put(2)
+            try:
                 await running.drain(timeout=0.1)
-        assert types(failed.value) == [kind]
-        assert now() < 1.2
+            finally:
+                assert now() < 1.2
 
-    run_virtual(main, eager=eager)
+    with pytest.raises(PipelineError) as failed:
+        run_virtual(main, eager=eager)
+    assert types(failed.value) == [kind]
 
 
 @both
@@ -702,15 +713,15 @@ def test_h2_on_drop_that_raises_such_an_error_ends_the_run(kind: type[Exception]
         await asyncio.sleep(1)
 
     async def main() -> None:
-        with pytest.raises(PipelineError) as failed:
-            async with Pipeline(handle, drain_timeout=5) as running:
-                for n in range(3):
-                    running.put_nowait(n)
-                await asyncio.sleep(0.1)
-                assert running.statistics().state == "failed"
-        assert types(failed.value) == [kind]
+        async with Pipeline(handle, drain_timeout=5) as running:
+            for n in range(3):
+                running.put_nowait(n)
+            await asyncio.sleep(0.1)
+            assert running.statistics().state == "failed"
 
-    run_virtual(main, eager=eager)
+    with pytest.raises(PipelineError) as failed:
+        run_virtual(main, eager=eager)
+    assert types(failed.value) == [kind]
 
 
 # -- H3: emitted stays emitted; a refused value is a failure of the stage that gave it -----------
@@ -756,9 +767,9 @@ def giver(kind: str, calls: Counter[int], second: Stage, **options: Any) -> Pipe
     if kind == "route":
         return route(by, {"all": second}, name="first", **options)
     if kind == "batch":
-        return consumer(batch=Batch(6), name="first", **options)(batch) >> second
+        return named("first", batch, batch=Batch(6), **options) >> second
     function: Any = generator if "generator" in kind else plain
-    return consumer(ordered="ordered" in kind, name="first", **options)(function) >> second
+    return named("first", function, ordered="ordered" in kind, **options) >> second
 
 
 @both
@@ -886,18 +897,13 @@ def test_h3_a_broadcast_keeps_what_it_gave_to_other_branches(eager: bool) -> Non
     """One branch refuses: the item failed in the broadcast; the branch before it has it all the same, once."""
     one, two = Sink(), Refusing(3)
     with pytest.raises(PipelineError) as failed:
-        ran(source(range(6)) >> broadcast(_named("one", one), two.stage), eager=eager)
+        ran(source(range(6)) >> broadcast(named("one", one), two.stage), eager=eager)
     report = failed.value.report
     assert types(failed.value) == [KeyError]
     first, *branches = report.stages
     assert first.failed == 1
     assert first.emitted == sum(branch.received for branch in branches)
     assert balanced(report)
-
-
-def _named(name: str, function: Any, **options: Any) -> Stage:
-    made: Stage = consumer(name=name, **options)(function)
-    return made
 
 
 @both
@@ -926,7 +932,7 @@ def test_h3_a_caller_learns_that_its_value_was_refused(eager: bool) -> None:
 def test_h3_a_queue_that_raises_when_full_refuses_the_value(kind: str, on_error: Any, eager: bool) -> None:
     """``overflow="raise"`` is such a refusal too: the items without room failed in the stage that gave them."""
     slow, calls = Sink(1.0), Counter[int]()
-    second = _named("second", slow, maxsize=2, overflow="raise")
+    second = named("second", slow, maxsize=2, overflow="raise")
     pipeline = source(range(6)) >> giver(kind, calls, second, on_error=on_error)
     if on_error == "stop":
         with pytest.raises(PipelineError) as failed:
@@ -949,6 +955,7 @@ def test_h3_a_queue_that_raises_when_full_refuses_the_value(kind: str, on_error:
 def test_h3_an_item_of_a_source_that_is_refused_was_not_taken(why: str, eager: bool) -> None:
     """The source ends with the error; what it gave before is handled, and the refused item is nowhere."""
     slow, given = Sink(1.0), list[int]()
+    error: type[Exception]
 
     @producer
     async def numbers() -> AsyncIterator[int]:
@@ -957,9 +964,9 @@ def test_h3_an_item_of_a_source_that_is_refused_was_not_taken(why: str, eager: b
             yield n
 
     if why == "overflow":
-        stage, error = _named("stage", slow, maxsize=2, overflow="raise"), asyncio.QueueFull
+        stage, error = named("stage", slow, maxsize=2, overflow="raise"), asyncio.QueueFull
     else:
-        stage, error = _named("stage", slow, key=lambda n: {0: 0, 1: 1, 2: 2}[n]), KeyError
+        stage, error = named("stage", slow, key=lambda n: {0: 0, 1: 1, 2: 2}[n]), KeyError
     with pytest.raises(PipelineError) as failed:
         ran(numbers >> stage, eager=eager)
     report = failed.value.report
@@ -1087,8 +1094,7 @@ def test_h7_a_drain_is_heard_while_a_batch_is_given_up(eager: bool) -> None:
         async with Pipeline(first) as running:
             for n in range(20_000):
                 running.put_nowait(n)
-            while running.statistics().failed == 0:
-                await asyncio.sleep(0)
+            await until(lambda: running.statistics().failed > 0)
             return await running.drain(timeout=0)
 
     report = run_virtual(main, eager=eager)
@@ -1109,6 +1115,87 @@ def test_h7_a_broadcast_to_many_branches_lets_others_run(eager: bool) -> None:
     report, most = watched(pipeline, 2_000, lambda statistics: statistics.stages[0].emitted, eager)
     assert report.stages[0].emitted == 40_000
     assert most <= 1_000  # 2,540 before: 127 items
+
+
+# -- H8: a list that is one item ------------------------------------------------------------------
+
+
+@both
+@pytest.mark.parametrize("on_error", ["stop", "skip", "told"])
+@pytest.mark.parametrize("retry", [None, Retry(2, wait=no_wait)], ids=["once", "retried"])
+def test_h8_a_batch_that_goes_on_as_one_item_fails_as_one_item(retry: Any, on_error: str, eager: bool) -> None:
+    """The stage's option says what a batch is, never the type of an item."""
+    told, calls = list[Failure](), list[Any]()
+
+    @consumer(batch=Batch(3))
+    async def gather(rows: list[int]) -> AsyncIterator[list[int]]:
+        yield rows
+
+    @consumer(retry=retry, on_error=told.append if on_error == "told" else on_error)  # type: ignore[arg-type]
+    async def save(rows: list[int]) -> None:
+        calls.append(rows)
+        if 4 in rows:
+            raise ValueError
+
+    pipeline = source(range(9)) >> gather >> save
+    if on_error == "stop":
+        with pytest.raises(PipelineError) as failed:
+            ran(pipeline, eager=eager)
+        assert types(failed.value) == [ValueError]
+        report = failed.value.report
+        assert report.stages[1].failed == 1
+        assert balanced(report)
+    else:
+        report = ran(pipeline, eager=eager)
+        assert counts(report.stages[1]) == (3, 2, 1)
+        assert calls.count([3, 4, 5]) == (1 if retry is None else 2)
+    assert [list(one.item) for one in told] == ([[3, 4, 5]] if on_error == "told" else [])
+
+
+@both
+@pytest.mark.parametrize("options", [{"ordered": True}, {"timeout": 1}, {"batch": Batch(2)}], ids=lambda one: [*one][0])
+def test_h8_a_list_as_an_item_is_no_batch_whatever_the_stage(options: dict[str, Any], eager: bool) -> None:
+    """In order, with a time limit, or as an item of the next stage's own batches."""
+
+    @consumer(batch=Batch(3))
+    async def gather(rows: list[int]) -> AsyncIterator[list[int]]:
+        yield rows
+
+    async def save(rows: Any) -> None:
+        raise ValueError
+
+    report = ran(source(range(12)) >> gather >> named("save", save, on_error="skip", **options), eager=eager)
+    assert counts(report.stages[1]) == (4, 0, 4)
+
+
+@both
+def test_h8_a_list_that_is_routed_or_fed_is_one_item(eager: bool) -> None:
+    """The same on the other ways out of a batch stage."""
+
+    @consumer(batch=Batch(3))
+    async def gather(rows: list[int]) -> AsyncIterator[list[int]]:
+        yield rows
+
+    async def save(rows: list[int]) -> None:
+        raise ValueError
+
+    branches: dict[Any, Stage] = {3: named("save", save, on_error="skip")}
+    report = ran(source(range(6)) >> gather >> route(len, branches), eager=eager)
+    assert [stage.failed for stage in report.stages] == [0, 0, 2]
+
+    @consumer(on_error="skip")
+    async def first(item: Any) -> Any:
+        if isinstance(item, list):
+            raise ValueError
+        return item
+
+    @consumer(batch=Batch(3))
+    async def back(rows: list[int]) -> None:
+        feed(rows)
+
+    report = ran(source(range(6)) >> first >> back, eager=eager)
+    assert counts(report.stages[0]) == (8, 6, 2)
+    assert report.fed == 2
 
 
 # -- H9: patience is no failure -------------------------------------------------------------------
@@ -1168,10 +1255,10 @@ def test_h9_a_cancel_that_becomes_patience_is_no_failure(kind: str, on_error: An
         yield 1
 
     options: dict[str, Any] = {"batch": Batch(1)} if kind == "batch" else {"ordered": kind == "ordered"}
-    stage = _named("stage", generator if kind == "generator" else plain, on_error=on_error, **options)
+    stage = named("stage", generator if kind == "generator" else plain, on_error=on_error, **options)
 
     async def main() -> Report:
-        async with Pipeline(stage, _named("last", Sink())) as running:
+        async with Pipeline(stage, named("last", Sink())) as running:
             await running.put(1)
             await asyncio.sleep(1)
             return await running.drain(timeout=1)
@@ -1280,7 +1367,7 @@ def test_h10_a_cancelled_run_logs_what_was_left_by_stage(eager: bool, caplog: py
 
     async def main() -> None:
         async def run() -> Report:
-            return await (source(f"item {n}" for n in range(6)) >> _named("fetch", _same) >> save)
+            return await (source(f"item {n}" for n in range(6)) >> named("fetch", _same) >> save)
 
         await cancelled_with(run)
 
@@ -1346,7 +1433,7 @@ def failing_with(message: str) -> Callable[[Any], Any]:
 @urls
 def test_h11_the_report_shows_no_password(url: str) -> None:
     """``last_failure``, and the line of the report that shows it."""
-    stage = _named("stage", failing_with(f"cannot reach {url}"), on_error="skip")
+    stage = named("stage", failing_with(f"cannot reach {url}"), on_error="skip")
     report = ran(source([1]) >> stage)
     assert SECRET not in report.stages[0].last_failure
     assert "cannot reach" in report.stages[0].last_failure
@@ -1356,7 +1443,7 @@ def test_h11_the_report_shows_no_password(url: str) -> None:
 @pytest.mark.parametrize("message", CUT, ids=len)
 def test_h11_a_message_is_redacted_before_it_is_cut(message: str) -> None:
     """Cut first, the password would have no end that tells that it is one."""
-    report = ran(source([1]) >> _named("stage", failing_with(message), on_error="skip"))
+    report = ran(source([1]) >> named("stage", failing_with(message), on_error="skip"))
     assert SECRET not in report.stages[0].last_failure
     assert SECRET not in str(report)
 
@@ -1365,7 +1452,7 @@ def test_h11_a_message_is_redacted_before_it_is_cut(message: str) -> None:
 def test_h11_the_log_shows_no_password_of_an_item_that_failed(url: str, caplog: pytest.LogCaptureFixture) -> None:
     """The line that counts failed items."""
     with caplog.at_level(logging.DEBUG, "asyncpc"):
-        ran(source([1]) >> _named("stage", failing_with(f"cannot reach {url}"), on_error="skip"))
+        ran(source([1]) >> named("stage", failing_with(f"cannot reach {url}"), on_error="skip"))
     assert "cannot reach" in caplog.text
     assert SECRET not in caplog.text
 
@@ -1376,7 +1463,7 @@ def test_h11_the_log_shows_no_password_of_a_run_that_failed(url: str, caplog: py
 
     async def main() -> None:
         with pytest.raises(PipelineError):
-            async with Pipeline(_named("stage", failing_with(f"cannot reach {url}"))) as running:
+            async with Pipeline(named("stage", failing_with(f"cannot reach {url}"))) as running:
                 await running.put(1)
 
     with caplog.at_level(logging.DEBUG, "asyncpc"):
@@ -1408,9 +1495,7 @@ async def test_h11_the_log_shows_no_password_of_a_source_that_raises_late(
             await handled.wait()
             await running.drain(timeout=5)
         gate.set()
-        async with asyncio.timeout(10):
-            while "cannot reach" not in caplog.text:
-                await asyncio.sleep(0)
+        await until(lambda: "cannot reach" in caplog.text)
     assert SECRET not in caplog.text
     assert all(record.getMessage().isprintable() for record in caplog.records)
 
@@ -1441,7 +1526,7 @@ def test_h11_the_command_line_shows_no_password(pipeline: str, message: str, tmp
 
 def unroutable(key: Any) -> str:
     """What ``Unroutable`` says of an item with that key."""
-    pipeline = source([1]) >> route(lambda item: key, {"known": _named("known", Sink())}, name="sort")
+    pipeline = source([1]) >> route(lambda item: key, {"known": named("known", Sink())}, name="sort")
     with pytest.raises(PipelineError) as failed:
         ran(pipeline)
     (error,) = failed.value.exceptions
@@ -1495,7 +1580,7 @@ def test_h12_calls_that_have_not_begun_follow_a_faster_rate_at_once(concurrency:
     sink = Sink()
 
     async def main() -> None:
-        async with Pipeline(_named("call", sink, rate=Rate(1, per=60), concurrency=concurrency)) as running:
+        async with Pipeline(named("call", sink, rate=Rate(1, per=60), concurrency=concurrency)) as running:
             for n in range(10):
                 await running.put(n)
             await asyncio.sleep(1)
@@ -1516,7 +1601,7 @@ def test_h12_a_call_that_comes_later_follows_the_new_rate(eager: bool) -> None:
     sink = Sink()
 
     async def main() -> None:
-        async with Pipeline(_named("call", sink, rate=Rate(1, per=60))) as running:
+        async with Pipeline(named("call", sink, rate=Rate(1, per=60))) as running:
             await running.put(0)
             await asyncio.sleep(1)
             running.set_rate("call", Rate(1000))
@@ -1536,7 +1621,7 @@ def test_h12_each_key_follows_the_new_rate(eager: bool) -> None:
         return n % 3
 
     async def main() -> None:
-        async with Pipeline(_named("call", sink, rate=Rate(1, per=60, key=key), concurrency=9)) as running:
+        async with Pipeline(named("call", sink, rate=Rate(1, per=60, key=key), concurrency=9)) as running:
             for n in range(9):
                 await running.put(n)
             await asyncio.sleep(1)
@@ -1554,7 +1639,7 @@ def test_h12_calls_that_have_not_begun_follow_a_slower_rate_too(eager: bool) -> 
     sink = Sink()
 
     async def main() -> None:
-        async with Pipeline(_named("call", sink, rate=Rate(10), concurrency=5)) as running:
+        async with Pipeline(named("call", sink, rate=Rate(10), concurrency=5)) as running:
             for n in range(5):
                 await running.put(n)
             await asyncio.sleep(0.05)
@@ -1609,7 +1694,7 @@ def cancelling_stage(kind: str, calls: list[int], **options: Any) -> Stage:
         "context": {"context": Resource},
     }
     function: Any = {"generator": generator, "context": with_resource}.get(kind, plain)
-    return _named("stage", function, **options, **more.get(kind, {}))
+    return named("stage", function, **options, **more.get(kind, {}))
 
 
 @both
@@ -1786,7 +1871,7 @@ def by_first(item: tuple[Any, int]) -> Any:
 def test_h14_batches_of_a_key_come_one_at_a_time_and_in_order(keys: int, within: Any, eager: bool) -> None:
     """No key of a batch that is being handled is in another one that starts before it ends."""
     handler = PerKey(lambda rows: 1.0 + rows[0][1] % 3)
-    stage = _named("stage", handler, batch=Batch(5, within), key=by_first, concurrency=4)
+    stage = named("stage", handler, batch=Batch(5, within), key=by_first, concurrency=4)
     report = ran(source([(n % keys, n) for n in range(200)]) >> stage, eager=eager)
     assert handler.clashes == 0
     assert handler.seen == {key: list(range(key, 200, keys)) for key in range(keys)}
@@ -1798,7 +1883,7 @@ def test_h14_batches_of_a_key_come_one_at_a_time_and_in_order(keys: int, within:
 def test_h14_other_keys_go_on_while_one_is_handled(eager: bool) -> None:
     """The point of ``concurrency`` beside ``key=``: a slow key holds up its own items only."""
     handler = PerKey(lambda rows: 100.0 if rows[0][0] == "slow" else 1.0)
-    stage = _named("stage", handler, batch=Batch(2, within=0.1), key=by_first, concurrency=4)
+    stage = named("stage", handler, batch=Batch(2, within=0.1), key=by_first, concurrency=4)
     items = [("slow", 0), ("slow", 1), ("slow", 2), *[(f"key {n % 3}", n) for n in range(30)]]
     report = ran(source(items) >> stage, eager=eager)
     assert handler.clashes == 0
@@ -1813,7 +1898,7 @@ def test_h14_other_keys_go_on_while_one_is_handled(eager: bool) -> None:
 def test_h14_a_batch_may_hold_several_keys(eager: bool) -> None:
     """With as many keys as items, batches are full; they are not one item each."""
     handler = PerKey()
-    stage = _named("stage", handler, batch=Batch(5), key=by_first, concurrency=2)
+    stage = named("stage", handler, batch=Batch(5), key=by_first, concurrency=2)
     ran(source([(n, n) for n in range(20)]) >> stage, eager=eager)
     assert sorted(map(len, handler.batches)) == [5, 5, 5, 5]
 
@@ -1823,7 +1908,7 @@ def test_h14_a_batch_may_hold_several_keys(eager: bool) -> None:
 def test_h14_a_small_queue_of_busy_keys_is_no_deadlock(keys: int, eager: bool) -> None:
     """All that is queued may be of keys that are being handled: it waits for them, and goes on."""
     handler = PerKey()
-    stage = _named("stage", handler, batch=Batch(5), key=by_first, concurrency=3, maxsize=5)
+    stage = named("stage", handler, batch=Batch(5), key=by_first, concurrency=3, maxsize=5)
     report = ran(source([(n % keys, n) for n in range(53)]) >> stage, eager=eager)
     assert handler.clashes == 0
     assert report.done == 53
@@ -1868,7 +1953,7 @@ def test_h14_a_drain_flushes_what_waits_for_its_key(eager: bool) -> None:
     handler = PerKey()
 
     async def main() -> Report:
-        async with Pipeline(_named("stage", handler, batch=Batch(2), key=by_first, concurrency=2)) as running:
+        async with Pipeline(named("stage", handler, batch=Batch(2), key=by_first, concurrency=2)) as running:
             for n in range(3):
                 await running.put(("a", n))
             await asyncio.sleep(0.5)
@@ -1883,7 +1968,7 @@ def test_h14_a_drain_flushes_what_waits_for_its_key(eager: bool) -> None:
 def test_h14_a_priority_beside_batches_is_refused(key: Any) -> None:
     """It was switched off in silence; the error names the stage, the pair and the cure."""
     with pytest.raises(DefinitionError) as refused:
-        _named("stage", PerKey(), batch=Batch(5), key=key, priority=lambda item: item)
+        named("stage", PerKey(), batch=Batch(5), key=key, priority=lambda item: item)
     told = str(refused.value)
     assert "'stage'" in told
     assert "batch" in told
@@ -1898,7 +1983,7 @@ def twice(stage: Stage, how: str) -> Pipeline[Any, Any]:
     """``stage`` in two places of one pipeline, both given all that comes."""
     if how == "chain":
         return stage >> stage
-    one, two = _named("one", _same), _named("two", _same)
+    one, two = named("one", _same), named("two", _same)
     return broadcast(one >> stage, two >> stage)
 
 
@@ -1940,7 +2025,7 @@ def test_h16_the_places_of_a_consumer_share_its_breaker(how: str, eager: bool) -
             raise ConnectionError
         return "second", item
 
-    pipeline = broadcast(call, _named("mark", _mark) >> call) if how == "branches" else call >> call
+    pipeline = broadcast(call, named("mark", _mark) >> call) if how == "branches" else call >> call
     report = ran(source(("first", n) for n in range(6)) >> pipeline, eager=eager)
     assert report.failed == 1
     (down,) = failed
@@ -2017,7 +2102,7 @@ def limit_of(stage: Stage, items: int = 50, after: float = 20.0) -> tuple[str, s
     """What ``bottleneck()`` says of a run with a backlog, in the midst of it and at its end."""
 
     async def main() -> tuple[str, str]:
-        async with Pipeline(_named("first", _same), stage, maxsize=100, drain_timeout=1e6) as running:
+        async with Pipeline(named("first", _same), stage, maxsize=100, drain_timeout=1e6) as running:
             for n in range(items):
                 await running.put(n)
             await asyncio.sleep(after)
@@ -2031,7 +2116,7 @@ def limit_of(stage: Stage, items: int = 50, after: float = 20.0) -> tuple[str, s
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_h17_a_rate_that_limits_is_named(concurrency: int) -> None:
     """More workers would only wait with the others for their turn."""
-    stage = _named("call", Sink(0.01), rate=Rate(1), concurrency=concurrency)
+    stage = named("call", Sink(0.01), rate=Rate(1), concurrency=concurrency)
     for told in limit_of(stage):
         assert told.startswith("call")
         assert "rate" in told
@@ -2048,7 +2133,7 @@ def test_h17_a_back_off_that_limits_is_named(how: str) -> None:
         if calls[n] < 3:
             raise RetryLater(5) if how == "later" else ConnectionError
 
-    for told in limit_of(_named("call", handle, retry=Retry(5, wait=lambda attempt: 5.0), concurrency=2)):
+    for told in limit_of(named("call", handle, retry=Retry(5, wait=lambda attempt: 5.0), concurrency=2)):
         assert told.startswith("call")
         assert "back-off" in told or "retr" in told
         assert "busy" not in told
@@ -2063,7 +2148,7 @@ def test_h17_a_breaker_that_limits_is_named() -> None:
         if calls[n] == 1:
             raise ConnectionError
 
-    stage = _named("call", handle, breaker=Breaker(1, reset_after=5), retry=Retry(2, wait=no_wait))
+    stage = named("call", handle, breaker=Breaker(1, reset_after=5), retry=Retry(2, wait=no_wait))
     for told in limit_of(stage):
         assert told.startswith("call")
         assert "breaker" in told
@@ -2072,7 +2157,7 @@ def test_h17_a_breaker_that_limits_is_named() -> None:
 
 def test_h17_a_limit_that_does_not_limit_is_not_named() -> None:
     """A stage whose work takes the time is busy, whatever options it has."""
-    stage = _named("call", Sink(1.0), rate=Rate(1000), breaker=Breaker(3, 10), retry=3)
+    stage = named("call", Sink(1.0), rate=Rate(1000), breaker=Breaker(3, 10), retry=3)
     for told in limit_of(stage):
         assert told.startswith("call: busy")
         assert "rate" not in told
@@ -2093,7 +2178,7 @@ def refused_pair(told: str) -> None:
 def test_h19_a_rate_by_key_beside_batches_is_refused(batch: Batch) -> None:
     """Its function is for an item, and would get the list; the error names the stage, the pair and the cure."""
     with pytest.raises(DefinitionError) as refused:
-        _named("stage", PerKey(), batch=batch, rate=Rate(10, key=by_first))
+        named("stage", PerKey(), batch=batch, rate=Rate(10, key=by_first))
     refused_pair(str(refused.value))
 
 
@@ -2102,7 +2187,7 @@ def test_h19_a_rate_by_key_is_refused_for_batches_also_later(eager: bool) -> Non
     """``set_rate`` is no way around it; the run goes on at its rate."""
 
     async def main() -> None:
-        async with Pipeline(_named("stage", PerKey(), batch=Batch(2), rate=Rate(10))) as running:
+        async with Pipeline(named("stage", PerKey(), batch=Batch(2), rate=Rate(10))) as running:
             with pytest.raises(DefinitionError) as refused:
                 running.set_rate("stage", Rate(10, key=by_first))
             refused_pair(str(refused.value))
@@ -2115,5 +2200,5 @@ def test_h19_a_rate_by_key_is_refused_for_batches_also_later(eager: bool) -> Non
 def test_h19_a_rate_without_key_beside_batches_is_fine() -> None:
     """It is one of calls, and a call handles a batch."""
     handler = PerKey(lambda rows: 0.0)
-    report = ran(source([(0, n) for n in range(20)]) >> _named("stage", handler, batch=Batch(5), rate=Rate(1)))
+    report = ran(source([(0, n) for n in range(20)]) >> named("stage", handler, batch=Batch(5), rate=Rate(1)))
     assert (report.done, len(handler.batches)) == (20, 4)
