@@ -939,7 +939,8 @@ def test_h3_a_queue_that_raises_when_full_refuses_the_value(kind: str, on_error:
             ran(pipeline, eager=eager)
         assert set(types(failed.value)) == {asyncio.QueueFull}
         report = failed.value.report
-        assert report.stages[0].failed == 1
+        assert report.stages[0].failed == 1 or kind == "batch"  # whose other values were refused as well
+        assert report.stages[0].failed > 0
     else:
         report = ran(pipeline, eager=eager)
         first, last = report.stages
@@ -1153,7 +1154,7 @@ def test_h8_a_batch_that_goes_on_as_one_item_fails_as_one_item(retry: Any, on_er
 
 
 @both
-@pytest.mark.parametrize("options", [{"ordered": True}, {"timeout": 1}, {"batch": Batch(2)}], ids=lambda one: [*one][0])
+@pytest.mark.parametrize("options", [{"ordered": True}, {"timeout": 1}, {"batch": Batch(2)}], ids=str)
 def test_h8_a_list_as_an_item_is_no_batch_whatever_the_stage(options: dict[str, Any], eager: bool) -> None:
     """In order, with a time limit, or as an item of the next stage's own batches."""
 
@@ -1943,8 +1944,9 @@ def test_h14_a_batch_that_failed_keeps_its_keys_until_it_is_settled(retry: Any, 
     assert clashes == 0
     assert report.done + report.failed == 60
     for numbers in seen.values():
-        first_seen = list(dict.fromkeys(numbers))
+        first_seen, last_seen = list(dict.fromkeys(numbers)), list(dict.fromkeys(reversed(numbers)))
         assert first_seen == sorted(first_seen)
+        assert last_seen == sorted(last_seen, reverse=True)
 
 
 @both
