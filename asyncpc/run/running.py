@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ..checks import at_least_1, check_seconds
 from ..core.tracked import CallTicket, Tracked
-from ..errors import DrainTimeout, PipelineError, QueueShutDown, StateError
+from ..errors import DrainTimeout, QueueShutDown, StateError
 from ..options.rate import Rate, set_rate
-from .report import Report, Statistics
+from .report import PipelineError, Report, Statistics
 from .supervisor import Supervisor
 
 if TYPE_CHECKING:

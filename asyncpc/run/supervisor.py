@@ -36,12 +36,12 @@ from ..core.source import ProducerWorker
 from ..core.stage import ConsumerWorker, Stage, Worker
 from ..core.tracked import release_all
 from ..core.worker import consume
-from ..errors import ConservationError, PipelineError, QueueShutDown, StateError, WorkerCancelled
+from ..errors import ConservationError, QueueShutDown, StateError, WorkerCancelled
 from ..logs import DEBUG, ERROR, WARNING, log
 from ..wording import annotate, from_the_user_on, summary
 from .accounting import Accounts
 from .build import build
-from .report import Report, Statistics
+from .report import PipelineError, Report, Statistics
 from .scaling import Scaling
 from .state import ADVANCES, State
 
