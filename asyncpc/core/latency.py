@@ -58,29 +58,28 @@ class Latency:
 class LoopProbe:
     """Tells calls that hold up the event loop from those that wait and let others run.
 
-    It watches a call after a slow one only: whoever found that a call took long calls :meth:`watch` before the next, and
-    :meth:`ended` after it.
+    It watches a call after a slow one only: who found that a call took long calls :meth:`watch` before the next, and
+    :meth:`ended` after it, with what :meth:`watch` gave; several may be watched at once.
     """
 
-    __slots__ = ("_armed", "_seen", "_ticks", "held")
+    __slots__ = ("_armed", "_ticks", "held")
 
     def __init__(self) -> None:
         self.held: float = 0.0
         """Seconds in which slow calls let nothing else run."""
         self._ticks = 0  # iterations of the loop that were seen
-        self._seen = 0  # of these, before the call that is watched
         self._armed = False  # whether the next iteration will be seen
 
-    def watch(self) -> None:
+    def watch(self) -> int:
         """A call begins that may be slow."""
-        self._seen = self._ticks
         if not self._armed:
             self._armed = True
             asyncio.get_running_loop().call_soon(self._tick)
+        return self._ticks
 
-    def ended(self, seconds: float) -> bool:
-        """The call that is watched took so long; whether it has let others run."""
-        if self._ticks != self._seen:
+    def ended(self, before: int, seconds: float) -> bool:
+        """The call took so long; whether it has let others run."""
+        if self._ticks != before:
             return True
         self.held += seconds
         return False

@@ -59,7 +59,7 @@ class ProducerWorker(Worker):
         await outbox.wait_for_room()
         iterator = self.origin.iterate()
         produced = self.produced
-        began, slow = clock(), False
+        began, slow, ticks = clock(), False, 0
         budget_ends, step, next_look = produced + LONGEST, 1, produced + 1
         try:
             async for item in iterator:
@@ -84,14 +84,14 @@ class ProducerWorker(Worker):
                         raise asyncio.CancelledError
                     elapsed = clock() - began
                     if slow:
-                        self.probe.ended(elapsed)
+                        self.probe.ended(ticks, elapsed)
                     slow = step == 1 and elapsed > TIME_SLICE
                     step = min(2 * step, len(RUNS[-1]))
                     if produced >= budget_ends or elapsed > TIME_SLICE:  # invariant 10
                         await checkpoint()
                         budget_ends, began, step = produced + LONGEST, clock(), 1
                         if slow:
-                            self.probe.watch()
+                            ticks = self.probe.watch()
                     next_look = produced + step
         finally:
             if isinstance(iterator, AsyncGenerator):

@@ -92,11 +92,10 @@ async def _work(worker: ConsumerWorker, function: Callable[[Any], Any]) -> None:
             if changes != staff.changes:
                 changes, worker.call = staff.changes, _call(worker, function)
             if items:
-                if slow:
-                    probe.watch()
+                ticks = probe.watch() if slow else 0
                 elapsed, single = await _handle_some(worker, items, inbox, around)
                 worker.interrupted, worker.inside = False, None
-                waited = slow and probe.ended(elapsed)  # a slow handler that waits has let others run
+                waited = slow and probe.ended(ticks, elapsed)  # a slow handler that waits has let others run
                 slow = single and elapsed > TIME_SLICE
                 if not waited if items else writers.waking:  # a writer that was woken will have put something by then
                     await inbox.yield_to_others()  # before an item is taken, never after (invariant 10, fault A8)

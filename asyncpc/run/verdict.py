@@ -56,7 +56,8 @@ def bottleneck(run: Figures) -> str:
     slow = max(run.sources, key=lambda source: source.loop_held, default=None)
     if slow is not None and slow.loop_held > 0.5 * run.elapsed:
         share = _share(slow.loop_held, run.elapsed)
-        return f"{slow.name}: holds up the event loop {share:.0%} of the time; read it in a thread: source(…, run_in='thread')"
+        cure = "read it in a thread: source(…, run_in='thread')"
+        return f"{slow.name}: holds up the event loop {share:.0%} of the time; {cure}"
     busy = {stage.name: _busy_share(stage, run.elapsed) for stage in run.stages}
     limit = max(run.stages, key=lambda stage: busy[stage.name])
     if run.elapsed <= 0 or limit.received == 0:
