@@ -43,7 +43,6 @@ from .errors import (
     DefinitionError,
     DrainTimeout,
     NotPicklable,
-    PipelineError,
     QueueShutDown,
     RetryLater,
     StateError,
@@ -61,7 +60,7 @@ from .options.breaker import Breaker
 from .options.failures import Failure
 from .options.rate import Rate
 from .options.retry import Retry
-from .run.report import Report, SourceStatistics, StageStatistics, Statistics, Unfinished
+from .run.report import PipelineError, Report, SourceStatistics, StageStatistics, Statistics, Unfinished
 from .run.running import Results, Running
 from .run.supervisor import feed
 from .runner import run

@@ -17,6 +17,7 @@
     ├── QueueShutDown                      the queue or pipeline is closed: stop putting; nothing was taken
     └── PipelineError (ExceptionGroup)     a run failed: the handlers' own exceptions, and ``.report``
 
+``PipelineError`` is in ``run.report``, as it carries the report.
 ``QueueShutDown`` is asyncio's own class where asyncio has one (3.13 and later).
 ``asyncio.QueueFull`` and ``asyncio.QueueEmpty`` are asyncio's everywhere.
 """
@@ -25,11 +26,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .run.report import Report
 
 __all__ = [
     "AsyncpcError",
@@ -37,7 +33,6 @@ __all__ = [
     "DefinitionError",
     "DrainTimeout",
     "NotPicklable",
-    "PipelineError",
     "QueueShutDown",
     "RetryLater",
     "StateError",
@@ -113,31 +108,3 @@ class DrainTimeout(AsyncpcError, TimeoutError):
 
 class ConservationError(AsyncpcError):
     """The counts of a run disagree at its end: a bug in asyncpc, never in the program."""
-
-
-class PipelineError(ExceptionGroup[Exception]):
-    """A run failed: a group of the original exceptions, so that ``except*`` works.
-
-    ``report`` is the :class:`~asyncpc.Report` of the run, with what was not handled.
-    """
-
-    report: Report
-
-    def __new__(cls, message: str, exceptions: Sequence[Exception], report: Report) -> PipelineError:
-        """Make the group; ``report`` belongs to the failed run."""
-        self = super().__new__(cls, message, exceptions)
-        self.report = report
-        return self
-
-    def __init__(self, message: str, exceptions: Sequence[Exception], report: Report) -> None:
-        super().__init__(message, exceptions)
-
-    def __reduce__(self) -> tuple[type[PipelineError], tuple[str, Sequence[Exception], Report]]:
-        """Pickle with the report, so that a run in another process can fail in full."""
-        return type(self), (self.message, self.exceptions, self.report)
-
-    # typeshed lets derive() take BaseExceptions too, so narrowing it is an unsound override in general. Not here:
-    # split() and except* call it only with a part of what this group holds, and an ExceptionGroup holds Exceptions.
-    def derive(self, excs: Sequence[Exception], /) -> PipelineError:  # type: ignore[override]
-        """Keep the class and the report when ``except*`` splits the group."""
-        return PipelineError(self.message, excs, self.report)

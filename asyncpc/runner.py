@@ -13,9 +13,9 @@ from types import FrameType
 from typing import Any, Final, Literal
 
 from .checks import check_seconds
-from .errors import DefinitionError, PipelineError, StateError
+from .errors import DefinitionError, StateError
 from .graph.pipeline import Pipeline, complete_beside, plan_of
-from .run.report import Report
+from .run.report import PipelineError, Report
 from .run.running import Running
 
 __all__ = ["Loop", "run", "run_watched"]

@@ -213,7 +213,7 @@ def test_traceback_shows_the_whole_group_without_the_password(folder: Path) -> N
     """The frames are one flag away, and as safe to look at as the line was."""
     ended = asyncpc_run(folder, "failing", "--traceback").end()
     assert ended.status == 1
-    assert "asyncpc.errors.PipelineError" in ended.err
+    assert "asyncpc.run.report.PipelineError" in ended.err
     assert 'raise ValueError("boom at redis' in ended.err
     assert "hunter2" not in ended.err
     assert "\x1b" not in ended.err

@@ -21,10 +21,10 @@ from inspect import isfunction
 from pathlib import Path
 from typing import Any, Final
 
-from ..errors import ConservationError, DefinitionError, PipelineError, StateError
+from ..errors import ConservationError, DefinitionError, StateError
 from ..graph.decorators import consumer, source
 from ..graph.pipeline import Pipeline, plan_of
-from ..run.report import Report
+from ..run.report import PipelineError, Report
 from ..runner import run_watched
 from ..watch.drawing import draw, mermaid
 from ..watch.progress import progress

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..errors import ConservationError, DrainTimeout, PipelineError, QueueShutDown
+from ..errors import ConservationError, DrainTimeout, QueueShutDown
 from ..wording import annotate, from_the_user_on
-from .report import Report
+from .report import PipelineError, Report
 
 __all__ = ["Outcome"]
 

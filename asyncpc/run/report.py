@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from .verdict import bottleneck
 
-__all__ = ["Report", "SourceStatistics", "StageStatistics", "Statistics", "Unfinished"]
+__all__ = ["PipelineError", "Report", "SourceStatistics", "StageStatistics", "Statistics", "Unfinished"]
 
 
 class Unfinished(NamedTuple):
@@ -256,6 +256,34 @@ class Report:
         fed = f", {self.fed} fed" if self.fed else ""
         lines.append(f"{self.produced} produced{fed}, {self.done} done in {self.elapsed:.3f} s")
         return "\n".join(lines)
+
+
+class PipelineError(ExceptionGroup[Exception]):
+    """A run failed: a group of the original exceptions, so that ``except*`` works.
+
+    ``report`` is the :class:`~asyncpc.Report` of the run, with what was not handled.
+    """
+
+    report: Report
+
+    def __new__(cls, message: str, exceptions: Sequence[Exception], report: Report) -> PipelineError:
+        """Make the group; ``report`` belongs to the failed run."""
+        self = super().__new__(cls, message, exceptions)
+        self.report = report
+        return self
+
+    def __init__(self, message: str, exceptions: Sequence[Exception], report: Report) -> None:
+        super().__init__(message, exceptions)
+
+    def __reduce__(self) -> tuple[type[PipelineError], tuple[str, Sequence[Exception], Report]]:
+        """Pickle with the report, so that a run in another process can fail in full."""
+        return type(self), (self.message, self.exceptions, self.report)
+
+    # typeshed lets derive() take BaseExceptions too, so narrowing it is an unsound override in general. Not here:
+    # split() and except* call it only with a part of what this group holds, and an ExceptionGroup holds Exceptions.
+    def derive(self, excs: Sequence[Exception], /) -> PipelineError:  # type: ignore[override]
+        """Keep the class and the report when ``except*`` splits the group."""
+        return PipelineError(self.message, excs, self.report)
 
 
 def _table(head: tuple[str, ...], sources: Sequence[SourceStatistics], stages: list[tuple[Any, ...]]) -> str:

@@ -22,14 +22,14 @@ from time import perf_counter, process_time
 from typing import Any, Final, NamedTuple
 
 from ..core.plan import Handler, Node, Origin, Plan
-from ..errors import DefinitionError, DrainTimeout, PipelineError
+from ..errors import DefinitionError, DrainTimeout
 from ..graph.definitions import define_handler
 from ..graph.layout import Layout
 from ..graph.pipeline import Consumer, Pipeline, Source, complete_beside, plan_of
 from ..offload.handlers import with_crews
 from ..options.failures import Failure, Failures
 from ..options.overflow import Overflowing
-from ..run.report import StageStatistics
+from ..run.report import PipelineError, StageStatistics
 from ..run.running import Running, opening
 from ..wording import described
 from .findings import Measurement, Profile, Record
