@@ -24,7 +24,7 @@ from virtual import Deadlock, VirtualLoop
 
 from asyncpc.core import channel, queue, stage, waiting, worker
 from asyncpc.core.queue import BoundedQueue
-from asyncpc.run import running, supervisor
+from asyncpc.run import outcome, running, supervisor
 
 __all__ = ["FAULTS", "Fault", "Withered", "planted"]
 
@@ -153,6 +153,7 @@ def stuck_in(cases: list[Callable[[], Coroutine[Any, Any, None]]]) -> list[str]:
 
 
 _QUEUE, _CHANNEL, _LINE = queue.BoundedQueue, channel.Channel, waiting.WaitQueue
+_OUTCOME = outcome.Outcome
 _STAGE, _CONSUMER, _PRODUCER, _RUN = stage.Stage, worker.ConsumerWorker, worker.ProducerWorker, supervisor.Supervisor
 
 _HAND_OVER = """queue = self._pass_on.__self__
@@ -233,7 +234,7 @@ FAULTS: Final = (
         "I5",
         (_CONSUMER, "_consume", "take = items.popleft", "take = items.pop"),
     ),
-    _fault("only the first error told", "I7", (_RUN, "outcome", "self.errors, self", "self.errors[:1], self")),
+    _fault("only the first error told", "I7", (_OUTCOME, "result", "self.errors, self", "self.errors[:1], self")),
     _fault(
         "failure of a stream's block hides the run's",
         "I7",

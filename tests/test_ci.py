@@ -28,23 +28,28 @@ case $1 in
   twin-*)
     echo "$1 begins"
     touch "$1.met"
-    until [[ -e twin-3.11.met && -e twin-3.12.met ]]; do :; done
+    until [[ -e twin-3.11.met && -e twin-3.12.met || $SECONDS -gt 20 ]]; do :; done
+    [[ -e twin-3.11.met && -e twin-3.12.met ]] || exit 1
     echo "$1 ends"
     ;;
   absent) echo 'a unicorn' >>"$MISSING" ;;
   *) if read -r line; then echo "there is input: $line"; else echo "$1 runs"; fi ;;
 esac
 """
-"""A plan with every kind of step. The twins end only if they run at the same time."""
+"""A plan with every kind of step. The twins pass only if they run at the same time."""
 
 UV = """\
 #!/usr/bin/env bash
-echo "uv $*" | tee -a uv.log
+echo "uv $*" >>uv.log
+if [[ -n $REACHABLE && "$*" == *"python install"* ]]; then
+  mkdir -p .venv-pythons/cpython-3.12.9-linux/bin
+  cp "$REACHABLE/python3.12" .venv-pythons/cpython-3.12.9-linux/bin/python
+fi
 [[ -z $FAILING || "$*" != *"$FAILING" ]]
 """
-"""Says what it is asked, and fails at the command it is told to."""
+"""Says what it is asked, gets a Python if one is in reach, and fails at the command it is told to."""
 
-ENOUGH = ["awk", "bash", "cat", "dirname", "env", "grep", "id", "mktemp", "paste", "rm", "sed", "tail", "tee", "xargs"]
+ENOUGH = ["awk", "bash", "cat", "dirname", "env", "grep", "mktemp", "paste", "rm", "sed", "tail", "xargs"]
 """All that the gate needs beside Python and pip."""
 
 
@@ -151,16 +156,21 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in "run", "step":
         script(tmp_path / ".ci" / name, (ROOT / ".ci" / name).read_text())
     script(tmp_path / ".venv-ci" / "bin" / "uv", UV)
-    for tool in ENOUGH:
+    for tool in [*ENOUGH, "cp", "mkdir"]:
         found = shutil.which(tool)
         assert found is not None
         script(tmp_path / "bin" / tool, f'#!/bin/sh\nexec {found} "$@"\n')
-    for name in "python3", "python3.11":
-        script(tmp_path / "bin" / name, "#!/bin/sh\n[ $1 = -V ] && echo Python 3.11.9 || echo $0\n")
+    for name, version in ("bin/python3", "3.11"), ("bin/python3.11", "3.11"), ("afar/python3.12", "3.12"):
+        script(tmp_path / name, f"#!/bin/sh\n[ $1 = -V ] && echo Python {version}.9 || echo $0\n")
+    script(
+        tmp_path / "afar" / "apt-get", f"#!/bin/sh\necho apt-get $*\ncp {tmp_path}/bin/cat {tmp_path}/bin/valgrind\n"
+    )
+    script(tmp_path / "bin" / "id", "#!/bin/sh\necho 0\n")
     (tmp_path / "README.md").write_text("```\npython3 -m venv .venv && echo uv run pytest\n```\n")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setenv("PYENV_ROOT", str(tmp_path / "none"))
     monkeypatch.setenv("FAILING", "")
+    monkeypatch.setenv("REACHABLE", "")
     return tmp_path
 
 
@@ -185,13 +195,23 @@ def test_what_needs_something_that_is_missing_says_so(bare: Path) -> None:
     assert "python install" in (bare / "uv.log").read_text()
 
 
+def test_what_can_be_got_is_got(bare: Path) -> None:
+    """On a machine that can install, a missing Python or valgrind is no excuse; the apt-get of a contributor is."""
+    (bare / "afar" / "apt-get").rename(bare / "bin" / "apt-get")
+    steps = ["test", "3.12", "instructions", "3.11"]
+    assert "NOT EXERCISED" in gate(bare, "--available", *steps, REACHABLE=str(bare / "afar")).results().values()
+    got = gate(bare, *steps, REACHABLE=str(bare / "afar"))
+    assert (got.status, got.results()) == (0, dict.fromkeys(["setup", "test 3.12", "instructions 3.11"], "ok"))
+    assert "apt-get install -qq -y valgrind" in got.output
+
+
 def test_the_readmes_command_runs_as_written(bare: Path) -> None:
-    """It is what a reader copies, here with coverage; if it is gone from the page, the step fails."""
+    """It is what a reader copies, here with coverage; where it is gone from the page, the steps fail."""
     written = gate(bare, "readme")
     assert (written.status, written.results()["readme"]) == (0, "ok")
     assert "\nuv run pytest --cov\n" in written.output
     (bare / "README.md").write_text("Run the tests.\n")
-    assert gate(bare, "readme").results()["readme"] == "FAILED"
+    assert gate(bare, "job", "readme").results() == {"setup": "ok", "job": "FAILED", "readme": "FAILED"}
 
 
 def test_too_little_coverage_fails(tmp_path: Path) -> None:

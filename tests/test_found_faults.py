@@ -2204,3 +2204,30 @@ def test_h19_a_rate_without_key_beside_batches_is_fine() -> None:
     handler = PerKey(lambda rows: 0.0)
     report = ran(source([(0, n) for n in range(20)]) >> named("stage", handler, batch=Batch(5), rate=Rate(1)))
     assert (report.done, len(handler.batches)) == (20, 4)
+
+
+# -- H18: a source that blocks --------------------------------------------------------------------
+
+
+def test_h18_a_source_that_blocks_is_named() -> None:
+    """``next()`` of a plain iterable holds up the loop like a handler that blocks, and more workers would not help."""
+
+    def rows() -> Iterator[int]:
+        for n in range(40):
+            until = time.perf_counter() + 0.002
+            while time.perf_counter() < until:
+                pass
+            yield n
+
+    async def waits() -> AsyncIterator[int]:
+        for n in range(40):
+            await asyncio.sleep(0.002)
+            yield n
+
+    async def limit(items: Any) -> str:
+        return (await (source(items) >> named("stage", Sink()))).statistics.bottleneck()
+
+    blocks = asyncio.run(limit(rows()))
+    assert blocks.startswith("source(generator): holds up the event loop")
+    assert "run_in='thread'" in blocks
+    assert "holds up" not in asyncio.run(limit(waits()))

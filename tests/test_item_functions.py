@@ -166,7 +166,7 @@ def test_values_that_are_refused_at_the_end_have_failed(end: str, eager: bool) -
         told: list[Running[int, None]] = []
         with pytest.raises((PipelineError, asyncio.CancelledError)):
             await main(told)
-        assert [type(error) for error in told[0]._run.errors] == [KeyError]
+        assert [type(error) for error in told[0]._run.outcome.errors] == [KeyError]
         return cast(Report, told[0].report)
 
     report = run_virtual(ended, eager=eager)

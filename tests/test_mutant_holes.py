@@ -6,12 +6,15 @@ All in virtual time, but for what belongs to threads.
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import inspect
 import logging
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import copy_context
+from random import Random
 from typing import Any, cast
 
 import pytest
@@ -554,3 +557,72 @@ def test_what_a_thread_feeds_after_its_loop_was_closed_is_refused() -> None:
     goes_on[1].set()
     threads[0].join(PATIENCE)
     assert told == ["taken", "refused"]
+
+
+# -- priorities -----------------------------------------------------------------------------------
+
+
+class Odd:
+    """A priority that can be compared with some."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __lt__(self, other: Any) -> bool:
+        if abs(self.number - other.number) == 7:
+            raise TypeError("these two cannot be compared")
+        return bool(self.number < other.number)
+
+
+@pytest.fixture(params=["accelerated", "plain Python"])
+def any_heapq(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The standard library's ``heapq`` in both of its forms, which leave a heap differently when they raise."""
+    if request.param == "plain Python":
+        spec = importlib.util.find_spec("heapq")
+        assert spec is not None
+        assert spec.loader is not None
+        plain = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, "_heapq", None)  # then its Python functions stay
+        spec.loader.exec_module(plain)
+        monkeypatch.undo()
+        for module in [module for name, module in sys.modules.items() if name.startswith("asyncpc")]:
+            for name in "heappush", "heappop":
+                if hasattr(module, name):
+                    monkeypatch.setattr(module, name, getattr(plain, name))
+    return str(request.param)
+
+
+@pytest.mark.timeout(5)
+@pytest.mark.parametrize("seed", range(8))
+def test_a_priority_that_cannot_be_compared_changes_nothing(any_heapq: str, seed: int) -> None:
+    """Whatever heapq does inside: a put that raised is not in, the others come in their order, and nothing hangs."""
+    numbers = Random(seed).choices(range(30), k=40)
+    kept: list[int] = []
+    handled: list[int] = []
+
+    @consumer(priority=Odd, maxsize=0)
+    async def handle(n: int) -> None:
+        handled.append(n)
+        await asyncio.sleep(1)
+
+    async def main() -> Report | None:
+        async with Pipeline(handle) as running:
+            running.pause()
+            for number in numbers:
+                try:
+                    running.put_nowait(number)
+                except TypeError:
+                    continue
+                kept.append(number)
+            running.resume()
+        return running.report
+
+    try:
+        report = run_virtual(main)
+    except PipelineError as failed:  # two that were never compared before meet when one is taken
+        report = failed.report
+    assert report is not None
+    assert len(kept) < len(numbers)
+    left = [one.item for one in report.unfinished]
+    assert sorted(handled + left) == sorted(kept)
+    assert balanced(report)

@@ -69,6 +69,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.thorough
 def test_survivors_are_told(project: Path) -> None:
     """A fault that the tests of its line notice is killed; one that they run and do not notice survives."""
     chosen = candidates(project, "tiny", ["code"])
@@ -81,6 +82,7 @@ def test_survivors_are_told(project: Path) -> None:
     assert changed(project, chosen[0]) == "-    log.append(n)\n+    pass"
 
 
+@pytest.mark.thorough
 def test_a_suite_that_fails_by_itself_tells_nothing(project: Path) -> None:
     """Otherwise every mutant would count as killed."""
     (project / "test_tiny.py").write_text("def test_broken():\n    assert False\n")

@@ -22,7 +22,7 @@ from virtual import EAGER, idle, now, run_virtual
 
 from asyncpc import DEFAULT_MAXSIZE, END, BoundedQueue, Pipeline, QueueShutDown, StateError, consumer
 from asyncpc.core.channel import Channel
-from asyncpc.core.queue import BUDGET
+from asyncpc.core.waiting import BUDGET
 
 Queue = BoundedQueue[Any]
 

@@ -413,8 +413,8 @@ def test_b7_a_failure_and_a_cancel_in_the_same_tick_abandon_nobody(eager: bool) 
         caller.cancel()
         with pytest.raises(asyncio.CancelledError):
             await caller
-        assert run.report is not None
-        assert run.report.abandoned == ()
+        assert run.outcome.report is not None
+        assert run.outcome.report.abandoned == ()
         assert not workers()
 
     run_virtual(main, eager=eager)
@@ -446,8 +446,8 @@ def test_b7_an_impatient_caller_abandons_nobody_who_obeys(cancels: int, eager: b
             await asyncio.sleep(0)
         with pytest.raises(asyncio.CancelledError):
             await caller
-        assert run.report is not None
-        assert run.report.abandoned == ()
+        assert run.outcome.report is not None
+        assert run.outcome.report.abandoned == ()
         assert not workers()
 
     run_virtual(main, eager=eager)

@@ -1,12 +1,13 @@
-"""``Latency``: how long calls take, in bounded memory."""
+"""``Latency``: how long calls take, in bounded memory; ``LoopProbe``: whether they let the event loop go on."""
 
 from __future__ import annotations
 
+import asyncio
 import struct
 import sys
 from collections import Counter
 
-__all__ = ["Latency"]
+__all__ = ["Latency", "LoopProbe"]
 
 
 class Latency:
@@ -52,3 +53,37 @@ class Latency:
                 low, high = struct.unpack(">2f", struct.pack(">4H", bucket, 0, bucket + 1, 0))
                 found.append((low + high) / 2)
         return found
+
+
+class LoopProbe:
+    """Tells calls that hold up the event loop from those that wait and let others run.
+
+    It watches a call after a slow one only: who found that a call took long calls :meth:`watch` before the next, and
+    :meth:`ended` after it, with what :meth:`watch` gave; several may be watched at once.
+    """
+
+    __slots__ = ("_armed", "_ticks", "held")
+
+    def __init__(self) -> None:
+        self.held: float = 0.0
+        """Seconds in which slow calls let nothing else run."""
+        self._ticks = 0  # iterations of the loop that were seen
+        self._armed = False  # whether the next iteration will be seen
+
+    def watch(self) -> int:
+        """A call begins that may be slow."""
+        if not self._armed:
+            self._armed = True
+            asyncio.get_running_loop().call_soon(self._tick)
+        return self._ticks
+
+    def ended(self, before: int, seconds: float) -> bool:
+        """The call took so long; whether it has let others run."""
+        if self._ticks != before:
+            return True
+        self.held += seconds
+        return False
+
+    def _tick(self) -> None:
+        self._ticks += 1
+        self._armed = False

@@ -32,12 +32,20 @@ class Option(Protocol):
     ``handler`` is a :class:`~asyncpc.core.plan.Handler`, ``stage`` a :class:`~asyncpc.core.stage.Stage`.
     """
 
+    @classmethod
+    def made_from(cls, where: str, *args: Any, **kwargs: Any) -> Option | None:
+        """The option that these arguments of a consumer ask for; None if they ask for nothing.
+
+        ``where`` names the stage in errors. Each option says by name which arguments it takes.
+        """
+        ...
+
     def check(self, where: str, handler: Any, /) -> Any:
         """The handler, changed where the option asks for it; raises ``DefinitionError`` if the two do not fit."""
         ...
 
     def install(self, stage: Any, /) -> None:
-        """Change the stage of a run."""
+        """Change the stage of a run. All runs share the option, so it keeps no state: what it installs does."""
 
     def words(self) -> str:
         """What the user asked for, for pictures; empty if there is nothing to tell."""

@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import Any
 
 from .channel import Channel
+from .latency import LoopProbe
 from .plan import Origin
 from .stage import Worker
 from .waiting import TIME_SLICE, checkpoint
@@ -22,7 +23,7 @@ LONGEST = sum(map(len, RUNS))
 class ProducerWorker(Worker):
     """The one worker of a source."""
 
-    __slots__ = ("origin", "outbox", "produced", "recent", "restarts")
+    __slots__ = ("origin", "outbox", "probe", "produced", "recent", "restarts")
 
     def __init__(self, name: str, origin: Origin, outbox: Channel[Any]) -> None:
         super().__init__(name)
@@ -30,6 +31,7 @@ class ProducerWorker(Worker):
         self.outbox: Channel[Any] = outbox
         self.produced: int = 0
         self.restarts: int = 0
+        self.probe: LoopProbe = LoopProbe()
         self.recent: deque[float] = deque()  # loop times of the restarts that still count
 
     async def run(self) -> None:
@@ -57,7 +59,8 @@ class ProducerWorker(Worker):
         await outbox.wait_for_room()
         iterator = self.origin.iterate()
         produced = self.produced
-        budget_ends, until, step, next_look = produced + LONGEST, clock() + TIME_SLICE, 1, produced + 1
+        began, slow, ticks = clock(), False, 0
+        budget_ends, step, next_look = produced + LONGEST, 1, produced + 1
         try:
             async for item in iterator:
                 if len(items) >= outbox.mark:
@@ -79,10 +82,16 @@ class ProducerWorker(Worker):
                 if produced >= next_look or self.cancelled:
                     if self.cancelled:  # as above
                         raise asyncio.CancelledError
+                    elapsed = clock() - began
+                    if slow:
+                        self.probe.ended(ticks, elapsed)
+                    slow = step == 1 and elapsed > TIME_SLICE
                     step = min(2 * step, len(RUNS[-1]))
-                    if produced >= budget_ends or clock() > until:  # invariant 10
+                    if produced >= budget_ends or elapsed > TIME_SLICE:  # invariant 10
                         await checkpoint()
-                        budget_ends, until, step = produced + LONGEST, clock() + TIME_SLICE, 1
+                        budget_ends, began, step = produced + LONGEST, clock(), 1
+                        if slow:
+                            ticks = self.probe.watch()
                     next_look = produced + step
         finally:
             if isinstance(iterator, AsyncGenerator):

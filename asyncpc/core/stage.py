@@ -15,7 +15,7 @@ from typing import Any, Final
 from ..errors import WorkerCancelled
 from ..wording import annotate
 from .channel import Channel
-from .latency import Latency
+from .latency import Latency, LoopProbe
 from .plan import Handler
 from .seams import Adjust, Call, GiveUp, Recover, Stopwatch, Ticket, Window, Wrap
 from .tracked import fail_all, plain
@@ -193,25 +193,13 @@ class Staff:
 class Timing:
     """Where a stage's time goes; all of it is looked at once per run of items, or when somebody waits."""
 
-    __slots__ = ("_armed", "held_back", "latency", "loop_held", "loop_ticks", "out_waits")
+    __slots__ = ("held_back", "latency", "loop", "out_waits")
 
     def __init__(self) -> None:
         self.latency: Latency = Latency()
-        self.loop_held: float = 0.0  # seconds in which slow calls let nothing else run
-        self.loop_ticks: int = 0  # iterations of the loop, seen while slow handlers run
-        self._armed = False  # whether the next iteration will be seen
+        self.loop: LoopProbe = LoopProbe()
         self.out_waits: Waits | None = None  # its own waits for room, where others write to the same channels
         self.held_back: dict[str, Waits] = {}  # by what held calls back, in words
-
-    def watch_loop(self) -> None:
-        """See to it that the next iteration of the loop is counted in ``loop_ticks``."""
-        if not self._armed:
-            self._armed = True
-            asyncio.get_running_loop().call_soon(self._count_tick)
-
-    def _count_tick(self) -> None:
-        self.loop_ticks += 1
-        self._armed = False
 
 
 class RunLinks:

@@ -84,7 +84,7 @@ async def _work(worker: ConsumerWorker, function: Callable[[Any], Any]) -> None:
         worker.watched = worker.context, worker.home
     items, slow, changes = inbox.taker(), False, -1
     around = _around(inbox, items, stage.outlets[0].channel)
-    timing, writers, getters, loop = stage.timing, inbox.writers, inbox.getters, asyncio.get_running_loop()
+    probe, writers, getters, loop = stage.timing.loop, inbox.writers, inbox.getters, asyncio.get_running_loop()
     try:
         while True:
             if (staff.surplus or staff.gate is not None) and await _is_to_leave(stage):
@@ -92,14 +92,10 @@ async def _work(worker: ConsumerWorker, function: Callable[[Any], Any]) -> None:
             if changes != staff.changes:
                 changes, worker.call = staff.changes, _call(worker, function)
             if items:
-                if slow:
-                    timing.watch_loop()
-                ticks = timing.loop_ticks
+                ticks = probe.watch() if slow else 0
                 elapsed, single = await _handle_some(worker, items, inbox, around)
                 worker.interrupted, worker.inside = False, None
-                waited = slow and timing.loop_ticks != ticks  # a slow handler that waits has let others run
-                if slow and not waited:
-                    timing.loop_held += elapsed
+                waited = slow and probe.ended(ticks, elapsed)  # a slow handler that waits has let others run
                 slow = single and elapsed > TIME_SLICE
                 if not waited if items else writers.waking:  # a writer that was woken will have put something by then
                     await inbox.yield_to_others()  # before an item is taken, never after (invariant 10, fault A8)

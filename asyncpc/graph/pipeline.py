@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overlo
 from ..core.plan import Handler, Node, Origin, Plan
 from ..errors import DefinitionError, StateError
 from ..run.report import Report
-from ..run.running import Results, Running, conclude, leave
+from ..run.running import Results, Running, leave
 from ..run.supervisor import Supervisor
 from .definitions import bind_origin
 from .layout import Layout
@@ -191,7 +191,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
                 await run.wait_hastening()
         finally:
             self._release()
-        return conclude(run)
+        return run.outcome.complete_result()
 
     async def __aenter__(self) -> Running[In_contra, Out_co]:
         """Start it here; leaving the block drains it, within ``drain_timeout`` seconds.
@@ -210,7 +210,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
             run.stop()
         else:
             run.abort()
-        await leave(run, error, self._release, conclude)
+        await leave(run, error, self._release, run.outcome.complete_result)
 
     def stream(self) -> Results[Out_co]:
         """The last stage's values, to be read with ``async with pipeline.stream() as values: async for …``.

@@ -2,7 +2,7 @@
 
 :data:`ORDER` is the order in which options are checked and installed, so it is the order in which they nest: an attempt
 waits for the breaker, then for its rate, then is timed; a batch is put together outside of these, and values leave in
-order outside of all.
+order outside of all. ``docs/adding-an-option.md`` says how to add one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .timeout import Timeout
 
 __all__ = ["ARGUMENTS", "ORDER", "with_options"]
 
-ORDER: Final[tuple[tuple[Any, tuple[str, ...]], ...]] = (
+ORDER: Final[tuple[tuple[type[Option], tuple[str, ...]], ...]] = (
     (Priority, ("priority",)),
     (Key, ("key",)),
     (Timeout, ("timeout",)),

@@ -43,7 +43,9 @@ class Accounts:
     def statistics(self, state: str, elapsed: float, now: float) -> Statistics:
         """The counts at this moment; what came into a stage is counted by those who gave it."""
         stages = tuple([_stage_statistics(stage, self._received(stage), elapsed, now) for stage in self._stages])
-        sources = tuple([SourceStatistics(one.name, one.produced, one.restarts) for one in self._producers])
+        sources = tuple(
+            [SourceStatistics(one.name, one.produced, one.restarts, one.probe.held) for one in self._producers]
+        )
         ends = tuple([self._stages[place].handler.name for place in self._ends])
         return Statistics(state, elapsed, sources, stages, self._stages[0].inbox.accepted, self.fed, ends)
 
@@ -107,7 +109,7 @@ def _stage_statistics(stage: Stage, received: int, elapsed: float, now: float) -
         get_waited=inbox.getters.seconds(now) / depth,
         out_waited=stage.out_waited(now) / depth,
         held_back=tuple([(why, waits.seconds(now) / depth) for why, waits in timing.held_back.items()]),
-        loop_held=timing.loop_held,
+        loop_held=timing.loop.held,
         latency_p50=p50,
         latency_p90=p90,
         latency_p99=p99,

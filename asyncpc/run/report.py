@@ -29,6 +29,8 @@ class SourceStatistics(NamedTuple):
     """Items it gave."""
     restarts: int
     """How often it was started again after it raised."""
+    loop_held: float
+    """Seconds in which it let nothing else run while it made an item, if that took half a millisecond or more."""
 
 
 class StageStatistics(NamedTuple):

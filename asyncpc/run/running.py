@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ..checks import at_least_1, check_seconds
 from ..core.tracked import CallTicket, Tracked
-from ..errors import DrainTimeout, QueueShutDown, StateError
+from ..errors import QueueShutDown, StateError
 from ..options.rate import Rate, set_rate
-from .report import PipelineError, Report, Statistics
+from .report import Report, Statistics
 from .supervisor import Supervisor
 
 if TYPE_CHECKING:
     from ..offload.bridge import Bridge
 
-__all__ = ["Results", "Running", "conclude", "leave", "opening"]
+__all__ = ["Results", "Running", "leave", "opening"]
 
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
@@ -165,8 +165,8 @@ class Running(Generic[In_contra, Out_co]):
         if self._run.runs_here():
             raise StateError("wait() in a handler would wait for itself: call stop(), or feed() what is left to do")
         await self._run.wait()
-        self._run.outcome_given = True
-        return self._run.outcome()
+        self._run.outcome.is_told = True
+        return self._run.outcome.result()
 
     def statistics(self) -> Statistics:
         """The books of the run at this moment, frozen."""
@@ -179,7 +179,7 @@ class Running(Generic[In_contra, Out_co]):
     @property
     def report(self) -> Report | None:
         """The report, once the run has ended."""
-        return self._run.report
+        return self._run.outcome.report
 
     def __repr__(self) -> str:
         return f"<Running {self._run.plan.name} {self._run.state.value}>"
@@ -205,7 +205,7 @@ class Results(Generic[Out_co]):
     ) -> None:
         run = self._entered()
         run.abort()
-        await leave(run, error, self._end, Supervisor.outcome)
+        await leave(run, error, self._end, run.outcome.result)
 
     def __aiter__(self) -> Results[Out_co]:
         return self
@@ -221,8 +221,8 @@ class Results(Generic[Out_co]):
             value = await run.results.get()
         except QueueShutDown:
             await run.wait()
-            run.outcome_given = True
-            conclude(run)
+            run.outcome.is_told = True
+            run.outcome.complete_result()
             raise StopAsyncIteration from None
         run.accounts.results_read += 1
         return cast(Out_co, value)
@@ -235,7 +235,7 @@ class Results(Generic[Out_co]):
     @property
     def report(self) -> Report | None:
         """The report, once the run has ended."""
-        return self._entered().report
+        return self._entered().outcome.report
 
     def _entered(self) -> Supervisor:
         if self._run is None:
@@ -243,41 +243,18 @@ class Results(Generic[Out_co]):
         return self._run
 
 
-def conclude(run: Supervisor) -> Report:
-    """The report of a run in which nothing failed and nothing was left; otherwise ``PipelineError``."""
-    report = run.outcome()
-    if not report.complete:
-        raise PipelineError(f"pipeline {run.plan.name!r} could not finish", [_left(report)], report)
-    return report
-
-
 async def leave(
-    run: Supervisor, error: BaseException | None, end: Callable[[], None], outcome: Callable[[Supervisor], object]
+    run: Supervisor, error: BaseException | None, end: Callable[[], None], outcome: Callable[[], object]
 ) -> None:
     """Leave the block of a run, with what the block raised, and call ``end``; unless it was given, ``outcome`` is."""
     try:
         await run.wait_hastening(error)
     finally:
         end()
-    if error is None and not run.outcome_given:
-        outcome(run)
-    elif isinstance(error, Exception) and not run.outcome_given:
-        _conclude_with(run, error)
-
-
-def _conclude_with(run: Supervisor, error: Exception) -> None:
-    """The block raised ``error``: it comes out alone, unless the run failed too; then both do, in one group."""
-    try:
-        run.outcome()
-    except PipelineError as failed:
-        told = [*failed.exceptions, *([] if isinstance(error, QueueShutDown) else [error])]
-        raise PipelineError(failed.message, told, failed.report) from error
-
-
-def _left(report: Report) -> DrainTimeout:
-    left = ", ".join(f"{count} in {stage}" for stage, count in report.left_by_stage().items())
-    told = ([f"items left: {left}"] if left else []) + [f"{name} left behind" for name in report.abandoned]
-    return DrainTimeout(f"stopped before it was done; {'; '.join(told)}")
+    if error is None and not run.outcome.is_told:
+        outcome()
+    elif isinstance(error, Exception) and not run.outcome.is_told:
+        run.outcome.raise_with(error)
 
 
 def opening(running: Running[Any, Any], place: int) -> bool:

@@ -38,10 +38,11 @@ from ..core.tracked import release_all
 from ..core.worker import consume
 from ..errors import ConservationError, QueueShutDown, StateError, WorkerCancelled
 from ..logs import DEBUG, ERROR, WARNING, log
-from ..wording import annotate, from_the_user_on, summary
+from ..wording import summary
 from .accounting import Accounts
 from .build import build
-from .report import PipelineError, Report, Statistics
+from .outcome import Outcome
+from .report import Report, Statistics
 from .scaling import Scaling
 from .state import ADVANCES, State
 
@@ -94,11 +95,7 @@ class Supervisor:
         self._channels: list[Channel[Any]] = parts.channels
         self.scaling: Scaling = Scaling(plan.name, self.stages, self._start_worker)
         self.accounts: Accounts = Accounts(self._producers, self.stages, plan.ends, self.results)
-        self.errors: list[Exception] = []
-        self.interrupt: BaseException | None = None  # KeyboardInterrupt or SystemExit of a handler (fault B13)
-        self.breach: ConservationError | None = None
-        self.report: Report | None = None
-        self.outcome_given: bool = False  # so leaving the block does not raise it again
+        self.outcome: Outcome = Outcome(plan.name)
         self._live: dict[Worker, None] = {}  # a set that keeps its order, so that runs can be repeated
         self._left_behind: list[str] = []  # workers with a call in a thread that goes on
         self._sources_live = 0
@@ -228,7 +225,7 @@ class Supervisor:
                     self.abort()
                 cancelled = error
         if cancelled is not None and first is None:
-            cancelled.report = self.report  # type: ignore[attr-defined]  # there is no other way to hand it over
+            cancelled.report = self.outcome.report  # type: ignore[attr-defined]  # there is no other way to hand it over
             raise cancelled
 
     def lost_its_loop(self) -> bool:
@@ -348,24 +345,16 @@ class Supervisor:
                 )
             ]
         for error in errors:
-            self._keep(error, worker.name)
-        if errors and isinstance(worker, ProducerWorker) and self.interrupt is None:
+            self.outcome.keep(error, worker.name)
+        if errors and isinstance(worker, ProducerWorker) and self.outcome.interrupt is None:
             self.stop()  # what it gave is handled first (fault C13)
         elif errors:
             self._fail(worker.name)
         self._log_failures(errors, worker.name)
 
-    def _keep(self, error: BaseException, where: str) -> None:
-        if not isinstance(error, Exception):
-            self.interrupt = error if self.interrupt is None else self.interrupt
-            return
-        self.errors.append(error)
-        annotate(error, f"in {where} of pipeline {self.plan.name!r}")
-        from_the_user_on(error)
-
     def _trouble(self, error: Exception, where: str) -> None:
         """A callback of the user failed, in the middle of somebody else's work."""
-        self._keep(error, where)
+        self.outcome.keep(error, where)
         self._fail(where)
         self._log_failures([error], where)
 
@@ -416,13 +405,15 @@ class Supervisor:
         try:
             self._conclude()
         except Exception as error:  # better a run that ends with it than one that never ends
-            self.breach = ConservationError("the report cannot be written; this is a bug in asyncpc, please report it")
-            self.breach.__cause__ = error
+            self.outcome.breach = ConservationError(
+                "the report cannot be written; this is a bug in asyncpc, please report it"
+            )
+            self.outcome.breach.__cause__ = error
         finally:
             self._ended.set()
             _under_way.discard(self)
-        if self.report is not None and self.report.left:
-            left = ", ".join([f"{stage} {count}" for stage, count in self.report.left_by_stage().items()])
+        if self.outcome.report is not None and self.outcome.report.left:
+            left = ", ".join([f"{stage} {count}" for stage, count in self.outcome.report.left_by_stage().items()])
             log(WARNING, "pipeline %r left items unfinished: %s", self.plan.name, left)
 
     def _conclude(self) -> None:
@@ -432,10 +423,10 @@ class Supervisor:
                 stage.window.release()
         left, abandoned = self.accounts.left(), self._abandoned()
         if self.state is not State.FAILED:
-            unclean = left or abandoned or self.errors or self.interrupt
+            unclean = left or abandoned or not self.outcome.is_clean()
             self._advance(State.FAILED if unclean else State.CLOSED)
-        self.report = Report(self.statistics(), left, abandoned)
-        self.breach = self.accounts.breach(self.report.statistics)
+        self.outcome.report = Report(self.statistics(), left, abandoned)
+        self.outcome.breach = self.accounts.breach(self.outcome.report.statistics)
         for stage in self.stages:
             if self.accounts.tracked:
                 release_all(self.accounts.items_of(stage))
@@ -450,23 +441,12 @@ class Supervisor:
             return ()
         return tuple(sorted([*self._left_behind, *(worker.name for worker in self._live if worker.abandoned)]))
 
-    def outcome(self) -> Report:
-        """The report of a run that has ended, or what it failed with."""
-        if self.interrupt is not None:
-            raise self.interrupt
-        if self.breach is not None:
-            raise self.breach
-        assert self.report is not None
-        if self.errors:
-            raise PipelineError(f"pipeline {self.plan.name!r} failed", self.errors, self.report)
-        return self.report
-
     # -- insight ------------------------------------------------------------------------------
 
     def statistics(self) -> Statistics:
         """The books at this moment, or at the end once there was one."""
-        if self.report is not None:
-            return self.report.statistics
+        if self.outcome.report is not None:
+            return self.outcome.report.statistics
         now = self._loop.time()
         elapsed = max(now - self._began, perf_counter() - self._began_really)  # uvloop's clock has steps of 1 ms
         return self.accounts.statistics(self.state.value, elapsed, now)

@@ -32,6 +32,8 @@ class SourceFigures(Protocol):
 
     @property
     def name(self) -> str: ...
+    @property
+    def loop_held(self) -> float: ...
 
 
 class Figures(Protocol):
@@ -51,6 +53,11 @@ def bottleneck(run: Figures) -> str:
     if blocking.loop_held > 0.5 * run.elapsed:
         share = _share(blocking.loop_held, run.elapsed)
         return f"{blocking.name}: holds up the event loop {share:.0%} of the time; without 'async' it runs in threads"
+    slow = max(run.sources, key=lambda source: source.loop_held, default=None)
+    if slow is not None and slow.loop_held > 0.5 * run.elapsed:
+        share = _share(slow.loop_held, run.elapsed)
+        cure = "read it in a thread: source(…, run_in='thread')"
+        return f"{slow.name}: holds up the event loop {share:.0%} of the time; {cure}"
     busy = {stage.name: _busy_share(stage, run.elapsed) for stage in run.stages}
     limit = max(run.stages, key=lambda stage: busy[stage.name])
     if run.elapsed <= 0 or limit.received == 0:
