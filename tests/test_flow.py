@@ -130,7 +130,7 @@ def test_ordered_values_leave_as_the_items_came(generates: bool, maxsize: int, e
 
     stage = consumer(ordered=True, concurrency=6)
     first: Any = stage(some) if generates else stage(one)
-    report = ran(Pipeline(range(60), first, consumer(sink), maxsize=maxsize), eager=eager)
+    report = ran(Pipeline(range(60), first >> consumer(sink), maxsize=maxsize), eager=eager)
     assert sink.items == [n for n in range(60) for _ in range(n % 3 if generates else 1)]
     assert report.done == len(sink.items)
 
@@ -447,7 +447,7 @@ def test_what_a_batch_gave_is_left_in_the_next_queue_when_it_is_cancelled() -> N
         async def hangs(n: int) -> None:
             await asyncio.Event().wait()
 
-        async with Pipeline(source(range(4)), first, hangs) as running:
+        async with Pipeline(source(range(4)), first >> hangs) as running:
             await asyncio.sleep(1)
             return await running.drain(timeout=0)
 
@@ -809,7 +809,7 @@ def test_a_stage_without_a_rate_can_be_given_one(options: dict[str, Any], eager:
     stage: Any = consumer(concurrency=4, name="fetch", **options)
 
     async def main() -> None:
-        async with Pipeline(range(10_000), stage(ask), consumer(Sink()), drain_timeout=0) as running:
+        async with Pipeline(range(10_000), stage(ask) >> consumer(Sink()), drain_timeout=0) as running:
             await asyncio.sleep(1)
             assert len(called) >= 300
             called.clear()

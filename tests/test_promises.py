@@ -134,7 +134,7 @@ def test_promise_4_order_is_first_in_first_out_per_producer() -> None:
         left.append(item)
 
     async def main() -> None:
-        await Pipeline(merge(numbered("a", 0.3), numbered("b", 0.7)), through, leave, maxsize=2)
+        await Pipeline(merge(numbered("a", 0.3), numbered("b", 0.7)), through >> leave, maxsize=2)
 
     run_virtual(main)
     for name in ("a", "b"):

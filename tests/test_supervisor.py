@@ -278,7 +278,7 @@ def _whole(opened: Opened) -> Pipeline[Any, Any]:
         await steps(4)
         return n
 
-    return Pipeline(merge(numbers, iterator()), twice, slow, maxsize=1)
+    return Pipeline(merge(numbers, iterator()), twice >> slow, maxsize=1)
 
 
 @both
@@ -526,7 +526,7 @@ def test_b12_each_call_sees_the_callers_context(
 
     async def main() -> None:
         variable.set(callers)
-        await Pipeline(range(9), generate if generates else handle, ignore)
+        await Pipeline(range(9), (generate if generates else handle) >> ignore)
         assert len(seen) == 9
         assert all(value is callers for value in seen)
         assert variable.get() is callers
@@ -731,7 +731,7 @@ def test_c1_a_drain_handles_what_is_buffered(eager: bool) -> None:
     first, second = Spy(0.1), Spy(1)
 
     async def main() -> None:
-        async with Pipeline(source(range(30)), consumer(first), consumer(second), maxsize=5) as running:
+        async with Pipeline(source(range(30)), consumer(first) >> consumer(second), maxsize=5) as running:
             await asyncio.sleep(3)
             report = await running.drain(timeout=100)
         assert report.complete
@@ -751,7 +751,7 @@ def test_c2_a_stuck_handler_is_cancelled_at_the_deadline(timeout: float, eager: 
         await asyncio.Event().wait()
 
     async def main() -> None:
-        async with Pipeline(source(range(9)), spy_consumer(), stuck, maxsize=2) as running:
+        async with Pipeline(source(range(9)), spy_consumer() >> stuck, maxsize=2) as running:
             await asyncio.sleep(1)
             report = await running.drain(timeout)
             assert now() == 1 + timeout
@@ -1224,7 +1224,7 @@ def test_backpressure_reaches_the_source(maxsize: int, eager: bool) -> None:
             return self.n
 
     async def main() -> None:
-        pipeline = Pipeline(source(Watched()), spy_consumer(0.1), spy_consumer(0.3), maxsize=maxsize)
+        pipeline = Pipeline(source(Watched()), spy_consumer(0.1) >> spy_consumer(0.3), maxsize=maxsize)
         async with pipeline as running:
             assert pipeline._run is not None
             queues.append(pipeline._run.first)
@@ -1255,7 +1255,7 @@ def test_waiting_times_are_exact_and_the_bottleneck_is_named() -> None:
     async def main() -> None:
         fast = consumer(name="fast")(Spy(1))
         slow = consumer(name="slow", concurrency=2)(Spy(10))
-        async with Pipeline(range(10), fast, slow, maxsize=1) as running:
+        async with Pipeline(range(10), fast >> slow, maxsize=1) as running:
             await asyncio.sleep(0.5)
             half = running.statistics()
             assert half.elapsed == 0.5
@@ -1650,7 +1650,7 @@ def test_the_same_stage_twice_is_two_stages() -> None:
         return 2 * n
 
     async def main() -> None:
-        report = await Pipeline([1, 2], double, double, ignore)
+        report = await Pipeline([1, 2], double >> double >> ignore)
         assert [stage.name for stage in report.stages] == ["double", "double#2", "ignore"]
         assert (await Pipeline(merge(endless_of(1), endless_of(1)), ignore)).done == 2
 
@@ -1670,7 +1670,7 @@ def test_any_callable_can_be_a_handler() -> None:
 
     async def main() -> None:
         assert await consumer(functools.partial(add, 1))(2) == 3
-        await Pipeline([1], consumer(functools.partial(add, 1)), consumer(spy))
+        await Pipeline([1], consumer(functools.partial(add, 1)) >> consumer(spy))
         assert spy.handled == [2]
 
     run_virtual(main)

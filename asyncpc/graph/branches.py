@@ -12,7 +12,8 @@ from ..wording import shown
 from .decorators import Items, Listener, as_listener
 from .definitions import define_handler
 from .layout import beside, branching
-from .pipeline import Consumer, Pipeline, Producer, Source, StageLike, open_layout, stage_layout
+from .parts import source_layout, stage_layout
+from .pipeline import Consumer, Pipeline, Producer, Source, StageLike
 
 __all__ = ["broadcast", "merge", "route"]
 
@@ -27,13 +28,11 @@ Given = Source[T] | Producer[..., T] | Pipeline[Any, T] | Items[T]
 
 
 @overload
-def merge(one: Given[A], /) -> Source[A]: ...
-@overload
 def merge(one: Given[A], two: Given[B], /) -> Source[A | B]: ...
 @overload
 def merge(one: Given[A], two: Given[B], three: Given[C], /) -> Source[A | B | C]: ...
 @overload
-def merge(one: Given[T], two: Given[T], three: Given[T], four: Given[T], /, *more: Given[T]) -> Source[T]: ...
+def merge(one: Given[T], /, *more: Given[T]) -> Source[T]: ...
 def merge(*sources: Any) -> Source[Any]:
     """Several sources as one: each gives its items as they come, under the same bound.
 
@@ -41,7 +40,7 @@ def merge(*sources: Any) -> Source[Any]:
     """
     if not sources:
         raise DefinitionError("merge() needs at least one source")
-    return Source(beside([open_layout(one, "a part of merge()") for one in sources]))
+    return Source(beside([source_layout(one, "a part of merge()") for one in sources]))
 
 
 @overload
@@ -115,8 +114,6 @@ def route(
 
 
 @overload
-def broadcast(one: StageLike[A, B], /, *, maxsize: int | None = None, name: str | None = None) -> Pipeline[A, B]: ...
-@overload
 def broadcast(
     one: StageLike[A, B], two: StageLike[A, C], /, *, maxsize: int | None = None, name: str | None = None
 ) -> Pipeline[A, B | C]: ...
@@ -132,14 +129,7 @@ def broadcast(
 ) -> Pipeline[A, B | C | D]: ...
 @overload
 def broadcast(
-    one: StageLike[A, B],
-    two: StageLike[A, B],
-    three: StageLike[A, B],
-    four: StageLike[A, B],
-    /,
-    *more: StageLike[A, B],
-    maxsize: int | None = None,
-    name: str | None = None,
+    one: StageLike[A, B], /, *more: StageLike[A, B], maxsize: int | None = None, name: str | None = None
 ) -> Pipeline[A, B]: ...
 def broadcast(*branches: Any, maxsize: int | None = None, name: str | None = None) -> Pipeline[Any, Any]:
     """Each item goes into each of ``branches``: the same object, so they must not change it.
@@ -177,8 +167,7 @@ def _branching(
         no_calls="may give more than one result" if generates else "",
     )
     firsts = ", ".join([layout.nodes[0].handler.name for layout in layouts])
-    parts: Any = branching(handler, layouts)
-    return Pipeline(parts, name=f"{name}({firsts})")
+    return Pipeline(StageLike[Any, Any](branching(handler, layouts)), name=f"{name}({firsts})")
 
 
 def _key(key: object) -> str:

@@ -17,7 +17,7 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 from ..backoff import Restart
 from ..checks import Resource, RunIn
@@ -41,6 +41,7 @@ B = TypeVar("B")
 T_co = TypeVar("T_co", covariant=True)
 R = TypeVar("R")
 P = ParamSpec("P")
+Extra = ParamSpec("Extra")
 
 Items = Iterable[T_co] | AsyncIterable[T_co]
 Listener = Consumer[Failure, Any, ..., Any]
@@ -51,38 +52,55 @@ class _ProducerDecorator(Protocol):
     def __call__(self, function: Callable[P, AsyncIterator[T] | Iterator[T]], /) -> Producer[P, T]: ...
 
 
-class _ConsumerDecorator(Protocol):
+class _ConsumerDecorator(Protocol[Extra]):
+    """Takes a function of an item and ``Extra``: nothing, or the resource of ``context=``.
+
+    What a generator function gives when it is called is a generator, whatever its annotation says.
+    """
+
     @overload
     def __call__(
-        self, function: Callable[[A], AsyncGenerator[B, None]], /
-    ) -> Consumer[A, B, [A], AsyncGenerator[B, None]]: ...
-    @overload
-    def __call__(self, function: Callable[[A], AsyncIterator[B]], /) -> Consumer[A, B, [A], AsyncIterator[B]]: ...
+        self, function: Callable[Concatenate[A, Extra], AsyncIterator[B]], /
+    ) -> Consumer[A, B, Concatenate[A, Extra], AsyncGenerator[B, None]]: ...
     @overload
     def __call__(
-        self, function: Callable[[A], Coroutine[Any, Any, B]], /
-    ) -> Consumer[A, B, [A], Coroutine[Any, Any, B]]: ...
+        self, function: Callable[Concatenate[A, Extra], Coroutine[Any, Any, B]], /
+    ) -> Consumer[A, B, Concatenate[A, Extra], Coroutine[Any, Any, B]]: ...
     @overload
     def __call__(
-        self, function: Callable[[A], Generator[B, None, None]], /
-    ) -> Consumer[A, B, [A], Generator[B, None, None]]: ...
+        self, function: Callable[Concatenate[A, Extra], Iterator[B]], /
+    ) -> Consumer[A, B, Concatenate[A, Extra], Generator[B, None, None]]: ...
     @overload
-    def __call__(self, function: Callable[[A], Iterator[B]], /) -> Consumer[A, B, [A], Iterator[B]]: ...
-    @overload
-    def __call__(self, function: Callable[[A], B], /) -> Consumer[A, B, [A], B]: ...
+    def __call__(self, function: Callable[Concatenate[A, Extra], B], /) -> Consumer[A, B, Concatenate[A, Extra], B]: ...
 
 
-class _ContextDecorator(Protocol[R]):
-    @overload
-    def __call__(self, function: Callable[[A, R], AsyncIterator[B]], /) -> Consumer[A, B, [A, R], AsyncIterator[B]]: ...
+class _BatchDecorator(Protocol[Extra]):
+    """The same for a function of a list of items, which gives a value for each, or nothing; a generator gives any."""
+
     @overload
     def __call__(
-        self, function: Callable[[A, R], Coroutine[Any, Any, B]], /
-    ) -> Consumer[A, B, [A, R], Coroutine[Any, Any, B]]: ...
+        self, function: Callable[Concatenate[list[A], Extra], AsyncIterator[B]], /
+    ) -> Consumer[A, B, Concatenate[list[A], Extra], AsyncGenerator[B, None]]: ...
     @overload
-    def __call__(self, function: Callable[[A, R], Iterator[B]], /) -> Consumer[A, B, [A, R], Iterator[B]]: ...
+    def __call__(
+        self, function: Callable[Concatenate[list[A], Extra], Coroutine[Any, Any, list[B]]], /
+    ) -> Consumer[A, B, Concatenate[list[A], Extra], Coroutine[Any, Any, list[B]]]: ...
     @overload
-    def __call__(self, function: Callable[[A, R], B], /) -> Consumer[A, B, [A, R], B]: ...
+    def __call__(
+        self, function: Callable[Concatenate[list[A], Extra], Coroutine[Any, Any, None]], /
+    ) -> Consumer[A, None, Concatenate[list[A], Extra], Coroutine[Any, Any, None]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[list[A], Extra], Iterator[B]], /
+    ) -> Consumer[A, B, Concatenate[list[A], Extra], Generator[B, None, None]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[list[A], Extra], list[B]], /
+    ) -> Consumer[A, B, Concatenate[list[A], Extra], list[B]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[list[A], Extra], None], /
+    ) -> Consumer[A, None, Concatenate[list[A], Extra], None]: ...
 
 
 if TYPE_CHECKING:
@@ -108,50 +126,6 @@ if TYPE_CHECKING:
         name: str | None
 
 
-class _BatchDecorator(Protocol):
-    @overload
-    def __call__(
-        self, function: Callable[[list[A]], AsyncIterator[B]], /
-    ) -> Consumer[A, B, [list[A]], AsyncIterator[B]]: ...
-    @overload
-    def __call__(
-        self, function: Callable[[list[A]], Coroutine[Any, Any, list[B]]], /
-    ) -> Consumer[A, B, [list[A]], Coroutine[Any, Any, list[B]]]: ...
-    @overload
-    def __call__(
-        self, function: Callable[[list[A]], Coroutine[Any, Any, None]], /
-    ) -> Consumer[A, None, [list[A]], Coroutine[Any, Any, None]]: ...
-    @overload
-    def __call__(self, function: Callable[[list[A]], Iterator[B]], /) -> Consumer[A, B, [list[A]], Iterator[B]]: ...
-    @overload
-    def __call__(self, function: Callable[[list[A]], list[B]], /) -> Consumer[A, B, [list[A]], list[B]]: ...
-    @overload
-    def __call__(self, function: Callable[[list[A]], None], /) -> Consumer[A, None, [list[A]], None]: ...
-
-
-class _BatchContextDecorator(Protocol[R]):
-    @overload
-    def __call__(
-        self, function: Callable[[list[A], R], AsyncIterator[B]], /
-    ) -> Consumer[A, B, [list[A], R], AsyncIterator[B]]: ...
-    @overload
-    def __call__(
-        self, function: Callable[[list[A], R], Coroutine[Any, Any, list[B]]], /
-    ) -> Consumer[A, B, [list[A], R], Coroutine[Any, Any, list[B]]]: ...
-    @overload
-    def __call__(
-        self, function: Callable[[list[A], R], Coroutine[Any, Any, None]], /
-    ) -> Consumer[A, None, [list[A], R], Coroutine[Any, Any, None]]: ...
-    @overload
-    def __call__(
-        self, function: Callable[[list[A], R], Iterator[B]], /
-    ) -> Consumer[A, B, [list[A], R], Iterator[B]]: ...
-    @overload
-    def __call__(self, function: Callable[[list[A], R], list[B]], /) -> Consumer[A, B, [list[A], R], list[B]]: ...
-    @overload
-    def __call__(self, function: Callable[[list[A], R], None], /) -> Consumer[A, None, [list[A], R], None]: ...
-
-
 @overload
 def producer(function: Callable[P, AsyncIterator[T] | Iterator[T]], /) -> Producer[P, T]: ...
 @overload
@@ -174,23 +148,21 @@ def producer(
 
 
 @overload
-def consumer(function: Callable[[A], AsyncIterator[B]], /) -> Consumer[A, B, [A], AsyncIterator[B]]: ...
+def consumer(function: Callable[[A], AsyncIterator[B]], /) -> Consumer[A, B, [A], AsyncGenerator[B, None]]: ...
 @overload
 def consumer(function: Callable[[A], Coroutine[Any, Any, B]], /) -> Consumer[A, B, [A], Coroutine[Any, Any, B]]: ...
 @overload
-def consumer(function: Callable[[A], Generator[B, None, None]], /) -> Consumer[A, B, [A], Generator[B, None, None]]: ...
-@overload
-def consumer(function: Callable[[A], Iterator[B]], /) -> Consumer[A, B, [A], Iterator[B]]: ...
+def consumer(function: Callable[[A], Iterator[B]], /) -> Consumer[A, B, [A], Generator[B, None, None]]: ...
 @overload
 def consumer(function: Callable[[A], B], /) -> Consumer[A, B, [A], B]: ...
 @overload
-def consumer(**options: Unpack[Options]) -> _ConsumerDecorator: ...
+def consumer(**options: Unpack[Options]) -> _ConsumerDecorator[[]]: ...
 @overload
-def consumer(*, context: Resource[T], **options: Unpack[Options]) -> _ContextDecorator[T]: ...
+def consumer(*, context: Resource[R], **options: Unpack[Options]) -> _ConsumerDecorator[[R]]: ...
 @overload
-def consumer(*, batch: Batch, **options: Unpack[Options]) -> _BatchDecorator: ...
+def consumer(*, batch: Batch, **options: Unpack[Options]) -> _BatchDecorator[[]]: ...
 @overload
-def consumer(*, batch: Batch, context: Resource[T], **options: Unpack[Options]) -> _BatchContextDecorator[T]: ...
+def consumer(*, batch: Batch, context: Resource[R], **options: Unpack[Options]) -> _BatchDecorator[[R]]: ...
 def consumer(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a function (one value per item) or generator (any number) a stage; both may be async or not.
 

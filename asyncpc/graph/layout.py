@@ -27,21 +27,23 @@ class Layout(NamedTuple):
     """Each before those it gives to."""
     drain_timeout: float | None = None
     """Seconds a drain may take, if a part of it says so."""
+    maxsize: int | None = None
+    """Items each queue of the parts behind it holds, if it is a pipeline that says so."""
 
     def bounded(self, maxsize: int) -> Layout:
         """The same, where queues hold ``maxsize`` items unless their stages say otherwise; to be joined with more."""
         nodes = [
             node._replace(handler=node.handler._replace(maxsize=node.handler.bound(maxsize))) for node in self.nodes
         ]
-        return self._replace(nodes=tuple(nodes))
+        return self._replace(nodes=tuple(nodes), maxsize=maxsize)
 
     def then(self, following: Layout) -> Layout:
         """This, and ``following``: all open ends give to its first stage."""
         first = len(self.nodes)
         origins = [one._replace(into=first) if one.into is None else one for one in self.origins]
         nodes = [node if node.following else node._replace(following=(first,)) for node in self.nodes]
-        drain_timeout = _first_said(self, following)
-        return Layout(tuple(origins), (*nodes, *(node.moved(first) for node in following.nodes)), drain_timeout)
+        nodes += [node.moved(first) for node in following.nodes]
+        return Layout(tuple(origins), tuple(nodes), _first_said(self, following))
 
 
 def beside(layouts: Sequence[Layout], before: int = 0) -> Layout:
