@@ -45,7 +45,7 @@ def _debug_loop() -> asyncio.AbstractEventLoop:
 
 def _eager_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.SelectorEventLoop()
-    loop.set_task_factory(asyncio.eager_task_factory)
+    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore]  # since 3.12
     return loop
 
 

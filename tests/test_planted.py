@@ -28,7 +28,7 @@ def test_a_planted_fault_is_caught(fault: Fault) -> None:
     if fault.check:
         assert fault.check() == []
     else:
-        assert [play(draw(seed)) for seed in caught] == [[]]
+        assert [play(draw(int(seed))) for seed in caught] == [[]]
 
 
 def test_a_fault_that_no_longer_fits_says_so() -> None:

@@ -152,7 +152,7 @@ def run_virtual(main: Callable[..., Coroutine[Any, Any, T]], *args: Any, debug: 
         assert isinstance(loop, VirtualLoop)
         loop.set_exception_handler(lambda _, context: told.append(context))
         if eager:
-            loop.set_task_factory(asyncio.eager_task_factory)
+            loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore]  # since 3.12
         result = runner.run(main(*args))
         tasks = [_where(task) for task in _pending(loop)]
         left = [*tasks, *loop.timers()]
