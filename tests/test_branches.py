@@ -634,7 +634,7 @@ def test_any_graph_gives_what_plain_loops_give(chain: Chain, count: int, maxsize
             "branch 1 of 'route', .*is not a stage: decorate it with @cons",
         ),
         (lambda c: route(str, {"a": c}, cast(Any, source([1]))), "produces items itself, so it can only come first"),
-        (lambda c: route(str, {"a": cast(Any, source([1]) >> c)}), "has a source of its own"),
+        (lambda c: route(str, {"a": cast(Any, source([1]) >> c)}), "produces items itself, so it can only come first"),
         (lambda c: route(str, {"a": c}, maxsize=-1), "maxsize=-1 must be a whole number"),
         (lambda c: route(str, {"a": c}, on_error=cast(Any, "ignore")), "on_error='ignore' must be"),
         (lambda c: route(str, {"a": c}, name="a\nb"), "must be printable"),

@@ -412,7 +412,7 @@ def test_a_batch_fails_as_one_unless_it_is_split(eager: bool) -> None:
         told: list[Failure] = []
         options: dict[str, Any] = {"on_error": told.append, "retry": Retry(2, wait=lambda attempt: 0.0)}
 
-        @consumer(batch=Batch(4, split_on_error=split), **options)  # type: ignore[untyped-decorator]  # which options, only the test knows
+        @consumer(batch=Batch(4, split_on_error=split), **options)
         async def insert(rows: list[int]) -> None:
             if 5 in rows:
                 raise ValueError("bad row")

@@ -133,14 +133,16 @@ def producer(*, restart: Restart | None = None, name: str | None = None) -> _Pro
 def producer(
     function: Callable[..., Any] | None = None, /, *, restart: Restart | None = None, name: str | None = None
 ) -> Any:
-    """Make a generator function a source of items, async or not.
+    """Make a generator function, async or not, a source of items.
 
-    It is asked for its next item only while there is room for it. When the run stops, it is cancelled where it waits
-    and closed, so its ``finally`` runs. A plain generator may block: each run reads it in a thread of its own. A stop
-    does not wait for one that is blocked; it is closed when it comes back, and what it gives then is not taken.
+    The source is asked for its next item only while there is room for it. When the run stops, an async generator is
+    cancelled where it waits, and closed, so its ``finally`` runs. A plain generator may block: each run reads it in a
+    thread of its own. A stop does not wait for a generator that is blocked. It is closed when it comes back, and the
+    item that it yields then is not taken.
 
-    ``restart`` starts it again when it raises; by default an error ends the intake, what it gave is handled, and the
-    error comes out. Raises ``DefinitionError`` for anything else.
+    With ``restart`` a generator that raises is started again. By default an error ends the intake, the items it yielded
+    before are handled, and then the run raises the error. Raises ``DefinitionError`` for anything but a generator
+    function.
     """
     if function is None:
         return lambda function: Producer(define_origin(function, restart, name))
@@ -164,52 +166,60 @@ def consumer(*, batch: Batch, **options: Unpack[Options]) -> _BatchDecorator[[]]
 @overload
 def consumer(*, batch: Batch, context: Resource[R], **options: Unpack[Options]) -> _BatchDecorator[[R]]: ...
 def consumer(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
-    """Make a function (one value per item) or generator (any number) a stage; both may be async or not.
+    """Make a function (one value per item) or a generator (any number of values) a stage; both may be async or not.
 
-    What it gives goes on to the next stage. The options, all of them optional:
+    The values go on to the next stage. All options are optional:
 
     ``concurrency``
-        How many items it handles at once, at most; workers start when there is work for them. An :class:`Adaptive`
-        follows the latency of the calls.
+        The most items that the stage handles at once; workers start when there is work for them. An :class:`Adaptive`
+        follows the latency of the calls. A consumer that stands in several places of a pipeline has its own workers in
+        each.
     ``maxsize``
-        Items that the queue before it holds; 0 is unbounded.
+        The most items that wait in the queue before the stage; 0 means unbounded.
     ``context``
-        An async context manager, or a function that returns one, entered once per worker, when the run starts: the
-        handler gets what it gives as a second argument.
+        An async context manager, or a function that returns one. Each worker enters it when the run starts, and passes
+        what it yields to the handler as a second argument.
     ``retry``
-        How many calls an item gets, or a :class:`Retry`. A generator begins anew; what it gave before stays given.
+        How many calls an item gets, or a :class:`Retry`. A generator starts over; the values that it yielded before an
+        error stay emitted.
     ``timeout``
-        Seconds a call may take, then it is cancelled and has failed with ``TimeoutError``.
+        Seconds that a call may take. Then it is cancelled and fails with ``TimeoutError``.
     ``on_error``
-        What becomes of an item that has failed at last. ``"stop"``: the run fails. ``"skip"``: it is counted, and the
-        run goes on. A function, queue or consumer: likewise, and it is told the :class:`Failure`; if that fails, the
-        run does. A consumer is a stage of its own, with its options (``on_error`` too) and its line in the report.
+        What happens to an item that has failed for good. ``"stop"`` fails the run. ``"skip"`` counts the item, and the
+        run goes on. With a function, a queue or a consumer the run goes on too, and these receive the :class:`Failure`;
+        if that fails, the run fails. A consumer is then a stage of its own, with its own options (``on_error`` too) and
+        its own line in the report.
     ``max_failures``
-        How many items may fail so, or which share of them (below 1, judged over at least 100 items).
+        How many items may fail this way, or which share of them (below 1, judged over at least 100 items).
     ``rate``
-        A :class:`Rate` that its calls begin at.
+        A :class:`Rate` that limits how often calls begin. All places of one consumer in a run share it.
     ``breaker``
-        A :class:`Breaker` that lets the stage rest when calls fail in a row.
+        A :class:`Breaker` that lets the stage rest after calls that failed in a row. All places of one consumer in a
+        run share it.
     ``batch``
-        A :class:`Batch`: the handler gets lists of items.
+        A :class:`Batch`: the handler gets several items in a list of its own, which it may change. Beside ``key``, a
+        batch may hold items of several keys, but the items of one key are never in two calls at once.
     ``ordered``
-        Whether values leave in the order the items came in; a worker that is ahead need not wait for a slow one.
+        Whether values leave in the order in which the items came in. A worker that is ahead need not wait for a slow
+        one.
     ``key``
-        A function of an item: those of one key are handled in order and one at a time, whatever the concurrency.
+        A function of an item: items with the same key are handled in order and one at a time, whatever the concurrency.
     ``priority``
-        A function of an item: the lowest first.
+        A function of an item: the item with the lowest value comes first.
     ``overflow``, ``on_drop``
-        What becomes of an item that finds the queue full: ``"wait"`` is backpressure; ``"drop_oldest"`` and
-        ``"drop_newest"`` give one up, count it as dropped and call ``on_drop`` with it; ``"raise"`` is
-        ``asyncio.QueueFull`` for whoever gives it.
+        What happens to an item that finds the queue full. ``"wait"`` is backpressure. ``"drop_oldest"`` and
+        ``"drop_newest"`` drop an item, count it, and call ``on_drop`` with it. ``"raise"`` raises ``asyncio.QueueFull``
+        in ``put``. If the stage before emits a value that is refused this way, the item that it was made of fails
+        there, under that stage's ``on_error``.
     ``run_in``
-        ``"loop"`` for async functions, ``"thread"`` for all others: a thread for each of its workers. ``"process"``
-        makes the calls in as many processes as ``concurrency`` says, for work that would keep one processor busy; the
-        function is imported there by its name, and items, results and errors are pickled. Small items travel together.
-        A call whose process died is made once more. A thread cannot be interrupted: a call that outlives its timeout
-        keeps its thread until it ends. A process can, and is replaced.
+        ``"loop"`` for async functions, ``"thread"`` for all others: one thread for each worker. ``"process"`` makes the
+        calls in as many processes as ``concurrency`` says, for work that keeps a processor busy. A process imports the
+        function by its name; items, results and errors are pickled, and small items travel together. Results are
+        unpickled in this process, so a process is no sandbox for code that you do not trust. A call whose process died
+        is made once more. A thread cannot be interrupted: a call that exceeds its timeout keeps its thread until it
+        ends. A process is ended and replaced.
     ``name``
-        For the report and for errors.
+        What the report and errors call the stage.
 
     Raises ``DefinitionError``, which names the stage and the cure, for a function or option that does not fit.
     """
@@ -225,7 +235,7 @@ def consumer(function: Callable[..., Any] | None = None, /, **options: Any) -> A
 
 
 def source(items: Items[T], name: str | None = None) -> Source[T]:
-    """Any iterable or async iterable as a source; ``name`` is for the report. It is iterated afresh in each run."""
+    """Any iterable or async iterable as a source, iterated afresh in each run; ``name`` is for the report."""
     if isinstance(items, (Producer, Source)):
         raise DefinitionError(f"source({items!r}): that is a source already; write it without source()")
     return Source(Layout((iterable_origin(items, name),)))
