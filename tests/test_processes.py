@@ -18,6 +18,8 @@ from support import BUSY, results
 
 from asyncpc import DefinitionError, NotPicklable, Pipeline, PipelineError, StateError, WorkerDied, consumer, source
 
+pytestmark = pytest.mark.realtime
+
 
 @pytest.fixture(autouse=True)
 def no_process_left() -> Iterator[None]:

@@ -31,6 +31,8 @@ from asyncpc import (
 from asyncpc.offload.bridge import bridge_to
 from asyncpc.run.accounting import Accounts as Books_
 
+pytestmark = pytest.mark.realtime
+
 PATIENCE = 20.0  # seconds after which a thread that should have gone on fails its test
 var: ContextVar[int] = ContextVar("var", default=0)
 
@@ -423,14 +425,15 @@ async def test_a_failure_of_a_source_left_behind_is_told(caplog: pytest.LogCaptu
 
 async def test_sync_and_async_sources_share_a_queue() -> None:
     """Neither starves the other, and the bound holds for both."""
+    count = 600
 
     @producer
     def blocking(first: int) -> Iterator[int]:
-        yield from range(first, 3000, 3)
+        yield from range(first, count, 3)
 
     @producer
     async def coming() -> AsyncIterator[int]:
-        for n in range(2, 3000, 3):
+        for n in range(2, count, 3):
             yield n
 
     seen: list[int] = []
@@ -443,7 +446,7 @@ async def test_sync_and_async_sources_share_a_queue() -> None:
     for maxsize in (1, 8):
         seen.clear()
         report = await Pipeline(merge(blocking(0), coming, blocking(1)), note, maxsize=maxsize)
-        assert sorted(seen) == list(range(3000))
+        assert sorted(seen) == list(range(count))
         assert report.stages[0].peak_queued <= maxsize + 1
 
 

@@ -216,7 +216,11 @@ def branching(worker: ConsumerWorker, choose: Call) -> Call:
         await _send(worker, item, [stage.outlets[branch] for branch in branches])
         for _ in branches:
             if budget.is_spent():
-                await budget.renew()
+                try:
+                    await budget.renew()
+                except asyncio.CancelledError:
+                    worker.settle()
+                    raise
         return DONE
 
     return handle

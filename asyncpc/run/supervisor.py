@@ -400,6 +400,7 @@ class Supervisor:
         self.scaling.close()
         if self._deadline is not None:
             self._deadline.cancel()
+        self._deadline_at = -math.inf  # a failure in what follows sets no other
         for queue in self._channels:  # first, or a thread could feed what no report tells of
             queue.close()  # an abandoned worker that comes back finds END
         try:

@@ -223,6 +223,11 @@ def _refused(ledger: Ledger, outcome: Outcome) -> bool:
     return bool(ledger.stopped_by_refusal or ledger.refused_sources or outcome.refused_when_full)
 
 
+def _late(ledger: Ledger, outcome: Outcome) -> bool:
+    """Whether a deadline came before the run had ended by itself."""
+    return any(outcome.ended >= began + seconds - 1e-9 for began, seconds in ledger.limits)
+
+
 def _in_time(scenario: Scenario, ledger: Ledger, outcome: Outcome, report: Report) -> Iterator[str]:
     """Promise 5: the run ends by its deadline; invariant 3: each worker that lived to the end saw one END."""
     slack = REAL_SLACK if scenario.loop == "uvloop" else SLACK
@@ -231,7 +236,7 @@ def _in_time(scenario: Scenario, ledger: Ledger, outcome: Outcome, report: Repor
             yield f"ended at {outcome.ended:.3f}, {seconds} s were allowed from {began:.3f}"
         elif outcome.ended > began + AMPLE / 2:
             yield f"only the deadline ended it, at {outcome.ended:.3f}"
-    late = any(outcome.ended >= began + seconds - 1e-9 for began, seconds in ledger.limits)
+    late = _late(ledger, outcome)
     live = outcome.workers
     most = [*(spec.concurrency for spec in scenario.stages), 2]
     if not ledger.scaled and any(started > allowed for started, allowed in zip(live, most, strict=False)):
@@ -257,8 +262,9 @@ def _right_ending(scenario: Scenario, ledger: Ledger, outcome: Outcome, report: 
     if ledger.interrupts:
         yield f"KeyboardInterrupt became {error!r}"
         return
-    raised = list(error.exceptions) if isinstance(error, PipelineError) else [error] if error else []
-    refusals = [] if _calm(ledger, outcome) else outcome.refusals  # else all of them are those of a policy, or a caller
+    raised = _raised(outcome)
+    # In a run that goes on, each refusal is for a policy, or for a caller of put.
+    refusals = outcome.refusals if _late(ledger, outcome) or not _calm(ledger, outcome) else ()
     strange = [one for one in raised if not any(one is known for known in (*outcome.errors, *refusals))]
     lost = [one for one in outcome.errors if not any(one is known for known in raised)]
     if lost:
@@ -277,6 +283,12 @@ def _right_ending(scenario: Scenario, ledger: Ledger, outcome: Outcome, report: 
         yield "the caller neither returned nor raised"
 
 
+def _raised(outcome: Outcome) -> Sequence[BaseException]:
+    """What came out, one by one."""
+    error = outcome.error
+    return error.exceptions if isinstance(error, PipelineError) else [error] if error is not None else []
+
+
 def _is_told(raised: Sequence[BaseException], outcome: Outcome) -> bool:
     """Whether one of the errors is that of a queue that refused something."""
     return any(isinstance(one, asyncio.QueueFull) or any(one is known for known in outcome.refusals) for one in raised)
@@ -286,16 +298,18 @@ def _expected_beside(
     scenario: Scenario, ledger: Ledger, outcome: Outcome, report: Report
 ) -> Iterator[tuple[type[Exception], bool]]:
     """The kinds of exceptions beside those of sources and handlers, and whether each must be there."""
-    cut = ledger.kills + ledger.own_cancels
+    cut, refused = ledger.kills + ledger.own_cancels, _refused(ledger, outcome)
     if cut:
-        alone = not (ledger.errors or ledger.limits or ledger.swallowed or ledger.stopped or ledger.kills > 1)
+        alone = not (
+            ledger.errors or refused or ledger.limits or ledger.swallowed or ledger.stopped or ledger.kills > 1
+        )
         yield WorkerCancelled, alone and cut == 1 and bool(ledger.own_cancels)
     in_block = scenario.ending == "raise" and not isinstance(outcome.error, PipelineError)
     if scenario.ending == "raise":
         yield Boom, in_block
-    if outcome.refused_when_full or ledger.stopped_by_refusal:
+    if refused and any("raise" in spec.options for spec in scenario.stages):
         yield asyncio.QueueFull, False
-    refused = _refused(ledger, outcome)
+    refused = refused or _is_told(_raised(outcome), outcome)
     silent = refused or outcome.told or scenario.ending in ("break", "raise") or outcome.errors
     if not silent and not ledger.stopped:
         yield DrainTimeout, not report.complete and not cut

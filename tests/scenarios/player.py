@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import warnings
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
@@ -59,6 +59,34 @@ class Outcome:
     noise: list[str] = field(default_factory=list)
 
 
+class _Inside:
+    """What a scenario needs of a run that its caller does not get; here only, so that it is easy to follow the code."""
+
+    def __init__(self, run: Any) -> None:
+        self._run = run
+        self.count: int = len(run.stages)
+        self.pause: Callable[[], None] = run.scaling.pause
+        self.resume: Callable[[], None] = run.scaling.resume
+
+    def scale(self, place: int, concurrency: int) -> None:
+        self._run.scaling.scale(self._run.stages[place], concurrency)
+
+    @property
+    def report(self) -> Report | None:
+        report: Report | None = self._run.outcome.report
+        return report
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """How often END was told, by stage."""
+        return tuple(stage.inbox.statistics().ends for stage in self._run.stages)
+
+    @property
+    def workers(self) -> tuple[int, ...]:
+        """How many workers were started, by stage."""
+        return tuple(stage.staff.started for stage in self._run.stages)
+
+
 class _Play:
     """One scenario on a running loop."""
 
@@ -73,7 +101,7 @@ class _Play:
         self.pipeline: Pipeline[Any, Any] = Pipeline(
             *parts, maxsize=scenario.maxsize, drain_timeout=scenario.drain_timeout
         )
-        self.run: Any = None
+        self.run: _Inside | None = None
 
     def merged(self, sources: list[Any]) -> list[Any]:
         """The sources, each behind the stages of its own part if that has any."""
@@ -102,6 +130,7 @@ class _Play:
         caller = asyncio.get_running_loop().create_task(self.call(), name="caller")
         disturbers = [asyncio.create_task(self.disturb(one, caller)) for one in self.scenario.sabotage]
         await asyncio.wait([caller])
+        caller.result()  # an error of the play itself
         self.ledger.released.set()
         for task in disturbers:
             task.cancel()
@@ -128,7 +157,7 @@ class _Play:
         return await self.pipeline
 
     def seize(self) -> None:
-        self.run = self.pipeline._run
+        self.run = _Inside(self.pipeline._run)
 
     async def entered(self) -> None:
         async with self.pipeline as running:
@@ -212,14 +241,14 @@ class _Play:
             return
         if deed == "scale":
             for _ in range(rng.randint(1, 3)):
-                place, concurrency = rng.randrange(len(run.stages)), rng.randint(1, 6)
+                place, concurrency = rng.randrange(run.count), rng.randint(1, 6)
                 self.ledger.scaled = max(self.ledger.scaled, concurrency)
-                run.scaling.scale(run.stages[place], concurrency)
+                run.scale(place, concurrency)
                 await pause(self.ledger, "some")
         else:
-            run.scaling.pause()
+            run.pause()
             await pause(self.ledger, "timed")
-            run.scaling.resume()
+            run.resume()
 
     def snapshot(self) -> None:
         outcome, books = self.outcome, self.ledger.books
@@ -232,10 +261,12 @@ class _Play:
             for task in asyncio.all_tasks()
             if task.get_name().startswith("asyncpc:") and not task.done()
         )
-        if self.run is not None and self.run.report is not None:
-            for place, item in self.left(self.run.report):
+        if self.run is not None:
+            outcome.report, outcome.ends, outcome.workers = self.run.report, self.run.ends, self.run.workers
+        if outcome.report is not None:
+            for place, item in self.left(outcome.report):
                 self.ledger.notice(place, item)
-            self.look_into_broadcasts(self.run.report)
+            self.look_into_broadcasts(outcome.report)
             outcome.refused_when_full = self.ledger.settle_offers()
         outcome.open = tuple(f"{name}" for name, task in self.ledger.open.values() if task is None or task.done())
         outcome.unfinished = tuple(frozenset(book.unfinished()) for book in books)
@@ -248,10 +279,6 @@ class _Play:
         outcome.outside = self.ledger.outside
         outcome.errors = tuple(self.ledger.errors)
         outcome.refusals = tuple(self.ledger.refusals)
-        if self.run is not None:
-            outcome.report = self.run.report
-            outcome.ends = tuple(stage.inbox.statistics().ends for stage in self.run.stages)
-            outcome.workers = tuple(stage.staff.started for stage in self.run.stages)
 
     def left(self, report: Report) -> Iterator[tuple[int, Item]]:
         """The items that the report lists, with the places of their stages."""

@@ -21,6 +21,7 @@ from asyncpc import (
     Restart,
     Retry,
     Running,
+    WorkerCancelled,
     broadcast,
     consumer,
     feed,
@@ -391,7 +392,7 @@ async def put_all(running: Running[Item, Any], name: str, count: int, calls: boo
                 await _call(running, Item(name, (number,), is_called=True), ledger)
             else:
                 await _put(running, Item(name, (number,)), ledger)
-        except (asyncio.QueueFull, TimeoutError, Boom):
+        except (asyncio.QueueFull, TimeoutError, Boom, WorkerCancelled):
             continue
         except QueueShutDown:
             return

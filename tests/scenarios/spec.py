@@ -495,15 +495,14 @@ def _with_refused_items(scenario: Scenario, rng: Random) -> Scenario:
         return scenario
     before = scenario.before
     places = [place for place in {_first(scenario.layout), *scenario.entries} if not before[place]]
-    changed = _with_refusal(scenario, rng, sorted(places))
-    return replace(changed, sources=tuple(replace(spec, clean_up="") for spec in changed.sources))
+    return _with_refusal(scenario, rng, sorted(places))
 
 
 def _with_slow_end(scenario: Scenario, rng: Random) -> Scenario:
     """Sources that take their time to close after an item of theirs was refused, so that a stop may come meanwhile."""
     if not any(scenario.stages[place].refuses_items for place in scenario.entries):
         return scenario
-    sources = [replace(spec, clean_up=rng.choice([spec.clean_up, "slow"])) for spec in scenario.sources]
+    sources = [replace(spec, clean_up=spec.clean_up or rng.choice(["", "slow"])) for spec in scenario.sources]
     return replace(scenario, sources=tuple(sources))
 
 
@@ -542,7 +541,7 @@ def _with_refusal(scenario: Scenario, rng: Random, places: list[int]) -> Scenari
         refuses = rng.choice(sorted(options & {"key", "priority"} or {"key", "priority"}))
         change = {"refuses": refuses}
         options |= {refuses}
-    return _without_restarts(_change(scenario, place, refuses_at=rng.randrange(MODULUS), options=options, **change))
+    return _with_plain_sources(_change(scenario, place, refuses_at=rng.randrange(MODULUS), options=options, **change))
 
 
 def _with_raise_when_full(scenario: Scenario, rng: Random) -> Scenario:
@@ -555,7 +554,9 @@ def _with_raise_when_full(scenario: Scenario, rng: Random) -> Scenario:
     place = rng.choice(places)
     spec = scenario.stages[place]
     maxsize = None if "batch" in spec.options else rng.choice([1, 2, 2, 3])
-    return _without_restarts(_change(scenario, place, options=spec.options - {"overflow"} | {"raise"}, maxsize=maxsize))
+    return _with_plain_sources(
+        _change(scenario, place, options=spec.options - {"overflow"} | {"raise"}, maxsize=maxsize)
+    )
 
 
 def _can_refuse(scenario: Scenario, place: int) -> bool:
@@ -567,10 +568,10 @@ def _can_refuse(scenario: Scenario, place: int) -> bool:
     return not any(spec.branching == "broadcast" for spec in beside)
 
 
-def _without_restarts(scenario: Scenario) -> Scenario:
-    """A source that is started again goes on after an item that was refused."""
+def _with_plain_sources(scenario: Scenario) -> Scenario:
+    """A source that is started again would go on after an item that was refused; for the rest see the slow end."""
     sources = [replace(spec, trouble="", restarts=0) if spec.restarts else spec for spec in scenario.sources]
-    return replace(scenario, sources=tuple(sources))
+    return replace(scenario, sources=tuple(replace(spec, clean_up="") for spec in sources))
 
 
 def _with_puts_from_threads(scenario: Scenario, rng: Random) -> Scenario:
