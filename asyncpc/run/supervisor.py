@@ -181,6 +181,10 @@ class Supervisor:
         self.first.enqueue(item)  # first, as an order may refuse it
         self.accounts.fed += 1
 
+    def count_fed(self, items: int) -> None:
+        """Count items that handlers have fed in threads."""
+        self.accounts.fed += items
+
     # -- stop ---------------------------------------------------------------------------------
 
     def stop(self, timeout: float | None = None) -> None:
