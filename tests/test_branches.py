@@ -620,7 +620,7 @@ def test_any_graph_gives_what_plain_loops_give(chain: Chain, count: int, maxsize
     [
         (lambda c: route(cast(Any, 3), {0: c}), "route 'route': by=3 must be a function of an item"),
         (lambda c: route(cast(Any, lambda: 1), {0: c}), "must be a function of an item"),
-        (lambda c: route(cast(Any, c.__wrapped__), {0: c}), "by= must be a plain function, for its value is needed"),
+        (lambda c: route(cast(Any, c.__wrapped__), {0: c}), "by= must be a plain function: its value is needed"),
         (lambda c: route(c, {0: c}), "by=<Consumer handle> must be a plain function"),
         (lambda c: route(cast(Any, None), {0: c}), "by=None must be a plain function"),
         (lambda c: route(str, {"a": c}, name=cast(Any, 3)), "name=3 must be a string"),

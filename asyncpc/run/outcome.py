@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import ConservationError, DrainTimeout, QueueShutDown
-from ..wording import annotate, from_the_user_on
+from ..wording import annotate, begin_at_user_code
 from .report import PipelineError, Report
 
 __all__ = ["Outcome"]
@@ -31,7 +31,7 @@ class Outcome:
             return
         self.errors.append(error)
         annotate(error, f"in {where} of pipeline {self._name!r}")
-        from_the_user_on(error)
+        begin_at_user_code(error)
 
     def is_clean(self) -> bool:
         """Whether nothing went wrong so far."""
