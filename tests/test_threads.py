@@ -262,7 +262,7 @@ def test_what_does_not_fit_is_refused() -> None:
     for wrong, cure in (
         (lambda: consumer(run_in="thread")(coroutine), "'coroutine' is async, so it runs in the loop"),
         (lambda: consumer(run_in="loop")(plain), "'plain' is a plain function, which would block the loop"),
-        (lambda: consumer(run_in="moon")(plain), "must be 'loop', 'thread' or 'process'"),  # type: ignore[call-overload]  # the mistake
+        (lambda: consumer(run_in="moon")(plain), "must be 'loop', 'thread', 'process' or 'interpreter'"),  # type: ignore[call-overload]  # the mistake
     ):
         with pytest.raises(DefinitionError, match=cure):
             wrong()

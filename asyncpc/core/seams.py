@@ -12,11 +12,11 @@ __all__ = [
     "Adjust",
     "Call",
     "Container",
-    "Crew",
     "Full",
     "GiveUp",
     "Inlet",
     "Option",
+    "Pool",
     "Recover",
     "Sharing",
     "Stopwatch",
@@ -122,7 +122,7 @@ class Adjust(Protocol):
         ...
 
 
-class Crew(Protocol):
+class Pool(Protocol):
     """Who makes a stage's calls outside the loop."""
 
     def resize(self, size: int) -> None:

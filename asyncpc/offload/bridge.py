@@ -318,8 +318,8 @@ class Bridge:
             self._see_to_parked()
 
     def _see_to_parked(self) -> None:
-        """Let nobody be parked for ever."""
-        if not (self._woken or self._waits or self._called or self._is_dead()):
+        """Let nobody be parked for ever, nor an item be on its way that was taken of a thread that was woken."""
+        if (self._on_way or not self._woken) and not (self._waits or self._called or self._is_dead()):
             self._call(self._look)
             self._called = True
 

@@ -69,7 +69,7 @@ def feed(item: Any) -> None:
     """
     run = _current.get(None)
     if run is None:
-        from ..offload.processes import serving  # here, since most programs have none
+        from ..offload.child import serving  # here, since most programs have none
 
         if serving:
             raise StateError(
