@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 from .checks import check_seconds
 from .errors import DefinitionError, StateError
-from .graph.pipeline import Pipeline, complete_beside, plan_of
+from .graph.pipeline import Pipeline, plan_of, run_within
 from .run.report import PipelineError, Report
 from .run.running import Running
 
@@ -66,7 +66,7 @@ def run_watched(
         abandoned = bool(running.report and running.report.abandoned)
 
     try:
-        report = runner.run(complete_beside(pipeline, beside))
+        report = runner.run(run_within(pipeline, beside))
         report.signal = signals.first
         return report
     except PipelineError as error:

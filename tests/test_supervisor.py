@@ -1638,7 +1638,7 @@ def test_mistakes_that_only_a_run_can_see() -> None:
         assert (await once).done == 2
         with pytest.raises(PipelineError) as caught:
             await once
-        assert "used up by an earlier run" in str(caught.value.exceptions[0])
+        assert "an earlier run used up this iterator" in str(caught.value.exceptions[0])
 
     run_virtual(main)
 

@@ -1,7 +1,6 @@
-"""How sources and stages are written: ``@producer``, ``@consumer`` and ``source``.
+"""What a user writes sources and stages with: ``@producer``, ``@consumer`` and ``source``.
 
-The types here let an item's type flow from stage to stage; what they promise is kept by ``definitions`` and
-``pipeline``.
+The types here let an item's type flow from stage to stage; ``definitions`` checks at run time what they promise.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ Extra = ParamSpec("Extra")
 
 Items = Iterable[T_co] | AsyncIterable[T_co]
 Listener = Consumer[Failure, Any, ..., Any]
-"""A consumer that is told of failures."""
+"""A consumer that receives failures."""
 
 
 class _ProducerDecorator(Protocol):
@@ -53,9 +52,9 @@ class _ProducerDecorator(Protocol):
 
 
 class _ConsumerDecorator(Protocol[Extra]):
-    """Takes a function of an item and ``Extra``: nothing, or the resource of ``context=``.
+    """Takes a function of an item and of ``Extra``: nothing, or the resource of ``context=``.
 
-    What a generator function gives when it is called is a generator, whatever its annotation says.
+    A call of a generator function returns a generator, even if its annotation says ``Iterator``.
     """
 
     @overload
@@ -75,7 +74,7 @@ class _ConsumerDecorator(Protocol[Extra]):
 
 
 class _BatchDecorator(Protocol[Extra]):
-    """The same for a function of a list of items, which gives a value for each, or nothing; a generator gives any."""
+    """The same for a function of a list of items: it returns a value for each, or None; a generator yields any."""
 
     @overload
     def __call__(
@@ -241,10 +240,10 @@ def source(items: Items[T], name: str | None = None, *, run_in: Literal["loop", 
     a plain generator with ``@producer`` is. Otherwise its ``next()`` holds up the event loop.
     """
     if isinstance(items, (Producer, Source)):
-        raise DefinitionError(f"source({items!r}): that is a source already; write it without source()")
+        raise DefinitionError(f"source({items!r}): it is a source already; use it without source()")
     return Source(Layout((iterable_origin(items, name, run_in),)))
 
 
 def as_listener(on_error: Any) -> Any:
-    """What ``on_error`` names; of a consumer, which is a stage, what defines that."""
+    """``on_error`` as options take it: a consumer becomes the handler of its stage."""
     return handler_of(on_error) if isinstance(on_error, Consumer) else on_error

@@ -1,4 +1,4 @@
-"""What a pipeline is made of: each part knows its sources and stages, as a layout, and its place is checked here.
+"""The parts of a pipeline: what each is made of, where it may stand, and how several are joined.
 
 The types that let an item's type flow from part to part are in ``pipeline``.
 """
@@ -19,7 +19,7 @@ __all__ = ["Part", "join", "source_layout", "stage_layout"]
 
 
 class Part:
-    """Something that can be joined with others; what it is made of."""
+    """Something that can be joined with others: one or several sources, one or several stages, or both."""
 
     __slots__ = ("_layout",)
 
@@ -31,12 +31,12 @@ class Part:
         return self._layout
 
     def _label(self) -> str:
-        """What it is called in the name of a pipeline that was given none."""
+        """What it adds to the name of a pipeline that has no name of its own."""
         return _names(self._layout.origins)
 
 
 def source_layout(part: Any, where: str) -> Layout:
-    """What a part that comes first, or is merged, is made of; raises ``DefinitionError`` for one without a source."""
+    """The layout of a part that comes first, or is merged; raises ``DefinitionError`` if it has no source."""
     refuse_called(where, part)
     if isinstance(part, Part):
         layout = part._opened()
@@ -51,7 +51,7 @@ def source_layout(part: Any, where: str) -> Layout:
 
 
 def stage_layout(part: Any, where: str) -> Layout:
-    """What a part that items go into is made of; raises ``DefinitionError`` for one that takes none."""
+    """The layout of a part that items go into; raises ``DefinitionError`` if none can."""
     refuse_called(where, part)
     if not isinstance(part, Part):
         raise DefinitionError(f"{where}, {part!r}, is not a stage: decorate it with @consumer")
@@ -65,7 +65,7 @@ def stage_layout(part: Any, where: str) -> Layout:
 def join(
     parts: Sequence[Any], maxsize: int | None, drain_timeout: float | None, name: str | None
 ) -> tuple[Plan, Layout]:
-    """The parts in order: a plan, and a layout to be joined with more; raises ``DefinitionError`` for a wrong order."""
+    """Join parts in order: the plan, and the layout for joining more; raises ``DefinitionError`` for a wrong order."""
     layouts = [_layout_at(place, part) for place, part in enumerate(parts)]
     if not any(layout.nodes for layout in layouts):
         raise DefinitionError("an empty pipeline: it needs at least one consumer")

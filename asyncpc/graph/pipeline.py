@@ -1,7 +1,7 @@
 """``Pipeline`` and what it is made of, as users see it: an item's type flows from part to part through ``>>``.
 
-``>>`` makes a ``Pipeline`` of any part, and a ``Pipeline`` is a part itself, so these types know each other; what holds
-for parts at run time is in ``parts``.
+``>>`` makes a ``Pipeline`` of two parts, and a ``Pipeline`` is a part, so these classes know each other. What holds for
+parts at run time is in ``parts``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .definitions import bind_origin
 from .layout import Layout
 from .parts import Part, join, stage_layout
 
-__all__ = ["Consumer", "Pipeline", "Producer", "Source", "StageLike", "complete_beside", "handler_of", "plan_of"]
+__all__ = ["Consumer", "Pipeline", "Producer", "Source", "StageLike", "handler_of", "plan_of", "run_within"]
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -42,7 +42,7 @@ class Source(Part, Generic[T_co]):
         return _joined(self, following)
 
     def __aiter__(self) -> AsyncIterator[T_co]:
-        """The items alone, without a pipeline; a merged source needs a pipeline to be read."""
+        """Read the items without a pipeline; raises ``DefinitionError`` for a merged source, which needs one."""
         if len(self._layout.origins) != 1 or self._layout.nodes:
             raise DefinitionError(
                 "only a pipeline can read a merged source; read each of its parts with 'async for' instead"
@@ -54,7 +54,7 @@ class Source(Part, Generic[T_co]):
 
 
 class Producer(Part, Generic[P, T_co]):
-    """A generator function, async or not, as a source: composed as it is, or called with its arguments first."""
+    """A generator function, async or not, as a source: compose it as it is, or call it with its arguments first."""
 
     __wrapped__: Callable[..., Any]
 
@@ -63,7 +63,7 @@ class Producer(Part, Generic[P, T_co]):
         update_wrapper(self, origin.open, updated=())
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Source[T_co]:
-        """The source with these arguments. Raises ``DefinitionError`` if they do not fit the function."""
+        """Return the source with these arguments; raises ``DefinitionError`` if they do not fit the function."""
         return Source(Layout((bind_origin(self._layout.origins[0], args, kwargs),)))
 
     def __rshift__(self, following: StageLike[T_co, B]) -> Pipeline[T_co, B]:
@@ -92,7 +92,7 @@ class StageLike(Part, Generic[In_contra, Out_co]):
 
 
 class Consumer(StageLike[In_contra, Out_co], Generic[In_contra, Out_co, P, Call_co]):
-    """A function or generator, async or not, as a stage; calling it calls just the function."""
+    """A function or generator, async or not, as a stage; a call of it calls just the function."""
 
     __wrapped__: Callable[..., Any]
 
@@ -101,7 +101,7 @@ class Consumer(StageLike[In_contra, Out_co], Generic[In_contra, Out_co, P, Call_
         update_wrapper(self, handler.function, updated=())
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Call_co:
-        """Just the function, as it was written: no queue, no pipeline."""
+        """Call just the function, without a queue or a pipeline."""
         return cast(Call_co, handler_of(self).function(*args, **kwargs))
 
     def _label(self) -> str:
@@ -122,10 +122,10 @@ class Pipeline(StageLike[In_contra, Out_co]):
     there the first part may be any iterable or async iterable, or be left out, for a pipeline that is fed with
     :meth:`Running.put`. More than two parts run as well, but type checkers refuse them: ``>>`` types any number.
 
-    ``maxsize`` (items) bounds each queue whose stage, or pipeline inside this one, does not set its own; by default it
-    is that of the first part, if that is a pipeline which has one. ``drain_timeout`` (seconds) bounds a drain: 30 by
-    default, or what the first part says that says anything.
-    Raises ``DefinitionError`` for what cannot run. A pipeline can be run any number of times, once at a time.
+    ``maxsize`` (items) bounds each queue, unless its stage or an inner pipeline sets its own; by default it is that of
+    the first part, if that is a pipeline that sets it. ``drain_timeout`` (seconds) bounds a drain; by default it comes
+    from the first part that sets it, and is 30 if none does. Raises ``DefinitionError`` for a pipeline that cannot run.
+    A pipeline can run any number of times, but only once at a time.
     """
 
     __slots__ = ("_plan", "_run")
@@ -174,7 +174,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
         self._run: Supervisor | None = None
 
     def __await__(self) -> Generator[Any, None, Report]:
-        """Run to completion in the caller's loop and return the :class:`Report`; no signal handler is touched.
+        """Run to the end in the caller's loop and return the :class:`Report`; signal handlers stay as they are.
 
         Raises ``PipelineError`` when it failed. *Cancel safety*: the workers are cancelled too, and when none is
         left ``CancelledError`` comes out; a second cancel cuts their clean-up short.
@@ -182,22 +182,22 @@ class Pipeline(StageLike[In_contra, Out_co]):
         return self._complete().__await__()
 
     async def _complete(
-        self, beside: Callable[[Running[In_contra, Out_co]], AbstractContextManager[None]] | None = None
+        self, around: Callable[[Running[In_contra, Out_co]], AbstractContextManager[None]] | None = None
     ) -> Report:
-        """Run to the end, with ``beside`` entered while it runs."""
+        """Run to the end; ``around`` is entered while it runs."""
         run = self._start("await it")
         try:
-            with nullcontext() if beside is None else beside(Running(run)):
+            with nullcontext() if around is None else around(Running(run)):
                 await run.wait_hastening()
         finally:
             self._release()
         return run.outcome.complete_result()
 
     async def __aenter__(self) -> Running[In_contra, Out_co]:
-        """Start it here; leaving the block drains it, within ``drain_timeout`` seconds.
+        """Start the run; leaving the block drains it, within ``drain_timeout`` seconds.
 
-        Leaving raises ``PipelineError`` if the run failed, or if items were left at the deadline. An exception in the
-        block drains too, and comes out; a cancelled block cancels the workers.
+        Leaving raises ``PipelineError`` if the run failed, or if items were left at the deadline. After an exception in
+        the block the run drains too, then the exception comes out. A cancelled block cancels the workers.
         """
         return Running(self._start(answers=True))
 
@@ -213,18 +213,18 @@ class Pipeline(StageLike[In_contra, Out_co]):
         await leave(run, error, self._release, run.outcome.complete_result)
 
     def stream(self) -> Results[Out_co]:
-        """The last stage's values, to be read with ``async with pipeline.stream() as values: async for …``.
+        """Run it and read the last stage's values: ``async with pipeline.stream() as values: async for …``.
 
-        At most ``maxsize`` of them wait to be read: not reading is backpressure.
+        At most ``maxsize`` values wait to be read; a reader that pauses is backpressure.
         """
         return Results(lambda: self._start("stream it", streamed=True), self._release)
 
     def _start(self, means: str | None = None, *, streamed: bool = False, answers: bool = False) -> Supervisor:
-        """A fresh run; ``means`` names the way of running that needs a source."""
+        """Start a run; ``means`` names the way of running that needs a source."""
         if self._run is not None and not self._run.lost_its_loop():
             raise StateError(
-                f"pipeline {self._plan.name!r} is running already; give each concurrent run a Pipeline of its own "
-                "(stages can be shared: first >> second makes another)"
+                f"pipeline {self._plan.name!r} is running already; make a Pipeline for each concurrent run "
+                "(they can share their stages: first >> second makes another)"
             )
         if means is not None and not self._plan.origins:
             raise DefinitionError(
@@ -254,17 +254,17 @@ def _joined(first: Any, following: Any) -> Pipeline[Any, Any]:
 
 
 def plan_of(pipeline: Pipeline[Any, Any]) -> Plan:
-    """What a pipeline's runs are made from."""
+    """The plan that a pipeline's runs are made from."""
     return pipeline._plan
 
 
-def complete_beside(
-    pipeline: Pipeline[In_contra, Out_co], beside: Callable[[Running[In_contra, Out_co]], AbstractContextManager[None]]
+def run_within(
+    pipeline: Pipeline[In_contra, Out_co], around: Callable[[Running[In_contra, Out_co]], AbstractContextManager[None]]
 ) -> Coroutine[Any, Any, Report]:
-    """Run it to the end as ``await`` does, with ``beside`` entered while it runs."""
-    return pipeline._complete(beside)
+    """Run a pipeline to its end as ``await`` does; ``around`` is entered while it runs."""
+    return pipeline._complete(around)
 
 
 def handler_of(consumer: Consumer[Any, Any, ..., Any]) -> Handler:
-    """What the stage of a consumer does."""
+    """The definition of a consumer's stage."""
     return stage_layout(consumer, "a consumer").nodes[0].handler

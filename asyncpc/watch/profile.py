@@ -25,7 +25,7 @@ from ..core.plan import Handler, Node, Origin, Plan
 from ..errors import DefinitionError, DrainTimeout
 from ..graph.definitions import define_handler
 from ..graph.layout import Layout
-from ..graph.pipeline import Consumer, Pipeline, Source, complete_beside, plan_of
+from ..graph.pipeline import Consumer, Pipeline, Source, plan_of, run_within
 from ..offload.handlers import with_pools
 from ..options.failures import Failure, Failures
 from ..options.overflow import Overflowing
@@ -258,7 +258,7 @@ class _Trial:
         ]
         trial = Pipeline[Any, Any](*parts, maxsize=self.plan.default_bound, drain_timeout=LONGEST, name=self.plan.name)
         try:
-            report = await complete_beside(trial, self._beside)
+            report = await run_within(trial, self._beside)
         except PipelineError as error:
             report = error.report
             self.trouble = _trouble(error)
