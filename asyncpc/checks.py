@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from math import inf
@@ -46,7 +47,7 @@ T = TypeVar("T")
 Resource = Callable[[], AbstractAsyncContextManager[T]] | AbstractAsyncContextManager[T]
 """What ``context=`` takes."""
 
-RunIn = Literal["loop", "thread", "process"]
+RunIn = Literal["loop", "thread", "process", "interpreter"]
 
 
 def check_function(where: str, function: Callable[..., Any], context: Resource[Any] | None) -> str:
@@ -141,23 +142,26 @@ def check_run_in(where: str, function: Callable[..., Any], run_in: object, conte
     asynchronous = is_async(function)
     if run_in is None:
         return "loop" if asynchronous else "thread"
-    if run_in not in ("loop", "thread", "process"):
-        raise DefinitionError(f"{where}: run_in={run_in!r} must be 'loop', 'thread' or 'process'")
+    if run_in not in ("loop", "thread", "process", "interpreter"):
+        raise DefinitionError(f"{where}: run_in={run_in!r} must be 'loop', 'thread', 'process' or 'interpreter'")
     if asynchronous and run_in != "loop":
         raise DefinitionError(f"{where} is async, so it runs in the loop: write 'def' for run_in={run_in!r}")
     if not asynchronous and run_in == "loop":
         raise DefinitionError(
             f"{where} is a plain function, which would block the loop: write 'async def', or leave run_in= out"
         )
-    if run_in == "process":
+    if run_in in ("process", "interpreter"):
         if context is not None:
             raise DefinitionError(
-                f"{where}: context= cannot be sent to a process: open the resource there, in the first call"
+                f"{where}: context= cannot be sent to a process or an interpreter: open the resource there, "
+                "in the first call"
             )
         if "<" in (name := getattr(bare_function(function), "__qualname__", "")):
             raise DefinitionError(
-                f"{where}: a process imports it by name, so {name} must be defined at the top level of a module"
+                f"{where}: run_in={run_in!r} imports it by name, so {name} must be defined at the top level of a module"
             )
+    if run_in == "interpreter" and sys.version_info < (3, 13):
+        raise DefinitionError(f"{where}: run_in='interpreter' needs CPython 3.13 or newer; use run_in='process'")
     return run_in
 
 

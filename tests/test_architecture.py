@@ -42,12 +42,6 @@ TESTS = Path(__file__).parent
 
 HOUSE: Final = the_house()
 
-CIRCLES_TO_BE_MENDED: Final[list[tuple[str, ...]]] = [("offload.bridge", "offload.sources", "run.supervisor")]
-"""The circles of imports that are still there; to be empty in the end."""
-
-UPWARD_TO_BE_MENDED: Final = {("offload.bridge", "run.supervisor")}
-"""The imports that still go up; to be empty in the end."""
-
 
 # -- the map --------------------------------------------------------------------------------------
 
@@ -92,7 +86,7 @@ def test_wings_import_downwards_only() -> None:
         errors="def late():\n    from .run.b import B",
     )
     assert upward(sample) == {("core.a", "run.b"), ("errors", "run.b")}
-    assert upward(HOUSE) == UPWARD_TO_BE_MENDED
+    assert upward(HOUSE) == set()
 
 
 def test_no_module_imports_those_that_import_it() -> None:
@@ -104,7 +98,7 @@ def test_no_module_imports_those_that_import_it() -> None:
         core__d="from .a import A",
     )
     assert circles(sample) == [("core.a", "core.b", "core.c")]
-    assert circles(HOUSE) == CIRCLES_TO_BE_MENDED
+    assert circles(HOUSE) == []
 
 
 @pytest.mark.parametrize("line", ["import asyncpc", "from asyncpc.core import queue", "import asyncpc.core as core"])
@@ -251,16 +245,17 @@ def test_who_knows_an_option_is_seen() -> None:
 MAKERS: Final = {
     "tasks": {
         *("create_task", "ensure_future", "gather", "TaskGroup", "create_task_group", "wait_for", "as_completed"),
-        *("Task", "run_coroutine_threadsafe", "start_soon", "start_blocking_portal"),
+        *("Task", "run_coroutine_threadsafe", "start_soon"),
     },
     "threads": {
-        *("Thread", "Timer", "start_new_thread", "ThreadPoolExecutor", "to_thread", "run_in_executor", "run_sync"),
-        *("to_interpreter", "InterpreterPoolExecutor"),
+        *("Thread", "Timer", "start_new_thread", "ThreadPoolExecutor", "to_thread", "run_in_executor"),
+        *("to_thread.run_sync", "start_blocking_portal"),
     },
     "processes": {
         *("Process", "Popen", "ProcessPoolExecutor", "fork", "forkpty", "system", "posix_spawn", "open_process"),
-        *("run_process", "create_subprocess_exec", "create_subprocess_shell", "to_process", "Pool", "Manager"),
+        *("run_process", "create_subprocess_exec", "create_subprocess_shell", "to_process.run_sync", "Pool", "Manager"),
     },
+    "interpreters": {"to_interpreter.run_sync", "InterpreterPoolExecutor"},
     "loops": {"Runner", "new_event_loop", "run_forever", "run_until_complete"},
 }
 """The names by which each is made."""
@@ -288,7 +283,9 @@ def test_all_that_runs_has_an_owner(what: str) -> None:
 def test_only_the_supervisor_makes_tasks() -> None:
     """No line of the table lets anybody else make a task that a stop would have to know of (invariant 6)."""
     assert OWNERS["tasks"] == {"run.supervisor"}
-    assert {name.partition(".")[0] for what in ("threads", "processes") for name in OWNERS[what]} == {"offload"}
+    assert {name.partition(".")[0] for what in ("threads", "processes", "interpreters") for name in OWNERS[what]} == {
+        "offload"
+    }
 
 
 def test_who_makes_something_is_seen() -> None:
@@ -298,7 +295,9 @@ def test_who_makes_something_is_seen() -> None:
         b="async def f(group): group.create_task(x)",
         c="from threading import Thread\nThread(target=print).start()",
         d="def f(worker): return worker.task",
+        e="from anyio import to_interpreter\nasync def f(): await to_interpreter.run_sync(print)",
     )
+    assert makers(sample, "interpreters") == {"e"}
     assert (makers(sample, "tasks"), makers(sample, "threads"), makers(sample, "loops")) == ({"a", "b"}, {"c"}, set())
     assert owners_in("\n    tasks      a, b.c\n    loops  d\n") == {"tasks": {"a", "b.c"}, "loops": {"d"}}
 

@@ -114,7 +114,7 @@ async def tell_loop(n):
 
 @consumer
 async def slow(n):
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0.01)
 
 @consumer
 async def grows(n):

@@ -269,6 +269,7 @@ def test_checkout_line_agrees_with_the_textbook(
     assert report.stages[0].peak_queued == longest
 
 
+@pytest.mark.thorough
 @both_ways
 def test_checkout_line_in_real_time(way: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects the same in real time: timers fire late and never early, so waits are the textbook's or longer."""
@@ -282,6 +283,7 @@ def test_checkout_line_in_real_time(way: Any, monkeypatch: pytest.MonkeyPatch) -
         assert_keeps("checkout_line", written)
 
 
+@pytest.mark.thorough
 def test_checkout_line_takes_the_number_of_cashiers() -> None:
     """Protects the argument."""
     assert "60 customers, 30 cashiers" in output(as_script("checkout_line", "30"))
@@ -347,6 +349,7 @@ def python_files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*.py") if not ignored & set(path.relative_to(folder).parts)]
 
 
+@pytest.mark.thorough
 @both_ways
 def test_stdlib_report_counts_what_is_there(way: Any) -> None:
     """Protects the README's main example: its counts are those of the standard library, in reasonable time."""
@@ -482,6 +485,7 @@ def test_ordered_download_agrees_with_the_textbook(
     assert f"finished: {finished}" == promised("ordered_download")[0]
 
 
+@pytest.mark.thorough
 @both_ways
 def test_per_customer_holds_up_only_the_slow_one(way: Any) -> None:
     """Protects key=: each customer's orders in order and one at a time; the others end long before the slow one."""
@@ -663,7 +667,7 @@ def assert_none_lost(seen: dict[str, Any]) -> None:
     assert seen["exit_status"] == -signal.SIGTERM  # uvicorn raises the signal again after its shutdown
 
 
-@pytest.mark.parametrize("count", [100, pytest.param(500, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("count", [50, pytest.param(500, marks=pytest.mark.thorough)])
 def test_order_service_handles_every_order(count: int) -> None:
     """Protects the hand-over from web to background: concurrent orders are accepted, handled once, and counted."""
     seen = orders(str(count))
@@ -722,4 +726,4 @@ def test_order_service_says_when_to_come_again(monkeypatch: pytest.MonkeyPatch) 
         assert running.report.complete
         assert running.report.done == filled + 1
 
-    asyncio.run(scenario())
+    run_virtual(scenario)

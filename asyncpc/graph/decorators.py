@@ -16,7 +16,7 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from ..backoff import Restart
 from ..checks import Resource, RunIn
@@ -233,11 +233,15 @@ def consumer(function: Callable[..., Any] | None = None, /, **options: Any) -> A
     return define if function is None else define(function)
 
 
-def source(items: Items[T], name: str | None = None) -> Source[T]:
-    """Any iterable or async iterable as a source, iterated afresh in each run; ``name`` is for the report."""
+def source(items: Items[T], name: str | None = None, *, run_in: Literal["loop", "thread"] = "loop") -> Source[T]:
+    """Any iterable or async iterable as a source, iterated afresh in each run; ``name`` is for the report.
+
+    An iterable that may block, such as a file or a cursor, is read in a thread of its own with ``run_in="thread"``, as
+    a plain generator with ``@producer`` is. Otherwise its ``next()`` holds up the event loop.
+    """
     if isinstance(items, (Producer, Source)):
         raise DefinitionError(f"source({items!r}): it is a source already; use it without source()")
-    return Source(Layout((iterable_origin(items, name),)))
+    return Source(Layout((iterable_origin(items, name, run_in),)))
 
 
 def as_listener(on_error: Any) -> Any:

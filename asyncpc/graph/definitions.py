@@ -79,20 +79,25 @@ def bind_origin(origin: Origin, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     return origin._replace(open=functools.partial(origin.open, *args, **kwargs))
 
 
-def iterable_origin(items: object, name: str | None = None) -> Origin:
+def iterable_origin(items: object, name: str | None = None, run_in: object = "loop") -> Origin:
     """Any iterable or async iterable as an origin; raises ``DefinitionError`` for anything else."""
     label = label_of(name or f"source({type(items).__name__})", items)
     refuse_called(label, items)
     if not isinstance(items, (AsyncIterable, Iterable)):
         cure = f": decorate {name_of(items)!r} with @producer" if callable(items) else ""
         raise DefinitionError(f"{label} is neither a producer, an iterable nor an async iterable{cure}")
+    if run_in not in ("loop", "thread"):
+        raise DefinitionError(f"{label}: run_in={run_in!r} must be 'loop' or 'thread'")
+    blocks = run_in == "thread"
+    if blocks and isinstance(items, AsyncIterable):
+        raise DefinitionError(f"{label} is async, so it is read in the loop: leave run_in= out")
     total: int | None = None
     if isinstance(items, (list, tuple, range, set, frozenset, dict)):  # len() of anything else may be slow
         with suppress(OverflowError):
             total = len(items)
     if iter_is_self(items) or (isinstance(items, AsyncIterator) and not isinstance(items, BoundedQueue)):
-        return Origin(label, _once(label, items), total=total)
-    return Origin(label, lambda: items, total=total)
+        return Origin(label, _once(label, items), blocks=blocks, total=total)
+    return Origin(label, lambda: items, blocks=blocks, total=total)
 
 
 def iter_is_self(items: object) -> bool:

@@ -39,9 +39,9 @@ def build(plan: Plan, streamed: bool, tracks: bool, trouble: Callable[[Exception
     Raises ``DefinitionError`` for a function that cannot run where its stage asks for it.
     """
     if any(node.handler.run_in != "loop" for node in plan.nodes):
-        from ..offload.handlers import with_crews  # here, since most programs have no such stage
+        from ..offload.handlers import with_pools  # here, since most programs have no such stage
 
-        plan = with_crews(plan)
+        plan = with_pools(plan)
     links = RunLinks(tracks, trouble)
     stages = [Stage(node.handler, Channel(plan.bound(node.handler)), links) for node in plan.nodes]
     results: Channel[Any] | None = Channel(plan.default_bound) if streamed else None

@@ -56,8 +56,8 @@ class Scaling:
         if self.is_over or inbox.closed:
             return
         more, staff.concurrency = (concurrency - staff.concurrency) * stage.handler.depth, concurrency
-        if stage.handler.crew is not None:
-            stage.handler.crew.resize(concurrency)
+        if stage.handler.pool is not None:
+            stage.handler.pool.resize(concurrency)
         kept = min(max(more, 0), staff.surplus)  # workers that were asked to leave stay
         staff.surplus -= kept
         if more > kept:

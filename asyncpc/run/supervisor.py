@@ -69,7 +69,7 @@ def feed(item: Any) -> None:
     """
     run = _current.get(None)
     if run is None:
-        from ..offload.processes import serving  # here, since most programs have none
+        from ..offload.child import serving  # here, since most programs have none
 
         if serving:
             raise StateError(
@@ -180,6 +180,10 @@ class Supervisor:
             raise QueueShutDown("feed() after the end of its run: the item was not taken")
         self.first.enqueue(item)  # first, since key= or priority= may refuse it
         self.accounts.fed += 1
+
+    def count_fed(self, items: int) -> None:
+        """Count items that handlers have fed in threads."""
+        self.accounts.fed += items
 
     # -- stop ---------------------------------------------------------------------------------
 

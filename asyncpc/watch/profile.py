@@ -26,7 +26,7 @@ from ..errors import DefinitionError, DrainTimeout
 from ..graph.definitions import define_handler
 from ..graph.layout import Layout
 from ..graph.pipeline import Consumer, Pipeline, Source, plan_of, run_within
-from ..offload.handlers import with_crews
+from ..offload.handlers import with_pools
 from ..options.failures import Failure, Failures
 from ..options.overflow import Overflowing
 from ..run.report import PipelineError, StageStatistics
@@ -71,7 +71,7 @@ def profile(pipeline: Pipeline[Any, Any], items: int = 200, seconds: float = 10.
     plan = plan_of(pipeline)
     if not plan.origins:
         raise DefinitionError(f"pipeline {plan.name!r} has no source, so there is nothing to record")
-    with_crews(plan)  # so that what cannot run is refused at once
+    with_pools(plan)  # so that what cannot run is refused at once
     return _profiles(plan, items, seconds)
 
 
