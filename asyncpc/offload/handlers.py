@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import copy_context
 from itertools import count
 from typing import Any
 
 from ..core.plan import Handler, Plan
-from .child import Values
-from .processes import DEPTH, ProcessCaller, reference
+from .processes import DEPTH, ProcessCaller, each_of, reference
 from .threads import Steps, WorkerThreads
 
 __all__ = ["with_pools"]
@@ -85,13 +83,6 @@ def _in_processes(handler: Handler) -> Handler:
         pool=pool,
         depth=DEPTH if together else 1,
     )
-
-
-def each_of(given: Values) -> Iterator[Any]:
-    """The values of a generator elsewhere, then the error that ended it, if one did (fault H5)."""
-    yield from given.values
-    if given.failure is not None:
-        raise pickle.loads(given.failure)
 
 
 def _resources(handler: Handler, make: Callable[[], WorkerThreads]) -> Callable[[], Any]:

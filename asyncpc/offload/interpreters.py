@@ -14,8 +14,7 @@ from anyio import CapacityLimiter, to_interpreter
 
 from ..core.plan import Handler
 from .child import Reference, Values, found, values_of
-from .handlers import each_of
-from .processes import reference
+from .processes import each_of, reference
 
 __all__ = ["in_interpreters"]
 

@@ -3,7 +3,7 @@
 Who may own what runs beside its caller; a test reads this table and finds every other maker::
 
     tasks      run.supervisor
-    threads    offload.threads, offload.sources
+    threads    offload.threads, offload.sources, offload.child, offload.interpreters
     processes  offload.processes
     loops      runner
 

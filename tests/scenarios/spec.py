@@ -26,7 +26,6 @@ __all__ = [
 AFTER_THE_REBUILD: Final = frozenset(
     {
         "slow end of a refused source",  # the error is lost if a stop comes while the source is closed (invariant 7)
-        "put from a thread",  # fault H6
     }
 )
 """What is not drawn yet, since asyncpc as it is does not pass; ``--ahead`` draws and judges all of it.
