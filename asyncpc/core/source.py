@@ -61,6 +61,7 @@ class ProducerWorker(Worker):
         produced = self.produced
         began, slow, ticks = clock(), False, 0
         budget_ends, step, next_look = produced + LONGEST, 1, produced + 1
+        failure: Exception | None = None
         try:
             async for item in iterator:
                 if len(items) >= outbox.mark:
@@ -93,9 +94,17 @@ class ProducerWorker(Worker):
                         if slow:
                             ticks = self.probe.watch()
                     next_look = produced + step
+        except Exception as error:
+            failure = error
+            raise
         finally:
             if isinstance(iterator, AsyncGenerator):
-                await iterator.aclose()
+                try:
+                    await iterator.aclose()
+                except asyncio.CancelledError:
+                    if failure is not None:  # a stop that comes meanwhile does not hide it (invariant 7)
+                        self.failed_with(failure)
+                    raise
 
     async def _put_waiting(self, item: Any) -> None:
         """Put ``item`` when there is room. Raises what refuses it; if it is cancelled, the item is in the queue."""
