@@ -315,7 +315,7 @@ def test_nothing_can_be_put_or_fed_where_nobody_could_tell_where_to() -> None:
         pipeline = merge(source([1]) >> feeds, source([2]) >> Sink("other").consumer) >> Sink("save").consumer
         async with pipeline as running:
             for put in (running.put_nowait, running.put):
-                with pytest.raises(StateError, match="merges several first stages, so nothing can be put"):
+                with pytest.raises(StateError, match="merges several first stages, so it takes no put"):
                     await cast(Any, put(3))
             await running.wait()
 

@@ -547,7 +547,7 @@ def test_a_caller_is_told_when_the_run_ends_before_its_item() -> None:
             report = await running.drain(timeout=1)
             assert [left.item for left in report.unfinished] == [0, 1, 2]
             for caller in waiting:
-                with pytest.raises(QueueShutDown, match="ended before it came to this item"):
+                with pytest.raises(QueueShutDown, match="ended before it handled this item"):
                     await caller
 
     run_virtual(main)

@@ -235,7 +235,7 @@ run(source([1]) >> store, drain_timeout=9)
 
 def test_a_person_who_interrupts_is_told_what_happens(tmp_path: Path) -> None:
     """Protects the drain from a second Ctrl-C by someone who saw no answer to the first; logs and pipes stay clean."""
-    told = "asyncpc: SIGINT: draining, for 9 s at most; a second one cancels now"
+    told = "asyncpc: SIGINT: draining for at most 9 s; a second signal cancels now"
     assert told in run_on_terminal(tmp_path, "-c", INTERRUPTED).out
     assert run_child(tmp_path, "-c", INTERRUPTED).err == ""
 

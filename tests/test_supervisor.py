@@ -1391,8 +1391,8 @@ MISTAKES: dict[str, tuple[Callable[[], object], str, str]] = {
     "list before a stage": (lambda: [1] >> ignore, "<Consumer ignore>", "source(…) >> …"),  # type: ignore[operator]
     "function before a stage": (lambda: generator >> ignore, "<Consumer ignore>", "@producer"),  # type: ignore[operator]
     "source of a source": (lambda: source(endless), "<Producer endless>", "without source()"),  # type: ignore[arg-type]
-    "sources in a list": (lambda: merge([endless, endless]), "merge()", "give each as an argument"),
-    "decorated source": (lambda: producer(hidden), "'generator'", "a decorator around it may hide that"),
+    "sources in a list": (lambda: merge([endless, endless]), "merge()", "pass each as an argument of its own"),
+    "decorated source": (lambda: producer(hidden), "'generator'", "or see whether a decorator hides it"),
 }
 
 

@@ -64,7 +64,7 @@ def define_origin(function: Callable[..., Any], restart: Restart | None, name: s
         raise DefinitionError(f"{where}: {type(function).__name__} is not a function")
     refuse_method(where, function)
     if kind_of(function) != "generator":
-        raise DefinitionError(f"{where} yields no items: write it with 'yield' (a decorator may hide it)")
+        raise DefinitionError(f"{where} yields no items: write it with 'yield' (or see whether a decorator hides it)")
     return Origin(label, function, check_restart(where, restart), not is_async(function))
 
 
