@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from virtual import EAGER, idle, run_virtual
 
-from asyncpc import Batch, Failure, Pipeline, PipelineError, Report, Retry, broadcast, consumer
+from asyncpc import Batch, Failure, Pipeline, PipelineError, Report, Retry, broadcast, consumer, source
 
 both = pytest.mark.parametrize("eager", EAGER)
 
