@@ -31,9 +31,17 @@ from .waiting import BUDGET, WaitQueue, checkpoint
 if TYPE_CHECKING:
     from .seams import Container, Full, Inlet, Sharing
 
-__all__ = ["Channel"]
+__all__ = ["Channel", "Ended"]
 
 T = TypeVar("T")
+
+
+class Ended(Exception):
+    """The run ends with ``error``, whatever a policy says, so none is asked (again)."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error: Exception = error
 
 
 class Channel(BoundedQueue[T]):
@@ -161,7 +169,8 @@ class Channel(BoundedQueue[T]):
         """Add ``item`` when there is room.
 
         Raises what a function of the user, such as ``key=``, or the overflow policy raises: then it was not taken.
-        *Cancel safety*: a cancelled call leaves its item in the queue (invariant 2), one above the bound.
+        *Cancel safety*: a cancelled call leaves its item in the queue (invariant 2), one above the bound. If a function
+        of the user does not let it, the call raises ``Ended`` instead.
         """
         if self.when_full is not None and len(self.items) >= self.limit:
             self.when_full(item)
@@ -174,7 +183,7 @@ class Channel(BoundedQueue[T]):
                 await self.writers.wait(asyncio.get_running_loop(), first=in_vain)
                 in_vain = True
         except BaseException:
-            self.enqueue(item)
+            self._leave(item)
             raise
         try:
             self.enqueue(item)
@@ -308,6 +317,12 @@ class Channel(BoundedQueue[T]):
     async def _until_room(self, deadline: float | None) -> None:
         if self.when_full is None:
             await super()._until_room(deadline)
+
+    def _leave(self, item: T) -> None:
+        try:
+            self.enqueue(item)
+        except Exception as refusal:
+            raise Ended(refusal) from None
 
     def _take(self) -> T:
         item: T = self.items.popleft()
