@@ -25,7 +25,6 @@ __all__ = [
 
 AFTER_THE_REBUILD: Final = frozenset(
     {
-        "slow end of a refused source",  # the error is lost if a stop comes while the source is closed (invariant 7)
         "put from a thread",  # fault H6
     }
 )
