@@ -12,7 +12,7 @@ def exponential(attempt: int, *, first: float = 0.1, cap: float = 30.0) -> float
     """Seconds to wait before ``attempt`` (1, 2, …): uniform in 0 … min(cap, first · 2^(attempt-1)).
 
     "Full jitter", from Marc Brooker, *Exponential Backoff And Jitter*, AWS Architecture Blog, 2015: it spreads
-    those who failed together, and the cap bounds the longest wait.
+    out calls that failed together, and the cap bounds the longest wait.
     """
     import random  # here, since it is slow to import and seldom needed
 
@@ -22,8 +22,8 @@ def exponential(attempt: int, *, first: float = 0.1, cap: float = 30.0) -> float
 class Restart(NamedTuple):
     """How often a producer that raised is started again: at most ``times`` within any ``within`` seconds.
 
-    ``backoff`` gives the seconds to wait before restart 1, 2, …; any ``attempt -> seconds`` callable will do. One
-    failure more than allowed is a failure of the run, so a restart storm ends.
+    ``backoff`` returns the seconds to wait before restart 1, 2, …; any ``attempt -> seconds`` callable will do. One
+    failure more than allowed fails the run, so a restart storm ends.
     """
 
     times: int = 3

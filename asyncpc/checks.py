@@ -1,12 +1,13 @@
-"""The mistakes that are refused where they are written: each check names the stage and the cure.
+"""Checks that refuse a mistake where it is written; each error names the stage and the cure.
 
-A check gives back what it has looked at, in the form the definition keeps.
+A check returns what it has checked, in the form that the definition keeps.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from math import inf
@@ -46,15 +47,15 @@ T = TypeVar("T")
 Resource = Callable[[], AbstractAsyncContextManager[T]] | AbstractAsyncContextManager[T]
 """What ``context=`` takes."""
 
-RunIn = Literal["loop", "thread", "process"]
+RunIn = Literal["loop", "thread", "process", "interpreter"]
 
 
 def check_function(where: str, function: Callable[..., Any], context: Resource[Any] | None) -> str:
-    """What kind of function it is: ``"function"`` or ``"generator"``."""
+    """Check a consumer's function; return ``"function"`` or ``"generator"``."""
     refuse_called(where, function)
     if not callable(function):
         raise DefinitionError(
-            f"{where}: {type(function).__name__} is not a function; options have names: consumer(concurrency=4)"
+            f"{where}: {type(function).__name__} is not a function; pass options by name: consumer(concurrency=4)"
         )
     refuse_method(where, function)
     kind = kind_of(function)
@@ -63,32 +64,32 @@ def check_function(where: str, function: Callable[..., Any], context: Resource[A
     wanted = ("item",) if context is None else ("item", "resource")
     if not takes(function, len(wanted)):
         raise DefinitionError(
-            f"{where} must take {' and '.join(wanted)}, but is written {signature_of(function)}"
+            f"{where} must take {' and '.join(wanted)}, but is defined as {signature_of(function)}"
             + ("; context= adds the resource" if context is None and takes(function, 2) else "")
         )
     return kind
 
 
 def at_least_1(where: str, option: str, number: object) -> int:
-    """A whole number, at least 1."""
+    """Check for a whole number, at least 1."""
     if not is_whole(number) or number < 1:
         raise DefinitionError(f"{where}: {option}={number!r} must be a whole number, at least 1")
     return number
 
 
 def check_item_function(where: str, option: str, function: Any) -> Any:
-    """A plain function of one item, or None."""
+    """Check for a plain function of one item, or None."""
     if function is None:
         return None
     if not callable(function) or not takes(function, 1):
         raise DefinitionError(f"{where}: {option}={function!r} must be a function of an item")
     if is_async(function) or kind_of(function) == "generator":
-        raise DefinitionError(f"{where}: {option}= must be a plain function, for its value is needed at once")
+        raise DefinitionError(f"{where}: {option}= must be a plain function: its value is needed at once")
     return function
 
 
 def is_whole(number: object) -> TypeGuard[int]:
-    """Whether it is a whole number; True and False are none."""
+    """Whether it is a whole number; True and False are not."""
     return isinstance(number, int) and not isinstance(number, bool)
 
 
@@ -98,7 +99,7 @@ def is_positive(number: object) -> bool:
 
 
 def check_restart(where: str, restart: object) -> Restart | None:
-    """How often, within which time."""
+    """Check a producer's restart policy."""
     if restart is None:
         return None
     if not isinstance(restart, Restart):
@@ -107,7 +108,7 @@ def check_restart(where: str, restart: object) -> Restart | None:
     if not is_positive(restart.within):
         raise DefinitionError(f"{where}: {restart!r}: within must be more than 0 seconds")
     if not callable(restart.backoff):
-        raise DefinitionError(f"{where}: Restart(backoff={restart.backoff!r}): must be a callable, attempt -> seconds")
+        raise DefinitionError(f"{where}: Restart(backoff={restart.backoff!r}): must be a callable: attempt -> seconds")
     return restart
 
 
@@ -118,42 +119,49 @@ def check_maxsize(where: str, maxsize: int | None) -> None:
 
 
 def check_seconds(where: str, option: str, seconds: float | None) -> None:
-    """Refuse what is no time, of 0 seconds or more."""
+    """Refuse anything but a number of seconds, at least 0."""
     number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
     if seconds is not None and not (number and seconds >= 0):
         raise DefinitionError(f"{where}: {option}={seconds!r} must be 0 or more seconds")
 
 
 def kind_of(function: Callable[..., Any]) -> str:
-    """Whether it gives one value or any number: ``"function"`` or ``"generator"``."""
+    """``"generator"`` for a function that yields, else ``"function"``."""
     bare = bare_function(function)
     return "generator" if inspect.isasyncgenfunction(bare) or inspect.isgeneratorfunction(bare) else "function"
 
 
 def is_async(function: Callable[..., Any]) -> bool:
-    """Whether calling it gives something to await or to iterate in the loop."""
+    """Whether a call of the function has to be awaited, or iterated with ``async for``."""
     bare = bare_function(function)
     return inspect.isasyncgenfunction(bare) or any(map(inspect.iscoroutinefunction, (bare, function)))
 
 
 def check_run_in(where: str, function: Callable[..., Any], run_in: object, context: Resource[Any] | None) -> RunIn:
-    """Where its calls are made: what was asked for, if the function can run there."""
+    """Check where the function is to run; by default the loop for async functions, threads for others."""
     asynchronous = is_async(function)
     if run_in is None:
         return "loop" if asynchronous else "thread"
-    if run_in not in ("loop", "thread", "process"):
-        raise DefinitionError(f"{where}: run_in={run_in!r} must be 'loop', 'thread' or 'process'")
+    if run_in not in ("loop", "thread", "process", "interpreter"):
+        raise DefinitionError(f"{where}: run_in={run_in!r} must be 'loop', 'thread', 'process' or 'interpreter'")
     if asynchronous and run_in != "loop":
         raise DefinitionError(f"{where} is async, so it runs in the loop: write 'def' for run_in={run_in!r}")
     if not asynchronous and run_in == "loop":
         raise DefinitionError(
-            f"{where} is a plain function, which would hold up the loop: write 'async def', or leave run_in= out"
+            f"{where} is a plain function, which would block the loop: write 'async def', or leave run_in= out"
         )
-    if run_in == "process":
+    if run_in in ("process", "interpreter"):
         if context is not None:
-            raise DefinitionError(f"{where}: a resource cannot go to a process: open it there, at the first call")
+            raise DefinitionError(
+                f"{where}: context= cannot be sent to a process or an interpreter: open the resource there, "
+                "in the first call"
+            )
         if "<" in (name := getattr(bare_function(function), "__qualname__", "")):
-            raise DefinitionError(f"{where}: processes import it by name, so {name} must be at the top of a module")
+            raise DefinitionError(
+                f"{where}: run_in={run_in!r} imports it by name, so {name} must be defined at the top level of a module"
+            )
+    if run_in == "interpreter" and sys.version_info < (3, 13):
+        raise DefinitionError(f"{where}: run_in='interpreter' needs CPython 3.13 or newer; use run_in='process'")
     return run_in
 
 
@@ -167,12 +175,12 @@ def bare_function(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def label_of(name: str | None, thing: object) -> str:
-    """The name for reports, pictures and errors; one that could play with a terminal is refused (fault F9)."""
+    """The name for reports, pictures and errors; one with control characters is refused (fault F9)."""
     return check_name(name or name_of(thing))
 
 
 def check_name(name: object) -> str:
-    """``name``, unless it has characters that are not printable."""
+    """Check for a name of printable characters."""
     if not isinstance(name, str):
         raise DefinitionError(f"name={name!r} must be a string")
     if not name.isprintable():
@@ -181,38 +189,38 @@ def check_name(name: object) -> str:
 
 
 def name_of(function: object) -> str:
-    """What a function or object is called."""
+    """The name of a function, or of an object's class."""
     while isinstance(function, functools.partial):
         function = function.func
     return getattr(function, "__name__", None) or type(function).__name__
 
 
 def qualified_name(thing: object) -> str:
-    """What a function or object is called where it was defined: never its repr, which may tell what it holds."""
+    """The qualified name of a function, or of an object's class: never its repr, which may reveal what it holds."""
     while isinstance(thing, functools.partial):
         thing = thing.func
     return str(getattr(thing, "__qualname__", type(thing).__qualname__))
 
 
 def refuse_called(where: str, thing: object) -> None:
-    """Refuse a coroutine object: a function that was called where the function itself is wanted."""
+    """Refuse a coroutine object: the function was called where the function itself is wanted."""
     if inspect.iscoroutine(thing):
         thing.close()  # or Python warns that it was never awaited
         raise DefinitionError(f"{where} is a coroutine object: pass the function itself, without calling it")
 
 
 def refuse_method(where: str, function: Callable[..., Any]) -> None:
-    """Refuse a method that was decorated in its class: its object would be taken for the item."""
+    """Refuse a method that was decorated in its class: the item would be passed as ``self``."""
     if inspect.isfunction(function) and next(iter(inspect.signature(function).parameters), "") in ("self", "cls"):
         name = name_of(function)
         raise DefinitionError(
-            f"{where} is a method, which belongs to no object here: decorate that of an object, "
-            f"as in self.{name} = consumer(self.{name}) in its __init__"
+            f"{where} is a method without its object: decorate the bound method, "
+            f"as in self.{name} = consumer(self.{name}) in __init__"
         )
 
 
 def takes(function: Callable[..., Any], count: int) -> bool:
-    """Whether the function can be called with ``count`` arguments; of some builtins, such as ``str``, nobody knows."""
+    """Whether the function can be called with ``count`` arguments; True for builtins that do not say."""
     try:
         inspect.signature(function).bind(*range(count))
     except TypeError:
@@ -223,19 +231,19 @@ def takes(function: Callable[..., Any], count: int) -> bool:
 
 
 def signature_of(function: Callable[..., Any]) -> str:
-    """The function as it is written."""
+    """The name and parameters of a function."""
     return f"{name_of(function)}{inspect.signature(function)}"
 
 
 def check_context(where: str, context: Resource[Any]) -> None:
-    """A resource that each worker can open."""
+    """Check for a resource that each worker can open."""
     if isinstance(context, AbstractAsyncContextManager) and hasattr(context, "gen"):
         raise DefinitionError(
             f"{where}: context= is already called; pass the function, so that each worker opens its own"
         )
     if inspect.isasyncgenfunction(context) or inspect.iscoroutinefunction(context):
         raise DefinitionError(
-            f"{where}: context= must give an async context manager: decorate it with @asynccontextmanager"
+            f"{where}: context= must return an async context manager: decorate it with @asynccontextmanager"
         )
     if not callable(context) and not isinstance(context, AbstractAsyncContextManager):
         raise DefinitionError(f"{where}: context= must be an async context manager, or a function that returns one")

@@ -1,23 +1,23 @@
-"""What can go wrong, as a tree; each class says what the caller should do.
+"""What can go wrong, as a tree, and what to do about each class.
 
 ::
 
     Exception
     ├── AsyncpcError
-    │   ├── DefinitionError (TypeError)    the program is wrong: mend the line that raised it
-    │   ├── StateError (RuntimeError)      the call does not fit the moment: see its message
+    │   ├── DefinitionError (TypeError)    the program is wrong: fix the line that raised it
+    │   ├── StateError (RuntimeError)      the call comes at the wrong time: see its message
     │   ├── WorkerCancelled                a worker was cancelled from outside the run: find out who did it
-    │   ├── TooManyFailures                more items failed than ``max_failures`` allows: its cause is the last one
-    │   ├── WorkerDied                     a process died with this item, twice: see what it does to its process
-    │   ├── NotPicklable (TypeError)       an item, result or error cannot go to a process: give plain data
-    │   ├── Unroutable (LookupError)       no branch of a route is for an item: add one, or a default
-    │   ├── RetryLater                     raised by a handler: try this item again after so many seconds
+    │   ├── TooManyFailures                more items failed than ``max_failures`` allows: its cause is the last
+    │   ├── WorkerDied                     an item killed its process twice: find out what it does there
+    │   ├── NotPicklable (TypeError)       an item, result or error cannot be pickled: use plain data
+    │   ├── Unroutable (LookupError)       an item matches no branch of a route: add one, or a default
+    │   ├── RetryLater                     raised by a handler: call it again with this item, later
     │   ├── DrainTimeout (TimeoutError)    items were left at the deadline: ``.report.unfinished`` lists them
-    │   └── ConservationError              the books do not balance: a bug in asyncpc, please report it
-    ├── QueueShutDown                      the queue or pipeline is closed: stop putting; nothing was taken
+    │   └── ConservationError              the counts do not balance: a bug in asyncpc, please report it
+    ├── QueueShutDown                      the queue or pipeline is closed: stop putting; the item was not taken
     └── PipelineError (ExceptionGroup)     a run failed: the handlers' own exceptions, and ``.report``
 
-``PipelineError`` is in ``run.report``, as it carries the report.
+``PipelineError`` is defined in ``run.report``, since it carries the report.
 ``QueueShutDown`` is asyncio's own class where asyncio has one (3.13 and later).
 ``asyncio.QueueFull`` and ``asyncio.QueueEmpty`` are asyncio's everywhere.
 """
@@ -51,46 +51,46 @@ else:
 
 
 class LeftBehind(asyncio.CancelledError):
-    """The cancel of a worker whose call goes on in a thread, which nobody can stop (fault D4); no user sees it."""
+    """The cancel of a worker whose call goes on in its thread, since nobody can stop it (fault D4); internal."""
 
 
 class AsyncpcError(Exception):
-    """The root of asyncpc's own errors."""
+    """The base class of asyncpc's own errors."""
 
 
 class DefinitionError(AsyncpcError, TypeError):
-    """A pipeline was written wrongly; raised where it is written, before anything runs."""
+    """A pipeline is defined wrongly; raised where it is defined, before anything runs."""
 
 
 class StateError(AsyncpcError, RuntimeError):
-    """A call that does not fit the moment: wrong loop, already running, ``feed`` outside a handler."""
+    """A call at the wrong time or place: in another loop, while already running, ``feed`` outside a handler."""
 
 
 class WorkerCancelled(AsyncpcError):
-    """A worker's task was cancelled by someone other than the run; its item is listed as unfinished."""
+    """Someone other than the run cancelled a worker's task; its item is listed as unfinished."""
 
 
 class TooManyFailures(AsyncpcError):
-    """More items of a stage failed than its ``max_failures`` allows; the cause is what the last one failed with."""
+    """More items of a stage failed than its ``max_failures`` allows; the cause is the error of the last one."""
 
 
 class WorkerDied(AsyncpcError):
-    """The process that handled an item died, and so did a fresh one that tried it again."""
+    """The process that handled an item died, and so did a new process that tried it again."""
 
 
 class NotPicklable(AsyncpcError, TypeError):
-    """What was to go to a process of a stage, or come back from it, cannot be pickled or imported there."""
+    """Something sent to a process of a stage, or back from it, cannot be pickled or imported there."""
 
 
 class Unroutable(AsyncpcError, LookupError):
-    """An item came to a route that has no branch for its key, and no default."""
+    """An item matched no branch of a route that has no default."""
 
 
 class RetryLater(AsyncpcError):
-    """Raised by a handler: what it writes to is full, or asks for patience (a 429), so try again after ``seconds``.
+    """A handler raises it to be called again with its item after ``seconds``: a sink is full, or a server said 429.
 
-    That is no failure: it counts in ``retried``, not as an attempt, and may be raised as often as it takes. The item
-    stays in its worker's hand meanwhile, so a worker that waits takes no other item.
+    This does not count as a failure or as an attempt, only in ``retried``, and a handler may raise it any number of
+    times. Its worker waits with the item and takes no other.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -103,7 +103,7 @@ class RetryLater(AsyncpcError):
 
 
 class DrainTimeout(AsyncpcError, TimeoutError):
-    """A drain reached its deadline with items left; the report lists each with its stage."""
+    """A drain reached its deadline with items left; the report lists each of them with its stage."""
 
 
 class ConservationError(AsyncpcError):

@@ -1,4 +1,4 @@
-"""The log ``asyncpc``, which can break nothing: whatever a log handler raises, a run goes on."""
+"""The logger ``asyncpc``: a run goes on, whatever a log handler raises."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _logger.addHandler(logging.NullHandler())
 
 
 def log(level: int, message: str, *args: Any, error: BaseException | None = None) -> None:
-    """Log ``message``, and the traceback of ``error``; what a handler or filter of the user's raises is dropped."""
+    """Log ``message`` and the traceback of ``error``; drop what a handler or filter of the user's raises."""
     with suppress(Exception):
         if not _logger.isEnabledFor(level):
             return

@@ -1,4 +1,4 @@
-"""``asyncpc.run``: own the loop, and turn signals into a drain."""
+"""``asyncpc.run``: owns a loop, and turns signals into a drain."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 from .checks import check_seconds
 from .errors import DefinitionError, StateError
-from .graph.pipeline import Pipeline, complete_beside, plan_of
+from .graph.pipeline import Pipeline, plan_of, run_within
 from .run.report import PipelineError, Report
 from .run.running import Running
 
@@ -25,15 +25,15 @@ Loop = Literal["auto", "uvloop", "asyncio"]
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 WATCH_EVERY: Final = 0.1
-"""Seconds between two looks of a watcher: a terminal need not be redrawn more often."""
+"""Seconds between two calls of ``watch``: a terminal need not be redrawn more often."""
 
 
 def run(pipeline: Pipeline[Any, Any], *, loop: Loop = "auto", drain_timeout: float | None = None) -> Report:
     """Run ``pipeline`` to its end in a loop of its own, and return the :class:`~asyncpc.Report`.
 
     The first SIGINT or SIGTERM drains within ``drain_timeout`` seconds (default: the pipeline's), the second cancels
-    now, the third has its default action. ``report.signal`` tells which came first, and
-    ``sys.exit(report.exit_status)`` passes it on (130, 143). Outside the main thread no signal is handled.
+    now, the third has its default action. ``report.signal`` is the first one, and ``sys.exit(report.exit_status)``
+    passes it on (130, 143). Outside the main thread no signal is handled.
 
     ``loop`` is ``"auto"`` (uvloop where it is installed), ``"uvloop"`` or ``"asyncio"``. Raises ``PipelineError`` when
     the run failed or could not finish before its deadline, ``DefinitionError`` when it has no source.
@@ -52,7 +52,7 @@ def run_watched(
     if not isinstance(pipeline, Pipeline):
         raise DefinitionError(f"run() takes a Pipeline, such as numbers >> show, not {pipeline!r}")
     if asyncio._get_running_loop() is not None:
-        raise StateError("run() makes a loop of its own; inside a running one, write 'await pipeline'")
+        raise StateError("run() creates its own event loop; inside a running one, write 'await pipeline'")
     check_seconds("run()", "drain_timeout", drain_timeout)
     runner = asyncio.Runner(loop_factory=_loop_factory(loop))
     abandoned = False
@@ -66,12 +66,12 @@ def run_watched(
         abandoned = bool(running.report and running.report.abandoned)
 
     try:
-        report = runner.run(complete_beside(pipeline, beside))
+        report = runner.run(run_within(pipeline, beside))
         report.signal = signals.first
         return report
     except PipelineError as error:
         error.report.signal = signals.first
-        raise error.with_traceback(None) from error.__cause__  # how it came here says nothing
+        raise error.with_traceback(None) from error.__cause__  # the frames in between say nothing
     finally:
         if abandoned or _ignored_by_any(runner.get_loop()):
             _leave_behind(runner.get_loop())
@@ -80,7 +80,7 @@ def run_watched(
 
 
 class _Signals:
-    """What each signal means: drain, then now, then its default action (which no loop can delay)."""
+    """Handles signals: the first drains, the second cancels, the third has its default action, which no loop delays."""
 
     def __init__(self, drain_timeout: float) -> None:
         self.first: int | None = None
@@ -88,14 +88,14 @@ class _Signals:
 
     @contextmanager
     def handled(self, running: Running[Any, Any]) -> Iterator[None]:
-        """Handle the signals while the block runs, and restore what was there before (faults D2, D3)."""
+        """Handle signals while the block runs, then restore the handlers that were there before (faults D2, D3)."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         loop = asyncio.get_running_loop()
 
         def came(number: int, frame: FrameType | None) -> None:
-            """Run between two bytecodes, also while user code blocks the loop: the third signal always works."""
+            """Runs between two bytecodes, also while user code blocks the loop, so the third signal always works."""
             if self.first is None:
                 self.first = number
                 loop.call_soon_threadsafe(self._drain, running)
@@ -114,17 +114,17 @@ class _Signals:
 
     def _drain(self, running: Running[Any, Any]) -> None:
         running.stop(self.drain_timeout)
-        if self.first is not None and sys.stderr is not None and sys.stderr.isatty():  # somebody waits for an answer
+        if self.first is not None and sys.stderr is not None and sys.stderr.isatty():  # somebody sits at a terminal
             name, most = signal.Signals(self.first).name, self.drain_timeout
-            sys.stderr.write(f"asyncpc: {name}: draining, for {most:g} s at most; a second one cancels now\n")
+            sys.stderr.write(f"asyncpc: {name}: draining for at most {most:g} s; a second signal cancels now\n")
             sys.stderr.flush()
 
 
 @contextmanager
 def _woken_by_signals(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Let a signal wake ``loop`` that comes just before it goes to sleep, or to another thread of the process (D2).
+    """Let every signal wake ``loop``, even one that comes just before it sleeps, or to another thread (fault D2).
 
-    The interpreter runs ``came`` only once the main thread runs again. uvloop and the proactor loop see to that
+    The interpreter runs ``came`` only when the main thread runs again. uvloop and the proactor loop see to that
     themselves; asyncio's selector loop only for signals that go through its ``add_signal_handler``.
     """
     if not isinstance(loop, asyncio.SelectorEventLoop):
@@ -178,7 +178,7 @@ def _loop_factory(loop: Loop) -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def _ignored_by_any(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether a worker of some other run in this loop, such as one inside a handler, has ignored two cancellations."""
+    """Whether a worker of another run in this loop, such as a run inside a handler, has ignored two cancellations."""
     return any(task.cancelling() > 1 and task.get_name().startswith("asyncpc:") for task in asyncio.all_tasks(loop))
 
 

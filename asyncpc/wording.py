@@ -1,4 +1,4 @@
-"""How errors and values are put in words: whatever they are, in one safe line that tells no secret."""
+"""Errors and values as text: short, safe for a terminal and without passwords, whatever the values do."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Final
 
 __all__ = [
     "annotate",
+    "begin_at_user_code",
     "described",
     "escaped",
-    "from_the_user_on",
     "message_of",
     "place_of",
     "redacted",
@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 LONGEST: Final = 200
-"""Characters of an error's message in a log or report."""
+"""Characters of an error's message that a log line or report shows."""
 
 OURS: Final = os.path.dirname(__file__) + os.sep
 
@@ -32,7 +32,7 @@ STDLIB: Final = os.path.dirname(os.__file__) + os.sep
 _PASSWORD: Final = re.compile(r"(://[^\s/:@]*:)[^\s/]+@")
 
 PACKAGES: Final = "-packages" + os.sep
-"""In the names of files that were installed."""
+"""Part of the path of every installed file."""
 
 
 def escaped(text: str) -> str:
@@ -46,7 +46,7 @@ def redacted(text: str) -> str:
 
 
 def shown(value: object, longest: int = 80) -> str:
-    """The beginning of what ``repr`` says of a value, on one line; it may fail to say anything."""
+    """The beginning of a value's ``repr``, on one line; its type if ``repr`` fails."""
     try:
         text = redacted(repr(value))
     except Exception:
@@ -55,7 +55,7 @@ def shown(value: object, longest: int = 80) -> str:
 
 
 def message_of(error: BaseException) -> str:
-    """What it says; an exception of the user's may even fail to say it."""
+    """The message of an error; a placeholder if the user's class fails to give one."""
     try:
         return redacted(str(error))
     except Exception:
@@ -63,19 +63,19 @@ def message_of(error: BaseException) -> str:
 
 
 def described(error: BaseException) -> str:
-    """Its class and what it says."""
+    """The class and message of an error."""
     return f"{type(error).__name__}: {message_of(error)}"
 
 
 def summary(error: BaseException) -> str:
-    """Its class, the beginning of what it says and where it was raised: ``KeyError: 'id' (app.py:12)``."""
+    """The class, the beginning of the message, and where it was raised: ``KeyError: 'id' (app.py:12)``."""
     what, place = " ".join(message_of(error).split()), place_of(error)
     what = what if len(what) <= LONGEST else what[:LONGEST] + "…"
     return escaped(type(error).__name__ + (f": {what}" if what else "") + (f" ({place})" if place else ""))
 
 
 def traceback_of(error: BaseException) -> str:
-    """Its traceback as text; empty if it cannot be had."""
+    """The traceback of an error as text; empty if its class prevents that."""
     try:
         return redacted("".join(traceback.format_exception(error)))
     except Exception:
@@ -83,22 +83,22 @@ def traceback_of(error: BaseException) -> str:
 
 
 def place_of(error: BaseException) -> str:
-    """Where it was raised, in the user's own code if it passed through that: ``app.py:12``; empty if nowhere."""
+    """Where an error was raised, if possible in the user's own code: ``app.py:12``; empty if unknown."""
     try:
         frames = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
-    except Exception:  # its class may refuse to be looked at
+    except Exception:  # its class may forbid reading
         return ""
     others = [(file, line) for file, line in frames if not file.startswith((OURS, "<"))]
     users = [(file, line) for file, line in others if not (file.startswith(STDLIB) or PACKAGES in file)]
-    if isinstance(error, SyntaxError) or not others:  # the first says it itself
+    if isinstance(error, SyntaxError) or not others:  # a SyntaxError says it itself
         return ""
     file, line = (users or others)[-1]
     return f"{os.path.basename(file)}:{line}"
 
 
-def from_the_user_on(error: BaseException) -> None:
-    """Let its traceback begin with the first frame that is none of this package, if there is one."""
-    with suppress(Exception):  # its class may refuse to be written to
+def begin_at_user_code(error: BaseException) -> None:
+    """Let the traceback of an error begin with the first frame outside this package, if there is one."""
+    with suppress(Exception):  # its class may forbid writing
         inner = error.__traceback__
         while inner is not None and inner.tb_frame.f_code.co_filename.startswith(OURS):
             inner = inner.tb_next
@@ -107,6 +107,6 @@ def from_the_user_on(error: BaseException) -> None:
 
 
 def annotate(error: BaseException, note: str) -> None:
-    """Add a note of ours to an error of the user's, whose class may refuse to be written to."""
+    """Add a note to an error of the user's; its class may forbid that."""
     with suppress(Exception):
         error.add_note(f"asyncpc: {note}")

@@ -270,7 +270,7 @@ def _in_processes(bench: Bench, processes: int, items: int) -> float:
             began.append(perf_counter())
 
     async def job() -> None:
-        report = await asyncpc.Pipeline(asyncpc.producer(work), stage, note)
+        report = await asyncpc.Pipeline(asyncpc.producer(work), stage >> note)
         assert report.done == items + processes
 
     bench.runner.run(job())

@@ -1,22 +1,22 @@
-"""A client of an API that is not always well: it keeps to a rate, comes again when told to, and loses no prompt.
+"""A client of an unreliable API: it keeps to a rate, tries again when it is told to, and loses no prompt.
 
-The API runs on loopback for as long as the client does. It answers 429 with Retry-After, or 500, or not at all, to
-the first call for some prompts; 400 to those it will never answer; and for one it has only 500. Needs httpx.
+The API runs on loopback as long as the client does. To the first call for some prompts it answers 429 with Retry-After,
+or 500, or nothing at all. Two prompts always get 400, and one always gets 500. Needs httpx.
 
 Run it::
 
     python examples/api_client.py                  or        asyncpc run examples.api_client:pipeline
 
-Expect, after a second or two, since whoever got a 429 waits for a second::
+Expect, after a second or two, since a call that got a 429 is repeated after a second::
 
     prompt 13 given up at call 1: Refused: prompt 13 is against the rules
     prompt 26 given up at call 1: Refused: prompt 26 is against the rules
     prompt 31 given up at call 3: Unavailable: 500 Internal Server Error
     40 prompts, 37 answers, 3 failed, 9 calls repeated
 
-A 429 is no attempt: ``RetryLater`` says when to come again. What may be better next time is tried three times; what
-was refused is not tried again. What failed at last goes to ``dead_letters``, a consumer like any other, and the others
-go on. The command line exits with 1, as some have failed.
+A 429 does not count as an attempt: ``RetryLater`` says when to try again. Errors that may pass are tried three times; a
+refused prompt is not tried again. Prompts that have failed at last go to ``dead_letters``, a consumer like any other,
+and the others go on. The command line exits with 1, since some prompts have failed.
 """
 
 import asyncio
@@ -90,12 +90,12 @@ async def keep(text: str) -> None:
     answers.append(text)
 
 
-# -- the API: a real one has an address that is known, and needs nothing of this ------------------
+# -- the API: with a real one you know the address and need none of this -------------------------
 
 
 @asynccontextmanager
 async def api() -> AsyncIterator[str]:
-    """The address of an API that has its moods: which ones, says the number of the prompt."""
+    """The address of an unreliable API; the number of the prompt decides what goes wrong."""
     calls: Counter[int] = Counter()
 
     def judge(prompt: int) -> tuple[int, dict[str, str]]:
@@ -129,7 +129,7 @@ async def api() -> AsyncIterator[str]:
         yield f"http://{host}:{port}/"
 
 
-@consumer(context=api)  # one worker, so there is one API: before the first prompt until after the last answer
+@consumer(context=api)  # one worker, so there is one API, from before the first prompt until after the last answer
 async def address(prompt: int, url: str) -> Request:
     return Request(url, prompt)
 

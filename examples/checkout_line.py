@@ -1,13 +1,13 @@
 """A shop's checkout line: how long customers wait, and how long the line gets.
 
-Customers arrive at random (from a seed, so every run has the same ones) and stand in one line before the cashiers.
-A minute in the shop takes 20 ms here.
+Customers arrive at random and stand in one line before the cashiers. The random numbers come from a seed, so each run
+has the same customers. A minute in the shop takes 20 ms here.
 
 Run it::
 
     python examples/checkout_line.py [cashiers]    or        asyncpc run examples.checkout_line:pipeline
 
-Expect, for three cashiers, give or take what the clock of a busy machine adds::
+Expect for three cashiers about this; a busy machine adds a little::
 
     60 customers, 3 cashiers
     waiting: 3.2 minutes on average, 9.7 at most
@@ -28,8 +28,8 @@ MINUTE = 0.020  # seconds
 
 @dataclass(frozen=True)
 class Customer:
-    comes: float  # minutes after the shop opened
-    needs: float  # minutes at the cashier's
+    comes: float  # minutes after the shop has opened
+    needs: float  # minutes at the cashier
 
 
 def crowd(count: int = 60, seed: int = 7) -> list[Customer]:

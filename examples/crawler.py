@@ -1,8 +1,8 @@
-"""A polite crawler over real HTTP; it ends by itself, although the pages link to each other in circles.
+"""A polite crawler over real HTTP. It ends by itself, although the pages link to each other in circles.
 
-It crawls the documentation server that ships with Python (``python -m pydoc``), which runs on loopback for as long as
-the crawl does: the topics, the keywords, and the modules named on the command line (pydoc imports what it documents,
-so only those). Needs httpx.
+It crawls the documentation server that comes with Python (``python -m pydoc``), which runs on loopback as long as the
+crawl does. It reads the topics, the keywords, and the modules that you name on the command line (only those, since
+pydoc imports what it documents). Needs httpx.
 
 Run it::
 
@@ -17,9 +17,9 @@ Expect numbers like these (the dead links are real ones, of Python 3.11), and th
      156 ms  topic?key=inspect
       ...
 
-Where work makes work, ``feed`` puts it back into the first stage, and the run ends when nothing is queued or running
-anywhere. The first stage has one worker, so what its ``context=`` opens is there once, before any page is asked for,
-and is closed after the last: here the server, and the set of pages seen.
+A page has links, so work creates more work: ``feed`` puts each link into the first stage, and the run ends when nothing
+is queued or running anywhere. The first stage has one worker, so its ``context=`` is opened once, before the first page
+is fetched, and closed after the last. Here that is the server, and the set of pages that were seen.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ import httpx
 
 from asyncpc import Pipeline, consumer, feed, run, source
 
-POLITE_PAUSE = 0.01  # seconds that each of the workers waits between two requests
+POLITE_PAUSE = 0.01  # seconds that each worker waits between two requests
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Page:
 
 @asynccontextmanager
 async def documentation() -> AsyncIterator[Site]:
-    """Python's documentation server; it also ends when its stdin is closed, so never later than we do."""
+    """Python's documentation server. It also ends when its stdin is closed, so never later than we do."""
     server = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "pydoc", "-n", "127.0.0.1", "-p", "0"),
         stdin=asyncio.subprocess.PIPE,
@@ -98,7 +98,7 @@ async def fetch(url: str, http: httpx.AsyncClient) -> Page:
     answer = await http.get(url)
     seconds = perf_counter() - began
     links = frozenset(urljoin(url, unescape(link)) for link in re.findall(r'href="([^"#]+)', answer.text))
-    dead = answer.is_error or "<title>Pydoc: Error" in answer.text  # pydoc says 200 also for what it has not
+    dead = answer.is_error or "<title>Pydoc: Error" in answer.text  # pydoc answers 200 even for what it does not have
     for link in links:
         feed(link)
     await asyncio.sleep(POLITE_PAUSE)
@@ -115,7 +115,7 @@ def crawler(*modules: str) -> Pipeline[str, None]:
 
     @consumer(context=documentation)
     async def once(link: str, site: Site) -> AsyncIterator[str]:
-        """Let each page of the site through, the first time that it comes along."""
+        """Let each page of the site through the first time that it comes."""
         url = urljoin(site.address, link)
         page = re.fullmatch(re.escape(site.address) + r"([\w.]+?)(\.html|\?key=.*)", url)
         if page and inside.fullmatch(page[1]) and url not in site.seen:

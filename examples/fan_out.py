@@ -1,7 +1,7 @@
-"""Each order goes to several places: into an index, into an archive, and to the warehouse of its country.
+"""Each order goes to three places: an index, an archive, and the warehouse of its country.
 
-The index is quick. The archive is slow, so it takes five orders at a time; the index does not wait for it, since each
-of the two has a queue of its own. An order to a country where no carrier goes fails, and is told to ``undeliverable``.
+The index is quick. The archive is slow, so it takes five orders at a time. The index does not wait for it, since each
+of the two has its own queue. An order to a country that no carrier goes to fails, and ``undeliverable`` is told.
 
 Run it::
 
@@ -17,7 +17,7 @@ Expect the index to be done before the archive has begun::
     archived 6 7 8 9 10
     zurich sent 4, berlin sent 3, abroad sent 2
 
-``asyncpc show examples.fan_out:pipeline`` draws it. The command line exits with 1, as one order has failed.
+``asyncpc show examples.fan_out:pipeline`` draws it. The command line exits with 1, since one order has failed.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""SIGTERM while the source is idle: the source is closed, what was accepted is handled, the exit status tells.
+"""SIGTERM while the source is idle: the source is closed, accepted items are handled, the exit status is 143.
 
 Run it, and send the signal from another terminal, or press Ctrl-C::
 
@@ -10,7 +10,7 @@ Expect::
     handled event 1
     ...
     handled event 5
-    (nothing more comes, until the signal)
+    (nothing more happens until the signal)
     source closed
     5 of 5 events handled, exit status 143
 """
@@ -29,7 +29,7 @@ async def events() -> AsyncIterator[int]:
         print(f"ready: kill -TERM {os.getpid()}", flush=True)
         for number in range(1, 6):
             yield number
-        await asyncio.Event().wait()  # a socket on which nothing comes any more
+        await asyncio.Event().wait()  # stands for a socket on which nothing comes any more
     finally:
         print("source closed", flush=True)
 

@@ -1,4 +1,4 @@
-"""Log lines, read by a blocking generator, parsed by a plain function in two processes, summed up in the loop.
+"""Log lines are read by a blocking generator, parsed by a plain function in two processes, and summed up in the loop.
 
 Run it, on made-up lines or on a file in the common log format::
 
@@ -14,8 +14,8 @@ Expect, after a second::
     errors: 19,980 requests, 2,000 of them 5xx
 
 ``run_in="process"`` is for work that keeps a processor busy. The function stands at the top of its module, since the
-processes import it by its name, and what runs the program stands under ``if __name__ == "__main__"``. Small items
-travel many at a time.
+processes import it by its name. What starts the program stands under ``if __name__ == "__main__"``. Small items travel
+many at a time.
 """
 
 import re

@@ -1,13 +1,13 @@
-"""Many callers at once, one call of the model for many: request and response through a consumer that works in batches.
+"""Many callers share one call of a model: request and response through a consumer that works in batches.
 
-Each caller awaits the score of his own text. The model sees up to 32 texts at once, or as many as came within 5 ms of
-the first; one pass costs it 10 ms, whether for one text or for 32. In a web app, the handler would be the caller.
+Each caller awaits the score of its own text. The model gets up to 32 texts at once, or those that came within 5 ms of
+the first. A pass takes 10 ms, for one text as for 32. In a web app, the request handlers would be the callers.
 
 Run it::
 
     python examples/micro_batching.py              or        asyncpc run examples.micro_batching:pipeline
 
-Expect, give or take what the clock of a busy machine adds::
+Expect about this; a busy machine adds a little::
 
       40 calls became  2 batches in 0.03 s
      200 calls became  7 batches in 0.08 s
@@ -19,12 +19,12 @@ from time import perf_counter
 
 from asyncpc import Batch, Pipeline, Running, consumer, run, source
 
-passes: list[int] = []  # how many texts each pass of the model had
+passes: list[int] = []  # how many texts the model got in each pass
 
 
 @consumer(batch=Batch(32, within=0.005))
 async def score(texts: list[str]) -> list[float]:
-    """One result per text, in their order."""
+    """One result per text, in the same order."""
     passes.append(len(texts))
     await asyncio.sleep(0.010)  # the model
     return [len(text) / 10 for text in texts]
@@ -33,9 +33,9 @@ async def score(texts: list[str]) -> list[float]:
 service = Pipeline(score)
 
 
-@consumer(context=service)  # started before the first item, drained after the last, as a web app's lifespan would
+@consumer(context=service)  # starts before the first item and drains after the last, as in the lifespan of a web app
 async def rush(callers: int, model: Running[str, float]) -> None:
-    """So many callers at the same time; each gets the score of his own text."""
+    """So many callers at the same time; each gets the score of its own text."""
     texts = ["x" * n for n in range(callers)]
     passes.clear()
     began = perf_counter()

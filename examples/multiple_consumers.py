@@ -1,4 +1,4 @@
-"""Several consumers share the work: twenty jobs, each waiting 0.1 s, are done in 0.4 s by five consumers.
+"""Several consumers share the work: five of them do twenty jobs, each of which takes 0.1 s, in 0.4 s.
 
 Run it::
 
@@ -39,7 +39,7 @@ async def squares(n: int) -> Square:
 
 @asynccontextmanager
 async def summary() -> AsyncIterator[list[Square]]:
-    """What one worker holds from before its first item until after its last."""
+    """What a worker opens before its first item and closes after its last."""
     found: list[Square] = []
     yield found
     print(*sorted(square.value for square in found))

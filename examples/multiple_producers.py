@@ -1,10 +1,10 @@
-"""Several producers feed one pipeline: two sensors and a list, merged; each gives its items as they come.
+"""Several producers feed one pipeline: two sensors and a list are merged, and each gives its items as they come.
 
 Run it::
 
     python examples/multiple_producers.py          or        asyncpc run examples.multiple_producers:pipeline
 
-Expect twelve readings, those of the list first, then how many each source gave::
+Expect twelve readings, those of the list first, then how many came from each source::
 
     cellar:  11 °C
     cellar:  12 °C

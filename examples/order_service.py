@@ -1,7 +1,7 @@
-"""A web service that answers at once and works in the background, and loses no order that it has accepted.
+"""A web service that answers at once, works in the background, and loses no order that it has accepted.
 
-202: accepted, and will be handled, also when SIGTERM comes now. 503 with Retry-After: no room, or shutting down; the
-order was not accepted. Needs starlette and uvicorn.
+202 means: the order is accepted and will be handled, even if SIGTERM comes now. 503 with Retry-After means: there is no
+room, or the service is shutting down, and the order was not accepted. Needs starlette and uvicorn.
 
 Run it, send orders, stop it with Ctrl-C or SIGTERM::
 
@@ -13,7 +13,8 @@ Expect ``HTTP/1.1 202 Accepted``, then the numbers, and at the end::
 
     1 orders accepted, 1 handled, 0 unfinished
 
-``asyncpc run examples.order_service:pipeline`` says what is missing: a pipeline that is fed by a web app has no source.
+``asyncpc run examples.order_service:pipeline`` says what is missing: this pipeline gets its items from a web app and
+has no source.
 """
 
 import argparse
@@ -36,7 +37,7 @@ Order = dict[str, Any]
 
 
 async def set_aside(failure: Failure) -> None:
-    logger.error("order %s failed: %s", failure.item["id"], failure.error)  # somewhere that a person will look
+    logger.error("order %s failed: %s", failure.item["id"], failure.error)  # somewhere a person will see it
 
 
 @consumer(concurrency=20, on_error=set_aside)  # one order that fails must not stop the service
@@ -50,7 +51,7 @@ pipeline = Pipeline(process_order, maxsize=1000, drain_timeout=30)
 
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Running[Order, None]]]:
-    async with pipeline as orders:  # started here, and drained on the way out
+    async with pipeline as orders:  # starts here, and drains on the way out
         yield {"orders": orders}
     if report := orders.report:
         left = len(report.unfinished)

@@ -1,19 +1,19 @@
-"""Parts of a file are downloaded four at a time, finish in any order, and are written in the order they have.
+"""Parts of a file are downloaded four at a time, finish in any order, and are written in their proper order.
 
-The downloads are simulated; how long each takes comes from a seed, so every run has the same ones.
+The downloads are simulated. How long each takes comes from a seed, so every run is the same.
 
 Run it::
 
     python examples/ordered_download.py            or        asyncpc run examples.ordered_download:pipeline
 
-Expect the order in which the parts were there, and the order in which they were written::
+Expect the order in which the parts arrived, and the order in which they were written::
 
     finished: 1 3 5 2 0 4 6 7 10 8 11 9
     written:  0 1 2 3 4 5 6 7 8 9 10 11
     12 parts in 0.6 s, one by one 2.0 s
 
-``ordered=True`` lets the values of a stage leave as its items came. A part that is ahead waits for its turn, but its
-worker does not: it downloads the next part.
+With ``ordered=True`` the values of a stage leave in the order in which its items came. A part that is early waits for
+its turn, but its worker does not: it downloads the next part.
 """
 
 import asyncio
@@ -40,13 +40,13 @@ def parts(count: int = 12, seed: int = 15) -> list[Part]:
 
 @consumer(concurrency=4, ordered=True)
 async def download(part: Part) -> Part:
-    await asyncio.sleep(part.seconds)  # a request for a range of bytes
+    await asyncio.sleep(part.seconds)  # stands for a request for a range of bytes
     return Part(part.number, part.seconds, asyncio.get_running_loop().time())
 
 
 @asynccontextmanager
 async def file() -> AsyncIterator[list[Part]]:
-    """Stands for a file; it tells what was written into it when it is closed."""
+    """Stands for a file; when it is closed, it prints what was written into it."""
     written: list[Part] = []
     yield written
     print("finished:", *(part.number for part in sorted(written, key=lambda part: part.finished)))

@@ -1,13 +1,13 @@
-"""Each customer's orders in order and one at a time; a slow customer holds up only himself.
+"""The orders of each customer are handled in order and one at a time; a slow customer delays nobody else.
 
-Four customers order by turns. An order of Dora takes twenty times as long as one of the others, and there are four
-workers: without ``key``, all of them would soon be busy with orders of Dora's, and the others would wait.
+Four customers take turns ordering, and there are four workers. An order of Dora's takes twenty times as long as one of
+the others. Without ``key``, all workers would soon be busy with Dora's orders, and the other customers would wait.
 
 Run it::
 
     python examples/per_customer.py                or        asyncpc run examples.per_customer:pipeline
 
-Expect the customers as they were served, Dora last::
+Expect this; Dora is served last::
 
     Ada:  orders 1 2 3 4 5, never two at once, after 0.05 s
     Ben:  orders 1 2 3 4 5, never two at once, after 0.05 s
@@ -33,7 +33,7 @@ class Order(NamedTuple):
 
 class Served(NamedTuple):
     order: Order
-    beside: int  # orders of the same customer that were handled at that moment, this one included
+    beside: int  # orders of this customer that were being handled at that moment, this one included
     when: float  # by the clock of the loop
 
 
@@ -44,7 +44,7 @@ busy: Counter[str] = Counter()
 async def handle(order: Order) -> Served:
     busy[order.customer] += 1
     beside = busy[order.customer]
-    await asyncio.sleep(CUSTOMERS[order.customer])  # the payment, the parcel, …
+    await asyncio.sleep(CUSTOMERS[order.customer])  # stands for the payment, the parcel, …
     busy[order.customer] -= 1
     return Served(order, beside, asyncio.get_running_loop().time())
 

@@ -1,10 +1,10 @@
-"""An emergency ward with one doctor: the most urgent patient is next, and equally urgent ones as they came.
+"""An emergency ward with one doctor: the most urgent patient is next; among equals, the first who came.
 
 Run it::
 
     python examples/priority_triage.py             or        asyncpc run examples.priority_triage:pipeline
 
-Expect the patients as the doctor saw them; the others came while he was busy with the first::
+Expect the patients in the order in which the doctor saw them; all but the first came while he was busy with that one::
 
     urgency 4  sprained ankle      came as number 1
     urgency 1  heart attack        came as number 7
@@ -23,7 +23,7 @@ from asyncpc import consumer, producer, run
 
 
 class Patient(NamedTuple):
-    number: int  # as they came
+    number: int  # in the order in which they came
     urgency: int  # 1 is the most urgent
     suffers: str
 
@@ -48,7 +48,7 @@ async def door() -> AsyncIterator[Patient]:
         yield patient
 
 
-@consumer(priority=lambda patient: patient.urgency, maxsize=0)  # 0: nobody waits outside, where urgency does not count
+@consumer(priority=lambda patient: patient.urgency, maxsize=0)  # 0: all wait in the queue, sorted by urgency
 async def doctor(patient: Patient) -> None:
     print(f"urgency {patient.urgency}  {patient.suffers:18}  came as number {patient.number}")
     await asyncio.sleep(0.1)

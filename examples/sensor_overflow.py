@@ -1,13 +1,13 @@
-"""A sensor that is faster than its display: the display is never behind, and what it could not show is counted.
+"""A sensor that is faster than its display: the display is always up to date, and skipped readings are counted.
 
-The sensor measures every 2 ms and cannot wait; the display needs 25 ms. One reading waits between them, and it is
-always the newest.
+The sensor measures every 2 ms and cannot wait; the display needs 25 ms. One reading waits between them, always the
+newest.
 
 Run it::
 
     python examples/sensor_overflow.py             or        asyncpc run examples.sensor_overflow:pipeline
 
-Expect some twenty lines like these, the last reading in the last of them, then the sum::
+Expect about twenty lines like these, with the last reading at the end, then the totals::
 
     reading   1: 20.1 °C  (0 skipped before it)
     reading  13: 20.8 °C  (11 skipped before it)

@@ -1,4 +1,4 @@
-"""A whole job with real input: read, parse and measure every module of Python's standard library, then report.
+"""A whole job with real input: read, parse and measure every module of Python's standard library, and report.
 
 Run it, on the standard library or on a folder of your own::
 
@@ -18,8 +18,8 @@ Expect, after some seconds (here with Python 3.11)::
     ...
     734 files in 2.6 s
 
-Files are found, read and parsed by plain functions, which run in threads; so the loop stays free to hear a signal. A
-file that cannot be read or parsed is counted and named, and the others go on.
+Plain functions find, read and parse the files. They run in threads, so the loop stays free to hear a signal. A file
+that cannot be read or parsed is counted and named, and the job goes on.
 """
 
 import ast
@@ -65,7 +65,7 @@ def read(file: tuple[str, Path]) -> tuple[str, bytes | OSError]:
         return name, error
 
 
-@consumer(concurrency=2)  # parsing is work for a processor, so more would only wait
+@consumer(concurrency=2)  # parsing keeps a processor busy, so more workers would only wait
 def measure(module: tuple[str, bytes | OSError]) -> Module:
     name, text = module
     try:
@@ -89,7 +89,7 @@ async def summary() -> AsyncIterator[list[Module]]:
     print_report(modules)
 
 
-@consumer(context=summary)  # one worker: it holds the list from before the first module until after the last
+@consumer(context=summary)  # one worker, so there is one list, from before the first module until after the last
 async def collect(module: Module, modules: list[Module]) -> None:
     modules.append(module)
 

@@ -1,4 +1,4 @@
-"""A sensor whose driver calls back from a thread of its own: its readings enter a pipeline from there.
+"""A sensor whose driver calls you back in its own thread: from there its readings go into a pipeline.
 
 Run it::
 
@@ -12,8 +12,8 @@ Expect, within half a second::
     mean of 100 readings: 20.9 °C
     1000 readings taken, 1000 handled
 
-``put_from_thread`` waits while the pipeline is full, so a driver that is too fast is held up, and no reading is lost.
-A device without a driver is simpler: under ``asyncpc run`` it is read by a plain generator, in a thread as well.
+``put_from_thread`` waits while the pipeline is full, so a driver that is too fast has to wait, and no reading is lost.
+A device without a driver is simpler: under ``asyncpc run``, a plain generator reads it, also in a thread.
 """
 
 import asyncio
@@ -31,12 +31,12 @@ READINGS = 1000
 def read_device(n: int) -> float:
     """Stands for a call that blocks until the device has its next reading."""
     if n % 20 == 0:
-        time.sleep(0.005)  # in the driver's own thread, where blocking is what is shown
+        time.sleep(0.005)  # in the driver's own thread, which may block
     return 20 + n // 100 / 10
 
 
 def drive(on_reading: Callable[[float], object]) -> None:
-    """Stands for a driver, which reads the device in its own thread and calls you back from there."""
+    """Stands for a driver, which reads the device in its own thread and calls you back there."""
     with suppress(QueueShutDown):  # the pipeline takes no more
         for n in range(READINGS):
             on_reading(read_device(n))

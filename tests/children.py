@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -17,9 +18,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-TRIES = 3
-"""How often something may be measured that other programs on the machine hold up."""
 
 PATIENCE = 30.0
 """Seconds after which a child that hangs is killed, so that its test fails."""
@@ -37,6 +35,8 @@ class Ended:
     err: str
     seconds: float
     """From the last signal, or the start, to the end of the process."""
+    cpu: float
+    """CPU seconds that it used, and its own children."""
 
     def row(self, name: str) -> list[str]:
         """The cells of the report's line for the stage or source ``name``."""
@@ -90,13 +90,15 @@ class Child:
         assert self._process.stdout is not None
         with self._process.stdout as stdout:
             self._read += stdout.read()
+        before = _cpu_of_children()
         status = self._process.wait()
+        cpu = _cpu_of_children() - before
         seconds = time.monotonic() - self._since
         self._guard.cancel()
         self._guard.join()
         with self._stderr as stderr:
             stderr.seek(0)
-            return Ended(status, self._read, stderr.read(), seconds)
+            return Ended(status, self._read, stderr.read(), seconds, cpu)
 
 
 def run_child(folder: Path, *arguments: str, **environment: str) -> Ended:
@@ -122,10 +124,18 @@ def run_on_terminal(folder: Path, *arguments: str, columns: int = 120) -> Ended:
     guard.start()
     text = b"".join(_pieces(ours)).decode()
     os.close(ours)
+    before = _cpu_of_children()
     status = process.wait()
+    cpu = _cpu_of_children() - before
     guard.cancel()
     guard.join()
-    return Ended(status, text.replace("\r\n", "\n"), "", time.monotonic() - started)
+    return Ended(status, text.replace("\r\n", "\n"), "", time.monotonic() - started, cpu)
+
+
+def _cpu_of_children() -> float:
+    """CPU seconds of all children that were waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _pieces(terminal: int) -> Iterator[bytes]:

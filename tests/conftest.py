@@ -40,8 +40,12 @@ def pytest_asyncio_loop_factories(
     return {name: remembered(make) for name, make in LOOP_FACTORIES.items()}
 
 
-def pytest_collection_finish() -> None:
-    """Keep what exists so far out of the collections that end each test: they then take about 1 ms."""
+@pytest.fixture(autouse=True, scope="module")
+def what_was_there_before() -> None:
+    """Keep what exists before a module out of the collections that end each of its tests: they then take about 1 ms.
+
+    By the last modules, what earlier ones imported and cached would make them 80 ms, for each of 1,500 tests.
+    """
     gc.collect()
     gc.freeze()
 

@@ -19,7 +19,7 @@ from asyncpc import Pipeline
 
 __all__ = ["BUSY", "LOOP_FACTORIES", "Watch", "pending", "results", "switching_often", "timeout_of"]
 
-BUSY = 5.0
+BUSY = 10.0
 """Seconds that a busy machine may add to what is over at once; without what such a limit protects it takes for ever,
 or the 30 s of a drain. Promises to the millisecond are tested in virtual time."""
 
@@ -45,7 +45,8 @@ def _debug_loop() -> asyncio.AbstractEventLoop:
 
 def _eager_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.SelectorEventLoop()
-    loop.set_task_factory(asyncio.eager_task_factory)
+    if sys.version_info >= (3, 12):
+        loop.set_task_factory(asyncio.eager_task_factory)
     return loop
 
 

@@ -315,7 +315,7 @@ def test_nothing_can_be_put_or_fed_where_nobody_could_tell_where_to() -> None:
         pipeline = merge(source([1]) >> feeds, source([2]) >> Sink("other").consumer) >> Sink("save").consumer
         async with pipeline as running:
             for put in (running.put_nowait, running.put):
-                with pytest.raises(StateError, match="merges several first stages, so nothing can be put"):
+                with pytest.raises(StateError, match="merges several first stages, so it takes no put"):
                     await cast(Any, put(3))
             await running.wait()
 
@@ -325,9 +325,9 @@ def test_nothing_can_be_put_or_fed_where_nobody_could_tell_where_to() -> None:
 
 def test_a_pipeline_without_a_source_cannot_be_merged() -> None:
     """Refused where it is written."""
-    with pytest.raises(DefinitionError, match="has no source: only what has one can be merged or come first"):
+    with pytest.raises(DefinitionError, match="has no source: only a part with a source can come first or be merged"):
         merge(cast(Any, Pipeline(Sink("a").consumer)), [1])
-    with pytest.raises(DefinitionError, match="a merged source is read by a pipeline only"):
+    with pytest.raises(DefinitionError, match="only a pipeline can read a merged source"):
         aiter(merge(source([1]) >> Sink("a").consumer))
 
 
@@ -620,7 +620,7 @@ def test_any_graph_gives_what_plain_loops_give(chain: Chain, count: int, maxsize
     [
         (lambda c: route(cast(Any, 3), {0: c}), "route 'route': by=3 must be a function of an item"),
         (lambda c: route(cast(Any, lambda: 1), {0: c}), "must be a function of an item"),
-        (lambda c: route(cast(Any, c.__wrapped__), {0: c}), "by= must be a plain function, for its value is needed"),
+        (lambda c: route(cast(Any, c.__wrapped__), {0: c}), "by= must be a plain function: its value is needed"),
         (lambda c: route(c, {0: c}), "by=<Consumer handle> must be a plain function"),
         (lambda c: route(cast(Any, None), {0: c}), "by=None must be a plain function"),
         (lambda c: route(str, {"a": c}, name=cast(Any, 3)), "name=3 must be a string"),
@@ -633,8 +633,8 @@ def test_any_graph_gives_what_plain_loops_give(chain: Chain, count: int, maxsize
             lambda c: route(str, {"a": cast(Any, print)}),
             "branch 1 of 'route', .*is not a stage: decorate it with @cons",
         ),
-        (lambda c: route(str, {"a": c}, cast(Any, source([1]))), "is a source, so it can only come first"),
-        (lambda c: route(str, {"a": cast(Any, source([1]) >> c)}), "has a source of its own"),
+        (lambda c: route(str, {"a": c}, cast(Any, source([1]))), "produces items itself, so it can only come first"),
+        (lambda c: route(str, {"a": cast(Any, source([1]) >> c)}), "produces items itself, so it can only come first"),
         (lambda c: route(str, {"a": c}, maxsize=-1), "maxsize=-1 must be a whole number"),
         (lambda c: route(str, {"a": c}, on_error=cast(Any, "ignore")), "on_error='ignore' must be"),
         (lambda c: route(str, {"a": c}, name="a\nb"), "must be printable"),

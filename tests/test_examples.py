@@ -25,9 +25,11 @@ from typing import Any
 
 import httpx
 import pytest
-from children import PATIENCE, Child, run_child
+from children import PATIENCE, Child, Ended, run_child
 from support import BUSY
-from virtual import run_virtual
+from virtual import ran, run_virtual
+
+pytestmark = pytest.mark.realtime
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -55,6 +57,10 @@ def as_pipeline(name: str) -> list[str]:
     return ["-m", "asyncpc", "run", f"examples.{name}:pipeline"]
 
 
+both_ways = pytest.mark.parametrize("way", [as_script, pytest.param(as_pipeline, marks=pytest.mark.thorough)])
+"""As a script, as its header says first; ``basic`` and a signal are tried through the command line as well."""
+
+
 def started(command: list[str], **environment: str) -> Child:
     """The example, with warnings as errors, in a process group of its own, which Ctrl-C goes to."""
     here = {"PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
@@ -62,12 +68,17 @@ def started(command: list[str], **environment: str) -> Child:
 
 
 def output(command: list[str], status: int = 0) -> str:
-    """What ``command`` writes to stdout; it must end with ``status`` and have nothing to complain about."""
+    """What ``command`` writes to stdout; see :func:`run_to_its_end`."""
+    return run_to_its_end(command, status).out
+
+
+def run_to_its_end(command: list[str], status: int = 0) -> Ended:
+    """Run ``command``, which must end with ``status`` and have nothing to complain about."""
     ended = started(command).end()
     assert ended.status == status, ended.out + ended.err
     for complaint in ("Traceback", "Warning", "Exception ignored", "never retrieved", "was destroyed"):
         assert complaint not in ended.err, ended.err
-    return ended.out
+    return ended
 
 
 def promised(name: str) -> list[str]:
@@ -165,7 +176,10 @@ def test_headers_say_how_to_run(name: str) -> None:
     assert promised(name)
 
 
-@pytest.mark.parametrize("name", ["basic", "multiple_consumers", "multiple_producers"])
+@pytest.mark.parametrize(
+    "name",
+    ["basic", *(pytest.param(f"multiple_{one}", marks=pytest.mark.thorough) for one in ("consumers", "producers"))],
+)
 def test_the_same_as_a_module(name: str) -> None:
     """Protects ``python -m examples.…``: the small ones keep their header's promise so too."""
     assert_keeps(name, output(as_module(name)))
@@ -188,7 +202,7 @@ def test_basic_pipeline() -> None:
     assert number(r"(\d+) done", written) == 10
 
 
-@pytest.mark.parametrize("way", [as_script, as_pipeline])
+@both_ways
 def test_multiple_consumers_share_the_work(way: Any) -> None:
     """Protects that five consumers share twenty jobs evenly and at the same time."""
     written = output(way("multiple_consumers"))
@@ -198,10 +212,19 @@ def test_multiple_consumers_share_the_work(way: Any) -> None:
     assert sum(shares) == 20
     if way is as_script:
         assert_keeps("multiple_consumers", written)
-        assert 0.4 <= number(r"in ([\d.]+) s", written) < 1.6  # one consumer would need 2.0
+        assert number(r"in ([\d.]+) s", written) >= 0.4
 
 
-@pytest.mark.parametrize("way", [as_script, as_pipeline])
+def test_multiple_consumers_in_virtual_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects that they work at the same time: one consumer would need 2.0 s."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    assert ran(import_module("examples.multiple_consumers").pipeline).elapsed == pytest.approx(0.4, abs=0.001)
+    assert capsys.readouterr().out.splitlines() == promised("multiple_consumers")[:6]
+
+
+@both_ways
 def test_multiple_producers_all_give(way: Any) -> None:
     """Protects merge: nothing of any source is missing, each keeps its order, and the fast one is not held up."""
     written = output(way("multiple_producers"))
@@ -246,31 +269,28 @@ def test_checkout_line_agrees_with_the_textbook(
     assert report.stages[0].peak_queued == longest
 
 
-@pytest.mark.parametrize("way", [as_script, as_pipeline])
+@pytest.mark.thorough
+@both_ways
 def test_checkout_line_in_real_time(way: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Protects the same in real time: timers fire late and never early, so waits are the textbook's or a little longer.
-
-    A minute is 20 ms; ten minutes of lateness are allowed for a busy machine.
-    """
+    """Protects the same in real time: timers fire late and never early, so waits are the textbook's or longer."""
     monkeypatch.syspath_prepend(str(ROOT))
     waits = line_at(3, import_module("examples.checkout_line").crowd())
     written = output(way("checkout_line"))
     mean, longest = sum(waits) / len(waits), max(waits)
-    assert mean - 0.3 <= number(r"waiting: ([\d.]+) minutes", written) <= mean + 10
-    assert longest - 0.3 <= number(r", ([\d.]+) at most", written) <= longest + 10
+    assert number(r"waiting: ([\d.]+) minutes", written) >= mean - 0.3
+    assert number(r", ([\d.]+) at most", written) >= longest - 0.3
     if way is as_script:
         assert_keeps("checkout_line", written)
 
 
+@pytest.mark.thorough
 def test_checkout_line_takes_the_number_of_cashiers() -> None:
-    """Protects the argument: with enough cashiers nobody waits."""
-    written = output(as_script("checkout_line", "30"))
-    assert "60 customers, 30 cashiers" in written
-    assert number(r"waiting: ([\d.]+) minutes", written) < 1
+    """Protects the argument."""
+    assert "60 customers, 30 cashiers" in output(as_script("checkout_line", "30"))
 
 
 @needs_proc
-@pytest.mark.parametrize("way", [as_script, as_pipeline])
+@both_ways
 def test_crawler_ends_by_itself(way: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects feed: a crawl of pages that link in circles ends, visits each page once, and leaves no server."""
     monkeypatch.setenv("ASYNCPC_TEST_MARK", mark := uuid.uuid4().hex)
@@ -290,6 +310,7 @@ def test_crawler_ends_by_itself(way: Any, monkeypatch: pytest.MonkeyPatch) -> No
     assert [pid for pid in processes_marked(mark) if pid != os.getpid()] == []
 
 
+@pytest.mark.thorough
 def test_crawler_names_dead_links() -> None:
     """Protects the report of dead links, and the command line's modules: only those named are asked for."""
     written = output(as_script("crawler", "no_such_module", "string"))
@@ -298,7 +319,14 @@ def test_crawler_names_dead_links() -> None:
 
 
 @needs_proc
-@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.thorough),
+        pytest.param(signal.SIGKILL, -9, marks=pytest.mark.thorough),
+    ],
+)
 def test_crawler_leaves_no_server_behind(sent: signal.Signals, status: int) -> None:
     """Protects the machine: a crawl ended by Ctrl-C, SIGTERM or SIGKILL takes its server with it."""
     mark = uuid.uuid4().hex
@@ -321,12 +349,13 @@ def python_files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*.py") if not ignored & set(path.relative_to(folder).parts)]
 
 
-@pytest.mark.parametrize("way", [as_script, as_pipeline])
+@pytest.mark.thorough
+@both_ways
 def test_stdlib_report_counts_what_is_there(way: Any) -> None:
     """Protects the README's main example: its counts are those of the standard library, in reasonable time."""
-    began = time.monotonic()
-    written = output(way("stdlib_report"))
-    assert time.monotonic() - began < 20  # about 3 s on two processors
+    ended = run_to_its_end(way("stdlib_report"))
+    assert ended.cpu < 20  # about 5
+    written = ended.out
     texts = [path.read_bytes() for path in python_files(Path(sysconfig.get_path("stdlib")))]
     assert number(r"([\d,]+) modules", written) == len(texts)
     assert number(r"([\d,]+) lines", written) == sum(len(text.splitlines()) for text in texts)
@@ -356,14 +385,14 @@ def test_stdlib_report_names_what_cannot_be_read(tmp_path: Path) -> None:
     assert re.search(r"1  os$", written, re.MULTILINE)
 
 
-@pytest.mark.parametrize("way", [as_script, as_pipeline])
+@both_ways
 def test_micro_batching_shares_calls(way: Any) -> None:
-    """Protects call through a batch: each caller gets his own score (the example asserts it), and batches are full."""
+    """Protects call through a batch: each caller gets his own score (the example asserts it); they share batches."""
     written = output(way("micro_batching"))
     became = [tuple(map(int, pair)) for pair in re.findall(r"(\d+) calls became +(\d+) batches", written)]
     assert [calls for calls, _ in became] == [40, 200, 1000]
     for calls, batches in became:
-        assert math.ceil(calls / 32) <= batches <= calls / 8  # a busy machine may miss the 5 ms now and then
+        assert math.ceil(calls / 32) <= batches < calls
     if way is as_script:
         assert_keeps("micro_batching", written)
 
@@ -383,7 +412,7 @@ def test_micro_batching_in_virtual_time(monkeypatch: pytest.MonkeyPatch, capsys:
     assert re.findall(r"became +(\d+)", capsys.readouterr().out) == ["2", "7", "32"]
 
 
-@pytest.mark.parametrize("way", [as_script, as_pipeline])
+@both_ways
 def test_api_client_loses_no_prompt(way: Any) -> None:
     """Protects failure handling against real HTTP: each prompt is answered or a dead letter with its reason."""
     written = output(way("api_client"), status=0 if way is as_script else 1)
@@ -402,7 +431,9 @@ def test_api_client_loses_no_prompt(way: Any) -> None:
 
 
 @needs_proc
-@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("sent", "status"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.thorough)]
+)
 def test_api_client_stops_when_told(sent: signal.Signals, status: int) -> None:
     """Protects the books under a signal: what was begun is answered, waits for a 429 included, and it all ends."""
     child = started(as_pipeline("api_client"), ASYNCPC_TEST_MARK=(mark := uuid.uuid4().hex))
@@ -424,7 +455,7 @@ def ends_of(workers: int, lengths: list[float]) -> list[float]:
     return ends
 
 
-@pytest.mark.parametrize("way", [as_script, as_pipeline])
+@both_ways
 def test_ordered_download_writes_in_order(way: Any) -> None:
     """Protects ordered=True: parts finish in another order and are written in theirs, while four are under way."""
     written = output(way("ordered_download"))
@@ -454,7 +485,8 @@ def test_ordered_download_agrees_with_the_textbook(
     assert f"finished: {finished}" == promised("ordered_download")[0]
 
 
-@pytest.mark.parametrize("way", [as_script, as_pipeline])
+@pytest.mark.thorough
+@both_ways
 def test_per_customer_holds_up_only_the_slow_one(way: Any) -> None:
     """Protects key=: each customer's orders in order and one at a time; the others end long before the slow one."""
     written = output(way("per_customer"))
@@ -462,12 +494,22 @@ def test_per_customer_holds_up_only_the_slow_one(way: Any) -> None:
     assert [customer for customer, _, _ in served] == ["Ada", "Ben", "Cleo", "Dora"]
     assert {numbers for _, numbers, _ in served} == {"1 2 3 4 5"}
     *others, dora = (float(seconds) for _, _, seconds in served)
-    assert 0.05 <= max(others) < 0.6 < 1.0 <= dora
+    assert 0.05 <= max(others) < dora
+    assert dora >= 1.0
     if way is as_script:
         assert_keeps("per_customer", written)
 
 
-@pytest.mark.parametrize("way", [as_script, as_pipeline])
+def test_per_customer_in_virtual_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Protects the others' time from the slow one: it is what they would need alone, to the letter of the header."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    ran(import_module("examples.per_customer").pipeline)
+    assert [re.sub(r"\s+", " ", line) for line in capsys.readouterr().out.splitlines()] == [
+        re.sub(r"\s+", " ", line) for line in promised("per_customer")
+    ]
+
+
+@both_ways
 def test_priority_triage_sees_the_urgent_first(way: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects priority=: whoever comes while the doctor is busy is seen by urgency, equal ones as they came."""
     monkeypatch.syspath_prepend(str(ROOT))
@@ -479,7 +521,7 @@ def test_priority_triage_sees_the_urgent_first(way: Any, monkeypatch: pytest.Mon
     assert_keeps("priority_triage", written, exactly=True)
 
 
-@pytest.mark.parametrize("way", [as_script, as_pipeline])
+@both_ways
 def test_sensor_overflow_counts_what_was_not_shown(way: Any) -> None:
     """Protects drop_oldest: the sensor never waits, the last reading is shown, and each other was shown or told."""
     written = output(way("sensor_overflow"))
@@ -495,8 +537,15 @@ def test_sensor_overflow_counts_what_was_not_shown(way: Any) -> None:
         assert re.search(rf"^display +200 +{len(shown)} +0 +{200 - len(shown)} +0 ", written, re.MULTILINE)
 
 
-@pytest.mark.parametrize("way", [as_script, as_pipeline])
-@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("way", "sent", "status"),
+    [
+        (as_script, signal.SIGTERM, 143),
+        (as_pipeline, signal.SIGINT, 130),
+        pytest.param(as_script, signal.SIGINT, 130, marks=pytest.mark.thorough),
+        pytest.param(as_pipeline, signal.SIGTERM, 143, marks=pytest.mark.thorough),
+    ],
+)
 def test_graceful_shutdown_while_idle(way: Any, sent: signal.Signals, status: int) -> None:
     """Protects the promise others break: a signal is heard while the source waits for an item that never comes."""
     child = started(way("graceful_shutdown"))
@@ -517,7 +566,7 @@ def test_graceful_shutdown_while_idle(way: Any, sent: signal.Signals, status: in
         assert re.search(r"^handle +5 +5 +0 +0 +0 ", ended.out, re.MULTILINE)
 
 
-@pytest.mark.parametrize("way", [as_script, as_pipeline])
+@both_ways
 def test_graceful_shutdown_under_load(way: Any) -> None:
     """Protects accepted items: a signal that comes while they wait in the queue loses none of them."""
     child = started(way("graceful_shutdown"))
@@ -531,7 +580,7 @@ def test_graceful_shutdown_under_load(way: Any) -> None:
     assert "source closed" in ended.out
 
 
-@pytest.mark.parametrize("way", [as_script, as_pipeline])
+@both_ways
 def test_thread_sensor_loses_no_reading(way: Any) -> None:
     """Protects the two ways in from a thread: a callback that puts, and a generator that blocks."""
     written = output(way("thread_sensor"))
@@ -542,7 +591,7 @@ def test_thread_sensor_loses_no_reading(way: Any) -> None:
         assert number(r"(\d+) done", written) == 1000
 
 
-@pytest.mark.parametrize("way", [as_script, as_pipeline])
+@both_ways
 def test_fan_out_reaches_every_place(way: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects broadcast and route: each sink gets each order, each warehouse its own; none waits for another."""
     monkeypatch.syspath_prepend(str(ROOT))
@@ -581,7 +630,7 @@ def test_fan_out_in_virtual_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 
 @needs_proc
-@pytest.mark.parametrize("way", [as_script, as_pipeline])
+@both_ways
 def test_log_pipeline_counts_every_line(way: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects processes in a program's main module and under the command line; none is left."""
     monkeypatch.setenv("ASYNCPC_TEST_MARK", mark := uuid.uuid4().hex)
@@ -618,19 +667,21 @@ def assert_none_lost(seen: dict[str, Any]) -> None:
     assert seen["exit_status"] == -signal.SIGTERM  # uvicorn raises the signal again after its shutdown
 
 
-def test_order_service_handles_every_order() -> None:
-    """Protects the hand-over from web to background: 500 concurrent orders are accepted, handled once, and counted."""
-    seen = orders("500")
-    assert seen["answers"] == {"202": 500}
+@pytest.mark.parametrize("count", [50, pytest.param(500, marks=pytest.mark.thorough)])
+def test_order_service_handles_every_order(count: int) -> None:
+    """Protects the hand-over from web to background: concurrent orders are accepted, handled once, and counted."""
+    seen = orders(str(count))
+    assert seen["answers"] == {"202": count}
     assert_none_lost(seen)
     (stage,) = seen["stats"]["stages"]
-    assert stage["received"] == 500 == stage["done"] + stage["in_flight"] + stage["queued"]
+    assert stage["received"] == count == stage["done"] + stage["in_flight"] + stage["queued"]
 
 
-def test_order_service_drains_at_sigterm() -> None:
+@pytest.mark.parametrize("count", [100, pytest.param(500, marks=pytest.mark.thorough)])
+def test_order_service_drains_at_sigterm(count: int) -> None:
     """Protects accepted orders in a deployment: SIGTERM in the midst of the load, and each 202 is still kept."""
-    seen = orders("500", "--terminate-after", "250")
-    assert seen["accepted"] >= 250
+    seen = orders(str(count), "--terminate-after", str(count // 2))
+    assert seen["accepted"] >= count // 2
     assert seen["waiting_at_signal"] > 0
     assert_none_lost(seen)
 
@@ -675,4 +726,4 @@ def test_order_service_says_when_to_come_again(monkeypatch: pytest.MonkeyPatch) 
         assert running.report.complete
         assert running.report.done == filled + 1
 
-    asyncio.run(scenario())
+    run_virtual(scenario)

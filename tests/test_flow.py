@@ -130,7 +130,7 @@ def test_ordered_values_leave_as_the_items_came(generates: bool, maxsize: int, e
 
     stage = consumer(ordered=True, concurrency=6)
     first: Any = stage(some) if generates else stage(one)
-    report = ran(Pipeline(range(60), first, consumer(sink), maxsize=maxsize), eager=eager)
+    report = ran(Pipeline(range(60), first >> consumer(sink), maxsize=maxsize), eager=eager)
     assert sink.items == [n for n in range(60) for _ in range(n % 3 if generates else 1)]
     assert report.done == len(sink.items)
 
@@ -412,7 +412,7 @@ def test_a_batch_fails_as_one_unless_it_is_split(eager: bool) -> None:
         told: list[Failure] = []
         options: dict[str, Any] = {"on_error": told.append, "retry": Retry(2, wait=lambda attempt: 0.0)}
 
-        @consumer(batch=Batch(4, split_on_error=split), **options)  # type: ignore[untyped-decorator]  # which options, only the test knows
+        @consumer(batch=Batch(4, split_on_error=split), **options)
         async def insert(rows: list[int]) -> None:
             if 5 in rows:
                 raise ValueError("bad row")
@@ -447,7 +447,7 @@ def test_what_a_batch_gave_is_left_in_the_next_queue_when_it_is_cancelled() -> N
         async def hangs(n: int) -> None:
             await asyncio.Event().wait()
 
-        async with Pipeline(source(range(4)), first, hangs) as running:
+        async with Pipeline(source(range(4)), first >> hangs) as running:
             await asyncio.sleep(1)
             return await running.drain(timeout=0)
 
@@ -547,7 +547,7 @@ def test_a_caller_is_told_when_the_run_ends_before_its_item() -> None:
             report = await running.drain(timeout=1)
             assert [left.item for left in report.unfinished] == [0, 1, 2]
             for caller in waiting:
-                with pytest.raises(QueueShutDown, match="ended before it came to this item"):
+                with pytest.raises(QueueShutDown, match="ended before it handled this item"):
                     await caller
 
     run_virtual(main)
@@ -809,7 +809,7 @@ def test_a_stage_without_a_rate_can_be_given_one(options: dict[str, Any], eager:
     stage: Any = consumer(concurrency=4, name="fetch", **options)
 
     async def main() -> None:
-        async with Pipeline(range(10_000), stage(ask), consumer(Sink()), drain_timeout=0) as running:
+        async with Pipeline(range(10_000), stage(ask) >> consumer(Sink()), drain_timeout=0) as running:
             await asyncio.sleep(1)
             assert len(called) >= 300
             called.clear()

@@ -89,6 +89,7 @@ def planted(directory: Path, fault: str) -> Path:
     return directory
 
 
+@pytest.mark.thorough
 def test_a_slower_hot_path_fails_the_gate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One more coroutine per item fails the gate. Without valgrind the gate fails too, and tells how to get it."""
     slower = planted(tmp_path, SLOWER)

@@ -239,7 +239,7 @@ def test_a_value_in_order_that_is_refused_has_failed(end: str, eager: bool) -> N
         await asyncio.sleep(1000 if end == "is cancelled" and n == 4 else 0)
 
     with pytest.raises(PipelineError) as failed:
-        ran(Pipeline(range(8), first, second, drain_timeout=5), eager=eager)
+        ran(Pipeline(range(8), first >> second, drain_timeout=5), eager=eager)
     report = failed.value.report
     assert [type(error) for error in failed.value.exceptions] == [KeyError]
     left = [(one.item, one.stage) for one in report.unfinished]
@@ -262,7 +262,7 @@ def test_the_values_of_a_cancelled_batch_are_counted_where_they_are(bad: int, ea
         await asyncio.sleep(1000)
 
     async def main() -> Report:
-        async with Pipeline(range(6), double, second) as running:
+        async with Pipeline(range(6), double >> second) as running:
             await asyncio.sleep(1)
             running.stop(0)
             with pytest.raises(PipelineError):

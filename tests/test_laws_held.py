@@ -88,7 +88,7 @@ def test_invariant_4_counts_that_disagree_fail_the_run(
         await asyncio.sleep(1)
 
     async def main() -> None:
-        async with Pipeline(range(6), first, second) as running:
+        async with Pipeline(range(6), first >> second) as running:
             await asyncio.sleep(0.5)  # one item is in flight, five are queued
             spoil(running._run.stages[1].inbox._queue)
 

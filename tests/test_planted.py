@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 from planted import FAULTS, Change, Fault, Withered, planted
@@ -13,22 +14,32 @@ from asyncpc.core.queue import BoundedQueue
 SEEDS = range(1500)
 
 
+RARE = {"only the first error told", "failure of a stream's block hides the run's"}
+"""Faults that few scenarios meet: it takes seconds to find one."""
+
+
+def _cheap_or_thorough(fault: Fault) -> Any:
+    return pytest.param(fault, marks=pytest.mark.thorough) if fault.name in RARE else fault
+
+
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
     """Thousands of items are left unfinished on purpose; a log line for each would hide what failed."""
     caplog.set_level(logging.CRITICAL, logger="asyncpc")
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=str)
+@pytest.mark.parametrize("fault", [_cheap_or_thorough(fault) for fault in FAULTS], ids=str)
 def test_a_planted_fault_is_caught(fault: Fault) -> None:
     """Protects the checks themselves: each fault fails some scenario, and that scenario passes without it."""
-    with planted(fault):
-        caught = fault.check() if fault.check else failing(SEEDS, stop_at=1)
-    assert caught, f"nobody noticed: {fault.name}"
-    if fault.check:
+    if fault.check is not None:
+        with planted(fault):
+            assert fault.check(), f"nobody noticed: {fault.name}"
         assert fault.check() == []
-    else:
-        assert [play(draw(seed)) for seed in caught] == [[]]
+        return
+    with planted(fault):
+        caught = failing(SEEDS, stop_at=1)
+    assert caught, f"nobody noticed: {fault.name}"
+    assert [play(draw(seed)) for seed in caught] == [[]]
 
 
 def test_a_fault_that_no_longer_fits_says_so() -> None:

@@ -18,6 +18,8 @@ from support import BUSY, results
 
 from asyncpc import DefinitionError, NotPicklable, Pipeline, PipelineError, StateError, WorkerDied, consumer, source
 
+pytestmark = pytest.mark.realtime
+
 
 @pytest.fixture(autouse=True)
 def no_process_left() -> Iterator[None]:
@@ -187,7 +189,7 @@ async def test_a_process_may_ask_for_patience(tmp_path: Path) -> None:
 
 async def test_functions_that_a_process_cannot_find_are_refused() -> None:
     """Where it is written if that can be seen there, else before anything runs."""
-    with pytest.raises(DefinitionError, match="must be at the top of a module"):
+    with pytest.raises(DefinitionError, match="must be defined at the top level of a module"):
 
         @consumer(run_in="process")
         def inside(n: int) -> int:
@@ -197,7 +199,7 @@ async def test_functions_that_a_process_cannot_find_are_refused() -> None:
         return n
 
     moved.__qualname__ = "nowhere"
-    with pytest.raises(DefinitionError, match="cannot be found so: write it at the top of a module"):
+    with pytest.raises(DefinitionError, match="it must be defined at the top level of a module"):
         await (source([1]) >> consumer(run_in="process")(moved))
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from time import process_time
+from time import perf_counter, process_time
 from typing import Any
 
 import pytest
 from children import Child, run_child
-from virtual import EAGER, now, run_virtual
+from support import BUSY
+from virtual import EAGER, measuring_with, now, run_virtual
 
 from asyncpc import (
     Adaptive,
@@ -36,13 +37,19 @@ from asyncpc.watch.findings import Profile, Record, verdict
 from asyncpc.watch.profile import profile
 
 
-def profiled(pipeline: Pipeline[Any, Any], items: int = 50, eager: bool = False) -> tuple[Record, list[Profile], str]:
-    """What is found out about ``pipeline`` in virtual time, and the verdict without what is said of the calls."""
+def profiled(
+    pipeline: Pipeline[Any, Any], items: int = 50, eager: bool = False, clock: Callable[[], float] = now
+) -> tuple[Record, list[Profile], str]:
+    """What is found out about ``pipeline`` in virtual time, and the verdict without what is said of the calls.
+
+    ``clock`` takes the time of what really works, and by default of nothing: the machine may be as busy as it likes.
+    """
 
     async def measure() -> list[Any]:
         return [part async for part in profile(pipeline, items, seconds=10)]
 
-    record, *profiles = run_virtual(measure, eager=eager)
+    with measuring_with(clock):
+        record, *profiles = run_virtual(measure, eager=eager)
     return record, profiles, verdict(record, profiles).splitlines()[0]
 
 
@@ -111,6 +118,7 @@ def test_stages_are_compared_by_items_of_the_first() -> None:
 
     @consumer
     async def thrice(n: int) -> AsyncIterator[int]:
+        await asyncio.sleep(0.001)
         for _ in range(3):
             yield n
 
@@ -170,7 +178,7 @@ def test_a_stage_that_computes_is_told_so() -> None:
         while process_time() < until:
             pass
 
-    record, [found], _ = profiled(Pipeline(range(20), compute))
+    record, [found], _ = profiled(Pipeline(range(20), compute), clock=perf_counter)
     assert found.present.busy > 0.1
     [waiting] = profiled(Pipeline(range(20), takes(0.1)))[1]
     assert waiting.present.busy < 0.1
@@ -519,7 +527,8 @@ def asyncpc_profile(folder: Path, name: str, *options: str) -> Child:
     return Child(folder, "-m", "asyncpc", "profile", f"app:{name}", *options)
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("loop", ["uvloop", pytest.param("asyncio", marks=pytest.mark.thorough)])
+@pytest.mark.realtime
 def test_the_command_tells_what_it_does_and_found(folder: Path, loop: str) -> None:
     """It says before it begins that the handlers run many times, then a table per stage, then the verdict."""
     ended = asyncpc_profile(folder, "good", "--items", "20", "--loop", loop).end()
@@ -534,6 +543,8 @@ def test_the_command_tells_what_it_does_and_found(folder: Path, loop: str) -> No
     assert "Called: fetch " in called
 
 
+@pytest.mark.thorough
+@pytest.mark.realtime
 def test_processes_are_measured_without_their_start(folder: Path) -> None:
     """A process takes longer to start than to handle all that was recorded."""
     ended = asyncpc_profile(folder, "apart").end()
@@ -554,6 +565,7 @@ def test_processes_are_measured_without_their_start(folder: Path) -> None:
         ("missing", 2, "", "no 'missing' in 'app:missing'"),
     ],
 )
+@pytest.mark.realtime
 def test_the_exit_status_tells_how_it_went(folder: Path, name: str, status: int, out: str, err: str) -> None:
     """As with the other commands: 0 done, 1 failed, 2 could not begin; and the reason is told in a line."""
     ended = asyncpc_profile(folder, name).end()
@@ -563,6 +575,7 @@ def test_the_exit_status_tells_how_it_went(folder: Path, name: str, status: int,
     assert "Traceback" not in ended.err
 
 
+@pytest.mark.realtime
 def test_seconds_limits_the_recording(folder: Path) -> None:
     """An idle source is left after as long as the user says."""
     ended = asyncpc_profile(folder, "waiting", "--seconds", "0.2").end()
@@ -573,6 +586,7 @@ def test_seconds_limits_the_recording(folder: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(("name", "word"), [("waiting", "waiting"), ("hanging", "hanging")])
+@pytest.mark.realtime
 def test_a_signal_stops_it_at_once(folder: Path, name: str, word: str, number: signal.Signals) -> None:
     """While it records and while it measures; the source is closed, and the status tells the signal."""
     child = asyncpc_profile(folder, name, "--seconds", "0.2" if name == "hanging" else "20")
@@ -580,7 +594,7 @@ def test_a_signal_stops_it_at_once(folder: Path, name: str, word: str, number: s
     child.send(number)
     ended = child.end()
     assert (ended.status, ended.err) == (128 + number, "asyncpc: stopped before all was measured\n")
-    assert ended.seconds < 2.0
+    assert ended.seconds < BUSY
     assert "closed" in ended.out
 
 
@@ -601,6 +615,7 @@ def test_help_says_that_the_handlers_run(capsys: pytest.CaptureFixture[str]) -> 
     assert "The handlers really run, many times with the same items" in told
 
 
+@pytest.mark.realtime
 def test_importing_the_command_line_imports_no_profiler(tmp_path: Path) -> None:
     """It is a tool of one command; nobody else pays for it."""
     program = "import asyncpc, asyncpc.cli.main, sys; print('asyncpc.watch.profile' in sys.modules)"

@@ -10,7 +10,7 @@ from itertools import combinations, product
 from typing import Any
 
 import pytest
-from scenarios import AFTER_THE_REBUILD, AMPLE, FURTHER, OPTIONS, Scenario, draw, failing, perform, problems
+from scenarios import AMPLE, FURTHER, OPTIONS, WAITING, Scenario, draw, failing, perform, problems
 
 ENDINGS = "normal end", "drain", "deadline", "outer cancel", "failure", "worker cancelled"
 
@@ -30,7 +30,15 @@ def played(seed: int) -> Any:
     return perform(draw(seed))
 
 
-@pytest.mark.parametrize("start", range(0, 600, BLOCK))
+FEW, MANY = 400, 2000
+"""Scenarios that every run of the tests plays, and those that a thorough one does."""
+
+
+def thorough(*values: Any) -> Any:
+    return pytest.param(*values, marks=pytest.mark.thorough)
+
+
+@pytest.mark.parametrize("start", [*range(0, FEW, BLOCK), *map(thorough, range(FEW, MANY, BLOCK))])
 def test_scenarios(start: int) -> None:
     """Protects all ten invariants at once, in programs nobody thought of."""
     seeds = range(start, start + BLOCK)
@@ -40,7 +48,9 @@ def test_scenarios(start: int) -> None:
 LOOPS = [("debug", 100), *([("eager", 200)] if sys.version_info >= (3, 12) else []), ("uvloop", 40)]
 
 
-@pytest.mark.parametrize(("loop", "count"), LOOPS)
+@pytest.mark.parametrize(
+    ("loop", "count"), [*((loop, count // 4) for loop, count in LOOPS), *(thorough(*one) for one in LOOPS)]
+)
 def test_scenarios_on_other_loops(loop: str, count: int) -> None:
     """Protects against what shows only in debug mode, with eager tasks or in uvloop's real time (faults B3, B9)."""
     assert failing(range(10_000, 10_000 + count), loop=loop) == {}
@@ -70,10 +80,11 @@ def endings(scenario: Scenario) -> set[str]:
     return {name for name, is_so in found.items() if is_so} or {"normal end"}
 
 
-def test_each_option_meets_each_ending_and_any_two_meet() -> None:
+@pytest.mark.parametrize(("seeds", "least"), [(3000, 3), thorough(10_000, 10)])
+def test_each_option_meets_each_ending_and_any_two_meet(seeds: int, least: int) -> None:
     """Protects the promise of ten thousand scenarios: whatever is asked of a stage is tried in every kind of end."""
     ends, pairs = Counter[tuple[str, str]](), Counter[frozenset[str]]()
-    for seed in range(10_000):
+    for seed in range(seeds):
         scenario = draw(seed)
         ends.update(("merged pipelines", ending) for ending in endings(scenario) if scenario.parts)
         for spec in scenario.stages:
@@ -82,32 +93,31 @@ def test_each_option_meets_each_ending_and_any_two_meet() -> None:
             pairs[spec.options] += len(spec.options) == 2
     never = {
         frozenset({"skip", "dead letters"}),
+        frozenset({"batch", "priority"}),
         *(frozenset({"ordered", one}) for one in ("batch", "key", "priority")),
     }
-    if "batch and key" not in AFTER_THE_REBUILD:
-        never.add(frozenset({"batch", "priority"}))
     further = "route", "broadcast", "merged pipelines", "a function that raises"
     for option, ending in product((*OPTIONS, *further), ENDINGS):
-        assert ends[option, ending] >= 50, (option, ending)
+        assert ends[option, ending] >= 5 * least, (option, ending)
     for two in map(frozenset, combinations(OPTIONS, 2)):
-        assert (pairs[two] >= 10) != (two in never), two
+        assert (pairs[two] >= least) != (two in never), two
 
 
 @pytest.mark.parametrize("name", FURTHER)
 def test_each_further_draw_is_drawn(name: str) -> None:
     """Protects against a draw that changes nothing, also one that asyncpc does not pass yet."""
-    assert sum(draw(seed, frozenset()) != draw(seed, frozenset({name})) for seed in range(1000)) >= 3
+    assert any(draw(seed, frozenset()) != draw(seed, frozenset({name})) for seed in range(1000))
 
 
-def test_what_waits_for_the_rebuild_is_known() -> None:
+def test_what_waits_is_known() -> None:
     """Protects the switch: a name that is misspelt there would let a draw come too early, or never."""
-    assert AFTER_THE_REBUILD.difference(FURTHER) <= {"own cancel"}
+    assert not WAITING.difference(FURTHER)
 
 
 def test_the_scenarios_are_varied() -> None:
     """Protects against a generator that draws only easy programs: what matters is seen often enough."""
     seen = dict.fromkeys(("returned", "raised", "unfinished", "complete", "fed", "killed", "swallowed", "abandoned"), 0)
-    for seed in range(600):
+    for seed in range(FEW):
         ledger, outcome = played(seed)
         assert outcome.report is not None or ledger.cancels
         report = outcome.report
@@ -120,4 +130,4 @@ def test_the_scenarios_are_varied() -> None:
         seen["swallowed"] += bool(ledger.swallowed)
         seen["abandoned"] += bool(report and report.abandoned)
     assert min(seen.values()) >= 3, seen
-    assert min(seen["returned"], seen["raised"], seen["unfinished"], seen["complete"]) >= 40, seen
+    assert min(seen["returned"], seen["raised"], seen["unfinished"], seen["complete"]) >= 30, seen

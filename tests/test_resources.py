@@ -6,14 +6,14 @@ import asyncio
 import copy
 import gc
 import pickle
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncContextDecorator, asynccontextmanager, suppress
 from itertools import pairwise
 from typing import Any
 
 import anyio
 import pytest
-from virtual import EAGER, now, run_virtual
+from virtual import EAGER, measuring_with, now, ran, run_virtual
 
 from asyncpc import (
     BoundedQueue,
@@ -97,29 +97,37 @@ async def _awaited(pipeline: Pipeline[Any, Any]) -> Any:
     return await pipeline
 
 
-@pytest.mark.parametrize("limit", [anyio.move_on_after, asyncio.timeout])
-async def test_a_cancelled_run_has_time_to_clean_up(limit: Callable[[float], Any]) -> None:
+async def _in_scope(pipeline: Pipeline[Any, Any], give_up: list[Callable[[], None]]) -> None:
+    with anyio.CancelScope() as scope:
+        give_up.append(scope.cancel)
+        await pipeline
+
+
+async def _in_time(pipeline: Pipeline[Any, Any], give_up: list[Callable[[], None]]) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(None) as timeout:
+            give_up.append(lambda: timeout.reschedule(0))
+            await pipeline
+
+
+@pytest.mark.realtime
+@pytest.mark.parametrize("limited", [_in_scope, _in_time])
+async def test_a_cancelled_run_has_time_to_clean_up(limited: Callable[..., Coroutine[Any, Any, None]]) -> None:
     """Also in an anyio scope, which delivers its cancel again and again: that is one cancel, not many (fault B7)."""
-    cleaned: list[int] = []
+    begun, cleaned, give_up = list[int](), list[int](), list[Callable[[], None]]()
 
     @consumer(concurrency=2)
     async def handle(n: int) -> None:
+        begun.append(n)
+        if len(begun) == 2:
+            give_up[0]()
         try:
             await asyncio.Event().wait()
         finally:
             await asyncio.sleep(0.12)  # longer than two rounds of cancellation leave
             cleaned.append(n)
 
-    try:
-        manager = limit(0.01)
-        if hasattr(manager, "__aenter__"):
-            async with manager:
-                await Pipeline([1, 2], handle)
-        else:
-            with manager:
-                await Pipeline([1, 2], handle)
-    except TimeoutError:
-        pass
+    await limited(Pipeline([1, 2], handle), give_up)
     assert sorted(cleaned) == [1, 2]
 
 
@@ -340,10 +348,12 @@ def test_the_latency_of_a_handler_is_without_the_wait_for_room() -> None:
 
     @consumer(maxsize=1)
     async def slow(n: int) -> None:
-        await asyncio.sleep(0.003)
+        await asyncio.sleep(3)
 
-    report = asyncio.run(_awaited(source(range(50)) >> fast >> slow))
-    assert report.stages[0].latency_p50 < 0.001 < report.stages[1].latency_p50
+    with measuring_with(now):
+        report = ran(source(range(50)) >> fast >> slow)
+    assert report.stages[0].latency_p50 < 0.001
+    assert report.stages[1].latency_p50 == pytest.approx(3, rel=0.1)
 
 
 def test_an_exit_that_raises_does_not_hide_the_handlers_error() -> None:
@@ -516,6 +526,7 @@ def test_a_block_keeps_its_run_until_it_is_left() -> None:
     run_virtual(main)
 
 
+@pytest.mark.realtime
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_a_cancelled_block_has_time_to_clean_up_in_a_scope(streamed: bool) -> None:
     """The scope's cancel reaches the block first, then is delivered again and again: still one cancel (fault B7)."""
@@ -523,6 +534,7 @@ async def test_a_cancelled_block_has_time_to_clean_up_in_a_scope(streamed: bool)
 
     @consumer
     async def handle(n: int) -> None:
+        scope.cancel()
         try:
             await asyncio.Event().wait()
         finally:
@@ -530,7 +542,7 @@ async def test_a_cancelled_block_has_time_to_clean_up_in_a_scope(streamed: bool)
             cleaned.append(n)
 
     pipeline = source([1]) >> handle
-    with anyio.move_on_after(0.01):
+    with anyio.CancelScope() as scope:
         async with pipeline.stream() if streamed else pipeline:
             await asyncio.Event().wait()
     assert cleaned == [1]

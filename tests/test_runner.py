@@ -19,28 +19,34 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from children import TRIES, Child, run_child, run_on_terminal
+from children import Child, run_child, run_on_terminal
 from support import BUSY, switching_often
 
 import asyncpc
 from asyncpc import DefinitionError, Pipeline, PipelineError, Report, StateError, consumer, producer, source
 from asyncpc.runner import Loop, run_watched
 
+pytestmark = pytest.mark.realtime
+
 LOOPS: tuple[Loop, ...] = ("asyncio", "uvloop")
 both_loops = pytest.mark.parametrize("loop", LOOPS)
 
 BACKLOG = 3_000_000
 
-HEARING = f'''
-"""Tells when a signal was heard while {BACKLOG:,} items are queued and one worker is busy with them."""
-import asyncio, sys, time
+HEARING = """
+import asyncio, os, signal, sys, time
 from asyncpc import Pipeline, consumer, merge, producer, run
 
+count = int(sys.argv[2])
 queued = asyncio.Event()
+done, sent = 0, (0.0, 0.0)
+
+def clocks():
+    return time.monotonic(), time.process_time()
 
 @producer
 async def backlog():
-    for n in range({BACKLOG}):
+    for n in range(count):
         yield n
     queued.set()
 
@@ -50,37 +56,44 @@ async def ear():
     try:
         await asyncio.Event().wait()
     finally:
-        print(time.monotonic(), flush=True)
+        print(*(heard - begun for heard, begun in zip(clocks(), sent)), count - done, flush=True)
+        os._exit(0)
 
 @consumer
 async def work(n):
+    global done, sent
     if not queued.is_set():
         await queued.wait()
-        print("ready", flush=True)
+    done += 1
+    if done == 1000:
+        sent = clocks()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 run(Pipeline(merge(ear, backlog), work, maxsize=0), loop=sys.argv[1])
-'''
+"""
+"""Sends itself SIGTERM in the midst of a backlog, and tells when its idle source hears of it."""
 
 
-def seconds_until_sigterm_is_heard(folder: Path, loop: str) -> float:
-    """One sample: from the sending of SIGTERM to the moment the idle source is told to stop."""
-    child = Child(folder, "-c", HEARING, loop, COVERAGE_PROCESS_CONFIG="")  # coverage would make it slow
-    child.line_with("ready")
-    sent = child.send(signal.SIGTERM)
-    heard = float(child.line_with("."))
-    child.send(signal.SIGKILL)
-    child.end()
-    return heard - sent
+def until_sigterm_is_heard(folder: Path, loop: str, backlog: int) -> tuple[float, float, int]:
+    """From SIGTERM to the moment the idle source is told to stop: seconds, CPU seconds, and the items then queued."""
+    ended = run_child(folder, "-c", HEARING, loop, str(backlog), COVERAGE_PROCESS_CONFIG="")  # else it would be slow
+    assert ended.status == 0, ended.err
+    seconds, cpu, left = ended.out.split()
+    return float(seconds), float(cpu), int(left)
 
 
+@pytest.mark.parametrize("backlog", [BACKLOG // 10, pytest.param(BACKLOG, marks=pytest.mark.thorough)])
 @both_loops
-def test_sigterm_is_heard_while_millions_are_queued(tmp_path: Path, loop: str) -> None:
+def test_sigterm_is_heard_while_millions_are_queued(tmp_path: Path, loop: str, backlog: int) -> None:
     """A backlog must not delay a stop: no loop of the framework keeps the event loop for long (promise 7, fault D1).
 
-    The promise is 10 ms on a machine of its own (see ``python tests/test_runner.py``); without turns it was 800 ms.
-    One of a few samples must be below 50 ms, since other programs may hold this machine up.
+    The promise is 10 ms on a machine of its own (see ``python tests/test_runner.py``). Here it is held to the CPU time
+    that the process used, which does not count what other programs take, and to the items that it handled meanwhile:
+    without turns those are all of them.
     """
-    assert any(seconds_until_sigterm_is_heard(tmp_path, loop) < 0.050 for _ in range(TRIES))
+    _, cpu, left = until_sigterm_is_heard(tmp_path, loop, backlog)
+    assert cpu < 0.05
+    assert left > 0.9 * backlog
 
 
 # -- what a run returns ---------------------------------------------------------------------------
@@ -222,7 +235,7 @@ run(source([1]) >> store, drain_timeout=9)
 
 def test_a_person_who_interrupts_is_told_what_happens(tmp_path: Path) -> None:
     """Protects the drain from a second Ctrl-C by someone who saw no answer to the first; logs and pipes stay clean."""
-    told = "asyncpc: SIGINT: draining, for 9 s at most; a second one cancels now"
+    told = "asyncpc: SIGINT: draining for at most 9 s; a second signal cancels now"
     assert told in run_on_terminal(tmp_path, "-c", INTERRUPTED).out
     assert run_child(tmp_path, "-c", INTERRUPTED).err == ""
 
@@ -386,16 +399,14 @@ def test_the_whole_job_ends_within_a_second_of_sigterm(loop: str, tmp_path: Path
     assert len([line for line in WHOLE_JOB.splitlines() if line]) <= 8
     job = WHOLE_JOB.replace("drain_timeout=30", f"drain_timeout=30, loop={loop!r}")
 
-    def seconds() -> float:
-        child = Child(tmp_path, "-c", AROUND_IT.format(job))
-        child.line_with("idle")
-        child.send(signal.SIGTERM)
-        ended = child.end()
-        assert (ended.status, ended.err) == (128 + signal.SIGTERM, "")
-        assert ended.row("store")[:5] == ["10", "10", "0", "0", "0"]
-        return ended.seconds
-
-    assert any(seconds() < 1.0 for _ in range(TRIES))
+    child = Child(tmp_path, "-c", AROUND_IT.format(job))
+    child.line_with("idle")
+    child.send(signal.SIGTERM)
+    ended = child.end()
+    assert (ended.status, ended.err) == (128 + signal.SIGTERM, "")
+    assert ended.row("store")[:5] == ["10", "10", "0", "0", "0"]
+    assert ended.cpu < 1.0
+    assert ended.seconds < BUSY
 
 
 @both_loops
@@ -499,7 +510,7 @@ def test_a_signal_that_does_not_interrupt_the_sleeping_loop_wakes_it(tmp_path: P
     """One that another thread takes, or that comes just before the loop sleeps, must not wait for the next event."""
     ended = run_child(tmp_path, "-c", ELSEWHERE, loop)
     assert (ended.out, ended.err, ended.status) == (f"{int(signal.SIGTERM)}\n", "", 0)
-    assert ended.seconds < 5
+    assert ended.seconds < BUSY
 
 
 ABANDONS = """
@@ -593,8 +604,7 @@ if __name__ == "__main__":
     samples = int(sys.argv[1]) if sys.argv[1:] else 20
     for which in LOOPS:
         with tempfile.TemporaryDirectory() as folder:
-            took = sorted(seconds_until_sigterm_is_heard(Path(folder), which) for _ in range(samples))
+            took = sorted(until_sigterm_is_heard(Path(folder), which, BACKLOG)[0] for _ in range(samples))
         median, worst = took[samples // 2] * 1e3, took[-1] * 1e3
-        print(
-            f"{which}: {samples} × SIGTERM with {BACKLOG:,} items queued: median {median:.2f} ms, most {worst:.2f} ms"
-        )
+        queued = f"{samples} × SIGTERM with {BACKLOG:,} items queued"
+        print(f"{which}: {queued}: median {median:.2f} ms, most {worst:.2f} ms")

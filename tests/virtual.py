@@ -151,7 +151,7 @@ def run_virtual(main: Callable[..., Coroutine[Any, Any, T]], *args: Any, debug: 
         loop = runner.get_loop()
         assert isinstance(loop, VirtualLoop)
         loop.set_exception_handler(lambda _, context: told.append(context))
-        if eager:
+        if eager and sys.version_info >= (3, 12):
             loop.set_task_factory(asyncio.eager_task_factory)
         result = runner.run(main(*args))
         tasks = [_where(task) for task in _pending(loop)]

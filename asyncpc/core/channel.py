@@ -145,7 +145,7 @@ class Channel(BoundedQueue[T]):
 
     def try_put(self, item: T) -> bool:
         """Put ``item`` at once if there is room and no need to let others run; for a caller that could wait as well."""
-        if self._budget <= 0 or len(self.items) >= self.limit:
+        if self._budget <= 0 or len(self.items) >= self._limit:
             return False
         self._budget -= 1
         self.put_nowait(item)
@@ -155,15 +155,31 @@ class Channel(BoundedQueue[T]):
 
     def enqueue(self, item: T) -> None:
         """Add ``item`` whatever the bound says: for those who saw room, give back, or feed."""
-        self.items.append(item)
+        if self.inlet is None:
+            self.items.append(item)
+        else:
+            try:
+                self.items.append(item)
+            finally:  # a function of the user may raise; the place is free then
+                self.inlet.claimed = 0
         if len(self.items) > self._peak:
             self._grown()
         if self.getters and not self.getters.waking:
             self.getters.wake()
 
     def may_enqueue(self) -> bool:
-        """Whether a writer may add an item without asking for its turn."""
-        return self.sharing is None and len(self.items) < self.limit
+        """Whether a writer may add an item without asking for its turn; to be called just before it does."""
+        if self.inlet is None:
+            return self.sharing is None and len(self.items) < self.limit
+        return self.sharing is None and self.inlet.claim()
+
+    def is_full(self) -> bool:
+        """Whether there is no room; to be called just before an item is put, since threads leave the room to it."""
+        return len(self.items) >= self.limit if self.inlet is None else not self.inlet.claim()
+
+    def places_taken(self) -> int:
+        """The items that count against the bound now: also those that threads have on their way."""
+        return len(self.items) if self.inlet is None else len(self.items) + self.inlet.taken()
 
     async def put_or_leave(self, item: T) -> None:
         """Add ``item`` when there is room.
@@ -179,7 +195,9 @@ class Channel(BoundedQueue[T]):
         try:
             if self.sharing is not None and not self.sharing.may_put():
                 await self.sharing.wait()
-            while len(self.items) >= self.limit and self.holds_writers:
+            while (
+                len(self.items) >= self.limit if self.inlet is None else not self.inlet.claim()
+            ) and self.holds_writers:
                 await self.writers.wait(asyncio.get_running_loop(), first=in_vain)
                 in_vain = True
         except BaseException:
@@ -197,11 +215,16 @@ class Channel(BoundedQueue[T]):
         The source may never use the room, so the wake-up is passed on at once; the one who asks looks again with
         the item in hand (:meth:`put_or_leave`).
         """
-        has_room = len(self.items) < self.limit if self.sharing is None else self.sharing.may_put(0)
+        if self.sharing is not None:
+            has_room = self.sharing.may_put(0)
+        else:
+            has_room = len(self.items) < self.limit and (self.inlet is None or self.places_taken() < self.limit)
         if not has_room and self.when_full is None:
             if self.sharing is not None:
                 await self.sharing.wait()
-            while len(self.items) >= self.limit and self.holds_writers:
+            while (
+                len(self.items) >= self.limit or (self.inlet is not None and self.places_taken() >= self.limit)
+            ) and self.holds_writers:
                 await self.writers.wait(asyncio.get_running_loop())
             self.writers.wake()
             self.putters.wake()
@@ -303,6 +326,13 @@ class Channel(BoundedQueue[T]):
     # -- in place of the base's ------------------------------------------------------------------
 
     def _put_when_full(self, item: T) -> None:
+        if not self.is_full():  # who puts from outside had to ask
+            try:
+                self._enqueue(item)
+            finally:
+                if self.inlet is not None:
+                    self.inlet.claimed = 0
+            return
         if self.when_full is None:
             raise asyncio.QueueFull
         try:
@@ -315,8 +345,8 @@ class Channel(BoundedQueue[T]):
         self._received += 1
 
     async def _until_room(self, deadline: float | None) -> None:
-        if self.when_full is None:
-            await super()._until_room(deadline)
+        while self.when_full is None and self._refusal is None and self.is_full():
+            await self.putters.wait(asyncio.get_running_loop(), deadline)
 
     def _leave(self, item: T) -> None:
         try:
@@ -343,7 +373,14 @@ class Channel(BoundedQueue[T]):
 
     def _grown(self) -> None:
         self._peak = len(self.items)
-        self.mark = min(self.limit - 1, self._peak) if self.sharing is None else self.sharing.mark()
+        self.renew_mark()
+
+    def renew_mark(self) -> None:
+        """Set ``mark``, and the length from which on those who put from outside have to ask."""
+        if self.inlet is not None and self.inlet.asks:
+            self.mark = self._limit = 0
+        else:
+            self.mark = min(self.limit - 1, self._peak) if self.sharing is None else self.sharing.mark()
 
     def _made_room(self, freed: int = 1) -> None:
         self.made_room(freed)

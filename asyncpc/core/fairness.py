@@ -47,7 +47,7 @@ class FairWriters:
     def may_put(self, items: int = 1) -> bool:
         """Whether a writer that has not waited may put so many items, 0 or 1."""
         channel, writers = self._channel, self._channel.writers
-        count = len(channel.items)
+        count = channel.places_taken()
         if not channel.holds_writers:
             return True
         if self._until == 0 and not writers.waking:  # who was woken has gone, without a share
@@ -60,7 +60,7 @@ class FairWriters:
                 self.wake()
                 return not writers.waking  # they may all have gone
         elif self._until == math.inf:
-            channel.mark = self.mark()
+            channel.renew_mark()
         return True
 
     async def wait(self) -> None:
@@ -71,7 +71,7 @@ class FairWriters:
                 self._let_in(math.inf)
                 channel.mark = 0
             await channel.writers.wait(asyncio.get_running_loop(), first=in_vain)
-            if len(channel.items) < channel.limit or not channel.holds_writers:
+            if channel.places_taken() < channel.limit or not channel.holds_writers:
                 break
             in_vain = True
         self._let_in(len(channel.items) + self._share)
@@ -87,4 +87,4 @@ class FairWriters:
 
     def _let_in(self, until: float) -> None:
         self._until = until
-        self._channel.mark = self.mark()
+        self._channel.renew_mark()

@@ -15,7 +15,7 @@ from .queue import DEFAULT_MAXSIZE
 if TYPE_CHECKING:
     from ..backoff import Restart
     from ..checks import Resource
-    from .seams import Crew, Option
+    from .seams import Option, Pool
 
 __all__ = ["Handler", "Node", "Origin", "Plan"]
 
@@ -85,10 +85,10 @@ class Handler(NamedTuple):
     """Why no ``call`` can be answered through it; empty if one can."""
     call_limit: float | None = None
     """Seconds a call may take, for whoever makes calls outside the loop."""
-    crew: Crew | None = None
+    pool: Pool | None = None
     """Who makes its calls outside the loop, in one run, if all workers share them."""
     depth: int = 1
-    """Workers for each member of the crew."""
+    """Workers for each member of the pool."""
 
     def bound(self, default: int) -> int:
         """Items its queue holds, in a pipeline whose queues hold ``default``; 0 is unbounded."""

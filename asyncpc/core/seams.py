@@ -12,11 +12,11 @@ __all__ = [
     "Adjust",
     "Call",
     "Container",
-    "Crew",
     "Full",
     "GiveUp",
     "Inlet",
     "Option",
+    "Pool",
     "Recover",
     "Sharing",
     "Stopwatch",
@@ -122,7 +122,7 @@ class Adjust(Protocol):
         ...
 
 
-class Crew(Protocol):
+class Pool(Protocol):
     """Who makes a stage's calls outside the loop."""
 
     def resize(self, size: int) -> None:
@@ -199,6 +199,22 @@ class Full(Protocol):
 
 class Inlet(Protocol):
     """Where items from threads come in."""
+
+    claimed: int
+    """Places that somebody in the loop is about to use: set to 0 when the item is in."""
+
+    @property
+    def asks(self) -> bool:
+        """Whether everybody in the loop must claim a place before putting an item there."""
+        ...
+
+    def claim(self) -> bool:
+        """Claim a place for an item that is put next, if there is one; nothing else may happen in between."""
+        ...
+
+    def taken(self) -> int:
+        """Places that are not free though no item lies there yet: threads have items on their way, or will."""
+        ...
 
     def close(self) -> None:
         """Put in what was accepted, and accept no more."""

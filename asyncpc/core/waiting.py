@@ -94,6 +94,13 @@ class WaitQueue(deque[Any]):
             if timer is not None:
                 timer.cancel()
 
+    def call(self, function: Callable[[], None]) -> None:
+        """Let ``function`` wait, as the last in the queue: it is called where a coroutine would be woken.
+
+        A coroutine runs in the loop's next iteration; this is for who must know at once. It counts as no one who waits.
+        """
+        self.append(_Callback(self, function))
+
     def add_spares(self, count: int, start: Callable[[], None], now: float) -> None:
         """Let ``count`` spare workers wait from ``now`` (loop time) on; ``start`` is called for each that is woken."""
         self.waiting += count
@@ -158,6 +165,23 @@ class WaitQueue(deque[Any]):
         if not waiter.done():
             self.remove(waiter)
             waiter.set_exception(TimeoutError("time is up"))
+
+
+class _Callback:
+    """Stands in the queue as the future of a waiter does."""
+
+    __slots__ = ("_function", "_queue")
+
+    def __init__(self, queue: WaitQueue, function: Callable[[], None]) -> None:
+        self._queue = queue
+        self._function = function
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, result: None) -> None:
+        self._queue.waking -= 1  # it has run when it is counted
+        self._function()
 
 
 class _Spares:

@@ -1,4 +1,4 @@
-"""Where pipelines branch and meet: ``route``, ``broadcast`` and ``merge``, with the types that flow through them."""
+"""Where pipelines branch and meet: ``route``, ``broadcast`` and ``merge``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from ..options.failures import OnError
 from ..wording import shown
 from .decorators import Items, Listener, as_listener
 from .definitions import define_handler
-from .layout import beside, branching
-from .pipeline import Consumer, Pipeline, Producer, Source, StageLike, open_layout, stage_layout
+from .layout import branching, side_by_side
+from .parts import source_layout, stage_layout
+from .pipeline import Consumer, Pipeline, Producer, Source, StageLike
 
 __all__ = ["broadcast", "merge", "route"]
 
@@ -22,26 +23,24 @@ B = TypeVar("B")
 C = TypeVar("C")
 D = TypeVar("D")
 
-Given = Source[T] | Producer[..., T] | Pipeline[Any, T] | Items[T]
+Mergeable = Source[T] | Producer[..., T] | Pipeline[Any, T] | Items[T]
 """What can be merged."""
 
 
 @overload
-def merge(one: Given[A], /) -> Source[A]: ...
+def merge(one: Mergeable[A], two: Mergeable[B], /) -> Source[A | B]: ...
 @overload
-def merge(one: Given[A], two: Given[B], /) -> Source[A | B]: ...
+def merge(one: Mergeable[A], two: Mergeable[B], three: Mergeable[C], /) -> Source[A | B | C]: ...
 @overload
-def merge(one: Given[A], two: Given[B], three: Given[C], /) -> Source[A | B | C]: ...
-@overload
-def merge(one: Given[T], two: Given[T], three: Given[T], four: Given[T], /, *more: Given[T]) -> Source[T]: ...
+def merge(one: Mergeable[T], /, *more: Mergeable[T]) -> Source[T]: ...
 def merge(*sources: Any) -> Source[Any]:
-    """Several sources as one: each gives its items as they come, under the same bound.
+    """Make several sources one: items enter in the order in which they come, and one bound holds for all.
 
-    A pipeline with a source of its own gives its last stage's values.
+    A pipeline with a source of its own enters the values of its last stage.
     """
     if not sources:
         raise DefinitionError("merge() needs at least one source")
-    return Source(beside([open_layout(one, "a part of merge()") for one in sources]))
+    return Source(side_by_side([source_layout(one, "a part of merge()") for one in sources]))
 
 
 @overload
@@ -76,14 +75,14 @@ def route(
     max_failures: float | None = None,
     name: str | None = None,
 ) -> Pipeline[A, Any]:
-    """Each item goes into one of ``branches``: that of the key which ``by`` gives for it, else ``default``.
+    """Send each item into one of ``branches``: the one under the key that ``by(item)`` returns, else ``default``.
 
-    A branch is a consumer, or a pipeline without a source; each has its own queue, bounds and lines in the report, and
-    a consumer named twice is one branch. What the branches give goes on to the next stage, if there is one. A branch
-    whose queue is full holds up the others: give it workers, ``maxsize`` or ``overflow``.
+    A branch is a consumer, or a pipeline without a source. Each has its own queue, its own bounds and its own lines in
+    the report; a consumer under two keys is one branch. The values of all branches go on to the next stage, if there is
+    one. A branch whose queue is full holds up the others: give it more workers, ``maxsize`` or ``overflow``.
 
-    An item that no branch is for has failed with ``Unroutable``, as ``on_error`` says; see :func:`consumer` for that,
-    ``max_failures``, ``maxsize`` and ``name``. Raises ``DefinitionError`` for what is no branch.
+    An item that matches no branch fails with ``Unroutable``, under ``on_error``. See :func:`consumer` for ``on_error``,
+    ``max_failures``, ``maxsize`` and ``name``. Raises ``DefinitionError`` for a branch that is none.
     """
     label = check_name(name or "route")
     where = f"route {label!r}"
@@ -115,8 +114,6 @@ def route(
 
 
 @overload
-def broadcast(one: StageLike[A, B], /, *, maxsize: int | None = None, name: str | None = None) -> Pipeline[A, B]: ...
-@overload
 def broadcast(
     one: StageLike[A, B], two: StageLike[A, C], /, *, maxsize: int | None = None, name: str | None = None
 ) -> Pipeline[A, B | C]: ...
@@ -132,22 +129,15 @@ def broadcast(
 ) -> Pipeline[A, B | C | D]: ...
 @overload
 def broadcast(
-    one: StageLike[A, B],
-    two: StageLike[A, B],
-    three: StageLike[A, B],
-    four: StageLike[A, B],
-    /,
-    *more: StageLike[A, B],
-    maxsize: int | None = None,
-    name: str | None = None,
+    one: StageLike[A, B], /, *more: StageLike[A, B], maxsize: int | None = None, name: str | None = None
 ) -> Pipeline[A, B]: ...
 def broadcast(*branches: Any, maxsize: int | None = None, name: str | None = None) -> Pipeline[Any, Any]:
-    """Each item goes into each of ``branches``: the same object, so they must not change it.
+    """Send each item into every one of ``branches``: they share the object, so they must not change it.
 
-    A branch is a consumer, or a pipeline without a source; each has its own queue, bounds and lines in the report. What
-    the branches give goes on to the next stage, if there is one. The slowest branch sets the pace, unless it may drop
-    items (``overflow``). ``maxsize`` and ``name`` as for :func:`consumer`. Raises ``DefinitionError`` for what is no
-    branch.
+    A branch is a consumer, or a pipeline without a source. Each has its own queue, its own bounds and its own lines in
+    the report. The values of all branches go on to the next stage, if there is one. The slowest branch sets the pace,
+    unless it drops items (``overflow``). See :func:`consumer` for ``maxsize`` and ``name``. Raises ``DefinitionError``
+    for a branch that is none.
     """
     label = check_name(name or "broadcast")
     if not branches or isinstance(branches[0], (list, tuple)):
@@ -169,7 +159,7 @@ def _branching(
     generates: bool = False,
     **options: Any,
 ) -> Pipeline[Any, Any]:
-    """A pipeline of a stage that gives each item to the branches chosen for it, and of the branches."""
+    """A pipeline of a stage that sends each item into the branches chosen for it, and of these branches."""
     layouts = [stage_layout(part, f"branch {place + 1} of {name!r}") for place, part in enumerate(branches)]
     handler = define_handler(choose, name=name, **options)._replace(
         branches=tuple(labels),
@@ -177,10 +167,9 @@ def _branching(
         no_calls="may give more than one result" if generates else "",
     )
     firsts = ", ".join([layout.nodes[0].handler.name for layout in layouts])
-    parts: Any = branching(handler, layouts)
-    return Pipeline(parts, name=f"{name}({firsts})")
+    return Pipeline(StageLike[Any, Any](branching(handler, layouts)), name=f"{name}({firsts})")
 
 
 def _key(key: object) -> str:
-    """A key of a route as pictures show it: words as they are, so that ``CH`` is no ``'CH'``, and ``'1'`` no ``1``."""
+    """A key as pictures show it: a word without quotes (``CH``), so that ``'1'`` and ``1`` still differ."""
     return key if isinstance(key, str) and key.isidentifier() and key != "default" else repr(key)

@@ -1,7 +1,6 @@
-"""How sources and stages are written: ``@producer``, ``@consumer`` and ``source``.
+"""What a user writes sources and stages with: ``@producer``, ``@consumer`` and ``source``.
 
-The types here let an item's type flow from stage to stage; what they promise is kept by ``definitions`` and
-``pipeline``.
+The types here let an item's type flow from stage to stage; ``definitions`` checks at run time what they promise.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from ..backoff import Restart
 from ..checks import Resource, RunIn
@@ -41,48 +40,66 @@ B = TypeVar("B")
 T_co = TypeVar("T_co", covariant=True)
 R = TypeVar("R")
 P = ParamSpec("P")
+Extra = ParamSpec("Extra")
 
 Items = Iterable[T_co] | AsyncIterable[T_co]
 Listener = Consumer[Failure, Any, ..., Any]
-"""A consumer that is told of failures."""
+"""A consumer that receives failures."""
 
 
 class _ProducerDecorator(Protocol):
     def __call__(self, function: Callable[P, AsyncIterator[T] | Iterator[T]], /) -> Producer[P, T]: ...
 
 
-class _ConsumerDecorator(Protocol):
+class _ConsumerDecorator(Protocol[Extra]):
+    """Takes a function of an item and of ``Extra``: nothing, or the resource of ``context=``.
+
+    A call of a generator function returns a generator, even if its annotation says ``Iterator``.
+    """
+
     @overload
     def __call__(
-        self, function: Callable[[A], AsyncGenerator[B, None]], /
-    ) -> Consumer[A, B, [A], AsyncGenerator[B, None]]: ...
-    @overload
-    def __call__(self, function: Callable[[A], AsyncIterator[B]], /) -> Consumer[A, B, [A], AsyncIterator[B]]: ...
+        self, function: Callable[Concatenate[A, Extra], AsyncIterator[B]], /
+    ) -> Consumer[A, B, Concatenate[A, Extra], AsyncGenerator[B, None]]: ...
     @overload
     def __call__(
-        self, function: Callable[[A], Coroutine[Any, Any, B]], /
-    ) -> Consumer[A, B, [A], Coroutine[Any, Any, B]]: ...
+        self, function: Callable[Concatenate[A, Extra], Coroutine[Any, Any, B]], /
+    ) -> Consumer[A, B, Concatenate[A, Extra], Coroutine[Any, Any, B]]: ...
     @overload
     def __call__(
-        self, function: Callable[[A], Generator[B, None, None]], /
-    ) -> Consumer[A, B, [A], Generator[B, None, None]]: ...
+        self, function: Callable[Concatenate[A, Extra], Iterator[B]], /
+    ) -> Consumer[A, B, Concatenate[A, Extra], Generator[B, None, None]]: ...
     @overload
-    def __call__(self, function: Callable[[A], Iterator[B]], /) -> Consumer[A, B, [A], Iterator[B]]: ...
-    @overload
-    def __call__(self, function: Callable[[A], B], /) -> Consumer[A, B, [A], B]: ...
+    def __call__(self, function: Callable[Concatenate[A, Extra], B], /) -> Consumer[A, B, Concatenate[A, Extra], B]: ...
 
 
-class _ContextDecorator(Protocol[R]):
-    @overload
-    def __call__(self, function: Callable[[A, R], AsyncIterator[B]], /) -> Consumer[A, B, [A, R], AsyncIterator[B]]: ...
+class _BatchDecorator(Protocol[Extra]):
+    """The same for a function of a list of items: it returns a value for each, or None; a generator yields any."""
+
     @overload
     def __call__(
-        self, function: Callable[[A, R], Coroutine[Any, Any, B]], /
-    ) -> Consumer[A, B, [A, R], Coroutine[Any, Any, B]]: ...
+        self, function: Callable[Concatenate[list[A], Extra], AsyncIterator[B]], /
+    ) -> Consumer[A, B, Concatenate[list[A], Extra], AsyncGenerator[B, None]]: ...
     @overload
-    def __call__(self, function: Callable[[A, R], Iterator[B]], /) -> Consumer[A, B, [A, R], Iterator[B]]: ...
+    def __call__(
+        self, function: Callable[Concatenate[list[A], Extra], Coroutine[Any, Any, list[B]]], /
+    ) -> Consumer[A, B, Concatenate[list[A], Extra], Coroutine[Any, Any, list[B]]]: ...
     @overload
-    def __call__(self, function: Callable[[A, R], B], /) -> Consumer[A, B, [A, R], B]: ...
+    def __call__(
+        self, function: Callable[Concatenate[list[A], Extra], Coroutine[Any, Any, None]], /
+    ) -> Consumer[A, None, Concatenate[list[A], Extra], Coroutine[Any, Any, None]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[list[A], Extra], Iterator[B]], /
+    ) -> Consumer[A, B, Concatenate[list[A], Extra], Generator[B, None, None]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[list[A], Extra], list[B]], /
+    ) -> Consumer[A, B, Concatenate[list[A], Extra], list[B]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[list[A], Extra], None], /
+    ) -> Consumer[A, None, Concatenate[list[A], Extra], None]: ...
 
 
 if TYPE_CHECKING:
@@ -108,50 +125,6 @@ if TYPE_CHECKING:
         name: str | None
 
 
-class _BatchDecorator(Protocol):
-    @overload
-    def __call__(
-        self, function: Callable[[list[A]], AsyncIterator[B]], /
-    ) -> Consumer[A, B, [list[A]], AsyncIterator[B]]: ...
-    @overload
-    def __call__(
-        self, function: Callable[[list[A]], Coroutine[Any, Any, list[B]]], /
-    ) -> Consumer[A, B, [list[A]], Coroutine[Any, Any, list[B]]]: ...
-    @overload
-    def __call__(
-        self, function: Callable[[list[A]], Coroutine[Any, Any, None]], /
-    ) -> Consumer[A, None, [list[A]], Coroutine[Any, Any, None]]: ...
-    @overload
-    def __call__(self, function: Callable[[list[A]], Iterator[B]], /) -> Consumer[A, B, [list[A]], Iterator[B]]: ...
-    @overload
-    def __call__(self, function: Callable[[list[A]], list[B]], /) -> Consumer[A, B, [list[A]], list[B]]: ...
-    @overload
-    def __call__(self, function: Callable[[list[A]], None], /) -> Consumer[A, None, [list[A]], None]: ...
-
-
-class _BatchContextDecorator(Protocol[R]):
-    @overload
-    def __call__(
-        self, function: Callable[[list[A], R], AsyncIterator[B]], /
-    ) -> Consumer[A, B, [list[A], R], AsyncIterator[B]]: ...
-    @overload
-    def __call__(
-        self, function: Callable[[list[A], R], Coroutine[Any, Any, list[B]]], /
-    ) -> Consumer[A, B, [list[A], R], Coroutine[Any, Any, list[B]]]: ...
-    @overload
-    def __call__(
-        self, function: Callable[[list[A], R], Coroutine[Any, Any, None]], /
-    ) -> Consumer[A, None, [list[A], R], Coroutine[Any, Any, None]]: ...
-    @overload
-    def __call__(
-        self, function: Callable[[list[A], R], Iterator[B]], /
-    ) -> Consumer[A, B, [list[A], R], Iterator[B]]: ...
-    @overload
-    def __call__(self, function: Callable[[list[A], R], list[B]], /) -> Consumer[A, B, [list[A], R], list[B]]: ...
-    @overload
-    def __call__(self, function: Callable[[list[A], R], None], /) -> Consumer[A, None, [list[A], R], None]: ...
-
-
 @overload
 def producer(function: Callable[P, AsyncIterator[T] | Iterator[T]], /) -> Producer[P, T]: ...
 @overload
@@ -159,14 +132,16 @@ def producer(*, restart: Restart | None = None, name: str | None = None) -> _Pro
 def producer(
     function: Callable[..., Any] | None = None, /, *, restart: Restart | None = None, name: str | None = None
 ) -> Any:
-    """Make a generator function a source of items, async or not.
+    """Make a generator function, async or not, a source of items.
 
-    It is asked for its next item only while there is room for it. When the run stops, it is cancelled where it waits
-    and closed, so its ``finally`` runs. A plain generator may block: each run reads it in a thread of its own. A stop
-    does not wait for one that is blocked; it is closed when it comes back, and what it gives then is not taken.
+    The source is asked for its next item only while there is room for it. When the run stops, an async generator is
+    cancelled where it waits, and closed, so its ``finally`` runs. A plain generator may block: each run reads it in a
+    thread of its own. A stop does not wait for a generator that is blocked. It is closed when it comes back, and the
+    item that it yields then is not taken.
 
-    ``restart`` starts it again when it raises; by default an error ends the intake, what it gave is handled, and the
-    error comes out. Raises ``DefinitionError`` for anything else.
+    With ``restart`` a generator that raises is started again. By default an error ends the intake, the items it yielded
+    before are handled, and then the run raises the error. Raises ``DefinitionError`` for anything but a generator
+    function.
     """
     if function is None:
         return lambda function: Producer(define_origin(function, restart, name))
@@ -174,70 +149,76 @@ def producer(
 
 
 @overload
-def consumer(function: Callable[[A], AsyncIterator[B]], /) -> Consumer[A, B, [A], AsyncIterator[B]]: ...
+def consumer(function: Callable[[A], AsyncIterator[B]], /) -> Consumer[A, B, [A], AsyncGenerator[B, None]]: ...
 @overload
 def consumer(function: Callable[[A], Coroutine[Any, Any, B]], /) -> Consumer[A, B, [A], Coroutine[Any, Any, B]]: ...
 @overload
-def consumer(function: Callable[[A], Generator[B, None, None]], /) -> Consumer[A, B, [A], Generator[B, None, None]]: ...
-@overload
-def consumer(function: Callable[[A], Iterator[B]], /) -> Consumer[A, B, [A], Iterator[B]]: ...
+def consumer(function: Callable[[A], Iterator[B]], /) -> Consumer[A, B, [A], Generator[B, None, None]]: ...
 @overload
 def consumer(function: Callable[[A], B], /) -> Consumer[A, B, [A], B]: ...
 @overload
-def consumer(**options: Unpack[Options]) -> _ConsumerDecorator: ...
+def consumer(**options: Unpack[Options]) -> _ConsumerDecorator[[]]: ...
 @overload
-def consumer(*, context: Resource[T], **options: Unpack[Options]) -> _ContextDecorator[T]: ...
+def consumer(*, context: Resource[R], **options: Unpack[Options]) -> _ConsumerDecorator[[R]]: ...
 @overload
-def consumer(*, batch: Batch, **options: Unpack[Options]) -> _BatchDecorator: ...
+def consumer(*, batch: Batch, **options: Unpack[Options]) -> _BatchDecorator[[]]: ...
 @overload
-def consumer(*, batch: Batch, context: Resource[T], **options: Unpack[Options]) -> _BatchContextDecorator[T]: ...
+def consumer(*, batch: Batch, context: Resource[R], **options: Unpack[Options]) -> _BatchDecorator[[R]]: ...
 def consumer(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
-    """Make a function (one value per item) or generator (any number) a stage; both may be async or not.
+    """Make a function (one value per item) or a generator (any number of values) a stage; both may be async or not.
 
-    What it gives goes on to the next stage. The options, all of them optional:
+    The values go on to the next stage. All options are optional:
 
     ``concurrency``
-        How many items it handles at once, at most; workers start when there is work for them. An :class:`Adaptive`
-        follows the latency of the calls.
+        The most items that the stage handles at once; workers start when there is work for them. An :class:`Adaptive`
+        follows the latency of the calls. A consumer that stands in several places of a pipeline has its own workers in
+        each.
     ``maxsize``
-        Items that the queue before it holds; 0 is unbounded.
+        The most items that wait in the queue before the stage; 0 means unbounded.
     ``context``
-        An async context manager, or a function that returns one, entered once per worker, when the run starts: the
-        handler gets what it gives as a second argument.
+        An async context manager, or a function that returns one. Each worker enters it when the run starts, and passes
+        what it yields to the handler as a second argument.
     ``retry``
-        How many calls an item gets, or a :class:`Retry`. A generator begins anew; what it gave before stays given.
+        How many calls an item gets, or a :class:`Retry`. A generator starts over; the values that it yielded before an
+        error stay emitted.
     ``timeout``
-        Seconds a call may take, then it is cancelled and has failed with ``TimeoutError``.
+        Seconds that a call may take. Then it is cancelled and fails with ``TimeoutError``.
     ``on_error``
-        What becomes of an item that has failed at last. ``"stop"``: the run fails. ``"skip"``: it is counted, and the
-        run goes on. A function, queue or consumer: likewise, and it is told the :class:`Failure`; if that fails, the
-        run does. A consumer is a stage of its own, with its options (``on_error`` too) and its line in the report.
+        What happens to an item that has failed for good. ``"stop"`` fails the run. ``"skip"`` counts the item, and the
+        run goes on. With a function, a queue or a consumer the run goes on too, and these receive the :class:`Failure`;
+        if that fails, the run fails. A consumer is then a stage of its own, with its own options (``on_error`` too) and
+        its own line in the report.
     ``max_failures``
-        How many items may fail so, or which share of them (below 1, judged over at least 100 items).
+        How many items may fail this way, or which share of them (below 1, judged over at least 100 items).
     ``rate``
-        A :class:`Rate` that its calls begin at.
+        A :class:`Rate` that limits how often calls begin. All places of one consumer in a run share it.
     ``breaker``
-        A :class:`Breaker` that lets the stage rest when calls fail in a row.
+        A :class:`Breaker` that lets the stage rest after calls that failed in a row. All places of one consumer in a
+        run share it.
     ``batch``
-        A :class:`Batch`: the handler gets lists of items.
+        A :class:`Batch`: the handler gets several items in a list of its own, which it may change. Beside ``key``, a
+        batch may hold items of several keys, but the items of one key are never in two calls at once.
     ``ordered``
-        Whether values leave in the order the items came in; a worker that is ahead need not wait for a slow one.
+        Whether values leave in the order in which the items came in. A worker that is ahead need not wait for a slow
+        one.
     ``key``
-        A function of an item: those of one key are handled in order and one at a time, whatever the concurrency.
+        A function of an item: items with the same key are handled in order and one at a time, whatever the concurrency.
     ``priority``
-        A function of an item: the lowest first.
+        A function of an item: the item with the lowest value comes first.
     ``overflow``, ``on_drop``
-        What becomes of an item that finds the queue full: ``"wait"`` is backpressure; ``"drop_oldest"`` and
-        ``"drop_newest"`` give one up, count it as dropped and call ``on_drop`` with it; ``"raise"`` is
-        ``asyncio.QueueFull`` for whoever gives it.
+        What happens to an item that finds the queue full. ``"wait"`` is backpressure. ``"drop_oldest"`` and
+        ``"drop_newest"`` drop an item, count it, and call ``on_drop`` with it. ``"raise"`` raises ``asyncio.QueueFull``
+        in ``put``. If the stage before emits a value that is refused this way, the item that it was made of fails
+        there, under that stage's ``on_error``.
     ``run_in``
-        ``"loop"`` for async functions, ``"thread"`` for all others: a thread for each of its workers. ``"process"``
-        makes the calls in as many processes as ``concurrency`` says, for work that would keep one processor busy; the
-        function is imported there by its name, and items, results and errors are pickled. Small items travel together.
-        A call whose process died is made once more. A thread cannot be interrupted: a call that outlives its timeout
-        keeps its thread until it ends. A process can, and is replaced.
+        ``"loop"`` for async functions, ``"thread"`` for all others: one thread for each worker. ``"process"`` makes the
+        calls in as many processes as ``concurrency`` says, for work that keeps a processor busy. A process imports the
+        function by its name; items, results and errors are pickled, and small items travel together. Results are
+        unpickled in this process, so a process is no sandbox for code that you do not trust. A call whose process died
+        is made once more. A thread cannot be interrupted: a call that exceeds its timeout keeps its thread until it
+        ends. A process is ended and replaced.
     ``name``
-        For the report and for errors.
+        What the report and errors call the stage.
 
     Raises ``DefinitionError``, which names the stage and the cure, for a function or option that does not fit.
     """
@@ -252,13 +233,17 @@ def consumer(function: Callable[..., Any] | None = None, /, **options: Any) -> A
     return define if function is None else define(function)
 
 
-def source(items: Items[T], name: str | None = None) -> Source[T]:
-    """Any iterable or async iterable as a source; ``name`` is for the report. It is iterated afresh in each run."""
+def source(items: Items[T], name: str | None = None, *, run_in: Literal["loop", "thread"] = "loop") -> Source[T]:
+    """Any iterable or async iterable as a source, iterated afresh in each run; ``name`` is for the report.
+
+    An iterable that may block, such as a file or a cursor, is read in a thread of its own with ``run_in="thread"``, as
+    a plain generator with ``@producer`` is. Otherwise its ``next()`` holds up the event loop.
+    """
     if isinstance(items, (Producer, Source)):
-        raise DefinitionError(f"source({items!r}): that is a source already; write it without source()")
-    return Source(Layout((iterable_origin(items, name),)))
+        raise DefinitionError(f"source({items!r}): it is a source already; use it without source()")
+    return Source(Layout((iterable_origin(items, name, run_in),)))
 
 
 def as_listener(on_error: Any) -> Any:
-    """What ``on_error`` names; of a consumer, which is a stage, what defines that."""
+    """``on_error`` as options take it: a consumer becomes the handler of its stage."""
     return handler_of(on_error) if isinstance(on_error, Consumer) else on_error

@@ -1,4 +1,4 @@
-"""What the user wrote, looked at once: functions and options made into frozen definitions, and the mistakes refused."""
+"""Checks what a user writes, once, and makes frozen definitions of it: handlers and origins."""
 
 from __future__ import annotations
 
@@ -33,30 +33,30 @@ OPTIONS: Final = ("maxsize", "context", "run_in", "name", *ARGUMENTS)
 """The names of a consumer's arguments."""
 
 
-def define_handler(function: Callable[..., Any], **given: Any) -> Handler:
-    """Look at a consumer's function and options; raises ``DefinitionError`` that names the stage and the cure."""
-    label = label_of(given.get("name"), function)
+def define_handler(function: Callable[..., Any], **options: Any) -> Handler:
+    """Check a consumer's function and options; raises ``DefinitionError``, which names the stage and the cure."""
+    label = label_of(options.get("name"), function)
     where = f"consumer {label!r}"
-    if unknown := [name for name in given if name not in OPTIONS]:
+    if unknown := [name for name in options if name not in OPTIONS]:
         raise DefinitionError(f"{where} has no option {', '.join(sorted(unknown))}; it has {', '.join(OPTIONS)}")
-    context, maxsize = given.get("context"), given.get("maxsize")
+    context, maxsize = options.get("context"), options.get("maxsize")
     kind = check_function(where, function, context)
     check_maxsize(where, maxsize)
     handler = Handler(
         name=label,
         function=function,
         generates=kind == "generator",
-        concurrency=1,  # see the option
+        concurrency=1,  # the option sets it
         maxsize=maxsize,
         context=context,
-        run_in=check_run_in(where, function, given.get("run_in"), context),
+        run_in=check_run_in(where, function, options.get("run_in"), context),
         no_calls="may give more than one result" if kind == "generator" else "",
     )
-    return with_options(where, handler, given)
+    return with_options(where, handler, options)
 
 
 def define_origin(function: Callable[..., Any], restart: Restart | None, name: str | None) -> Origin:
-    """Look at a producer's function; ``open`` still takes its arguments. Raises ``DefinitionError`` naming the cure."""
+    """Check a producer's function; ``open`` still takes its arguments. Raises ``DefinitionError`` with the cure."""
     label = label_of(name, function)
     where = f"producer {label!r}"
     refuse_called(where, function)
@@ -64,7 +64,7 @@ def define_origin(function: Callable[..., Any], restart: Restart | None, name: s
         raise DefinitionError(f"{where}: {type(function).__name__} is not a function")
     refuse_method(where, function)
     if kind_of(function) != "generator":
-        raise DefinitionError(f"{where} gives no items: write it with 'yield' (a decorator around it may hide that)")
+        raise DefinitionError(f"{where} yields no items: write it with 'yield' (or see whether a decorator hides it)")
     return Origin(label, function, check_restart(where, restart), not is_async(function))
 
 
@@ -74,42 +74,45 @@ def bind_origin(origin: Origin, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         inspect.signature(origin.open).bind(*args, **kwargs)
     except TypeError as error:
         raise DefinitionError(
-            f"producer {origin.name!r}: {error}; it is written {signature_of(origin.open)}, so compose {origin.name}(…)"
+            f"producer {origin.name!r}: {error}; it is {signature_of(origin.open)}, so compose {origin.name}(…)"
         ) from None
     return origin._replace(open=functools.partial(origin.open, *args, **kwargs))
 
 
-def iterable_origin(items: object, name: str | None = None) -> Origin:
+def iterable_origin(items: object, name: str | None = None, run_in: object = "loop") -> Origin:
     """Any iterable or async iterable as an origin; raises ``DefinitionError`` for anything else."""
     label = label_of(name or f"source({type(items).__name__})", items)
     refuse_called(label, items)
     if not isinstance(items, (AsyncIterable, Iterable)):
         cure = f": decorate {name_of(items)!r} with @producer" if callable(items) else ""
         raise DefinitionError(f"{label} is neither a producer, an iterable nor an async iterable{cure}")
+    if run_in not in ("loop", "thread"):
+        raise DefinitionError(f"{label}: run_in={run_in!r} must be 'loop' or 'thread'")
+    blocks = run_in == "thread"
+    if blocks and isinstance(items, AsyncIterable):
+        raise DefinitionError(f"{label} is async, so it is read in the loop: leave run_in= out")
     total: int | None = None
-    if isinstance(items, (list, tuple, range, set, frozenset, dict)):  # len() of anything else may be work
+    if isinstance(items, (list, tuple, range, set, frozenset, dict)):  # len() of anything else may be slow
         with suppress(OverflowError):
             total = len(items)
     if iter_is_self(items) or (isinstance(items, AsyncIterator) and not isinstance(items, BoundedQueue)):
-        return Origin(label, _once(label, items), total=total)
-    return Origin(label, lambda: items, total=total)
+        return Origin(label, _once(label, items), blocks=blocks, total=total)
+    return Origin(label, lambda: items, blocks=blocks, total=total)
 
 
 def iter_is_self(items: object) -> bool:
-    """Whether ``items`` is an iterator, which gives its items once only."""
+    """Whether ``items`` is an iterator, which can be read only once."""
     return isinstance(items, Iterable) and hasattr(items, "__next__")
 
 
 def _once(label: str, items: Any) -> Callable[[], Any]:
-    """An iterator can be run once; a second run would silently find it empty, so it is refused."""
+    """Open an iterator once; a second run would find it empty without a word, so it is refused."""
     used = False
 
     def items_once() -> Any:
         nonlocal used
         if used:
-            raise DefinitionError(
-                f"{label}: this iterator was used up by an earlier run; give a list, or write a @producer"
-            )
+            raise DefinitionError(f"{label}: an earlier run used up this iterator; pass a list, or write a @producer")
         used = True
         return items
 

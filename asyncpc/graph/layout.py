@@ -1,7 +1,7 @@
 """Definitions joined into an acyclic graph, by pure functions of frozen values.
 
-A :class:`Layout` is what has been joined so far; its ends are open. :func:`complete` makes a plan of it: with names
-that differ, numbers that hold for all, and a stage for each consumer that is told of failures.
+A :class:`Layout` is what has been joined so far; its ends are open. :func:`complete` makes a plan of it: each name
+becomes unique, and each consumer that receives failures becomes a stage.
 """
 
 from __future__ import annotations
@@ -13,64 +13,67 @@ from typing import Final, NamedTuple, TypeVar
 
 from ..core.plan import Handler, Node, Origin, Plan
 
-__all__ = ["Layout", "beside", "branching", "complete"]
+__all__ = ["Layout", "branching", "complete", "side_by_side"]
 
 DRAIN_TIMEOUT: Final = 30.0
-"""Seconds a drain may take by default: what Kubernetes grants a pod between SIGTERM and SIGKILL."""
+"""Seconds a drain may take by default: what Kubernetes allows a pod between SIGTERM and SIGKILL."""
 
 
 class Layout(NamedTuple):
-    """Sources and stages as far as they are joined. What gives to nothing yet is an open end."""
+    """Sources and stages, as far as they are joined. One that writes to no stage yet is an open end."""
 
     origins: tuple[Origin, ...] = ()
     nodes: tuple[Node, ...] = ()
-    """Each before those it gives to."""
+    """Each stage comes before those it writes to."""
     drain_timeout: float | None = None
-    """Seconds a drain may take, if a part of it says so."""
+    """Seconds a drain may take, if one of the parts sets it."""
+    maxsize: int | None = None
+    """Items that each queue of the parts after this one holds, if this one is a pipeline that sets it."""
 
     def bounded(self, maxsize: int) -> Layout:
-        """The same, where queues hold ``maxsize`` items unless their stages say otherwise; to be joined with more."""
+        """The same, with queues of ``maxsize`` items unless their stages set their own; more parts can follow."""
         nodes = [
             node._replace(handler=node.handler._replace(maxsize=node.handler.bound(maxsize))) for node in self.nodes
         ]
-        return self._replace(nodes=tuple(nodes))
+        return self._replace(nodes=tuple(nodes), maxsize=maxsize)
 
     def then(self, following: Layout) -> Layout:
-        """This, and ``following``: all open ends give to its first stage."""
+        """This and ``following``: all open ends write to the first stage of that."""
         first = len(self.nodes)
         origins = [one._replace(into=first) if one.into is None else one for one in self.origins]
         nodes = [node if node.following else node._replace(following=(first,)) for node in self.nodes]
-        drain_timeout = _first_said(self, following)
-        return Layout(tuple(origins), (*nodes, *(node.moved(first) for node in following.nodes)), drain_timeout)
+        nodes += [node.moved(first) for node in following.nodes]
+        return Layout(tuple(origins), tuple(nodes), _first_drain_timeout(self, following))
 
 
-def beside(layouts: Sequence[Layout], before: int = 0) -> Layout:
-    """The layouts side by side, behind ``before`` other stages; their ends stay open."""
+def side_by_side(layouts: Sequence[Layout], before: int = 0) -> Layout:
+    """The layouts side by side, after ``before`` other stages; their ends stay open."""
     origins: list[Origin] = []
     nodes: list[Node] = []
     for layout in layouts:
         by = before + len(nodes)
         origins += [one if one.into is None else one._replace(into=one.into + by) for one in layout.origins]
         nodes += [node.moved(by) for node in layout.nodes]
-    return Layout(tuple(origins), tuple(nodes), _first_said(*layouts))
+    return Layout(tuple(origins), tuple(nodes), _first_drain_timeout(*layouts))
 
 
 def branching(handler: Handler, branches: Sequence[Layout]) -> Layout:
-    """A stage, and the branches it gives to."""
+    """A stage, and the branches it writes to."""
     firsts = accumulate([len(branch.nodes) for branch in branches[:-1]], initial=1)
-    inside = beside(branches, 1)
+    inside = side_by_side(branches, 1)
     return inside._replace(nodes=(Node(handler, tuple(firsts)), *inside.nodes))
 
 
-def _first_said(*layouts: Layout) -> float | None:
+def _first_drain_timeout(*layouts: Layout) -> float | None:
     return next((one.drain_timeout for one in layouts if one.drain_timeout is not None), None)
 
 
 def complete(name: str, layout: Layout, maxsize: int | None) -> Plan:
-    """The plan of a layout: with a stage for each consumer that is told of failures, and names that differ."""
-    nodes, told = layout.nodes, _told_of_failures(layout.nodes)
-    place = {id(handler): len(nodes) + at for at, handler in enumerate(told)}
-    every = [node._replace(failures_to=place.get(id(node.handler.dead_letters))) for node in (*nodes, *map(Node, told))]
+    """The plan of a layout: each consumer that receives failures becomes a stage, and each name becomes unique."""
+    nodes, receivers = layout.nodes, _failure_receivers(layout.nodes)
+    place = {id(handler): len(nodes) + at for at, handler in enumerate(receivers)}
+    all_nodes = (*nodes, *map(Node, receivers))
+    every = [node._replace(failures_to=place.get(id(node.handler.dead_letters))) for node in all_nodes]
     named = _unique([node.handler for node in every])
     return Plan(
         name=name,
@@ -86,30 +89,30 @@ def complete(name: str, layout: Layout, maxsize: int | None) -> Plan:
 
 
 def _shared(origins: Sequence[Origin], nodes: Sequence[Node]) -> tuple[int, ...]:
-    """The places that are given to more than once."""
-    given = Counter([origin.into or 0 for origin in origins])
+    """The places that more than one stage or source writes to."""
+    writers = Counter([origin.into or 0 for origin in origins])
     for node in nodes:
-        given.update(node.following)
-        given.update([] if node.failures_to is None else [node.failures_to])
-    return tuple(sorted([place for place, times in given.items() if times > 1]))
+        writers.update(node.following)
+        writers.update([] if node.failures_to is None else [node.failures_to])
+    return tuple(sorted([place for place, count in writers.items() if count > 1]))
 
 
-def _told_of_failures(nodes: Sequence[Node]) -> list[Handler]:
-    """The consumers that ``on_error`` names, each once, and behind all that tell it."""
-    told: list[Handler] = []
+def _failure_receivers(nodes: Sequence[Node]) -> list[Handler]:
+    """The consumers that ``on_error`` names, each once, and after all that send it failures."""
+    receivers: list[Handler] = []
     for node in nodes:
         handler = node.handler
         while handler.dead_letters is not None:
             handler = handler.dead_letters
-            told = [*(one for one in told if one is not handler), handler]
-    return told
+            receivers = [*(one for one in receivers if one is not handler), handler]
+    return receivers
 
 
 Named = TypeVar("Named", Origin, Handler)
 
 
 def _unique(parts: Iterable[Named]) -> tuple[Named, ...]:
-    """The parts with names that differ, so that a report can tell them apart: a, a#2, a#3."""
+    """The parts with unique names, so that a report can tell them apart: a, a#2, a#3."""
     named: dict[str, Named] = {}
     for part in parts:
         name, number = part.name, 2

@@ -1,7 +1,7 @@
-"""Composition: what the decorators make, joined into a pipeline.
+"""``Pipeline`` and what it is made of, as users see it: an item's type flows from part to part through ``>>``.
 
-``@producer`` and ``@consumer`` make definitions, ``>>`` joins them into a :class:`Pipeline`, and a pipeline is awaited,
-entered or streamed. All of them are inert (invariant 9): each run is made fresh from the pipeline's plan.
+``>>`` makes a ``Pipeline`` of two parts, and a ``Pipeline`` is a part, so these classes know each other. What holds for
+parts at run time is in ``parts``.
 """
 
 from __future__ import annotations
@@ -12,33 +12,20 @@ from functools import update_wrapper
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 
-from ..checks import check_maxsize, check_name, check_seconds, refuse_called
 from ..core.plan import Handler, Node, Origin, Plan
 from ..errors import DefinitionError, StateError
 from ..run.report import Report
 from ..run.running import Results, Running, leave
 from ..run.supervisor import Supervisor
-from .definitions import bind_origin, iterable_origin
-from .layout import Layout, complete
+from .definitions import bind_origin
+from .layout import Layout
+from .parts import Part, join, stage_layout
 
-__all__ = [
-    "Consumer",
-    "Pipeline",
-    "Producer",
-    "Source",
-    "StageLike",
-    "complete_beside",
-    "handler_of",
-    "open_layout",
-    "plan_of",
-    "stage_layout",
-]
+__all__ = ["Consumer", "Pipeline", "Producer", "Source", "StageLike", "handler_of", "plan_of", "run_within"]
 
 A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
-D = TypeVar("D")
-E = TypeVar("E")
 T_co = TypeVar("T_co", covariant=True)
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
@@ -46,56 +33,56 @@ Call_co = TypeVar("Call_co", covariant=True)
 P = ParamSpec("P")
 
 
-class Source(Generic[T_co]):
+class Source(Part, Generic[T_co]):
     """One or several places that items come from; composed with ``>>``, or read with ``async for`` in a test."""
 
-    __slots__ = ("_layout",)
-
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
+    __slots__ = ()
 
     def __rshift__(self, following: StageLike[T_co, B]) -> Pipeline[T_co, B]:
-        return _join(self, following)
+        return _joined(self, following)
 
     def __aiter__(self) -> AsyncIterator[T_co]:
-        """The items alone, without a pipeline; a merged source needs a pipeline to be read."""
+        """Read the items without a pipeline; raises ``DefinitionError`` for a merged source, which needs one."""
         if len(self._layout.origins) != 1 or self._layout.nodes:
             raise DefinitionError(
-                "a merged source is read by a pipeline only: async for item in each of its parts instead"
+                "only a pipeline can read a merged source; read each of its parts with 'async for' instead"
             )
         return self._layout.origins[0].iterate()
 
     def __repr__(self) -> str:
-        return f"<Source {' + '.join(origin.name for origin in self._layout.origins)}>"
+        return f"<Source {self._label()}>"
 
 
-class Producer(Generic[P, T_co]):
-    """A generator function, async or not, as a source: composed as it is, or called with its arguments first."""
+class Producer(Part, Generic[P, T_co]):
+    """A generator function, async or not, as a source: compose it as it is, or call it with its arguments first."""
 
     __wrapped__: Callable[..., Any]
 
     def __init__(self, origin: Origin) -> None:
-        self._origin = origin
+        super().__init__(Layout((origin,)))
         update_wrapper(self, origin.open, updated=())
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Source[T_co]:
-        """The source with these arguments. Raises ``DefinitionError`` if they do not fit the function."""
-        return Source(Layout((bind_origin(self._origin, args, kwargs),)))
+        """Return the source with these arguments; raises ``DefinitionError`` if they do not fit the function."""
+        return Source(Layout((bind_origin(self._layout.origins[0], args, kwargs),)))
 
     def __rshift__(self, following: StageLike[T_co, B]) -> Pipeline[T_co, B]:
-        return _join(self, following)
+        return _joined(self, following)
+
+    def _opened(self) -> Layout:
+        return Layout((bind_origin(self._layout.origins[0], (), {}),))
 
     def __repr__(self) -> str:
-        return f"<Producer {self._origin.name}>"
+        return f"<Producer {self._label()}>"
 
 
-class StageLike(Generic[In_contra, Out_co]):
+class StageLike(Part, Generic[In_contra, Out_co]):
     """What items can go into: a consumer, or a pipeline without a source."""
 
     __slots__ = ()
 
     def __rshift__(self, following: StageLike[Out_co, B]) -> Pipeline[In_contra, B]:
-        return _join(self, following)
+        return _joined(self, following)
 
     if not TYPE_CHECKING:  # checkers refuse it as it is
 
@@ -105,36 +92,43 @@ class StageLike(Generic[In_contra, Out_co]):
 
 
 class Consumer(StageLike[In_contra, Out_co], Generic[In_contra, Out_co, P, Call_co]):
-    """A function or generator, async or not, as a stage; calling it calls just the function."""
+    """A function or generator, async or not, as a stage; a call of it calls just the function."""
 
     __wrapped__: Callable[..., Any]
 
     def __init__(self, handler: Handler) -> None:
-        self._handler = handler
+        super().__init__(Layout(nodes=(Node(handler),)))
         update_wrapper(self, handler.function, updated=())
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Call_co:
-        """Just the function, as it was written: no queue, no pipeline."""
-        return cast(Call_co, self._handler.function(*args, **kwargs))
+        """Call just the function, without a queue or a pipeline."""
+        return cast(Call_co, handler_of(self).function(*args, **kwargs))
+
+    def _label(self) -> str:
+        return handler_of(self).name
 
     def __repr__(self) -> str:
-        return f"<Consumer {self._handler.name}>"
+        return f"<Consumer {self._label()}>"
+
+
+Start = Source[A] | Producer[..., A] | Iterable[A] | AsyncIterable[A]
+"""What a pipeline can begin with."""
 
 
 class Pipeline(StageLike[In_contra, Out_co]):
     """Sources and stages, ready to run: ``await`` it, enter it with ``async with``, or ``.stream()`` it.
 
-    ``Pipeline(numbers, double, show)`` is ``numbers >> double >> show``; the first part may be any iterable or async
-    iterable, or be left out, for a pipeline that is fed with :meth:`Running.put`. One of more than five parts is
-    written ``Pipeline(a >> b >> …, maxsize=…)``, so that types flow through all of them.
+    ``numbers >> double >> show`` makes one. ``Pipeline(numbers, double >> show, maxsize=…)`` is the same with settings;
+    there the first part may be any iterable or async iterable, or be left out, for a pipeline that is fed with
+    :meth:`Running.put`. More than two parts run as well, but type checkers refuse them: ``>>`` types any number.
 
-    ``maxsize`` (items) bounds each queue whose stage, or pipeline inside this one, does not set its own; by default it
-    is that of the first part, if that is a pipeline which has one. ``drain_timeout`` (seconds) bounds a drain: 30 by
-    default, or what the first part says that says anything.
-    Raises ``DefinitionError`` for what cannot run. A pipeline can be run any number of times, once at a time.
+    ``maxsize`` (items) bounds each queue, unless its stage or an inner pipeline sets its own; by default it is that of
+    the first part, if that is a pipeline that sets it. ``drain_timeout`` (seconds) bounds a drain; by default it comes
+    from the first part that sets it, and is 30 if none does. Raises ``DefinitionError`` for a pipeline that cannot run.
+    A pipeline can run any number of times, but only once at a time.
     """
 
-    __slots__ = ("_layout", "_plan", "_run")
+    __slots__ = ("_plan", "_run")
 
     @overload
     def __init__(
@@ -149,8 +143,8 @@ class Pipeline(StageLike[In_contra, Out_co]):
     @overload
     def __init__(
         self: Pipeline[A, B],
-        first: Start[A],
-        second: StageLike[A, B],
+        source: Start[A],
+        stage: StageLike[A, B],
         /,
         *,
         maxsize: int = ...,
@@ -160,72 +154,8 @@ class Pipeline(StageLike[In_contra, Out_co]):
     @overload
     def __init__(
         self: Pipeline[A, C],
-        first: StageLike[A, B],
-        second: StageLike[B, C],
-        /,
-        *,
-        maxsize: int = ...,
-        drain_timeout: float = ...,
-        name: str | None = ...,
-    ) -> None: ...
-    @overload
-    def __init__(
-        self: Pipeline[A, C],
-        first: Start[A],
-        second: StageLike[A, B],
-        third: StageLike[B, C],
-        /,
-        *,
-        maxsize: int = ...,
-        drain_timeout: float = ...,
-        name: str | None = ...,
-    ) -> None: ...
-    @overload
-    def __init__(
-        self: Pipeline[A, D],
-        first: StageLike[A, B],
-        second: StageLike[B, C],
-        third: StageLike[C, D],
-        /,
-        *,
-        maxsize: int = ...,
-        drain_timeout: float = ...,
-        name: str | None = ...,
-    ) -> None: ...
-    @overload
-    def __init__(
-        self: Pipeline[A, D],
-        first: Start[A],
-        second: StageLike[A, B],
-        third: StageLike[B, C],
-        fourth: StageLike[C, D],
-        /,
-        *,
-        maxsize: int = ...,
-        drain_timeout: float = ...,
-        name: str | None = ...,
-    ) -> None: ...
-    @overload
-    def __init__(
-        self: Pipeline[A, E],
-        first: StageLike[A, B],
-        second: StageLike[B, C],
-        third: StageLike[C, D],
-        fourth: StageLike[D, E],
-        /,
-        *,
-        maxsize: int = ...,
-        drain_timeout: float = ...,
-        name: str | None = ...,
-    ) -> None: ...
-    @overload
-    def __init__(
-        self: Pipeline[Any, E],
-        first: Any,
-        second: StageLike[Any, Any],
-        third: StageLike[Any, Any],
-        fourth: StageLike[Any, D],
-        fifth: StageLike[D, E],
+        stage: StageLike[A, B],
+        following: StageLike[B, C],
         /,
         *,
         maxsize: int = ...,
@@ -239,11 +169,12 @@ class Pipeline(StageLike[In_contra, Out_co]):
         drain_timeout: float | None = None,
         name: str | None = None,
     ) -> None:
-        self._plan, self._layout = _join_all(parts, maxsize, drain_timeout, name)
+        self._plan, layout = join(parts, maxsize, drain_timeout, name)
+        super().__init__(layout)
         self._run: Supervisor | None = None
 
     def __await__(self) -> Generator[Any, None, Report]:
-        """Run to completion in the caller's loop and return the :class:`Report`; no signal handler is touched.
+        """Run to the end in the caller's loop and return the :class:`Report`; signal handlers stay as they are.
 
         Raises ``PipelineError`` when it failed. *Cancel safety*: the workers are cancelled too, and when none is
         left ``CancelledError`` comes out; a second cancel cuts their clean-up short.
@@ -251,22 +182,22 @@ class Pipeline(StageLike[In_contra, Out_co]):
         return self._complete().__await__()
 
     async def _complete(
-        self, beside: Callable[[Running[In_contra, Out_co]], AbstractContextManager[None]] | None = None
+        self, around: Callable[[Running[In_contra, Out_co]], AbstractContextManager[None]] | None = None
     ) -> Report:
-        """Run to the end, with ``beside`` entered while it runs."""
+        """Run to the end; ``around`` is entered while it runs."""
         run = self._start("await it")
         try:
-            with nullcontext() if beside is None else beside(Running(run)):
+            with nullcontext() if around is None else around(Running(run)):
                 await run.wait_hastening()
         finally:
             self._release()
         return run.outcome.complete_result()
 
     async def __aenter__(self) -> Running[In_contra, Out_co]:
-        """Start it here; leaving the block drains it, within ``drain_timeout`` seconds.
+        """Start the run; leaving the block drains it, within ``drain_timeout`` seconds.
 
-        Leaving raises ``PipelineError`` if the run failed, or if items were left at the deadline. An exception in the
-        block drains too, and comes out; a cancelled block cancels the workers.
+        Leaving raises ``PipelineError`` if the run failed, or if items were left at the deadline. After an exception in
+        the block the run drains too, then the exception comes out. A cancelled block cancels the workers.
         """
         return Running(self._start(answers=True))
 
@@ -282,18 +213,18 @@ class Pipeline(StageLike[In_contra, Out_co]):
         await leave(run, error, self._release, run.outcome.complete_result)
 
     def stream(self) -> Results[Out_co]:
-        """The last stage's values, to be read with ``async with pipeline.stream() as values: async for …``.
+        """Run it and read the last stage's values: ``async with pipeline.stream() as values: async for …``.
 
-        At most ``maxsize`` of them wait to be read: not reading is backpressure.
+        At most ``maxsize`` values wait to be read; a reader that pauses is backpressure.
         """
         return Results(lambda: self._start("stream it", streamed=True), self._release)
 
     def _start(self, means: str | None = None, *, streamed: bool = False, answers: bool = False) -> Supervisor:
-        """A fresh run; ``means`` names the way of running that needs a source."""
+        """Start a run; ``means`` names the way of running that needs a source."""
         if self._run is not None and not self._run.lost_its_loop():
             raise StateError(
-                f"pipeline {self._plan.name!r} is running already; give each concurrent run a Pipeline of its own "
-                "(stages can be shared: first >> second makes another)"
+                f"pipeline {self._plan.name!r} is running already; make a Pipeline for each concurrent run "
+                "(they can share their stages: first >> second makes another)"
             )
         if means is not None and not self._plan.origins:
             raise DefinitionError(
@@ -311,96 +242,29 @@ class Pipeline(StageLike[In_contra, Out_co]):
     def _release(self) -> None:
         self._run = None
 
+    def _label(self) -> str:
+        return self._plan.name
+
     def __repr__(self) -> str:
         return f"<Pipeline {self._plan.name}>"
 
 
-Start = Source[A] | Producer[..., A] | Iterable[A] | AsyncIterable[A]
-"""What a pipeline can begin with."""
-
-
-def open_layout(part: Any, where: str) -> Layout:
-    """What a part that comes first, or is merged, is made of; raises ``DefinitionError`` for one without a source."""
-    refuse_called(where, part)
-    if isinstance(part, Producer):
-        return Layout((bind_origin(part._origin, (), {}),))
-    if isinstance(part, Source):
-        return part._layout
-    if isinstance(part, Pipeline) and part._plan.origins:
-        return part._layout
-    if isinstance(part, (Consumer, Pipeline)):
-        raise DefinitionError(f"{part!r} has no source: only what has one can be merged or come first")
-    if isinstance(part, (list, tuple)) and any(isinstance(one, (Producer, Source, StageLike)) for one in part):
-        raise DefinitionError(
-            f"{where} is a {type(part).__name__} of parts: give each as an argument, such as merge(a, b)"
-        )
-    return Layout((iterable_origin(part),))
-
-
-def stage_layout(part: Any, where: str) -> Layout:
-    """What a part that items go into is made of; raises ``DefinitionError`` for what can take none."""
-    refuse_called(where, part)
-    if isinstance(part, Layout):
-        return part
-    if isinstance(part, Consumer):
-        return Layout(nodes=(Node(part._handler),))
-    if isinstance(part, Pipeline):
-        if part._plan.origins:
-            raise DefinitionError(f"{part!r} has a source of its own, so it can only come first")
-        return part._layout
-    if isinstance(part, (Producer, Source)):
-        raise DefinitionError(f"{part!r} is a source, so it can only come first; join several with merge(a, b)")
-    raise DefinitionError(f"{where}, {part!r}, is not a stage: decorate it with @consumer")
-
-
-def _join_all(
-    parts: tuple[Any, ...], maxsize: int | None, drain_timeout: float | None, name: str | None
-) -> tuple[Plan, Layout]:
-    """The parts in order: a plan, and a layout to be joined with more; raises ``DefinitionError`` for a wrong order."""
-    layout = Layout()
-    for place, part in enumerate(parts):
-        where = f"part {place + 1} of the pipeline"
-        takes_items = (
-            place or isinstance(part, (Layout, Consumer)) or (isinstance(part, Pipeline) and not part._plan.origins)
-        )
-        layout = layout.then(stage_layout(part, where)) if takes_items else open_layout(part, where)
-    if not layout.nodes:
-        raise DefinitionError("an empty pipeline: it needs at least one consumer")
-    if maxsize is None and isinstance(parts[0], Pipeline):
-        maxsize = parts[0]._plan.maxsize  # a chain goes on as it began
-    label = check_name(name or " >> ".join(map(_label, parts)))
-    check_maxsize(f"pipeline {label!r}", maxsize)
-    check_seconds(f"pipeline {label!r}", "drain_timeout", drain_timeout)
-    if drain_timeout is not None:
-        layout = layout._replace(drain_timeout=drain_timeout)
-    return complete(label, layout, maxsize), layout if maxsize is None else layout.bounded(maxsize)
-
-
-def _label(part: Any) -> str:
-    """The part in the name of a pipeline that was given none."""
-    if isinstance(part, Consumer):
-        return part._handler.name
-    if isinstance(part, Pipeline):
-        return part._plan.name
-    return " + ".join([origin.name for origin in open_layout(part, "a part").origins])
-
-
-def _join(first: Any, following: Any) -> Pipeline[Any, Any]:
+def _joined(first: Any, following: Any) -> Pipeline[Any, Any]:
     return Pipeline(first, following)
 
 
 def plan_of(pipeline: Pipeline[Any, Any]) -> Plan:
-    """What a pipeline's runs are made from."""
+    """The plan that a pipeline's runs are made from."""
     return pipeline._plan
 
 
-def complete_beside(
-    pipeline: Pipeline[In_contra, Out_co], beside: Callable[[Running[In_contra, Out_co]], AbstractContextManager[None]]
+def run_within(
+    pipeline: Pipeline[In_contra, Out_co], around: Callable[[Running[In_contra, Out_co]], AbstractContextManager[None]]
 ) -> Coroutine[Any, Any, Report]:
-    """Run it to the end as ``await`` does, with ``beside`` entered while it runs."""
-    return pipeline._complete(beside)
+    """Run a pipeline to its end as ``await`` does; ``around`` is entered while it runs."""
+    return pipeline._complete(around)
 
 
 def handler_of(consumer: Consumer[Any, Any, ..., Any]) -> Handler:
-    """What the stage of a consumer does."""
-    return consumer._handler
+    """The definition of a consumer's stage."""
+    return stage_layout(consumer, "a consumer").nodes[0].handler

@@ -1,16 +1,24 @@
-"""``Bridge``: how threads put items into a pipeline's queue.
+"""``Bridge``: how threads put items into a channel.
 
-A thread hands its item over under a lock and goes on; one callback in the loop moves all that came since into the queue
-(fault D8). What was handed over counts against the bound from then on: a thread waits when the queue and what is on its
-way to it are full, and is woken when half of the room is free, as a pipeline's own writers are.
+A thread hands its item over under a lock and goes on. One callback in the loop, :meth:`Bridge._look`, moves all that
+came since into the channel (fault D8). What was handed over counts against the bound from then on, for everybody:
 
-All that both sides look at is looked at under the lock. So refusing and handing over exclude each other, and an item
-whose put returned is in the queue before the run looks whether it has nothing left to do (invariant 2).
+- *Threads* hand over while the channel, with what is on its way to it, leaves room. Otherwise they park, with their
+  item. When there is room the loop takes the item of the first of
+  them and wakes it; this one puts what else it has, and sees to the next if there is room left.
+- *The loop* claims a place under the lock before it puts (:meth:`Bridge.claim`), so no thread comes between its look
+  and its put. A channel without a bridge pays nothing for this; with one, everybody who puts asks first.
+- A coroutine that puts all the time would always be faster than a thread that has to wake up first. So half of the room
+  is kept for a thread that was woken, until it comes.
+
+Two rules keep anything from being lost. Both sides look only under the lock, so refusing and handing over exclude each
+other, and an item whose put returned is in the channel before the run looks whether it has nothing left to do
+(invariant 2). And while a thread is parked, the loop will look, or the bridge waits for room, or another thread was
+woken and has not come yet; whoever ends one of these sees to those who are parked.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -18,82 +26,113 @@ from contextlib import suppress
 from itertools import islice
 from threading import Lock, RLock, get_ident
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, Protocol
 
 from ..core.channel import Channel
 from ..core.waiting import BUDGET
 from ..errors import QueueShutDown, StateError
 
-if TYPE_CHECKING:
-    from ..run.supervisor import Supervisor
-    from .sources import BlockingSource
-
-__all__ = ["Bridge", "bridge_to"]
+__all__ = ["Bridge", "Feedable", "Giver", "bridge_to"]
 
 LOOK: Final = 0.05
-"""Seconds after which a thread that waits looks by itself: a loop that died wakes nobody (fault D6)."""
-
-EXPECTED: Final = 0.0005
-"""Seconds after which the loop looks by itself whether a thread that it has woken put something."""
+"""Seconds after which a parked thread looks by itself: a loop that died wakes nobody (fault D6)."""
 
 LOOP_IS_CLOSED: Final = "the loop of this run is closed"
+
+NO_ITEM: Final = object()
 
 _making: Final = Lock()
 
 
-def bridge_to(queue: Channel[Any]) -> Bridge:
-    """The one bridge to ``queue``, from any thread.
+class Giver(Protocol):
+    """A source that is read in a thread."""
 
-    One that is made while the loop refuses is no danger: it looks at the refusal, which is set first, before it takes.
+    stopped: bool
+    """It is to give no more, apart from an item that it has taken already."""
+    left: bool
+    """Nobody takes what it gives."""
+
+    def count_item(self) -> None:
+        """An item that it gave is in the channel."""
+
+
+class Feedable(Protocol):
+    """A run whose handlers feed items."""
+
+    def feed(self, item: Any, /) -> None:
+        """Feed an item, in the loop."""
+
+    def count_fed(self, items: int, /) -> None:
+        """So many items that were fed in threads are in the channel."""
+
+
+def bridge_to(channel: Channel[Any]) -> Bridge:
+    """The one bridge to ``channel``, from any thread.
+
+    The loop sets its refusal before it looks for a bridge, and this looks for a refusal after the bridge is there; so
+    whenever they meet, one of them sees the other.
     """
     with _making:
-        if queue.inlet is None:
-            queue.inlet = Bridge(queue)
-        return cast(Bridge, queue.inlet)
+        bridge = channel.inlet
+        if bridge is None:
+            channel.inlet = bridge = Bridge(channel)
+            channel.renew_mark()
+            if channel.refusal is not None:
+                bridge.refuses = True
+        assert isinstance(bridge, Bridge)
+        return bridge
 
 
 class Bridge:
-    """Takes items from threads into ``queue``; the methods for threads block, those for the loop never do."""
+    """Takes items from threads into ``channel``; the methods for threads block, those for the loop never do."""
 
     __slots__ = (
         "_called",
+        "_channel",
         "_fed",
         "_given",
         "_is_dead",
         "_items",
+        "_kept",
         "_limit",
         "_lock",
-        "_looking",
         "_loop",
         "_moving",
         "_on_way",
         "_parked",
         "_plain",
-        "_queue",
         "_run",
-        "_standing",
         "_thread",
+        "_waits",
+        "_woken",
+        "claimed",
+        "refuses",
     )
 
-    def __init__(self, queue: Channel[Any]) -> None:
-        assert queue.loop is not None  # the run has begun
-        self._queue = queue
-        self._items = queue.items
-        self._limit = queue.limit
-        self._thread = queue.thread
-        self._loop = queue.loop
+    def __init__(self, channel: Channel[Any]) -> None:
+        assert channel.loop is not None  # the run has begun
+        self._channel = channel
+        self._items = channel.items
+        self._limit = channel.limit
+        self._thread = channel.thread
+        self._loop = channel.loop
         self._is_dead = self._loop.is_closed
-        self._plain = type(queue.items) is deque and queue.when_full is None  # or putting runs the user's code
+        self._plain = channel.container is None and channel.when_full is None  # or putting runs the user's code
         self._lock = RLock()  # a finalizer or signal handler of the user's may put, too, in the midst of it
-        self._moving: deque[Any] = deque()  # put, not yet in the queue
-        self._given: deque[tuple[Any, BlockingSource]] = deque()  # likewise, of sources
+        self._moving: deque[Any] = deque()  # put, not yet in the channel
+        self._given: deque[tuple[Any, Giver]] = deque()  # likewise, of sources
         self._on_way = 0  # how many those are
         self._fed: deque[Any] = deque()  # fed, which has no bound
-        self._run: Supervisor | None = None  # that it is fed to
-        self._parked: deque[Any] = deque()  # the locks that waiting threads sleep on
-        self._called = False  # whether the loop will look at what came
-        self._looking = False  # likewise, in its next turn
-        self._standing = False  # whether it stands in line for room
+        self._run: Feedable | None = None  # that it is fed to
+        self._parked: deque[_Parked] = deque()  # threads that wait for room, first come first
+        self._woken = 0  # threads that were woken and have not come yet
+        self._kept = 0  # places that the loop leaves to those
+        self._called = False  # whether the loop will look
+        self._waits = False  # whether it waits for room
+        self.claimed: int = 0
+        """Places that somebody in the loop is about to use."""
+        self.refuses: bool = False
+        """Whether the channel takes no more puts from outside."""
 
     # -- for threads --------------------------------------------------------------------------
 
@@ -103,57 +142,55 @@ class Bridge:
         Raises ``TimeoutError`` when the time is up, ``QueueShutDown`` when the run drains or has ended or its loop is
         closed, ``StateError`` in the loop's own thread (fault D7). What raised left nothing behind.
         """
-        queue = self._queue
         if self._plain and get_ident() != self._thread:
             with self._lock:
                 if (
-                    self._called  # so the loop will look
-                    and len(self._items) + self._on_way < self._limit
-                    and not (queue.refusal or self._is_dead())
+                    self._called
+                    and len(self._items) + self._on_way + self.claimed < self._limit
+                    and not (self.refuses or self._is_dead())
                 ):
                     self._moving.append(item)
                     self._on_way += 1
+                    if self._parked:
+                        self._wake_next()
                     return
-        if get_ident() == self._thread and not (queue.refusal or self._is_dead()):
+        if get_ident() == self._thread and not (self.refuses or self._is_dead()):
             raise StateError(
                 "waiting would block the run's own loop: write 'await running.put(item)' there, or running.call(item)"
             )
-        deadline = None if timeout is None else monotonic() + timeout
-        while (gate := self._attempt(item, None)) is not None:
-            self._sleep(gate, deadline)
+        self._hand_over(item, None, None if timeout is None else monotonic() + timeout)
 
-    def give(self, item: Any, source: BlockingSource) -> None:
+    def give(self, item: Any, source: Giver) -> None:
         """Hand over an item of a source; one that is stopped does not wait for room, as its item is taken already."""
-        while (gate := self._attempt(item, source)) is not None:
-            self._sleep(gate, None)
+        self._hand_over(item, source, None)
 
-    def room_for(self, source: BlockingSource) -> bool:
+    def room_for(self, source: Giver) -> bool:
         """Wait until the source may be asked for its next item; False when it is to stop."""
         while True:
             with self._lock:
                 if source.stopped or self._is_dead():
                     return False
-                if self._has_room() or self._queue.when_full is not None:
+                if self._has_room() or self._channel.when_full is not None:
                     return True
-                gate = self._park()
-            self._sleep(gate, None)
+                parked = self._park(NO_ITEM, source)
+            self._sleep(parked, None)
 
-    def feed(self, item: Any, run: Supervisor) -> None:
+    def feed(self, item: Any, run: Feedable) -> None:
         """Hand over what a handler feeds, without waiting for room; raises ``QueueShutDown`` when its run has ended.
 
         Its worker is at work until the loop hears that the handler has returned, which is after it took the item, so
         the run cannot seem to have nothing left to do in between (invariant 3).
         """
-        if type(self._items) is not deque:  # an order that runs user code, whose errors belong to the caller
-            self._there(run.feed, item)
+        if self._channel.container is not None:  # an order that runs user code, whose errors belong to the caller
+            self._in_loop(run.feed, item)
             return
         with self._lock:
             if not self._fed:
                 self._call(self.take_fed)
             self._run = run
             self._fed.append(item)
-            # Looked at last: unless the queue is closed by now, the loop takes the item before anyone sees END.
-            if self._queue.closed or self._is_dead():
+            # Looked at last: unless the channel is closed by now, the loop takes the item before anyone sees END.
+            if self._channel.closed or self._is_dead():
                 self._fed.pop()
                 raise QueueShutDown("feed() after the end of its run: the item was not taken")
 
@@ -171,35 +208,45 @@ class Bridge:
             with suppress(TimeoutError):
                 future.exception(LOOK)
 
-    def _attempt(self, item: Any, source: BlockingSource | None) -> Any:
-        """Hand over if there is room, or else return what to sleep on."""
-        with self._lock:
-            self._check(source)
-            if self._plain:
-                if not (self._has_room() or (source is not None and source.stopped)):
-                    return self._park()
-                if not self._called:
-                    self._call(self._come)
-                    self._called = True
-                if source is None:
-                    self._moving.append(item)
+    def _hand_over(self, item: Any, source: Giver | None, deadline: float | None) -> None:
+        attempt = self._attempt if self._plain else self._attempt_in_loop
+        while (parked := attempt(item, source)) is not None and not self._sleep(parked, deadline):
+            pass
+
+    def _attempt(self, item: Any, source: Giver | None) -> _Parked | None:
+        """Hand over if there is room, or else park.
+
+        It calls the loop after it has let the lock go: the call wakes the loop at once, which would find the lock taken
+        and sleep again, for each item where the bound is small.
+        """
+        parked, calls = None, False
+        try:
+            with self._lock:
+                self._check(source)
+                if self._has_room() or (source is not None and source.stopped):
+                    self._take(item, source)
+                    if self._parked:
+                        self._wake_next()
+                    if not self._called:
+                        self._called = calls = True
                 else:
-                    self._given.append((item, source))
-                self._on_way += 1
-                return None
-        return self._there(self._place, item, source)
+                    parked = self._park(item, source)
+            if calls:
+                self._call(self._look)
+        except BaseException:
+            if calls:  # a signal handler may raise before the call; the others must not rely on it then
+                self._called = False
+            raise
+        return parked
 
-    def _check(self, source: BlockingSource | None) -> None:
-        """Refuse what nobody would take."""
-        if self._is_dead():
-            raise QueueShutDown(f"{LOOP_IS_CLOSED}: the item was not taken")
-        if source is None and self._queue.refusal is not None:
-            raise self._queue.refusal()
-        if source is not None and source.left:
-            raise QueueShutDown("an item that it gave was not taken")
+    def _attempt_in_loop(self, item: Any, source: Giver | None) -> _Parked | None:
+        """As :meth:`_attempt`, where an order or a policy runs the user's code, which belongs into the loop."""
+        self._check(source)
+        parked: _Parked | None = self._in_loop(self._place, item, source)
+        return parked
 
-    def _there(self, function: Callable[..., Any], *args: Any) -> Any:
-        """What ``function`` gives, called in the loop: a queue's order or policy runs the user's code there only."""
+    def _in_loop(self, function: Callable[..., Any], *args: Any) -> Any:
+        """What ``function`` gives, called in the loop."""
         result: Future[Any] = Future()
 
         def call() -> None:
@@ -217,143 +264,225 @@ class Bridge:
         except RuntimeError:
             raise QueueShutDown(f"{LOOP_IS_CLOSED}: the item was not taken") from None
 
-    def _has_room(self) -> bool:
-        return len(self._items) + self._on_way < self._limit
-
-    def _park(self) -> Any:
-        """What to sleep on, until the loop has seen to room."""
-        gate = Lock()
-        gate.acquire()
-        if not (self._looking or self._standing):
-            self._call(self._come)
-            self._called = True
-        self._parked.append(gate)
-        return gate
-
-    def _sleep(self, gate: Any, deadline: float | None) -> None:
+    def _sleep(self, parked: _Parked, deadline: float | None) -> bool:
+        """Sleep until woken, or until it is time to look; whether the item was taken meanwhile."""
         left = LOOK if deadline is None else min(LOOK, deadline - monotonic())
         try:
-            if left > 0 and gate.acquire(timeout=left):
-                return
+            if left > 0:
+                parked.lock.acquire(timeout=left)
         finally:
             with self._lock:
-                gave_up = gate in self._parked  # else it was woken in this very moment
-                if gave_up:
-                    self._parked.remove(gate)
-        if gave_up and deadline is not None and monotonic() >= deadline:
+                self._leave(parked)
+        if not parked.woken and deadline is not None and monotonic() >= deadline:
             raise TimeoutError("time is up")
+        return parked.taken
+
+    # -- for threads, under the lock ----------------------------------------------------------
+
+    def _check(self, source: Giver | None) -> None:
+        if self._is_dead():
+            raise QueueShutDown(f"{LOOP_IS_CLOSED}: the item was not taken")
+        if source is None and self._channel.refusal is not None:
+            raise self._channel.refusal()
+        if source is not None and source.left:
+            raise QueueShutDown("an item that it gave was not taken")
+
+    def _has_room(self) -> bool:
+        return len(self._items) + self._on_way + self.claimed < self._limit
+
+    def _take(self, item: Any, source: Giver | None) -> None:
+        """Take an item that a thread gives."""
+        if source is None:
+            self._moving.append(item)
+        else:
+            self._given.append((item, source))
+        self._on_way += 1
+
+    def _park(self, item: Any, source: Giver | None) -> _Parked:
+        """Let the caller wait for room, with ``item`` if it can be taken without the caller."""
+        parked = _Parked(item, source)
+        self._parked.append(parked)
+        self._see_to_parked()
+        return parked
+
+    def _leave(self, parked: _Parked) -> None:
+        """A thread that was parked goes on."""
+        self._kept = 0
+        if parked.woken:
+            self._woken = max(0, self._woken - 1)
+        else:
+            self._parked.remove(parked)
+            self._woken, self._called = 0, False  # in vain: a thread that was interrupted keeps no promise
+        if self._parked:
+            self._wake_next()
+            self._see_to_parked()
+
+    def _see_to_parked(self) -> None:
+        """Let nobody be parked for ever, nor an item be on its way that was taken of a thread that was woken."""
+        if (self._on_way or not self._woken) and not (self._waits or self._called or self._is_dead()):
+            self._call(self._look)
+            self._called = True
+
+    def _wake_next(self) -> bool:
+        """Wake the first that is parked, if there is room and no other is about to come; whether that takes a place."""
+        if self._woken or not self._has_room():
+            return False
+        first = self._parked.popleft()
+        self._wake(first)
+        if first.taken:
+            self._kept = int(self._limit - len(self._items) - self._on_way - self.claimed) // 2
+        return first.taken
+
+    def _wake(self, parked: _Parked) -> None:
+        if parked.item is not NO_ITEM:
+            self._take(parked.item, parked.source)
+            parked.taken = True
+        parked.woken = True
+        self._woken += 1
+        parked.lock.release()
 
     # -- for the loop -------------------------------------------------------------------------
 
+    @property
+    def asks(self) -> bool:
+        """Whether those who put in the loop must claim a place."""
+        return self._plain and self._limit < float("inf")
+
+    def claim(self) -> bool:
+        """Claim a place for an item that is put next, if there is one; nothing else may happen in between."""
+        with self._lock:
+            if len(self._items) + self._on_way + self._kept >= self._limit:
+                return False
+            self.claimed = 1
+            return True
+
+    def taken(self) -> int:
+        """Places that are not free though no item lies there yet."""
+        return self._on_way + self._kept
+
     def close(self) -> None:
-        """Move all, whatever the bound says, and wake who waits: its queue takes no more from outside."""
+        """Move all, whatever the bound says, and wake who waits: its channel takes no more from outside."""
         with self._lock:  # for the one moment in which a thread that saw no refusal may still hand over
+            self.refuses = True
             self._move(self._on_way)
-            self._wake(len(self._parked))
+            for parked in [one for one in self._parked if one.source is None]:
+                self._parked.remove(parked)
+                parked.item = NO_ITEM  # it will see for itself
+                self._wake(parked)
         self.take_fed()
 
-    def stop(self, source: BlockingSource) -> None:
+    def stop(self, source: Giver) -> None:
         """Ask the source for no more, and wake it if it waits for room; what it gave already is still taken."""
         with self._lock:
             source.stopped = True
-            self._wake(len(self._parked))
+            for parked in [one for one in self._parked if one.source is source]:
+                self._parked.remove(parked)
+                self._wake(parked)
 
-    def leave(self, source: BlockingSource) -> None:
+    def leave(self, source: Giver) -> None:
         """Take what the source gave, whatever the bound says, and nothing that it gives from now on."""
         with self._lock:
             source.left = True
             self._move(self._on_way)
-        self._tell()
-
-    def _place(self, item: Any, source: BlockingSource | None) -> Any:
-        """As :meth:`_attempt`, called in the loop."""
-        self._check(source)
-        queue = self._queue
-        full, stopped = len(queue.items) >= queue.limit, source is not None and source.stopped
-        if full and queue.when_full is None and not stopped:
-            with self._lock:
-                return self._park()
-        if source is None:
-            queue.put_nowait(item)
-            return None
-        if full and queue.when_full is not None:
-            queue.when_full(item)
-        else:
-            queue.enqueue(item)
-        source.worker.produced += 1
-        return None
-
-    def _come(self) -> None:
-        """A thread has called."""
-        if not self._looking:
-            self._look()
-
-    def _look(self) -> None:
-        """Move what fits; and look again in the next turn as long as something comes, so that no thread has to call."""
-        with self._lock:
-            self._called = self._looking = self._move(min(self._limit - len(self._items), BUDGET)) > 0
-            if self._looking:
-                self._loop.call_soon(self._look)
-            if (self._parked or self._on_way) and not self._standing:
-                self._see_to_room()
-        self._tell()
-
-    def _move(self, most: float) -> int:
-        """Move at most so many, and return how many those were."""
-        moved = int(max(0, min(most, len(self._moving))))
-        if moved:
-            self._items.extend(islice(self._moving, moved))
-            self._queue.came_from_outside(moved)
-            if moved == len(self._moving):
-                self._moving.clear()
-            else:
-                for _ in range(moved):
-                    self._moving.popleft()
-        while moved < most and self._given:
-            item, source = self._given.popleft()
-            self._items.append(item)
-            source.worker.produced += 1
-            moved += 1
-        self._on_way -= moved
-        return moved
+        self._channel.note_length()
 
     def take_fed(self) -> None:
         """Move what was fed, in one step however much it is: whoever fed it is about to return."""
         with self._lock:
             if self._run is not None:
                 self._items.extend(self._fed)
-                self._run.accounts.fed += len(self._fed)
+                self._run.count_fed(len(self._fed))
                 self._fed.clear()
-        self._tell()
+        self._channel.note_length()
 
-    def _tell(self) -> None:
-        """Tell the queue that it may have grown; without the lock, as an eager task begins its work in here."""
-        self._queue.note_length()
+    def _place(self, item: Any, source: Giver | None) -> _Parked | None:
+        """As :meth:`_attempt`, called in the loop."""
+        self._check(source)
+        channel = self._channel
+        full, stopped = channel.places_taken() >= channel.limit, source is not None and source.stopped
+        if full and channel.when_full is None and not stopped:
+            with self._lock:
+                return self._park(NO_ITEM, source)
+        if source is None:
+            channel.put_nowait(item)
+            return None
+        if full and channel.when_full is not None:
+            channel.when_full(item)
+        else:
+            channel.enqueue(item)
+        source.count_item()
+        return None
 
-    def _see_to_room(self) -> None:
-        """Wake as many threads as there is room for; for the others, stand in line with the pipeline's writers."""
-        queue = self._queue
-        room = self._limit - len(self._items) - self._on_way
-        if not queue.holds_writers:
-            self._wake(len(self._parked))
-        elif room > 0 and self._parked:
-            self._wake(int(min(room, len(self._parked))))
-            if not self._called:  # they are about to come: they need not call, unless they have to wait again
-                self._called = True
-                self._loop.call_later(EXPECTED, self._come)
-        if queue.holds_writers and (self._parked or (self._on_way and not self._looking)):
-            self._standing = True
-            waiter: asyncio.Future[None] = self._loop.create_future()
-            waiter.add_done_callback(self._woken)
-            queue.writers.append(waiter)
+    def _look(self) -> None:
+        """Move what fits, and wake a thread if there is room, or else wait for room.
 
-    def _woken(self, waiter: asyncio.Future[None]) -> None:
-        self._queue.writers.waking -= 1
-        self._standing = False
-        self._queue.writers.wake()  # a source that was waited for may end, or idle, and never use the room
-        self._queue.putters.wake()
-        self._come()
+        It looks again in the next iteration as long as something comes and there is room for more, so that no thread
+        has to call.
+        """
+        channel = self._channel
+        with self._lock:
+            self._called = False
+            if self._parked:
+                self._wake_next()
+            if self._move(min(self._limit - len(self._items), BUDGET)) and len(self._items) < self._limit:
+                self._look_soon()
+            if (self._on_way or (self._parked and not self._woken)) and not (self._called or self._waits):
+                self._waits = True
+                channel.writers.call(self._made_room)
+        channel.note_length()  # without the lock, as an eager task begins its work in here
 
-    def _wake(self, most: int) -> None:
-        for _ in range(most):
-            self._parked.popleft().release()
+    def _look_soon(self) -> None:
+        if not self._called:
+            self._called = True
+            self._loop.call_soon(self._look)
+
+    def _move(self, most: float) -> int:
+        """Move at most so many, and return how many those were."""
+        moving, moved = self._moving, 0
+        if moving:  # or the container may be one of an order into which threads put nothing themselves
+            moved = min(len(moving), max(0, int(most)))
+            self._items.extend(moving if moved == len(moving) else islice(moving, moved))
+            self._channel.came_from_outside(moved)
+            if moved == len(moving):
+                moving.clear()
+            else:
+                for _ in range(moved):
+                    moving.popleft()
+        while moved < most and self._given:
+            item, source = self._given.popleft()
+            self._items.append(item)
+            source.count_item()
+            moved += 1
+        self._on_way -= moved
+        return moved
+
+    def _made_room(self) -> None:
+        """There is the room that the bridge has waited for: take the item of a thread, or let others have the room."""
+        channel = self._channel
+        self._waits = False
+        with self._lock:
+            used = bool(self._parked) and self._wake_next()
+            self._move(min(self._limit - len(self._items), BUDGET))
+            if channel.getters or self._on_way or (self._parked and not self._woken):
+                self._look_soon()  # not now: others would begin before whoever has just taken an item
+            else:
+                channel.note_length()
+        if not used:
+            channel.writers.wake()
+            channel.putters.wake()
+
+
+class _Parked:
+    """A thread that waits for room."""
+
+    __slots__ = ("item", "lock", "source", "taken", "woken")
+
+    def __init__(self, item: Any, source: Giver | None) -> None:
+        self.item: Any = item
+        """What it puts; NO_ITEM if it only wants to know of room."""
+        self.source: Giver | None = source
+        self.lock: Lock = Lock()
+        self.lock.acquire()
+        self.woken: bool = False
+        self.taken: bool = False
+        """Whether the item was taken, so that its put is done."""

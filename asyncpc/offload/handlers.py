@@ -1,56 +1,49 @@
-"""Where calls are made that would hold up the loop: a stage of plain functions gets threads or processes for a run."""
+"""Where calls are made that would block the loop: plain functions get threads, processes or interpreters."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import copy_context
+from itertools import count
 from typing import Any
 
 from ..core.plan import Handler, Plan
-from .processes import DEPTH, Remote, reference
-from .threads import Crew, Steps
+from .processes import DEPTH, ProcessCaller, each_of, reference
+from .threads import Steps, WorkerThreads
 
-__all__ = ["with_crews"]
+__all__ = ["with_pools"]
 
-
-def with_crews(plan: Plan) -> Plan:
-    """The plan for one run; raises ``DefinitionError`` for a function that its processes could not find."""
-    return plan._replace(nodes=tuple([node._replace(handler=_elsewhere(node.handler)) for node in plan.nodes]))
+Given = tuple[WorkerThreads, tuple[Any, ...]]
+"""What each worker of such a stage gets as its resource: threads, and the user's own resource if there is one."""
 
 
-def _elsewhere(handler: Handler) -> Handler:
-    """A handler whose calls are made in a crew's threads, or in processes by them; the workers wait for them.
+def with_pools(plan: Plan) -> Plan:
+    """The plan for one run; raises ``DefinitionError`` for a function that could not be called where it is to run."""
+    return plan._replace(nodes=tuple([node._replace(handler=_offloaded(node.handler)) for node in plan.nodes]))
 
-    Each worker has a thread of its own. Processes are shared by the workers of a stage, several to each, so that small
-    items can travel together. A generator's values come as they are given from a thread, all at once from a process.
-    """
-    if handler.run_in == "loop":
-        return handler
-    function, name, timeout = handler.function, handler.name, handler.call_limit
-    shared: Crew | None = None
-    depth = 1
+
+def _offloaded(handler: Handler) -> Handler:
+    """A handler whose calls are made outside the loop; the workers wait for them."""
+    if handler.run_in == "thread":
+        return _in_threads(handler)
     if handler.run_in == "process":
-        found = reference(f"consumer {name!r}", function)
-        together = timeout is None and not handler.takes_lists
-        shared = Crew(name, handler.concurrency, timeout, lambda: Remote(name, found, handler.generates, together))
-        depth = DEPTH if together else 1
+        return _in_processes(handler)
+    if handler.run_in == "interpreter":
+        from .interpreters import in_interpreters  # here, since most programs have no such stage
 
-    @asynccontextmanager
-    async def crew() -> AsyncIterator[tuple[Crew, tuple[Any, ...]]]:
-        async with AsyncExitStack() as stack:
-            context = handler.context
-            resources = () if context is None else (await stack.enter_async_context(handler.open_context()),)
-            yield await stack.enter_async_context(shared or Crew(name, 1, timeout)), resources
+        return in_interpreters(handler)
+    return handler
 
-    def call(item: Any, given: tuple[Crew, tuple[Any, ...]]) -> Any:
+
+def _in_threads(handler: Handler) -> Handler:
+    """Each worker has a thread of its own; a generator's values come as they are given."""
+    function, numbers = handler.function, count(1)  # of the stage's threads, so that no two have one name
+
+    def call(item: Any, given: Given) -> Any:
         return given[0].call(function, item, *given[1])
 
-    async def generate(item: Any, given: tuple[Crew, tuple[Any, ...]]) -> AsyncIterator[Any]:
-        for value in await call(item, given):
-            yield value
-
-    async def step(item: Any, given: tuple[Crew, tuple[Any, ...]]) -> AsyncIterator[Any]:
+    async def step(item: Any, given: Given) -> AsyncIterator[Any]:
         steps, context, more = Steps(function, item, *given[1]), copy_context(), True
         try:
             while more:
@@ -61,7 +54,45 @@ def _elsewhere(handler: Handler) -> Handler:
             if more:
                 await given[0].call(steps.close, context=context)
 
-    inside: Callable[..., Any] = call
-    if handler.generates:
-        inside = generate if handler.run_in == "process" else step
-    return handler._replace(function=inside, context=crew, call_limit=None, crew=shared, depth=depth)
+    def make() -> WorkerThreads:
+        return WorkerThreads(handler.name, 1, handler.call_limit, numbers=numbers)
+
+    inside: Callable[..., Any] = step if handler.generates else call
+    return handler._replace(function=inside, context=_resources(handler, make), call_limit=None)
+
+
+def _in_processes(handler: Handler) -> Handler:
+    """All workers share the processes, several to each, so that small items can travel together."""
+    name, timeout, generates = handler.name, handler.call_limit, handler.generates
+    found = reference(f"consumer {name!r}", handler.function, "process")
+    together = timeout is None and not handler.takes_lists
+    pool = WorkerThreads(name, handler.concurrency, timeout, lambda: ProcessCaller(name, found, generates, together))
+
+    def call(item: Any, given: Given) -> Any:
+        return given[0].call(handler.function, item)
+
+    async def generate(item: Any, given: Given) -> AsyncIterator[Any]:
+        for value in each_of(await call(item, given)):
+            yield value
+
+    inside: Callable[..., Any] = generate if generates else call
+    return handler._replace(
+        function=inside,
+        context=_resources(handler, lambda: pool),
+        call_limit=None,
+        pool=pool,
+        depth=DEPTH if together else 1,
+    )
+
+
+def _resources(handler: Handler, make: Callable[[], WorkerThreads]) -> Callable[[], Any]:
+    """What is opened for each worker: the user's own resource, and the threads that make its calls."""
+
+    @asynccontextmanager
+    async def open_both() -> AsyncIterator[Given]:
+        async with AsyncExitStack() as stack:
+            context = handler.context
+            own = () if context is None else (await stack.enter_async_context(handler.open_context()),)
+            yield await stack.enter_async_context(make()), own
+
+    return open_both

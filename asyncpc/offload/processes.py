@@ -1,31 +1,29 @@
-"""``Remote``: makes the calls of a thread in a process of its own.
+"""``ProcessCaller``: makes the calls of a thread in a process of its own.
 
 The thread writes calls to a pipe and waits for the answers; items that are handled quickly travel many at a time. A
 process that dies closes its end of the pipe: the calls it had are made once more, each alone in a fresh process, and
-one that dies with its process again has failed. A parent that dies closes its end, and the process ends.
+one that dies with its process again has failed. The other half is in ``child``.
 """
 
 from __future__ import annotations
 
-import importlib
-import os
 import pickle
 import signal
 import sys
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from time import monotonic, perf_counter
-from typing import TYPE_CHECKING, Any, Final, cast
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
 
-from ..errors import DefinitionError, NotPicklable, WorkerDied
-from .threads import Caller, Job
+from ..errors import DefinitionError, WorkerDied
+from .child import Reference, Values, explained, serve
+from .threads import Job, ThreadCaller
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.process import BaseProcess
 
-__all__ = ["DEPTH", "Remote", "reference"]
+__all__ = ["DEPTH", "ProcessCaller", "each_of", "reference"]
 
 DEPTH: Final = 16
 """Items that may be on their way to and from one process, so that small ones can travel together."""
@@ -33,15 +31,9 @@ DEPTH: Final = 16
 TRIP: Final = 0.002
 """Seconds of work that one trip should carry: much longer than the trip itself."""
 
-serving: str = ""
-"""The stage whose calls are made here, in a process of its own; empty elsewhere."""
 
-Reference = tuple[str, str, bool] | bytes
-"""How a process finds its function: module, name and whether it was decorated there; or a pickle."""
-
-
-def reference(where: str, function: Callable[..., Any]) -> Reference:
-    """How another process will find ``function``; raises ``DefinitionError`` when it cannot."""
+def reference(where: str, function: Callable[..., Any], run_in: str) -> Reference:
+    """How another process or interpreter will find ``function``; raises ``DefinitionError`` when it cannot."""
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
     found: Any = sys.modules.get(module or "")
     try:
@@ -55,12 +47,19 @@ def reference(where: str, function: Callable[..., Any]) -> Reference:
         return pickle.dumps(function)
     except Exception as error:
         raise DefinitionError(
-            f"{where}: run_in='process' lets other processes import the function by its name, and {name or function!r} "
-            "cannot be found so: write it at the top of a module"
+            f"{where}: run_in={run_in!r} imports the function by its name, and {name or function!r} cannot be found "
+            "so; it must be defined at the top level of a module"
         ) from error
 
 
-class Remote(Caller):
+def each_of(given: Values) -> Iterator[Any]:
+    """The values of a generator elsewhere, then the error that ended it, if one did (fault H5)."""
+    yield from given.values
+    if given.failure is not None:
+        raise pickle.loads(given.failure)
+
+
+class ProcessCaller(ThreadCaller):
     """Makes calls of one function in a process; ``several`` lets small ones travel together."""
 
     def __init__(self, name: str, function: Reference, generates: bool, several: bool) -> None:
@@ -116,7 +115,7 @@ class Remote(Caller):
         try:
             return pickle.dumps(job.args, pickle.HIGHEST_PROTOCOL)
         except Exception as error:
-            job.error = _explained(f"stage {self._name!r}: its item cannot be sent to a process", error)
+            job.error = explained(f"stage {self._name!r}: its item cannot be sent to a process", error)
             return None
 
     def _send(self, calls: list[tuple[Job, bytes]]) -> None:
@@ -136,7 +135,7 @@ class Remote(Caller):
             try:
                 value = pickle.loads(packed)
             except Exception as error:
-                job.error = _explained(f"stage {self._name!r}: an answer of its process cannot be read", error)
+                job.error = explained(f"stage {self._name!r}: an answer of its process cannot be read", error)
             else:
                 if well:
                     job.value = value
@@ -149,7 +148,7 @@ class Remote(Caller):
 
         spawning = multiprocessing.get_context("spawn")  # a fork of a program with threads may hang
         self._pipe, theirs = spawning.Pipe()
-        process = spawning.Process(target=_serve, args=(theirs, *self._about), name=self._name, daemon=True)
+        process = spawning.Process(target=serve, args=(theirs, *self._about), name=self._name, daemon=True)
         with theirs:
             _start_deaf(process)
         self._process = process
@@ -206,77 +205,3 @@ def _start_deaf(process: BaseProcess) -> None:
         process.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-# -- over there -----------------------------------------------------------------------------------
-
-
-def _serve(pipe: Connection, name: str, function: Reference, generates: bool) -> None:
-    """Answer calls until the other end is closed."""
-    global serving
-    serving = name
-    signal.signal(signal.SIGINT, lambda *_: None)  # not SIG_IGN, which programs that the handler starts would inherit
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-    try:
-        handle, trouble = _found(function), None
-    except Exception as error:
-        handle, trouble = id, _explained(f"stage {name!r}: its process cannot import the handler", error)
-    with suppress(EOFError, OSError):  # whoever asked has gone
-        pipe.send_bytes(pickle.dumps(trouble))
-        while trouble is None:
-            calls = pickle.loads(pipe.recv_bytes())
-            began = perf_counter()
-            answers = [_answer(name, handle, generates, packed) for packed in calls]
-            pipe.send_bytes(pickle.dumps((perf_counter() - began, answers)))
-    for stream in sys.stdout, sys.stderr:
-        with suppress(Exception):  # there may be none, or it leads nowhere any more
-            stream.flush()
-    os._exit(0)
-
-
-def _found(function: Reference) -> Callable[..., Any]:
-    if isinstance(function, bytes):
-        found: Any = pickle.loads(function)
-        return cast(Callable[..., Any], found)
-    module, name, decorated = function
-    found = importlib.import_module(module)
-    for part in name.split("."):
-        found = getattr(found, part)
-    return cast(Callable[..., Any], found.__wrapped__ if decorated else found)
-
-
-def _answer(name: str, handle: Callable[..., Any], generates: bool, packed: bytes) -> tuple[bool, bytes]:
-    """Whether the call went well, and a pickle of its value or error."""
-    try:
-        args = pickle.loads(packed)
-    except Exception as error:
-        return False, pickle.dumps(_explained(f"stage {name!r}: its process cannot read the item", error))
-    try:
-        value = handle(*args)
-        if generates:
-            value = list(value)
-    except BaseException as error:
-        return False, _packed_error(name, error)
-    try:
-        return True, pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-    except Exception as error:
-        return False, pickle.dumps(_explained(f"stage {name!r}: its result cannot be sent back", error))
-
-
-def _packed_error(name: str, error: BaseException) -> bytes:
-    """The error with its traceback as a note; if it cannot travel, one that says what it was."""
-    text = "".join(traceback.format_exception(error)).rstrip()
-    with suppress(Exception):
-        error.add_note(f"in a process of stage {name!r}:\n{text}")
-        packed = pickle.dumps(error)
-        if type(pickle.loads(packed)) is type(error):  # some classes can only be sent
-            return packed
-    return pickle.dumps(NotPicklable(f"stage {name!r}: its handler raised what cannot be sent back:\n{text}"))
-
-
-def _explained(what: str, error: Exception) -> NotPicklable:
-    return NotPicklable(
-        f"{what} ({type(error).__name__}: {error}); use plain data and classes from the top of a module, "
-        "or run_in='thread'"
-    )

@@ -38,6 +38,10 @@ class BlockingSource:
         self._ended = self._loop.create_future()
         self._error: BaseException | None = None
 
+    def count_item(self) -> None:
+        """An item that it gave is in the channel."""
+        self.worker.produced += 1
+
     async def read(self) -> None:
         """Read it to its end; raises what it raises.
 

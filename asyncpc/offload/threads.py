@@ -1,9 +1,9 @@
-"""``Crew``: threads that make blocking calls for coroutines.
+"""``WorkerThreads``: threads that make blocking calls for coroutines.
 
 Why not a library's pool? A call cannot be interrupted, so what matters is how it is waited for. These threads end with
 their run, not later; they are daemons, so one that is stuck cannot keep the program from ending (fault D4); a call that
 outlived its timeout keeps its thread until it ends, so a stage never has more calls under way than it may (fault C11);
-and what finishes in one turn of the loop wakes the loop once.
+and what finishes in one iteration of the loop wakes it once.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from contextvars import Context, copy_context
 from inspect import iscoroutine
+from itertools import count
 from queue import Empty, SimpleQueue
 from threading import Thread, current_thread
 from time import monotonic
@@ -22,7 +23,7 @@ from typing import Any, Final
 from ..errors import LeftBehind
 from ..logs import ERROR, WARNING, log
 
-__all__ = ["Caller", "Crew", "Job", "Steps", "until_ended"]
+__all__ = ["Job", "Steps", "ThreadCaller", "WorkerThreads", "until_ended"]
 
 
 STEP: Final = 0.001
@@ -41,14 +42,14 @@ class Job:
         self.context: Context = context
         self.function: Callable[..., Any] = function
         self.args: tuple[Any, ...] = args
-        self.caller: Caller | None = None
+        self.caller: ThreadCaller | None = None
         self.began: float | None = None  # monotonic seconds
         self.tries: int = 0
         self.value: Any = None
         self.error: BaseException | None = None
 
 
-class Caller:
+class ThreadCaller:
     """Makes the calls of one thread, there; see ``processes.py`` for one that makes them elsewhere."""
 
     def most(self) -> int:
@@ -72,15 +73,20 @@ class Caller:
         """Let go what it has; called in its thread, after its last call."""
 
 
-class Crew:
+class WorkerThreads:
     """At most ``size`` threads that make calls, for one run; they start when there are calls to make.
 
-    ``make_caller`` makes the :class:`Caller` of a thread, and ``timeout`` is in seconds a call. Enter it once for each
-    coroutine that uses it; when the last one leaves, the threads end.
+    ``make_caller`` makes the :class:`ThreadCaller` of a thread, and ``timeout`` is in seconds a call. Enter it once
+    for each coroutine that uses it; when the last one leaves, the threads end.
     """
 
     def __init__(
-        self, name: str, size: int, timeout: float | None = None, make_caller: Callable[[], Caller] = Caller
+        self,
+        name: str,
+        size: int,
+        timeout: float | None = None,
+        make_caller: Callable[[], ThreadCaller] = ThreadCaller,
+        numbers: Iterator[int] | None = None,
     ) -> None:
         self._name = name
         self._size = size
@@ -88,15 +94,15 @@ class Crew:
         self._make_caller = make_caller
         self._members = 0
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
-        self._threads: list[tuple[Thread, Caller]] = []
-        self._started = 0  # threads so far
+        self._threads: list[tuple[Thread, ThreadCaller]] = []
+        self._numbers = count(1) if numbers is None else numbers
         self._leaving = 0  # of these, those that are to end, since there are too many
         self._under_way = 0
         self._done: deque[Job] = deque()
         self._called = False  # whether the loop will look at what is done
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def __aenter__(self) -> Crew:
+    async def __aenter__(self) -> WorkerThreads:
         self._members += 1
         return self
 
@@ -131,7 +137,7 @@ class Crew:
     async def call(self, function: Callable[..., Any], *args: Any, context: Context | None = None) -> Any:
         """What ``function(*args)`` gives in one of the threads, in ``context`` (by default a copy of the caller's).
 
-        Raises what it raises, and ``TimeoutError`` when it takes longer than the crew's timeout.
+        Raises what it raises, and ``TimeoutError`` when it takes longer than their timeout.
 
         *Cancel safety*: a call that has not begun is not made; one that has goes on, and its value is forgotten.
         """
@@ -159,15 +165,14 @@ class Crew:
 
     def _start_thread(self) -> None:
         caller = self._make_caller()
-        self._started += 1
-        name = f"asyncpc:{self._name}-{self._started}"
+        name = f"asyncpc:{self._name}-{next(self._numbers)}"
         thread = Thread(target=self._work, args=(caller,), name=name, daemon=True)
         thread.start()
         self._threads.append((thread, caller))
 
     # -- in the threads -----------------------------------------------------------------------
 
-    def _work(self, caller: Caller) -> None:
+    def _work(self, caller: ThreadCaller) -> None:
         try:
             while jobs := list(self._next(caller)):
                 wanted = [job for job in jobs if not job.future.done()]
@@ -184,14 +189,14 @@ class Crew:
                 assert self._loop is not None
                 self._loop.call_soon_threadsafe(self._left, current_thread())
 
-    def _make(self, caller: Caller, jobs: list[Job]) -> None:
+    def _make(self, caller: ThreadCaller, jobs: list[Job]) -> None:
         try:
             caller.make(jobs)
         except BaseException as error:  # or the thread would end, and who waits for these calls would wait for ever
             for job in jobs:
                 job.error = job.error or error
 
-    def _next(self, caller: Caller) -> Iterator[Job]:
+    def _next(self, caller: ThreadCaller) -> Iterator[Job]:
         """The next job, and some that wait behind it, but no more than this thread's share; none is the end."""
         job = self._jobs.get()
         most = min(caller.most(), 1 + self._jobs.qsize() // self._size)
@@ -253,17 +258,26 @@ class Steps:
         self._function = function
         self._args = args
         self._values: Any = None
+        self._error: BaseException | None = None  # that it raised after the values of the last step
 
     def step(self) -> tuple[list[Any], bool]:
         """Some values, and whether there may be more; raises what the generator raises, after what it gave before."""
         if self._values is None:
             self._values = iter(self._function(*self._args))
+        if self._error is not None:
+            raise self._error
         values: list[Any] = []
         until = monotonic() + STEP
-        for value in self._values:
-            values.append(value)
-            if len(values) == 128 or monotonic() > until:
-                return values, True
+        try:
+            for value in self._values:
+                values.append(value)
+                if len(values) == 128 or monotonic() > until:
+                    return values, True
+        except BaseException as error:
+            if not values:
+                raise
+            self._error = error
+            return values, True
         return values, False
 
     def close(self) -> None:

@@ -85,7 +85,7 @@ class Batching(NamedTuple):
             items_per_call=1 if batch.weigh is not None else math.ceil(batch.size),
             kept_by="batch",
             least_bound=0 if batch.weigh is not None else 2 * math.ceil(batch.size),  # or none would ever be complete
-            no_calls="would wait for others: give Batch(…, within=)" if waits else "",
+            no_calls=handler.no_calls or ("would wait for others: give Batch(…, within=)" if waits else ""),
         )
 
     def install(self, stage: Stage) -> None:

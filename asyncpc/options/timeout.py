@@ -30,6 +30,8 @@ class Timeout(NamedTuple):
         """More than no time at all."""
         if not is_positive(self.seconds):
             raise DefinitionError(f"{where}: timeout={self.seconds!r} must be more than 0 seconds")
+        if handler.run_in == "interpreter":
+            raise DefinitionError(f"{where}: timeout= cannot end a call in an interpreter; use run_in='process'")
         return handler._replace(call_limit=self.seconds)
 
     def install(self, stage: Stage) -> None:

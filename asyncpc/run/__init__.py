@@ -1,13 +1,13 @@
-"""What a stop meets: the supervisor of a run, its accounts, and the handle that the user has of it.
+"""What runs a pipeline: the supervisor of a run, its accounts, its report, and the handle that its user gets.
 
-Who may own what runs beside its caller; a test reads this table and finds every other maker::
+This table says who may start what; a test reads it and finds any other module that does::
 
     tasks      run.supervisor
-    threads    offload.threads, offload.sources
+    threads    offload.threads, offload.sources, offload.child, offload.interpreters
     processes  offload.processes
     loops      runner
 
-An owner waits for the end of all that it has made, or names in the report what could not be ended. A task, thread or
-process that somebody else needs is asked of its owner; a new owner is a new line here, with a test that shows that
-nothing is left when the run returns.
+An owner waits for the end of everything it has started, or names in the report what it could not end. Other modules ask
+the owner for a task, thread or process. A new owner needs a line here, and a test that shows that nothing is left when
+the run returns.
 """

@@ -1,7 +1,7 @@
-"""The accounts of one run: what came in, what became of it, and whether the two agree (invariant 4).
+"""The accounts of one run: what came in, what became of it, and whether the two balance (invariant 4).
 
-What went into a channel is counted by those who wrote it, what came of it by those who took it. Reading the accounts
-sums up both; nothing is counted twice while items move.
+The writers of a channel count what went in, the workers that take from it count what became of it. The accounts sum up
+both when somebody reads them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["Accounts"]
 
 
 class Accounts:
-    """Reads the counts of a run's stages and sources, and keeps those that come from outside."""
+    """Reads the counts of a run's stages and sources, and keeps those of ``feed`` and of the reader of results."""
 
     __slots__ = ("_ends", "_producers", "_results", "_stages", "fed", "results_read", "tracked")
 
@@ -41,7 +41,7 @@ class Accounts:
         """Whether items may have come with tickets."""
 
     def statistics(self, state: str, elapsed: float, now: float) -> Statistics:
-        """The counts at this moment; what came into a stage is counted by those who gave it."""
+        """The counts at this moment."""
         stages = tuple([_stage_statistics(stage, self._received(stage), elapsed, now) for stage in self._stages])
         sources = tuple(
             [SourceStatistics(one.name, one.produced, one.restarts, one.probe.held) for one in self._producers]
@@ -50,7 +50,7 @@ class Accounts:
         return Statistics(state, elapsed, sources, stages, self._stages[0].inbox.accepted, self.fed, ends)
 
     def _received(self, stage: Stage) -> int:
-        """What came into a stage, as those counted it who gave it."""
+        """How many items came into a stage, as its writers counted them."""
         received = stage.inbox.accepted + self.fed if stage is self._stages[0] else 0
         for before in stage.before:
             received += before.emitted_to(stage.inbox)
@@ -60,17 +60,17 @@ class Accounts:
         return received
 
     def left(self) -> tuple[tuple[str, tuple[Any, ...]], ...]:
-        """What is in flight and queued, by stage; stages without any are left out."""
+        """The items in flight and queued, for each stage that has any."""
         left = [(stage.handler.name, self.items_of(stage)) for stage in self._stages]
         return tuple([(name, tuple(map(plain, items)) if self.tracked else items) for name, items in left if items])
 
     @staticmethod
     def items_of(stage: Stage) -> tuple[Any, ...]:
-        """What a stage has in flight and queued, some of it tracked."""
+        """The items that a stage has in flight and queued; some may be tracked."""
         return (*stage.in_flight, *stage.inbox.items)
 
     def breach(self, statistics: Statistics) -> ConservationError | None:
-        """The conservation law: what was counted going in came out, is in flight, or is queued."""
+        """Check conservation: what went in has come out, is in flight, or is queued."""
         for one in statistics.stages:
             kept = one.done + one.failed + one.dropped + one.in_flight + one.queued
             if one.received != kept:
@@ -82,7 +82,7 @@ class Accounts:
         emitted = sum([statistics.stages[place].emitted for place in self._ends])
         if self._results is not None and emitted != self.results_read + len(self._results.items):
             return ConservationError(
-                f"{emitted} results were given, {self.results_read} read and {len(self._results.items)} queued; "
+                f"{emitted} results were emitted, {self.results_read} read and {len(self._results.items)} queued; "
                 "this is a bug in asyncpc, please report it"
             )
         return None

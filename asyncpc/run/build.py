@@ -1,4 +1,4 @@
-"""From a plan to what runs: a channel and a stage for each node, a worker for each source."""
+"""Builds what runs from a plan: a channel and a stage for each node, a worker for each source."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ class Parts(NamedTuple):
     """What a run consists of."""
 
     stages: list[Stage]
-    """Each before those it writes to."""
+    """Each stage comes before those it writes to."""
     producers: list[ProducerWorker]
     first: Channel[Any]
-    """What items are put and fed into: the channel of the first stage, if there is one only."""
+    """Takes the items that are put and fed: the channel of the first stage, if there is only one."""
     results: Channel[Any] | None
-    """What the values of the last stages go into, if they are read."""
+    """Takes the values of the last stages, if somebody reads them."""
 
     @property
     def channels(self) -> list[Channel[Any]]:
-        """All of them."""
+        """All channels of the run."""
         return [*(stage.inbox for stage in self.stages), *([] if self.results is None else [self.results])]
 
 
 def build(plan: Plan, streamed: bool, tracks: bool, trouble: Callable[[Exception, str], None]) -> Parts:
-    """Make the parts of a run; see :class:`~asyncpc.core.stage.RunLinks` for ``tracks`` and ``trouble``.
+    """Build the parts of a run; see :class:`~asyncpc.core.stage.RunLinks` for ``tracks`` and ``trouble``.
 
-    Raises ``DefinitionError`` for a function that cannot be called where it is to run.
+    Raises ``DefinitionError`` for a function that cannot run where its stage asks for it.
     """
     if any(node.handler.run_in != "loop" for node in plan.nodes):
-        from ..offload.handlers import with_crews  # here, since most programs have no such stage
+        from ..offload.handlers import with_pools  # here, since most programs have no such stage
 
-        plan = with_crews(plan)
+        plan = with_pools(plan)
     links = RunLinks(tracks, trouble)
     stages = [Stage(node.handler, Channel(plan.bound(node.handler)), links) for node in plan.nodes]
     results: Channel[Any] | None = Channel(plan.default_bound) if streamed else None
@@ -62,6 +62,6 @@ def _first(plan: Plan, stages: list[Stage]) -> Channel[Any]:
     if len(plan.entries) == 1:
         return stages[plan.entries[0]].inbox
     refusing = Channel[Any](0)
-    several = f"pipeline {plan.name!r} merges several first stages, so nothing can be put or fed"
+    several = f"pipeline {plan.name!r} merges several first stages, so it takes no put() and no feed()"
     refusing.refuse(lambda: StateError(several))
     return refusing

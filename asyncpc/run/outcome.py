@@ -1,9 +1,9 @@
-"""How a run ended: its report, or what it failed with."""
+"""How a run ended: its report, or the errors that it failed with."""
 
 from __future__ import annotations
 
 from ..errors import ConservationError, DrainTimeout, QueueShutDown
-from ..wording import annotate, from_the_user_on
+from ..wording import annotate, begin_at_user_code
 from .report import PipelineError, Report
 
 __all__ = ["Outcome"]
@@ -12,17 +12,17 @@ __all__ = ["Outcome"]
 class Outcome:
     """What went wrong in one run so far, and its report once it has ended."""
 
-    __slots__ = ("_name", "breach", "errors", "interrupt", "is_told", "report")
+    __slots__ = ("_name", "breach", "errors", "interrupt", "is_delivered", "report")
 
     def __init__(self, name: str) -> None:
         self._name = name  # of the pipeline
         self.errors: list[Exception] = []
         self.interrupt: BaseException | None = None
-        """KeyboardInterrupt or SystemExit of a handler, which comes out as itself (fault B13)."""
+        """KeyboardInterrupt or SystemExit of a handler; the run raises it as it is (fault B13)."""
         self.breach: ConservationError | None = None
         self.report: Report | None = None
-        self.is_told: bool = False
-        """Whether somebody has seen it, so that leaving the block need not raise it again."""
+        self.is_delivered: bool = False
+        """Whether the caller has got the result already, so that leaving the block does not raise it again."""
 
     def keep(self, error: BaseException, where: str) -> None:
         """Keep an error that ends the run."""
@@ -31,14 +31,14 @@ class Outcome:
             return
         self.errors.append(error)
         annotate(error, f"in {where} of pipeline {self._name!r}")
-        from_the_user_on(error)
+        begin_at_user_code(error)
 
     def is_clean(self) -> bool:
         """Whether nothing went wrong so far."""
         return not self.errors and self.interrupt is None
 
     def result(self) -> Report:
-        """The report of a run that has ended; raises what it failed with."""
+        """The report of a run that has ended; raises the errors that it failed with."""
         if self.interrupt is not None:
             raise self.interrupt
         if self.breach is not None:
@@ -56,15 +56,15 @@ class Outcome:
         return report
 
     def raise_with(self, error: Exception) -> None:
-        """The block raised ``error``: it comes out alone, unless the run failed too; then both do, in one group."""
+        """Add the ``error`` that the block raised: if the run failed too, raise one group of both, else nothing."""
         try:
             self.result()
         except PipelineError as failed:
-            told = [*failed.exceptions, *([] if isinstance(error, QueueShutDown) else [error])]
-            raise PipelineError(failed.message, told, failed.report) from error
+            errors = [*failed.exceptions, *([] if isinstance(error, QueueShutDown) else [error])]
+            raise PipelineError(failed.message, errors, failed.report) from error
 
 
 def _left(report: Report) -> DrainTimeout:
     left = ", ".join(f"{count} in {stage}" for stage, count in report.left_by_stage().items())
-    told = ([f"items left: {left}"] if left else []) + [f"{name} left behind" for name in report.abandoned]
-    return DrainTimeout(f"stopped before it was done; {'; '.join(told)}")
+    parts = ([f"items left: {left}"] if left else []) + [f"{name} left behind" for name in report.abandoned]
+    return DrainTimeout(f"stopped before it was done; {'; '.join(parts)}")

@@ -1,4 +1,4 @@
-"""What a run tells: statistics while it runs, which are frozen, and a report at its end; both plain numbers."""
+"""What a run shows: frozen statistics while it runs, and a report at its end, or the error that carries it."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ __all__ = ["PipelineError", "Report", "SourceStatistics", "StageStatistics", "St
 
 
 class Unfinished(NamedTuple):
-    """An accepted item that was not handled to its end, and the stage that had it."""
+    """An accepted item that was not handled to its end, and its stage."""
 
     item: Any
     """The item."""
     stage: str
-    """The stage that had it, by name."""
+    """The name of the stage that had it."""
 
 
 class SourceStatistics(NamedTuple):
-    """What one source has given; counts are items."""
+    """What one source has produced; counts are items."""
 
     name: str
-    """What the report calls it."""
+    """Its name in the report."""
     produced: int
-    """Items it gave."""
+    """Items it produced."""
     restarts: int
-    """How often it was started again after it raised."""
+    """How many times it was started again after it raised."""
     loop_held: float
     """Seconds in which it let nothing else run while it made an item, if that took half a millisecond or more."""
 
@@ -37,41 +37,41 @@ class StageStatistics(NamedTuple):
     """What one stage has done; counts are items, times are seconds."""
 
     name: str
-    """What the report calls it."""
+    """Its name in the report."""
     concurrency: int
-    """The most workers it may have at once; they start when there is work."""
+    """The most items it handles at once; workers start when there is work."""
     received: int
     """Items its queue accepted: ``done + failed + dropped + in_flight + queued``."""
     done: int
     """Items handled to their end."""
     failed: int
-    """Items whose handler raised, at last."""
+    """Items that failed for good: the last attempt raised."""
     last_failure: str
-    """What the last item failed with that did not end the run, and where: one line; empty if none did."""
+    """The last error that a policy accepted, and where it was raised, on one line; empty if there was none."""
     retried: int
-    """Calls of the handler after the first for an item."""
+    """Calls of the handler after the first one for an item."""
     dropped: int
-    """Items given up by a named policy."""
+    """Items dropped by a named policy."""
     in_flight: int
-    """Items that workers have now."""
+    """Items that workers are handling now."""
     queued: int
     """Items waiting in its queue now."""
     peak_queued: int
     """The most that ever waited in its queue at once."""
     emitted: int
-    """Values it passed on to the next stage, or would have; a broadcast counts one for each branch."""
+    """Values it passed on; those of a last stage count too, and a broadcast counts one for each branch."""
     put_waited: float
     """Seconds that writers of its queue waited for room, summed over the writers."""
     get_waited: float
-    """Seconds that its workers waited for items, summed over the workers, those not started included."""
+    """Seconds that its workers waited for items, summed over the workers, including those not started yet."""
     out_waited: float
-    """Seconds that its workers waited for room in the queues they give to, summed over the workers."""
+    """Seconds that its workers waited for room in the queues they write to, summed over the workers."""
     held_back: tuple[tuple[str, float], ...]
-    """What kept calls from beginning, in words (a rate, a breaker, a back-off), and for how many seconds, summed."""
+    """What delayed calls, in words (a rate, a breaker, a back-off), and for how many seconds, summed over the calls."""
     loop_held: float
-    """Seconds in which calls of half a millisecond or more let nothing else run, from their beginning to their end."""
+    """Seconds in which its calls held up the event loop, as far as each took half a millisecond or more."""
     latency_p50: float
-    """Half of the handler calls sampled took no longer (seconds; within 1 %); 0 before the first."""
+    """Half of the sampled calls took no longer (seconds; within 1 %); 0 before the first call."""
     latency_p90: float
     """Nine of ten took no longer."""
     latency_p99: float
@@ -88,18 +88,18 @@ class Statistics(NamedTuple):
     elapsed: float
     """Seconds since the run began."""
     sources: tuple[SourceStatistics, ...]
-    """In the order they were written."""
+    """In the order in which they were composed."""
     stages: tuple[StageStatistics, ...]
-    """Each before those it gives to."""
+    """Each stage comes before those it writes to."""
     put: int
-    """Items that came from outside, by ``put`` and its kind."""
+    """Items that came in through ``put`` and its variants."""
     fed: int
     """Items that handlers put back into the first stage with ``feed``."""
     ends: tuple[str, ...]
-    """The stages whose values are the results, by name: one, or one per branch."""
+    """The names of the stages whose values are the results: one, or one per branch."""
 
     def __str__(self) -> str:
-        """A table that people can read."""
+        """Format the counts as a table."""
         head = ("stage", "received", "done", "failed", "dropped", "in flight", "queued", "rate")
         rows = [
             (s.name, s.received, s.done, s.failed, s.dropped, s.in_flight, s.queued, f"{s.rate:,.0f}")
@@ -111,7 +111,7 @@ class Statistics(NamedTuple):
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as dictionaries and lists, ready for JSON."""
+        """Return everything as dictionaries and lists, ready for JSON."""
         inner = {
             "sources": [each._asdict() for each in self.sources],
             "stages": [each._asdict() for each in self.stages],
@@ -120,33 +120,33 @@ class Statistics(NamedTuple):
 
     @property
     def produced(self) -> int:
-        """Items that came in from outside: from sources and ``put``."""
+        """Items that came in from sources and through ``put``."""
         return self.put + sum(source.produced for source in self.sources)
 
     @property
     def done(self) -> int:
-        """Items that the last stage, or the last of each branch, handled to their end."""
+        """Items that the last stage, or the last stage of each branch, handled to their end."""
         return sum(stage.done for stage in self.stages if stage.name in self.ends)
 
     @property
     def failed(self) -> int:
-        """Items whose handler raised, in any stage."""
+        """Items that failed for good, in any stage."""
         return sum(stage.failed for stage in self.stages)
 
     @property
     def dropped(self) -> int:
-        """Items given up by a named policy, in any stage."""
+        """Items dropped by a named policy, in any stage."""
         return sum(stage.dropped for stage in self.stages)
 
     def bottleneck(self) -> str:
-        """Which stage limits the run, and who waits for it, in words."""
+        """Say in words which stage limits the run, and which stages wait for it."""
         return bottleneck(self)
 
 
 class Report:
-    """The end of a run: the books, which balance, and what was left.
+    """The end of a run: its final counts, which balance, and the items that were left.
 
-    In each stage ``received == done + failed + dropped + unfinished``; what is given to a stage is what it received.
+    In each stage ``received == done + failed + dropped + unfinished``, and a stage receives what others emit to it.
     """
 
     def __init__(
@@ -157,11 +157,11 @@ class Report:
         signal: int | None = None,
     ) -> None:
         self.statistics: Statistics = statistics
-        """The last statistics; the properties below read them."""
+        """The final statistics; the properties below read them."""
         self.left: tuple[tuple[str, tuple[Any, ...]], ...] = left
-        """The accepted items that were not handled to their end, by stage; stages that left none are left out."""
+        """The accepted items that were not handled to their end, for each stage that left any."""
         self.abandoned: tuple[str, ...] = abandoned
-        """Workers that ignored two cancellations, or have a call in a thread that goes on, by name."""
+        """The names of workers that ignored two cancellations, or left a call running in a thread."""
         self.signal: int | None = signal
         """The signal that ended the run under :func:`asyncpc.run`, if one did."""
 
@@ -184,12 +184,12 @@ class Report:
         return tuple(Unfinished(item, stage) for stage, items in self.left for item in items)
 
     def left_by_stage(self) -> dict[str, int]:
-        """How many items each stage left unfinished; empty if none did."""
+        """Return how many items each stage left unfinished, for each stage that left any."""
         return {stage: len(items) for stage, items in self.left}
 
     @property
     def produced(self) -> int:
-        """Items that came in from outside: from sources and ``put``."""
+        """Items that came in from sources and through ``put``."""
         return self.statistics.produced
 
     @property
@@ -199,17 +199,17 @@ class Report:
 
     @property
     def done(self) -> int:
-        """Items that the last stage, or the last of each branch, handled to their end."""
+        """Items that the last stage, or the last stage of each branch, handled to their end."""
         return self.statistics.done
 
     @property
     def failed(self) -> int:
-        """Items whose handler raised, in any stage."""
+        """Items that failed for good, in any stage."""
         return self.statistics.failed
 
     @property
     def dropped(self) -> int:
-        """Items given up by a named policy, in any stage."""
+        """Items dropped by a named policy, in any stage."""
         return self.statistics.dropped
 
     @property
@@ -219,12 +219,12 @@ class Report:
 
     @property
     def stages(self) -> tuple[StageStatistics, ...]:
-        """A line per stage."""
+        """The statistics of each stage."""
         return self.statistics.stages
 
     @property
     def sources(self) -> tuple[SourceStatistics, ...]:
-        """A line per source."""
+        """The statistics of each source."""
         return self.statistics.sources
 
     @property
@@ -236,14 +236,14 @@ class Report:
     def exit_status(self) -> int:
         """For ``sys.exit``: 0 all done; 1 the run or an item failed, or items were left; 128 + a signal (130, 143).
 
-        After a signal and a full drain it is that of the signal, also when items failed whose policy said to go on.
+        After a signal and a full drain it is that of the signal, even if items failed under a policy that goes on.
         """
         if self.statistics.state == "failed" or not self.complete:
             return 1
         return 128 + self.signal if self.signal else min(self.failed, 1)
 
     def __str__(self) -> str:
-        """A table that people can read."""
+        """Format the counts as a table."""
         left = self.left_by_stage()
         head = ("stage", "received", "done", "failed", "dropped", "unfinished", "peak queued", "rate")
         rows = [
@@ -287,9 +287,9 @@ class PipelineError(ExceptionGroup[Exception]):
 
 
 def _table(head: tuple[str, ...], sources: Sequence[SourceStatistics], stages: list[tuple[Any, ...]]) -> str:
-    """A line for each source and stage; what a source has produced stands under ``done``."""
-    given = [(source.name, "", source.produced, *[""] * (len(head) - 3)) for source in sources]
-    rows = [head, *[tuple(map(str, row)) for row in (*given, *stages)]]
+    """A line for each source and stage; what a source produced is shown under ``done``."""
+    first = [(source.name, "", source.produced, *[""] * (len(head) - 3)) for source in sources]
+    rows = [head, *[tuple(map(str, row)) for row in (*first, *stages)]]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, tuple("-" * width for width in widths))
     padded = [[cell.rjust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]

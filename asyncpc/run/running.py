@@ -1,4 +1,4 @@
-"""A run under way, as its user sees it: put items, read results, look at it, stop it; and how its end is told."""
+"""A run as its user sees it: put items, read results, look at it, stop it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Out_co = TypeVar("Out_co", covariant=True)
 
 
 class Running(Generic[In_contra, Out_co]):
-    """A run under way: put items, look at it, stop it."""
+    """A run that is under way: put items, look at it, stop it."""
 
     __slots__ = ("_bridge", "_run")
 
@@ -33,25 +33,26 @@ class Running(Generic[In_contra, Out_co]):
         self._bridge: Bridge | None = None
 
     async def put(self, item: In_contra, timeout: float | None = None) -> None:
-        """Hand ``item`` to the first stage, waiting for room, at most ``timeout`` seconds (then ``TimeoutError``).
+        """Put ``item`` into the first stage's queue; wait for room for at most ``timeout`` seconds.
 
-        Raises ``QueueShutDown`` when the run drains or has ended. *Cancel safety*: all or nothing; a ``put`` that
-        raised was not accepted. A handler that puts into its own pipeline may wait for itself: use :func:`feed` there.
+        Raises ``TimeoutError`` after that, and ``QueueShutDown`` when the run drains or has ended. *Cancel safety*: all
+        or nothing; an item whose ``put`` raised was not accepted. A handler that puts into its own pipeline may wait
+        for itself: use :func:`feed` there.
         """
         first = self._run.first
         if not first.try_put(item):
             await first.put(item, timeout)
 
     def put_nowait(self, item: In_contra) -> None:
-        """Hand ``item`` to the first stage at once; raises ``asyncio.QueueFull`` without room (answer 503)."""
+        """Put ``item`` into the first stage's queue at once; raises ``asyncio.QueueFull`` without room (answer 503)."""
         self._run.first.put_nowait(item)
 
     def put_from_thread(self, item: In_contra, timeout: float | None = None) -> None:
-        """:meth:`put` from any thread but the loop's own: blocks while full, at most ``timeout`` seconds.
+        """:meth:`put` from any thread but the loop's own: blocks while the queue is full, at most ``timeout`` seconds.
 
-        Raises ``TimeoutError`` when the time is up, ``QueueShutDown`` when the run drains or has ended or its loop is
-        closed, ``StateError`` in the loop's own thread. A call that raised was not accepted. It counts against the
-        bound at once; many calls wake the loop once.
+        Raises ``TimeoutError`` after that, ``QueueShutDown`` when the run drains or has ended or its loop is closed,
+        and ``StateError`` in the loop's own thread. An item whose call raised was not accepted. The item counts against
+        the bound at once. Many calls wake the loop once.
         """
         if self._bridge is None:
             from ..offload.bridge import bridge_to  # here, since most programs have no threads
@@ -60,11 +61,11 @@ class Running(Generic[In_contra, Out_co]):
         self._bridge.put(item, timeout)
 
     def call_from_thread(self, item: In_contra, timeout: float | None = None) -> Out_co:
-        """:meth:`call` from any thread but the loop's own: blocks until there is a result; raises what it raises.
+        """:meth:`call` from any thread but the loop's own: blocks until there is a result.
 
-        ``timeout`` (seconds) is for the room, then ``TimeoutError``. Raises ``QueueShutDown`` when the run drains or
-        has ended or its loop is closed, also while it waits, and ``StateError`` in the loop's own thread, or where
-        :meth:`call` does. What was not accepted left nothing behind.
+        ``timeout`` (seconds) limits the wait for room; then it raises ``TimeoutError``. Raises ``QueueShutDown`` when
+        the run drains or ends or its loop is closed, also while it waits, and ``StateError`` in the loop's own thread.
+        Otherwise it raises what :meth:`call` raises. An item that was not accepted leaves no trace.
         """
         from concurrent.futures import Future
 
@@ -77,14 +78,14 @@ class Running(Generic[In_contra, Out_co]):
         return cast(Out_co, bridge.result_of(result, "the result of this item is lost"))
 
     async def call(self, item: In_contra, timeout: float | None = None) -> Out_co:
-        """Put ``item`` and return what the last stage gives for it; raises what its handler raised.
+        """Put ``item`` and return the last stage's value for it; raises what a handler raised for it.
 
-        ``timeout`` (seconds) is for the room, as with :meth:`put`. A handler that fails for a ``call`` fails for its
-        caller alone, after its attempts; the run goes on, whatever ``on_error`` says. Raises ``QueueShutDown`` when the
-        run ends before it comes to the item, ``StateError`` when a stage gives more than one value per item, or batches
-        without a limit of time.
+        ``timeout`` (seconds) limits the wait for room, as with :meth:`put`. If the item fails after all attempts, the
+        error goes to the caller alone and the run goes on, whatever ``on_error`` says. Raises ``QueueShutDown`` when
+        the run ends before the item was handled, and ``StateError`` if a stage may emit several values for an item, or
+        gathers batches without a time limit.
 
-        *Cancel safety*: before the item was accepted, all or nothing; then it is handled, and its result dropped.
+        *Cancel safety*: before the item is accepted, all or nothing; after that it is handled, and its result dropped.
         """
         self._check_call()
         result: asyncio.Future[Out_co] = asyncio.get_running_loop().create_future()
@@ -93,39 +94,39 @@ class Running(Generic[In_contra, Out_co]):
 
     def _ticket(self, result: asyncio.Future[Out_co]) -> CallTicket:
         name = self._run.plan.name
-        return CallTicket(result, lambda: QueueShutDown(f"pipeline {name!r} ended before it came to this item"))
+        return CallTicket(result, lambda: QueueShutDown(f"pipeline {name!r} ended before it handled this item"))
 
     def _check_call(self) -> None:
-        """Refuse a ``call`` that could not be answered; from the first on, items are looked at."""
+        """Refuse a ``call`` that nobody would answer; from the first call on, items may be tracked."""
         self._run.accounts.tracked = True
         for stage in self._run.stages[: self._run.plan.main]:
             if not stage.run.tracks:
-                raise StateError("call() works on a pipeline that was entered: 'async with pipeline as running:'")
+                raise StateError("call() needs a pipeline that was entered with 'async with pipeline as running:'")
             if stage.handler.no_calls:
                 raise StateError(f"call() cannot be answered: stage {stage.handler.name!r} {stage.handler.no_calls}")
 
     def scale(self, stage: str, concurrency: int) -> None:
-        """Let the stage of that name handle so many items at once from now on, at least 1.
+        """Set how many items the stage of that name handles at once, at least 1.
 
-        New workers start as they are needed; those too many leave after the item they are at. Raises ``StateError``
-        for a stage that is not there, ``DefinitionError`` for what is no such number.
+        New workers start when there is work for them; surplus workers leave after their current item. Raises
+        ``StateError`` for an unknown stage, ``DefinitionError`` for anything but a whole number from 1 up.
         """
         self._run.first.check_caller()
         found = self._run.scaling.stage(stage)
         self._run.scaling.scale(found, at_least_1(f"stage {stage!r}", "concurrency", concurrency))
 
     def set_rate(self, stage: str, rate: Rate) -> None:
-        """Let the calls of the stage of that name begin at this :class:`~asyncpc.Rate` from now on.
+        """Set the :class:`~asyncpc.Rate` at which calls of the stage of that name begin, also calls that wait already.
 
-        Raises ``StateError`` for a stage that is not there, ``DefinitionError`` for what is no rate.
+        Raises ``StateError`` for an unknown stage, ``DefinitionError`` for anything but a rate.
         """
         self._run.first.check_caller()
         set_rate(self._run.scaling.stage(stage), rate)
 
     def pause(self) -> None:
-        """Let the handlers finish what they are at, and take no more items before :meth:`resume`.
+        """Let handlers finish their current items, and take no more before :meth:`resume`.
 
-        Sources and callers go on until the first queue is full. A drain resumes.
+        Sources and callers of ``put`` go on until the first queue is full. A drain resumes.
         """
         self._run.first.check_caller()
         self._run.scaling.pause()
@@ -136,10 +137,10 @@ class Running(Generic[In_contra, Out_co]):
         self._run.scaling.resume()
 
     async def drain(self, timeout: float | None = None) -> Report:
-        """Stop the intake, finish what is queued; at the deadline cancel what is left, and list it in the report.
+        """Stop the intake and finish what is queued; at the deadline, cancel what is left and list it in the report.
 
-        ``timeout`` in seconds, by default the pipeline's ``drain_timeout``; returns within that plus 100 ms (to cancel
-        tens of thousands of workers, or to list millions of items by key or priority, takes longer). Raises
+        ``timeout`` is in seconds, by default the pipeline's ``drain_timeout``. Returns within that plus 100 ms; to
+        cancel tens of thousands of workers, or to list millions of items by key or priority, takes longer. Raises
         ``PipelineError`` if the run failed. Inside one of the run's own handlers, which cannot wait for itself, it
         starts the drain and returns the report so far. *Cancel safety*: the drain goes on.
         """
@@ -149,7 +150,7 @@ class Running(Generic[In_contra, Out_co]):
         return await self.wait()
 
     def stop(self, timeout: float | None = None) -> None:
-        """Begin to drain, without waiting; callable from anywhere in the loop, any number of times.
+        """Begin to drain, without waiting; may be called anywhere in the loop, any number of times.
 
         Raises ``StateError`` in another thread: there, ``loop.call_soon_threadsafe(running.stop)``.
         """
@@ -159,21 +160,21 @@ class Running(Generic[In_contra, Out_co]):
     async def wait(self) -> Report:
         """Wait until the sources have ended and everything is handled; raises ``PipelineError`` if the run failed.
 
-        Raises ``StateError`` in one of the run's own handlers, which would wait for itself (a task that the handler
-        waits for would, too, and cannot be told apart). *Cancel safety*: waiting changes nothing.
+        Raises ``StateError`` in one of the run's own handlers, which would wait for itself. (A task that a handler
+        waits for would do the same, but cannot be recognized.) *Cancel safety*: waiting changes nothing.
         """
         if self._run.runs_here():
-            raise StateError("wait() in a handler would wait for itself: call stop(), or feed() what is left to do")
+            raise StateError("wait() in a handler would wait for itself: call stop() instead")
         await self._run.wait()
-        self._run.outcome.is_told = True
+        self._run.outcome.is_delivered = True
         return self._run.outcome.result()
 
     def statistics(self) -> Statistics:
-        """The books of the run at this moment, frozen."""
+        """The counts of the run at this moment, frozen."""
         return self._run.statistics()
 
     def bottleneck(self) -> str:
-        """Which stage limits the run and who waits for it, in words."""
+        """Say in words which stage limits the run, and which stages wait for it."""
         return self._run.statistics().bottleneck()
 
     @property
@@ -186,7 +187,7 @@ class Running(Generic[In_contra, Out_co]):
 
 
 class Results(Generic[Out_co]):
-    """A run whose last stage's values are read; leaving the block leaves nothing running."""
+    """A run whose last stage's values are read; after the block nothing is left running."""
 
     __slots__ = ("_end", "_run", "_start")
 
@@ -196,7 +197,7 @@ class Results(Generic[Out_co]):
         self._run: Supervisor | None = None
 
     async def __aenter__(self) -> Results[Out_co]:
-        """Start it here; leaving the block cancels what still runs, and raises ``PipelineError`` if the run failed."""
+        """Start the run; leaving the block cancels what still runs, and raises ``PipelineError`` if the run failed."""
         self._run = self._start()
         return self
 
@@ -211,9 +212,9 @@ class Results(Generic[Out_co]):
         return self
 
     async def __anext__(self) -> Out_co:
-        """The next value; the loop ends with the run, and raises ``PipelineError`` if that failed.
+        """Return the next value; the iteration ends with the run, and raises ``PipelineError`` if the run failed.
 
-        *Cancel safety*: all or nothing, no value is lost.
+        *Cancel safety*: all or nothing; no value is lost.
         """
         run = self._entered()
         assert run.results is not None
@@ -221,7 +222,7 @@ class Results(Generic[Out_co]):
             value = await run.results.get()
         except QueueShutDown:
             await run.wait()
-            run.outcome.is_told = True
+            run.outcome.is_delivered = True
             run.outcome.complete_result()
             raise StopAsyncIteration from None
         run.accounts.results_read += 1
@@ -239,24 +240,24 @@ class Results(Generic[Out_co]):
 
     def _entered(self) -> Supervisor:
         if self._run is None:
-            raise StateError("results are read inside 'async with pipeline.stream() as values:'")
+            raise StateError("read results inside 'async with pipeline.stream() as values:'")
         return self._run
 
 
 async def leave(
     run: Supervisor, error: BaseException | None, end: Callable[[], None], outcome: Callable[[], object]
 ) -> None:
-    """Leave the block of a run, with what the block raised, and call ``end``; unless it was given, ``outcome`` is."""
+    """Leave the block of a run, which may have raised ``error``: wait for the end, call ``end``, raise the outcome."""
     try:
         await run.wait_hastening(error)
     finally:
         end()
-    if error is None and not run.outcome.is_told:
+    if error is None and not run.outcome.is_delivered:
         outcome()
-    elif isinstance(error, Exception) and not run.outcome.is_told:
+    elif isinstance(error, Exception) and not run.outcome.is_delivered:
         run.outcome.raise_with(error)
 
 
 def opening(running: Running[Any, Any], place: int) -> bool:
-    """Whether workers of the stage at ``place`` still open their resources."""
+    """Whether workers of the stage at ``place`` are still opening their resources."""
     return bool(running._run.stages[place].staff.opening)

@@ -1,4 +1,4 @@
-"""How many workers a run's stages have, set by hand or by what adjusts them; pause and resume."""
+"""Changes how many workers the stages of a run have, on request or by themselves; pauses and resumes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Scaling"]
 
 
 class Scaling:
-    """Changes the stages of one run; ``start_worker`` is called when a stage needs one more of its workers."""
+    """Changes the stages of one run; ``start_worker`` is called when a stage needs another of its workers."""
 
     __slots__ = ("_loop", "_may_pause", "_name", "_stages", "_start_worker", "_timers", "is_over")
 
@@ -26,7 +26,7 @@ class Scaling:
         self._may_pause = True
         self._loop: asyncio.AbstractEventLoop
         self.is_over: bool = False
-        """Whether the run has been cancelled or has ended, so that no workers come or leave any more."""
+        """Whether the run was cancelled or has ended, so that the number of workers stays."""
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Give each stage its workers, which start when there is work for them."""
@@ -37,13 +37,13 @@ class Scaling:
                 self._adjust_later(stage, stage.staff.adjust)
 
     def close(self) -> None:
-        """Change nothing any more."""
+        """Change nothing from now on."""
         self.is_over = True
         for timer in self._timers.values():
             timer.cancel()
 
     def stage(self, name: str) -> Stage:
-        """The stage of that name; raises ``StateError`` that names them all."""
+        """The stage of that name; raises ``StateError``, which lists the names there are."""
         for stage in self._stages:
             if stage.handler.name == name:
                 return stage
@@ -51,14 +51,14 @@ class Scaling:
         raise StateError(f"pipeline {self._name!r} has no stage {name!r}; it has {names}")
 
     def scale(self, stage: Stage, concurrency: int) -> None:
-        """Let ``stage`` have so many workers from now on; those it has too many leave after the item they are at."""
+        """Let ``stage`` have so many workers; surplus workers leave after their current item."""
         inbox, staff = stage.inbox, stage.staff
         if self.is_over or inbox.closed:
             return
         more, staff.concurrency = (concurrency - staff.concurrency) * stage.handler.depth, concurrency
-        if stage.handler.crew is not None:
-            stage.handler.crew.resize(concurrency)
-        kept = min(max(more, 0), staff.surplus)  # those asked to leave before stay
+        if stage.handler.pool is not None:
+            stage.handler.pool.resize(concurrency)
+        kept = min(max(more, 0), staff.surplus)  # workers that were asked to leave stay
         staff.surplus -= kept
         if more > kept:
             self._add(stage, more - kept)
@@ -71,7 +71,7 @@ class Scaling:
             inbox.getters.wake(staff.surplus)  # idle ones leave at once
 
     def stop(self) -> None:
-        """Go on, and pause no more: what is queued is to be handled."""
+        """Resume, and pause no more, since a drain handles what is queued."""
         self._may_pause = False
         self.resume()
 
@@ -96,7 +96,7 @@ class Scaling:
         stage.inbox.workers += count
         getters.add_spares(count, partial(self._start_worker, stage), self._loop.time())
         if stage.handler.context is not None:
-            getters.wake(count)  # opening takes time, and if it fails that is better known now
+            getters.wake(count)  # opening takes time, and an error is better known now
 
     def _adjust_later(self, stage: Stage, adjust: Adjust) -> None:
         self._timers[stage.handler.name] = self._loop.call_later(adjust.every, self._adjust, stage, adjust)

@@ -1,4 +1,4 @@
-"""Where a run is; it only advances (invariant 8)."""
+"""The states of a run, which only advance (invariant 8)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["ADVANCES", "State"]
 
 
 class State(StrEnum):
-    """Where a run is; see :data:`ADVANCES`."""
+    """The state of a run; see :data:`ADVANCES`."""
 
     NEW = "new"
     RUNNING = "running"
@@ -25,4 +25,4 @@ ADVANCES: Final[dict[State, set[State]]] = {
     State.CLOSED: set(),
     State.FAILED: set(),
 }
-"""The states that may follow each."""
+"""The states that may follow each state."""

@@ -7,7 +7,7 @@ was cancelled by anyone else is a failure with a name (fault B1).
 How a run stops
 ---------------
 1. *Intake ends*: puts are refused and the sources' tasks are cancelled, also while they sit in their next item; each
-   source is closed in its own task. (Sources that end by themselves come to the same point.)
+   source is closed in its own task. (Sources that end by themselves lead to the same point.)
 2. *The queues drain*: when every queue is empty and every worker waits with nothing in flight, nothing can make new
    work, not even ``feed``; the queues that no stage writes to are closed, and each of their consumers sees END. When
    the last worker of a stage has ended, the next queue is closed, stage by stage; where branches meet, when the last of
@@ -15,8 +15,8 @@ How a run stops
 3. *One deadline* over all of it: then the workers are cancelled, once more after ``GRACE`` seconds, and after another
    ``GRACE`` whoever ignored both is abandoned by name. What was not handled is listed, item by item.
 
-A failure cancels at once instead of step 2; what it leaves is listed as well. A source that raises is no reason to
-lose what it gave: the run drains, then the error comes out (fault C13).
+A failure cancels at once instead of step 2; what it leaves is listed as well. When a source raises, the run drains the
+items that it produced, then raises the error (fault C13).
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ from .state import ADVANCES, State
 __all__ = ["Supervisor", "feed"]
 
 GRACE: Final = 0.04
-"""Seconds between the first cancel at a deadline, the second, and giving up: together below the 100 ms promised."""
+"""Seconds from the first cancel at a deadline to the second, and from that to giving up: below the 100 ms promised."""
 
 _under_way: set[Supervisor] = set()
-"""Runs that have not ended; tasks are held weakly, so without this a run that nobody names could be collected."""
+"""Runs that have not ended; the loop holds tasks weakly, so without this a run could be garbage-collected."""
 
 _current: ContextVar[Supervisor] = ContextVar("asyncpc_run")
 
@@ -60,28 +60,28 @@ _current: ContextVar[Supervisor] = ContextVar("asyncpc_run")
 def feed(item: Any) -> None:
     """Put ``item`` into the first stage of the run that the calling handler belongs to, without waiting.
 
-    It never waits, so a full queue cannot deadlock on its own workers; the bound does not hold it back, and it is
-    counted as ``fed``. The run does not end before the item, and all that it feeds in turn, has been handled. A handler
-    in a thread may feed as well; many calls wake the loop once.
+    It ignores the bound of the queue, so a full queue cannot deadlock on its own workers. The report counts the item as
+    ``fed``. The run does not end before the item, and all that its handling feeds in turn, has been handled. A handler
+    in a thread may call it too; many calls wake the loop once.
 
-    Raises ``StateError`` outside a handler and in a process, which has no way to the run, and ``QueueShutDown`` when
-    the run has ended.
+    Raises ``StateError`` outside a handler, and in a process, which cannot reach the run; ``QueueShutDown`` when the
+    run has ended.
     """
     run = _current.get(None)
     if run is None:
-        from ..offload.processes import serving  # here, since most programs have none
+        from ..offload.child import serving  # here, since most programs have none
 
         if serving:
             raise StateError(
                 f"feed() does not reach the run from a process of stage {serving!r}: return the items, "
                 "or yield them, and let the next stage feed them"
             )
-        raise StateError("feed() works inside a consumer's handler only; from outside, use 'await running.put(item)'")
+        raise StateError("feed() works only inside a consumer's handler; elsewhere, use 'await running.put(item)'")
     run.feed(item)
 
 
 class Supervisor:
-    """Runs a :class:`~asyncpc.plan.Plan` once. All methods but :meth:`wait` are plain functions."""
+    """Runs a :class:`~asyncpc.core.plan.Plan` once. All methods but those that wait are plain functions."""
 
     def __init__(self, plan: Plan, *, streamed: bool = False, tracks: bool = False) -> None:
         self.plan: Plan = plan
@@ -97,12 +97,12 @@ class Supervisor:
         self.accounts: Accounts = Accounts(self._producers, self.stages, plan.ends, self.results)
         self.outcome: Outcome = Outcome(plan.name)
         self._live: dict[Worker, None] = {}  # a set that keeps its order, so that runs can be repeated
-        self._left_behind: list[str] = []  # workers with a call in a thread that goes on
+        self._left_behind: list[str] = []  # workers that left a call running in a thread
         self._sources_live = 0
         self._starting = False  # whether a worker's task is being made
         self._cancels = 0  # rounds of cancellation
         self._deadline: asyncio.TimerHandle | None = None
-        self._deadline_at = math.inf  # kept here, since uvloop's handle of a moment that has come cannot tell it
+        self._deadline_at = math.inf  # kept here, since a handle of uvloop that has fired cannot say it
         self._began = 0.0  # loop time
         self._began_really = 0.0
         self._ended = asyncio.Event()
@@ -132,7 +132,7 @@ class Supervisor:
             self._spawn(producer, copy_context())
 
     def _start_worker(self, stage: Stage) -> None:
-        """An item has come and no worker is idle: one more starts."""
+        """Start one more worker, since an item has come and no worker is idle."""
         stage.inbox.getters.spare_started(self._loop.time())
         stage.staff.started += 1
         worker = ConsumerWorker(f"{stage.handler.name}-{stage.staff.started}", stage)
@@ -159,7 +159,7 @@ class Supervisor:
         except BaseException as error:  # a task factory that refuses
             work.close()
             worker.failed_with(error)
-            self._loop.call_soon(self._worker_ended, worker)  # not now: who starts it is in the middle of something
+            self._loop.call_soon(self._worker_ended, worker)  # not now: the caller is in the middle of something
         else:
             worker.task.add_done_callback(partial(self._worker_ended, worker))
 
@@ -178,13 +178,17 @@ class Supervisor:
         self.first.check_caller()
         if self._ended.is_set() or self.first.closed:
             raise QueueShutDown("feed() after the end of its run: the item was not taken")
-        self.first.enqueue(item)  # first, as an order may refuse it
+        self.first.enqueue(item)  # first, since key= or priority= may refuse it
         self.accounts.fed += 1
+
+    def count_fed(self, items: int) -> None:
+        """Count items that handlers have fed in threads."""
+        self.accounts.fed += items
 
     # -- stop ---------------------------------------------------------------------------------
 
     def stop(self, timeout: float | None = None) -> None:
-        """End the intake and drain, within ``timeout`` seconds (default: the plan's); again: only ever sooner."""
+        """End the intake and drain, within ``timeout`` seconds (default: the plan's); another call shortens it."""
         if self.state is State.NEW:
             self._advance(State.CLOSED)
             self._ended.set()
@@ -195,7 +199,7 @@ class Supervisor:
             self._end_intake()
 
     def abort(self) -> None:
-        """Cancel every worker now; clean-up gets ``drain_timeout`` seconds, or none if asked a second time (B7)."""
+        """Cancel every worker now; clean-up gets ``drain_timeout`` seconds, after a second call none (fault B7)."""
         if self._ended.is_set() or self.state is State.NEW:
             self.stop()
         elif self._cancels == 0:
@@ -211,9 +215,9 @@ class Supervisor:
         await self._ended.wait()
 
     async def wait_hastening(self, cause: BaseException | None = None) -> None:
-        """Wait for the end; each cancel of the caller hastens it, and comes out when no task is left (B5, B6).
+        """Wait for the end; each cancel of the caller hastens it, and is raised when no task is left (faults B5, B6).
 
-        ``cause`` is what the caller is leaving for already; if that is a cancel, it is the first.
+        ``cause`` is the error that the caller is leaving with; if that is a cancel, it counts as the first.
         """
         first = cause if isinstance(cause, asyncio.CancelledError) else None
         cancelled = first
@@ -225,7 +229,7 @@ class Supervisor:
                     self.abort()
                 cancelled = error
         if cancelled is not None and first is None:
-            cancelled.report = self.outcome.report  # type: ignore[attr-defined]  # there is no other way to hand it over
+            cancelled.report = self.outcome.report  # type: ignore[attr-defined]  # there is no other way to pass it on
             raise cancelled
 
     def lost_its_loop(self) -> bool:
@@ -248,7 +252,7 @@ class Supervisor:
             self._watch_for_quiet()
 
     def _watch_for_quiet(self) -> None:
-        """From now on every worker that falls idle looks whether it was the last."""
+        """From now on every worker that becomes idle checks whether it was the last."""
         for stage in self.stages:
             stage.inbox.getters.on_wait = self._close_if_quiet
         self._close_if_quiet()
@@ -258,10 +262,10 @@ class Supervisor:
         if self.stages[0].inbox.closed or self._sources_live:
             return
         if self.first.inlet is not None:
-            self.first.inlet.take_fed()  # by a call in a thread that has outlived its timeout
+            self.first.inlet.take_fed()  # by a call in a thread that exceeded its timeout
         if all(stage.is_idle for stage in self.stages):
             if any(stage.inbox.complete() for stage in self.stages):
-                return  # whoever handles the last batches will come back here
+                return  # the worker that handles the last batch will come back here
             for stage in self.stages:
                 if not stage.before:
                     stage.inbox.close()
@@ -269,7 +273,7 @@ class Supervisor:
             self._finish_if_ended()
 
     def _limit(self, timeout: float) -> None:
-        """Bring the one deadline forward to ``timeout`` seconds from now; it is never put off."""
+        """Bring the one deadline forward to ``timeout`` seconds from now; it is never postponed."""
         when = self._loop.time() + max(0.0, timeout)
         if when < self._deadline_at and self._cancels < 2:  # after the second round workers have their last GRACE
             self._set_deadline(when)
@@ -331,7 +335,7 @@ class Supervisor:
             worker.stage.staff.left(worker, worker.stage.counts)
             worker.stage.inbox.workers -= 1
             if worker.stage.inbox.getters.on_wait is not None:
-                self._close_if_quiet()  # one that left, as its stage has too many, may have been the last at work
+                self._close_if_quiet()  # a surplus worker that left may have been the last at work
             self._cascade()
         self._finish_if_ended()
 
@@ -347,25 +351,25 @@ class Supervisor:
         for error in errors:
             self.outcome.keep(error, worker.name)
         if errors and isinstance(worker, ProducerWorker) and self.outcome.interrupt is None:
-            self.stop()  # what it gave is handled first (fault C13)
+            self.stop()  # what it produced is handled first (fault C13)
         elif errors:
             self._fail(worker.name)
         self._log_failures(errors, worker.name)
 
     def _trouble(self, error: Exception, where: str) -> None:
-        """A callback of the user failed, in the middle of somebody else's work."""
+        """End the run, since a callback of the user failed where nobody could raise it."""
         self.outcome.keep(error, where)
         self._fail(where)
         self._log_failures([error], where)
 
     def _log_failures(self, errors: Sequence[BaseException], where: str) -> None:
-        """Last, since a log can break nothing then; whoever awaits the run learns of them at once anyway."""
+        """Log errors of an entered run, last of all; whoever awaits a run learns of them anyway."""
         for error in errors:
             if self._entered and isinstance(error, Exception):
                 log(ERROR, "pipeline %r failed in %s: %s", self.plan.name, where, summary(error), error=error)
 
     def _fail(self, where: str) -> None:
-        """The first failure stops the run: siblings are cancelled, callers in ``put`` are told (invariant 7)."""
+        """Stop the run at its first failure: cancel other workers, refuse waiting callers of ``put`` (invariant 7)."""
         if self.state is not State.FAILED:
             self._advance(State.FAILED)
             why = f"pipeline {self.plan.name!r} failed in {where}: the item was not taken"
@@ -401,11 +405,11 @@ class Supervisor:
         if self._deadline is not None:
             self._deadline.cancel()
         self._deadline_at = -math.inf  # a failure in what follows sets no other
-        for queue in self._channels:  # first, or a thread could feed what no report tells of
+        for queue in self._channels:  # first, or a thread could feed an item that no report lists
             queue.close()  # an abandoned worker that comes back finds END
         try:
             self._conclude()
-        except Exception as error:  # better a run that ends with it than one that never ends
+        except Exception as error:  # or the run would never end
             self.outcome.breach = ConservationError(
                 "the report cannot be written; this is a bug in asyncpc, please report it"
             )
@@ -418,7 +422,7 @@ class Supervisor:
             log(WARNING, "pipeline %r left items unfinished: %s", self.plan.name, left)
 
     def _conclude(self) -> None:
-        """Write the report; what is left is told, and let go."""
+        """Write the report, with what is left, and let go of it."""
         for stage in self.stages:
             if stage.window is not None:
                 stage.window.release()
@@ -434,7 +438,7 @@ class Supervisor:
             stage.inbox.items.clear()
 
     def report_so_far(self) -> Report:
-        """The report as it would be now: what is in queues and hands counts as unfinished."""
+        """The report as it would be now: items queued and in flight count as unfinished."""
         return Report(self.statistics(), self.accounts.left(), self._abandoned())
 
     def _abandoned(self) -> tuple[str, ...]:
@@ -445,7 +449,7 @@ class Supervisor:
     # -- insight ------------------------------------------------------------------------------
 
     def statistics(self) -> Statistics:
-        """The books at this moment, or at the end once there was one."""
+        """The counts at this moment, or those at the end once the run has ended."""
         if self.outcome.report is not None:
             return self.outcome.report.statistics
         now = self._loop.time()
@@ -460,5 +464,5 @@ class Supervisor:
 
 
 def _delivered_again(error: asyncio.CancelledError, before: asyncio.CancelledError) -> bool:
-    """Whether anyio delivers one cancel of a scope again, as it does in every turn of the loop."""
+    """Whether anyio delivers the same cancel of a scope again, as it does in every iteration of the loop."""
     return bool(error.args) and error.args == before.args and "cancel scope" in str(error.args[0])

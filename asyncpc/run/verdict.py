@@ -1,4 +1,4 @@
-"""The one sentence that says what limits a run, made of its statistics."""
+"""One sentence that says what limits a run, from its statistics."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["bottleneck"]
 
 
 class StageFigures(Protocol):
-    """What is needed of a :class:`~asyncpc.StageStatistics`."""
+    """What the sentence needs of a :class:`~asyncpc.StageStatistics`."""
 
     @property
     def name(self) -> str: ...
@@ -28,7 +28,7 @@ class StageFigures(Protocol):
 
 
 class SourceFigures(Protocol):
-    """What is needed of a :class:`~asyncpc.SourceStatistics`."""
+    """What the sentence needs of a :class:`~asyncpc.SourceStatistics`."""
 
     @property
     def name(self) -> str: ...
@@ -37,7 +37,7 @@ class SourceFigures(Protocol):
 
 
 class Figures(Protocol):
-    """What is needed of a run's :class:`~asyncpc.Statistics`."""
+    """What the sentence needs of a run's :class:`~asyncpc.Statistics`."""
 
     @property
     def elapsed(self) -> float: ...
@@ -64,8 +64,8 @@ def bottleneck(run: Figures) -> str:
         return "nothing has happened yet"
     waits = {s.name: _share(s.get_waited + s.out_waited, s.concurrency * run.elapsed) for s in run.stages}
     others = "".join(f"; {s.name} waits {waits[s.name]:.0%} of its time" for s in run.stages if s is not limit)
-    if busy[limit.name] < 0.5:  # every stage waits more than it works: the sources give too little to do
-        names = ", ".join(source.name for source in run.sources) or "what is put from outside"
+    if busy[limit.name] < 0.5:  # every stage waits more than it works: too few items come in
+        names = ", ".join(source.name for source in run.sources) or "the callers of put()"
         idle = f"{limit.name} waits {waits[limit.name]:.0%} of its time"
         return f"{names}: too slow to keep the stages busy; {idle}{others}"
     workers = "1 worker" if limit.concurrency == 1 else f"{limit.concurrency} workers"

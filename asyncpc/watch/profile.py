@@ -25,8 +25,8 @@ from ..core.plan import Handler, Node, Origin, Plan
 from ..errors import DefinitionError, DrainTimeout
 from ..graph.definitions import define_handler
 from ..graph.layout import Layout
-from ..graph.pipeline import Consumer, Pipeline, Source, complete_beside, plan_of
-from ..offload.handlers import with_crews
+from ..graph.pipeline import Consumer, Pipeline, Source, plan_of, run_within
+from ..offload.handlers import with_pools
 from ..options.failures import Failure, Failures
 from ..options.overflow import Overflowing
 from ..run.report import PipelineError, StageStatistics
@@ -71,7 +71,7 @@ def profile(pipeline: Pipeline[Any, Any], items: int = 200, seconds: float = 10.
     plan = plan_of(pipeline)
     if not plan.origins:
         raise DefinitionError(f"pipeline {plan.name!r} has no source, so there is nothing to record")
-    with_crews(plan)  # so that what cannot run is refused at once
+    with_pools(plan)  # so that what cannot run is refused at once
     return _profiles(plan, items, seconds)
 
 
@@ -258,7 +258,7 @@ class _Trial:
         ]
         trial = Pipeline[Any, Any](*parts, maxsize=self.plan.default_bound, drain_timeout=LONGEST, name=self.plan.name)
         try:
-            report = await complete_beside(trial, self._beside)
+            report = await run_within(trial, self._beside)
         except PipelineError as error:
             report = error.report
             self.trouble = _trouble(error)

@@ -4,7 +4,7 @@ Each ``type: ignore`` marks a mistake that the checkers must refuse; both run wi
 mistake that slips through fails the check.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, NamedTuple, assert_type
@@ -285,6 +285,10 @@ async def branches() -> None:
     assert_type(orders >> broadcast(index, swiss >> save), Pipeline[Order, None])
     assert_type(orders >> broadcast(swiss, german, ship) >> save, Pipeline[Order, None])
     assert_type(orders >> broadcast(swiss, index), Pipeline[Order, int | None])
+    assert_type(broadcast(swiss), Pipeline[Order, int])
+    assert_type(broadcast(swiss, german, ship, swiss >> plain, name="four"), Pipeline[Order, int])
+    assert_type(merge(numbers), Source[int])
+    assert_type(merge(numbers, [3], numbers(), source([4]), orders >> swiss), Source[int])
     assert_type(route(country, {"CH": index, "DE": swiss >> save}), Pipeline[Order, None])  # a consumer, a pipeline
     assert_type(route(country, {"CH": swiss}, default=index), Pipeline[Order, int | None])
     assert_type(broadcast(swiss, index, german) >> either, Pipeline[Order, None])
@@ -322,8 +326,10 @@ async def flows() -> None:
     assert_type(halve(1), float)
     assert_type(list(letters_of("a")), list[bytes])
     assert_type(Pipeline(range(10), double), Pipeline[int, float])
-    assert_type(Pipeline(range(10), double, show, maxsize=5), Pipeline[int, None])
+    assert_type(Pipeline(range(10), double >> show, maxsize=5), Pipeline[int, None])
     assert_type(Pipeline(double, maxsize=1000, drain_timeout=5.0), Pipeline[int, float])
+    assert_type(Pipeline(double, show, name="shown"), Pipeline[int, None])
+    assert_type(Pipeline(sitemap("x") >> words, fetch, maxsize=5), Pipeline[str, Page])
     assert_type(numbers >> anything, Pipeline[int, int])  # a stage that takes any object takes an int
     assert_type(await (numbers >> double), Report)
     assert_type(run(numbers >> show), Report)
@@ -346,6 +352,10 @@ async def flows() -> None:
     await kept([], b"session")
     async for word in words("a b"):
         assert_type(word, str)
+    assert_type(words("a b"), AsyncGenerator[str, None])  # a generator function gives a generator, which can be closed
+    assert_type(letters_of("a"), Generator[bytes, None, None])
+    assert_type(copies("a", b""), Generator[bytes, None, None])
+    assert_type(spread(["a"]), AsyncGenerator[int, None])
     stage: Consumer[int, float, ..., Any] = double
     assert_type(stage >> show, Pipeline[int, None])
     queue: BoundedQueue[int] = BoundedQueue(5)
@@ -369,6 +379,9 @@ async def mistakes() -> None:
     sitemap(1)  # type: ignore[arg-type]
     sitemap("x", width=1)  # type: ignore[call-arg]
     Pipeline(range(10), words)  # type: ignore[misc]
+    Pipeline(range(10), double >> words)  # type: ignore[operator]
+    Pipeline(range(10), double, show)  # type: ignore[call-overload]  # longer ones are written with >>
+    Pipeline(double, show, show)  # type: ignore[call-overload]
     await double("1")  # type: ignore[arg-type]
     await double(1, 2)  # type: ignore[call-arg]
     await double()  # type: ignore[call-arg]
@@ -430,6 +443,10 @@ async def mistakes_in_branches() -> None:
     _ = numbers >> broadcast(swiss, german)  # type: ignore[arg-type]
     _ = orders >> broadcast(swiss, german) >> words  # type: ignore[operator]
     broadcast(index, orders)  # type: ignore[call-overload]
+    broadcast()  # type: ignore[call-overload]
+    merge()  # type: ignore[call-overload]
+    _ = merge(numbers, numbers, numbers, numbers) >> words  # type: ignore[operator]
+    _ = orders >> broadcast(index, index, index, words)  # type: ignore[arg-type]
     broadcast(index, on_error="skip")  # type: ignore[call-overload]
     _ = merge(orders >> swiss, numbers) >> words  # type: ignore[operator]
     merge(swiss, numbers)  # type: ignore[call-overload]
@@ -452,6 +469,18 @@ async def without_item() -> None: ...
 
 @consumer(context=session)  # type: ignore[arg-type]
 async def without_resource(url: str) -> None: ...
+
+
+@consumer(batch=Batch(3), context=session)  # type: ignore[arg-type]
+async def lists_without_resource(urls: list[str]) -> None: ...
+
+
+@consumer(batch=Batch(3), context=session)  # type: ignore[arg-type]
+async def not_a_list_with_resource(url: str, session: bytes) -> None: ...
+
+
+@consumer(context=session)  # type: ignore[arg-type]
+async def with_another_resource(url: str, session: str) -> None: ...
 
 
 @producer  # type: ignore[arg-type]

@@ -1,0 +1,133 @@
+"""The other process's half of a process stage: it imports the handler, makes calls and answers.
+
+It says what it cannot do instead of dying of it, and ends when the process that asks is gone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from ..errors import NotPicklable
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+__all__ = ["Reference", "Values", "explained", "found", "serve", "values_of"]
+
+serving: str = ""
+"""The stage whose calls are made here, in a process of its own; empty elsewhere."""
+
+Reference = tuple[str, str, bool] | bytes
+"""How a process finds its function: module, name and whether it was decorated there; or a pickle."""
+
+
+class Values(NamedTuple):
+    """What a generator gave, and the pickled error that ended it, if one did."""
+
+    values: list[Any]
+    failure: bytes | None
+
+
+def serve(pipe: Connection, name: str, function: Reference, generates: bool) -> None:
+    """Answer calls until the other end is closed."""
+    global serving
+    serving = name
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, lambda *_: None)  # not SIG_IGN, which programs that the handler starts would inherit
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    try:
+        handle, trouble = found(function), None
+    except Exception as error:
+        handle, trouble = id, explained(f"stage {name!r}: its process cannot import the handler", error)
+    with suppress(EOFError, OSError):  # whoever asked has gone
+        pipe.send_bytes(pickle.dumps(trouble))
+        while trouble is None:
+            calls = pickle.loads(pipe.recv_bytes())
+            began = perf_counter()
+            answers = [_answer(name, handle, generates, packed) for packed in calls]
+            pipe.send_bytes(pickle.dumps((perf_counter() - began, answers)))
+    for stream in sys.stdout, sys.stderr:
+        with suppress(Exception):  # there may be none, or it leads nowhere any more
+            stream.flush()
+    os._exit(0)
+
+
+def _end_with_parent() -> None:
+    """End when the process that started this one is gone, also in the midst of a call (fault H13).
+
+    A call that holds the interpreter's lock all the time cannot be ended so.
+    """
+    from multiprocessing import parent_process
+    from multiprocessing.connection import wait
+
+    if (parent := parent_process()) is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def found(function: Reference) -> Callable[..., Any]:
+    """The function that a reference names."""
+    if isinstance(function, bytes):
+        return cast(Callable[..., Any], pickle.loads(function))
+    module, name, decorated = function
+    thing: Any = importlib.import_module(module)
+    for part in name.split("."):
+        thing = getattr(thing, part)
+    return cast(Callable[..., Any], thing.__wrapped__ if decorated else thing)
+
+
+def _answer(name: str, handle: Callable[..., Any], generates: bool, packed: bytes) -> tuple[bool, bytes]:
+    """Whether the call went well, and a pickle of its value or error."""
+    try:
+        args = pickle.loads(packed)
+    except Exception as error:
+        return False, pickle.dumps(explained(f"stage {name!r}: its process cannot read the item", error))
+    try:
+        value = values_of(name, handle, *args) if generates else handle(*args)
+    except BaseException as error:
+        return False, _packed_error(name, error)
+    try:
+        return True, pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    except Exception as error:
+        return False, pickle.dumps(explained(f"stage {name!r}: its result cannot be sent back", error))
+
+
+def values_of(name: str, generate: Callable[..., Any], *args: Any) -> Values:
+    """All that a generator gives; what it gave before it raised is given all the same."""
+    values: list[Any] = []
+    try:
+        for value in generate(*args):
+            values.append(value)  # noqa: PERF402  # extend() would lose them
+    except BaseException as error:
+        return Values(values, _packed_error(name, error))
+    return Values(values, None)
+
+
+def _packed_error(name: str, error: BaseException) -> bytes:
+    """The error with its traceback as a note; if it cannot travel, one that says what it was."""
+    text = "".join(traceback.format_exception(error)).rstrip()
+    with suppress(Exception):
+        error.add_note(f"in a process of stage {name!r}:\n{text}")
+        packed = pickle.dumps(error)
+        if type(pickle.loads(packed)) is type(error):  # some classes can only be sent
+            return packed
+    return pickle.dumps(NotPicklable(f"stage {name!r}: its handler raised what cannot be sent back:\n{text}"))
+
+
+def explained(what: str, error: Exception) -> NotPicklable:
+    """The error that says what cannot travel, and the cure."""
+    return NotPicklable(
+        f"{what} ({type(error).__name__}: {error}); use plain data and classes from the top of a module, "
+        "or run_in='thread'"
+    )

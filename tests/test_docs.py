@@ -1,0 +1,76 @@
+"""The documents in ``docs`` are true: what they name is there, and their map of the package is complete."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+import asyncpc
+
+ROOT: Final = Path(__file__).parents[1]
+PACKAGE: Final = Path(asyncpc.__file__).parent
+DOCS: Final = sorted((ROOT / "docs").glob("*.md"))
+HOW: Final = (ROOT / "docs" / "how-it-works.md").read_text()
+MADE_THERE: Final = {"options/dedupe.py", "tests/test_dedupe.py"}
+"""Files that a page tells its reader to write."""
+
+
+def anchors(text: str) -> set[str]:
+    """The names by which its headings are linked to."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def files_named(text: str) -> set[str]:
+    """The Python files that a text names, as from the top of the package or of the project."""
+    return {name.removeprefix("asyncpc/") for name in re.findall(r"`((?:\w+/)+\w+\.py|runner\.py)`", text)}
+
+
+def map_of(text: str) -> dict[str, list[str]]:
+    """The modules that the map names, by wing; "" is the ground floor."""
+    section = text.partition("## The map")[2].partition("\n## ")[0]
+    rows = [row.strip("|").split(" | ") for row in section.splitlines() if row.startswith("| ")]
+    return {
+        row[0].strip(" `/"): re.findall(r"`(\w+)`", re.sub(r"\([^)]*\)", "", row[2]))
+        for row in rows
+        if not row[0].startswith(" wing")
+    }
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.stem)
+def test_links_and_files_are_there(path: Path) -> None:
+    """A reader who follows a link, or looks for a file that is named, finds it."""
+    text = path.read_text()
+    for link in re.findall(r"\]\(([^):]+)\)", text):
+        file, _, anchor = link.partition("#")
+        target = (path.parent / file).resolve() if file else path
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text()), link
+    missing = {
+        name for name in files_named(text) - MADE_THERE if not ((PACKAGE / name).exists() or (ROOT / name).exists())
+    }
+    assert not missing
+
+
+def test_the_map_is_complete() -> None:
+    """Who looks for a thing finds its module on the map; each module is there once, and none that is gone."""
+    wings = {path.name: path for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    there = {wing: sorted(file.stem for file in path.glob("[!_]*.py")) for wing, path in wings.items()}
+    ground = sorted(file.stem for file in PACKAGE.glob("[!_]*.py") if file.stem != "runner")
+    assert {wing: sorted(modules) for wing, modules in map_of(HOW).items()} == {**there, "runner": [], "": ground}
+
+
+def test_what_is_looked_for_is_found() -> None:
+    """Protects the tests above: a search that finds nothing proves nothing."""
+    assert anchors("# A map\n## What `x=` is, and why\n") == {"a-map", "what-x-is-and-why"}
+    assert files_named("`core/emit.py`, `asyncpc/options/key.py`, `runner.py`, `a.b`, x/y.py") == {
+        *("core/emit.py", "options/key.py", "runner.py")
+    }
+    assert map_of("## The map\n| wing | for | its |\n| `a/` | x | `b` (`no`) · `c` (d) |\n| | y | `e` |\n") == {
+        "a": ["b", "c"],
+        "": ["e"],
+    }
+    assert len(files_named(HOW)) > 20
