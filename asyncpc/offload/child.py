@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -22,7 +22,7 @@ from ..errors import NotPicklable
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-__all__ = ["Reference", "Values", "explained", "found", "serve", "values_of"]
+__all__ = ["Reference", "Values", "each_of", "explained", "found", "serve", "values_of"]
 
 serving: str = ""
 """The stage whose calls are made here, in a process of its own; empty elsewhere."""
@@ -112,6 +112,13 @@ def values_of(name: str, generate: Callable[..., Any], *args: Any) -> Values:
     except BaseException as error:
         return Values(values, _packed_error(name, error))
     return Values(values, None)
+
+
+def each_of(given: Values) -> Iterator[Any]:
+    """The values of a generator elsewhere, then the error that ended it, if one did (fault H5)."""
+    yield from given.values
+    if given.failure is not None:
+        raise pickle.loads(given.failure)
 
 
 def _packed_error(name: str, error: BaseException) -> bytes:

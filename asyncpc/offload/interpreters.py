@@ -13,8 +13,8 @@ from typing import Any
 from anyio import CapacityLimiter, to_interpreter
 
 from ..core.plan import Handler
-from .child import Reference, Values, found, values_of
-from .processes import each_of, reference
+from .child import Reference, Values, each_of, found, values_of
+from .processes import reference
 
 __all__ = ["in_interpreters"]
 
