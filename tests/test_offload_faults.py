@@ -10,10 +10,12 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import switching_often
 
 from asyncpc import DefinitionError, Pipeline, consumer, source
 
@@ -36,6 +38,97 @@ def double(n: int) -> int:
 def fails(n: int) -> int:
     """Raise."""
     raise ValueError(n)
+
+
+async def test_h4_threads_that_wait_for_room_need_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever makes room wakes a thread; with a bound of 1 each item was half a millisecond late."""
+    timers: list[Any] = []
+    loop = asyncio.get_running_loop()
+    if isinstance(loop, asyncio.BaseEventLoop):  # uvloop's methods cannot be replaced
+        monkeypatch.setattr(loop, "call_later", lambda *args, **kwargs: timers.append(args))
+    got: list[int] = []
+
+    @consumer
+    async def keep(n: int) -> None:
+        got.append(n)
+
+    async with Pipeline(keep, maxsize=1) as running:
+
+        def put_all(first: int) -> None:
+            for n in range(first, 400, 4):
+                running.put_from_thread(n)
+
+        await asyncio.gather(*(asyncio.to_thread(put_all, first) for first in range(4)))
+        report = await running.drain()
+    assert sorted(got) == list(range(400))
+    assert report.stages[0].peak_queued <= 1
+    assert timers == []
+
+
+@pytest.mark.parametrize("threads", [2, 4, 16])
+@pytest.mark.parametrize("maxsize", [1, 2, 8])
+async def test_no_item_of_a_thread_stays_on_its_way(threads: int, maxsize: int) -> None:
+    """An item that is taken of a thread that waits for room is moved, also if all threads have gone by then."""
+    got: list[int] = []
+    all_came = asyncio.Event()
+
+    @consumer
+    async def keep(n: int) -> None:
+        got.append(n)
+        if len(got) == 600:
+            all_came.set()
+
+    with switching_often():
+        async with Pipeline(keep, maxsize=maxsize) as running:
+
+            def put_all(first: int) -> None:
+                for n in range(first, 600, threads):
+                    running.put_from_thread(n)
+
+            pool = ThreadPoolExecutor(threads)
+            try:
+                calls = [asyncio.wrap_future(pool.submit(put_all, first)) for first in range(threads)]
+                await asyncio.gather(*calls)
+                async with asyncio.timeout(20):
+                    await all_came.wait()
+            finally:
+                pool.shutdown()
+    assert sorted(got) == list(range(600))
+
+
+async def test_h6_what_threads_have_on_their_way_counts_for_everybody() -> None:
+    """Threads fill the queue while the loop is busy; ``put_nowait`` finds no room after that."""
+    go_on = asyncio.Event()
+
+    @consumer
+    async def handle(n: int) -> None:
+        await go_on.wait()
+
+    async with Pipeline(handle, maxsize=100) as running:
+        accepted = 0
+
+        def put_all() -> None:
+            nonlocal accepted
+            for n in range(200):
+                try:
+                    running.put_from_thread(n, timeout=0)
+                except TimeoutError:
+                    return
+                accepted += 1
+
+        thread = threading.Thread(target=put_all)
+        thread.start()
+        thread.join()  # the loop is busy: nothing is moved
+        for n in range(200):
+            try:
+                running.put_nowait(n)
+            except asyncio.QueueFull:
+                break
+            accepted += 1
+        assert accepted == 100
+        go_on.set()
+        report = await running.drain()
+    assert (report.produced, report.done, report.stages[0].peak_queued) == (100, 100, 100)
 
 
 PLACES = ["thread", "process", *(["interpreter"] if THERE else [])]

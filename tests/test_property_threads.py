@@ -10,7 +10,6 @@ from random import Random
 from typing import Any
 
 import pytest
-from scenarios import AFTER_THE_REBUILD
 from support import switching_often
 
 from asyncpc import Pipeline, QueueShutDown, Running, consumer
@@ -59,8 +58,7 @@ async def test_threads_and_the_loop_put_beside_each_other(seed: int) -> None:
     given = {name: [number for origin, number in handled if origin == name] for name in accepted}
     assert given == accepted
     assert report.produced == report.done == sum(map(len, accepted.values()))
-    if "put from a thread" not in AFTER_THE_REBUILD:
-        assert report.stages[0].peak_queued <= maxsize
+    assert report.stages[0].peak_queued <= maxsize
 
 
 def _names(rng: Random, kind: str) -> list[str]:

@@ -31,9 +31,17 @@ from .waiting import BUDGET, WaitQueue, checkpoint
 if TYPE_CHECKING:
     from .seams import Container, Full, Inlet, Sharing
 
-__all__ = ["Channel"]
+__all__ = ["Channel", "Ended"]
 
 T = TypeVar("T")
+
+
+class Ended(Exception):
+    """The run ends with ``error``, whatever a policy says, so none is asked (again)."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error: Exception = error
 
 
 class Channel(BoundedQueue[T]):
@@ -137,7 +145,7 @@ class Channel(BoundedQueue[T]):
 
     def try_put(self, item: T) -> bool:
         """Put ``item`` at once if there is room and no need to let others run; for a caller that could wait as well."""
-        if self._budget <= 0 or len(self.items) >= self._limit:
+        if self._budget <= 0 or (len(self.items) >= self._limit and (self.inlet is None or self.is_full())):
             return False
         self._budget -= 1
         self.put_nowait(item)
@@ -177,7 +185,8 @@ class Channel(BoundedQueue[T]):
         """Add ``item`` when there is room.
 
         Raises what a function of the user, such as ``key=``, or the overflow policy raises: then it was not taken.
-        *Cancel safety*: a cancelled call leaves its item in the queue (invariant 2), one above the bound.
+        *Cancel safety*: a cancelled call leaves its item in the queue (invariant 2), one above the bound. If a function
+        of the user does not let it, the call raises ``Ended`` instead.
         """
         if self.when_full is not None and len(self.items) >= self.limit:
             self.when_full(item)
@@ -192,7 +201,7 @@ class Channel(BoundedQueue[T]):
                 await self.writers.wait(asyncio.get_running_loop(), first=in_vain)
                 in_vain = True
         except BaseException:
-            self.enqueue(item)
+            self._leave(item)
             raise
         try:
             self.enqueue(item)
@@ -338,6 +347,12 @@ class Channel(BoundedQueue[T]):
     async def _until_room(self, deadline: float | None) -> None:
         while self.when_full is None and self._refusal is None and self.is_full():
             await self.putters.wait(asyncio.get_running_loop(), deadline)
+
+    def _leave(self, item: T) -> None:
+        try:
+            self.enqueue(item)
+        except Exception as refusal:
+            raise Ended(refusal) from None
 
     def _take(self) -> T:
         item: T = self.items.popleft()

@@ -2,7 +2,8 @@
 
 The rule for all of them: what was emitted stays emitted and is never retried; a value that the next channel refuses
 (its ``key=`` raised, or it is full and refuses to wait) is a failure of the item that it was made of, in the stage that
-gave it. A worker that is cancelled leaves what it was about to emit in the next channel (invariant 2).
+gave it. A worker that is cancelled leaves what it was about to emit in the next channel (invariant 2); if that refuses
+it then, the item has failed and the run says so (``Ended``).
 
 A plain stage's values are put into the next channel by the worker's loop itself while there is room; the functions here
 are for all that is beside this way.
@@ -16,10 +17,10 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from time import perf_counter
 from typing import Any
 
-from .channel import Channel
+from .channel import Channel, Ended
 from .seams import Call
-from .stage import DONE, ConsumerWorker, Ended, Outlet, Stage
-from .tracked import Tracked, plain
+from .stage import DONE, ConsumerWorker, Outlet, Stage
+from .tracked import Tracked, fail_all
 from .waiting import Budget
 
 __all__ = ["Refused", "branching", "emit", "emit_each", "generating", "leave", "put_waiting"]
@@ -86,7 +87,6 @@ def generating(worker: ConsumerWorker, function: Callable[[Any], AsyncGenerator[
         try:
             async for value in values:
                 if worker.ticket is not None:
-                    worker.ticket.hold()
                     await _emit_tracked(worker, outlet, Tracked(value, worker.ticket))
                 else:
                     await _emit_or_refuse(worker, outlet, value)
@@ -94,27 +94,43 @@ def generating(worker: ConsumerWorker, function: Callable[[Any], AsyncGenerator[
                     await budget.renew()
                 if worker.cancelled:  # the generator swallowed it (fault B4)
                     raise asyncio.CancelledError
-        except BaseException:
-            await values.aclose()  # in this task (fault B10)
+        except BaseException as error:
+            await _close(values, error)
             raise
         return DONE
 
     return handle
 
 
+async def _close(values: AsyncGenerator[Any, None], why: BaseException) -> None:
+    """Close a generator in this task (fault B10); no call is made again because the generator fails of being closed."""
+    try:
+        await values.aclose()
+    except Exception as error:
+        if isinstance(why, (Refused, Ended)):
+            error.__cause__ = why.error
+            raise type(why)(error) from None
+        raise
+
+
 async def _emit_or_refuse(worker: ConsumerWorker, outlet: Outlet, value: Any) -> None:
     try:
         await emit(worker, outlet, value)
+    except Ended:
+        raise
     except Exception as error:
         raise Refused(error) from None
 
 
 async def _emit_tracked(worker: ConsumerWorker, outlet: Outlet, value: Tracked) -> None:
-    """Emit a value that holds a ticket; where nobody reads it, it is finished."""
+    """Emit a value that holds the ticket of its item; where nobody reads it, it is finished."""
+    if worker.abandoned:  # its ticket has been released, and it swallowed every cancel (fault B4)
+        raise asyncio.CancelledError
+    value.ticket.hold()
     try:
         await _emit_or_refuse(worker, outlet, value)
-    except Refused as refused:
-        value.ticket.fail(refused.error)
+    except Exception:
+        value.ticket.settle()  # the item has failed, and says so itself
         raise
     if outlet.channel is None:
         value.ticket.settle(value.item)
@@ -132,8 +148,8 @@ def _collecting(worker: ConsumerWorker, function: Callable[[Any], AsyncGenerator
                     await budget.renew()
                 if worker.cancelled:  # the generator swallowed it (fault B4)
                     raise asyncio.CancelledError
-        except BaseException:
-            await values.aclose()  # in this task (fault B10)
+        except BaseException as error:
+            await _close(values, error)
             raise
         return collected
 
@@ -159,6 +175,8 @@ async def emit_each(worker: ConsumerWorker, made: Iterable[tuple[Any, Any]]) -> 
             except asyncio.CancelledError:
                 worker.settle_first()
                 raise
+            except Ended:
+                raise
             except Exception as error:
                 await _give_up(worker, item, error)
             else:
@@ -171,8 +189,7 @@ async def emit_each(worker: ConsumerWorker, made: Iterable[tuple[Any, Any]]) -> 
         for item, value in rest:
             worker.item.pop()
             stage.counts.settled_besides += 1
-            if not leave(stage, outlet, _with_ticket(item, value)):
-                stage.counts.failed += 1
+            leave(stage, outlet, _with_ticket(item, value))
         raise
     stage.counts.settled_besides -= 1  # the worker counts one
 
@@ -180,6 +197,8 @@ async def emit_each(worker: ConsumerWorker, made: Iterable[tuple[Any, Any]]) -> 
 async def _give_up(worker: ConsumerWorker, item: Any, refusal: Exception) -> None:
     try:
         await worker.stage.give_up(worker, item, 1, refusal)
+    except Ended:
+        raise
     except Exception as error:
         raise Ended(error) from None
 
@@ -189,11 +208,16 @@ def _with_ticket(item: Any, value: Any) -> Any:
 
 
 def leave(stage: Stage, outlet: Outlet, value: Any) -> bool:
-    """Leave ``value`` in the next channel whatever its bound says; whether it was taken. If not, the run fails."""
+    """Leave ``value`` in the next channel whatever its bound says; whether it was taken.
+
+    If not, its item, which counts as done, has failed, and so has the run.
+    """
     try:
         if outlet.channel is not None:
             outlet.channel.enqueue(value)
     except Exception as error:  # of a function of the user
+        stage.counts.failed += 1
+        fail_all([value], error)
         stage.run.trouble(error, stage.handler.name)
         return False
     outlet.emitted += 1
@@ -208,19 +232,13 @@ def branching(worker: ConsumerWorker, choose: Call) -> Call:
     stage, budget = worker.stage, Budget()
 
     async def handle(item: Any) -> Any:
+        nonlocal budget
         branches = await choose(item)
         if type(item) is Tracked:
             branches = branches.item
-            if len(branches) > 1:
-                item.ticket.hold(len(branches) - 1)
         await _send(worker, item, [stage.outlets[branch] for branch in branches])
-        for _ in branches:
-            if budget.is_spent():
-                try:
-                    await budget.renew()
-                except asyncio.CancelledError:
-                    worker.settle()
-                    raise
+        if any(budget.is_spent() for _ in branches):
+            budget, worker.interrupted = Budget(), True  # it yields before it takes another item, never after
         return DONE
 
     return handle
@@ -233,12 +251,39 @@ async def _send(worker: ConsumerWorker, item: Any, outlets: Iterable[Outlet]) ->
     """
     left = deque(outlets)
     while left:
+        outlet = left.popleft()
         try:
-            await emit(worker, left.popleft(), _with_ticket(item, plain(item)))
+            await emit(worker, outlet, _copy(item, bool(left)))
         except asyncio.CancelledError:
-            for outlet in left:
-                leave(worker.stage, outlet, _with_ticket(item, plain(item)))
+            _leave_copies(worker, item, left)
             worker.settle()
             raise
         except Exception as error:
-            raise Refused(error) from None
+            if left:
+                _take_back(item)
+            raise error if isinstance(error, Ended) else Refused(error) from None
+
+
+def _leave_copies(worker: ConsumerWorker, item: Any, outlets: deque[Outlet]) -> None:
+    """Leave the item in the channels of these outlets, as far as none refuses it."""
+    while outlets:
+        outlet = outlets.popleft()
+        if not leave(worker.stage, outlet, _copy(item, bool(outlets))):
+            if outlets:
+                _take_back(item)
+            return
+
+
+def _copy(item: Any, more: bool) -> Any:
+    """The item for one branch; if ``more`` follow, it holds the ticket for itself."""
+    if type(item) is not Tracked:
+        return item
+    if more:
+        item.ticket.hold()
+    return Tracked(item.item, item.ticket)
+
+
+def _take_back(item: Any) -> None:
+    """A copy of the item was refused: the item has failed, and says so itself."""
+    if type(item) is Tracked:
+        item.ticket.settle()

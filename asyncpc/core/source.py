@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from time import perf_counter
 from typing import Any
 
-from .channel import Channel
+from .channel import Channel, Ended
 from .latency import LoopProbe
 from .plan import Origin
 from .stage import Worker
@@ -50,6 +50,8 @@ class ProducerWorker(Worker):
                     await self._before_restart(error)
         except asyncio.CancelledError:
             raise
+        except Ended as ended:
+            self.failed_with(ended.error)
         except BaseException as error:
             self.failed_with(error)
 
@@ -93,6 +95,9 @@ class ProducerWorker(Worker):
                         if slow:
                             ticks = self.probe.watch()
                     next_look = produced + step
+        except Exception as error:
+            await self._close_after(error, iterator)
+            raise
         finally:
             if isinstance(iterator, AsyncGenerator):
                 await iterator.aclose()
@@ -105,16 +110,31 @@ class ProducerWorker(Worker):
             self.produced += 1
             raise
 
-    async def _before_restart(self, error: Exception) -> None:
-        """Wait before a restart; raises ``error`` if no more are allowed (fault C5)."""
-        restart = self.origin.restart
-        now = asyncio.get_running_loop().time()
-        if restart is None or self.cancelled:
-            raise error
+    async def _close_after(self, error: Exception, iterator: AsyncIterator[Any]) -> None:
+        """Close a source whose item was refused; ``error`` is not lost if a stop or another error comes meanwhile."""
+        forgiven = self._may_restart(error)
+        try:
+            if isinstance(iterator, AsyncGenerator):
+                await iterator.aclose()
+        except BaseException:
+            if not forgiven:
+                self.failed_with(error.error if isinstance(error, Ended) else error)
+            raise
+
+    def _may_restart(self, error: Exception) -> bool:
+        """Whether the source may be started again now (fault C5)."""
+        restart, now = self.origin.restart, asyncio.get_running_loop().time()
+        if restart is None or self.cancelled or isinstance(error, Ended):
+            return False
         while self.recent and now - self.recent[0] >= restart.within:
             self.recent.popleft()
-        if len(self.recent) >= restart.times:
+        return len(self.recent) < restart.times
+
+    async def _before_restart(self, error: Exception) -> None:
+        """Wait before a restart; raises ``error`` if no more are allowed."""
+        restart = self.origin.restart
+        if restart is None or not self._may_restart(error):
             raise error
-        self.recent.append(now)
+        self.recent.append(asyncio.get_running_loop().time())
         self.restarts += 1
         await asyncio.sleep(restart.backoff(len(self.recent)))

@@ -25,7 +25,6 @@ __all__ = [
     "DONE",
     "NO_ITEM",
     "ConsumerWorker",
-    "Ended",
     "Outlet",
     "RunLinks",
     "Stage",
@@ -48,14 +47,6 @@ DONE: Final = _Mark("DONE")
 
 NO_ITEM: Final = _Mark("NO_ITEM")
 """What a worker has in flight when it has nothing; any object may be an item."""
-
-
-class Ended(Exception):
-    """A policy has ended the run with ``error``, so none is asked again."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(error)
-        self.error: Exception = error
 
 
 class Worker:

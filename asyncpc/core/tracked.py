@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from .seams import Call, Ticket
 
-__all__ = ["CallTicket", "JointTicket", "Tracked", "fail_all", "plain", "release_all", "tracking"]
+__all__ = ["CallTicket", "JointTicket", "Tracked", "fail_all", "plain", "release_all", "settle_all", "tracking"]
 
 
 class Tracked:
@@ -48,11 +48,42 @@ def fail_all(items: Iterable[Any], error: BaseException) -> None:
                 item.ticket.release()
 
 
+def settle_all(values: Iterable[Any]) -> None:
+    """Tell whoever waits for these that they are finished, with no value."""
+    for value in values:
+        if type(value) is Tracked:
+            value.ticket.settle()
+
+
 def release_all(items: Iterable[Any]) -> None:
-    """Tell whoever waits for one of these that nothing comes of it."""
+    """Tell whoever waits for one of these that nothing comes of it, whatever an abandoned worker says later."""
     for item in items:
         if type(item) is Tracked:
             item.ticket.release()
+            item.ticket = _NOBODYS
+
+
+class _NobodysTicket:
+    """In place of one that was released."""
+
+    __slots__ = ()
+
+    answers = False
+
+    def hold(self, more: int = 1) -> None:
+        """Nothing, as all of these."""
+
+    def settle(self, value: Any = None) -> None:
+        """See hold."""
+
+    def fail(self, error: BaseException) -> None:
+        """See hold."""
+
+    def release(self) -> None:
+        """See hold."""
+
+
+_NOBODYS: Final = _NobodysTicket()
 
 
 class CallTicket:
@@ -125,11 +156,12 @@ def tracking(call: Call, worker: Any) -> Call:
         return call_tracked(item) if type(item) is Tracked else call(item)
 
     async def call_tracked(item: Tracked) -> Any:
-        worker.ticket = ticket = item.ticket
+        worker.ticket = item.ticket
         try:
             value = await call(item.item)
         finally:
             worker.ticket = None
+        ticket = item.ticket
         if stage.handler.generates and stage.handler.branches is None:
             if isinstance(value, list):  # collected, to leave in order
                 ticket.hold(len(value))

@@ -18,12 +18,12 @@ from types import CoroutineType
 from typing import Any, Final
 
 from ..errors import LeftBehind
-from .channel import Channel
+from .channel import Channel, Ended
 from .emit import Refused, branching, generating, put_waiting
 from .isolation import isolated
 from .queue import END
 from .seams import Call
-from .stage import DONE, NO_ITEM, ConsumerWorker, Ended, Stage, give_up_all, stray
+from .stage import DONE, NO_ITEM, ConsumerWorker, Stage, give_up_all, stray
 from .tracked import tracking
 from .waiting import TIME_SLICE, WaitQueue
 
@@ -240,7 +240,12 @@ async def _not_emitted(worker: ConsumerWorker, item: Any, error: BaseException) 
     if not isinstance(error, Exception):
         worker.settle()
         raise error
-    await worker.stage.give_up(worker, item, 1, error)
+    try:
+        if isinstance(error, Ended):
+            raise error
+        await worker.stage.give_up(worker, item, 1, error)
+    except Ended as ended:
+        raise ended.error from None
 
 
 # -- beside the way of an item that is handled at the first attempt ---------------------------------
@@ -256,8 +261,8 @@ async def attempt(worker: ConsumerWorker, item: Any, call: Call) -> Any:
 
 async def recovered(worker: ConsumerWorker, item: Any, call: Call, error: BaseException) -> Any:
     """The value of a call that raised after all, by another attempt; DONE if a policy gives the item up."""
-    if worker.stage.window is not None:
-        raise error  # it has had its attempts
+    if worker.stage.window is not None:  # it has had its attempts
+        raise error.error if isinstance(error, Ended) else error
     return await _recovered(worker, item, call, error)
 
 

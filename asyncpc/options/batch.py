@@ -13,7 +13,7 @@ from ..core.emit import emit_each
 from ..core.plan import Handler
 from ..core.seams import Call, GiveUp
 from ..core.stage import DONE, ConsumerWorker, Stage
-from ..core.tracked import JointTicket, Tracked, plain
+from ..core.tracked import JointTicket, Tracked, plain, settle_all
 from ..errors import DefinitionError
 from .key import KeyedQueue
 
@@ -145,8 +145,7 @@ def _gathering(call: Call, worker: ConsumerWorker) -> Call:
                 await call(rows)
             finally:
                 worker.ticket = None
-            for ticket in tickets:
-                ticket.settle()
+            settle_all(batch)
             stage.counts.settled_besides += len(batch) - 1
             return DONE
         results = await call(rows)
@@ -364,8 +363,8 @@ class KeyedBatches:
 
     def give_back(self, items: Iterable[Any], reason: str) -> None:
         """Put back the items of a batch whose keys are still leased: each alone, before others of its key."""
-        for item in reversed(list(items)):
-            key = self._key(item)
+        keyed = [(self._key(item), item) for item in items]  # first, since it may raise
+        for key, item in reversed(keyed):
             parked = self._parked.setdefault(key, deque())
             parked.appendleft((item, Group(None, 1.0), reason))
             self._parked_count += 1

@@ -7,10 +7,12 @@ from collections import deque
 from collections.abc import Awaitable
 from typing import Any, Final, NamedTuple
 
+from ..core.channel import Ended
 from ..core.emit import emit, leave
 from ..core.plan import Handler
 from ..core.seams import Call
-from ..core.stage import DONE, ConsumerWorker, Stage
+from ..core.stage import DONE, NO_ITEM, ConsumerWorker, Stage
+from ..core.tracked import settle_all
 from ..core.waiting import Budget, WaitQueue
 from ..core.worker import attempt
 from ..errors import DefinitionError
@@ -84,14 +86,11 @@ class OrderWindow:
         value = await attempt(worker, item, call)
         values: list[Any] = [] if value is DONE else value if self._stage.handler.generates else [value]
         self._finished[place] = item, deque(values)
-        try:
-            while place - self._next >= LONGEST:
-                await self._too_far_ahead.wait(asyncio.get_running_loop())
-            if not self._emitting:
-                await self._emit_finished(worker)
-        except BaseException:
-            worker.settle()
-            raise
+        worker.settle()  # its values are here, whoever emits them
+        while place - self._next >= LONGEST:
+            await self._too_far_ahead.wait(asyncio.get_running_loop())
+        if not self._emitting:
+            await self._emit_finished(worker)
         return DONE
 
     async def _emit_finished(self, worker: ConsumerWorker) -> None:
@@ -104,6 +103,7 @@ class OrderWindow:
                     try:
                         await emit(worker, outlet, values.popleft())
                     except Exception as error:
+                        settle_all(values)
                         values.clear()
                         await self._give_up(worker, item, error)
                     if budget.is_spent():
@@ -115,16 +115,19 @@ class OrderWindow:
             self._emitting = False
 
     async def _give_up(self, worker: ConsumerWorker, item: Any, error: Exception) -> None:
-        """A value of the item was refused: the item, which counts as done or is about to, has failed."""
-        try:
-            await self._stage.give_up(worker, item, 1, error)
-        except Exception:
-            self._stage.counts.failed += 1
-            raise
+        """A value of the item was refused: the item has failed. Until that is told, it is in flight once more."""
+        self._stage.counts.settled_besides -= 1
+        worker.item = item
+        if isinstance(error, Ended):
+            raise error
+        await self._stage.give_up(worker, item, 1, error)
+        worker.item = NO_ITEM
+        self._stage.counts.settled_besides += 1
 
     def release(self) -> None:
         """At the end of a run, leave what waits in the next channel."""
         for _, (_, values) in sorted(self._finished.items(), key=lambda one: one[0]):
-            if not all(leave(self._stage, self._stage.outlets[0], value) for value in values):
-                self._stage.counts.failed += 1
+            while values and leave(self._stage, self._stage.outlets[0], values.popleft()):
+                pass
+            settle_all(values)  # those after one that was refused: the item has failed
         self._finished.clear()

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 from ..backoff import exponential
 from ..checks import at_least_1, is_whole
+from ..core.channel import Ended
 from ..core.emit import Refused
 from ..core.isolation import isolated
 from ..core.plan import Handler
 from ..core.seams import Call
-from ..core.stage import DONE, ConsumerWorker, Ended, Stage, give_up_all, stray
+from ..core.stage import DONE, ConsumerWorker, Stage, give_up_all, stray
 from ..errors import DefinitionError, RetryLater
 from ..wording import annotate
 

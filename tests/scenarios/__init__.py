@@ -9,7 +9,7 @@ the invariants.
 
     python -m tests.scenarios --count 5000 --seed 0     # that many scenarios; prints the seeds that fail
     python -m tests.scenarios --only 4711               # one of them, with what was drawn and what is wrong
-    python -m tests.scenarios --ahead                   # also what asyncpc does not pass yet (AFTER_THE_REBUILD)
+    python -m tests.scenarios --ahead                   # also what asyncpc does not pass yet (WAITING)
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if __name__ == "tests.scenarios":  # python -m tests.scenarios, which does not p
 
 from .judge import failing, play, problems
 from .player import perform
-from .spec import AFTER_THE_REBUILD, AMPLE, FURTHER, OPTIONS, Scenario, draw
+from .spec import AMPLE, FURTHER, OPTIONS, WAITING, Scenario, draw
 
 __all__ = [
-    "AFTER_THE_REBUILD",
     "AMPLE",
     "FURTHER",
     "OPTIONS",
+    "WAITING",
     "Scenario",
     "draw",
     "failing",

@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 
-from . import AFTER_THE_REBUILD, draw, failing
+from . import WAITING, draw, failing
 
 
 def main() -> int:
@@ -17,7 +17,7 @@ def main() -> int:
     parser.add_argument("--loop", choices=["plain", "debug", "eager", "uvloop"], help="instead of the one drawn")
     parser.add_argument("--ahead", action="store_true", help="also what asyncpc does not pass yet")
     options = parser.parse_args()
-    waiting = frozenset[str]() if options.ahead else AFTER_THE_REBUILD
+    waiting = frozenset[str]() if options.ahead else WAITING
     if options.only is not None:
         print(draw(options.only, waiting))
         seeds = range(options.only, options.only + 1)

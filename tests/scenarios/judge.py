@@ -15,7 +15,7 @@ from asyncpc import DrainTimeout, PipelineError, Report, StageStatistics, Worker
 
 from .ledger import Boom, Item, Ledger
 from .player import Outcome, perform
-from .spec import AFTER_THE_REBUILD, AMPLE, Scenario, StageSpec, draw
+from .spec import AMPLE, WAITING, Scenario, StageSpec, draw
 
 __all__ = ["failing", "play", "problems"]
 
@@ -27,7 +27,7 @@ REAL_SLACK: Final = 1.0
 
 
 def failing(
-    seeds: range, stop_at: int = 0, loop: str | None = None, waiting: frozenset[str] = AFTER_THE_REBUILD
+    seeds: range, stop_at: int = 0, loop: str | None = None, waiting: frozenset[str] = WAITING
 ) -> dict[int, list[str]]:
     """The seeds whose scenarios fail, with what is wrong; stops after ``stop_at`` of them if that is not 0."""
     failures: dict[int, list[str]] = {}

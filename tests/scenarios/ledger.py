@@ -162,7 +162,9 @@ class Ledger:
 
         Of a call the caller tells no earlier than of its result.
         """
-        if (offer := self.offered.pop((stage, item), None)) is not None:
+        if not isinstance(item, Item):
+            self.problems.append(f"{item!r} is in stage {stage}, and nobody gave it")
+        elif (offer := self.offered.pop((stage, item), None)) is not None:
             if offer[0] is None:
                 self.take(stage, item)
             else:
@@ -226,16 +228,13 @@ class Ledger:
         options = self.scenario.stages[stage].options
         if CALLERS.get(None) is not self.token:
             self.problems.append(f"context: a handler of stage {stage} saw {CALLERS.get(None)!r}")
-        by_key = "key" in options and not ("batch" in options and "batch and key" in self.scenario.waiting)
-        if by_key and set(map(key_of, items)) & set(map(key_of, self.books[stage].running)):
+        if "key" in options and set(map(key_of, items)) & set(map(key_of, self.books[stage].running)):
             self.problems.append(f"key: stage {stage} handles two items of one key at once")
 
     def _cancelled_itself(self, stage: int, items: list[Item]) -> None:
-        """A handler raised CancelledError: by the rule to come a failure like any other, unless it was cancelled."""
+        """A handler raised CancelledError: a failure like any other, unless it was cancelled (invariant 7)."""
         task = asyncio.current_task()
-        if "own cancel" in self.scenario.waiting:
-            self.own_cancels += 1
-        elif task is not None and not task.cancelling():
+        if task is not None and not task.cancelling():
             self.books[stage].failed.update(items)
             self.own_cancels += self.fails_the_run(stage, items)
 

@@ -6,15 +6,15 @@ Times in a scenario are seconds of virtual time, except on uvloop, which has onl
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, Final
 
 __all__ = [
-    "AFTER_THE_REBUILD",
     "AMPLE",
     "FURTHER",
     "OPTIONS",
+    "WAITING",
     "Layout",
     "Sabotage",
     "Scenario",
@@ -23,16 +23,8 @@ __all__ = [
     "draw",
 ]
 
-AFTER_THE_REBUILD: Final = frozenset(
-    {
-        "slow end of a refused source",  # the error is lost if a stop comes while the source is closed (invariant 7)
-        "put from a thread",  # fault H6
-    }
-)
-"""What is not drawn yet, since asyncpc as it is does not pass; ``--ahead`` draws and judges all of it.
-
-Take a name out when its fault is mended: the draw, and the judge for it, are there.
-"""
+WAITING: Final = frozenset[str]()
+"""Draws of :data:`FURTHER` that show a fault which is not mended yet: only ``--ahead`` draws them."""
 
 AMPLE: Final = 1000.0
 """A drain timeout (seconds) that no healthy scenario comes near; whoever needs it is stuck."""
@@ -145,8 +137,6 @@ class Scenario:
     """For each source, the part that it belongs to."""
     threads: bool = False
     """Whether putters also put from threads."""
-    waiting: frozenset[str] = field(default=frozenset(), compare=False)
-    """What is not drawn and not judged yet: see :data:`AFTER_THE_REBUILD`."""
 
     @property
     def following(self) -> list[list[int]]:
@@ -188,12 +178,12 @@ def _join(layout: Layout, after: int, following: list[list[int]]) -> None:
                 _join(branch, to, following)
 
 
-def draw(seed: int, waiting: frozenset[str] = AFTER_THE_REBUILD) -> Scenario:
+def draw(seed: int, waiting: frozenset[str] = WAITING) -> Scenario:
     """The scenario of ``seed``, without what is ``waiting``.
 
     Each of :data:`FURTHER` has a generator of its own: one more, or one that waits no longer, changes no other draw.
     """
-    scenario = replace(_drawn(Random(seed), seed), waiting=waiting)
+    scenario = _drawn(Random(seed), seed)
     for name, change in FURTHER.items():
         if name not in waiting:
             scenario = change(scenario, Random(f"{seed} {name}"))
@@ -296,6 +286,8 @@ def _options(rng: Random, generates: bool, maxsize: int | None) -> frozenset[str
         options -= {"batch"}
     if options & {"batch", "key", "priority"}:
         options -= {"ordered"}
+    if "batch" in options:
+        options -= {"priority"}
     if "skip" in options:
         options -= {"dead letters"}
     return options
@@ -581,14 +573,6 @@ def _with_puts_from_threads(scenario: Scenario, rng: Random) -> Scenario:
     return replace(scenario, threads=scenario.shape == "pushed" and plain and rng.random() < 0.5)
 
 
-def _with_batches_by_key(scenario: Scenario, rng: Random) -> Scenario:
-    """``priority=`` beside ``batch=`` is refused where it is written."""
-    for place, spec in enumerate(scenario.stages):
-        if "batch" in spec.options:
-            scenario = _change(scenario, place, options=spec.options - {"priority"})
-    return scenario
-
-
 def _change(scenario: Scenario, place: int, **change: Any) -> Scenario:
     stages = list(scenario.stages)
     stages[place] = replace(stages[place], **change)
@@ -610,6 +594,5 @@ FURTHER: Final[dict[str, Callable[[Scenario, Random], Scenario]]] = {
     "raise when full": _with_raise_when_full,
     "slow end of a refused source": _with_slow_end,
     "put from a thread": _with_puts_from_threads,
-    "batch and key": _with_batches_by_key,
 }
 """What is drawn after the rest, in this order."""
