@@ -261,11 +261,12 @@ async def test_h2_a_broken_log_at_a_call_left_behind_holds_up_no_drain(how: str)
 @breaking
 async def test_h2_a_broken_log_at_a_blocked_source_holds_up_no_drain(how: str) -> None:
     """The line that names a source which blocks: the drain ends, and what the source gave is handled."""
-    gate = Event()
+    at_gate, gate = Event(), Event()
 
     @producer
     def blocked() -> Iterator[int]:
         yield 1
+        at_gate.set()
         gate.wait(20)
 
     handled = asyncio.Event()
@@ -278,6 +279,7 @@ async def test_h2_a_broken_log_at_a_blocked_source_holds_up_no_drain(how: str) -
         with broken_log(how) as lines:
             async with Pipeline(blocked, handle) as running:
                 await handled.wait()
+                await until(at_gate.is_set)
                 async with asyncio.timeout(10):
                     report = await running.drain(timeout=5)
         assert lines
@@ -289,12 +291,13 @@ async def test_h2_a_broken_log_at_a_blocked_source_holds_up_no_drain(how: str) -
 @breaking
 async def test_h2_a_broken_log_at_a_source_that_raises_late_leaves_no_noise(how: str) -> None:
     """The line for a source that raised after it was left to its thread: the thread ends all the same."""
-    gate, ended = Event(), Event()
+    at_gate, gate, ended = Event(), Event(), Event()
 
     @producer
     def late() -> Iterator[int]:
         try:
             yield 1
+            at_gate.set()
             gate.wait(20)
             raise ValueError
         finally:
@@ -311,6 +314,7 @@ async def test_h2_a_broken_log_at_a_source_that_raises_late_leaves_no_noise(how:
         patch.setattr("threading.excepthook", excepthook.append)
         async with Pipeline(late, handle) as running:
             await handled.wait()
+            await until(at_gate.is_set)  # or a stop would close it before
             report = await running.drain(timeout=5)
         told = len(lines)
         gate.set()

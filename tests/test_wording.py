@@ -258,11 +258,12 @@ async def test_h11_the_log_shows_no_password_of_a_source_that_raises_late(
     url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The line for a source that was left to its thread: redacted, and on one line."""
-    gate, handled = Event(), asyncio.Event()
+    at_gate, gate, handled = Event(), Event(), asyncio.Event()
 
     @producer
     def late() -> Iterator[int]:
         yield 1
+        at_gate.set()
         gate.wait(20)
         raise ConnectionError(f"cannot reach {url}\n\x1b[2J")
 
@@ -273,6 +274,7 @@ async def test_h11_the_log_shows_no_password_of_a_source_that_raises_late(
     with caplog.at_level(logging.DEBUG, "asyncpc"):
         async with Pipeline(late, handle) as running:
             await handled.wait()
+            await until(at_gate.is_set)  # or a stop would close it before
             await running.drain(timeout=5)
         gate.set()
         await until(lambda: "cannot reach" in caplog.text)
