@@ -101,6 +101,14 @@ def test_where_branches_meet_each_gets_its_share(work: int, stages: int, maxsize
 # -- writers where branches meet ------------------------------------------------------------------
 
 
+@pytest.fixture
+def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor of endless speed: no run of items ends because it took too long."""
+    for module in [module for name, module in sys.modules.items() if name.startswith("asyncpc")]:
+        if hasattr(module, "perf_counter"):
+            monkeypatch.setattr(module, "perf_counter", lambda: 0.0)
+
+
 def passing(function: Callable[[Any], Any], name: str = "same") -> Consumer[Any, Any, ..., Any]:
     """A stage that gives on what ``function`` does."""
     made: Consumer[Any, Any, ..., Any] = consumer(name=name)(function)
@@ -190,9 +198,46 @@ def test_a_writer_goes_past_those_who_leave(eager: bool) -> None:
     assert report.stages[0].out_waited == 0
 
 
+ALWAYS = [
+    *[(count, stages, maxsize) for count in (2, 3, 4) for stages in range(count + 1) for maxsize in (1, 2)],
+    (4, 0, 6),
+]
+"""How many branches, how many of them have a stage of their own, and how many items the next queue holds."""
+
+
 @both
-def test_what_goes_past_those_who_wait_is_counted_in_an_overfull_queue_too(eager: bool) -> None:
-    """A queue that ``feed`` made longer than ever: a burst of another source still ends when it is their turn."""
+@pytest.mark.parametrize(("count", "stages", "maxsize"), ALWAYS)
+def test_branches_that_always_have_items_take_turns(
+    count: int, stages: int, maxsize: int, no_clock: None, eager: bool
+) -> None:
+    """A writer that was woken comes before those that were not, keeps its share, and waits again behind the others."""
+    seen: list[str] = []
+
+    @consumer(maxsize=maxsize)
+    async def last(item: str) -> None:
+        seen.append(item[0])
+        await asyncio.sleep(1)
+
+    async def main() -> None:
+        names = "abcd"[:count]
+        parts: list[Any] = [endless(name) for name in names[: count - stages]]
+        parts += [endless(name) >> passing(same) for name in names[count - stages :]]
+        async with Pipeline(merge(*parts), last, drain_timeout=0) as running:
+            await asyncio.sleep(10 * count + maxsize)
+            await running.drain()
+
+    run_virtual(main, eager=eager)
+    after_the_first = seen[maxsize + 2 :]
+    for begin in range(len(after_the_first) - count):
+        assert len(set(after_the_first[begin : begin + count])) == count, "".join(seen)
+    if not eager:  # eager workers begin in another order
+        assert seen[: maxsize + (stages < count)] == ["a"] * (maxsize + (stages < count)), "".join(seen)
+
+
+@both
+@pytest.mark.parametrize("more", [0, 10], ids=["within the bound", "overfull"])
+def test_what_goes_past_those_who_wait_is_counted(more: int, eager: bool) -> None:
+    """A burst of another source ends when it is their turn, also when ``feed`` made the queue longer than ever."""
     seen: list[str] = []
     fed: list[float] = []
     started: list[Running[Any, Any]] = []
@@ -212,7 +257,7 @@ def test_what_goes_past_those_who_wait_is_counted_in_an_overfull_queue_too(eager
         seen.append(item)
         if now() >= 20 and not fed:
             fed.append(now())
-            for n in range(10):
+            for n in range(more):
                 feed(f"fed{n}")
         await asyncio.sleep(1)
 
@@ -286,14 +331,6 @@ def test_a_source_that_ignored_its_stop_waits_for_no_room_once_the_run_has_faile
     with pytest.raises(PipelineError) as failed:
         run_virtual(main, eager=eager)
     assert balanced(failed.value.report)
-
-
-@pytest.fixture
-def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A processor of endless speed: no run of items ends because it took too long."""
-    for module in [module for name, module in sys.modules.items() if name.startswith("asyncpc")]:
-        if hasattr(module, "perf_counter"):
-            monkeypatch.setattr(module, "perf_counter", lambda: 0.0)
 
 
 def calls_of(pipeline: Pipeline[Any, Any]) -> int:
