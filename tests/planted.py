@@ -1,8 +1,8 @@
 """Faults planted on purpose, to prove that the suite would notice them.
 
-A :class:`Fault` is a small change to the text of a live function: ``old`` is replaced by ``new``, and the function is
-compiled again in its module. If the text is no longer there, :class:`Withered` says so: adapt the fault to the new
-code.
+A :class:`Fault` is a small change to the text of a live function or property: ``old`` is replaced by ``new``, and it is
+compiled again in its module. A function of a module is changed where it is called from. If the text is no longer there,
+:class:`Withered` says so: adapt the fault to the new code.
 """
 
 from __future__ import annotations
@@ -10,19 +10,21 @@ import __future__
 
 import asyncio
 import inspect
+import logging
 import sys
 import textwrap
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from types import FunctionType
 from typing import Any, Final
 
 from scenarios import Scenario, draw, play
-from virtual import Deadlock, VirtualLoop
+from virtual import Deadlock, VirtualLoop, run_virtual
 
-from asyncpc.core import channel, queue, stage, waiting, worker
+from asyncpc import Pipeline, Running, consumer
+from asyncpc.core import channel, emit, queue, source, stage, waiting, worker
 from asyncpc.core.queue import BoundedQueue
 from asyncpc.run import outcome, running, supervisor
 
@@ -56,28 +58,32 @@ class Fault:
         return self.name.replace(" ", "-")
 
 
-def _change(change: Change) -> FunctionType:
-    """The function with the change made."""
-    text = textwrap.dedent(inspect.getsource(getattr(change.owner, change.name)))
-    if change.old not in text:
-        raise Withered(f"{change.owner.__name__}.{change.name} has no {change.old!r}")
-    module = sys.modules[getattr(change.owner, change.name).__module__].__dict__
+def _changed(owner: Any, name: str, changes: list[Change]) -> Any:
+    """The function or property with the changes made."""
+    original = owner.__dict__[name]
+    function = original.fget if isinstance(original, property) else original
+    assert isinstance(function, FunctionType)
+    text = textwrap.dedent(inspect.getsource(function))
+    for change in changes:
+        if change.old not in text:
+            raise Withered(f"{owner.__name__}.{name} has no {change.old!r}")
+        text = text.replace(change.old, change.new)
     made: dict[str, Any] = {}
     flag = __future__.annotations.compiler_flag
-    exec(compile(text.replace(change.old, change.new), f"<planted {change.name}>", "exec", flag), module, made)
-    function = made[change.name]
-    assert isinstance(function, FunctionType)
-    return function
+    exec(compile(text, f"<planted {name}>", "exec", flag), sys.modules[function.__module__].__dict__, made)
+    return made[name]
 
 
 @contextmanager
 def planted(fault: Fault) -> Iterator[None]:
     """The live classes with ``fault`` in them, while the block runs."""
+    by_function: dict[tuple[Any, str], list[Change]] = {}
+    for change in fault.changes:
+        by_function.setdefault((change.owner, change.name), []).append(change)
     with ExitStack() as stack:
-        for change in fault.changes:
-            original = change.owner.__dict__[change.name]
-            setattr(change.owner, change.name, _change(change))
-            stack.callback(setattr, change.owner, change.name, original)
+        for (owner, name), changes in by_function.items():
+            stack.callback(setattr, owner, name, owner.__dict__[name])
+            setattr(owner, name, _changed(owner, name, changes))
         yield
 
 
@@ -152,15 +158,55 @@ def stuck_in(cases: list[Callable[[], Coroutine[Any, Any, None]]]) -> list[str]:
     return found
 
 
+def log_lines_before_the_end() -> list[str]:
+    """What a run says of a worker that it abandons before it has finished: a log that raises there would stop it."""
+    over = asyncio.Event()
+    runs: list[Running[Any, Any]] = []
+    found: list[str] = []
+
+    async def ignore(item: int) -> None:
+        while not over.is_set():
+            with suppress(asyncio.CancelledError):
+                await over.wait()
+
+    async def abandoning() -> None:
+        async with Pipeline([1], consumer(ignore)) as running:
+            runs.append(running)
+            await asyncio.sleep(1)
+            await running.drain(0)
+        over.set()
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if runs[0].report is None:
+                found.append(record.getMessage())
+
+    log, listener = logging.getLogger("asyncpc"), Listener()
+    level, propagate = log.level, log.propagate
+    log.addHandler(listener)
+    log.setLevel(logging.WARNING)
+    log.propagate = False
+    try:
+        run_virtual(abandoning)
+    finally:
+        log.setLevel(level)
+        log.propagate = propagate
+        log.removeHandler(listener)
+    return found
+
+
 _QUEUE, _CHANNEL, _LINE = queue.BoundedQueue, channel.Channel, waiting.WaitQueue
 _OUTCOME = outcome.Outcome
-_STAGE, _CONSUMER, _PRODUCER, _RUN = stage.Stage, worker.ConsumerWorker, worker.ProducerWorker, supervisor.Supervisor
+_STAGE, _PRODUCER, _RUN = stage.Stage, source.ProducerWorker, supervisor.Supervisor
 
 _HAND_OVER = """queue = self._pass_on.__self__
             waiter.set_result([queue._queue.popleft()] if self is queue._getters and queue._queue else None)"""
 _TAKE_HANDED = """handed = await waiter
         if handed:
             self._pass_on.__self__._queue.appendleft(handed[0])"""
+
+_EMIT = "            if outbox is not None and value is not DONE:\n"
+_COUNT = "            settled += 1\n            worker.settled = settled\n"
 
 FAULTS: Final = (
     _fault(
@@ -175,17 +221,22 @@ FAULTS: Final = (
     _fault(
         "yield after take",
         "A8, I2",
-        (_CONSUMER, "_consume", "self.hand = item = take()", "item = take(); await asyncio.sleep(0); self.hand = item"),
+        (
+            worker,
+            "_handle_some",
+            "worker.item = item = take()",
+            "item = take(); await asyncio.sleep(0); worker.item = item",
+        ),
     ),
     _fault("one END too few", "I3", (_CHANNEL, "_release_getters", "len(self.getters)", "len(self.getters) - 1")),
     _fault(
         "one END too many",
         "I3",
         (
-            _CONSUMER,
-            "_consume",
-            "self.completed = True",
-            "self.completed = True; inbox.take_end(); await asyncio.sleep(0)",
+            worker,
+            "_work",
+            "worker.completed = True",
+            "worker.completed = True; inbox.take_end(); await asyncio.sleep(0)",
         ),
     ),
     _fault(
@@ -193,9 +244,7 @@ FAULTS: Final = (
         "A18, I3",
         (_RUN, "_cascade", "inbox.close()", "inbox.closed or inbox.items.append(None); inbox.close()"),
     ),
-    _fault(
-        "push without the give-back", "I2", (_CHANNEL, "put_or_leave", "self.enqueue(item)\n        raise", "raise")
-    ),
+    _fault("push without the give-back", "I2", (_CHANNEL, "put_or_leave", "self._leave(item)\n        raise", "raise")),
     _fault(
         "outside cancellation ignored",
         "B1, I7",
@@ -212,27 +261,29 @@ FAULTS: Final = (
         ),
         check=lambda: stuck_in([join_after_a_cancelled_put]),
     ),
-    _fault("bound not looked at again", "A10, I1", (_CHANNEL, "put_or_leave", "while len(", "if len(")),
+    _fault("bound not looked at again", "A10, I1", (_CHANNEL, "put_or_leave", "while (", "if (")),
     _fault("room asked for never", "backpressure", (_CHANNEL, "wait_for_room", "if not has_room", "if False")),
     _fault("source not closed", "B10, I6", (_PRODUCER, "_produce", "await iterator.aclose()", "pass")),
-    _fault("generator not closed", "B10, I6", (worker, "emitting", "await values.aclose()", "pass")),
+    _fault("generator not closed", "B10, I6", (emit, "_close", "await values.aclose()", "pass")),
     _fault(
         "cancel counted as a failure",
         "I7",
-        (_CONSUMER, "_consume", "except asyncio.CancelledError:\n        raise", "except ImportError:\n        raise"),
+        (worker, "_work", "except asyncio.CancelledError:\n        raise", "except ImportError:\n        raise"),
     ),
     _fault(
         "END while work is under way",
         "I3",
-        (_STAGE, "is_idle", " and self.inbox.workers == self.inbox.getters.waiting + len(self.opening)", ""),
+        (_STAGE, "is_idle", " and inbox.workers == inbox.getters.waiting + len(self.staff.opening)", ""),
     ),
     _fault("drain without a deadline", "C1", (_RUN, "stop", "self._limit(", "(lambda seconds: None)(")),
     _fault("caller's cancel swallowed", "B5", (_RUN, "wait_hastening", "raise cancelled", "pass")),
-    _fault("context leaks between items", "B12", (_CONSUMER, "_consume", "leaked = context != home", "leaked = False")),
+    _fault(
+        "context leaks between items", "B12", (worker, "_handle_some", "leaked = context != home", "leaked = False")
+    ),
     _fault(
         "last in, first out",
         "I5",
-        (_CONSUMER, "_consume", "take = items.popleft", "take = items.pop"),
+        (worker, "_around", "items.popleft", "getattr(items, 'pop', items.popleft)"),
     ),
     _fault("only the first error told", "I7", (_OUTCOME, "result", "self.errors, self", "self.errors[:1], self")),
     _fault(
@@ -240,6 +291,44 @@ FAULTS: Final = (
         "I7",
         (running, "leave", "isinstance(error, Exception)", "False"),
         check=streams_that_fail_twice,
+    ),
+    _fault(
+        "item counted before it is emitted",
+        "I2, I4",
+        (worker, "_handle_some", _EMIT, f"{_COUNT}{_EMIT}"),
+        (worker, "_handle_some", f"{_COUNT}            if worker.interrupted", "            if worker.interrupted"),
+    ),
+    _fault(
+        "value counted before it is emitted",
+        "I4",
+        (emit, "emit", "channel = outlet.channel\n", "channel = outlet.channel\n    outlet.emitted += 1\n"),
+        (
+            emit,
+            "emit",
+            "            outlet.emitted += 1\n            raise\n    outlet.emitted += 1\n",
+            "            raise\n",
+        ),
+    ),
+    _fault(
+        "value emitted twice on a retry",
+        "H3",
+        (
+            worker,
+            "_recovered",
+            "await give_up_all(worker, item, 1, error.error)",
+            "return await stage.recover(worker, item, call, error.error)",
+        ),
+    ),
+    _fault(
+        "log call before the finish",
+        "H2",
+        (
+            _RUN,
+            "_abandon",
+            "self._finish()",
+            "__import__('logging').getLogger('asyncpc').error('left behind'); self._finish()",
+        ),
+        check=log_lines_before_the_end,
     ),
 )
 """Each of these must be caught."""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from virtual import EAGER, idle, run_virtual
 
-from asyncpc import Batch, Failure, Pipeline, PipelineError, Report, Retry, broadcast, consumer
+from asyncpc import Batch, Failure, Pipeline, PipelineError, Report, Retry, broadcast, consumer, source
 
 both = pytest.mark.parametrize("eager", EAGER)
 
@@ -200,12 +200,10 @@ def test_a_generator_that_fails_of_being_closed_is_not_called_again(eager: bool)
             if item % 2:
                 raise OSError("while it was closed")
 
-    @consumer(key=refuse_odd)
-    async def refusing(item: int) -> None:
-        pass
+    refusing = consumer(key=refuse_odd)(plain)
 
     async def main() -> None:
-        await Pipeline([1, 2], generate, refusing)
+        await (source([1, 2]) >> generate >> refusing)
 
     run_virtual(main, eager=eager)
     assert calls == [1, 2]
