@@ -156,13 +156,9 @@ def keys_read(module: Module) -> set[str]:
 
 @cache
 def called(module: Module) -> set[str]:
-    """The names of what ``module`` calls, without what stands before the last dot."""
-    functions = [node.func for node in ast.walk(module.tree) if isinstance(node, ast.Call)]
-    return {
-        function.attr if isinstance(function, ast.Attribute) else function.id
-        for function in functions
-        if isinstance(function, (ast.Attribute, ast.Name))
-    }
+    """The names of what ``module`` calls: of ``a.b.c()`` both ``c`` and ``b.c``."""
+    written = [ast.unparse(node.func).split(".") for node in ast.walk(module.tree) if isinstance(node, ast.Call)]
+    return {".".join(parts[-length:]) for parts in written for length in (1, 2)}
 
 
 def foreign_privates(house: House) -> list[str]:

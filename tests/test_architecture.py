@@ -245,16 +245,17 @@ def test_who_knows_an_option_is_seen() -> None:
 MAKERS: Final = {
     "tasks": {
         *("create_task", "ensure_future", "gather", "TaskGroup", "create_task_group", "wait_for", "as_completed"),
-        *("Task", "run_coroutine_threadsafe", "start_soon", "start_blocking_portal"),
+        *("Task", "run_coroutine_threadsafe", "start_soon"),
     },
     "threads": {
-        *("Thread", "Timer", "start_new_thread", "ThreadPoolExecutor", "to_thread", "run_in_executor", "run_sync"),
-        *("to_interpreter", "InterpreterPoolExecutor"),
+        *("Thread", "Timer", "start_new_thread", "ThreadPoolExecutor", "to_thread", "run_in_executor"),
+        *("to_thread.run_sync", "start_blocking_portal"),
     },
     "processes": {
         *("Process", "Popen", "ProcessPoolExecutor", "fork", "forkpty", "system", "posix_spawn", "open_process"),
-        *("run_process", "create_subprocess_exec", "create_subprocess_shell", "to_process", "Pool", "Manager"),
+        *("run_process", "create_subprocess_exec", "create_subprocess_shell", "to_process.run_sync", "Pool", "Manager"),
     },
+    "interpreters": {"to_interpreter.run_sync", "InterpreterPoolExecutor"},
     "loops": {"Runner", "new_event_loop", "run_forever", "run_until_complete"},
 }
 """The names by which each is made."""
@@ -282,7 +283,9 @@ def test_all_that_runs_has_an_owner(what: str) -> None:
 def test_only_the_supervisor_makes_tasks() -> None:
     """No line of the table lets anybody else make a task that a stop would have to know of (invariant 6)."""
     assert OWNERS["tasks"] == {"run.supervisor"}
-    assert {name.partition(".")[0] for what in ("threads", "processes") for name in OWNERS[what]} == {"offload"}
+    assert {name.partition(".")[0] for what in ("threads", "processes", "interpreters") for name in OWNERS[what]} == {
+        "offload"
+    }
 
 
 def test_who_makes_something_is_seen() -> None:
@@ -292,7 +295,9 @@ def test_who_makes_something_is_seen() -> None:
         b="async def f(group): group.create_task(x)",
         c="from threading import Thread\nThread(target=print).start()",
         d="def f(worker): return worker.task",
+        e="from anyio import to_interpreter\nasync def f(): await to_interpreter.run_sync(print)",
     )
+    assert makers(sample, "interpreters") == {"e"}
     assert (makers(sample, "tasks"), makers(sample, "threads"), makers(sample, "loops")) == ({"a", "b"}, {"c"}, set())
     assert owners_in("\n    tasks      a, b.c\n    loops  d\n") == {"tasks": {"a", "b.c"}, "loops": {"d"}}
 

@@ -349,7 +349,10 @@ def test_an_incomplete_drain_exits_1_and_tells_what_is_left(folder: Path, loop: 
         ("app.py:done", "'app.py' is a file; write the module's name: app:done"),
         ("./app:done", "is not module:pipeline"),
         ("", "is not module:pipeline"),
-        ("json:dumps", "'json:dumps' is a function, not a Pipeline; if it makes one, write there: pipeline = dumps()"),
+        (
+            "json:dumps",
+            "'json:dumps' is a function, not a Pipeline; if it makes one, add to the module: pipeline = dumps()",
+        ),
         ("app:headless", "has no source"),
         ("a\x1b[2J:b", r"a\x1b[2J:b"),
     ],
@@ -527,7 +530,7 @@ def test_show_draws_the_topology(in_folder: Callable[..., str], monkeypatch: pyt
         "",
         "idle: started again when it raises, at most 3 times in 60 s",
         "some: 2 items",
-        "twice: gives any number of items per item",
+        "twice: emits any number of values per item",
         "save: session is opened once per worker",
     ]
 

@@ -248,7 +248,7 @@ def test_an_idle_source_is_closed_in_time_and_may_be_what_limits(eager: bool) ->
     assert closed == [10]
     assert record[1] == 2
     assert record[2] == pytest.approx(10, abs=0.1)
-    assert words == "events limits: 0.2 items/s came while it was recorded; work, the slowest stage, would take 10"
+    assert words == "events limits: 0.2 items/s came while it was recorded; work, the slowest stage, could handle 10"
 
 
 @pytest.mark.parametrize("eager", EAGER)
@@ -322,7 +322,7 @@ def test_no_item_is_no_crash() -> None:
     _, [found], words = profiled(Pipeline([], takes(0)))
     assert not found.failed
     assert found.trouble == "no item came to it"
-    assert words == "nothing was measured: the sources gave no item"
+    assert words == "nothing was measured: the sources produced no item"
 
 
 # -- what fails -----------------------------------------------------------------------------------
@@ -560,7 +560,7 @@ def test_processes_are_measured_without_their_start(folder: Path) -> None:
         ("refused", 1, "20 of them failed, the first with Unroutable: ", ""),
         ("filtered", 0, "10 of them failed, the first with Unroutable: ", ""),
         ("gone", 1, "", "  OSError: gone, see https://me:***@host/ (app.py:"),
-        ("empty", 1, "nothing was measured: the sources gave no item", ""),
+        ("empty", 1, "nothing was measured: the sources produced no item", ""),
         ("unsourced", 2, "", "has no source, so there is nothing to record"),
         ("missing", 2, "", "no 'missing' in 'app:missing'"),
     ],
@@ -593,7 +593,7 @@ def test_a_signal_stops_it_at_once(folder: Path, name: str, word: str, number: s
     child.line_with(word)
     child.send(number)
     ended = child.end()
-    assert (ended.status, ended.err) == (128 + number, "asyncpc: stopped before all was measured\n")
+    assert (ended.status, ended.err) == (128 + number, "asyncpc: stopped before all stages were measured\n")
     assert ended.seconds < BUSY
     assert "closed" in ended.out
 

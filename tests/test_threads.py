@@ -990,3 +990,38 @@ async def test_a_thread_sees_what_its_feed_did_wrong() -> None:
     with pytest.raises(PipelineError) as caught:
         await (merge(source([1]) >> feeds, source([2]) >> other) >> ignore)
     assert isinstance(caught.value.exceptions[0], StateError)
+
+
+async def test_an_item_on_its_way_is_moved_when_somebody_else_was_woken_for_its_place() -> None:
+    """Protects promise 1: a caller that is woken finds the room taken by an item that is not in the queue yet."""
+    handled: list[str] = []
+    begin: queue.SimpleQueue[None] = queue.SimpleQueue()
+    go_on, begun = asyncio.Event(), asyncio.Event()
+
+    def put() -> None:
+        begin.get()
+        running.put_from_thread("from a thread")
+
+    @consumer
+    async def handle(item: str) -> None:
+        if item == "first":
+            begin.put(None)
+            while thread.is_alive():
+                pass  # the loop does not run meanwhile
+            feed("fed")  # which takes the last place before the other item is in the queue
+            begun.set()
+            await go_on.wait()
+        handled.append(item)
+
+    async with Pipeline(handle, maxsize=1) as running:
+        thread = threading.Thread(target=put)
+        thread.start()
+        await running.put("first")
+        await begun.wait()
+        caller = asyncio.ensure_future(running.put("from the loop"))
+        for _ in range(3):
+            await asyncio.sleep(0)  # it waits for room
+        go_on.set()
+        async with asyncio.timeout(PATIENCE):
+            await caller
+    assert sorted(handled) == ["fed", "first", "from a thread", "from the loop"]

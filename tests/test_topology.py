@@ -19,7 +19,7 @@ from virtual import run_virtual
 from asyncpc import Consumer, Pipeline, broadcast, consumer, merge, route, source
 from asyncpc.core.plan import Plan
 from asyncpc.watch.drawing import draw, mermaid
-from asyncpc.watch.progress import _Way
+from asyncpc.watch.progress import _Extent
 
 
 def stage(name: str, **options: Any) -> Consumer[Any, Any, ..., Any]:
@@ -316,7 +316,7 @@ def throughs(pipeline: Pipeline[Any, Any]) -> list[int]:
     """How many items of the sources were through, every half second of a run, and at its end."""
 
     async def main() -> list[int]:
-        way, seen = _Way(pipeline._plan), list[int]()
+        way, seen = _Extent(pipeline._plan), list[int]()
         async with pipeline as running:
             waiting = asyncio.ensure_future(running.wait())
             while not waiting.done():

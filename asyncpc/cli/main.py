@@ -1,8 +1,8 @@
 """The command line: ``asyncpc run app:pipeline``, ``asyncpc show app:pipeline`` and ``asyncpc profile app:pipeline``.
 
-The report goes to stdout; errors, hints and the progress line go to stderr. The exit status is 0 when all is done,
-1 when the run or an item failed or something was left, 2 when it could not begin, and 130 or 143 after a signal and a
-full drain.
+The report goes to stdout; errors, hints and the progress line go to stderr. The exit status is 0 when all is done, 1
+when the run or an item failed or items were left, 2 when the command could not begin, and 130 or 143 after a signal and
+a full drain.
 """
 
 from __future__ import annotations
@@ -43,36 +43,34 @@ ASCII: Final = str.maketrans(dict(zip("─│┐├┤┴┌└┘►▼×", "-|
 
 
 class _UsageError(Exception):
-    """What was asked for cannot begin; the message says what to write instead."""
+    """The command cannot begin; the message says what to write instead."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what the command line asks for and return the exit status."""
+    """Run the command and return the exit status."""
     options = _parser().parse_args(argv)
     try:
         status: int = options.command(options)
         sys.stdout.flush()
     except (_UsageError, DefinitionError, StateError) as error:
-        _tell(f"asyncpc: {error}")
+        _print_error(f"asyncpc: {error}")
         _trace(options, error.__cause__ if isinstance(error, _UsageError) else error)
         return 2
     except KeyboardInterrupt as error:
-        _tell("asyncpc: interrupted")
+        _print_error("asyncpc: interrupted")
         _trace(options, error)
         return 130
-    except BrokenPipeError:  # whoever read the output has gone
+    except BrokenPipeError:  # the reader of the output is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return status
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="asyncpc", description="Run a pipeline, show how it is made, or find what limits it."
-    )
+    parser = argparse.ArgumentParser(prog="asyncpc", description="Run a pipeline, draw it, or find what limits it.")
     parser.add_argument("--version", action="version", version=f"asyncpc {version('asyncpc')}")
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("target", metavar="module:pipeline", help="where it is, such as app.pipelines:crawl")
+    common.add_argument("target", metavar="module:pipeline", help="a pipeline in a module, such as app.pipelines:crawl")
     common.add_argument("--traceback", action="store_true", help="show errors in full")
     commands = parser.add_subparsers(required=True, metavar="run|show|profile")
 
@@ -80,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         "run",
         parents=[common],
         help="run a pipeline to its end",
-        description="Run a pipeline to its end, then print its report. SIGINT or SIGTERM drains it; a second cancels.",
+        description="Run a pipeline to its end, then print its report. SIGINT or SIGTERM drains it, a second cancels.",
         epilog="Exit status: 0 all done; 1 the run or an item failed, or items were left; 2 could not begin; "
         "130, 143 drained after a signal.",
     )
@@ -97,13 +95,15 @@ def _parser() -> argparse.ArgumentParser:
         parents=[common],
         help="find which stage limits a pipeline, and which setting would help",
         description="Record input from the pipeline's sources, then run each stage alone on it at rising concurrency. "
-        "The handlers really run, many times with the same items: point them at something that can bear it. "
+        "The handlers really run, many times with the same items, so do not point them at production. "
         "Items taken from the sources are not put back.",
         epilog="Exit status: 0 done; 1 a source failed or gave nothing, or a stage could not be measured; "
         "2 could not begin; 130, 143 stopped by a signal.",
     )
-    profile.add_argument("--items", type=_count, default=200, metavar="N", help="record at most so many (200)")
-    profile.add_argument("--seconds", type=_seconds, default=10.0, metavar="S", help="record for at most so long (10)")
+    profile.add_argument("--items", type=_count, default=200, metavar="N", help="record at most N items (200)")
+    profile.add_argument(
+        "--seconds", type=_seconds, default=10.0, metavar="S", help="record for at most S seconds (10)"
+    )
     _add_loop(profile)
     profile.set_defaults(command=_profile)
     return parser
@@ -134,17 +134,17 @@ def _seconds(text: str) -> float:
 
 
 def _run(options: argparse.Namespace) -> int:
-    """Run the pipeline, print its report, and tell what went wrong."""
+    """Run the pipeline, print its report, and say what went wrong."""
     pipeline = _load(options.target)
     try:
         with progress(plan_of(pipeline)) as watch:
             report = run_watched(pipeline, loop=options.loop, drain_timeout=options.drain_timeout, watch=watch)
     except PipelineError as error:
         _print(str(error.report))
-        _tell_failure(error, options)
+        _print_failure(error, options)
         return 1
     except ConservationError as error:
-        _tell(f"asyncpc: {_line(error)}")
+        _print_error(f"asyncpc: {_line(error)}")
         _trace(options, error)
         return 1
     _print(str(report))
@@ -160,7 +160,7 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _profile(options: argparse.Namespace) -> int:
-    """Print what each stage can do alone, as soon as it is known, and at the end which one limits."""
+    """Print the profile of each stage as soon as it is known, and at the end which stage limits."""
     from ..watch.findings import Profile, Record, verdict
     from ..watch.profile import profile
 
@@ -168,7 +168,7 @@ def _profile(options: argparse.Namespace) -> int:
     records: list[Record] = []
     profiles: list[Profile] = []
 
-    async def tell(part: Record | Profile) -> None:
+    async def show(part: Record | Profile) -> None:
         if isinstance(part, Record):
             records.append(part)
         else:
@@ -177,12 +177,12 @@ def _profile(options: argparse.Namespace) -> int:
 
     parts = source(profile(pipeline, options.items, options.seconds), plan_of(pipeline).name)
     try:
-        report = run_watched(parts >> consumer(tell), loop=options.loop)
+        report = run_watched(parts >> consumer(show), loop=options.loop)
     except PipelineError as error:
-        _tell_failure(error, options)
+        _print_failure(error, options)
         return 1
     if report.signal is not None:
-        _tell("asyncpc: stopped before all was measured")
+        _print_error("asyncpc: stopped before all stages were measured")
         return report.exit_status
     _print(verdict(records[0], profiles))
     return 1 if not records[0].items or any(one.failed for one in profiles) else 0
@@ -192,12 +192,12 @@ def _profile(options: argparse.Namespace) -> int:
 
 
 def _load(target: str) -> Pipeline[Any, Any]:
-    """The pipeline that ``module:pipeline`` names."""
+    """Load the pipeline that ``module:pipeline`` names."""
     name, _, path = target.partition(":")
     if name.endswith(".py"):
         raise _UsageError(f"{name!r} is a file; write the module's name: {name[:-3].replace('/', '.')}:{path or '…'}")
     if not all(part.isidentifier() for part in name.split(".")):
-        raise _UsageError(f"{target!r} is not module:pipeline; write it as in Python, such as app.pipelines:crawl")
+        raise _UsageError(f"{target!r} is not module:pipeline; write it as for an import, such as app.pipelines:crawl")
     module = _import(name)
     found: Any = module
     for attribute in path.split("."):
@@ -207,14 +207,16 @@ def _load(target: str) -> Pipeline[Any, Any]:
         found = getattr(found, attribute)
     if not isinstance(found, Pipeline):
         cure = (
-            f"if it makes one, write there: pipeline = {path}()" if isfunction(found) else _pipelines_of(name, module)
+            f"if it makes one, add to the module: pipeline = {path}()"
+            if isfunction(found)
+            else _pipelines_of(name, module)
         )
         raise _UsageError(f"{target!r} is a {type(found).__name__}, not a Pipeline; {cure}")
     return found
 
 
 def _import(name: str) -> Any:
-    """The module, looked for in the current directory first."""
+    """Import the module; the current directory is searched first."""
     here = str(Path.cwd())
     if sys.path[:1] != [here]:
         sys.path.insert(0, here)
@@ -229,18 +231,18 @@ def _import(name: str) -> Any:
 
 
 def _pipelines_of(name: str, module: object) -> str:
-    """What could have been meant."""
+    """Say which pipelines a module has."""
     names = [attribute for attribute, value in vars(module).items() if isinstance(value, Pipeline)]
     if not names:
         return f"{name!r} has no Pipeline: make one with pipeline = source >> consumer"
     return f"{name!r} has: {', '.join(f'{name}:{attribute}' for attribute in names)}"
 
 
-# -- telling --------------------------------------------------------------------------------------
+# -- output ---------------------------------------------------------------------------------------
 
 
 def _print(text: str) -> None:
-    """``text`` on stdout; its lines are kept, other control characters are escaped."""
+    """Print ``text`` on stdout; line breaks stay, other control characters are escaped."""
     safe = "\n".join(map(escaped, redacted(text).split("\n")))
     encoding = sys.stdout.encoding or "utf-8"
     try:
@@ -250,40 +252,40 @@ def _print(text: str) -> None:
     print(safe, flush=True)
 
 
-def _tell(line: str) -> None:
-    """``line`` on stderr, safe to look at."""
+def _print_error(line: str) -> None:
+    """Print ``line`` on stderr, without passwords and control characters."""
     print(escaped(redacted(line)), file=sys.stderr)
 
 
 def _trace(options: argparse.Namespace, error: BaseException | None) -> None:
-    """The whole traceback, if it was asked for."""
+    """Print the whole traceback, if ``--traceback`` asks for it."""
     if options.traceback and error is not None:
         for line in "".join(traceback.format_exception(error)).split("\n"):
-            _tell(line)
+            _print_error(line)
 
 
-def _tell_failure(failed: PipelineError, options: argparse.Namespace) -> None:
-    """Each error in a line, and how many items were left in which stage; never an item itself."""
+def _print_failure(failed: PipelineError, options: argparse.Namespace) -> None:
+    """Print each error on a line, and how many items each stage left; never an item itself."""
     lines = [_line(error, notes) for error, notes in _leaves(failed)]
-    _tell(f"asyncpc: {failed.message}{'' if options.traceback else ' (--traceback tells more)'}")
+    _print_error(f"asyncpc: {failed.message}{'' if options.traceback else ' (--traceback shows more)'}")
     for line in lines[:SHOWN]:
-        _tell(f"  {line}")
+        _print_error(f"  {line}")
     if len(lines) > SHOWN:
-        _tell(f"  … and {len(lines) - SHOWN} more")
-    _tell_left(failed.report)
+        _print_error(f"  … and {len(lines) - SHOWN} more")
+    _print_left(failed.report)
     _trace(options, failed)
 
 
-def _tell_left(report: Report) -> None:
+def _print_left(report: Report) -> None:
     left = Counter(report.left_by_stage()).most_common()
     if left:
         stages = ", ".join(f"{stage} {count:,}" for stage, count in left[:SHOWN])
         others = f" and {len(left) - SHOWN} more stages" if len(left) > SHOWN else ""
-        _tell(f"left unfinished: {sum(report.left_by_stage().values()):,} items ({stages}{others})")
+        _print_error(f"left unfinished: {sum(report.left_by_stage().values()):,} items ({stages}{others})")
 
 
 def _leaves(error: BaseException, notes: tuple[str, ...] = ()) -> Iterator[tuple[BaseException, tuple[str, ...]]]:
-    """The errors in a group, however deep, each with its notes and those of the groups around it."""
+    """The errors in a group, at any depth, each with its notes and those of the groups around it."""
     notes += tuple(getattr(error, "__notes__", ()))
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
@@ -293,9 +295,9 @@ def _leaves(error: BaseException, notes: tuple[str, ...] = ()) -> Iterator[tuple
 
 
 def _line(error: BaseException, notes: tuple[str, ...] = ()) -> str:
-    """An error in one readable line: what, where, and its notes."""
+    """An error on one line: its message, its place and its notes."""
     what = " ".join(message_of(error).split())
     what = what if len(what) <= LONGEST else what[:LONGEST] + "…"
     where = [place for place in [place_of(error)] if place]
-    told = ", ".join([*where, *(note.removeprefix("asyncpc: ") for note in notes)])
-    return type(error).__name__ + (f": {what}" if what else "") + (f" ({told})" if told else "")
+    details = ", ".join([*where, *(note.removeprefix("asyncpc: ") for note in notes)])
+    return type(error).__name__ + (f": {what}" if what else "") + (f" ({details})" if details else "")

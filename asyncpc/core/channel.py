@@ -145,7 +145,7 @@ class Channel(BoundedQueue[T]):
 
     def try_put(self, item: T) -> bool:
         """Put ``item`` at once if there is room and no need to let others run; for a caller that could wait as well."""
-        if self._budget <= 0 or len(self.items) >= self._limit:
+        if self._budget <= 0 or (len(self.items) >= self._limit and (self.inlet is None or self.is_full())):
             return False
         self._budget -= 1
         self.put_nowait(item)

@@ -4,8 +4,8 @@ A thread hands its item over under a lock and goes on. One callback in the loop,
 came since into the channel (fault D8). What was handed over counts against the bound from then on, for everybody:
 
 - *Threads* hand over while the channel, with what is on its way to it, leaves room. Otherwise they park, with their
-  item. When there is room the loop takes the item of the first of
-  them and wakes it; this one puts what else it has, and sees to the next if there is room left.
+  item. When there is room the loop takes the item of the first of them and wakes it; this one puts what else it has,
+  and sees to the next if there is room left.
 - *The loop* claims a place under the lock before it puts (:meth:`Bridge.claim`), so no thread comes between its look
   and its put. A channel without a bridge pays nothing for this; with one, everybody who puts asks first.
 - A coroutine that puts all the time would always be faster than a thread that has to wake up first. So half of the room
@@ -24,6 +24,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from itertools import islice
+from math import inf
 from threading import Lock, RLock, get_ident
 from time import monotonic
 from typing import Any, Final, Protocol
@@ -105,6 +106,7 @@ class Bridge:
         "_thread",
         "_waits",
         "_woken",
+        "asks",
         "claimed",
         "refuses",
     )
@@ -129,6 +131,8 @@ class Bridge:
         self._kept = 0  # places that the loop leaves to those
         self._called = False  # whether the loop will look
         self._waits = False  # whether it waits for room
+        self.asks: bool = self._plain and self._limit < inf
+        """Whether those who put in the loop must claim a place."""
         self.claimed: int = 0
         """Places that somebody in the loop is about to use."""
         self.refuses: bool = False
@@ -343,21 +347,20 @@ class Bridge:
 
     # -- for the loop -------------------------------------------------------------------------
 
-    @property
-    def asks(self) -> bool:
-        """Whether those who put in the loop must claim a place."""
-        return self._plain and self._limit < float("inf")
-
     def claim(self) -> bool:
         """Claim a place for an item that is put next, if there is one; nothing else may happen in between."""
-        with self._lock:
-            if len(self._items) + self._on_way + self._kept >= self._limit:
-                return False
-            self.claimed = 1
-            return True
+        if not self.asks:
+            return len(self._items) + self.taken() < self._limit
+        if not self.claimed:  # or a caller that has asked twice
+            with self._lock:
+                if len(self._items) + self.taken() < self._limit:
+                    self.claimed = 1
+        return bool(self.claimed)
 
     def taken(self) -> int:
         """Places that are not free though no item lies there yet."""
+        if self._on_way and len(self._items) < self._limit:
+            self._look_soon()  # whoever asks may have been woken for this room in place of the bridge
         return self._on_way + self._kept
 
     def close(self) -> None:
@@ -421,7 +424,7 @@ class Bridge:
         """
         channel = self._channel
         with self._lock:
-            self._called = False
+            self._called, self.claimed = False, 0  # nobody in the loop is about to put now
             if self._parked:
                 self._wake_next()
             if self._move(min(self._limit - len(self._items), BUDGET)) and len(self._items) < self._limit:

@@ -9,7 +9,8 @@ from itertools import count
 from typing import Any
 
 from ..core.plan import Handler, Plan
-from .processes import DEPTH, ProcessCaller, each_of, reference
+from .child import each_of
+from .processes import DEPTH, ProcessCaller, reference
 from .threads import Steps, WorkerThreads
 
 __all__ = ["with_pools"]

@@ -10,20 +10,20 @@ from __future__ import annotations
 import pickle
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import DefinitionError, WorkerDied
-from .child import Reference, Values, explained, serve
+from .child import Reference, explained, serve
 from .threads import Job, ThreadCaller
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.process import BaseProcess
 
-__all__ = ["DEPTH", "ProcessCaller", "each_of", "reference"]
+__all__ = ["DEPTH", "ProcessCaller", "reference"]
 
 DEPTH: Final = 16
 """Items that may be on their way to and from one process, so that small ones can travel together."""
@@ -47,16 +47,9 @@ def reference(where: str, function: Callable[..., Any], run_in: str) -> Referenc
         return pickle.dumps(function)
     except Exception as error:
         raise DefinitionError(
-            f"{where}: run_in={run_in!r} imports the function by its name, and {name or function!r} cannot be found "
-            "so; it must be defined at the top level of a module"
+            f"{where}: run_in={run_in!r} imports the function by its name, but finds no {name or function!r}; "
+            "it must be defined at the top level of a module"
         ) from error
-
-
-def each_of(given: Values) -> Iterator[Any]:
-    """The values of a generator elsewhere, then the error that ended it, if one did (fault H5)."""
-    yield from given.values
-    if given.failure is not None:
-        raise pickle.loads(given.failure)
 
 
 class ProcessCaller(ThreadCaller):

@@ -71,18 +71,22 @@ class PriorityHeap:
             raise
 
     def _take_back(self, entry: tuple[Any, int, Any]) -> None:
-        """Undo a push that failed on the way: those it had passed, each one step down, go up again.
+        """Undo a push that failed on the way: the entries it had passed, each one step down, go up again.
 
-        CPython's ``heappush`` swaps in place, so the new entry is somewhere between its leaf and the root. Should one
-        of another Python work otherwise, the entry is taken out wherever it is.
+        The new entry rises from its leaf towards the root. CPython's ``heappush`` swaps it with each entry it passes, so
+        it is where the push failed; the one written in Python moves those down first, so there the last entry moved
+        stands twice. Wherever neither is found, the entry is taken out of wherever it is.
         """
         heap = self._heap
         path = [len(heap) - 1]
-        while path[-1] > 0 and heap[path[-1]] is not entry:
-            path.append((path[-1] - 1) // 2)
-        if not path or heap[path[-1]] is not entry:
-            self._heap = [one for one in heap if one is not entry]
-            return
+        while heap[path[-1]] is not entry:
+            above = (path[-1] - 1) // 2
+            if path[-1] == 0:
+                self._heap = [one for one in heap if one is not entry]
+                return
+            if heap[path[-1]] is heap[above]:
+                break
+            path.append(above)
         for lower, upper in reversed(list(pairwise(path))):
             heap[upper] = heap[lower]
         heap.pop()
@@ -90,12 +94,12 @@ class PriorityHeap:
     def popleft(self) -> Any:
         """Take the first; raises ``IndexError`` when there is none."""
         heap = self._heap
-        first = heap[0] if heap else None
+        ends = (heap[-1], heap[0]) if heap else ()  # one of them may be in no place while entries move
         try:
             return heappop(heap)[2]
         except BaseException as error:
-            if first is not None:
-                heap.append(first)
+            if ends:
+                self._heap = list({id(one): one for one in (*heap, *ends)}.values())
                 _refuse_index_error(error)
             raise
 

@@ -2,10 +2,11 @@
 
 This table says who may start what; a test reads it and finds any other module that does::
 
-    tasks      run.supervisor
-    threads    offload.threads, offload.sources, offload.child, offload.interpreters
-    processes  offload.processes
-    loops      runner
+    tasks         run.supervisor
+    threads       offload.threads, offload.sources, offload.child
+    processes     offload.processes
+    interpreters  offload.interpreters
+    loops         runner
 
 An owner waits for the end of everything it has started, or names in the report what it could not end. Other modules ask
 the owner for a task, thread or process. A new owner needs a line here, and a test that shows that nothing is left when

@@ -52,7 +52,7 @@ GRACE: Final = 0.04
 """Seconds from the first cancel at a deadline to the second, and from that to giving up: below the 100 ms promised."""
 
 _under_way: set[Supervisor] = set()
-"""Runs that have not ended; the loop holds tasks weakly, so without this a run could be garbage-collected."""
+"""Runs with tasks; the loop holds these weakly, so without this they could be garbage-collected."""
 
 _current: ContextVar[Supervisor] = ContextVar("asyncpc_run")
 
@@ -73,7 +73,7 @@ def feed(item: Any) -> None:
 
         if serving:
             raise StateError(
-                f"feed() does not reach the run from a process of stage {serving!r}: return the items, "
+                f"feed() does not reach the run from a process or interpreter of stage {serving!r}: return the items, "
                 "or yield them, and let the next stage feed them"
             )
         raise StateError("feed() works only inside a consumer's handler; elsewhere, use 'await running.put(item)'")
@@ -313,12 +313,16 @@ class Supervisor:
         for worker in self._live:
             worker.abandoned = True
         self._finish()
+        _under_way.add(self)  # or a task could be garbage-collected, and Python would complain that it is pending (B9)
         log(ERROR, "workers that ignored two cancellations are left behind: %s", ", ".join(self._abandoned()))
 
     # -- the end of a worker ------------------------------------------------------------------
 
     def _worker_ended(self, worker: ConsumerWorker | ProducerWorker, task: asyncio.Task[None] | None = None) -> None:
         if worker.abandoned:  # came back after all; the run is long over
+            self._live.pop(worker, None)
+            if not self._live:
+                _under_way.discard(self)
             return
         self._live.pop(worker, None)
         if worker.leaves_a_call:

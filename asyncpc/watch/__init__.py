@@ -1,1 +1,1 @@
-"""What shows a pipeline, a run or a profile to people."""
+"""Shows a pipeline, a run or a profile to people."""

@@ -1,7 +1,7 @@
-"""A pipeline's shape as text: a picture for the terminal, or a mermaid flowchart. Pure functions of a plan.
+"""Draws a pipeline as text: a picture for the terminal, or a mermaid flowchart. Pure functions of a plan.
 
-Both pictures follow the ways through a plan as they part and meet: a stage is followed by its branches, if it has
-several, then by the stage where they meet; parts that are merged come before the stage where they meet.
+Both pictures follow the paths through a plan as they part and meet: after a stage come its branches, if it has several,
+then the stage where they meet; parts that are merged come before the stage where they meet.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["draw", "meetings", "mermaid"]
 
 
 def draw(plan: Plan, columns: int) -> str:
-    """The picture, from left to right if it fits into ``columns``, else from top to bottom; notes stand below."""
+    """Draw the picture, from left to right if it fits into ``columns``, else from top to bottom, with notes below."""
     across = _Across(plan)
     picture = across.lines if max(across.widths) <= columns else _Down(plan).lines
     notes = list(_notes(plan))
@@ -26,7 +26,7 @@ def draw(plan: Plan, columns: int) -> str:
 
 
 def mermaid(plan: Plan) -> str:
-    """The same as a mermaid flowchart; sources are rounded, queues are cylinders labelled with their bounds."""
+    """Draw a mermaid flowchart: sources are rounded, queues are cylinders labelled with their bounds."""
     lines = ["flowchart LR"]
     names = [(name, place) for place in plan.entries for name in _sources(plan, place)]
     for number, (name, place) in enumerate(names):
@@ -35,28 +35,28 @@ def mermaid(plan: Plan) -> str:
         bound = _queue(plan, place).strip("[]")
         lines.append(f'    queue{place}[("{bound}")] --> stage{place}["{_entities(_stage(plan, place))}"]')
         for label, following in _branches(plan, place):
-            told = f'|"{_entities(label)}"|' if label else ""
-            lines.append(f"    stage{place} -->{told} queue{following}")
+            text = f'|"{_entities(label)}"|' if label else ""
+            lines.append(f"    stage{place} -->{text} queue{following}")
         if node.failures_to is not None:
             lines.append(f'    stage{place} -.->|"failures"| queue{node.failures_to}')
     return "\n".join(lines)
 
 
 def meetings(plan: Plan) -> list[int]:
-    """For each stage the next one that all of its values come to; the number of stages if there is none.
+    """For each stage, find the next stage that all of its values reach; the number of stages if there is none.
 
-    For a branching that is where its branches meet, for any other stage the one it gives to. (The immediate
+    For a branching that is where its branches meet, for any other stage the one it writes to. (These are the immediate
     post-dominators, as compilers find them: Cooper, Harvey and Kennedy, "A Simple, Fast Dominance Algorithm".)
     """
     meeting = [len(plan.nodes)] * len(plan.nodes)
-    for place in reversed(range(len(plan.nodes))):  # each before those it gives to
+    for place in reversed(range(len(plan.nodes))):  # each before those it writes to
         if following := plan.nodes[place].following:
             meeting[place] = _meet(meeting, following)
     return meeting
 
 
 def _meet(meeting: Sequence[int], places: Iterable[int]) -> int:
-    """The first stage that everything from each of ``places`` comes to."""
+    """The first stage that everything from each of ``places`` reaches."""
 
     def both(one: int, other: int) -> int:
         while one != other:
@@ -67,7 +67,7 @@ def _meet(meeting: Sequence[int], places: Iterable[int]) -> int:
 
 
 class _Picture:
-    """What both pictures know of a plan."""
+    """What both pictures know about a plan."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -75,7 +75,7 @@ class _Picture:
         self.lines: list[str] = []
 
     def parts(self, entries: Sequence[int]) -> tuple[int, list[list[int]]]:
-        """Where what comes in at ``entries`` meets, and the entries before that, those of each part together."""
+        """The stage where the paths from ``entries`` meet, and the entries of each part before it."""
         join = _meet(self.meeting, entries)
         parts: dict[int, list[int]] = {}
         for entry in entries:
@@ -88,21 +88,21 @@ class _Picture:
 
 
 class _Across(_Picture):
-    """From left to right; branches and parts stand below each other, and meet in a bracket.
+    """From left to right; branches and parts are drawn below each other, and meet in a bracket.
 
-    It is written as with a typewriter: only the last line goes on, until a bracket ends those above it too.
+    The text grows as on a typewriter: only the last line grows, until a bracket ends the lines above it too.
     """
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
         self.widths: list[int] = []
         self.merged(plan.entries, len(plan.nodes))
-        for place in _told(plan):
-            self.lead_on([self.line(_tellers(plan, place))])
+        for place in _receivers(plan):
+            self.lead_on([self.line(_failing(plan, place))])
             self.chain(place, len(plan.nodes))
 
     def merged(self, entries: Sequence[int], stop: int) -> list[int]:
-        """From the sources of ``entries`` on, up to the stage ``stop``; gives the lines that lead there."""
+        """Draw from the sources of ``entries`` to the stage ``stop``; return the lines that lead there."""
         join, parts = self.parts(entries)
         lines = [line for part in parts for line in self.merged(part, join)]
         lines += [self.line(name) for name in _sources(self.plan, join)]
@@ -110,7 +110,7 @@ class _Across(_Picture):
         return self.chain(join, stop)
 
     def chain(self, place: int, stop: int, indent: str = "") -> list[int]:
-        """``[128] ─► stage ×4 ─► …`` up to the stage ``stop``; gives the lines that lead there."""
+        """Draw ``[128] ─► stage ×4 ─► …`` up to the stage ``stop``; return the lines that lead there."""
         while True:
             self.write(f"{_queue(self.plan, place)} ─► ")
             below = indent.ljust(self.widths[-1])
@@ -126,7 +126,7 @@ class _Across(_Picture):
             self.lead_on(lines, label)
 
     def branches(self, branches: list[tuple[str, int]], join: int, indent: str) -> list[int]:
-        """The branches up to the stage ``join``; gives the lines that lead there."""
+        """Draw the branches up to the stage ``join``; return the lines that lead there."""
         lines: list[int] = []
         for label, first in branches:
             is_last = first == branches[-1][1]
@@ -135,7 +135,7 @@ class _Across(_Picture):
         return lines
 
     def lead_on(self, lines: list[int], label: str = "") -> None:
-        """``a ─┐`` above ``b ─┴─►``: what the lines lead to comes next, on the last of them."""
+        """Draw the bracket ``a ─┐`` above ``b ─┴─►``; what the lines lead to comes next, on the last of them."""
         first, last, leads = lines[0], lines[-1], set(lines)
         if first < last:
             column = max(self.widths[first:]) + 2
@@ -146,7 +146,7 @@ class _Across(_Picture):
         self.write(_arrow(label) if first < last else f" {_arrow(label)}")
 
     def line(self, *texts: str) -> int:
-        """A new line, and its number."""
+        """Begin a new line; return its number."""
         self.lines.append("")
         self.widths.append(0)
         for text in texts:
@@ -154,22 +154,22 @@ class _Across(_Picture):
         return len(self.lines) - 1
 
     def write(self, text: str, line: int = -1) -> None:
-        """Write at the end of the line."""
+        """Write at the end of a line."""
         self.lines[line] += text
         self.widths[line] += _width(text)
 
 
 class _Down(_Picture):
-    """From top to bottom, a stage per line, each below its queue; a line at the left leads along parts and branches."""
+    """From top to bottom, one stage per line below its queue; a line at the left leads along parts and branches."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
         self.lines += self.merged(plan.entries, len(plan.nodes))
-        for place in _told(plan):
-            self.lines += [_tellers(plan, place), *self.chain(place, len(plan.nodes))]
+        for place in _receivers(plan):
+            self.lines += [_failing(plan, place), *self.chain(place, len(plan.nodes))]
 
     def merged(self, entries: Sequence[int], stop: int) -> list[str]:
-        """From the sources of ``entries`` on, up to the stage ``stop``."""
+        """The lines from the sources of ``entries`` to the stage ``stop``."""
         join, places = self.parts(entries)
         parts = [*(self.merged(part, join) for part in places), *([name] for name in _sources(self.plan, join))]
         if len(parts) == 1:
@@ -180,7 +180,7 @@ class _Down(_Picture):
         return [*lines, "└─┐", *self.chain(join, stop)]
 
     def chain(self, place: int, stop: int) -> list[str]:
-        """From the stage at ``place`` up to the stage ``stop``; branches are indented until they meet."""
+        """The lines from the stage at ``place`` to the stage ``stop``; branches are indented until they meet."""
         lines: list[str] = []
         while place != stop:
             lines += [f"  ▼ {_queue(self.plan, place)}", _stage(self.plan, place)]
@@ -195,7 +195,7 @@ class _Down(_Picture):
 
 
 def _branches(plan: Plan, place: int) -> list[tuple[str, int]]:
-    """What each is for, if it is to be told, and its first stage; the stage after one that is no branching likewise."""
+    """The label and first stage of each branch; of a stage that does not branch, the stage after it, unlabelled."""
     node = plan.nodes[place]
     labels = node.handler.branches or [""] * len(node.following)
     return [(escaped(label), first) for label, first in zip(labels, node.following, strict=True)]
@@ -205,17 +205,17 @@ def _arrow(label: str) -> str:
     return f"─ {label} ─► " if label else "─► "
 
 
-def _told(plan: Plan) -> range:
-    """The stages that are told of failures."""
+def _receivers(plan: Plan) -> range:
+    """The stages that receive failures."""
     return range(plan.main, len(plan.nodes))
 
 
-def _tellers(plan: Plan, place: int) -> str:
+def _failing(plan: Plan, place: int) -> str:
     return f"failures of {', '.join([node.handler.name for node in plan.nodes if node.failures_to == place])}"
 
 
 def _notes(plan: Plan) -> Iterator[str]:
-    """A line for whatever the picture has no room for."""
+    """A line for each thing that the picture has no room for."""
     for origin in plan.origins:
         if origin.total is not None:
             yield f"{origin.name}: {origin.total:,} items"
@@ -225,14 +225,14 @@ def _notes(plan: Plan) -> Iterator[str]:
     for node in plan.nodes:
         handler = node.handler
         if handler.generates and handler.branches is None:
-            yield f"{handler.name}: gives any number of items per item"
+            yield f"{handler.name}: emits any number of values per item"
         if handler.context is not None:
             yield f"{handler.name}: {escaped(qualified_name(handler.context))} is opened once per worker"
-        told = [words for option in handler.options if (words := option.words())]
+        notes = [words for option in handler.options if (words := option.words())]
         if node.failures_to is not None:
-            told.append(f"what fails goes to {plan.nodes[node.failures_to].handler.name}")
-        if told:
-            yield f"{handler.name}: {', '.join(told)}"
+            notes.append(f"what fails goes to {plan.nodes[node.failures_to].handler.name}")
+        if notes:
+            yield f"{handler.name}: {', '.join(notes)}"
 
 
 def _sources(plan: Plan, place: int) -> list[str]:
@@ -249,12 +249,12 @@ def _queue(plan: Plan, place: int) -> str:
 
 
 def _width(text: str) -> int:
-    """Columns of a terminal that ``text`` takes."""
+    """How many columns of a terminal ``text`` takes."""
     if text.isascii():
         return len(text)
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else not unicodedata.combining(c) for c in text)
 
 
 def _entities(text: str) -> str:
-    """``text`` for a quoted mermaid label: what could mean something to mermaid becomes a numbered entity."""
+    """``text`` as a quoted mermaid label: what mermaid could interpret becomes a numbered entity."""
     return "".join(c if c.isalnum() or c in " _-.,()×" else f"#{ord(c)};" for c in text)

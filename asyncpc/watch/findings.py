@@ -1,4 +1,4 @@
-"""What ``asyncpc profile`` has found out about a pipeline, and what that means in words."""
+"""The findings of ``asyncpc profile`` about a pipeline, and what they mean in words."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from ..core.plan import Handler
 __all__ = ["Measurement", "Profile", "Record", "verdict"]
 
 GAIN: Final = 1.1
-"""A concurrency that gives less than so many times as much is no gain."""
+"""A concurrency with less than so many times the rate is no gain."""
 
 WORTH: Final = 1.25
-"""A setting that gives less than so many times as much is not advised: measurements differ by themselves."""
+"""A setting with less than so many times the rate is not advised: measurements vary."""
 
 BUSY: Final = 0.6
-"""The share of one processor from which on a stage is taken to be bound by it; other programs need some as well."""
+"""A stage that uses at least this share of one processor counts as bound by it; other programs need some too."""
 
 HELD_BACK: Final = 0.5
-"""The share of its workers' time from which on a stage is taken to be bound by what holds its calls back."""
+"""A stage whose calls are held back for at least this share of its workers' time counts as bound by that."""
 
 
 class Record(NamedTuple):
-    """What the sources gave."""
+    """What was recorded from the sources."""
 
     source: str
     items: int
@@ -36,77 +36,77 @@ class Record(NamedTuple):
         return self.items / self.seconds if self.seconds > 0 else math.inf
 
     def __str__(self) -> str:
-        """A line that people can read."""
-        told = f"{_items(self.items)} recorded from {self.source} in {self.seconds:.2f} s"
-        return f"{told}; now each stage's handler is called with them, many times over" if self.items else told
+        """Format the record as a line."""
+        recorded = f"{_items(self.items)} recorded from {self.source} in {self.seconds:.2f} s"
+        return f"{recorded}; now each stage's handler is called with them, many times over" if self.items else recorded
 
 
 class Measurement(NamedTuple):
-    """A stage alone at one concurrency."""
+    """What a stage alone did at one concurrency."""
 
     concurrency: int
     rate: float
     """Items handled per second, those that failed included."""
     latency_p50: float
-    """Half of the calls sampled took no longer, in seconds; the waiting for a rate or breaker included."""
+    """Half of the sampled calls took no longer, in seconds; the wait for a rate or breaker included."""
     latency_p99: float
     failed: int
     """Items that failed."""
     calls: int
-    """Calls of the handler, for an item or batch; those repeated and those tried for a better figure included."""
+    """Calls of the handler, with an item or a batch; retries, and further trials for a better figure, included."""
     busy: float
-    """Processors that this process kept busy meanwhile."""
+    """How many processors this process kept busy meanwhile."""
     held: float
-    """Share of the time in which its calls let nothing else run."""
+    """The share of the time in which its calls held up the event loop."""
     held_back: tuple[str, float] = ("", 0.0)
     """What held its calls back most, such as its rate, and for which share of its workers' time."""
 
 
 class Profile(NamedTuple):
-    """What was found out about a stage, or which items a route has refused."""
+    """The measurements of a stage, or the items that failed in a route."""
 
     handler: Handler
     items: int
-    """How many it was tried with, again and again."""
+    """How many different items it was measured with."""
     share: float
-    """Items it gets for each that comes in."""
+    """Items that reach it for each item that comes into the pipeline."""
     measurements: tuple[Measurement, ...]
     """At rising concurrency; empty if it could not be measured."""
     calls: int
-    """How often the handler was called in all."""
+    """How many times the handler was called in all."""
     trouble: str | None = None
-    """Why it could not be measured, or not to the end; or why a route refused items."""
+    """Why it could not be measured, or not to the end; or how items failed in a route."""
     refused: int = 0
     """Items that failed in a route, which is not measured."""
 
     @property
     def failed(self) -> bool:
-        """Whether it could not be measured although there were items; of a route, whether it refused all of them."""
+        """Whether there were items, but no measurement; in a route, whether all of them failed."""
         if self.handler.branches is not None:
             return 0 < self.items == self.refused
         return self.items > 0 and not self.measurements
 
     @property
     def present(self) -> Measurement:
-        """At the concurrency it has."""
+        """The measurement at its own concurrency."""
         return next(one for one in self.measurements if one.concurrency == self.handler.concurrency)
 
     @property
     def enough(self) -> Measurement:
-        """At the lowest concurrency beyond which there is no gain worth the name."""
+        """The measurement at the lowest concurrency beyond which there is no gain."""
         measured = self.measurements
         return next(
             one for at, one in enumerate(measured) if all(more.rate < GAIN * one.rate for more in measured[at + 1 :])
         )
 
     def capacity(self, measurement: Measurement) -> float:
-        """Items coming in per second that it keeps up with."""
+        """How many items per second may come into the pipeline before the stage falls behind."""
         return measurement.rate / self.share
 
     def __str__(self) -> str:
-        """A table that people can read."""
-        of_each = f", {self.share:.3g} for each that comes in" if self.items and self.share != 1 else ""
-        recorded = f"{_items(self.items)} recorded{of_each}"
+        """Format the measurements as a table."""
+        per_item = f", {self.share:.3g} for each that comes in" if self.items and self.share != 1 else ""
+        recorded = f"{_items(self.items)} recorded{per_item}"
         if self.handler.branches is not None:
             return f"{self.handler.name}: {recorded}\n{self.trouble}"
         lines = [f"{self.handler.name}: concurrency {self.handler.concurrency}, {recorded}"]
@@ -124,20 +124,20 @@ class Profile(NamedTuple):
 
 
 def verdict(record: Record, profiles: list[Profile]) -> str:
-    """Which stage limits the pipeline as it is set, and which setting would help; then what was called how often."""
+    """Say which stage limits the pipeline, which setting would help, and how many times each handler was called."""
     called = ", ".join(f"{one.handler.name} {one.calls:,} times" for one in profiles)
     note = f"Each stage was measured alone; together they share the processors. Called: {called}."
     if any(one.failed for one in profiles):
         return f"not all stages could be measured, see above\n{note}"
     measured = [one for one in profiles if one.measurements]
     if not measured:
-        return f"nothing was measured: {'no item came to a stage' if record.items else 'the sources gave no item'}"
+        return f"nothing was measured: {'no item came to a stage' if record.items else 'the sources produced no item'}"
     limit = min(measured, key=lambda one: one.capacity(one.present))
     capacity = limit.capacity(limit.present)
     if record.rate < capacity:
         name = limit.handler.name
         slow = f"{record.source} limits: {_number(record.rate)} items/s came while it was recorded"
-        return f"{slow}; {name}, the slowest stage, would take {_number(capacity)}\n{note}"
+        return f"{slow}; {name}, the slowest stage, could handle {_number(capacity)}\n{note}"
     others = [(one.capacity(one.present), one.handler.name) for one in measured if one is not limit]
     return f"{_limits(limit)}{_then(limit, [*others, (record.rate, record.source)])}\n{note}"
 
@@ -145,17 +145,17 @@ def verdict(record: Record, profiles: list[Profile]) -> str:
 def _limits(limit: Profile) -> str:
     """``fetch limits: 40 items/s at concurrency 4; 16 would give 150``."""
     present, enough = limit.present, limit.enough
-    told = f"{limit.handler.name} limits: {_number(present.rate)} items/s at concurrency {present.concurrency}"
+    words = f"{limit.handler.name} limits: {_number(present.rate)} items/s at concurrency {present.concurrency}"
     if abs(limit.share - 1) >= 0.005:
-        told += f", which is {_number(limit.capacity(present))} of those that come in"
+        words += f", which is {_number(limit.capacity(present))} of those that come in"
     if enough.rate >= WORTH * present.rate:
         more = ", and more may give more" if enough is limit.measurements[-1] else ""
-        return f"{told}; {enough.concurrency} would give {_number(enough.rate)}{more}"
-    return f"{told}; raising it does not help: {_bound(limit)}"
+        return f"{words}; {enough.concurrency} would give {_number(enough.rate)}{more}"
+    return f"{words}; raising it does not help: {_bound(limit)}"
 
 
 def _then(limit: Profile, others: list[tuple[float, str]]) -> str:
-    """Who would limit if the advice was taken."""
+    """Say what would limit next, after that setting."""
     capacity, name = min(others)
     if limit.enough.rate < WORTH * limit.present.rate or capacity >= limit.capacity(limit.enough):
         return ""
@@ -163,22 +163,22 @@ def _then(limit: Profile, others: list[tuple[float, str]]) -> str:
 
 
 def _bound(limit: Profile) -> str:
-    """What holds a stage up that more workers do not help."""
+    """Say what binds a stage that more workers do not help."""
     handler, present = limit.handler, limit.present
     why, share = present.held_back
     if share >= HELD_BACK:
         return f"it is bound by {why}"
     if handler.run_in == "process":
-        return f"its processes share {os.cpu_count()} processors, or wait for one and the same thing"
+        return f"its processes share {os.cpu_count()} processors, or wait for the same thing"
     if present.busy >= BUSY:
         what = "run_in='process' would use more of them"
         cure = "" if handler.context else f"; {'as a plain function, ' if handler.run_in == 'loop' else ''}{what}"
         return f"it is bound by the processor{cure}"
     if present.held >= BUSY:
-        return "its calls hold up the event loop; written without 'async', they are made in threads"
+        return "its calls hold up the event loop; written without 'async', they would run in threads"
     if "key" in handler.kept_by:
-        return "its key= lets items of one key be handled one at a time"
-    return "its calls wait for one and the same thing: a lock, a server, a rate elsewhere"
+        return "its key= handles items of one key one at a time"
+    return "its calls wait for the same thing: a lock, a server, a rate elsewhere"
 
 
 def _items(count: int) -> str:
@@ -186,7 +186,7 @@ def _items(count: int) -> str:
 
 
 def _number(number: float) -> str:
-    """Three figures at most below a thousand: ``1,234``, ``56.7``, ``0.0123``."""
+    """A number with three digits, or as a whole number from a hundred on: ``1,234``, ``56.7``, ``0.0123``."""
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
@@ -198,7 +198,7 @@ def _time(seconds: float) -> str:
 
 
 def _table(rows: list[tuple[str, ...]]) -> list[str]:
-    """Rows with their columns aligned to the right, but for the last."""
+    """Rows with all columns but the last aligned to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     ruled = [rows[0], (*("-" * width for width in widths), ""), *rows[1:]]
     return [

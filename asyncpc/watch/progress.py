@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 __all__ = ["progress"]
 
 QUIET: Final = 0.5
-"""Seconds the progress line stays away after the program itself has written to the terminal."""
+"""Seconds that the progress line stays away after the program itself has written to the terminal."""
 
 Watch = Callable[[Running[Any, Any]], None]
 
 
 @contextmanager
 def progress(plan: Plan) -> Iterator[Watch | None]:
-    """What draws the progress line, on a terminal that has rich; nothing when piped."""
+    """Give a function that draws the progress line, on a terminal where rich is installed; None when piped."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -42,11 +42,11 @@ def progress(plan: Plan) -> Iterator[Watch | None]:
 
 
 class _ProgressLine:
-    """One line at the foot of the terminal; it gives way while the program itself writes there."""
+    """One line at the foot of the terminal; it makes room while the program itself writes there."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.way = _Way(plan)
+        self.extent = _Extent(plan)
         total = _total(plan)
         self.progress = _rich_progress(total)
         self.live = self.progress.live
@@ -55,7 +55,7 @@ class _ProgressLine:
 
     @contextmanager
     def beside_the_program(self) -> Iterator[None]:
-        """The line gives way to what is written in the block, and is gone at its end."""
+        """Make room for what the block writes; remove the line at its end."""
         with ExitStack() as stack:
             stack.callback(self.live.stop)
             stack.enter_context(redirect_stderr(_giving_way(sys.stderr, self)))
@@ -64,20 +64,20 @@ class _ProgressLine:
             yield
 
     def draw(self, running: Running[Any, Any]) -> None:
-        """Draw it as it is now."""
+        """Draw the line as it is now."""
         if time.monotonic() < self.back_at:
             return
         if not self.live.is_started:
             self.live.start()
-            self.progress.console.show_cursor()  # a third signal would leave no time to bring it back
+            self.progress.console.show_cursor()  # a third signal would leave no time to restore it
         now = running.statistics()
         if now.fed:
             self.progress.tasks[0].total = None
         text = _progress_text(self.plan, now)
-        self.progress.update(self.task, description=text, completed=self.way.through(now), refresh=True)
+        self.progress.update(self.task, description=text, completed=self.extent.through(now), refresh=True)
 
     def give_way(self, text: str) -> None:
-        """The program writes ``text``: make room, and come back when it has been quiet for a while."""
+        """Make room for ``text``, which the program writes; come back after ``QUIET`` seconds without output."""
         self.live.stop()
         self.back_at = time.monotonic() + QUIET if text.endswith("\n") else math.inf
 
@@ -102,7 +102,7 @@ def _giving_way(stream: TextIO, line: _ProgressLine) -> TextIO:
 
 
 def _rich_progress(total: int | None) -> Progress:
-    """A line on stderr that is redrawn only when it is told to; raises ``ImportError`` without rich."""
+    """A line on stderr that is redrawn only on request; raises ``ImportError`` without rich."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
     from rich.table import Column
@@ -119,35 +119,36 @@ def _rich_progress(total: int | None) -> Progress:
     )
 
 
-class _Way:
-    """How far the items of the sources have come: up to the first stages that make any number of values of one.
+class _Extent:
+    """How many source items are through: past the first stages that emit any number of values per item.
 
-    Beyond those nobody can tell which items a value is made of. An item that failed or was dropped is through.
+    Beyond those stages nobody can say which items a value was made of. An item that failed or was dropped is through.
     """
 
     def __init__(self, plan: Plan) -> None:
         self.nodes = plan.nodes[: plan.main]
         self.meeting = meetings(plan)
         self.counted = set(plan.entries)
-        """The stages that are looked at."""
+        """The stages whose items count."""
         for place, node in enumerate(self.nodes):
             if place in self.counted and (node.handler.branches is not None or not node.handler.generates):
                 self.counted.update(node.following)
         self.trunk: set[int] = set()
-        """The stages that are in no branch: all items of some source come to them."""
+        """The stages outside all branches: all items of some source reach them."""
         for place in plan.entries:
             while place < len(self.nodes) and place not in self.trunk:
                 self.trunk.add(place)
                 place = self.meeting[place]
 
     def through(self, now: Statistics) -> int:
-        """How many items are through: all that came in but those on their way.
+        """How many items are through: all that came in, less those on their way.
 
-        Of a broadcast's branches the one with the most on its way counts: an item is through when it is in all of
-        them. Behind the stage where they meet an item counts once for each, so this may be too few, never too many.
+        Of a broadcast's branches, the one with the most items on its way counts: an item is through when it is through
+        all of them. After the stage where branches meet, an item counts once for each, so the result may be too low,
+        but never too high.
         """
-        within = [0] * len(self.nodes)  # on their way at a stage, and in its branches until they meet
-        until_the_end = [0] * (len(self.meeting) + 1)  # from a stage on
+        within = [0] * len(self.nodes)  # items on their way at a stage, and in its branches until they meet
+        until_the_end = [0] * (len(self.meeting) + 1)  # the same from a stage to the end
         for place in reversed(range(len(self.nodes))):
             node, stage, meeting = self.nodes[place], now.stages[place], self.meeting[place]
             branches = [until_the_end[first] - until_the_end[meeting] for first in node.following]
@@ -159,13 +160,13 @@ class _Way:
 
 
 def _total(plan: Plan) -> int | None:
-    """How many items the sources will give, where each of them knows."""
+    """How many items the sources will produce, if each of them knows."""
     totals = [origin.total for origin in plan.origins]
     return None if None in totals else sum(total or 0 for total in totals)
 
 
 def _progress_text(plan: Plan, now: Statistics) -> str:
-    """Items done, rate, and the fullest queue: ``1,234 done · 567/s · fetch queue 100/128``."""
+    """Items done, the rate, and the fullest queue: ``1,234 done · 567/s · fetch queue 100/128``."""
     queues = [(stage, plan.bound(node.handler)) for node, stage in zip(plan.nodes, now.stages, strict=True)]
     stage, most = max(queues, key=lambda queue: (queue[0].queued / queue[1] if queue[1] else 0.0, queue[0].queued))
     queue = f"{stage.queued:,}/{most:,}" if most else f"{stage.queued:,}"

@@ -162,7 +162,9 @@ class Ledger:
 
         Of a call the caller tells no earlier than of its result.
         """
-        if (offer := self.offered.pop((stage, item), None)) is not None:
+        if not isinstance(item, Item):
+            self.problems.append(f"{item!r} is in stage {stage}, and nobody gave it")
+        elif (offer := self.offered.pop((stage, item), None)) is not None:
             if offer[0] is None:
                 self.take(stage, item)
             else:
