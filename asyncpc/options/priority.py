@@ -73,8 +73,8 @@ class PriorityHeap:
     def _take_back(self, entry: tuple[Any, int, Any]) -> None:
         """Undo a push that failed on the way: the entries it had passed, each one step down, go up again.
 
-        The new entry rises from its leaf towards the root. CPython's ``heappush`` swaps it with each entry it passes, so
-        it is where the push failed; the one written in Python moves those down first, so there the last entry moved
+        The new entry rises from its leaf towards the root. CPython's ``heappush`` swaps it with each entry it passes,
+        so it is where the push failed; the one written in Python moves those down first, so there the last entry moved
         stands twice. Wherever neither is found, the entry is taken out of wherever it is.
         """
         heap = self._heap
