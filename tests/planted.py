@@ -1,8 +1,8 @@
 """Faults planted on purpose, to prove that the suite would notice them.
 
-A :class:`Fault` is a small change to the text of a live function: ``old`` is replaced by ``new``, and the function is
-compiled again in its module. If the text is no longer there, :class:`Withered` says so: adapt the fault to the new
-code.
+A :class:`Fault` is a small change to the text of a live function or property: ``old`` is replaced by ``new``, and it is
+compiled again in its module. A function of a module is changed where it is called from. If the text is no longer there,
+:class:`Withered` says so: adapt the fault to the new code.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import __future__
 
 import asyncio
 import inspect
+import logging
 import sys
 import textwrap
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -20,9 +21,9 @@ from types import FunctionType
 from typing import Any, Final
 
 from scenarios import Scenario, draw, play
-from virtual import Deadlock, VirtualLoop, ran
+from virtual import Deadlock, VirtualLoop, run_virtual
 
-from asyncpc import Pipeline, PipelineError, Retry, consumer
+from asyncpc import Pipeline, Running, consumer
 from asyncpc.core import channel, emit, queue, source, stage, waiting, worker
 from asyncpc.core.queue import BoundedQueue
 from asyncpc.run import outcome, running, supervisor
@@ -57,31 +58,32 @@ class Fault:
         return self.name.replace(" ", "-")
 
 
-def _change(change: Change) -> FunctionType | property:
-    """The function with the change made."""
-    original = change.owner.__dict__[change.name]
-    is_property = isinstance(original, property)
-    live: Any = original.fget if is_property else original
-    text = textwrap.dedent(inspect.getsource(live)).removeprefix("@property\n")
-    if change.old not in text:
-        raise Withered(f"{change.owner.__name__}.{change.name} has no {change.old!r}")
-    module = sys.modules[live.__module__].__dict__
+def _changed(owner: Any, name: str, changes: list[Change]) -> Any:
+    """The function or property with the changes made."""
+    original = owner.__dict__[name]
+    function = original.fget if isinstance(original, property) else original
+    assert isinstance(function, FunctionType)
+    text = textwrap.dedent(inspect.getsource(function))
+    for change in changes:
+        if change.old not in text:
+            raise Withered(f"{owner.__name__}.{name} has no {change.old!r}")
+        text = text.replace(change.old, change.new)
     made: dict[str, Any] = {}
     flag = __future__.annotations.compiler_flag
-    exec(compile(text.replace(change.old, change.new), f"<planted {change.name}>", "exec", flag), module, made)
-    function = made[change.name]
-    assert isinstance(function, FunctionType)
-    return property(function) if is_property else function
+    exec(compile(text, f"<planted {name}>", "exec", flag), sys.modules[function.__module__].__dict__, made)
+    return made[name]
 
 
 @contextmanager
 def planted(fault: Fault) -> Iterator[None]:
     """The live classes with ``fault`` in them, while the block runs."""
+    by_function: dict[tuple[Any, str], list[Change]] = {}
+    for change in fault.changes:
+        by_function.setdefault((change.owner, change.name), []).append(change)
     with ExitStack() as stack:
-        for change in fault.changes:
-            original = change.owner.__dict__[change.name]
-            setattr(change.owner, change.name, _change(change))
-            stack.callback(setattr, change.owner, change.name, original)
+        for (owner, name), changes in by_function.items():
+            stack.callback(setattr, owner, name, owner.__dict__[name])
+            setattr(owner, name, _changed(owner, name, changes))
         yield
 
 
@@ -140,60 +142,6 @@ async def join_after_a_cancelled_put() -> None:
     await full.join()
 
 
-def refused_values_that_are_given_again() -> list[str]:
-    """A generator whose second value is refused: it is not called again, and its first value is given once."""
-    got: list[str] = []
-
-    @consumer(retry=Retry(2, wait=lambda attempt: 0.0), on_error="skip")
-    async def give(n: int) -> AsyncIterator[str]:
-        yield "good"
-        yield "bad"
-
-    @consumer(key=lambda value: {"good": 1}[value])
-    async def keep(value: str) -> None:
-        got.append(value)
-
-    ran(Pipeline([1], give >> keep))
-    return [] if got == ["good"] else [f"given: {got}"]
-
-
-def drains_with_a_broken_log() -> list[str]:
-    """A worker ignores every cancel, and the log raises: the drain ends all the same."""
-    is_over: list[bool] = []
-
-    def log_first() -> None:
-        raise OSError("the log is broken")
-
-    @consumer
-    async def ignores(n: int) -> None:
-        while not is_over:
-            with suppress(asyncio.CancelledError):
-                await asyncio.get_running_loop().create_future()
-
-    async def main() -> bool:
-        async with asyncio.timeout(10):
-            async with Pipeline(ignores) as running:
-                await running.put(1)
-                await asyncio.sleep(1)
-                report = await running.drain(timeout=0.1)
-        return bool(report.abandoned)
-
-    supervisor.__dict__["log_first"] = log_first
-    loop = VirtualLoop()
-    loop.set_exception_handler(lambda loop, context: None)
-    try:
-        return [] if loop.run_until_complete(main()) else ["nobody was abandoned"]
-    except (TimeoutError, Deadlock, PipelineError) as error:
-        return [f"the drain did not end: {error!r}"]
-    finally:
-        del supervisor.__dict__["log_first"]
-        is_over.append(True)
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run_until_complete(asyncio.sleep(1))
-        loop.close()
-
-
 def stuck_in(cases: list[Callable[[], Coroutine[Any, Any, None]]]) -> list[str]:
     """Which of the cases never end, and where they wait."""
     found = []
@@ -210,6 +158,43 @@ def stuck_in(cases: list[Callable[[], Coroutine[Any, Any, None]]]) -> list[str]:
     return found
 
 
+def log_lines_before_the_end() -> list[str]:
+    """What a run says of a worker that it abandons before it has finished: a log that raises there would stop it."""
+    over = asyncio.Event()
+    runs: list[Running[Any, Any]] = []
+    found: list[str] = []
+
+    async def ignore(item: int) -> None:
+        while not over.is_set():
+            with suppress(asyncio.CancelledError):
+                await over.wait()
+
+    async def abandoning() -> None:
+        async with Pipeline([1], consumer(ignore)) as running:
+            runs.append(running)
+            await asyncio.sleep(1)
+            await running.drain(0)
+        over.set()
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if runs[0].report is None:
+                found.append(record.getMessage())
+
+    log, listener = logging.getLogger("asyncpc"), Listener()
+    level, propagate = log.level, log.propagate
+    log.addHandler(listener)
+    log.setLevel(logging.WARNING)
+    log.propagate = False
+    try:
+        run_virtual(abandoning)
+    finally:
+        log.setLevel(level)
+        log.propagate = propagate
+        log.removeHandler(listener)
+    return found
+
+
 _QUEUE, _CHANNEL, _LINE = queue.BoundedQueue, channel.Channel, waiting.WaitQueue
 _OUTCOME = outcome.Outcome
 _STAGE, _PRODUCER, _RUN = stage.Stage, source.ProducerWorker, supervisor.Supervisor
@@ -219,6 +204,9 @@ _HAND_OVER = """queue = self._pass_on.__self__
 _TAKE_HANDED = """handed = await waiter
         if handed:
             self._pass_on.__self__._queue.appendleft(handed[0])"""
+
+_EMIT = "            if outbox is not None and value is not DONE:\n"
+_COUNT = "            settled += 1\n            worker.settled = settled\n"
 
 FAULTS: Final = (
     _fault(
@@ -273,16 +261,7 @@ FAULTS: Final = (
         ),
         check=lambda: stuck_in([join_after_a_cancelled_put]),
     ),
-    _fault(
-        "bound not looked at again",
-        "A10, I1",
-        (
-            _CHANNEL,
-            "put_or_leave",
-            "in_vain = True",
-            "in_vain = True; break",
-        ),
-    ),
+    _fault("bound not looked at again", "A10, I1", (_CHANNEL, "put_or_leave", "while (", "if (")),
     _fault("room asked for never", "backpressure", (_CHANNEL, "wait_for_room", "if not has_room", "if False")),
     _fault("source not closed", "B10, I6", (_PRODUCER, "_produce", "await iterator.aclose()", "pass")),
     _fault("generator not closed", "B10, I6", (emit, "_close", "await values.aclose()", "pass")),
@@ -315,25 +294,41 @@ FAULTS: Final = (
     ),
     _fault(
         "item counted before it is emitted",
-        "H3, I4",
+        "I2, I4",
+        (worker, "_handle_some", _EMIT, f"{_COUNT}{_EMIT}"),
+        (worker, "_handle_some", f"{_COUNT}            if worker.interrupted", "            if worker.interrupted"),
+    ),
+    _fault(
+        "value counted before it is emitted",
+        "I4",
+        (emit, "emit", "channel = outlet.channel\n", "channel = outlet.channel\n    outlet.emitted += 1\n"),
         (
             emit,
             "emit",
-            "        channel.enqueue(value)",
-            "        outlet.emitted += 1; channel.enqueue(value); outlet.emitted -= 1",
+            "            outlet.emitted += 1\n            raise\n    outlet.emitted += 1\n",
+            "            raise\n",
         ),
     ),
     _fault(
         "value emitted twice on a retry",
         "H3",
-        (worker, "_recovered", "isinstance(error, Refused)", "isinstance(error, ImportError)"),
-        check=refused_values_that_are_given_again,
+        (
+            worker,
+            "_recovered",
+            "await give_up_all(worker, item, 1, error.error)",
+            "return await stage.recover(worker, item, call, error.error)",
+        ),
     ),
     _fault(
         "log call before the finish",
         "H2",
-        (_RUN, "_abandon", "self._finish()\n", "log_first(); self._finish()\n"),
-        check=drains_with_a_broken_log,
+        (
+            _RUN,
+            "_abandon",
+            "self._finish()",
+            "__import__('logging').getLogger('asyncpc').error('left behind'); self._finish()",
+        ),
+        check=log_lines_before_the_end,
     ),
 )
 """Each of these must be caught."""

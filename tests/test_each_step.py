@@ -191,10 +191,9 @@ def swallowing(trouble: Trouble) -> Any:
     return handle
 
 
-def deaf(trouble: Trouble) -> Any:
+def deaf(trouble: Trouble, **options: Any) -> Any:
     """It ignores all cancels, so that its workers are abandoned; they come back when the run is over."""
 
-    @consumer(on_error=trouble.policy, concurrency=2)
     async def handle(item: int) -> int:
         try:
             await steps(2)
@@ -205,7 +204,7 @@ def deaf(trouble: Trouble) -> Any:
         trouble.at(item)
         return item
 
-    return handle
+    return consumer(name="handle", on_error=trouble.policy, concurrency=2, **options)(handle)
 
 
 def _pass_on(name: str, **options: Any) -> Any:
@@ -245,6 +244,7 @@ KINDS: Final[dict[str, Kind]] = {
     "retry": retried,
     "swallows": swallowing,
     "deaf": deaf,
+    "deaf ordered": lambda trouble: deaf(trouble, ordered=True),
     "route": routed,
     "broadcast": broadcasting,
 }
@@ -351,7 +351,7 @@ class Play:
         """What should have come out, and did not."""
         if isinstance(self.error, asyncio.CancelledError):
             return []
-        ignores = self.kind in ("swallows", "deaf")
+        ignores = self.kind in ("swallows", "deaf", "deaf ordered")
         lost = ["a cancel was lost"] if self.hit and self.error is None and not ignores else []
         raised = self.error.exceptions if isinstance(self.error, PipelineError) else []
         if self.policy == "stop" and self.kind != "drops":

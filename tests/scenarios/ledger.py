@@ -299,8 +299,12 @@ class Ledger:
 
     def known(self, given: Any) -> Item:
         """The item that was given, also if that is a list."""
-        item: Item = self.lists[id(given)][1] if isinstance(given, list) else given
-        return item
+        if isinstance(given, list):
+            return self.lists[id(given)][1]
+        if not isinstance(given, Item):
+            self.problems.append(f"{given!r} is nobody's item")
+            return Item("nobody", (0,))
+        return given
 
     def _spec(self, stage: int) -> StageSpec | None:
         return self.scenario.stages[stage] if stage < len(self.scenario.stages) else None
