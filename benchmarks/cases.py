@@ -32,13 +32,15 @@ from .peers import (
     Peer,
     Put,
     Service,
-    put_from_thread,
+    put_from_threads,
     serve_asyncpc,
     serve_by_hand,
 )
 from .work import Gated, Handle, Job, OpenLoop, Shape, WrongResult, compute
 
 OURS_AND_HAND = (ASYNCPC, HAND_WRITTEN)
+JANUS = "janus"
+CROWDS = [(threads, bound) for threads in (1, 2, 4, 16) for bound in (1, 8, 32, 128)]
 SERVICES = {ASYNCPC.name: serve_asyncpc, HAND_WRITTEN.name: serve_by_hand}
 
 
@@ -59,12 +61,17 @@ def _by_python(python: str, loop: str) -> float:
     return 2.0 if python.startswith("CPython 3.11") else 1.8
 
 
+def _crowd_line(threads: int, bound: int) -> str:
+    return f"{threads} × bound {bound}"
+
+
 WANTED: dict[tuple[str, str], Callable[[str, str], float]] = {
     ("throughput", ""): _by_python,
     ("yield", ""): lambda python, loop: 1.6 if loop == "uvloop" else 1.45,
     ("stages", "4 stages"): lambda python, loop: 2.0,
     ("bounds", "bound 1"): lambda python, loop: 1.0,
     ("threads", ""): lambda python, loop: 2.5,
+    **{("crowd", _crowd_line(*crowd)): lambda python, loop: 1.0 for crowd in CROWDS},
     ("processes", ""): lambda python, loop: 1.7,
     ("runs", "bound 128"): lambda python, loop: 6.0,
     ("io", "10,000 consumers"): lambda python, loop: 0.95,
@@ -77,6 +84,9 @@ WANTED: dict[tuple[str, str], Callable[[str, str], float]] = {
 
 LIMITS = {("hold", "p99"): 0.002, ("growth", "items exponent"): 1.02, ("growth", "consumers 10,000 : 10"): 1.3}
 """What it should not exceed, likewise."""
+
+REQUIRED = {"crowd": (JANUS, 1.0)}
+"""The ratio to a peer that ``--require`` asks of every line of a case, beside what it asks of throughput."""
 
 BEST_LIBRARY = 4.0
 """How many times as fast as the best other library asyncpc should be, with no work in the handler."""
@@ -240,7 +250,15 @@ def _threads(bench: Bench) -> Iterator[Line]:
 
 async def _from_thread(job: Job) -> None:
     async with asyncpc.Pipeline(asyncpc.consumer(job.handlers[0]), maxsize=job.shape.bound) as running:
-        await put_from_thread(job, running.put_from_thread)
+        await put_from_threads(job, running.put_from_thread)
+
+
+@case("crowd", "1 to 16 threads that put, bounds from 1 to 128, no work", (JANUS,))
+def _crowd(bench: Bench) -> Iterator[Line]:
+    peers = [Peer(ASYNCPC.name, _from_thread), *(peer for peer in THREAD_QUEUES if peer.name == JANUS)]
+    for threads, bound in CROWDS:
+        shape = Shape(100_000, concurrency=1, producers=threads, bound=bound)
+        yield bench.line(_crowd_line(threads, bound), shape, peers)
 
 
 @case("processes", "5 ms of arithmetic an item, in worker processes that run already", ("1 process",))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module, metadata, util
@@ -236,14 +237,19 @@ async def run_aiochan(job: Job) -> None:
 # -- from a thread ---------------------------------------------------------------------------------
 
 
-async def put_from_thread(job: Job, put: Callable[[Any], object]) -> None:
-    """All items, put by a thread one by one."""
+async def put_from_threads(job: Job, put: Callable[[Any], object]) -> None:
+    """All items, put one by one, by a thread for each producer."""
+    shape, loop = job.shape, asyncio.get_running_loop()
 
-    def give() -> None:
-        for n in range(job.shape.items):
+    def give(first: int) -> None:
+        for n in range(first, shape.items, shape.producers):
             put(n)
 
-    await asyncio.to_thread(give)
+    pool = ThreadPoolExecutor(shape.producers)
+    try:
+        await asyncio.gather(*[loop.run_in_executor(pool, give, first) for first in range(shape.producers)])
+    finally:
+        pool.shutdown(wait=False)
 
 
 async def run_culsans_threads(job: Job) -> None:
@@ -264,7 +270,7 @@ async def run_janus_threads(job: Job) -> None:
 
 async def _take_from_thread(job: Job, queue: Any) -> None:
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(put_from_thread(job, queue.sync_q.put))
+        tasks.create_task(put_from_threads(job, queue.sync_q.put))
         for _ in range(job.shape.items):
             await job.handlers[0](await queue.async_q.get())
             queue.async_q.task_done()

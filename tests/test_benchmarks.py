@@ -56,6 +56,23 @@ def test_the_gate_can_fail(required: float, status: int, capsys: pytest.CaptureF
     assert f"required: {required:g}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("seconds", "status"), [(0, 1), (0.5, 0)])
+def test_the_gate_asks_of_threads_that_they_put_no_more_slowly_than_janus(
+    seconds: float, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It looks at each number of threads and each bound, beside throughput, and can fail (fault H4)."""
+
+    async def run(job: Any) -> None:
+        await asyncio.sleep(seconds)
+        for n in range(job.shape.items):
+            await job.handlers[0](n)
+
+    monkeypatch.setattr(cases, "CROWDS", [(2, 8)])
+    monkeypatch.setattr(cases, "THREAD_QUEUES", (peers.Peer("janus", run),))
+    assert main(["crowd", *QUICK, "--require", "1"]) == status
+    assert ("too slow: crowd 2 × bound 8" in capsys.readouterr().out) == bool(status)
+
+
 def lose(items: list[int]) -> list[int]:
     return items[1:]
 

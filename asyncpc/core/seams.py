@@ -213,7 +213,7 @@ class Inlet(Protocol):
         ...
 
     def taken(self) -> int:
-        """Places that are not free though no item lies there yet: threads have items on their way, or will."""
+        """Places that are not free though no item lies there yet: threads have items on their way."""
         ...
 
     def close(self) -> None:

@@ -8,8 +8,8 @@ came since into the channel (fault D8). What was handed over counts against the 
   and sees to the next if there is room left.
 - *The loop* claims a place under the lock before it puts (:meth:`Bridge.claim`), so no thread comes between its look
   and its put. A channel without a bridge pays nothing for this; with one, everybody who puts asks first.
-- A coroutine that puts all the time would always be faster than a thread that has to wake up first. So half of the room
-  is kept for a thread that was woken, until it comes.
+- A coroutine that puts all the time is always faster than a thread that has to wake up first. Threads get their share
+  all the same, since their items are taken for them.
 
 Two rules keep anything from being lost. Both sides look only under the lock, so refusing and handing over exclude each
 other, and an item whose put returned is in the channel before the run looks whether it has nothing left to do
@@ -94,7 +94,6 @@ class Bridge:
         "_given",
         "_is_dead",
         "_items",
-        "_kept",
         "_limit",
         "_lock",
         "_loop",
@@ -128,7 +127,6 @@ class Bridge:
         self._run: Feedable | None = None  # that it is fed to
         self._parked: deque[_Parked] = deque()  # threads that wait for room, first come first
         self._woken = 0  # threads that were woken and have not come yet
-        self._kept = 0  # places that the loop leaves to those
         self._called = False  # whether the loop will look
         self._waits = False  # whether it waits for room
         self.asks: bool = self._plain and self._limit < inf
@@ -311,7 +309,6 @@ class Bridge:
 
     def _leave(self, parked: _Parked) -> None:
         """A thread that was parked goes on."""
-        self._kept = 0
         if parked.woken:
             self._woken = max(0, self._woken - 1)
         else:
@@ -333,8 +330,6 @@ class Bridge:
             return False
         first = self._parked.popleft()
         self._wake(first)
-        if first.taken:
-            self._kept = int(self._limit - len(self._items) - self._on_way - self.claimed) // 2
         return first.taken
 
     def _wake(self, parked: _Parked) -> None:
@@ -361,7 +356,7 @@ class Bridge:
         """Places that are not free though no item lies there yet."""
         if self._on_way and len(self._items) < self._limit:
             self._look_soon()  # whoever asks may have been woken for this room in place of the bridge
-        return self._on_way + self._kept
+        return self._on_way
 
     def close(self) -> None:
         """Move all, whatever the bound says, and wake who waits: its channel takes no more from outside."""

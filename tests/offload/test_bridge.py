@@ -43,6 +43,12 @@ async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
     return value
 
 
+def in_thread_at_once(function: Callable[..., Any], *args: Any) -> Any:
+    """The same while the loop does not run."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function, *args).result()
+
+
 # -- put_from_thread ------------------------------------------------------------------------------
 
 
@@ -373,6 +379,145 @@ async def test_no_item_of_a_thread_stays_on_its_way(threads: int, maxsize: int) 
             finally:
                 pool.shutdown()
     assert sorted(got) == list(range(600))
+
+
+@pytest.mark.parametrize("maxsize", [1, 8])
+@pytest.mark.parametrize("busy", ["source", "caller"])
+async def test_h4_a_thread_gets_its_share_beside_who_puts_all_the_time(busy: str, maxsize: int) -> None:
+    """The loop takes the item of a thread that waits; a thread that had to wake up first would always come too late."""
+    given, put_from_thread = 0, 0
+    done = threading.Event()
+
+    @producer
+    async def endless() -> AsyncIterator[int]:
+        nonlocal given
+        while not done.is_set():
+            given += 1
+            yield 1
+
+    @consumer
+    async def handle(n: int) -> None:
+        nonlocal put_from_thread
+        put_from_thread += n == 0
+
+    def put_all() -> None:
+        for _ in range(50):
+            running.put_from_thread(0)
+        done.set()
+
+    parts: Any = (endless, handle) if busy == "source" else (handle,)
+    async with Pipeline(*parts, maxsize=maxsize) as running:
+        putting = asyncio.ensure_future(asyncio.to_thread(put_all))
+        while busy == "caller" and not done.is_set():
+            given += 1
+            await running.put(1)
+        await putting
+    assert put_from_thread == 50
+    assert given < 50 * 1_000
+
+
+async def test_nothing_comes_between_a_look_and_a_put_in_the_loop() -> None:
+    """Whoever has seen room in the loop will have it, though threads could run at any moment (fault H6)."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    @consumer
+    async def wait(n: int) -> None:
+        begun.set()
+        await go_on.wait()
+
+    async with Pipeline(wait, maxsize=1) as running:
+        await running.put(0)
+        await begun.wait()
+        channel = running._run.first
+        bridge_to(channel)
+        assert not channel.is_full()
+        with pytest.raises(TimeoutError):
+            in_thread_at_once(running.put_from_thread, 1, 0)
+        running._run.feed(2)  # as if it had seen room
+        with pytest.raises(TimeoutError):
+            in_thread_at_once(running.put_from_thread, 1, 0)
+        go_on.set()
+    assert running.report is not None
+    assert (running.report.done, running.report.stages[0].peak_queued) == (2, 1)
+
+
+async def test_items_of_a_thread_are_begun_in_their_order() -> None:
+    """A worker that takes an item makes room for one more; no other begins that first, not even an eager one."""
+    begun: list[int] = []
+
+    @consumer(concurrency=2)
+    async def handle(n: int) -> None:
+        begun.append(n)
+        await asyncio.sleep(0)
+
+    async with Pipeline(handle, maxsize=2) as running:
+        await running.put(0)
+        await until(lambda: running.statistics().done == 1)  # one worker is idle, the other has not started
+        bridge = bridge_to(running._run.first)
+        for n in 1, 2:
+            in_thread_at_once(running.put_from_thread, n)
+        waiting = threading.Thread(target=running.put_from_thread, args=(3,))
+        waiting.start()
+        while not bridge._parked:
+            pass  # the loop does not run meanwhile
+        await until(lambda: running.statistics().done == 4)
+        waiting.join()
+    assert begun == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("busy", ["source", "caller", "stage"])
+async def test_h6_the_bound_holds_beside_whoever_puts_in_the_loop(busy: str) -> None:
+    """What threads and the loop have put, and no worker has taken, is never more than the queue may hold."""
+    accepted = Counter[str]()
+    taken, most = 0, 0
+
+    @producer
+    async def numbers() -> AsyncIterator[int]:
+        while accepted["thread"] < 500:
+            accepted["loop"] += 1  # before it is in: it may wait for room with one in hand
+            yield 1
+
+    @producer
+    def from_a_thread() -> Iterator[int]:
+        for n in range(500):
+            accepted["thread"] = n
+            yield 0
+        accepted["thread"] = 500
+
+    @consumer
+    async def same(n: int) -> int:
+        return n
+
+    @consumer
+    async def handle(n: int) -> None:
+        nonlocal taken, most
+        most = max(most, accepted["loop"] + accepted["thread"] - taken)
+        taken += 1
+
+    def put_all() -> None:
+        for n in range(500):
+            running.put_from_thread(0)
+            accepted["thread"] = n + 1
+
+    parts: Any = {
+        "source": (numbers, handle),
+        "caller": (handle,),
+        "stage": (merge(numbers >> same, from_a_thread), handle),
+    }[busy]
+    with switching_often():
+        async with Pipeline(*parts, maxsize=4) as running:
+            if busy == "stage":
+                report = await running.wait()
+            else:
+                putting = asyncio.ensure_future(asyncio.to_thread(put_all))
+                while busy == "caller" and not putting.done():
+                    await running.put(1)
+                    accepted["loop"] += 1
+                await putting
+                report = await running.drain()
+    in_hand = {"source": 1, "caller": 0, "stage": 2 + 4 + 2}[busy]  # of the source, the stage and its queue
+    assert most <= 4 + 1 + in_hand  # and one that the worker is about to count
+    assert report.stages[-1].peak_queued <= 4
 
 
 async def test_h6_what_threads_have_on_their_way_counts_for_everybody() -> None:
