@@ -393,7 +393,7 @@ class Supervisor:
                 while stage.staff.opening:  # nobody needs their resources any more
                     worker = stage.staff.opening.pop()
                     if not worker.cancelled:
-                        inbox.end_told_otherwise()
+                        inbox.count_unseen_end()
                         self._cancel_worker(worker)
         if self.results is not None and all(self.stages[place].has_ended for place in self.plan.ends):
             self.results.close()
