@@ -1,4 +1,4 @@
-"""Handlers that worker processes import; a module of its own, since they import it whole."""
+"""Handlers that worker processes and interpreters import; a module of its own, since they import it whole."""
 
 from __future__ import annotations
 
@@ -105,3 +105,41 @@ def patient(path: str) -> str:
             file.write("once")
             raise RetryLater(0.01)
     return path
+
+
+def two_then_fails(n: int) -> Iterator[int]:
+    """Gives two values, then raises."""
+    yield n
+    yield n + 1
+    raise ValueError(n)
+
+
+def double(n: int) -> int:
+    return 2 * n
+
+
+def raises(n: int) -> int:
+    raise ValueError(n)
+
+
+def interpreter_of(n: int) -> int:
+    """Which interpreter it is called in, on Pythons that have several."""
+    import _interpreters  # type: ignore[import-not-found]  # CPython 3.13 and later
+
+    return int(_interpreters.get_current()[0])
+
+
+def takes_long(path: str) -> str:
+    """Says that it has begun, unless ``path`` is empty; then it works for a second."""
+    if path:
+        Path(path).touch()
+        time.sleep(1)  # what is tested is what becomes of a call that goes on
+    return path
+
+
+def feeds_plainly(n: int) -> None:
+    feed(n)
+
+
+def gives_a_function(n: int) -> Any:
+    return lambda: n

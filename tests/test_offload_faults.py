@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import elsewhere
 import pytest
 from support import switching_often
 
@@ -21,23 +22,6 @@ from asyncpc import DefinitionError, Pipeline, consumer, source
 
 THERE = sys.version_info >= (3, 13)
 """Whether this Python has interpreters to make calls in."""
-
-
-def two_then_fails(n: int) -> Iterator[int]:
-    """Give two values, then raise."""
-    yield n
-    yield n + 1
-    raise ValueError(n)
-
-
-def double(n: int) -> int:
-    """Give twice the number."""
-    return 2 * n
-
-
-def fails(n: int) -> int:
-    """Raise."""
-    raise ValueError(n)
 
 
 async def test_h4_threads_that_wait_for_room_need_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +127,7 @@ async def test_h5_what_a_generator_gave_before_it_raised_is_passed_on(place: Any
     async def keep(n: int) -> None:
         got.append(n)
 
-    stage: Any = consumer(run_in=place, on_error="skip")(two_then_fails)
+    stage: Any = consumer(run_in=place, on_error="skip")(elsewhere.two_then_fails)
     report = await (source([1, 10]) >> stage >> keep)
     assert sorted(got) == [1, 2, 10, 11]
     assert (report.stages[0].failed, report.stages[0].emitted) == (2, 4)
@@ -246,35 +230,3 @@ def test_h13_a_process_in_a_call_ends_with_its_parent(tmp_path: Path) -> None:
     while _alive(child) and time.monotonic() < until:
         os.sched_yield()
     assert not _alive(child)
-
-
-# -- interpreters ---------------------------------------------------------------------------------
-
-
-if THERE:
-
-    async def test_calls_are_made_in_interpreters() -> None:
-        """``run_in="interpreter"``: results come back, and an error fails its item alone."""
-        got: list[int] = []
-
-        @consumer
-        async def keep(n: int) -> None:
-            got.append(n)
-
-        report = await (source(range(6)) >> consumer(run_in="interpreter", concurrency=2)(double) >> keep)
-        assert sorted(got) == [0, 2, 4, 6, 8, 10]
-        assert report.done == 6
-        failing: Any = consumer(run_in="interpreter", on_error="skip")(fails)
-        assert (await (source([1]) >> failing)).failed == 1
-
-    def test_a_timeout_in_an_interpreter_is_refused() -> None:
-        """Such a call cannot be ended."""
-        with pytest.raises(DefinitionError, match="use run_in='process'"):
-            consumer(run_in="interpreter", timeout=1)(double)
-
-else:
-
-    def test_interpreters_need_a_newer_python() -> None:
-        """The error says which, and what to use instead."""
-        with pytest.raises(DefinitionError, match=r"needs CPython 3\.13 or newer; use run_in='process'"):
-            consumer(run_in="interpreter")(double)

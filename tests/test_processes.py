@@ -168,7 +168,7 @@ async def test_feed_in_a_process_says_what_to_do_instead() -> None:
         await (source([1]) >> elsewhere.feeds)
     (error,) = caught.value.exceptions
     assert isinstance(error, StateError)
-    assert "from a process of stage 'feeds': return the items, or yield them" in str(error)
+    assert "from a process or interpreter of stage 'feeds': return the items, or yield them" in str(error)
 
 
 async def test_an_error_over_there_comes_out_as_itself() -> None:

@@ -22,10 +22,10 @@ from ..errors import NotPicklable
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-__all__ = ["Reference", "Values", "each_of", "explained", "found", "serve", "values_of"]
+__all__ = ["Reference", "Values", "answer_once", "each_of", "explained", "serve"]
 
 serving: str = ""
-"""The stage whose calls are made here, in a process of its own; empty elsewhere."""
+"""The stage whose calls are made here, in a process or interpreter of its own; empty elsewhere."""
 
 Reference = tuple[str, str, bool] | bytes
 """How a process finds its function: module, name and whether it was decorated there; or a pickle."""
@@ -47,7 +47,7 @@ def serve(pipe: Connection, name: str, function: Reference, generates: bool) -> 
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     try:
-        handle, trouble = found(function), None
+        handle, trouble = _found(function), None
     except Exception as error:
         handle, trouble = id, explained(f"stage {name!r}: its process cannot import the handler", error)
     with suppress(EOFError, OSError):  # whoever asked has gone
@@ -55,7 +55,7 @@ def serve(pipe: Connection, name: str, function: Reference, generates: bool) -> 
         while trouble is None:
             calls = pickle.loads(pipe.recv_bytes())
             began = perf_counter()
-            answers = [_answer(name, handle, generates, packed) for packed in calls]
+            answers = [_answer(name, "process", handle, generates, packed) for packed in calls]
             pipe.send_bytes(pickle.dumps((perf_counter() - began, answers)))
     for stream in sys.stdout, sys.stderr:
         with suppress(Exception):  # there may be none, or it leads nowhere any more
@@ -76,7 +76,21 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def found(function: Reference) -> Callable[..., Any]:
+def answer_once(path: list[str], name: str, function: Reference, generates: bool, packed: bytes) -> tuple[bool, bytes]:
+    """Answer one call, in an interpreter that keeps nothing from call to call but what it has imported."""
+    global serving
+    serving = name
+    if sys.path != path:  # an interpreter begins with the path of a program that has not changed it
+        sys.path[:] = path
+    try:
+        handle = _found(function)
+    except Exception as error:
+        trouble = explained(f"stage {name!r}: its interpreter cannot import the handler", error)
+        return False, pickle.dumps(trouble)
+    return _answer(name, "interpreter", handle, generates, packed)
+
+
+def _found(function: Reference) -> Callable[..., Any]:
     """The function that a reference names."""
     if isinstance(function, bytes):
         return cast(Callable[..., Any], pickle.loads(function))
@@ -87,30 +101,30 @@ def found(function: Reference) -> Callable[..., Any]:
     return cast(Callable[..., Any], thing.__wrapped__ if decorated else thing)
 
 
-def _answer(name: str, handle: Callable[..., Any], generates: bool, packed: bytes) -> tuple[bool, bytes]:
+def _answer(name: str, place: str, handle: Callable[..., Any], generates: bool, packed: bytes) -> tuple[bool, bytes]:
     """Whether the call went well, and a pickle of its value or error."""
     try:
         args = pickle.loads(packed)
     except Exception as error:
-        return False, pickle.dumps(explained(f"stage {name!r}: its process cannot read the item", error))
+        return False, pickle.dumps(explained(f"stage {name!r}: its {place} cannot read the item", error))
     try:
-        value = values_of(name, handle, *args) if generates else handle(*args)
+        value = _values_of(name, place, handle, *args) if generates else handle(*args)
     except BaseException as error:
-        return False, _packed_error(name, error)
+        return False, _packed_error(name, place, error)
     try:
         return True, pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
     except Exception as error:
         return False, pickle.dumps(explained(f"stage {name!r}: its result cannot be sent back", error))
 
 
-def values_of(name: str, generate: Callable[..., Any], *args: Any) -> Values:
+def _values_of(name: str, place: str, generate: Callable[..., Any], *args: Any) -> Values:
     """All that a generator gives; what it gave before it raised is given all the same."""
     values: list[Any] = []
     try:
         for value in generate(*args):
             values.append(value)  # noqa: PERF402  # extend() would lose them
     except BaseException as error:
-        return Values(values, _packed_error(name, error))
+        return Values(values, _packed_error(name, place, error))
     return Values(values, None)
 
 
@@ -121,11 +135,11 @@ def each_of(given: Values) -> Iterator[Any]:
         raise pickle.loads(given.failure)
 
 
-def _packed_error(name: str, error: BaseException) -> bytes:
+def _packed_error(name: str, place: str, error: BaseException) -> bytes:
     """The error with its traceback as a note; if it cannot travel, one that says what it was."""
     text = "".join(traceback.format_exception(error)).rstrip()
     with suppress(Exception):
-        error.add_note(f"in a process of stage {name!r}:\n{text}")
+        error.add_note(f"in {'an' if place[0] == 'i' else 'a'} {place} of stage {name!r}:\n{text}")
         packed = pickle.dumps(error)
         if type(pickle.loads(packed)) is type(error):  # some classes can only be sent
             return packed

@@ -73,7 +73,7 @@ def feed(item: Any) -> None:
 
         if serving:
             raise StateError(
-                f"feed() does not reach the run from a process of stage {serving!r}: return the items, "
+                f"feed() does not reach the run from a process or interpreter of stage {serving!r}: return the items, "
                 "or yield them, and let the next stage feed them"
             )
         raise StateError("feed() works only inside a consumer's handler; elsewhere, use 'await running.put(item)'")
