@@ -40,7 +40,7 @@ class FairWriters:
     def mark(self) -> float:
         """The length from which a writer has to ask."""
         channel = self._channel
-        if channel.writers and not channel.writers.waking and self._until == math.inf:
+        if channel.writers and self._until == math.inf:
             return 0  # items that overtake waiting writers are counted
         return min(channel.limit - 1, channel.peak, self._until)
 
@@ -56,11 +56,9 @@ class FairWriters:
             return False
         if writers and not writers.waking:
             self._passed += items
-            if items and self._passed > channel.low // 2:
+            if self._passed > channel.low // 2:
                 self.wake()
                 return not writers.waking  # they may all have gone
-        elif self._until == math.inf:
-            channel.renew_mark()
         return True
 
     async def wait(self) -> None:
