@@ -9,7 +9,7 @@ from typing import Any
 
 from asyncpc import Consumer, consumer
 
-__all__ = ["Flaky", "Sink", "Spy"]
+__all__ = ["Flaky", "Sink", "Spy", "spy_consumer"]
 
 
 class Spy:
@@ -35,20 +35,23 @@ class Spy:
 
 
 class Sink:
-    """A handler that remembers what came, in which order, and when (loop time).
+    """A handler that remembers what came, in which order, and when (loop time), and takes ``seconds`` for each.
 
     With a ``name`` it passes each item on, marked with that name, so that results tell which branch they came through.
     """
 
-    def __init__(self, name: str = "", **options: Any) -> None:
+    def __init__(self, name: str = "", *, seconds: float = 0.0, **options: Any) -> None:
         self.items: list[Any] = []
         self.times: list[float] = []
         self.name = name
+        self.seconds = seconds
         self.consumer: Consumer[Any, Any, ..., Any] = consumer(name=name or "sink", **options)(self)
 
     async def __call__(self, item: Any) -> Any:
         self.items.append(item)
         self.times.append(asyncio.get_running_loop().time())
+        if self.seconds:
+            await asyncio.sleep(self.seconds)
         return (self.name, item) if self.name else None
 
 
@@ -69,3 +72,8 @@ class Flaky:
         if self.counts[item] <= self.times:
             raise self.error(item)
         return item
+
+
+def spy_consumer(seconds: float = 0.0, **options: Any) -> Any:
+    """A stage ``spy`` that takes ``seconds`` per item."""
+    return consumer(name="spy", **options)(Spy(seconds))

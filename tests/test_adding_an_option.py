@@ -56,13 +56,13 @@ def copied(folder: Path, changes: Sequence[Change], files: dict[str, str]) -> No
         assert text.count(change.before) == 1, f"{change.path} has this not once:\n{change.before}"
         (folder / change.path).write_text(text.replace(change.before, change.after))
     for path, text in files.items():
-        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
 
 
 def run_its_tests(folder: Path) -> Ended:
     """Run the page's tests against the copy in ``folder``."""
-    (test,) = folder.glob("tests/test_*.py")
+    (test,) = folder.rglob("tests/**/test_*.py")
     paths = f"{folder}:{ROOT / 'tests'}"
     return run_child(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(test), PYTHONPATH=paths, **UNMEASURED)
 
@@ -95,7 +95,7 @@ def test_the_page_s_tests_need_the_option(tmp_path: Path) -> None:
 
 def test_three_places_are_touched() -> None:
     """Protects the promise of the page: one file, the ordered list, the typed options; and the public name."""
-    assert sorted(files()) == ["asyncpc/options/dedupe.py", "tests/test_dedupe.py"]
+    assert sorted(files()) == ["asyncpc/options/dedupe.py", "tests/options/test_dedupe.py"]
     assert [one.path for one in changes()] == [
         *["asyncpc/options/__init__.py"] * 2,
         *["asyncpc/graph/decorators.py"] * 3,

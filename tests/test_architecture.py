@@ -410,8 +410,8 @@ def test_import_brings_in_nothing_optional() -> None:
 def test_every_test_says_what_it_protects() -> None:
     """A test without a docstring cannot be judged when it fails."""
     silent = [
-        f"{path.name}:{node.lineno} {node.name}"
-        for path in sorted(TESTS.glob("test_*.py"))
+        f"{path.relative_to(TESTS)}:{node.lineno} {node.name}"
+        for path in sorted(TESTS.rglob("test_*.py"))
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
         and node.name.startswith("test_")

@@ -14,7 +14,7 @@ ROOT: Final = Path(__file__).parents[1]
 PACKAGE: Final = Path(asyncpc.__file__).parent
 DOCS: Final = sorted((ROOT / "docs").glob("*.md"))
 HOW: Final = (ROOT / "docs" / "how-it-works.md").read_text()
-MADE_THERE: Final = {"options/dedupe.py", "tests/test_dedupe.py"}
+MADE_THERE: Final = {"options/dedupe.py", "tests/options/test_dedupe.py"}
 """Files that a page tells its reader to write."""
 
 

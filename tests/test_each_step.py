@@ -19,6 +19,7 @@ from itertools import count
 from typing import Any, Final
 
 import pytest
+from support import Odd
 from tickets import CountingTicket, put_tracked, wrong
 from virtual import EAGER, VirtualLoop, measuring_with
 
@@ -37,10 +38,6 @@ from asyncpc import (
 )
 
 ITEMS: Final = range(8)
-
-
-class Odd(Exception):
-    """What the handlers and functions of an item of this module raise."""
 
 
 async def steps(count: int) -> None:

@@ -40,14 +40,30 @@ from functools import partial
 from time import perf_counter
 from typing import Any, Final, TypeVar
 
+import pytest
+
 from asyncpc import Pipeline, Report
 
-__all__ = ["EAGER", "Deadlock", "LeftBehind", "VirtualLoop", "idle", "measuring_with", "now", "ran", "run_virtual"]
+__all__ = [
+    "EAGER",
+    "Deadlock",
+    "LeftBehind",
+    "VirtualLoop",
+    "both",
+    "idle",
+    "measuring_with",
+    "now",
+    "ran",
+    "run_virtual",
+]
 
 T = TypeVar("T")
 
 EAGER: Final = [False, True] if sys.version_info >= (3, 12) else [False]
 """Values for ``run_virtual(eager=...)`` that this Python has, for ``pytest.mark.parametrize``."""
+
+both = pytest.mark.parametrize("eager", EAGER)
+"""Run a test with lazy and with eager tasks."""
 
 
 class Deadlock(AssertionError):

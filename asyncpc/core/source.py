@@ -25,6 +25,8 @@ class ProducerWorker(Worker):
 
     __slots__ = ("origin", "outbox", "probe", "produced", "recent", "restarts")
 
+    task: asyncio.Task[None] | None  # as in Worker, but what is assigned below would be inferred otherwise
+
     def __init__(self, name: str, origin: Origin, outbox: Channel[Any]) -> None:
         super().__init__(name)
         self.origin: Origin = origin

@@ -1,44 +1,25 @@
-"""Threads: handlers and sources that block, and items put from any thread; nothing lost, the bound kept, no hang."""
+"""Items put, asked for and fed from any thread: nothing lost, the bound kept, no hang."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
+import inspect
 import queue
 import threading
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
-from contextvars import ContextVar
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
 
 import pytest
-from support import BUSY, results, switching_often
+from support import PATIENCE, ignore, results, switching_often, until
 
-from asyncpc import (
-    DefinitionError,
-    Pipeline,
-    PipelineError,
-    QueueShutDown,
-    StateError,
-    consumer,
-    feed,
-    merge,
-    producer,
-    source,
-)
+from asyncpc import Pipeline, PipelineError, QueueShutDown, Running, StateError, consumer, feed, merge, producer, source
 from asyncpc.offload.bridge import bridge_to
 from asyncpc.run.accounting import Accounts as Books_
 
 pytestmark = pytest.mark.realtime
-
-PATIENCE = 20.0  # seconds after which a thread that should have gone on fails its test
-var: ContextVar[int] = ContextVar("var", default=0)
-
-
-@consumer
-async def ignore(item: object) -> None: ...
 
 
 async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
@@ -62,413 +43,7 @@ async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
     return value
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """For what a thread does and tells nobody."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.001)
-
-
-# -- handlers --------------------------------------------------------------------------------------
-
-
-async def test_sync_handlers_run_in_threads_of_their_own() -> None:
-    """As many at once as the concurrency says, none in the loop's thread, and all have ended with the run."""
-    together = threading.Barrier(3)
-    threads: set[threading.Thread] = set()
-
-    @consumer(concurrency=3)
-    def double(n: int) -> int:
-        threads.add(threading.current_thread())
-        together.wait(PATIENCE)
-        return 2 * n
-
-    assert sorted(await results(source(range(30)) >> double)) == [2 * n for n in range(30)]
-    assert len(threads) == 3
-    assert threading.main_thread() not in threads
-    assert not any(thread.is_alive() for thread in threads)
-    together.abort()
-    with pytest.raises(threading.BrokenBarrierError):
-        double(1)  # called, it is just the function, here
-
-
-async def test_sync_generators_give_any_number_under_backpressure() -> None:
-    """Values go on before the generator has ended, and it is not run through while nobody takes them."""
-    given = 0
-    closed = threading.Event()
-
-    @consumer
-    def count(n: int) -> Iterator[int]:
-        nonlocal given
-        try:
-            for value in range(n):
-                given += 1
-                yield value
-        finally:
-            closed.set()
-
-    async with Pipeline([10**6], count, maxsize=10).stream() as values:
-        assert [await anext(values) for _ in range(3)] == [0, 1, 2]
-        await asyncio.sleep(0.05)
-        assert given < 10 + 2 * 128 + 3
-    assert closed.is_set()
-    assert await results(source([3, 0, 2]) >> count) == [0, 1, 2, 0, 1]
-
-
-async def test_context_variables_arrive_and_do_not_leak() -> None:
-    """Each call sees the context of who started the run, and no change that another call made (fault B12)."""
-    var.set(7)
-
-    @consumer
-    def look(n: int) -> int:
-        seen = var.get()
-        var.set(n)
-        return seen
-
-    assert await results(source([1, 2, 3]) >> look) == [7, 7, 7]
-    assert var.get() == 7
-
-
-async def test_a_resource_is_given_to_a_sync_handler() -> None:
-    """``context=`` is opened in the loop, once per worker, and closed after the last call."""
-    log: list[str] = []
-
-    @asynccontextmanager
-    async def resource() -> AsyncIterator[str]:
-        log.append("open")
-        yield "resource"
-        log.append("closed")
-
-    @consumer(context=resource)
-    def use(n: int, resource: str) -> None:
-        log.append(f"{resource} {n}")
-
-    await (source([1, 2]) >> use)
-    assert log == ["open", "resource 1", "resource 2", "closed"]
-
-
-@pytest.mark.parametrize("error", [ValueError, StopIteration])
-async def test_errors_come_out_and_are_retried(error: type[Exception]) -> None:
-    """What a thread raises is what the policies see; StopIteration too, which no coroutine may raise."""
-    calls: Counter[int] = Counter()
-
-    @consumer(retry=2, on_error="skip")
-    def fragile(n: int) -> None:
-        calls[n] += 1
-        if n == 3 or calls[n] == 1:
-            raise error(n)
-
-    report = await (source(range(5)) >> fragile)
-    assert (report.done, report.failed) == (4, 1)
-    assert set(calls.values()) == {2}
-
-
-async def test_a_call_that_outlives_its_timeout_keeps_its_slot(caplog: pytest.LogCaptureFixture) -> None:
-    """It fails in time and is told in the log; no second call begins in its place before it has ended (fault C11)."""
-    release = threading.Event()
-    running, peak = 0, 0
-
-    @consumer(timeout=0.05, on_error="skip")
-    def slow(n: int) -> None:
-        nonlocal running, peak
-        running += 1
-        peak = max(peak, running)
-        if n == 0:
-            assert release.wait(PATIENCE)
-        running -= 1
-
-    async with Pipeline([0, 1, 2], slow) as run:
-        await until(lambda: run.statistics().failed == 1)
-        await asyncio.sleep(0.1)
-        assert run.statistics().done == 0  # the others wait, and their time does not run
-        release.set()
-        report = await run.wait()
-    assert (report.done, report.failed, peak) == (2, 1, 1)
-    assert "cannot be interrupted" in caplog.text
-
-
-async def test_a_drain_does_not_wait_for_a_stuck_thread(caplog: pytest.LogCaptureFixture) -> None:
-    """Promise 5: timeout + 100 ms; its item and worker are in the report, and nobody waits at exit (fault D4)."""
-    release, begun = threading.Event(), threading.Event()
-
-    @consumer
-    def stuck(n: int) -> None:
-        begun.set()
-        release.wait(PATIENCE)
-
-    async with Pipeline(stuck) as running:
-        await running.put(1)
-        await until(begun.is_set)
-        began = time.monotonic()
-        report = await running.drain(timeout=0.05)
-        assert time.monotonic() - began < 0.05 + BUSY
-    assert [one.item for one in report.unfinished] == [1]
-    assert (report.abandoned, report.complete) == (("stuck-1",), False)
-    assert [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR] == [
-        "stage 'stuck': left behind, still in a call: asyncpc:stuck-1"
-    ]
-    assert all(thread.daemon for thread in threading.enumerate() if thread.name == "asyncpc:stuck-1")
-    release.set()
-
-
-async def test_a_thread_that_cannot_start_costs_one_call() -> None:
-    """The system may refuse a thread: that call fails and is not made later, and the next one tries again."""
-    done: list[int] = []
-
-    @consumer(on_error="skip")
-    def handle(n: int) -> None:
-        done.append(n)
-
-    async with Pipeline(handle) as running:
-        before = threading.stack_size(1 << 46)
-        try:
-            await running.put(1)
-            await until(lambda: running.statistics().failed == 1)
-        finally:
-            threading.stack_size(before)
-        await running.put(2)
-    report = running.report
-    assert report is not None
-    assert (report.done, report.failed, done) == (1, 1, [2])
-
-
-async def test_a_failure_waits_for_calls_under_way() -> None:
-    """Nothing of a run goes on after it (invariant 6): a sibling's call ends before the error comes out."""
-    both = threading.Barrier(2)
-    ended: list[int] = []
-
-    @consumer(concurrency=2)
-    def handle(n: int) -> None:
-        both.wait(PATIENCE)
-        if n == 0:
-            raise ValueError(n)
-        time.sleep(0.1)
-        ended.append(n)
-
-    with pytest.raises(PipelineError) as caught:
-        await (source([0, 1]) >> handle)
-    assert ended == [1]
-    assert caught.value.report.failed == 1
-
-
-def test_what_does_not_fit_is_refused() -> None:
-    """Each message names the stage and the cure."""
-
-    async def coroutine(n: int) -> None: ...
-
-    def plain(n: int) -> None: ...
-
-    for wrong, cure in (
-        (lambda: consumer(run_in="thread")(coroutine), "'coroutine' is async, so it runs in the loop"),
-        (lambda: consumer(run_in="loop")(plain), "'plain' is a plain function, which would block the loop"),
-        (lambda: consumer(run_in="moon")(plain), "must be 'loop', 'thread', 'process' or 'interpreter'"),  # type: ignore[call-overload]  # the mistake
-    ):
-        with pytest.raises(DefinitionError, match=cure):
-            wrong()
-
-
-async def test_a_plain_function_that_gives_a_coroutine_is_an_error() -> None:
-    """A forgotten ``async`` would otherwise pass coroutines on that nobody awaits."""
-    with pytest.raises(PipelineError) as caught:
-        await (source([1]) >> consumer(lambda n: asyncio.sleep(0)))
-    assert "write its function as 'async def'" in str(caught.value.exceptions[0])
-
-
-# -- sources ---------------------------------------------------------------------------------------
-
-
-async def test_a_sync_source_is_asked_only_while_there_is_room() -> None:
-    """Backpressure reaches a generator in a thread: it is at most one item ahead of the queue."""
-    given = 0
-    gate = asyncio.Event()
-
-    @producer
-    def numbers() -> Iterator[int]:
-        nonlocal given
-        for n in range(1, 1001):
-            given = n
-            yield n
-
-    @consumer
-    async def wait(n: int) -> None:
-        await gate.wait()
-
-    async with Pipeline(numbers, wait, maxsize=5) as running:
-        await until(lambda: given == 6)
-        await asyncio.sleep(0.02)
-        assert given == 6  # five queued, one in hand
-        gate.set()
-        report = await running.wait()
-    assert report.done == 1000
-    assert report.stages[0].peak_queued <= 5
-    assert [n async for n in numbers()] == list(range(1, 1001))
-
-
-@pytest.mark.parametrize("moment", [0, 1, 10, 100, 1000])
-@pytest.mark.parametrize("maxsize", [1, 5, 128])
-async def test_a_stop_loses_nothing_that_a_source_gave(maxsize: int, moment: int) -> None:
-    """Stopped at any moment, each item the generator gave is handled, and its ``finally`` has run in its thread."""
-    given, handled, closed = 0, 0, list[threading.Thread]()
-
-    @producer
-    def numbers() -> Iterator[int]:
-        nonlocal given
-        try:
-            while True:
-                given += 1
-                yield given
-        finally:
-            closed.append(threading.current_thread())
-
-    @consumer
-    async def count(n: int) -> None:
-        nonlocal handled
-        handled += 1
-        if not n % 50:
-            await asyncio.sleep(0)
-
-    async with Pipeline(numbers, count, maxsize=maxsize) as running:
-        await until(lambda: handled > moment)
-        report = await running.drain()
-    assert given == handled == report.produced == report.done
-    assert [thread.name for thread in closed] == ["asyncpc:numbers"]
-
-
-async def test_a_stop_does_not_wait_for_a_source_that_blocks(caplog: pytest.LogCaptureFixture) -> None:
-    """The intake ends at once; the thread is left until its item comes, which is not taken, and the log says so."""
-    items: queue.SimpleQueue[int] = queue.SimpleQueue()
-    closed = threading.Event()
-
-    @producer
-    def blocked() -> Iterator[int]:
-        try:
-            while True:
-                yield items.get()
-        finally:
-            closed.set()
-
-    items.put(1)
-    async with Pipeline(blocked, ignore) as running:
-        await until(lambda: running.statistics().done == 1)
-        began = time.monotonic()
-        report = await running.drain()
-        assert time.monotonic() - began < BUSY
-    assert (report.produced, report.done) == (1, 1)
-    assert not closed.is_set()
-    items.put(2)
-    await until(closed.is_set)
-    await until(lambda: "after it was stopped: QueueShutDown: an item that it produced was not taken" in caplog.text)
-
-
-async def test_an_error_of_a_sync_source_comes_out() -> None:
-    """What it gave is handled first (fault C13)."""
-
-    @producer
-    def broken() -> Iterator[int]:
-        yield from range(3)
-        raise OSError("no more")
-
-    with pytest.raises(PipelineError) as caught:
-        await (broken >> ignore)
-    assert isinstance(caught.value.exceptions[0], OSError)
-    assert caught.value.report.done == 3
-
-
-async def test_an_order_that_fails_fails_its_source() -> None:
-    """What ``priority=`` raises is an error of the source; the item was not taken: the counts agree (invariant 4)."""
-
-    @producer
-    def numbers() -> Iterator[int]:
-        yield from range(3)
-
-    @consumer(priority=lambda n: 1 / (n - 1))
-    async def handle(n: int) -> None: ...
-
-    with pytest.raises(PipelineError) as caught:
-        await (numbers >> handle)
-    assert [type(error) for error in caught.value.exceptions] == [ZeroDivisionError]
-    assert caught.value.report.produced == caught.value.report.done == 1
-
-
-async def test_a_source_that_puts_elsewhere_fails_when_that_is_closed() -> None:
-    """``QueueShutDown`` out of the source itself is a failure like any other, no quiet end (invariant 7)."""
-
-    @producer
-    def relay() -> Iterator[int]:
-        yield 1
-        raise QueueShutDown("the other one")
-
-    with pytest.raises(PipelineError) as caught:
-        await (relay >> ignore)
-    assert isinstance(caught.value.exceptions[0], QueueShutDown)
-    assert caught.value.report.done == 1
-
-
-async def test_a_failure_of_a_source_left_behind_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    """Its run is over, so nobody can raise it; the log names the source."""
-    asked, release = threading.Event(), threading.Event()
-
-    @producer
-    def blocked() -> Iterator[int]:
-        asked.set()
-        assert release.wait(PATIENCE)
-        raise OSError("too late")
-        yield
-
-    async with Pipeline(blocked, ignore) as running:
-        await until(asked.is_set)
-        await running.drain()
-    release.set()
-    await until(lambda: "source 'blocked', after it was stopped: OSError: too late" in caplog.text)
-
-
-async def test_sync_and_async_sources_share_a_queue() -> None:
-    """Neither starves the other, and the bound holds for both."""
-    count = 600
-
-    @producer
-    def blocking(first: int) -> Iterator[int]:
-        yield from range(first, count, 3)
-
-    @producer
-    async def coming() -> AsyncIterator[int]:
-        for n in range(2, count, 3):
-            yield n
-
-    seen: list[int] = []
-
-    @consumer(concurrency=3)
-    async def note(n: int) -> None:
-        await asyncio.sleep(0)
-        seen.append(n)
-
-    for maxsize in (1, 8):
-        seen.clear()
-        report = await Pipeline(merge(blocking(0), coming, blocking(1)), note, maxsize=maxsize)
-        assert sorted(seen) == list(range(count))
-        assert report.stages[0].peak_queued <= maxsize + 1
-
-
-@pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest"])
-async def test_overflow_policies_hold_for_threads(overflow: Any) -> None:
-    """A queue that drops does so for items from threads as well, and each is counted."""
-
-    @producer
-    def numbers() -> Iterator[int]:
-        yield from range(500)
-
-    @consumer(maxsize=2, overflow=overflow)
-    async def slow(n: int) -> None:
-        await asyncio.sleep(0.001)
-
-    async with Pipeline(numbers, slow) as running:
-        report = await running.wait()
-    assert report.produced == 500 == report.done + report.dropped
-    assert report.dropped > 0
-
-
-# -- put_from_thread -------------------------------------------------------------------------------
+# -- put_from_thread ------------------------------------------------------------------------------
 
 
 async def test_eight_threads_lose_nothing_and_keep_the_bound() -> None:
@@ -744,7 +319,98 @@ async def test_a_burst_wakes_the_loop_once() -> None:
     assert running.report.done == 400
 
 
-# -- call_from_thread ------------------------------------------------------------------------------
+async def test_h4_threads_that_wait_for_room_need_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever makes room wakes a thread; with a bound of 1 each item was half a millisecond late."""
+    timers: list[Any] = []
+    loop = asyncio.get_running_loop()
+    if isinstance(loop, asyncio.BaseEventLoop):  # uvloop's methods cannot be replaced
+        monkeypatch.setattr(loop, "call_later", lambda *args, **kwargs: timers.append(args))
+    got: list[int] = []
+
+    @consumer
+    async def keep(n: int) -> None:
+        got.append(n)
+
+    async with Pipeline(keep, maxsize=1) as running:
+
+        def put_all(first: int) -> None:
+            for n in range(first, 400, 4):
+                running.put_from_thread(n)
+
+        await asyncio.gather(*(asyncio.to_thread(put_all, first) for first in range(4)))
+        report = await running.drain()
+    assert sorted(got) == list(range(400))
+    assert report.stages[0].peak_queued <= 1
+    assert timers == []
+
+
+@pytest.mark.parametrize("threads", [2, 4, 16])
+@pytest.mark.parametrize("maxsize", [1, 2, 8])
+async def test_no_item_of_a_thread_stays_on_its_way(threads: int, maxsize: int) -> None:
+    """An item that is taken of a thread that waits for room is moved, also if all threads have gone by then."""
+    got: list[int] = []
+    all_came = asyncio.Event()
+
+    @consumer
+    async def keep(n: int) -> None:
+        got.append(n)
+        if len(got) == 600:
+            all_came.set()
+
+    with switching_often():
+        async with Pipeline(keep, maxsize=maxsize) as running:
+
+            def put_all(first: int) -> None:
+                for n in range(first, 600, threads):
+                    running.put_from_thread(n)
+
+            pool = ThreadPoolExecutor(threads)
+            try:
+                calls = [asyncio.wrap_future(pool.submit(put_all, first)) for first in range(threads)]
+                await asyncio.gather(*calls)
+                async with asyncio.timeout(20):
+                    await all_came.wait()
+            finally:
+                pool.shutdown()
+    assert sorted(got) == list(range(600))
+
+
+async def test_h6_what_threads_have_on_their_way_counts_for_everybody() -> None:
+    """Threads fill the queue while the loop is busy; ``put_nowait`` finds no room after that."""
+    go_on = asyncio.Event()
+
+    @consumer
+    async def handle(n: int) -> None:
+        await go_on.wait()
+
+    async with Pipeline(handle, maxsize=100) as running:
+        accepted = 0
+
+        def put_all() -> None:
+            nonlocal accepted
+            for n in range(200):
+                try:
+                    running.put_from_thread(n, timeout=0)
+                except TimeoutError:
+                    return
+                accepted += 1
+
+        thread = threading.Thread(target=put_all)
+        thread.start()
+        thread.join()  # the loop is busy: nothing is moved
+        for n in range(200):
+            try:
+                running.put_nowait(n)
+            except asyncio.QueueFull:
+                break
+            accepted += 1
+        assert accepted == 100
+        go_on.set()
+        report = await running.drain()
+    assert (report.produced, report.done, report.stages[0].peak_queued) == (100, 100, 100)
+
+
+# -- call_from_thread -----------------------------------------------------------------------------
 
 
 @consumer(concurrency=3)
@@ -859,7 +525,7 @@ def test_a_thread_that_asked_is_told_that_the_loop_was_closed() -> None:
     assert "the loop of this run is closed: the result of this item is lost" in str(failed[0])
 
 
-# -- feed ------------------------------------------------------------------------------------------
+# -- feed -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("priority", [None, abs])
@@ -1025,3 +691,134 @@ async def test_an_item_on_its_way_is_moved_when_somebody_else_was_woken_for_its_
         async with asyncio.timeout(PATIENCE):
             await caller
     assert sorted(handled) == ["fed", "first", "from a thread", "from the loop"]
+
+
+# -- a loop that was closed -----------------------------------------------------------------------
+
+
+def closed(loop: asyncio.AbstractEventLoop) -> None:
+    """Close a loop under the run in it."""
+    for task in asyncio.all_tasks(loop):
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # that is what this is about
+        work = task.get_coro()
+        if inspect.iscoroutine(work) and inspect.getcoroutinestate(work) == inspect.CORO_CREATED:
+            work.close()  # or Python warns that it was never awaited
+    loop.close()
+
+
+def closed_under(prepare: Callable[[Running[Any, Any]], Any]) -> Running[Any, Any]:
+    """A run whose loop was closed under it, right after ``prepare`` was awaited in it."""
+    loop = asyncio.new_event_loop()
+
+    async def begin() -> Running[Any, Any]:
+        running = await Pipeline(ignore, maxsize=100).__aenter__()
+        await prepare(running)
+        return running
+
+    running = loop.run_until_complete(begin())
+    closed(loop)
+    return running
+
+
+def from_thread(function: Callable[..., Any], *args: Any) -> BaseException | None:
+    """What ``function`` raises in a thread."""
+    raised: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            function(*args)
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    return raised[0] if raised else None
+
+
+def test_a_loop_that_was_closed_before_it_looked_takes_nothing_more() -> None:
+    """Fault D6: it was about to look for what threads put, so a thread would not call it, and nobody would know."""
+
+    async def put_once(running: Running[Any, Any]) -> None:
+        assert from_thread(running.put_from_thread, 1) is None  # the loop does not run meanwhile
+
+    running = closed_under(put_once)
+    for _ in range(3):
+        error = from_thread(running.put_from_thread, 2)
+        assert isinstance(error, QueueShutDown)
+        assert "the loop of this run is closed" in str(error)
+
+
+def test_the_thread_of_a_loop_that_was_closed_is_told_so() -> None:
+    """Fault D6: no advice to await something in a loop that is no more."""
+
+    async def nothing(running: Running[Any, Any]) -> None: ...
+
+    running = closed_under(nothing)
+    with pytest.raises(QueueShutDown, match="the loop of this run is closed"):
+        running.put_from_thread(1)
+
+
+def test_a_blocking_source_that_waits_for_room_ends_with_its_loop() -> None:
+    """Fault D6: nobody will ever make room; its thread ends, and the source is closed in it."""
+    loop, ended = asyncio.new_event_loop(), threading.Event()
+
+    @producer
+    def numbers() -> Iterator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            ended.set()
+
+    @consumer(maxsize=1)
+    async def never(n: int) -> None:
+        await asyncio.Event().wait()
+
+    async def begin() -> None:
+        running = await Pipeline(numbers, never).__aenter__()
+        await until(lambda: running.statistics().produced == 2)
+        for _ in range(1000):  # until it waits for room, which it tells nobody
+            await asyncio.sleep(0)
+
+    loop.run_until_complete(begin())
+    closed(loop)
+    assert ended.wait(PATIENCE)
+
+
+def test_what_a_thread_feeds_after_its_loop_was_closed_is_refused() -> None:
+    """Fault D6: also when it fed something before that the loop did not come to take."""
+    loop, fed = asyncio.new_event_loop(), threading.Event()
+    goes_on = [threading.Event(), threading.Event()]
+    told: list[str] = []
+    threads: list[threading.Thread] = []
+
+    def work() -> None:
+        for turn in goes_on:
+            turn.wait(PATIENCE)
+            try:
+                feed(2)
+                told.append("taken")
+            except QueueShutDown:
+                told.append("refused")
+            fed.set()
+
+    @consumer
+    async def handle(n: int) -> None:
+        threads.append(threading.Thread(target=copy_context().run, args=(work,)))
+        threads[0].start()
+        await asyncio.Event().wait()
+
+    async def begin() -> None:
+        running = await Pipeline(handle).__aenter__()
+        await running.put(1)
+        await until(lambda: bool(threads))
+
+    loop.run_until_complete(begin())
+    goes_on[0].set()
+    assert fed.wait(PATIENCE)
+    closed(loop)
+    goes_on[1].set()
+    threads[0].join(PATIENCE)
+    assert told == ["taken", "refused"]

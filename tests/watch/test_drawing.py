@@ -1,34 +1,21 @@
-"""What follows from a plan's shape alone: its pictures, and how far a run of it has come."""
+"""Pictures of a pipeline: what follows from a plan's shape alone."""
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from itertools import count, pairwise
 from time import perf_counter
-from typing import Any, cast
+from typing import Any
 
 import pytest
+from graphs import Graph, graphs, stage
 from hypothesis import given
-from hypothesis import strategies as st
 from support import BUSY
-from virtual import run_virtual
 
-from asyncpc import Consumer, Pipeline, broadcast, consumer, merge, route, source
+from asyncpc import Adaptive, Batch, Breaker, Pipeline, Rate, broadcast, consumer, merge, route, source
 from asyncpc.core.plan import Plan
 from asyncpc.watch.drawing import draw, mermaid
-from asyncpc.watch.progress import _Extent
-
-
-def stage(name: str, **options: Any) -> Consumer[Any, Any, ..., Any]:
-    """A stage that passes items on."""
-
-    async def handle(item: Any) -> Any:
-        return item
-
-    return cast("Consumer[Any, Any, ..., Any]", consumer(name=name, **options)(handle))
 
 
 def drawn(pipeline: Pipeline[Any, Any], columns: int) -> list[str]:
@@ -123,89 +110,32 @@ def test_a_long_pipeline_is_drawn_in_no_time(stages: list[Any]) -> None:
         assert perf_counter() - began < BUSY  # it was exponential once
 
 
+def test_show_tells_the_options() -> None:
+    """Whoever looks at a pipeline sees what it does with an item, in words."""
+
+    def by_user(n: int) -> int:
+        return n
+
+    @consumer(key=by_user, retry=3, timeout=10, rate=Rate(100), breaker=Breaker(5, 30), on_error="skip")
+    async def store(n: int) -> None: ...
+
+    @consumer(batch=Batch(500, within=1), overflow="drop_newest", on_error=print)
+    async def insert(rows: list[None]) -> None: ...
+
+    @consumer(ordered=True, concurrency=Adaptive(1, 9, 0.2), overflow="raise")
+    async def last(n: None) -> None: ...
+
+    notes = draw((store >> insert >> last)._plan, 200)
+    assert (
+        "store: key test_show_tells_the_options.<locals>.by_user, at most 10 s a call, "
+        "at most 100 calls in 1 s, rests 30 s after 5 failures in a row, skips what fails, 3 attempts"
+    ) in notes
+    assert "insert: batches of 500 or after 1 s, drops the newest when full, what fails goes to print" in notes
+    assert "last: raises when full, values leave in order, up to 9 workers while calls take at most 0.2 s" in notes
+
+
 # -- any graph ------------------------------------------------------------------------------------
 
-Shape = str | tuple[str, tuple["Chain", ...]]
-Chain = tuple[Shape, ...]
-"""Stages by what they do, and branchings."""
-
-KINDS = ("one", "two", "told", "told too", "skip")
-
-chains: st.SearchStrategy[Chain] = st.recursive(
-    st.sampled_from(KINDS).map(lambda kind: (kind,)),
-    lambda inner: st.one_of(
-        st.tuples(inner, inner).map(lambda two: (*two[0], *two[1])),
-        st.tuples(st.sampled_from(["route", "filter", "broadcast"]), st.lists(inner, min_size=1, max_size=3)).map(
-            lambda one: ((one[0], tuple(one[1])),)
-        ),
-    ),
-    max_leaves=6,
-)
-starts: st.SearchStrategy[Any] = st.recursive(
-    st.just(()), lambda inner: st.tuples(st.lists(inner, min_size=1, max_size=3), st.just(()) | chains), max_leaves=4
-)
-"""Sources, which are nothing, and merged parts with the stages that follow them, if any."""
-
-
-class Graph:
-    """A pipeline made from what was drawn, in which every name stands once."""
-
-    def __init__(self, start: Any, chain: Chain) -> None:
-        self.numbers = count()
-        last = stage("l0")
-        self.letters = {"told": last, "told too": stage("l1", on_error=last)}
-        self.sources = 0
-        self.pipeline = self.started(start) >> Pipeline[Any, Any](*self.stages(chain))
-
-    def started(self, start: Any) -> Any:
-        """A source, or parts that are merged and the stages that follow."""
-        if not start:
-            self.sources += 1
-            return source(range(3), f"s{self.sources}")
-        parts, chain = start
-        merged = merge(*map(self.started, parts))
-        return Pipeline[Any, Any](merged, *self.stages(chain)) if chain else merged
-
-    def stages(self, chain: Chain) -> Iterator[Any]:
-        """The stages of a chain."""
-        for shape in chain:
-            if isinstance(shape, str):
-                yield self.stage(shape)
-                continue
-            kind, inner = shape
-            name, branches = f"b{next(self.numbers)}", [Pipeline[Any, Any](*self.stages(one)) for one in inner]
-            if kind == "broadcast":
-                yield broadcast(*branches, name=name)
-            else:
-                on_error: Any = "skip" if kind == "filter" else self.letters["told"]
-                keyed = {f"k{key}": branch for key, branch in enumerate(branches)}
-                yield route(self.by(len(branches) + 1), keyed, on_error=on_error, name=name)
-
-    @staticmethod
-    def by(several: int) -> Callable[[int], str]:
-        """A function of an item that gives so many keys, the last of which has no branch."""
-        return lambda n: f"k{n % several}"
-
-    def stage(self, kind: str) -> Consumer[Any, Any, ..., Any]:
-        """One that gives two values for an item, or one that may fail."""
-
-        async def two(n: int) -> AsyncIterator[int]:
-            yield n
-            await asyncio.sleep(1)
-            yield n + 1
-
-        async def one(n: int) -> int:
-            await asyncio.sleep(n)
-            if kind != "one" and n % 2:
-                raise ValueError(n)
-            return n + 1
-
-        name = f"c{next(self.numbers)}"
-        on_error: Any = self.letters.get(kind, "skip" if kind == "skip" else "stop")
-        return consumer(name=name, on_error=on_error)(two if kind == "two" else one)
-
-
-graphs = st.builds(Graph, starts, chains)
 
 Edge = tuple[str, str]
 
@@ -307,87 +237,3 @@ def test_every_graph_can_be_drawn(graph: Graph) -> None:
         assert sorted(re.findall(r"\b[sbcl]\d+\b", "\n".join(picture))) == names
         assert read(lines) == edges(plan), "\n".join(lines)
     assert mermaid(plan).count(" --> stage") == len(plan.nodes)
-
-
-# -- how far a run has come -----------------------------------------------------------------------
-
-
-def throughs(pipeline: Pipeline[Any, Any]) -> list[int]:
-    """How many items of the sources were through, every half second of a run, and at its end."""
-
-    async def main() -> list[int]:
-        way, seen = _Extent(pipeline._plan), list[int]()
-        async with pipeline as running:
-            waiting = asyncio.ensure_future(running.wait())
-            while not waiting.done():
-                await asyncio.sleep(0.5)
-                seen.append(way.through(running.statistics()))
-            return [*seen, way.through((await waiting).statistics)]
-
-    return run_virtual(main)
-
-
-@consumer
-async def slow(n: int) -> int:
-    await asyncio.sleep(1)
-    return n
-
-
-async def dead(failure: object) -> None: ...
-
-
-@pytest.mark.parametrize(
-    "stages",
-    [
-        [route(lambda n: n % 2, {0: stage("a")}, on_error=consumer(dead))],
-        [route(lambda n: n % 2, {0: stage("a")}, on_error="skip"), stage("b")],
-        [consumer(on_error="skip")(lambda n: 1 // (n % 2)), stage("a")],
-        [stage("a", overflow="drop_newest", maxsize=1), slow],
-        [broadcast(stage("a", overflow="drop_oldest", maxsize=1), slow), stage("b")],
-    ],
-    ids=["told", "skipped by a route", "skipped by a stage", "dropped", "dropped by a branch"],
-)
-def test_an_item_that_failed_or_was_dropped_is_through(stages: list[Any]) -> None:
-    """A bar that never gets full looks as if the run was cut short."""
-    assert throughs(Pipeline[Any, Any](range(10), *stages))[-1] == 10
-
-
-@pytest.mark.parametrize(
-    "stages",
-    [
-        [slow],
-        [broadcast(slow, stage("sink"))],
-        [broadcast(slow, slow)],
-        [broadcast(stage("sink"), route(lambda n: 0, {0: slow}, default=stage("a") >> stage("b"))), stage("save")],
-        [broadcast(stage("sink"), stage("a") >> slow)],
-        [route(lambda n: 0, {0: slow, 1: stage("sink")}), stage("a")],
-        [broadcast(slow, stage("sink")), stage("save")],
-    ],
-)
-def test_an_item_is_through_when_the_slowest_branch_has_it_done(stages: list[Any]) -> None:
-    """A bar that is full at once, while all the work is still to be done, tells nothing."""
-    seen = throughs(Pipeline[Any, Any](range(100), *stages))
-    assert all(after - before <= 1 for before, after in pairwise([0, *seen]))
-    assert seen[-1] == 100
-
-
-def test_what_comes_behind_a_generator_is_not_counted() -> None:
-    """Nobody can tell which items of the sources the values there come from, nor how many there will be."""
-
-    @consumer
-    async def many(n: int) -> AsyncIterator[int]:
-        for more in range(1000):
-            yield more
-
-    assert throughs(Pipeline(range(3), many >> stage("a", on_error=stage("told"))))[-1] == 3
-    merged = merge(source(range(5)) >> slow, source(range(2)) >> many) >> stage("a")
-    seen = throughs(merged)
-    assert (max(seen), seen[-1]) == (7, 7)
-
-
-@given(graph=graphs)
-def test_never_more_items_are_through_than_there_are(graph: Graph) -> None:
-    """In any graph, at any moment; and at the end it is all of them, whatever became of each."""
-    seen = throughs(graph.pipeline)
-    assert all(0 <= through <= 3 * graph.sources for through in seen)
-    assert seen[-1] == 3 * graph.sources

@@ -3,38 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from spy import Sink
+from support import Odd, refuse_odd
 from tickets import CountingTicket, put_tracked, wrong
-from virtual import EAGER, idle, run_virtual
+from virtual import both, idle, now, run_virtual
 
 from asyncpc import (
     Batch,
     Failure,
     Pipeline,
     PipelineError,
+    QueueShutDown,
     Report,
     Retry,
+    StateError,
     TooManyFailures,
+    Unroutable,
     broadcast,
     consumer,
     route,
 )
 from asyncpc.core.tracked import JointTicket
-
-both = pytest.mark.parametrize("eager", EAGER)
-
-
-class Odd(Exception):
-    """What the handlers and functions of an item raise here for odd items."""
-
-
-def refuse_odd(item: int) -> int:
-    if item % 2:
-        raise Odd(item)
-    return 0
 
 
 async def doubled(item: int) -> int:
@@ -445,3 +439,234 @@ def test_a_joint_ticket_tells_each() -> None:
         (1, ["value"], 1, 1),
         (1, ["value"], 1, 1),
     ]
+
+
+# -- call -----------------------------------------------------------------------------------------
+
+
+@both
+def test_call_returns_the_result_of_its_own_item(eager: bool) -> None:
+    """Request and response through all stages, many callers at once, beside plain puts."""
+
+    @consumer(concurrency=3)
+    async def double(n: int) -> int:
+        await asyncio.sleep(1 / (n + 1))
+        return 2 * n
+
+    @consumer
+    async def text(n: int) -> str:
+        return f"<{n}>"
+
+    async def main() -> None:
+        async with Pipeline(double, text) as running:
+            await running.put(100)
+            answers = await asyncio.gather(*(running.call(n) for n in range(10)))
+            assert answers == [f"<{2 * n}>" for n in range(10)]
+        assert running.report is not None
+        assert running.report.done == 11
+
+    run_virtual(main, eager=eager)
+
+
+@both
+def test_call_raises_what_its_handler_raised_and_nobody_else_is_disturbed(eager: bool) -> None:
+    """After its attempts; the run goes on although on_error is "stop", since somebody was told."""
+    calls: Counter[int] = Counter()
+
+    @consumer(retry=Retry(2, wait=lambda attempt: 0.0))
+    async def odd(n: int) -> int:
+        calls[n] += 1
+        if n % 2 == 0:
+            raise ValueError(n)
+        return n
+
+    async def main() -> None:
+        async with Pipeline(odd) as running:
+            answers = await asyncio.gather(*(running.call(n) for n in range(4)), return_exceptions=True)
+            assert [str(answer) for answer in answers] == ["0", "1", "2", "3"]
+            assert [type(answer) for answer in answers] == [ValueError, int, ValueError, int]
+        assert running.report is not None
+        assert (running.report.done, running.report.failed, running.report.stages[0].retried) == (2, 2, 2)
+
+    run_virtual(main, eager=eager)
+    assert calls == {0: 2, 1: 1, 2: 2, 3: 1}
+
+
+@both
+def test_cancelling_a_caller_does_not_disturb_the_pipeline(eager: bool) -> None:
+    """Its item is handled, its result dropped."""
+    sink = Sink()
+
+    async def main() -> None:
+        @consumer
+        async def slow(n: int) -> int:
+            await asyncio.sleep(1)
+            await sink(n)
+            return n
+
+        async with Pipeline(slow) as running:
+            gone = asyncio.ensure_future(running.call(1))
+            stays = asyncio.ensure_future(running.call(2))
+            await asyncio.sleep(0.5)
+            gone.cancel()
+            assert await stays == 2
+            with pytest.raises(asyncio.CancelledError):
+                await gone
+        assert sink.items == [1, 2]
+
+    run_virtual(main, eager=eager)
+
+
+def test_a_caller_is_told_when_the_run_ends_before_its_item() -> None:
+    """Promise 5: no caller waits for ever for a run that is over; the item is listed as itself."""
+
+    async def main() -> None:
+        @consumer
+        async def hangs(n: int) -> int:
+            await asyncio.sleep(1e9)
+            return n
+
+        async with Pipeline(hangs, drain_timeout=1) as running:
+            waiting = [asyncio.ensure_future(running.call(n)) for n in range(3)]
+            await asyncio.sleep(1)
+            report = await running.drain(timeout=1)
+            assert [left.item for left in report.unfinished] == [0, 1, 2]
+            for caller in waiting:
+                with pytest.raises(QueueShutDown, match="ended before it handled this item"):
+                    await caller
+
+    run_virtual(main)
+
+
+@both
+def test_call_through_a_batch_is_a_micro_batching_server(eager: bool) -> None:
+    """64 callers, batches of 32, 5 ms of fixed cost a batch: at least fifteen times the throughput of one by one."""
+
+    def seconds(**options: Any) -> float:
+        async def handle(items: Any) -> Any:
+            await asyncio.sleep(0.005)
+            return [n + 1 for n in items] if options else items + 1
+
+        stage: Any = consumer(**options)
+
+        async def main() -> float:
+            async with Pipeline(stage(handle)) as running:
+
+                async def caller(first: int) -> None:
+                    for n in range(10):
+                        assert await running.call(first + n) == first + n + 1
+
+                await asyncio.gather(*(caller(10 * each) for each in range(64)))
+            return now()
+
+        return run_virtual(main, eager=eager)
+
+    assert seconds() >= 15 * seconds(batch=Batch(32, within=0.01))
+
+
+def test_a_failing_batch_tells_each_caller() -> None:
+    """Those who asked get the error, and the run goes on; a plain item in the same batch would stop it."""
+
+    async def main() -> None:
+        @consumer(batch=Batch(3, within=1, split_on_error=True))
+        async def handle(items: list[int]) -> list[int]:
+            if 1 in items:
+                raise ValueError("one")
+            return items
+
+        async with Pipeline(handle) as running:
+            answers = await asyncio.gather(*(running.call(n) for n in range(3)), return_exceptions=True)
+            assert [str(answer) for answer in answers] == ["0", "one", "2"]
+
+    run_virtual(main)
+
+
+def test_call_does_not_wait_for_a_batch_that_nobody_may_fill() -> None:
+    """No deadlock: a batch without a limit of time might wait for others for ever, so the call is refused."""
+
+    async def main() -> None:
+        batched: Any = consumer(batch=Batch(2))(lambda items: items)
+        async with Pipeline(batched) as running:
+            with pytest.raises(StateError, match="stage '<lambda>' would wait for others: give Batch"):
+                await running.call(1)
+
+    run_virtual(main)
+
+
+def test_call_needs_a_run_that_was_entered() -> None:
+    """The results of a stream are read, so there is nobody to answer."""
+
+    async def main() -> None:
+        async with Pipeline([1], consumer(Sink())).stream() as values:
+            with pytest.raises(StateError, match="async with pipeline as running"):
+                await values.running.call(1)
+
+    run_virtual(main)
+
+
+def test_call_needs_one_result_per_item() -> None:
+    """A generator gives any number, and none of them is the answer."""
+
+    async def main() -> None:
+        @consumer
+        async def many(n: int) -> AsyncIterator[int]:
+            yield n
+
+        async with Pipeline(many) as running:
+            with pytest.raises(StateError, match="stage 'many' may give more"):
+                await running.call(1)
+
+    run_virtual(main)
+
+
+@both
+def test_a_call_goes_through_a_route(eager: bool) -> None:
+    """The caller gets what its own item became, or that no route was for it; nobody else is disturbed."""
+    even, odd, join = Sink("even"), Sink("odd"), Sink("join")
+    pipeline = Pipeline(route(lambda n: n % 3, {0: even.consumer, 1: odd.consumer}), join.consumer)
+
+    async def main() -> None:
+        async with pipeline as running:
+            assert await running.call(3) == cast(Any, ("join", ("even", 3)))
+            assert await asyncio.gather(*map(running.call, range(0, 30, 3))) == [
+                ("join", ("even", n)) for n in range(0, 30, 3)
+            ]
+            with pytest.raises(Unroutable, match="no branch for 2"):
+                await running.call(2)
+            assert await running.call(1) == cast(Any, ("join", ("odd", 1)))
+
+    run_virtual(main, eager=eager)
+
+
+def test_a_call_through_a_broadcast_is_refused() -> None:
+    """One request has one result."""
+
+    async def main() -> None:
+        async with Pipeline(broadcast(Sink("a").consumer, Sink("b").consumer)) as running:
+            with pytest.raises(StateError, match="stage 'broadcast' may give more"):
+                await running.call(1)
+
+    run_virtual(main)
+
+
+def test_an_interrupted_handler_tells_its_caller_only_that_there_is_no_more() -> None:
+    """Fault B13: KeyboardInterrupt comes out of the run, not of whoever asked for a result."""
+    got: list[BaseException] = []
+
+    @consumer
+    async def interrupted(n: int) -> None:
+        raise KeyboardInterrupt
+
+    async def main() -> None:
+        async def ask() -> None:
+            try:
+                await running.call(1)
+            except QueueShutDown as error:
+                got.append(error)
+
+        async with Pipeline(interrupted) as running:
+            await asyncio.create_task(ask())
+
+    with pytest.raises(KeyboardInterrupt):
+        run_virtual(main)
+    assert len(got) == 1

@@ -18,13 +18,12 @@ from typing import Any, cast
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from queues import Queue, cancelled, full, lines, ready, spin
 from virtual import EAGER, idle, now, run_virtual
 
-from asyncpc import DEFAULT_MAXSIZE, END, BoundedQueue, Pipeline, QueueShutDown, StateError, consumer
+from asyncpc import DEFAULT_MAXSIZE, END, BoundedQueue, QueueShutDown, StateError
 from asyncpc.core.channel import Channel
 from asyncpc.core.waiting import BUDGET
-
-Queue = BoundedQueue[Any]
 
 
 def virtual(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[bool], None]:
@@ -37,42 +36,23 @@ def virtual(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[bool], N
     return pytest.mark.parametrize("eager", EAGER)(run)
 
 
-async def spin(turns: int = 10) -> None:
-    """Let the others run; enough turns for everything in these tests that can go on."""
-    for _ in range(turns):
-        await asyncio.sleep(0)
+class Odd:
+    """An item that cannot be compared, counted or tested for truth."""
+
+    # How Python itself marks a class as not hashable; typeshed's object says that every object is.
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("compared")
+
+    def __bool__(self) -> bool:
+        raise RuntimeError("tested")
+
+    def __len__(self) -> int:
+        raise RuntimeError("measured")
 
 
-def full(*items: Any) -> Channel[Any]:
-    """A channel with ``items`` and no room."""
-    queue = Channel[Any](len(items))
-    for item in items:
-        queue.put_nowait(item)
-    return queue
-
-
-async def ready(queue: Channel[Any]) -> object:
-    """Wait as a pipeline's worker does: for something to take (None), or END."""
-    while not queue.items:
-        if queue.take_end() is END:
-            return END
-        await queue.getters.wait(asyncio.get_running_loop())
-        queue.wake_followers()
-    return None
-
-
-def lines(queue: Queue) -> int:
-    """How many wait at the queue, in all lines."""
-    return len(queue._getters) + len(queue._putters) + (len(queue.writers) if isinstance(queue, Channel) else 0)
-
-
-async def cancelled(task: asyncio.Task[Any]) -> None:
-    """Check that ``task`` ended as cancelled."""
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-
-# -- use as asyncio's --------------------------------------------------------------------------
+# -- use as asyncio's -----------------------------------------------------------------------------
 
 
 @virtual
@@ -125,7 +105,55 @@ def test_a_subclass_with_another_order_is_refused(bases: tuple[type, ...]) -> No
     assert issubclass(new_class("Fine", (Queue,)), BoundedQueue)
 
 
-# -- faults A1 to A18 -------------------------------------------------------------------------
+def test_put_many_does_not_believe_a_wrong_length_hint() -> None:
+    """An iterator that says it has no more, and has, is read to its end."""
+
+    class Modest:
+        def __init__(self) -> None:
+            self.left = iter(range(10))
+
+        def __iter__(self) -> Iterator[int]:
+            return self
+
+        def __next__(self) -> int:
+            return next(self.left)
+
+        def __length_hint__(self) -> int:
+            return 0
+
+    async def main() -> None:
+        queue: BoundedQueue[int] = BoundedQueue(3)
+
+        async def read() -> list[int]:
+            return [item async for item in queue]
+
+        reading = asyncio.create_task(read())
+        await queue.put_many(Modest())
+        queue.close()
+        assert await reading == list(range(10))
+        assert queue.statistics().peak_queued <= 4
+        assert now() == 0
+
+    run_virtual(main)
+
+
+def test_a_queue_can_be_joined_in_one_loop_after_another() -> None:
+    """A queue whose loop has been closed belongs to the next one, ``join`` included."""
+    queue: BoundedQueue[int] = BoundedQueue()
+
+    async def use() -> None:
+        await queue.put(1)
+        joining = asyncio.create_task(queue.join())
+        await asyncio.sleep(0)
+        await queue.get()
+        queue.task_done()
+        await joining
+
+    run_virtual(use)
+    run_virtual(use)
+
+
+# -- faults A1 to A18 -----------------------------------------------------------------------------
 
 
 async def test_a1_a_getter_cancelled_after_its_wake_up_leaves_the_item() -> None:
@@ -415,22 +443,6 @@ def test_a17_a_queue_outlives_a_closed_loop() -> None:
     assert run_virtual(queue.get) == 1
 
 
-class Odd:
-    """An item that cannot be compared, counted or tested for truth."""
-
-    # How Python itself marks a class as not hashable; typeshed's object says that every object is.
-    __hash__ = None  # type: ignore[assignment]
-
-    def __eq__(self, other: object) -> bool:
-        raise RuntimeError("compared")
-
-    def __bool__(self) -> bool:
-        raise RuntimeError("tested")
-
-    def __len__(self) -> int:
-        raise RuntimeError("measured")
-
-
 ODD = [None, False, 0, "", (), END, Odd(), StopIteration(), StopAsyncIteration(), QueueShutDown(), ..., NotImplemented]
 
 
@@ -449,7 +461,7 @@ async def test_a18_any_object_is_an_item() -> None:
     assert queue.statistics().ends == 1
 
 
-# -- cancellation at every await --------------------------------------------------------------
+# -- cancellation at every await ------------------------------------------------------------------
 
 
 CALLS: dict[str, tuple[Callable[[Channel[Any]], Coroutine[Any, Any, Any]], int]] = {  # call, and items before
@@ -504,7 +516,7 @@ async def test_cancelled_at_every_await(name: str, turns: int, change: str) -> N
     assert lines(queue) == 0
 
 
-# -- times ------------------------------------------------------------------------------------
+# -- times ----------------------------------------------------------------------------------------
 
 
 @virtual
@@ -561,7 +573,7 @@ async def test_put_many_has_one_deadline_for_all() -> None:
     assert len(accepted) == 4
 
 
-# -- END --------------------------------------------------------------------------------------
+# -- END ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("consumers", [1, 2, 5])
@@ -583,20 +595,6 @@ async def test_end_is_told_once_to_each_consumer(consumers: int, items: int) -> 
     await asyncio.gather(*tasks)
     assert got == list(range(items))
     assert queue.statistics().ends == consumers
-
-
-async def test_end_is_told_once_to_each_worker() -> None:
-    """Protects the pipeline's own way to END."""
-    queue = full(1)
-    assert await ready(queue) is None
-    queue.get_nowait()
-    workers = [asyncio.create_task(ready(queue)) for _ in range(4)]
-    await spin()
-    assert queue._getters.waiting == 4
-    queue.close()
-    assert await asyncio.gather(*workers) == [END] * 4
-    assert queue.statistics().ends == 4
-    assert queue._getters.waiting == 0
 
 
 async def test_every_way_of_getting_tells_end() -> None:
@@ -630,7 +628,7 @@ async def test_a_cancelled_getter_is_not_told_end() -> None:
     assert queue.statistics().ends == 1
 
 
-# -- put_many and get_many --------------------------------------------------------------------
+# -- put_many and get_many ------------------------------------------------------------------------
 
 
 @settings(max_examples=40)
@@ -725,7 +723,7 @@ async def test_put_many_from_a_source_that_fails_keeps_what_it_gave() -> None:
     assert [queue.get_nowait() for _ in range(queue.qsize())] == [1, 2]
 
 
-# -- statistics -------------------------------------------------------------------------------
+# -- statistics -----------------------------------------------------------------------------------
 
 
 @virtual
@@ -779,139 +777,7 @@ async def test_peak_queued_is_the_most_there_ever_was() -> None:
     assert queue.statistics().peak_queued == 5
 
 
-# -- for a pipeline's workers -----------------------------------------------------------------
-
-
-async def test_a_cancelled_push_leaves_its_item_one_above_the_bound_per_writer() -> None:
-    """Protects accepted items (invariants 1 and 2): the hand is emptied into the queue, and nothing else is."""
-    queue = full(1, 2)
-    writers = [asyncio.create_task(queue.put_or_leave(n)) for n in (3, 4, 5)]
-    await spin()
-    assert queue.qsize() == 2
-    for writer in writers:
-        writer.cancel()
-    await asyncio.gather(*writers, return_exceptions=True)
-    assert await queue.get_many(9) == [1, 2, 3, 4, 5]
-    assert queue.accepted == 2
-    assert queue.statistics().peak_queued == 5
-    assert lines(queue) == 0
-
-
-async def test_a_cancelled_push_wakes_a_getter_for_the_item_it_leaves() -> None:
-    """Protects the item given back: a worker that waits at the then empty queue hears of it."""
-    queue = full(1)
-    writer = asyncio.create_task(queue.put_or_leave(2))
-    await spin()
-    queue.get_nowait()
-    getter = asyncio.create_task(queue.get())
-    writer.cancel()
-    await spin()
-    assert getter.done()
-    assert getter.result() == 2
-    await cancelled(writer)
-
-
-async def test_the_room_trap() -> None:
-    """Protects from a deadlock: a producer woken for room whose source then ends passes the wake-up on."""
-    queue = full("old")
-
-    async def ends_at_once() -> None:
-        await queue.wait_for_room()
-
-    async def gives() -> None:
-        await queue.wait_for_room()
-        await queue.put_or_leave("new")
-
-    idle_one, busy_one = asyncio.create_task(ends_at_once()), asyncio.create_task(gives())
-    outside = asyncio.create_task(queue.put("outside"))
-    await spin()
-    queue.get_nowait()
-    await spin()
-    got = {await asyncio.wait_for(queue.get(), 1), await asyncio.wait_for(queue.get(), 1)}
-    assert got == {"new", "outside"}
-    await asyncio.gather(idle_one, busy_one, outside)
-
-
-async def test_a_writer_looks_again_with_the_item_in_hand() -> None:
-    """Protects the bound in the room trap: several may ask their sources for the same slot, one may use it."""
-    queue = full(0)
-
-    async def write(item: int) -> None:
-        await queue.wait_for_room()
-        await asyncio.sleep(0)  # the source takes its time
-        await queue.put_or_leave(item)
-
-    writers = [asyncio.create_task(write(n)) for n in (1, 2, 3)]
-    await spin()
-    got = []
-    for _ in range(4):
-        await spin()
-        assert queue.qsize() == 1
-        got.append(queue.get_nowait())
-    await asyncio.gather(*writers)
-    assert sorted(got) == [0, 1, 2, 3]
-    assert queue.statistics().peak_queued == 1
-
-
-@pytest.mark.parametrize("call", ["wait_for_room", "put_or_leave"])
-async def test_a_cancelled_writer_passes_its_wake_up_on(call: str) -> None:
-    """Protects the next writer when one is cancelled in the tick it was woken (fault A3 in a pipeline)."""
-    queue = full(0, 0)
-    first = asyncio.create_task(queue.wait_for_room() if call == "wait_for_room" else queue.put_or_leave(1))
-    second = asyncio.create_task(queue.put_or_leave(2))
-    await spin()
-    await queue.get_many(2)
-    first.cancel()
-    await spin()
-    assert second.done()
-    assert queue.get_nowait() == (2 if call == "wait_for_room" else 1)
-    await cancelled(first)
-    assert lines(queue) == 0
-
-
-async def test_a_cancelled_worker_passes_its_wake_up_on() -> None:
-    """Protects the next worker (fault A2 in a pipeline), and the count of idle workers."""
-    queue = Channel[Any](128)
-    first, second = asyncio.create_task(ready(queue)), asyncio.create_task(ready(queue))
-    await spin()
-    queue.put_nowait(1)
-    first.cancel()
-    await spin()
-    assert second.done()
-    assert second.result() is None
-    await cancelled(first)
-    assert queue._getters.waiting == 0
-
-
-async def test_who_waits_last_may_close_the_queue() -> None:
-    """Protects the end of a run: the last worker to go idle may close the queue, and is then told END itself."""
-    queue, asked = Channel[Any](128), []
-
-    def on_wait() -> None:
-        asked.append(queue._getters.waiting)
-        queue.close()
-
-    queue._getters.on_wait = on_wait
-    assert await ready(queue) is END
-    assert asked == [1]
-
-
-async def test_workers_wake_each_other_for_a_backlog() -> None:
-    """Protects concurrency: one wake-up for a run of items spreads to as many workers as there is work for."""
-    queue = Channel[Any](0)
-    workers = [asyncio.create_task(ready(queue)) for _ in range(20)]
-    await spin()
-    queue._queue.extend(range(10))  # as a pipeline's writer does: many items, one wake-up
-    queue.came_from_outside(10)
-    queue.getters.wake()
-    await spin(20)
-    assert sum(worker.done() for worker in workers) >= 10
-    queue.close()
-    await queue.get_many(20)
-    await asyncio.gather(*workers)
-
-
-# -- random schedules -------------------------------------------------------------------------
+# -- random schedules -----------------------------------------------------------------------------
 
 
 class Chaos:
@@ -1067,26 +933,3 @@ def test_without_waiting_it_is_a_bounded_list(steps: list[str], maxsize: int) ->
             assert queue.empty() == (not model)
 
     run_virtual(main)
-
-
-@pytest.mark.parametrize("eager", EAGER)
-def test_a_cancelled_put_does_not_swallow_the_room_of_a_source(eager: bool) -> None:
-    """Protects from a stall: the only putter is cancelled in the tick in which room is made, and a source waits too."""
-
-    async def main() -> None:
-        gate = asyncio.Event()
-
-        @consumer
-        async def handle(n: object) -> None:
-            await gate.wait()
-
-        async with Pipeline(range(5), handle, maxsize=1) as running:
-            await idle()
-            putting = asyncio.create_task(running.put(99))
-            await idle()
-            gate.set()
-            putting.cancel()
-            report = await running.wait()
-        assert report.done == 5
-
-    run_virtual(main, eager=eager)

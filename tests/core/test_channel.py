@@ -1,0 +1,217 @@
+"""``Channel``: what workers do with the queue before a stage, and what is left in it when they are cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from queues import cancelled, full, lines, ready, spin
+from virtual import EAGER, both, idle, run_virtual
+
+from asyncpc import END, Batch, Pipeline, Running, consumer
+from asyncpc.core.channel import Channel
+
+
+async def test_a_cancelled_push_leaves_its_item_one_above_the_bound_per_writer() -> None:
+    """Protects accepted items (invariants 1 and 2): the hand is emptied into the queue, and nothing else is."""
+    queue = full(1, 2)
+    writers = [asyncio.create_task(queue.put_or_leave(n)) for n in (3, 4, 5)]
+    await spin()
+    assert queue.qsize() == 2
+    for writer in writers:
+        writer.cancel()
+    await asyncio.gather(*writers, return_exceptions=True)
+    assert await queue.get_many(9) == [1, 2, 3, 4, 5]
+    assert queue.accepted == 2
+    assert queue.statistics().peak_queued == 5
+    assert lines(queue) == 0
+
+
+async def test_a_cancelled_push_wakes_a_getter_for_the_item_it_leaves() -> None:
+    """Protects the item given back: a worker that waits at the then empty queue hears of it."""
+    queue = full(1)
+    writer = asyncio.create_task(queue.put_or_leave(2))
+    await spin()
+    queue.get_nowait()
+    getter = asyncio.create_task(queue.get())
+    writer.cancel()
+    await spin()
+    assert getter.done()
+    assert getter.result() == 2
+    await cancelled(writer)
+
+
+async def test_the_room_trap() -> None:
+    """Protects from a deadlock: a producer woken for room whose source then ends passes the wake-up on."""
+    queue = full("old")
+
+    async def ends_at_once() -> None:
+        await queue.wait_for_room()
+
+    async def gives() -> None:
+        await queue.wait_for_room()
+        await queue.put_or_leave("new")
+
+    idle_one, busy_one = asyncio.create_task(ends_at_once()), asyncio.create_task(gives())
+    outside = asyncio.create_task(queue.put("outside"))
+    await spin()
+    queue.get_nowait()
+    await spin()
+    got = {await asyncio.wait_for(queue.get(), 1), await asyncio.wait_for(queue.get(), 1)}
+    assert got == {"new", "outside"}
+    await asyncio.gather(idle_one, busy_one, outside)
+
+
+async def test_a_writer_looks_again_with_the_item_in_hand() -> None:
+    """Protects the bound in the room trap: several may ask their sources for the same slot, one may use it."""
+    queue = full(0)
+
+    async def write(item: int) -> None:
+        await queue.wait_for_room()
+        await asyncio.sleep(0)  # the source takes its time
+        await queue.put_or_leave(item)
+
+    writers = [asyncio.create_task(write(n)) for n in (1, 2, 3)]
+    await spin()
+    got = []
+    for _ in range(4):
+        await spin()
+        assert queue.qsize() == 1
+        got.append(queue.get_nowait())
+    await asyncio.gather(*writers)
+    assert sorted(got) == [0, 1, 2, 3]
+    assert queue.statistics().peak_queued == 1
+
+
+@pytest.mark.parametrize("call", ["wait_for_room", "put_or_leave"])
+async def test_a_cancelled_writer_passes_its_wake_up_on(call: str) -> None:
+    """Protects the next writer when one is cancelled in the tick it was woken (fault A3 in a pipeline)."""
+    queue = full(0, 0)
+    first = asyncio.create_task(queue.wait_for_room() if call == "wait_for_room" else queue.put_or_leave(1))
+    second = asyncio.create_task(queue.put_or_leave(2))
+    await spin()
+    await queue.get_many(2)
+    first.cancel()
+    await spin()
+    assert second.done()
+    assert queue.get_nowait() == (2 if call == "wait_for_room" else 1)
+    await cancelled(first)
+    assert lines(queue) == 0
+
+
+async def test_a_cancelled_worker_passes_its_wake_up_on() -> None:
+    """Protects the next worker (fault A2 in a pipeline), and the count of idle workers."""
+    queue = Channel[Any](128)
+    first, second = asyncio.create_task(ready(queue)), asyncio.create_task(ready(queue))
+    await spin()
+    queue.put_nowait(1)
+    first.cancel()
+    await spin()
+    assert second.done()
+    assert second.result() is None
+    await cancelled(first)
+    assert queue._getters.waiting == 0
+
+
+async def test_who_waits_last_may_close_the_queue() -> None:
+    """Protects the end of a run: the last worker to go idle may close the queue, and is then told END itself."""
+    queue, asked = Channel[Any](128), []
+
+    def on_wait() -> None:
+        asked.append(queue._getters.waiting)
+        queue.close()
+
+    queue._getters.on_wait = on_wait
+    assert await ready(queue) is END
+    assert asked == [1]
+
+
+async def test_workers_wake_each_other_for_a_backlog() -> None:
+    """Protects concurrency: one wake-up for a run of items spreads to as many workers as there is work for."""
+    queue = Channel[Any](0)
+    workers = [asyncio.create_task(ready(queue)) for _ in range(20)]
+    await spin()
+    queue._queue.extend(range(10))  # as a pipeline's writer does: many items, one wake-up
+    queue.came_from_outside(10)
+    queue.getters.wake()
+    await spin(20)
+    assert sum(worker.done() for worker in workers) >= 10
+    queue.close()
+    await queue.get_many(20)
+    await asyncio.gather(*workers)
+
+
+async def test_end_is_told_once_to_each_worker() -> None:
+    """Protects the pipeline's own way to END."""
+    queue = full(1)
+    assert await ready(queue) is None
+    queue.get_nowait()
+    workers = [asyncio.create_task(ready(queue)) for _ in range(4)]
+    await spin()
+    assert queue._getters.waiting == 4
+    queue.close()
+    assert await asyncio.gather(*workers) == [END] * 4
+    assert queue.statistics().ends == 4
+    assert queue._getters.waiting == 0
+
+
+@pytest.mark.parametrize("eager", EAGER)
+def test_a_cancelled_put_does_not_swallow_the_room_of_a_source(eager: bool) -> None:
+    """Protects from a stall: the only putter is cancelled in the tick in which room is made, and a source waits too."""
+
+    async def main() -> None:
+        gate = asyncio.Event()
+
+        @consumer
+        async def handle(n: object) -> None:
+            await gate.wait()
+
+        async with Pipeline(range(5), handle, maxsize=1) as running:
+            await idle()
+            putting = asyncio.create_task(running.put(99))
+            await idle()
+            gate.set()
+            putting.cancel()
+            report = await running.wait()
+        assert report.done == 5
+
+    run_virtual(main, eager=eager)
+
+
+# -- a put that raises ----------------------------------------------------------------------------
+
+
+OPTIONS: list[Callable[[Callable[[Any], Any]], dict[str, Any]]] = [
+    lambda of: {"key": of},
+    lambda of: {"priority": of},
+    lambda of: {"batch": Batch(1, key=of)},
+    lambda of: {"batch": Batch(1, weigh=of)},
+]
+
+
+@both
+@pytest.mark.parametrize("option", OPTIONS, ids=["key", "priority", "batch key", "weigh"])
+def test_a_put_that_raises_passes_the_room_on(option: Any, eager: bool) -> None:
+    """Fault A3: one bad request that had waited for room must not leave the next one waiting at an empty queue."""
+
+    @consumer(maxsize=1, **option(lambda item: item["n"]))  # type: ignore[untyped-decorator]  # which options, only the test knows
+    async def handle(item: object) -> None:
+        await asyncio.sleep(1)
+
+    async def put(running: Running[Any, None], item: object) -> str:
+        try:
+            await running.put(item)
+        except KeyError:
+            return "refused"
+        return "in"
+
+    async def main() -> list[str]:
+        async with Pipeline(handle) as running:
+            await running.put({"n": 1})
+            await asyncio.sleep(0.1)
+            await running.put({"n": 1})
+            return await asyncio.gather(*[put(running, item) for item in ({}, {"n": 1}, {}, {"n": 1})])
+
+    assert run_virtual(main, eager=eager) == ["refused", "in", "refused", "in"]

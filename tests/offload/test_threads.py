@@ -1,0 +1,238 @@
+"""Handlers that block: they run in threads of their own, and hold up nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+
+import pytest
+from support import BUSY, PATIENCE, results, until
+
+from asyncpc import DefinitionError, Pipeline, PipelineError, consumer, source
+
+pytestmark = pytest.mark.realtime
+
+
+async def test_sync_handlers_run_in_threads_of_their_own() -> None:
+    """As many at once as the concurrency says, none in the loop's thread, and all have ended with the run."""
+    together = threading.Barrier(3)
+    threads: set[threading.Thread] = set()
+
+    @consumer(concurrency=3)
+    def double(n: int) -> int:
+        threads.add(threading.current_thread())
+        together.wait(PATIENCE)
+        return 2 * n
+
+    assert sorted(await results(source(range(30)) >> double)) == [2 * n for n in range(30)]
+    assert len(threads) == 3
+    assert threading.main_thread() not in threads
+    assert not any(thread.is_alive() for thread in threads)
+    together.abort()
+    with pytest.raises(threading.BrokenBarrierError):
+        double(1)  # called, it is just the function, here
+
+
+async def test_sync_generators_give_any_number_under_backpressure() -> None:
+    """Values go on before the generator has ended, and it is not run through while nobody takes them."""
+    given = 0
+    closed = threading.Event()
+
+    @consumer
+    def count(n: int) -> Iterator[int]:
+        nonlocal given
+        try:
+            for value in range(n):
+                given += 1
+                yield value
+        finally:
+            closed.set()
+
+    async with Pipeline([10**6], count, maxsize=10).stream() as values:
+        assert [await anext(values) for _ in range(3)] == [0, 1, 2]
+        await asyncio.sleep(0.05)
+        assert given < 10 + 2 * 128 + 3
+    assert closed.is_set()
+    assert await results(source([3, 0, 2]) >> count) == [0, 1, 2, 0, 1]
+
+
+var: ContextVar[int] = ContextVar("var", default=0)
+
+
+async def test_context_variables_arrive_and_do_not_leak() -> None:
+    """Each call sees the context of who started the run, and no change that another call made (fault B12)."""
+    var.set(7)
+
+    @consumer
+    def look(n: int) -> int:
+        seen = var.get()
+        var.set(n)
+        return seen
+
+    assert await results(source([1, 2, 3]) >> look) == [7, 7, 7]
+    assert var.get() == 7
+
+
+async def test_a_resource_is_given_to_a_sync_handler() -> None:
+    """``context=`` is opened in the loop, once per worker, and closed after the last call."""
+    log: list[str] = []
+
+    @asynccontextmanager
+    async def resource() -> AsyncIterator[str]:
+        log.append("open")
+        yield "resource"
+        log.append("closed")
+
+    @consumer(context=resource)
+    def use(n: int, resource: str) -> None:
+        log.append(f"{resource} {n}")
+
+    await (source([1, 2]) >> use)
+    assert log == ["open", "resource 1", "resource 2", "closed"]
+
+
+@pytest.mark.parametrize("error", [ValueError, StopIteration])
+async def test_errors_come_out_and_are_retried(error: type[Exception]) -> None:
+    """What a thread raises is what the policies see; StopIteration too, which no coroutine may raise."""
+    calls: Counter[int] = Counter()
+
+    @consumer(retry=2, on_error="skip")
+    def fragile(n: int) -> None:
+        calls[n] += 1
+        if n == 3 or calls[n] == 1:
+            raise error(n)
+
+    report = await (source(range(5)) >> fragile)
+    assert (report.done, report.failed) == (4, 1)
+    assert set(calls.values()) == {2}
+
+
+async def test_a_call_that_outlives_its_timeout_keeps_its_slot(caplog: pytest.LogCaptureFixture) -> None:
+    """It fails in time and is told in the log; no second call begins in its place before it has ended (fault C11)."""
+    release = threading.Event()
+    running, peak = 0, 0
+
+    @consumer(timeout=0.05, on_error="skip")
+    def slow(n: int) -> None:
+        nonlocal running, peak
+        running += 1
+        peak = max(peak, running)
+        if n == 0:
+            assert release.wait(PATIENCE)
+        running -= 1
+
+    async with Pipeline([0, 1, 2], slow) as run:
+        await until(lambda: run.statistics().failed == 1)
+        await asyncio.sleep(0.1)
+        assert run.statistics().done == 0  # the others wait, and their time does not run
+        release.set()
+        report = await run.wait()
+    assert (report.done, report.failed, peak) == (2, 1, 1)
+    assert "cannot be interrupted" in caplog.text
+
+
+async def test_a_drain_does_not_wait_for_a_stuck_thread(caplog: pytest.LogCaptureFixture) -> None:
+    """Promise 5: timeout + 100 ms; its item and worker are in the report, and nobody waits at exit (fault D4)."""
+    release, begun = threading.Event(), threading.Event()
+
+    @consumer
+    def stuck(n: int) -> None:
+        begun.set()
+        release.wait(PATIENCE)
+
+    async with Pipeline(stuck) as running:
+        await running.put(1)
+        await until(begun.is_set)
+        began = time.monotonic()
+        report = await running.drain(timeout=0.05)
+        assert time.monotonic() - began < 0.05 + BUSY
+    assert [one.item for one in report.unfinished] == [1]
+    assert (report.abandoned, report.complete) == (("stuck-1",), False)
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR] == [
+        "stage 'stuck': left behind, still in a call: asyncpc:stuck-1"
+    ]
+    assert all(thread.daemon for thread in threading.enumerate() if thread.name == "asyncpc:stuck-1")
+    release.set()
+
+
+async def test_a_thread_that_cannot_start_costs_one_call() -> None:
+    """The system may refuse a thread: that call fails and is not made later, and the next one tries again."""
+    done: list[int] = []
+
+    @consumer(on_error="skip")
+    def handle(n: int) -> None:
+        done.append(n)
+
+    async with Pipeline(handle) as running:
+        before = threading.stack_size(1 << 46)
+        try:
+            await running.put(1)
+            await until(lambda: running.statistics().failed == 1)
+        finally:
+            threading.stack_size(before)
+        await running.put(2)
+    report = running.report
+    assert report is not None
+    assert (report.done, report.failed, done) == (1, 1, [2])
+
+
+async def test_a_failure_waits_for_calls_under_way() -> None:
+    """Nothing of a run goes on after it (invariant 6): a sibling's call ends before the error comes out."""
+    both = threading.Barrier(2)
+    ended: list[int] = []
+
+    @consumer(concurrency=2)
+    def handle(n: int) -> None:
+        both.wait(PATIENCE)
+        if n == 0:
+            raise ValueError(n)
+        time.sleep(0.1)
+        ended.append(n)
+
+    with pytest.raises(PipelineError) as caught:
+        await (source([0, 1]) >> handle)
+    assert ended == [1]
+    assert caught.value.report.failed == 1
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    """Each message names the stage and the cure."""
+
+    async def coroutine(n: int) -> None: ...
+
+    def plain(n: int) -> None: ...
+
+    for wrong, cure in (
+        (lambda: consumer(run_in="thread")(coroutine), "'coroutine' is async, so it runs in the loop"),
+        (lambda: consumer(run_in="loop")(plain), "'plain' is a plain function, which would block the loop"),
+        (lambda: consumer(run_in="moon")(plain), "must be 'loop', 'thread', 'process' or 'interpreter'"),  # type: ignore[call-overload]  # the mistake
+    ):
+        with pytest.raises(DefinitionError, match=cure):
+            wrong()
+
+
+async def test_a_plain_function_that_gives_a_coroutine_is_an_error() -> None:
+    """A forgotten ``async`` would otherwise pass coroutines on that nobody awaits."""
+    with pytest.raises(PipelineError) as caught:
+        await (source([1]) >> consumer(lambda n: asyncio.sleep(0)))
+    assert "write its function as 'async def'" in str(caught.value.exceptions[0])
+
+
+async def test_h19_the_threads_of_a_stage_have_names_that_differ() -> None:
+    """Or a stack dump cannot tell which worker is stuck."""
+    names: set[str] = set()
+    together = threading.Barrier(3)
+
+    @consumer(concurrency=3)
+    def handle(n: int) -> None:
+        together.wait(20)
+        names.add(threading.current_thread().name)
+
+    await Pipeline(range(3), handle)
+    assert names == {"asyncpc:handle-1", "asyncpc:handle-2", "asyncpc:handle-3"}

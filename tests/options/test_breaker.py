@@ -1,0 +1,129 @@
+"""``breaker=``: a stage whose calls fail in a row rests for a while. All in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import Any
+
+import pytest
+from support import named, no_wait, places
+from virtual import both, now, ran
+
+from asyncpc import Breaker, Retry, RetryLater, broadcast, consumer, source
+
+
+@both
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_breaker_rests_and_tries_with_one_item(concurrency: int, eager: bool) -> None:
+    """While the service is down it is asked once in ten seconds, and no item is lost over it."""
+    calls: list[float] = []
+
+    @consumer(breaker=Breaker(failures=3, reset_after=10), retry=Retry(50, wait=no_wait), concurrency=concurrency)
+    async def call(n: int) -> int:
+        calls.append(now())
+        await asyncio.sleep(0.1)
+        if now() < 35:
+            raise ConnectionError
+        return n
+
+    report = ran(source(range(20)) >> call, eager=eager)
+    assert (report.done, report.failed) == (20, 0)
+    down = [when for when in calls if 1 < when < 35]
+    assert len(down) == 3
+    assert all(later - earlier >= 10 for earlier, later in itertools.pairwise(down))
+    assert max(calls) < 45
+
+
+def test_a_cancelled_trial_lets_another_try() -> None:
+    """A worker cancelled in its trial call must not leave the circuit open for ever."""
+
+    @consumer(breaker=Breaker(1, 1), retry=Retry(9, wait=no_wait), timeout=0.5, concurrency=2, on_error="skip")
+    async def call(n: int) -> None:
+        if now() < 2:
+            await asyncio.sleep(9)
+
+    report = ran(source([1, 2, 3]) >> call)
+    assert report.done == 3
+
+
+@both
+@pytest.mark.parametrize("failures", [1, 2, 3, 4])
+def test_a_breaker_opens_after_so_many_failures_and_not_one_more_or_less(failures: int, eager: bool) -> None:
+    """In a row: a call that succeeds begins the count anew."""
+    calls: list[float] = []
+    worked = failures - 1  # fails so often, then succeeds once
+
+    @consumer(breaker=Breaker(failures, reset_after=100), on_error="skip")
+    async def handle(n: int) -> None:
+        calls.append(now())
+        if n != worked:
+            raise ValueError
+
+    report = ran(source(range(2 * failures + 1)) >> handle, eager=eager)
+    before = [when for when in calls if when < 100]
+    assert len(before) == worked + 1 + failures
+    assert calls[len(before)] == pytest.approx(100)
+    assert report.failed == 2 * failures
+
+
+@both
+@pytest.mark.parametrize("failures", [1, 2])
+def test_h9_patience_trips_no_breaker(failures: int, eager: bool) -> None:
+    """A sink that asks for patience is no sink that is down."""
+    calls: list[float] = []
+
+    @consumer(breaker=Breaker(failures, reset_after=1000))
+    async def handle(n: int) -> None:
+        calls.append(now())
+        if len(calls) <= 3:
+            raise RetryLater(1)
+
+    report = ran(source([1]) >> handle, eager=eager)
+    assert calls == pytest.approx([0, 1, 2, 3])
+    assert (report.done, report.stages[0].retried) == (1, 3)
+
+
+@both
+def test_h9_patience_counts_beside_failures_as_nothing(eager: bool) -> None:
+    """Only the failures are counted against the breaker."""
+    calls: list[float] = []
+
+    @consumer(breaker=Breaker(2, reset_after=1000), on_error="skip")
+    async def handle(n: int) -> None:
+        calls.append(now())
+        if len(calls) == 1:
+            raise ValueError
+        if len(calls) == 2:
+            raise RetryLater(1)
+
+    ran(source([1, 2, 3]) >> handle, eager=eager)
+    assert calls == pytest.approx([0, 0, 1, 1])
+
+
+async def _mark(item: Any) -> tuple[str, Any]:
+    return "second", item
+
+
+@both
+@places
+def test_h16_the_places_of_a_consumer_share_its_breaker(how: str, eager: bool) -> None:
+    """What the second place finds to be down rests in the first place too."""
+    calls: list[float] = []
+    failed: list[float] = []
+
+    @consumer(breaker=Breaker(1, reset_after=10), on_error="skip")
+    async def call(item: Any) -> tuple[str, Any]:
+        calls.append(now())
+        await asyncio.sleep(0.1)
+        if item[0] == "second" and not failed:
+            failed.append(now())
+            raise ConnectionError
+        return "second", item
+
+    pipeline = broadcast(call, named("mark", _mark) >> call) if how == "branches" else call >> call
+    report = ran(source(("first", n) for n in range(6)) >> pipeline, eager=eager)
+    assert report.failed == 1
+    (down,) = failed
+    assert [when for when in calls if down < when < down + 10] == []
+    assert len(calls) == 12

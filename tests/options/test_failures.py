@@ -1,0 +1,376 @@
+"""``on_error=`` and ``max_failures=``: what becomes of an item that has failed at last. All in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import weakref
+from typing import Any, cast
+
+import pytest
+from spy import Flaky, Sink
+from support import balanced, counts_by_stage, cut_short, no_wait
+from virtual import both, now, ran, run_virtual
+
+from asyncpc import (
+    Batch,
+    BoundedQueue,
+    Consumer,
+    Failure,
+    Pipeline,
+    PipelineError,
+    Report,
+    Retry,
+    TooManyFailures,
+    consumer,
+    source,
+)
+
+# -- policies -------------------------------------------------------------------------------------
+
+
+@both
+def test_skip_goes_on_and_counts(eager: bool) -> None:
+    """What failed is counted, is not passed on, and the rest is handled."""
+    seen = Flaky(0)
+
+    @consumer(on_error="skip", concurrency=2)
+    async def odd(n: int) -> int:
+        if n % 2 == 0:
+            raise ValueError(n)
+        return n
+
+    report = ran(source(range(10)) >> odd >> consumer(seen), eager=eager)
+    assert sorted(item for _, item in seen.calls) == [1, 3, 5, 7, 9]
+    assert (report.stages[0].done, report.stages[0].failed, report.stages[1].received) == (5, 5, 5)
+    assert report.exit_status == 1  # a script should not take it for a success
+    last = f"ValueError: 8 (test_failures.py:{odd.__wrapped__.__code__.co_firstlineno + 3})"
+    assert report.stages[0].last_failure == last
+    assert f"odd: 5 failed, the last with {last}" in str(report).splitlines()
+    report.signal = signal.SIGTERM  # a service that was stopped has done what it should
+    assert report.exit_status == 143
+
+
+@both
+@pytest.mark.parametrize("option", ["key", "priority"])
+def test_an_error_of_a_function_of_the_item_says_whose_it_is(option: str, eager: bool) -> None:
+    """Whoever gives the item meets it, and would be blamed for it."""
+
+    @consumer(**{option: lambda item: item["id"]})  # type: ignore[call-overload,untyped-decorator]  # which option it is, only the test knows
+    async def handle(item: dict[str, int]) -> None: ...
+
+    with pytest.raises(PipelineError) as failed:
+        ran(source([{}]) >> handle, eager=eager)
+    (error,) = failed.value.exceptions
+    assert isinstance(error, KeyError)
+    assert error.__notes__[0] == f"asyncpc: in {option}= of stage 'handle'"
+
+
+def dead_letters() -> tuple[list[Failure], dict[str, Any]]:
+    """The ways to give a destination, and the list that all of them fill."""
+    told: list[Failure] = []
+
+    async def slowly(failure: Failure) -> None:
+        await asyncio.sleep(1)
+        told.append(failure)
+
+    class Box(asyncio.Queue[Failure]):
+        async def put(self, item: Failure) -> None:
+            told.append(item)
+
+    return told, {"function": told.append, "async function": slowly, "queue": Box()}
+
+
+@pytest.mark.parametrize("way", dead_letters()[1])
+def test_a_destination_is_told_each_failure_as_text(way: str) -> None:
+    """Fault C8: item, error, attempts and stage; the traceback is text, so no frame is kept alive."""
+    told, ways = dead_letters()
+    flaky = Flaky(9)
+    report = ran(source([1, 2]) >> consumer(on_error=ways[way], retry=Retry(2, wait=no_wait), name="flaky")(flaky))
+    assert [(one.item, one.error, one.attempts, one.stage) for one in told] == [
+        (n, f"ValueError: {n}", 2, "flaky") for n in (1, 2)
+    ]
+    assert "raise self.error(item)" in told[0].traceback
+    assert (report.done, report.failed) == (0, 2)
+
+
+def test_a_dead_letter_keeps_nothing_alive_but_the_item() -> None:
+    """Fault C8: a kept exception would hold its frames, and all that is in them."""
+    told: list[Failure] = []
+
+    class Big:
+        pass
+
+    held: list[weakref.ref[Big]] = []
+
+    @consumer(on_error=told.append)
+    async def fails(n: int) -> None:
+        big = Big()
+        held.append(weakref.ref(big))
+        raise ValueError
+
+    ran(source([1]) >> fails)
+    gc.collect()
+    assert told
+    assert held[0]() is None
+
+
+def test_a_destination_that_fails_is_a_failure() -> None:
+    """Fault C9: an item that nobody was told of is not given up in silence."""
+
+    async def broken(failure: Failure) -> None:
+        raise OSError("disk full")
+
+    @consumer(on_error=broken)
+    async def fails(n: int) -> None:
+        raise ValueError(n)
+
+    with pytest.raises(PipelineError) as failed:
+        ran(source([1, 2]) >> fails)
+    (error,) = failed.value.exceptions
+    assert isinstance(error, OSError)
+    assert isinstance(error.__context__, ValueError)
+    report = failed.value.report
+    assert (report.failed, [left.item for left in report.unfinished]) == (1, [2])
+
+
+@both
+def test_a_destination_queue_is_backpressure(eager: bool) -> None:
+    """A full queue of dead letters holds the stage up, not the memory."""
+    letters: BoundedQueue[Failure] = BoundedQueue(1)
+
+    @consumer(on_error=letters)
+    async def fails(n: int) -> None:
+        raise ValueError(n)
+
+    async def main() -> list[int]:
+        async with source(range(5)) >> fails as running:
+            await asyncio.sleep(1)
+            assert running.statistics().failed == 1
+            got = [(await letters.get()).item for _ in range(5)]
+            report = await running.wait()
+        assert report.failed == 5
+        return got
+
+    assert run_virtual(main, eager=eager) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("most", "failed"), [(0, 1), (3, 4), (0.0, 1), (0.02, 3), (0.5, 51)])
+def test_one_failure_too_many_stops_the_run(most: float, failed: int) -> None:
+    """A number of items, or a share of those settled, judged over at least a hundred."""
+
+    @consumer(on_error="skip", max_failures=most)
+    async def fails(n: int) -> None:
+        raise ValueError(n)
+
+    with pytest.raises(PipelineError) as stopped:
+        ran(source(range(1000)) >> fails)
+    (error,) = stopped.value.exceptions
+    assert isinstance(error, TooManyFailures)
+    assert str(error).startswith(f"stage 'fails': {failed} items failed, max_failures={most}")
+    assert isinstance(error.__cause__, ValueError)
+    assert stopped.value.report.failed == failed
+
+
+def test_a_share_is_of_all_items_settled() -> None:
+    """One per cent of ten thousand is a hundred, not the first of the first hundred."""
+
+    @consumer(on_error="skip", max_failures=0.01)
+    async def one_in_a_hundred(n: int) -> None:
+        if n % 100 == 99:
+            raise ValueError(n)
+
+    assert ran(source(range(10_000)) >> one_in_a_hundred).failed == 100
+
+
+@both
+def test_an_item_whose_failure_was_not_told_has_not_failed(eager: bool) -> None:
+    """The report says what the last one failed with that did fail; this one is unfinished."""
+
+    async def tell(failure: Failure) -> None:
+        await asyncio.sleep(1000)
+
+    @consumer(on_error=tell)
+    async def handle(n: int) -> None:
+        raise ValueError
+
+    async def main() -> Report:
+        async with Pipeline(handle) as running:
+            await running.put(1)
+            await asyncio.sleep(1)
+            return await running.drain(timeout=0)
+
+    report = run_virtual(main, eager=eager)
+    assert (report.failed, report.stages[0].last_failure, len(report.unfinished)) == (0, "", 1)
+
+
+# -- a consumer that is told of failures ----------------------------------------------------------
+
+
+@both
+def test_a_consumer_told_of_failures_is_a_stage(eager: bool) -> None:
+    """It has its queue, workers and line in the report; one consumer for several stages is one stage."""
+    dead = Sink("dead", batch=Batch(2), concurrency=2)
+
+    @consumer(on_error=dead.consumer, retry=2)
+    async def half(n: int) -> int:
+        if n % 2:
+            raise ValueError(f"odd: {n}")
+        return n // 2
+
+    @consumer(on_error=dead.consumer)
+    async def invert(n: int) -> float:
+        return 1 / n
+
+    report = ran(source(range(8)) >> half >> invert, eager=eager)
+    assert counts_by_stage(report) == {"half": (8, 4, 4), "invert": (4, 3, 1), "dead": (5, 5, 0)}
+    told = [failure for batch in dead.items for failure in batch]
+    assert {(failure.stage, failure.item, failure.attempts) for failure in told} == {
+        *(("half", n, 2) for n in (1, 3, 5, 7)),
+        ("invert", 0, 1),
+    }
+    assert (report.done, report.failed) == (3, 5)
+
+
+def test_a_full_consumer_of_failures_holds_up_those_who_tell_it() -> None:
+    """Fault C7: failures count against a bound too, and one told while it was cancelled is in the queue."""
+
+    @consumer(maxsize=1)
+    async def dead(failure: Failure) -> None:
+        await asyncio.Event().wait()
+
+    @consumer(on_error=dead)
+    async def fails(n: int) -> None:
+        raise ValueError(n)
+
+    async def main() -> Report:
+        async with Pipeline(range(9), fails) as running:
+            await asyncio.sleep(1)
+            assert counts_by_stage(cast(Any, running.statistics()))["fails"][2] == 2
+            return await running.drain(timeout=0)
+
+    report = run_virtual(main)
+    assert counts_by_stage(report)["fails"][2] == counts_by_stage(report)["dead"][0] == 3
+    left = [one.item for one in report.unfinished]
+    assert sorted(one.item if isinstance(one, Failure) else one for one in left) == list(range(9))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_batch_cancelled_while_its_failures_are_told_is_counted_once(size: int) -> None:
+    """Invariants 2 and 4: of a batch that failed, each item is told and failed, or unfinished, never both."""
+
+    @consumer(maxsize=1)
+    async def dead(failure: Failure) -> None:
+        await asyncio.Event().wait()
+
+    @consumer(on_error=dead, batch=Batch(size))
+    async def fails(batch: list[int]) -> None:
+        raise ValueError(batch)
+
+    report = cut_short(Pipeline(range(9), fails))
+    left = [one.item for one in report.unfinished]
+    assert sorted(one.item if isinstance(one, Failure) else one for one in left) == list(range(9))
+    assert counts_by_stage(report)["fails"] == (9, 0, 3)
+
+
+def test_a_batch_cancelled_while_a_function_is_told_is_counted_once() -> None:
+    """The same for a destination that is a function: who it was told of has failed, the rest is unfinished."""
+    told: list[int] = []
+
+    async def tell(failure: Failure) -> None:
+        told.append(failure.item)
+        await (asyncio.Event().wait() if failure.item == 2 else asyncio.sleep(0))
+
+    @consumer(on_error=tell, batch=Batch(4))
+    async def fails(batch: list[int]) -> None:
+        raise ValueError(batch)
+
+    report = cut_short(Pipeline(range(4), fails))
+    assert told == [0, 1, 2]
+    assert counts_by_stage(report)["fails"] == (4, 0, 2)
+    assert [one.item for one in report.unfinished] == [2, 3]
+
+
+def test_a_consumer_of_failures_that_fails_stops_the_run() -> None:
+    """Fault C9: a destination that fails is a failure; it may have a policy and a destination of its own."""
+    last = Sink("last")
+
+    @consumer
+    async def breaks(failure: Failure) -> None:
+        raise OSError("disk full")
+
+    @consumer(on_error=last.consumer)
+    async def breaks_too(failure: Failure) -> None:
+        raise OSError("disk full")
+
+    def failing(dead: Any) -> Consumer[int, None, ..., Any]:
+        @consumer(on_error=dead)
+        async def fails(n: int) -> None:
+            raise ValueError(n)
+
+        return fails
+
+    with pytest.raises(PipelineError) as failed:
+        ran(source([1]) >> failing(breaks))
+    assert [type(error) for error in failed.value.exceptions] == [OSError]
+    report = ran(source([1]) >> failing(breaks_too))
+    assert counts_by_stage(report) == {"fails": (1, 0, 1), "breaks_too": (1, 0, 1), "last": (1, 1, 0)}
+    assert last.items[0].item.item == 1
+
+
+def test_a_consumer_told_by_one_that_is_told_comes_after_both() -> None:
+    """END reaches a stage when all that may tell it have ended, in whatever order they were named."""
+    last = Sink("last")
+
+    @consumer(on_error=last.consumer)
+    async def letters(failure: Failure) -> None:
+        await asyncio.sleep(1)
+        raise OSError
+
+    @consumer(on_error=last.consumer)
+    async def first(n: int) -> int:
+        if n == 0:
+            raise ValueError
+        return n
+
+    @consumer(on_error=letters)
+    async def second(n: int) -> None:
+        raise ValueError
+
+    report = ran(source(range(3)) >> first >> second)
+    assert counts_by_stage(report)["last"] == (3, 3, 0)
+    assert [stage.name for stage in report.stages] == ["first", "second", "letters", "last"]
+
+
+@both
+@pytest.mark.parametrize("kind", ["items", "batches"])
+def test_a_consumer_of_failures_without_room_ends_the_run(kind: str, eager: bool) -> None:
+    """Fault C9: ``overflow="raise"`` there is a failure of the run, at once; the books balance."""
+
+    @consumer(maxsize=1, overflow="raise")
+    async def told(failure: Failure) -> None:
+        await asyncio.sleep(500)
+
+    async def handle(item: Any) -> None:
+        await asyncio.sleep(1)
+        raise ValueError
+
+    options: dict[str, Any] = {"batch": Batch(3)} if kind == "batches" else {}
+    first: Consumer[Any, Any, ..., Any] = consumer(name="handle", on_error=told, **options)(handle)
+
+    async def main() -> None:
+        try:
+            await (source(range(6)) >> first)
+        finally:
+            assert now() < 5
+
+    with pytest.raises(PipelineError) as failed:
+        run_virtual(main, eager=eager)
+    assert [type(error) for error in failed.value.exceptions] == [asyncio.QueueFull]
+    report = failed.value.report
+    assert balanced(report)
+    assert report.produced == 6
+    handled, letters = report.stages
+    assert 1 <= handled.failed <= 3
+    assert letters.received <= handled.failed

@@ -1,0 +1,156 @@
+"""``overflow=`` and ``on_drop=``: what becomes of an item that finds the queue full. All in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import pytest
+from spy import Sink
+from support import balanced
+from virtual import both, idle, now, run_virtual
+
+from asyncpc import Pipeline, PipelineError, QueueShutDown, Report, consumer, source
+
+
+@both
+@pytest.mark.parametrize(("overflow", "kept"), [("drop_oldest", [0, 8, 9]), ("drop_newest", [0, 1, 2])])
+@pytest.mark.parametrize("way", ["source", "put", "put_nowait", "stage"])
+def test_a_full_queue_drops_and_tells(way: str, overflow: Any, kept: list[int], eager: bool) -> None:
+    """A sensor that is faster than its reader: never waits, never grows, and every dropped item is counted and told."""
+    sink, dropped = Sink(), list[int]()
+
+    @consumer(maxsize=2, overflow=overflow, on_drop=dropped.append)
+    async def slow(n: int) -> None:
+        await sink(n)
+        await asyncio.sleep(1)
+
+    @consumer
+    async def same(n: int) -> int:
+        if n == 1:
+            await asyncio.sleep(0.1)
+        return n
+
+    async def readings() -> AsyncIterator[int]:
+        for n in range(10):
+            yield n
+            if n == 0:
+                await asyncio.sleep(0.1)
+
+    async def main() -> Report:
+        if way in ("source", "stage"):
+            return await (source(readings()) >> slow if way == "source" else source(readings()) >> same >> slow)
+        async with Pipeline(slow) as running:
+            for n in range(10):
+                if way == "put":
+                    await running.put(n)
+                else:
+                    running.put_nowait(n)
+                if n == 0:
+                    await asyncio.sleep(0.1)
+        assert running.report is not None
+        return running.report
+
+    report = run_virtual(main, eager=eager)
+    assert sink.items == kept
+    assert sorted(dropped + kept) == list(range(10))
+    assert (report.dropped, report.done, report.produced) == (7, 3, 10)
+
+
+def test_overflow_raise_is_queue_full_at_once() -> None:
+    """A caller of put that would rather answer 503 than wait."""
+
+    async def main() -> None:
+        @consumer(maxsize=1, overflow="raise")
+        async def slow(n: int) -> None:
+            await asyncio.sleep(1)
+
+        async with Pipeline(slow) as running:
+            await running.put(1)
+            await idle()
+            await running.put(2)
+            with pytest.raises(asyncio.QueueFull, match="stage 'slow': its queue is full"):
+                await running.put(3)
+        assert running.report is not None
+        assert (running.report.produced, running.report.done) == (2, 2)
+
+    run_virtual(main)
+
+
+def test_an_on_drop_that_raises_fails_the_run_and_not_the_caller() -> None:
+    """Whoever put the item has nothing to do with it; and an error is never silent."""
+
+    def broken(n: int) -> None:
+        raise OSError("no log")
+
+    async def main() -> None:
+        @consumer(maxsize=1, overflow="drop_newest", on_drop=broken)
+        async def slow(n: int) -> None:
+            await asyncio.sleep(1)
+
+        async with Pipeline(slow) as running:
+            await running.put(1)
+            await idle()
+            await running.put(2)
+            await running.put(3)
+
+    with pytest.raises(PipelineError) as failed:
+        run_virtual(main)
+    assert [type(error) for error in failed.value.exceptions] == [OSError]
+
+
+@both
+@pytest.mark.parametrize("overflow", ["drop_newest", "drop_oldest"])
+def test_an_on_drop_that_raises_fails_the_run_at_once(overflow: Any, eager: bool) -> None:
+    """Invariant 7: not only at its end; what is under way is cancelled, and no more is taken."""
+
+    def dropped(item: int) -> None:
+        raise ValueError(item)
+
+    @consumer(maxsize=1, overflow=overflow, on_drop=dropped)
+    async def slow(n: int) -> None:
+        await asyncio.sleep(1000)
+
+    async def main() -> None:
+        async with Pipeline(slow) as running:
+            await running.put(0)
+            await asyncio.sleep(1)
+            running.put_nowait(1)
+            running.put_nowait(2)  # drops one, and has nothing to do with what becomes of that
+            assert running.statistics().state == "failed"
+            with pytest.raises(QueueShutDown):
+                running.put_nowait(3)
+            try:
+                await running.wait()
+            finally:
+                assert now() < 1.1
+
+    with pytest.raises(PipelineError) as failed:
+        run_virtual(main, eager=eager)
+    assert [type(error) for error in failed.value.exceptions] == [ValueError]
+    assert balanced(failed.value.report)
+
+
+@both
+def test_an_interrupt_of_on_drop_keeps_the_books(eager: bool) -> None:
+    """Fault B13: whoever put the item may catch it; the item was dropped all the same."""
+
+    def interrupt(item: int) -> None:
+        raise SystemExit
+
+    @consumer(maxsize=1, overflow="drop_newest", on_drop=interrupt)
+    async def handle(item: int) -> None:
+        await asyncio.sleep(1)
+
+    async def main() -> Report:
+        async with Pipeline(handle) as running:
+            await running.put(0)
+            await asyncio.sleep(0.1)
+            await running.put(1)
+            with pytest.raises(SystemExit):
+                running.put_nowait(2)
+        return cast(Report, running.report)
+
+    report = run_virtual(main, eager=eager)
+    assert (report.produced, report.done, report.dropped) == (3, 2, 1)

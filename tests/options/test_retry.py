@@ -1,0 +1,225 @@
+"""``retry=`` and ``RetryLater``: how often a handler is called again, and when. All in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from spy import Flaky, Sink
+from support import balanced, named, no_wait
+from virtual import both, now, ran, run_virtual
+
+from asyncpc import Batch, Pipeline, PipelineError, QueueShutDown, Report, Retry, RetryLater, consumer, source
+
+# -- attempts -------------------------------------------------------------------------------------
+
+
+@both
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_retry_calls_again_until_it_succeeds(concurrency: int, eager: bool) -> None:
+    """Three attempts; the books tell successes and calls apart, and the value goes on once."""
+    flaky, seen = Flaky(2), Flaky(0)
+    report = ran(source(range(5)) >> consumer(retry=3, concurrency=concurrency)(flaky) >> consumer(seen), eager=eager)
+    assert flaky.counts == dict.fromkeys(range(5), 3)
+    assert sorted(item for _, item in seen.calls) == list(range(5))
+    first, last = report.stages
+    assert (first.received, first.done, first.failed, first.retried, last.received) == (5, 5, 0, 10, 5)
+
+
+def test_retry_gives_up_after_its_attempts_and_the_run_fails() -> None:
+    """Invariant 7: the last error comes out itself, with a note how often it was tried."""
+    flaky = Flaky(9)
+    with pytest.raises(PipelineError) as failed:
+        ran(source([7]) >> consumer(retry=Retry(attempts=4, wait=no_wait), name="flaky")(flaky))
+    (error,) = failed.value.exceptions
+    assert isinstance(error, ValueError)
+    assert "asyncpc: after 4 calls" in error.__notes__
+    assert len(flaky.calls) == 4
+    assert failed.value.report.failed == 1
+
+
+@pytest.mark.parametrize(("on", "calls"), [(KeyError, 1), (ValueError, 3), ((KeyError, ValueError), 3)])
+def test_only_errors_worth_it_are_retried(on: Any, calls: int) -> None:
+    """Another attempt at what can never succeed only costs time."""
+    flaky = Flaky(9)
+    with pytest.raises(PipelineError):
+        ran(source([1]) >> consumer(retry=Retry(3, on=on, wait=no_wait))(flaky))
+    assert len(flaky.calls) == calls
+
+
+def test_a_thousand_failing_items_wait_with_full_jitter_and_a_cap() -> None:
+    """Fault C6: waits are spread over 0 … cap, so a thousand that failed together do not come back together."""
+    flaky = Flaky(6)
+    ran(Pipeline(range(1000), consumer(retry=7, concurrency=1000)(flaky), maxsize=1000))
+    times: dict[int, list[float]] = {}
+    for when, item in flaky.calls:
+        times.setdefault(item, []).append(when)
+    for attempt in range(1, 7):
+        waits = [calls[attempt] - calls[attempt - 1] for calls in times.values()]
+        longest = 0.1 * 2 ** (attempt - 1)
+        assert max(waits) <= longest + 1e-6
+        assert max(waits) > 0.9 * longest
+        assert min(waits) < 0.1 * longest
+        assert sum(waits) / 1000 == pytest.approx(longest / 2, rel=0.15)
+
+
+def test_any_callable_is_a_wait() -> None:
+    """So tenacity's waits fit, or a table."""
+    flaky = Flaky(3)
+    ran(source([1]) >> consumer(retry=Retry(4, wait=lambda attempt: attempt * 10.0))(flaky))
+    assert [when for when, _ in flaky.calls] == pytest.approx([0, 10, 30, 60], abs=0.01)
+
+
+@both
+def test_nothing_is_retried_after_the_deadline(eager: bool) -> None:
+    """Promise 5: a retry that waits is cancelled as a handler is; its item is listed."""
+    flaky = Flaky(9)
+
+    async def main() -> None:
+        async with Pipeline(consumer(retry=Retry(100, wait=lambda attempt: 1.0))(flaky)) as running:
+            await running.put(1)
+            await asyncio.sleep(0.5)
+            report = await running.drain(timeout=3.0)
+            assert now() == pytest.approx(3.5, abs=0.1)
+            assert [left.item for left in report.unfinished] == [1]
+        calls = len(flaky.calls)
+        await asyncio.sleep(100)
+        assert len(flaky.calls) == calls == 4
+
+    run_virtual(main, eager=eager)
+
+
+def test_a_cancelled_handler_that_raises_is_not_retried() -> None:
+    """Fault B4: a handler that makes an error of its cancellation must not keep the run alive."""
+    calls = 0
+
+    @consumer(retry=100, on_error="skip")
+    async def handle(n: int) -> None:
+        nonlocal calls
+        calls += 1
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise ValueError from None
+
+    async def main() -> None:
+        async with Pipeline([1], handle) as running:
+            await asyncio.sleep(1)
+            with pytest.raises(PipelineError):
+                await running.drain(timeout=1)
+            assert now() < 2.2
+
+    run_virtual(main)
+    assert calls == 1
+
+
+@both
+def test_retry_later_is_patience_not_failure(eager: bool) -> None:
+    """A sink that is full, or a 429, says itself when to come back; it is no attempt, however often."""
+    flaky = Flaky(5, error=lambda item: RetryLater(10))
+    report = ran(source([1]) >> consumer(flaky), eager=eager)
+    assert [round(when, 1) for when, _ in flaky.calls] == [0, 10, 20, 30, 40, 50]
+    assert (report.done, report.failed, report.stages[0].retried) == (1, 0, 5)
+
+
+@both
+def test_a_generator_is_retried_from_its_beginning(eager: bool) -> None:
+    """What it gave stays given: documented, since nobody can take it back."""
+    seen, calls = Flaky(0), 0
+
+    @consumer(retry=Retry(2, wait=no_wait))
+    async def twice(n: int) -> AsyncIterator[str]:
+        nonlocal calls
+        calls += 1
+        yield f"{n}, call {calls}"
+        if calls == 1:
+            raise ValueError
+
+    report = ran(source([7]) >> twice >> consumer(seen), eager=eager)
+    assert [item for _, item in seen.calls] == ["7, call 1", "7, call 2"]
+    assert (report.stages[0].done, report.stages[0].emitted) == (1, 2)
+
+
+@both
+@pytest.mark.timeout(5)
+@pytest.mark.parametrize("seconds", [math.nan, -1.0, -math.inf], ids=str)
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_h13_a_wait_that_is_no_time_is_refused(seconds: float, on_error: Any, eager: bool) -> None:
+    """It is a mistake in the program: the run fails at once, and the error names the stage and the value."""
+    calls: list[int] = []
+
+    @consumer(retry=Retry(3, wait=lambda attempt: seconds), on_error=on_error, name="stage")
+    async def handle(n: int) -> None:
+        calls.append(n)
+        raise ValueError(n)
+
+    with pytest.raises(PipelineError) as failed:
+        ran(source([1]) >> handle, eager=eager)
+    told = " ".join(str(error) for error in failed.value.exceptions)
+    assert "wait" in told
+    assert repr(seconds) in told
+    assert "stage" in told
+    assert calls == [1]
+    assert balanced(failed.value.report)
+
+
+# -- patience is no failure (H9) ------------------------------------------------------------------
+
+
+@both
+@pytest.mark.parametrize("kind", ["plain", "generator", "batch", "ordered"])
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_h9_a_cancel_that_becomes_patience_is_no_failure(kind: str, on_error: Any, eager: bool) -> None:
+    """Promise 3: whoever would try again later was cancelled before; the item is released."""
+
+    async def wait() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise RetryLater(1) from None
+
+    async def plain(n: Any) -> None:
+        await wait()
+
+    async def generator(n: Any) -> AsyncIterator[int]:
+        await wait()
+        yield 1
+
+    options: dict[str, Any] = {"batch": Batch(1)} if kind == "batch" else {"ordered": kind == "ordered"}
+    stage = named("stage", generator if kind == "generator" else plain, on_error=on_error, **options)
+
+    async def main() -> Report:
+        async with Pipeline(stage, named("last", Sink())) as running:
+            await running.put(1)
+            await asyncio.sleep(1)
+            return await running.drain(timeout=1)
+
+    report = run_virtual(main, eager=eager)
+    assert (report.failed, report.stages[0].last_failure) == (0, "")
+    assert [(one.item, one.stage) for one in report.unfinished] == [(1, "stage")]
+
+
+@both
+def test_h9_a_caller_is_told_of_the_end_and_not_of_patience(eager: bool) -> None:
+    """``call`` raises what it raises whenever the run ends before it comes to the item."""
+
+    @consumer
+    async def stage(n: int) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise RetryLater(1) from None
+
+    async def main() -> None:
+        async with Pipeline(stage) as running:
+            call = asyncio.create_task(running.call(1))
+            await asyncio.sleep(1)
+            report = await running.drain(timeout=1)
+            with pytest.raises(QueueShutDown):
+                await call
+            assert report.failed == 0
+
+    run_virtual(main, eager=eager)

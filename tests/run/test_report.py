@@ -1,0 +1,70 @@
+"""The report and the statistics: they can be read, copied and taken for an exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import pickle
+from collections.abc import AsyncIterator
+
+import pytest
+from virtual import run_virtual
+
+from asyncpc import PipelineError, consumer, producer, source
+
+
+def test_statistics_are_a_table() -> None:
+    """Protects who prints them while it runs: what is in hands and queues can be read at a glance."""
+
+    @consumer(maxsize=2)
+    async def slow(item: int) -> None:
+        await asyncio.sleep(1)
+
+    async def main() -> str:
+        async with source(range(5)) >> slow as running:
+            await asyncio.sleep(1.5)
+            return str(running.statistics())
+
+    lines = run_virtual(main).splitlines()
+    assert lines[0].split() == ["stage", "received", "done", "failed", "dropped", "in", "flight", "queued", "rate"]
+    assert lines[2].split() == ["source(range)", "4"]
+    assert lines[3].split()[:7] == ["slow", "4", "1", "0", "0", "1", "2"]
+    assert lines[4] == "running: 4 produced in 1.500 s"
+
+
+def test_a_failure_can_be_pickled_and_copied() -> None:
+    """A pipeline run in another process can fail in full: exceptions and report come back."""
+
+    @consumer(name="bad")
+    async def bad(n: int) -> None:
+        raise ValueError(n)
+
+    async def main() -> PipelineError:
+        with pytest.raises(PipelineError) as failed:
+            await (source([1, 2]) >> bad)
+        return failed.value
+
+    failed = run_virtual(main)
+    for again in (pickle.loads(pickle.dumps(failed)), copy.copy(failed)):
+        assert type(again) is PipelineError
+        assert again.report == failed.report
+        assert [repr(error) for error in again.exceptions] == ["ValueError(1)"]
+
+
+def test_a_failed_run_has_a_failed_exit_status() -> None:
+    """Also when no item failed: a source that raises must not look well to the shell."""
+
+    @producer
+    async def bad() -> AsyncIterator[int]:
+        yield 1
+        raise ValueError
+
+    @consumer
+    async def handle(n: int) -> None: ...
+
+    async def main() -> None:
+        with pytest.raises(PipelineError) as failed:
+            await (bad >> handle)
+        assert (failed.value.report.done, failed.value.report.exit_status) == (1, 1)
+
+    run_virtual(main)

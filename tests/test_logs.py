@@ -1,0 +1,358 @@
+"""The log breaks nothing: whatever a log handler raises, a run goes on (H2)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event
+from typing import Any
+
+import pytest
+from support import Broken, cancelled_with, error_types, left_after_cancel, until
+from virtual import both, now, ran, run_virtual
+
+from asyncpc import Batch, Failure, Pipeline, PipelineError, QueueShutDown, Report, consumer, producer, source
+
+
+class BrokenHandler(logging.Handler):
+    """Raises for each record."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+        raise Broken
+
+
+class BrokenFilter(logging.Filter):
+    """Raises for each record."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        self.lines.append(record.getMessage())
+        raise Broken
+
+
+@contextmanager
+def broken_log(how: str, level: int = logging.WARNING) -> Iterator[list[str]]:
+    """The log ``asyncpc`` with a handler or filter that raises; gives the lines it raised for."""
+    log = logging.getLogger("asyncpc")
+    before = log.level
+    log.setLevel(level)
+    try:
+        if how == "handler":
+            handler = BrokenHandler()
+            log.addHandler(handler)
+            yield handler.lines
+            log.removeHandler(handler)
+        else:
+            refusing = BrokenFilter()
+            log.addFilter(refusing)
+            yield refusing.lines
+            log.removeFilter(refusing)
+    finally:
+        log.setLevel(before)
+        log.handlers = [one for one in log.handlers if not isinstance(one, BrokenHandler)]
+        log.filters = [one for one in log.filters if not isinstance(one, BrokenFilter)]
+
+
+breaking = pytest.mark.parametrize("how", ["handler", "filter"])
+
+
+@both
+@breaking
+def test_h2_a_broken_log_at_a_change_of_state_stops_no_run(how: str, eager: bool) -> None:
+    """The line for each state, at level DEBUG: the run starts, drains and closes as without it."""
+
+    @consumer
+    async def handle(n: int) -> None: ...
+
+    async def main() -> Report:
+        async with Pipeline(handle) as running:
+            for n in range(3):
+                await running.put(n)
+            return await running.drain(timeout=1)
+
+    with broken_log(how, logging.DEBUG) as lines:
+        report = run_virtual(main, eager=eager)
+        assert lines
+        assert (report.statistics.state, report.done, report.complete) == ("closed", 3, True)
+        lines.clear()
+        report = ran(source(range(3)) >> handle, eager=eager)
+        assert lines
+        assert (report.statistics.state, report.done) == ("closed", 3)
+
+
+@both
+@breaking
+@pytest.mark.parametrize("batch", [None, Batch(2)], ids=["items", "batches"])
+def test_h2_a_broken_log_at_a_failed_item_leaves_its_policy_alone(how: str, batch: Any, eager: bool) -> None:
+    """The line that counts failed items: each is counted, none ends the run."""
+
+    @consumer(on_error="skip", batch=batch)
+    async def handle(n: Any) -> None:
+        raise ValueError(n)
+
+    with broken_log(how) as lines:
+        report = ran(source(range(6)) >> handle, eager=eager)
+    assert lines
+    assert (report.failed, report.complete, report.statistics.state) == (6, True, "closed")
+    assert report.stages[0].last_failure.startswith("ValueError")
+
+
+@both
+@breaking
+def test_h2_a_broken_log_at_the_failure_of_an_entered_run_hides_no_error(how: str, eager: bool) -> None:
+    """The run fails at once, refuses what is put from then on, and its error comes out."""
+
+    @consumer
+    async def handle(n: int) -> None:
+        raise ValueError(n)
+
+    async def main() -> None:
+        async with Pipeline(handle, drain_timeout=5) as running:
+            await running.put(1)
+            await asyncio.sleep(1)
+            assert running.statistics().state == "failed"
+            with pytest.raises(QueueShutDown):
+                await running.put(2)
+
+    with broken_log(how) as lines, pytest.raises(PipelineError) as failed:
+        run_virtual(main, eager=eager)
+    assert lines
+    assert error_types(failed.value) == [ValueError]
+
+
+@both
+@breaking
+def test_h2_a_broken_log_at_an_abandoned_worker_holds_up_no_drain(how: str, eager: bool) -> None:
+    """Promise 5: ``drain(0.1)`` returns, names the worker, and the run is over."""
+
+    async def main() -> None:
+        over = asyncio.Event()
+
+        @consumer
+        async def stubborn(n: int) -> None:
+            while not over.is_set():
+                try:
+                    await over.wait()
+                except asyncio.CancelledError:
+                    continue
+
+        running = await Pipeline(stubborn).__aenter__()
+        try:
+            await running.put(1)
+            await asyncio.sleep(1)
+            report = await running.drain(timeout=0.1)
+            assert now() <= 1.2
+            assert report.abandoned == ("stubborn-1",)
+            assert [one.item for one in report.unfinished] == [1]
+            assert report.statistics.state == "failed"
+        finally:
+            over.set()
+            await asyncio.sleep(0.1)
+
+    with broken_log(how) as lines:
+        run_virtual(main, eager=eager)
+    assert lines
+
+
+@both
+@breaking
+def test_h2_a_broken_log_at_unfinished_items_takes_no_report(how: str, eager: bool) -> None:
+    """The line that counts what was left: the report still lists it, and nothing is said to be a bug of ours."""
+
+    @consumer
+    async def slow(n: int) -> None:
+        await asyncio.Event().wait()
+
+    async def main() -> Report:
+        async with Pipeline(slow) as running:
+            for n in range(3):
+                await running.put(n)
+            await asyncio.sleep(1)
+            return await running.drain(timeout=1)
+
+    with broken_log(how) as lines:
+        report = run_virtual(main, eager=eager)
+    assert lines
+    assert sorted(one.item for one in report.unfinished) == [0, 1, 2]
+
+
+@both
+@breaking
+def test_h2_a_broken_log_at_a_cancelled_run_lets_the_cancel_out(how: str, eager: bool) -> None:
+    """Faults B5, B6, H10: ``CancelledError`` comes out with its report, and no task is left."""
+
+    @consumer
+    async def slow(n: int) -> None:
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        async def run() -> Report:
+            return await (source(range(6)) >> slow)
+
+        assert left_after_cancel(await cancelled_with(run)) == {"slow": 6}
+
+    with broken_log(how) as lines:
+        run_virtual(main, eager=eager)
+    assert lines
+
+
+@breaking
+async def test_h2_a_broken_log_at_a_thread_that_is_too_slow_leaves_the_timeout_alone(how: str) -> None:
+    """The line that says that a thread cannot be interrupted: its item fails, the next ones are handled."""
+    gate = Event()
+    failed = asyncio.Event()
+
+    def tell(failure: Failure) -> None:
+        gate.set()  # the call ends only now
+        failed.set()
+
+    @consumer(timeout=0.01, on_error=tell)
+    def handle(n: int) -> None:
+        if n == 0:
+            gate.wait(20)
+
+    with broken_log(how) as lines:
+        async with Pipeline(handle) as running:
+            await running.put(0)
+            async with asyncio.timeout(10):
+                await failed.wait()
+            await running.put(1)
+            report = await running.drain(timeout=10)
+    assert lines
+    assert (report.done, report.failed) == (1, 1)
+
+
+@breaking
+async def test_h2_a_broken_log_at_a_call_left_behind_holds_up_no_drain(how: str) -> None:
+    """The line that names threads still in a call: the drain ends, and the report names them too."""
+    gate, begun = Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    @consumer
+    def handle(n: int) -> None:
+        loop.call_soon_threadsafe(begun.set)
+        gate.wait(20)
+
+    try:
+        with broken_log(how) as lines:
+            running = await Pipeline(handle).__aenter__()
+            await running.put(1)
+            await begun.wait()
+            async with asyncio.timeout(10):
+                report = await running.drain(timeout=0)
+        assert lines
+        assert report.abandoned == ("handle-1",)
+        assert [one.item for one in report.unfinished] == [1]
+    finally:
+        gate.set()
+
+
+@breaking
+async def test_h2_a_broken_log_at_a_blocked_source_holds_up_no_drain(how: str) -> None:
+    """The line that names a source which blocks: the drain ends, and what the source gave is handled."""
+    at_gate, gate = Event(), Event()
+
+    @producer
+    def blocked() -> Iterator[int]:
+        yield 1
+        at_gate.set()
+        gate.wait(20)
+
+    handled = asyncio.Event()
+
+    @consumer
+    async def handle(n: int) -> None:
+        handled.set()
+
+    try:
+        with broken_log(how) as lines:
+            async with Pipeline(blocked, handle) as running:
+                await handled.wait()
+                await until(at_gate.is_set)
+                async with asyncio.timeout(10):
+                    report = await running.drain(timeout=5)
+        assert lines
+        assert (report.done, report.complete, report.statistics.state) == (1, True, "closed")
+    finally:
+        gate.set()
+
+
+@breaking
+async def test_h2_a_broken_log_at_a_source_that_raises_late_leaves_no_noise(how: str) -> None:
+    """The line for a source that raised after it was left to its thread: the thread ends all the same."""
+    at_gate, gate, ended = Event(), Event(), Event()
+
+    @producer
+    def late() -> Iterator[int]:
+        try:
+            yield 1
+            at_gate.set()
+            gate.wait(20)
+            raise ValueError
+        finally:
+            ended.set()
+
+    handled = asyncio.Event()
+
+    @consumer
+    async def handle(n: int) -> None:
+        handled.set()
+
+    excepthook: list[Any] = []
+    with broken_log(how) as lines, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("threading.excepthook", excepthook.append)
+        async with Pipeline(late, handle) as running:
+            await handled.wait()
+            await until(at_gate.is_set)  # or a stop would close it before
+            report = await running.drain(timeout=5)
+        told = len(lines)
+        gate.set()
+        await until(lambda: ended.is_set() and len(lines) > told)
+        await until(lambda: not any(thread.name.startswith("asyncpc:late") for thread in threading.enumerate()))
+    assert report.done == 1
+    assert excepthook == []
+
+
+@both
+def test_the_log_names_the_workers_that_could_not_be_stopped(eager: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Fault B4: by name, each of them, and none of those that ended."""
+
+    async def main() -> Report:
+        over = asyncio.Event()
+
+        @consumer(concurrency=3)
+        async def handle(n: int) -> None:
+            while not over.is_set():
+                try:
+                    await over.wait()
+                except asyncio.CancelledError:
+                    if n == 1:
+                        raise
+
+        running = await Pipeline(handle).__aenter__()
+        try:
+            for n in range(3):
+                await running.put(n)
+            await asyncio.sleep(1)
+            return await running.drain(timeout=0)
+        finally:
+            over.set()
+            await asyncio.sleep(1)
+
+    with caplog.at_level(logging.ERROR, "asyncpc"):
+        report = run_virtual(main, eager=eager)
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert report.abandoned == ("handle-1", "handle-3")
+    assert all(name in line for name in report.abandoned)
+    assert "handle-2" not in line
