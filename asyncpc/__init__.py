@@ -22,17 +22,17 @@ Two decorators, one object, one awaitable::
     run(numbers >> show)              # owns the loop; SIGINT and SIGTERM drain
     report = await (numbers >> show)  # or inside an async program
 
-The wings of the house. Imports go down this list only, and in each wing no module knows those that know it::
+The wings of the house. Imports only go down this list, and inside a wing no two modules import each other::
 
     cli       reads arguments, writes to the terminal, sets exit codes
     runner    owns a loop, handles signals
     watch     shows a pipeline, a run or a profile to people
     graph     what a user writes: sources and stages, joined into pipelines
-    run       what a stop meets: the supervisor of a run, its accounts, the handle that the user has of it
-    options   what a user asks of a stage, a file each
-    offload   calls and sources that would block the event loop: threads and processes
+    run       runs a pipeline: its supervisor, its accounts, its report, the handle that its user gets
+    options   what a user asks of a stage, one file each
+    offload   calls and sources that would block the event loop: threads, processes, interpreters
     core      what an item meets: channels, stages, workers
-    errors, wording, checks, backoff, logs: what all of them may use
+    errors, wording, checks, backoff, logs: everything above may use them
 """
 
 from .backoff import Restart, exponential

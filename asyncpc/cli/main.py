@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Record input from the pipeline's sources, then run each stage alone on it at rising concurrency. "
         "The handlers really run, many times with the same items, so do not point them at production. "
         "Items taken from the sources are not put back.",
-        epilog="Exit status: 0 done; 1 a source failed or gave nothing, or a stage could not be measured; "
+        epilog="Exit status: 0 done; 1 a source failed or produced nothing, or a stage could not be measured; "
         "2 could not begin; 130, 143 stopped by a signal.",
     )
     profile.add_argument("--items", type=_count, default=200, metavar="N", help="record at most N items (200)")

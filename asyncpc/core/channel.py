@@ -65,13 +65,13 @@ class Channel(BoundedQueue[T]):
         self.sharing: Sharing | None = None
         """How its writers share the room, where they belong to several stages or sources."""
         self.when_full: Full | None = None
-        """What is called with an item instead of waiting for room."""
+        """Called with an item instead of waiting for room."""
         self.inlet: Inlet | None = None
-        """What threads put through, if any do."""
+        """Where items from threads come in, if any do."""
         self.workers: int = 0
         """Workers of its stage that have not ended, spares included."""
         self._available: Callable[[], int] = self._queue.__len__  # how many items can be taken now
-        self._writers_next = False  # who is woken next, if both putters and writers wait
+        self._writers_next = False  # whether writers are woken next, if both putters and writers wait
         self._yielding = 0  # workers that let others run before they go on
         self._calling = False  # whether _wake_more() is about to run
 
@@ -84,17 +84,17 @@ class Channel(BoundedQueue[T]):
 
     @property
     def accepted(self) -> int:
-        """Items that came from outside: by ``put`` and its kind."""
+        """Items that came in through ``put`` and its variants."""
         return self._received
 
     @property
     def closed(self) -> bool:
-        """Whether it is closed: no item comes any more, and workers that find it empty are told END."""
+        """Whether it is closed: no more items come, and workers that find it empty see END."""
         return self._is_shutdown
 
     @property
     def refusal(self) -> Callable[[], Exception] | None:
-        """What makes the error that puts are refused with; None while they are not."""
+        """Makes the error that puts are refused with; None while they are accepted."""
         return self._refusal
 
     @property
@@ -137,7 +137,7 @@ class Channel(BoundedQueue[T]):
             self.container.worker_left(taker)
 
     def complete(self) -> bool:
-        """Let items that wait for others be taken as they are; whether there were any."""
+        """Release items that wait for more; return whether there were any."""
         if self.container is not None and self.container.complete():
             self.made_item()
             return True
@@ -154,7 +154,7 @@ class Channel(BoundedQueue[T]):
     # -- for writers -----------------------------------------------------------------------------
 
     def enqueue(self, item: T) -> None:
-        """Add ``item`` whatever the bound says: for those who saw room, give back, or feed."""
+        """Add ``item`` whatever the bound says; for callers that have seen room, give an item back, or feed it."""
         if self.inlet is None:
             self.items.append(item)
         else:
@@ -168,13 +168,13 @@ class Channel(BoundedQueue[T]):
             self.getters.wake()
 
     def may_enqueue(self) -> bool:
-        """Whether a writer may add an item without asking for its turn; to be called just before it does."""
+        """Whether a writer may add an item without waiting its turn; call it just before adding the item."""
         if self.inlet is None:
             return self.sharing is None and len(self.items) < self.limit
         return self.sharing is None and self.inlet.claim()
 
     def is_full(self) -> bool:
-        """Whether there is no room; to be called just before an item is put, since threads leave the room to it."""
+        """Whether there is no room; call it just before putting an item, since threads leave the room to it."""
         return len(self.items) >= self.limit if self.inlet is None else not self.inlet.claim()
 
     def places_taken(self) -> int:
@@ -205,15 +205,15 @@ class Channel(BoundedQueue[T]):
             raise
         try:
             self.enqueue(item)
-        except BaseException:  # of a function of the user: the room is for somebody else
+        except BaseException:  # of a function of the user: leave the room to others
             self.made_room()
             raise
 
     async def wait_for_room(self) -> None:
         """Wait for room before asking a source for its next item.
 
-        The source may never use the room, so the wake-up is passed on at once; the one who asks looks again with
-        the item in hand (:meth:`put_or_leave`).
+        The source may never use the room, so the wake-up is passed on at once; when the item is there, the writer
+        looks again (:meth:`put_or_leave`).
         """
         if self.sharing is not None:
             has_room = self.sharing.may_put(0)
@@ -230,7 +230,7 @@ class Channel(BoundedQueue[T]):
             self.putters.wake()
 
     def release_writers(self) -> None:
-        """Let writers wait no more: their run is cancelled, so nobody makes room for those who ignore it (B4)."""
+        """Let no writer wait any longer: the run is cancelled, so nobody makes room for one that ignores that (B4)."""
         self.holds_writers = False
         self.writers.wake(len(self.writers))
 
@@ -239,7 +239,7 @@ class Channel(BoundedQueue[T]):
         self._received += count
 
     def note_length(self) -> None:
-        """Keep the peak true after items were added to ``items``, and see to it that somebody takes them."""
+        """Update the peak after items were added to ``items``, and wake a worker for them."""
         if len(self.items) > self._peak:
             self._grown()
         if self.getters and not self.getters.waking:
@@ -248,14 +248,14 @@ class Channel(BoundedQueue[T]):
     # -- for the workers of its stage ------------------------------------------------------------
 
     def take_end(self) -> End | None:
-        """END, if it is closed; its caller has found it empty."""
+        """Return END if the channel is closed; the caller has found it empty."""
         if not self._is_shutdown:
             return None
         self._ends += 1
         return END
 
     async def yield_to_others(self) -> None:
-        """Let others run once, with no item in flight: as if woken already, so that a writer need wake nobody else."""
+        """Let others run once, with no item in flight; this counts as woken, so that writers need wake nobody else."""
         self.getters.waking += 1
         self._yielding += 1
         try:
@@ -269,7 +269,7 @@ class Channel(BoundedQueue[T]):
         self.wake_followers()
 
     def wake_followers(self) -> None:
-        """Whoever was woken sees to it that others are, unless it can handle what is left without waiting.
+        """Wake more workers soon, unless the one that was woken can handle the rest without waiting.
 
         A pipeline's writers wake one getter for a run of items, not one for each. It starts on the first item; if that
         makes it wait, the loop goes on, to :meth:`_wake_more`; if it does not, there will be nothing left by then.
@@ -279,14 +279,14 @@ class Channel(BoundedQueue[T]):
             asyncio.get_running_loop().call_soon(self._wake_more)
 
     def worker_began(self) -> None:
-        """A worker that was called for runs now."""
+        """A worker that was woken runs now."""
         self.getters.waking -= 1
         self.wake_followers()
 
     def made_room(self, freed: int = 1) -> None:
-        """Wake who waits for room: a putter for each slot freed, the writers in bulk when half is free.
+        """Wake putters, one for each slot freed, and writers, in bulk when half of the room is free.
 
-        While both wait they take turns slot by slot, so that neither starves the other.
+        While both wait, slots go to them alternately, so that neither starves the other.
         """
         if self.putters and len(self.items) < self.limit:
             first, second = (self.writers, self.putters) if self._writers_next else (self.putters, self.writers)
@@ -300,18 +300,18 @@ class Channel(BoundedQueue[T]):
                 self.writers.wake(int(self.limit) - len(self.items))
 
     def made_item(self) -> None:
-        """Wake who waits for an item, if there is one."""
+        """Wake a worker, if there is an item."""
         if self.items:
             self.getters.wake()
 
     # -- the end ---------------------------------------------------------------------------------
 
     def refuse(self, refusal: Callable[[], Exception]) -> None:
-        """Refuse puts from outside with what ``refusal`` makes; workers see nothing of it until :meth:`close`."""
+        """Refuse ``put`` with the error that ``refusal`` makes; workers do not notice before :meth:`close`."""
         self._refuse(refusal)
 
     def close(self) -> None:
-        """Close it: each worker takes what is left, then is told END once; a plain function."""
+        """Close the channel: workers take what is left, then each sees END once. A plain function."""
         super().close()
         self.release_writers()
 
@@ -319,14 +319,14 @@ class Channel(BoundedQueue[T]):
         """Start no more spare workers."""
         self.workers -= self.getters.drop_spares()
 
-    def end_told_otherwise(self) -> None:
-        """Count an END that reaches its worker as a cancel, since the worker still opens its resource."""
+    def count_unseen_end(self) -> None:
+        """Count the END of a worker that is cancelled instead, since it is still opening its resource."""
         self._ends += 1
 
     # -- in place of the base's ------------------------------------------------------------------
 
     def _put_when_full(self, item: T) -> None:
-        if not self.is_full():  # who puts from outside had to ask
+        if not self.is_full():  # callers of put had to ask
             try:
                 self._enqueue(item)
             finally:
@@ -376,7 +376,7 @@ class Channel(BoundedQueue[T]):
         self.renew_mark()
 
     def renew_mark(self) -> None:
-        """Set ``mark``, and the length from which on those who put from outside have to ask."""
+        """Set ``mark``, and the length from which on callers of ``put`` have to ask."""
         if self.inlet is not None and self.inlet.asks:
             self.mark = self._limit = 0
         else:
@@ -386,10 +386,10 @@ class Channel(BoundedQueue[T]):
         self.made_room(freed)
 
     def _wake_more(self) -> None:
-        """Wake as many as are at work already: so there are soon enough, even thousands, and never many too many."""
+        """Wake as many workers as are busy already: soon there are enough, even thousands, and never far too many."""
         self._calling = False
         left = self._available() - self.getters.waking
-        if left > 0 and not self._yielding:  # whoever yields never waits, so others would only take its turn
+        if left > 0 and not self._yielding:  # a worker that yields never waits, so others would only take its items
             at_work = self.workers - self.getters.waiting if self.workers else left
             self.getters.wake(min(left, max(1, at_work), BUDGET))
 

@@ -1,12 +1,12 @@
 """``FairWriters``: how the stages and sources that write to one channel share its room.
 
-Writers of a channel that only one stage writes to need no order: whoever comes first fills it. Where branches meet, a
+If only one stage writes to a channel, its writers need no order: the first to come fills it. Where branches meet, a
 writer that always has items would take all room as soon as there is any, and another would put one item where the first
 puts a thousand. So here
 
 1. writers that were woken because there is room come before those that never wait;
 2. a writer that has waited goes on up to its share, then it waits again, behind the others;
-3. only so many items may pass those who wait, then it is their turn.
+3. only so many items may overtake waiting writers; then these come next.
 
 A share is half of the room, so items still move in runs: a writer is woken once for each run, not for each item.
 """
@@ -34,23 +34,23 @@ class FairWriters:
     def __init__(self, channel: Channel[Any]) -> None:
         self._channel = channel
         self._share = 1  # items each writer may put that was woken last
-        self._passed = 0  # items put past those who wait since
+        self._passed = 0  # items that have overtaken waiting writers since
         self._until: float = math.inf  # the length from which on the room is for others
 
     def mark(self) -> float:
         """The length from which a writer has to ask."""
         channel = self._channel
         if channel.writers and self._until == math.inf:
-            return 0  # what passes those who wait is counted
+            return 0  # items that overtake waiting writers are counted
         return min(channel.limit - 1, channel.peak, self._until)
 
     def may_put(self, items: int = 1) -> bool:
-        """Whether a writer that has not waited may put so many items, 0 or 1."""
+        """Whether a writer that has not waited may put ``items`` items, 0 or 1."""
         channel, writers = self._channel, self._channel.writers
         count = channel.places_taken()
         if not channel.holds_writers:
             return True
-        if self._until == 0 and not writers.waking:  # who was woken has gone, without a share
+        if self._until == 0 and not writers.waking:  # the writer that was woken has left without a share
             self._let_in(math.inf)
         if count >= min(channel.limit, self._until):
             return False

@@ -56,7 +56,7 @@ class Latency:
 
 
 class LoopProbe:
-    """Tells calls that hold up the event loop from those that wait and let others run.
+    """Distinguishes calls that hold up the event loop from calls that wait and let others run.
 
     It watches a call after a slow one only: who found that a call took long calls :meth:`watch` before the next, and
     :meth:`ended` after it, with what :meth:`watch` gave; several may be watched at once.

@@ -29,7 +29,7 @@ class Origin(NamedTuple):
     blocks: bool = False
     """Whether it may block, so that a run reads it in a thread."""
     total: int | None = None
-    """How many items it will give, where that is known."""
+    """How many items it will produce, if that is known."""
     into: int | None = None
     """The place of the stage it writes to, once that is known."""
 
@@ -58,7 +58,7 @@ class Handler(NamedTuple):
     concurrency: int
     """At the start."""
     most_concurrency: int = 1
-    """The most it may become by itself."""
+    """The highest that it may reach by itself."""
     maxsize: int | None = None
     """Items its queue holds, if the user says so; 0 is unbounded."""
     context: Resource[Any] | None = None
@@ -68,15 +68,15 @@ class Handler(NamedTuple):
     options: tuple[Option, ...] = ()
     """What else the user asked for, in the order in which it is installed."""
     dead_letters: Handler | None = None
-    """The consumer that is told of failures."""
+    """The consumer that receives failures."""
     branches: tuple[str, ...] | None = None
-    """What each branch is for, if it is a branching: then the function names some of them, and each gets the item."""
+    """The labels of its branches, if it is a branching; the function returns the branches that get the item."""
     least_bound: int = 0
     """Items its queue must hold at least, unless the user or the pipeline says otherwise."""
     takes_lists: bool = False
     """Whether a call gets several items, as a list."""
     items_per_call: int = 1
-    """How many a call gets, as far as that is known."""
+    """How many items a call gets, as far as that is known."""
     needs_single: str = ""
     """What needs one item for each call; empty if nothing does."""
     kept_by: str = ""
@@ -84,9 +84,9 @@ class Handler(NamedTuple):
     no_calls: str = ""
     """Why no ``call`` can be answered through it; empty if one can."""
     call_limit: float | None = None
-    """Seconds a call may take, for whoever makes calls outside the loop."""
+    """Seconds that a call outside the loop may take."""
     pool: Pool | None = None
-    """Who makes its calls outside the loop, in one run, if all workers share them."""
+    """What makes its calls outside the loop, in one run, if all workers share it."""
     depth: int = 1
     """Workers for each member of the pool."""
 
@@ -117,10 +117,10 @@ class Node(NamedTuple):
     following: tuple[int, ...] = ()
     """The stages its values go on to; none: they are results."""
     failures_to: int | None = None
-    """The stage of the consumer that is told of its failures."""
+    """The stage of the consumer that receives its failures."""
 
     def moved(self, by: int) -> Node:
-        """The same where every place is so many further."""
+        """The same, with every place moved by ``by``."""
         return self._replace(following=tuple([place + by for place in self.following]))
 
 
@@ -130,9 +130,9 @@ class Plan(NamedTuple):
     name: str
     origins: tuple[Origin, ...]
     nodes: tuple[Node, ...]
-    """Each before those it writes to; those that are told of failures come last."""
+    """Each stage comes before those it writes to; those that receive failures come last."""
     main: int
-    """How many of the nodes are not there to be told of failures."""
+    """How many of the nodes come before those that receive failures."""
     entries: tuple[int, ...]
     """The stages that items come into from outside."""
     ends: tuple[int, ...]
@@ -142,7 +142,7 @@ class Plan(NamedTuple):
     maxsize: int | None
     """Items each queue holds whose stage does not say otherwise; 0 is unbounded, None the default."""
     drain_timeout: float
-    """Seconds a drain may take, unless it is told otherwise."""
+    """Seconds that a drain may take by default."""
 
     def bound(self, handler: Handler) -> int:
         """Items that the queue before ``handler`` holds; 0 is unbounded."""

@@ -3,14 +3,14 @@
 How it works, in a page
 -----------------------
 An item stays in a deque until the coroutine that takes it really runs. A wake-up is only a hint that there may be
-something to take (or room to put); whoever is woken looks again. So a cancelled waiter can lose nothing: the item is
-still in the deque, and the wake-up it was given is passed on to the next waiter. Handing items to the waiters' futures
-instead loses them on cancellation.
+something to take (or room to put); a coroutine that is woken looks again. So a cancelled waiter can lose nothing: the
+item is still in the deque, and the waiter passes its wake-up on to the next one. A queue that puts items into the
+waiters' futures instead loses them on cancellation.
 
 Two wait queues may form:
 
-- *getters* wait for an item; a put wakes one, unless one has been woken already, and that one sees to it that others
-  follow if it leaves something for them;
+- *getters* wait for an item; a put wakes one, unless one has been woken already, which then wakes others if it leaves
+  something for them;
 - *putters* wait for room; every free slot wakes one, as in asyncio.
 
 END is not an item. :meth:`BoundedQueue.close` is a plain function that sets a flag and wakes everybody; every consumer
@@ -40,7 +40,7 @@ __all__ = ["DEFAULT_MAXSIZE", "END", "BoundedQueue", "QueueStatistics"]
 T = TypeVar("T")
 
 DEFAULT_MAXSIZE: Final = 128
-"""Items a queue holds unless told otherwise: enough to spare switches, too few to hide a slow consumer."""
+"""Items that a queue holds by default: enough to save task switches, too few to hide a slow consumer."""
 
 
 @final
@@ -54,7 +54,7 @@ class End:
 _NO_MORE: Final = object()
 
 END: Final = End()
-"""What a consumer is told, once, when its queue is closed and empty; never an item."""
+"""What a consumer sees, once, when its queue is closed and empty; never an item."""
 
 
 class QueueStatistics(NamedTuple):
@@ -81,7 +81,7 @@ class QueueStatistics(NamedTuple):
     get_waited: float
     """Seconds that callers have waited for an item, summed over all of them."""
     ends: int
-    """How often END was told: once per consumer."""
+    """How many consumers have seen END."""
     closed: bool
     """Whether the queue is closed."""
 
@@ -89,9 +89,9 @@ class QueueStatistics(NamedTuple):
 class BoundedQueue(asyncio.Queue[T], Generic[T]):
     """A drop-in ``asyncio.Queue`` that is bounded by default, can be closed, and counts.
 
-    All verbs of ``asyncio.Queue`` keep their meaning, on every Python version alike. The queue is FIFO, and no base for
-    queues of another order: a subclass that overrides where items are kept is refused with ``TypeError``. It belongs to
-    the loop that first waits on it; a call from another loop or thread raises ``StateError``.
+    All methods of ``asyncio.Queue`` keep their meaning, on every Python version alike. The queue is FIFO, and not a
+    base for queues of another order: a subclass that overrides how items are stored is refused with ``TypeError``. The
+    queue belongs to the loop that first waits on it; a call from another loop or thread raises ``StateError``.
 
     ``maxsize`` is in items. It defaults to :data:`DEFAULT_MAXSIZE`; 0 or less means unbounded.
     """
@@ -144,7 +144,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
             await self._until_room(self._deadline(timeout))
             try:
                 self.put_nowait(item)
-            except BaseException:  # of a function of the user, such as key=: the room is for somebody else
+            except BaseException:  # of a function of the user, such as key=: leave the room to others
                 self._made_room()
                 raise
             return
@@ -164,9 +164,9 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
     async def put_many(self, items: Iterable[T], timeout: float | None = None) -> None:
         """Put all ``items`` in order, in runs as large as the room, within ``timeout`` seconds in all.
 
-        Raises as :meth:`put` does. *Cancel safety*: what was accepted stays accepted; ``items`` is read only as
-        far as there is room, so if you pass an iterator, what was not accepted is still in it. (So it takes room to
-        find out that one which does not know its length has ended.)
+        Raises as :meth:`put` does. *Cancel safety*: accepted items stay accepted. ``items`` is read only as far as
+        there is room, so an iterator still has the items that were not accepted. (It takes room to find out that an
+        iterator without a length has ended.)
         """
         self._here()
         source = iter(items)
@@ -179,14 +179,14 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
             self._made_room()  # it may have been woken for more than it put
 
     def _put_run(self, source: Iterator[T]) -> bool:
-        """Put as many as there is room for; whether there may be more. A plain function."""
+        """Put as many items as there is room for; return whether there may be more. A plain function."""
         if self._refusal is not None:
             raise self._refusal()
         room = max(0, min(self._limit - len(self._queue), BUDGET))
         before = len(self._queue)
         try:
             self._queue.extend(islice(source, math.ceil(room)))
-        finally:  # the source may raise; what it gave before is in
+        finally:  # the source may raise; the items before are in
             moved = len(self._queue) - before
             self._received += moved
             if len(self._queue) > self._peak:
@@ -194,10 +194,10 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
             self._getters.wake(moved)
         if moved < room:
             return False
-        if not length_hint(source, 1):  # it says that it has no more
+        if not length_hint(source, 1):  # it knows that it has no more
             if (more := next(source, _NO_MORE)) is _NO_MORE:
                 return False
-            self._enqueue(cast(T, more))  # one above the bound, since it is in our hand
+            self._enqueue(cast(T, more))  # one above the bound, since it has been read
         return True
 
     # -- get ----------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         return self
 
     async def __anext__(self) -> T:
-        """The next item; the loop ends when the queue is closed and empty. Cancel safety as :meth:`get`."""
+        """Return the next item; the iteration ends when the queue is closed and empty. Cancel safety as :meth:`get`."""
         try:
             return await self.get()
         except QueueShutDown:
@@ -283,7 +283,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
             self._finish_if_settled()
 
     def task_done(self) -> None:
-        """Say that the work on one item is complete; raises ``ValueError`` if called more often than items were put."""
+        """Report that the work on one item is done; raises ``ValueError`` if called more times than items were put."""
         if _get_running_loop() is not self._loop:
             self._here()
         if self._settled >= self._received:
@@ -303,7 +303,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         return len(self._queue) >= self._limit
 
     def statistics(self) -> QueueStatistics:
-        """What the queue has seen so far, as a frozen object."""
+        """Return the counts so far, as a frozen object."""
         now = self._loop.time() if self._loop else 0.0
         return QueueStatistics(
             maxsize=self._maxsize,
@@ -323,7 +323,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
     # -- inside -------------------------------------------------------------------------------
 
     def _enqueue(self, item: T) -> None:
-        """Add ``item``, which somebody outside has put, for those who saw room."""
+        """Add ``item``, which came through ``put``; the caller has seen room."""
         self._queue.append(item)
         self._received += 1
         if len(self._queue) > self._peak:
@@ -341,16 +341,16 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         return item
 
     def _grown(self) -> None:
-        """The queue is longer than ever."""
+        """The queue is longer than ever before."""
         self._peak = len(self._queue)
 
     def _made_room(self, freed: int = 1) -> None:
-        """Wake who waits for room, one for each slot freed."""
+        """Wake a putter for each slot freed."""
         if self._putters and len(self._queue) < self._limit:
             self._putters.wake(freed)
 
     def _made_item(self) -> None:
-        """Wake who waits for an item, if there is one."""
+        """Wake a getter, if there is an item."""
         if self._queue:
             self._getters.wake()
 
@@ -375,7 +375,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
             self._getters.wake()
 
     def _refuse(self, refusal: Callable[[], Exception]) -> None:
-        """Accept no more puts, and tell those who wait to put."""
+        """Accept no more puts, and wake the putters that wait."""
         self._refusal = self._refusal or refusal
         self._putters.wake(len(self._putters))
 
@@ -411,12 +411,12 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
                 self._finished = asyncio.Event()
         elif loop is not None or get_ident() != self._thread:
             raise StateError(
-                "this BoundedQueue belongs to another event loop or thread; from a thread, hand the call over: "
+                "this BoundedQueue belongs to another event loop or thread; from a thread, use "
                 "asyncio.run_coroutine_threadsafe(queue.put(item), loop)"
             )
 
     def _forget_loop(self) -> None:
-        """Its loop was closed: whoever was woken there does not count any more."""
+        """Forget the loop, which was closed, and the waiters that were woken in it."""
         self._getters.waking = self._putters.waking = 0
 
 

@@ -123,20 +123,20 @@ class Adjust(Protocol):
 
 
 class Pool(Protocol):
-    """Who makes a stage's calls outside the loop."""
+    """Makes a stage's calls outside the loop."""
 
     def resize(self, size: int) -> None:
-        """Let it have so many members from now on."""
+        """Change the number of its members to ``size``."""
 
 
 class Ticket(Protocol):
     """Somebody waits for all that is made of an item; the ticket counts the values that are under way."""
 
     answers: bool
-    """Whether a failure is for whoever waits alone, so that the stage's policies do not hold."""
+    """Whether a failure goes only to the caller that waits, and not to the stage's policies."""
 
     def hold(self, more: int = 1) -> None:
-        """So many more values made of the item are under way; to be said before the first of them leaves."""
+        """``more`` further values made of the item are on their way; call it before the first of them leaves."""
 
     def settle(self, value: Any = None) -> None:
         """One of the values is finished, with ``value`` where it is a result."""
@@ -231,7 +231,7 @@ class Sharing(Protocol):
         ...
 
     def may_put(self, items: int = 1) -> bool:
-        """Whether a writer that has not waited may put so many items, 0 or 1."""
+        """Whether a writer that has not waited may put ``items`` items, 0 or 1."""
         ...
 
     async def wait(self) -> None:

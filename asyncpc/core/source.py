@@ -42,7 +42,7 @@ class ProducerWorker(Worker):
         *Cancel safety*: an item that waited for room is left in the queue, and the source is closed here, in the task
         that iterated it (fault B10).
         """
-        self.task = asyncio.current_task()  # an eager task runs before the one who made it knows it
+        self.task = asyncio.current_task()  # an eager task runs before its creator knows it
         try:
             while not self.completed:
                 try:

@@ -50,7 +50,7 @@ NO_ITEM: Final = _Mark("NO_ITEM")
 
 
 class Worker:
-    """What the supervisor knows of a task: who it is, how it ended, and whether the supervisor cancelled it."""
+    """What the supervisor knows about a task: its name, how it ended, and whether the supervisor cancelled it."""
 
     __slots__ = (
         "abandoned",
@@ -150,12 +150,12 @@ class Counts:
         self.last_failure: str = ""  # what the last item that was given up failed with
         self.retried: int = 0  # calls after the first of an item
         self.dropped: int = 0
-        self.reporting: int = 0  # items that are about to have failed: somebody is being told
-        self.settled_besides: int = 0  # items settled beyond one for each that a worker took, and by those who left
+        self.reporting: int = 0  # items whose failure is being reported
+        self.settled_besides: int = 0  # items settled beyond one for each that a worker took, and by workers that left
 
 
 class Staff:
-    """Who works in a stage, and how many may."""
+    """The workers of a stage, and how many it may have."""
 
     __slots__ = ("adjust", "changes", "concurrency", "gate", "opening", "started", "surplus", "workers")
 
@@ -233,7 +233,7 @@ class Stage:
         self.run: RunLinks = run
         self.before: list[Stage] = []  # those that write to it
         self.outlets: list[Outlet] = []  # of a branching several, of any other stage one
-        self.dead_letters: Outlet | None = None  # to the stage that is told of failures
+        self.dead_letters: Outlet | None = None  # to the stage that receives failures
         self.counts: Counts = Counts()
         self.staff: Staff = Staff(handler.concurrency)
         self.timing: Timing = Timing()
@@ -316,7 +316,7 @@ class Stage:
         return self.inbox.closed and not self.inbox.workers
 
     def of_item(self, option: str, function: Callable[[Any], Any] | None) -> Any:
-        """``function`` for the user's item; an error of it, which whoever gives the item meets, says whose it is."""
+        """``function`` for the user's item; a note on its error, which the writer of the item sees, names the stage."""
         if function is None:
             return None
 

@@ -6,7 +6,7 @@ A ticket counts the values that are under way of what was made of one item (:cla
 - a generator holds it once for each value, and settles it when it has ended; a broadcast to *k* branches holds it
   *k* - 1 times more; of a batch each result travels with the ticket of its own item, and what a generating batch gives,
   with the tickets of all its items;
-- what a policy gives up has failed, unless it goes to a stage that is told of failures: then the ticket goes with it;
+- what a policy gives up has failed, unless it goes to a stage that receives failures: then the ticket goes with it;
 - at the end of a run, or of its worker, what is left is released.
 
 Only runs that can have tickets look at them (``stage.run.tracks``).
@@ -24,7 +24,7 @@ __all__ = ["CallTicket", "JointTicket", "Tracked", "fail_all", "plain", "release
 
 
 class Tracked:
-    """An item with the ticket of whoever waits for what is made of it."""
+    """An item with the ticket of the caller that waits for what is made of it."""
 
     __slots__ = ("item", "ticket")
 
@@ -39,24 +39,24 @@ def plain(item: Any) -> Any:
 
 
 def fail_all(items: Iterable[Any], error: BaseException) -> None:
-    """Tell whoever waits for one of these that its worker has failed."""
+    """Settle the tickets of these items as failed, with the error of their worker."""
     for item in items:
         if type(item) is Tracked:
             if isinstance(error, Exception):
                 item.ticket.fail(error)
-            else:  # KeyboardInterrupt and its like are for whoever waits for the run
+            else:  # KeyboardInterrupt and the like go to the caller of the run
                 item.ticket.release()
 
 
 def settle_all(values: Iterable[Any]) -> None:
-    """Tell whoever waits for these that they are finished, with no value."""
+    """Settle the tickets of these items, without a value."""
     for value in values:
         if type(value) is Tracked:
             value.ticket.settle()
 
 
 def release_all(items: Iterable[Any]) -> None:
-    """Tell whoever waits for one of these that nothing comes of it, whatever an abandoned worker says later."""
+    """Release the tickets of these items for good, whatever an abandoned worker does later."""
     for item in items:
         if type(item) is Tracked:
             item.ticket.release()
@@ -87,7 +87,7 @@ _NOBODYS: Final = _NobodysTicket()
 
 
 class CallTicket:
-    """The ticket of a caller who waits for the one result of an item."""
+    """The ticket of a caller that waits for the one result of an item."""
 
     __slots__ = ("_future", "_lost")
 

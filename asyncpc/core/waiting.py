@@ -1,7 +1,7 @@
 """``WaitQueue``: coroutines that wait for the same thing, first come, first woken.
 
-A wake-up is only a hint: whoever is woken looks again, and may have to wait once more. So nothing is handed over with a
-wake-up, and a waiter that is cancelled can lose nothing but the hint, which it passes on.
+A wake-up is only a hint: a waiter that is woken looks again, and may have to wait once more. No item travels with a
+wake-up, so a waiter that is cancelled can lose nothing but the hint, and that it passes on.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ TIME_SLICE: Final = 0.0005
 
 @coroutine
 def checkpoint() -> Generator[None, None, None]:
-    """Let every other task that is ready run once; as ``asyncio.sleep(0)``, without its question for the delay."""
+    """Let every other task that is ready run once, like ``asyncio.sleep(0)`` without its check of the delay."""
     yield
 
 
 class WaitQueue(deque[Any]):
-    """The futures of those who wait, and how long they did; a deque, since asyncio's queue keeps its waiters in one.
+    """The futures of waiters, and how long they waited; a deque, since asyncio's queue keeps its waiters in one.
 
-    Spare workers may wait in it too, behind all others: they need not exist before one is called for.
-    ``pass_on`` is called when a waiter was woken, but cancelled before it ran: what it was woken for is still there.
+    Spare workers may wait in it too, behind all others: they need not exist before they are woken. ``pass_on`` is
+    called when a waiter was woken, but cancelled before it ran: what it was woken for is still there.
     """
 
     __slots__ = ("_dropped", "_pass_on", "_seconds", "_spares", "on_wait", "waiting", "waking")
@@ -44,14 +44,14 @@ class WaitQueue(deque[Any]):
         self.waking: int = 0
         """How many were woken and have not run yet."""
         self.waiting: int = 0
-        """How many wait, those who were woken and the spare workers included."""
+        """How many wait, including spare workers and waiters that were woken."""
         self.on_wait: Callable[[], None] | None = None
         """Called when one more waits."""
         self._dropped = 0  # spare workers that never started
         self._seconds = 0.0  # of all waits: their ends (so far) less their beginnings
 
     def wake(self, most: int = 1) -> int:
-        """Wake the first ``most`` who still wait, and return how many those were; a plain function."""
+        """Wake the first ``most`` waiters that still wait; return how many were woken. A plain function."""
         woken = 0
         while woken < most and self:
             if self._spares is not None and self[0] is self._spares:
@@ -97,7 +97,8 @@ class WaitQueue(deque[Any]):
     def call(self, function: Callable[[], None]) -> None:
         """Let ``function`` wait, as the last in the queue: it is called where a coroutine would be woken.
 
-        A coroutine runs in the loop's next iteration; this is for who must know at once. It counts as no one who waits.
+        A coroutine would run only in the loop's next iteration; this is for a caller that must know at once. It does
+        not count as waiting.
         """
         self.append(_Callback(self, function))
 
@@ -138,7 +139,7 @@ class WaitQueue(deque[Any]):
         return spares.left
 
     def seconds(self, now: float) -> float:
-        """Seconds waited so far, summed over all who did; exact also while they wait."""
+        """Seconds waited so far, summed over all waiters; exact also while they wait."""
         return max(0.0, self._seconds + (self.waiting + self._dropped) * now)  # it rounds, and may round below
 
     def _start_spare(self, spares: _Spares) -> None:
@@ -154,7 +155,7 @@ class WaitQueue(deque[Any]):
         self._spares = None
 
     def _leave(self, waiter: asyncio.Future[None]) -> None:
-        with suppress(ValueError):  # whoever woke it has taken it out already
+        with suppress(ValueError):  # the one who woke it has removed it already
             self.remove(waiter)
         if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
             self.waking -= 1
@@ -195,7 +196,7 @@ class _Spares:
 
 
 class Waits:
-    """Seconds that several have waited for something, exact also while they wait."""
+    """Seconds that several waiters have waited for something, exact also while they wait."""
 
     __slots__ = ("_seconds", "_waiting")
 
@@ -214,7 +215,7 @@ class Waits:
         self._seconds += now
 
     def seconds(self, now: float) -> float:
-        """Seconds waited so far, summed over all who did."""
+        """Seconds waited so far, summed over all waiters."""
         return max(0.0, self._seconds + self._waiting * now)
 
 

@@ -4,8 +4,8 @@ An accepted item is at every ``await`` in exactly one place that can be counted 
 flight in a worker (``worker.item``). That is cleared only before an ``await``, since nobody can look in between.
 
 While there is room and backlog, an item costs an append, a pop and two counts, and no coroutine, future or clock read
-(see :mod:`~asyncpc.core.channel`). What went into a channel is counted by those who wrote it, what came of it by those
-who took it, so that the two can be compared (invariant 4).
+(see :mod:`~asyncpc.core.channel`). The writers of a channel count what went in, the workers that take from it count
+what became of it, so that the two can be compared (invariant 4).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def consume(worker: ConsumerWorker) -> Coroutine[Any, Any, None]:
 
 
 def _begin(worker: ConsumerWorker) -> None:
-    worker.task = asyncio.current_task()  # an eager task runs before the one who made it knows it
+    worker.task = asyncio.current_task()  # an eager task runs before its creator knows it
     worker.stage.inbox.worker_began()
 
 
@@ -64,7 +64,7 @@ async def _with_resource(worker: ConsumerWorker) -> None:
             opening.discard(worker)
             await _work(worker, lambda item: handler.function(item, resource))
             if worker.failures:
-                raise worker.failures[0]  # tells the resource; if its exit swallows it, it is kept
+                raise worker.failures[0]  # so that the resource sees it; the error is kept even if its exit swallows it
     except asyncio.CancelledError as error:
         worker.completed = False  # the resource was not closed properly
         worker.leaves_a_call = isinstance(error, LeftBehind)

@@ -1,20 +1,20 @@
 """``Bridge``: how threads put items into a channel.
 
-A thread hands its item over under a lock and goes on. One callback in the loop, :meth:`Bridge._look`, moves all that
-came since into the channel (fault D8). What was handed over counts against the bound from then on, for everybody:
+A thread leaves its item in the bridge under a lock and goes on. One callback in the loop, :meth:`Bridge._look`, moves
+all items that came since into the channel (fault D8). An item in the bridge counts against the bound, for everybody:
 
-- *Threads* hand over while the channel, with what is on its way to it, leaves room. Otherwise they park, with their
-  item. When there is room the loop takes the item of the first of them and wakes it; this one puts what else it has,
-  and sees to the next if there is room left.
+- *Threads* leave items while the channel, with the items on their way to it, has room. Otherwise they park, with their
+  item. When there is room, the loop takes the item of the first parked thread and wakes it; that thread puts what else
+  it has, and wakes the next one if there is room left.
 - *The loop* claims a place under the lock before it puts (:meth:`Bridge.claim`), so no thread comes between its look
-  and its put. A channel without a bridge pays nothing for this; with one, everybody who puts asks first.
+  and its put. A channel without a bridge pays nothing for this; with one, every put asks first.
 - A coroutine that puts all the time is always faster than a thread that has to wake up first. Threads get their share
-  all the same, since their items are taken for them.
+  all the same, since the loop takes their items for them.
 
-Two rules keep anything from being lost. Both sides look only under the lock, so refusing and handing over exclude each
-other, and an item whose put returned is in the channel before the run looks whether it has nothing left to do
-(invariant 2). And while a thread is parked, the loop will look, or the bridge waits for room, or another thread was
-woken and has not come yet; whoever ends one of these sees to those who are parked.
+Two rules keep items from being lost. Both sides look only under the lock, so a put is either refused or accepted, and
+an item whose put returned is in the channel before the run checks whether anything is left to do (invariant 2). And
+while a thread is parked, the loop will look, or the bridge waits for room, or another thread was woken and has not come
+yet; the side that ends one of these takes care of the parked threads.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ..core.channel import Channel
 from ..core.waiting import BUDGET
 from ..errors import QueueShutDown, StateError
 
-__all__ = ["Bridge", "Feedable", "Giver", "bridge_to"]
+__all__ = ["Bridge", "Feedable", "ThreadedSource", "bridge_to"]
 
 LOOK: Final = 0.05
 """Seconds after which a parked thread looks by itself: a loop that died wakes nobody (fault D6)."""
@@ -45,16 +45,16 @@ NO_ITEM: Final = object()
 _making: Final = Lock()
 
 
-class Giver(Protocol):
+class ThreadedSource(Protocol):
     """A source that is read in a thread."""
 
     stopped: bool
-    """It is to give no more, apart from an item that it has taken already."""
+    """Whether it must produce no more, apart from an item that it has read already."""
     left: bool
-    """Nobody takes what it gives."""
+    """Whether nobody takes its items any more."""
 
     def count_item(self) -> None:
-        """An item that it gave is in the channel."""
+        """Count an item of it that is in the channel now."""
 
 
 class Feedable(Protocol):
@@ -64,7 +64,7 @@ class Feedable(Protocol):
         """Feed an item, in the loop."""
 
     def count_fed(self, items: int, /) -> None:
-        """So many items that were fed in threads are in the channel."""
+        """Count items that were fed in threads and are in the channel now."""
 
 
 def bridge_to(channel: Channel[Any]) -> Bridge:
@@ -91,7 +91,7 @@ class Bridge:
         "_called",
         "_channel",
         "_fed",
-        "_given",
+        "_from_sources",
         "_is_dead",
         "_items",
         "_limit",
@@ -121,7 +121,7 @@ class Bridge:
         self._plain = channel.container is None and channel.when_full is None  # or putting runs the user's code
         self._lock = RLock()  # a finalizer or signal handler of the user's may put, too, in the midst of it
         self._moving: deque[Any] = deque()  # put, not yet in the channel
-        self._given: deque[tuple[Any, Giver]] = deque()  # likewise, of sources
+        self._from_sources: deque[tuple[Any, ThreadedSource]] = deque()  # likewise, of sources
         self._on_way = 0  # how many those are
         self._fed: deque[Any] = deque()  # fed, which has no bound
         self._run: Feedable | None = None  # that it is fed to
@@ -130,19 +130,19 @@ class Bridge:
         self._called = False  # whether the loop will look
         self._waits = False  # whether it waits for room
         self.asks: bool = self._plain and self._limit < inf
-        """Whether those who put in the loop must claim a place."""
+        """Whether puts in the loop must claim a place."""
         self.claimed: int = 0
-        """Places that somebody in the loop is about to use."""
+        """Places that a put in the loop is about to use."""
         self.refuses: bool = False
-        """Whether the channel takes no more puts from outside."""
+        """Whether the channel refuses ``put``."""
 
     # -- for threads --------------------------------------------------------------------------
 
     def put(self, item: Any, timeout: float | None = None) -> None:
-        """Hand ``item`` over, waiting for room at most ``timeout`` seconds.
+        """Put ``item`` from a thread; wait for room for at most ``timeout`` seconds.
 
-        Raises ``TimeoutError`` when the time is up, ``QueueShutDown`` when the run drains or has ended or its loop is
-        closed, ``StateError`` in the loop's own thread (fault D7). What raised left nothing behind.
+        Raises ``TimeoutError`` after that, ``QueueShutDown`` when the run drains or has ended or its loop is closed,
+        and ``StateError`` in the loop's own thread (fault D7). A put that raised left nothing behind.
         """
         if self._plain and get_ident() != self._thread:
             with self._lock:
@@ -160,13 +160,13 @@ class Bridge:
             raise StateError(
                 "waiting would block the run's own loop: write 'await running.put(item)' there, or running.call(item)"
             )
-        self._hand_over(item, None, None if timeout is None else monotonic() + timeout)
+        self._deliver(item, None, None if timeout is None else monotonic() + timeout)
 
-    def give(self, item: Any, source: Giver) -> None:
-        """Hand over an item of a source; one that is stopped does not wait for room, as its item is taken already."""
-        self._hand_over(item, source, None)
+    def put_from_source(self, item: Any, source: ThreadedSource) -> None:
+        """Put an item of a source; a stopped source does not wait for room, since its item has been read already."""
+        self._deliver(item, source, None)
 
-    def room_for(self, source: Giver) -> bool:
+    def room_for(self, source: ThreadedSource) -> bool:
         """Wait until the source may be asked for its next item; False when it is to stop."""
         while True:
             with self._lock:
@@ -178,12 +178,12 @@ class Bridge:
             self._sleep(parked, None)
 
     def feed(self, item: Any, run: Feedable) -> None:
-        """Hand over what a handler feeds, without waiting for room; raises ``QueueShutDown`` when its run has ended.
+        """Put an item that a handler feeds, without waiting for room; raises ``QueueShutDown`` when its run has ended.
 
-        Its worker is at work until the loop hears that the handler has returned, which is after it took the item, so
-        the run cannot seem to have nothing left to do in between (invariant 3).
+        The handler's worker is busy until the loop learns that the handler has returned. The loop takes the item before
+        that, so the run never seems to have nothing left to do (invariant 3).
         """
-        if self._channel.container is not None:  # an order that runs user code, whose errors belong to the caller
+        if self._channel.container is not None:  # a container runs user code, whose errors belong to the caller
             self._in_loop(run.feed, item)
             return
         with self._lock:
@@ -197,9 +197,9 @@ class Bridge:
                 raise QueueShutDown("feed() after the end of its run: the item was not taken")
 
     def result_of(self, future: Future[Any], lost: str) -> Any:
-        """Wait for what the loop will set; ``QueueShutDown`` that says what is ``lost`` if the loop is closed before.
+        """Wait for a result that the loop will set; raise ``QueueShutDown``, with what is ``lost``, if it is closed.
 
-        That is no fault of who waits: a loop that is closed under its run answers nobody any more (fault D6).
+        A loop that was closed under its run answers nobody any more (fault D6).
         """
         while True:
             dead = self._is_dead()  # before it looks for the result, which may have been the loop's last act
@@ -210,16 +210,16 @@ class Bridge:
             with suppress(TimeoutError):
                 future.exception(LOOK)
 
-    def _hand_over(self, item: Any, source: Giver | None, deadline: float | None) -> None:
+    def _deliver(self, item: Any, source: ThreadedSource | None, deadline: float | None) -> None:
         attempt = self._attempt if self._plain else self._attempt_in_loop
         while (parked := attempt(item, source)) is not None and not self._sleep(parked, deadline):
             pass
 
-    def _attempt(self, item: Any, source: Giver | None) -> _Parked | None:
-        """Hand over if there is room, or else park.
+    def _attempt(self, item: Any, source: ThreadedSource | None) -> _Parked | None:
+        """Leave the item if there is room, or else park.
 
-        It calls the loop after it has let the lock go: the call wakes the loop at once, which would find the lock taken
-        and sleep again, for each item where the bound is small.
+        It calls the loop after releasing the lock: the call wakes the loop at once, which would find the lock held and
+        sleep again, for each item where the bound is small.
         """
         parked, calls = None, False
         try:
@@ -241,14 +241,14 @@ class Bridge:
             raise
         return parked
 
-    def _attempt_in_loop(self, item: Any, source: Giver | None) -> _Parked | None:
-        """As :meth:`_attempt`, where an order or a policy runs the user's code, which belongs into the loop."""
+    def _attempt_in_loop(self, item: Any, source: ThreadedSource | None) -> _Parked | None:
+        """As :meth:`_attempt`, where a container or a policy runs the user's code, which belongs into the loop."""
         self._check(source)
         parked: _Parked | None = self._in_loop(self._place, item, source)
         return parked
 
     def _in_loop(self, function: Callable[..., Any], *args: Any) -> Any:
-        """What ``function`` gives, called in the loop."""
+        """Call ``function`` in the loop and return its result."""
         result: Future[Any] = Future()
 
         def call() -> None:
@@ -267,7 +267,7 @@ class Bridge:
             raise QueueShutDown(f"{LOOP_IS_CLOSED}: the item was not taken") from None
 
     def _sleep(self, parked: _Parked, deadline: float | None) -> bool:
-        """Sleep until woken, or until it is time to look; whether the item was taken meanwhile."""
+        """Sleep until woken, or until it is time to look; return whether the item was taken meanwhile."""
         left = LOOK if deadline is None else min(LOOK, deadline - monotonic())
         try:
             if left > 0:
@@ -281,26 +281,26 @@ class Bridge:
 
     # -- for threads, under the lock ----------------------------------------------------------
 
-    def _check(self, source: Giver | None) -> None:
+    def _check(self, source: ThreadedSource | None) -> None:
         if self._is_dead():
             raise QueueShutDown(f"{LOOP_IS_CLOSED}: the item was not taken")
         if source is None and self._channel.refusal is not None:
             raise self._channel.refusal()
         if source is not None and source.left:
-            raise QueueShutDown("an item that it gave was not taken")
+            raise QueueShutDown("an item that it produced was not taken")
 
     def _has_room(self) -> bool:
         return len(self._items) + self._on_way + self.claimed < self._limit
 
-    def _take(self, item: Any, source: Giver | None) -> None:
-        """Take an item that a thread gives."""
+    def _take(self, item: Any, source: ThreadedSource | None) -> None:
+        """Take an item from a thread."""
         if source is None:
             self._moving.append(item)
         else:
-            self._given.append((item, source))
+            self._from_sources.append((item, source))
         self._on_way += 1
 
-    def _park(self, item: Any, source: Giver | None) -> _Parked:
+    def _park(self, item: Any, source: ThreadedSource | None) -> _Parked:
         """Let the caller wait for room, with ``item`` if it can be taken without the caller."""
         parked = _Parked(item, source)
         self._parked.append(parked)
@@ -308,7 +308,7 @@ class Bridge:
         return parked
 
     def _leave(self, parked: _Parked) -> None:
-        """A thread that was parked goes on."""
+        """Let a parked thread go on."""
         if parked.woken:
             self._woken = max(0, self._woken - 1)
         else:
@@ -319,13 +319,13 @@ class Bridge:
             self._see_to_parked()
 
     def _see_to_parked(self) -> None:
-        """Let nobody be parked for ever, nor an item be on its way that was taken of a thread that was woken."""
+        """Make sure that the loop looks while a thread is parked, or an item of a woken thread is on its way."""
         if (self._on_way or not self._woken) and not (self._waits or self._called or self._is_dead()):
             self._call(self._look)
             self._called = True
 
     def _wake_next(self) -> bool:
-        """Wake the first that is parked, if there is room and no other is about to come; whether that takes a place."""
+        """Wake the first parked thread, if there is room and no other is coming; return whether that takes a place."""
         if self._woken or not self._has_room():
             return False
         first = self._parked.popleft()
@@ -343,7 +343,7 @@ class Bridge:
     # -- for the loop -------------------------------------------------------------------------
 
     def claim(self) -> bool:
-        """Claim a place for an item that is put next, if there is one; nothing else may happen in between."""
+        """Claim a place, if there is one, for the item that is put next; nothing else may happen in between."""
         if not self.asks:
             return len(self._items) + self.taken() < self._limit
         if not self.claimed:  # or a caller that has asked twice
@@ -353,14 +353,14 @@ class Bridge:
         return bool(self.claimed)
 
     def taken(self) -> int:
-        """Places that are not free though no item lies there yet."""
+        """Places that are taken although they hold no item yet."""
         if self._on_way and len(self._items) < self._limit:
-            self._look_soon()  # whoever asks may have been woken for this room in place of the bridge
+            self._look_soon()  # the caller may have been woken for this room in place of the bridge
         return self._on_way
 
     def close(self) -> None:
-        """Move all, whatever the bound says, and wake who waits: its channel takes no more from outside."""
-        with self._lock:  # for the one moment in which a thread that saw no refusal may still hand over
+        """Move all items, whatever the bound says, and wake parked threads: the channel refuses ``put`` from now on."""
+        with self._lock:  # for the moment in which a thread that saw no refusal may still leave an item
             self.refuses = True
             self._move(self._on_way)
             for parked in [one for one in self._parked if one.source is None]:
@@ -369,23 +369,23 @@ class Bridge:
                 self._wake(parked)
         self.take_fed()
 
-    def stop(self, source: Giver) -> None:
-        """Ask the source for no more, and wake it if it waits for room; what it gave already is still taken."""
+    def stop(self, source: ThreadedSource) -> None:
+        """Ask the source for no more, and wake it if it waits for room; items that it has put are still taken."""
         with self._lock:
             source.stopped = True
             for parked in [one for one in self._parked if one.source is source]:
                 self._parked.remove(parked)
                 self._wake(parked)
 
-    def leave(self, source: Giver) -> None:
-        """Take what the source gave, whatever the bound says, and nothing that it gives from now on."""
+    def leave(self, source: ThreadedSource) -> None:
+        """Take the items that the source has put, whatever the bound says, and none from now on."""
         with self._lock:
             source.left = True
             self._move(self._on_way)
         self._channel.note_length()
 
     def take_fed(self) -> None:
-        """Move what was fed, in one step however much it is: whoever fed it is about to return."""
+        """Move all fed items in one step, since the handlers that fed them are about to return."""
         with self._lock:
             if self._run is not None:
                 self._items.extend(self._fed)
@@ -393,7 +393,7 @@ class Bridge:
                 self._fed.clear()
         self._channel.note_length()
 
-    def _place(self, item: Any, source: Giver | None) -> _Parked | None:
+    def _place(self, item: Any, source: ThreadedSource | None) -> _Parked | None:
         """As :meth:`_attempt`, called in the loop."""
         self._check(source)
         channel = self._channel
@@ -412,7 +412,7 @@ class Bridge:
         return None
 
     def _look(self) -> None:
-        """Move what fits, and wake a thread if there is room, or else wait for room.
+        """Move the items that fit, and wake a thread if there is room, or else wait for room.
 
         It looks again in the next iteration as long as something comes and there is room for more, so that no thread
         has to call.
@@ -435,9 +435,9 @@ class Bridge:
             self._loop.call_soon(self._look)
 
     def _move(self, most: float) -> int:
-        """Move at most so many, and return how many those were."""
+        """Move up to ``most`` items; return how many were moved."""
         moving, moved = self._moving, 0
-        if moving:  # or the container may be one of an order into which threads put nothing themselves
+        if moving:  # or the channel may have a container, into which threads put nothing themselves
             moved = min(len(moving), max(0, int(most)))
             self._items.extend(moving if moved == len(moving) else islice(moving, moved))
             self._channel.came_from_outside(moved)
@@ -446,8 +446,8 @@ class Bridge:
             else:
                 for _ in range(moved):
                     moving.popleft()
-        while moved < most and self._given:
-            item, source = self._given.popleft()
+        while moved < most and self._from_sources:
+            item, source = self._from_sources.popleft()
             self._items.append(item)
             source.count_item()
             moved += 1
@@ -455,14 +455,14 @@ class Bridge:
         return moved
 
     def _made_room(self) -> None:
-        """There is the room that the bridge has waited for: take the item of a thread, or let others have the room."""
+        """Use the room that the bridge has waited for: take a thread's item, or leave the room to others."""
         channel = self._channel
         self._waits = False
         with self._lock:
             used = bool(self._parked) and self._wake_next()
             self._move(min(self._limit - len(self._items), BUDGET))
             if channel.getters or self._on_way or (self._parked and not self._woken):
-                self._look_soon()  # not now: others would begin before whoever has just taken an item
+                self._look_soon()  # not now: others would begin before the worker that has just taken an item
             else:
                 channel.note_length()
         if not used:
@@ -475,10 +475,10 @@ class _Parked:
 
     __slots__ = ("item", "lock", "source", "taken", "woken")
 
-    def __init__(self, item: Any, source: Giver | None) -> None:
+    def __init__(self, item: Any, source: ThreadedSource | None) -> None:
         self.item: Any = item
-        """What it puts; NO_ITEM if it only wants to know of room."""
-        self.source: Giver | None = source
+        """The item that it puts; NO_ITEM if it only waits for room."""
+        self.source: ThreadedSource | None = source
         self.lock: Lock = Lock()
         self.lock.acquire()
         self.woken: bool = False

@@ -53,7 +53,7 @@ def reference(where: str, function: Callable[..., Any], run_in: str) -> Referenc
 
 
 class ProcessCaller(ThreadCaller):
-    """Makes calls of one function in a process; ``several`` lets small ones travel together."""
+    """Makes calls of one function in a process; with ``several``, small items travel together."""
 
     def __init__(self, name: str, function: Reference, generates: bool, several: bool) -> None:
         self._name = name
@@ -65,12 +65,12 @@ class ProcessCaller(ThreadCaller):
         self._seconds = TRIP  # that an item takes, over there
 
     def most(self) -> int:
-        """As many as make a trip worth its while."""
+        """As many calls as make a trip worth its time."""
         return max(1, min(DEPTH // 2, int(TRIP / self._seconds))) if self._several else 1
 
     def make(self, jobs: list[Job]) -> None:
-        """Make the calls over there. What died with the process is tried once more, alone."""
-        self._killed = False  # before it looks who still waits: they stop waiting, and then it is killed
+        """Make the calls in the process. If it dies, each of its items is tried once more, alone."""
+        self._killed = False  # first, since calls stop being awaited before the process is killed
         calls = [(job, packed) for job in jobs if not job.future.done() and (packed := self._packed(job)) is not None]
         try:
             self._send(calls)
@@ -93,7 +93,7 @@ class ProcessCaller(ThreadCaller):
                 job.error = error
 
     def interrupt(self) -> bool:
-        """Kill the process: that ends its call."""
+        """Kill the process, which ends its call."""
         self._killed = True
         if (process := self._process) is not None:
             with suppress(ValueError, OSError):  # it has ended already
@@ -120,7 +120,7 @@ class ProcessCaller(ThreadCaller):
         if self._killed:
             raise EOFError("the process was killed")
         for job, _ in calls:
-            job.began = monotonic()  # that a process had to start is no fault of the call
+            job.began = monotonic()  # the start of a process does not count
         self._pipe.send_bytes(pickle.dumps([packed for _, packed in calls]))
         seconds, answers = pickle.loads(self._pipe.recv_bytes())
         self._seconds += (max(seconds / len(calls), 1e-6) - self._seconds) / 2
@@ -136,7 +136,7 @@ class ProcessCaller(ThreadCaller):
                     job.error = value
 
     def _begin(self) -> None:
-        """Start the process. Raises what it says it cannot begin for, ``EOFError`` if it says nothing."""
+        """Start the process; raises the error with which it could not begin, ``EOFError`` if it died before."""
         import multiprocessing
 
         spawning = multiprocessing.get_context("spawn")  # a fork of a program with threads may hang
@@ -145,7 +145,7 @@ class ProcessCaller(ThreadCaller):
         with theirs:
             _start_deaf(process)
         self._process = process
-        if self._killed:  # before it could be seen
+        if self._killed:  # before it was there
             process.kill()
         try:
             trouble = pickle.loads(self._pipe.recv_bytes())
@@ -158,7 +158,7 @@ class ProcessCaller(ThreadCaller):
             raise trouble
 
     def _reap(self) -> str:
-        """Let the process end, and say how it did."""
+        """Let the process end; say in words how it ended."""
         process, self._process = self._process, None
         pipe, self._pipe = self._pipe, None
         if pipe is not None:
@@ -172,21 +172,21 @@ class ProcessCaller(ThreadCaller):
 
 
 def _status(process: BaseProcess) -> str:
-    """How a process ended that is dead, or about to be, as soon as the system tells.
+    """Say how a process ended that is dead, or about to be, as soon as the system reports it.
 
-    It tells one only: maybe another thread that starts a process at this moment, or, where the program ignores SIGCHLD
-    or waits for any child, nobody of ours.
+    The system reports it only once: maybe to another thread that starts a process at this moment, or, where the program
+    ignores SIGCHLD or waits for any child, not to asyncpc.
     """
     for _ in range(100):
         process.join(0.01)
         if (status := process.exitcode) is not None:
             process.close()
             return f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
-    return "in a way that another part of the program was told"
+    return "in a way that only another part of the program knows"
 
 
 def _start_deaf(process: BaseProcess) -> None:
-    """Start it with SIGINT blocked, until it can ignore it: Ctrl-C goes to all processes, and only we drain."""
+    """Start it with SIGINT blocked until it can ignore it: Ctrl-C goes to all processes, but only this one drains."""
     if not hasattr(signal, "pthread_sigmask"):
         process.start()
         return

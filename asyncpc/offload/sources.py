@@ -1,4 +1,4 @@
-"""A source that may block is read in a thread of its own, which puts what it gives through a :class:`Bridge`."""
+"""Reads a source that may block in a thread of its own, which puts its items through a :class:`Bridge`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["read_in_thread"]
 
 
 PATIENCE: Final = 0.02
-"""Seconds that a stop waits for a source that may be about to give an item; then it is left to its thread."""
+"""Seconds that a stop waits for a source that may be about to produce an item; then it is left to its thread."""
 
 
 class BlockingSource:
@@ -29,9 +29,9 @@ class BlockingSource:
     def __init__(self, worker: ProducerWorker, iterate: Callable[[], Any], bridge: Bridge) -> None:
         self.worker: ProducerWorker = worker
         self.stopped: bool = False
-        """It is to give no more, apart from an item that it has given already."""
+        """Whether it must produce no more, apart from an item that it has read already."""
         self.left: bool = False
-        """Nobody takes what it gives."""
+        """Whether nobody takes its items any more."""
         self._iterate = iterate
         self._bridge = bridge
         self._loop = asyncio.get_running_loop()
@@ -39,14 +39,14 @@ class BlockingSource:
         self._error: BaseException | None = None
 
     def count_item(self) -> None:
-        """An item that it gave is in the channel."""
+        """Count an item of it that is in the channel now."""
         self.worker.produced += 1
 
     async def read(self) -> None:
-        """Read it to its end; raises what it raises.
+        """Read the source to its end; raises what it raises.
 
-        *Cancel safety*: what it gave is in the queue, and it is closed in its thread; if it blocks, the thread is
-        left behind, closes it when it comes back, and what it gives then is not taken.
+        *Cancel safety*: the items it produced are in the queue, and it is closed in its thread. If it blocks, the
+        thread is left behind; it closes the source when that comes back, and an item that it has then is not taken.
         """
         context = copy_context()
         thread = Thread(target=context.run, args=(self._drive,), name=f"asyncpc:{self.worker.name}", daemon=True)
@@ -74,7 +74,7 @@ class BlockingSource:
             if self._bridge.room_for(self):
                 iterator = iter(self._iterate())
                 for item in iterator:
-                    self._bridge.give(item, self)
+                    self._bridge.put_from_source(item, self)
                     if not self._bridge.room_for(self):
                         break
         except BaseException as error:
@@ -87,17 +87,17 @@ class BlockingSource:
         if self.left and self._error is not None:  # nobody will raise it
             log(WARNING, "source %r, after it was stopped: %s", self.worker.name, summary(self._error))
         with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._tell)
+            self._loop.call_soon_threadsafe(self._notify)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         if not self._ended.done():
             self._ended.set_result(None)
 
 
 def read_in_thread(worker: ProducerWorker) -> Origin:
-    """The worker's blocking source as an asynchronous one that gives nothing itself: its thread puts what it gives.
+    """The worker's blocking source as an asynchronous one that yields nothing: its thread puts the items.
 
-    An item that waits for nobody but a task to fetch it would be lost at a stop; see :meth:`BlockingSource.read`.
+    An item that waited for a task to fetch it would be lost at a stop; see :meth:`BlockingSource.read`.
     """
     iterate = worker.origin.open
 

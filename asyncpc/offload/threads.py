@@ -1,9 +1,9 @@
 """``WorkerThreads``: threads that make blocking calls for coroutines.
 
-Why not a library's pool? A call cannot be interrupted, so what matters is how it is waited for. These threads end with
-their run, not later; they are daemons, so one that is stuck cannot keep the program from ending (fault D4); a call that
-outlived its timeout keeps its thread until it ends, so a stage never has more calls under way than it may (fault C11);
-and what finishes in one iteration of the loop wakes it once.
+Why not a library's pool? A call cannot be interrupted, so what matters is who waits for it, and how long. These threads
+end with their run, not later. They are daemons, so one that is stuck cannot keep the program from ending (fault D4). A
+call that exceeded its timeout keeps its thread until it ends, so a stage never has more calls under way than it may
+(fault C11). Calls that finish in one iteration of the loop wake it once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["Job", "Steps", "ThreadCaller", "WorkerThreads", "until_ended"]
 
 
 STEP: Final = 0.001
-"""Seconds that a generator may gather values before it hands them over."""
+"""Seconds for which a generator gathers values before they go to the loop."""
 
 
 class Job:
@@ -50,14 +50,14 @@ class Job:
 
 
 class ThreadCaller:
-    """Makes the calls of one thread, there; see ``processes.py`` for one that makes them elsewhere."""
+    """Makes the calls of one thread; ``processes`` has one that makes them in a process."""
 
     def most(self) -> int:
-        """How many calls it would make at once."""
+        """How many calls it would take at once."""
         return 1
 
     def make(self, jobs: list[Job]) -> None:
-        """Make the calls and keep in each job what came of it; raises nothing."""
+        """Make the calls and keep the result or error in each job; raises nothing."""
         for job in jobs:
             job.began = monotonic()
             try:
@@ -66,18 +66,18 @@ class ThreadCaller:
                 job.error = error
 
     def interrupt(self) -> bool:
-        """End the call under way, from another thread; whether that can be done."""
+        """End the current call, from another thread; return whether that is possible."""
         return False
 
     def close(self) -> None:
-        """Let go what it has; called in its thread, after its last call."""
+        """Release its resources; called in its thread, after its last call."""
 
 
 class WorkerThreads:
     """At most ``size`` threads that make calls, for one run; they start when there are calls to make.
 
-    ``make_caller`` makes the :class:`ThreadCaller` of a thread, and ``timeout`` is in seconds a call. Enter it once
-    for each coroutine that uses it; when the last one leaves, the threads end.
+    ``make_caller`` makes the :class:`ThreadCaller` of a thread, and ``timeout`` is in seconds per call. Each coroutine
+    that uses the threads enters them; when the last one leaves, the threads end.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class WorkerThreads:
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._threads: list[tuple[Thread, ThreadCaller]] = []
         self._numbers = count(1) if numbers is None else numbers
-        self._leaving = 0  # of these, those that are to end, since there are too many
+        self._leaving = 0  # how many of them are to end, since there are too many
         self._under_way = 0
         self._done: deque[Job] = deque()
         self._called = False  # whether the loop will look at what is done
@@ -107,9 +107,9 @@ class WorkerThreads:
         return self
 
     async def __aexit__(self, *details: object) -> None:
-        """End the threads with the last member. A call under way is interrupted if it can be, or else waited for.
+        """When the last member leaves, end the threads. A call under way is interrupted if possible, else awaited.
 
-        *Cancel safety*: a cancel leaves such a call behind, by name, in its thread.
+        *Cancel safety*: a cancel leaves such a call behind in its thread, and logs its name.
         """
         self._members -= 1
         if self._members == 0:
@@ -128,18 +128,18 @@ class WorkerThreads:
                 raise
 
     def resize(self, size: int) -> None:
-        """Let it have so many threads from now on; those too many end after the calls that wait already."""
+        """Change the number of threads to ``size``; surplus threads end after the calls that wait already."""
         self._size = size
         while len(self._threads) - self._leaving > size:
             self._leaving += 1
             self._jobs.put(None)
 
     async def call(self, function: Callable[..., Any], *args: Any, context: Context | None = None) -> Any:
-        """What ``function(*args)`` gives in one of the threads, in ``context`` (by default a copy of the caller's).
+        """Call ``function(*args)`` in one of the threads, in ``context`` (by default a copy of the caller's).
 
-        Raises what it raises, and ``TimeoutError`` when it takes longer than their timeout.
+        Raises what the call raises, and ``TimeoutError`` when it exceeds the timeout.
 
-        *Cancel safety*: a call that has not begun is not made; one that has goes on, and its value is forgotten.
+        *Cancel safety*: a call that has not begun is not made; a call that has begun goes on, and its value is dropped.
         """
         loop = self._loop = asyncio.get_running_loop()
         if len(self._threads) - self._leaving < min(self._size, self._under_way + 1):
@@ -182,7 +182,7 @@ class WorkerThreads:
                     self._make(caller, wanted)
                 self._done.extend(jobs)
                 del jobs, wanted  # an idle thread keeps nothing alive
-                self._tell()
+                self._notify()
         finally:
             caller.close()
             with suppress(RuntimeError):  # the loop is closed, so nobody waits any more
@@ -192,12 +192,12 @@ class WorkerThreads:
     def _make(self, caller: ThreadCaller, jobs: list[Job]) -> None:
         try:
             caller.make(jobs)
-        except BaseException as error:  # or the thread would end, and who waits for these calls would wait for ever
+        except BaseException as error:  # or the thread would end, and these calls would be awaited for ever
             for job in jobs:
                 job.error = job.error or error
 
     def _next(self, caller: ThreadCaller) -> Iterator[Job]:
-        """The next job, and some that wait behind it, but no more than this thread's share; none is the end."""
+        """The next job, and some that wait after it, but no more than this thread's share; none means the end."""
         job = self._jobs.get()
         most = min(caller.most(), 1 + self._jobs.qsize() // self._size)
         while job is not None:
@@ -208,10 +208,10 @@ class WorkerThreads:
             except Empty:
                 return
             if job is None and most > 0:
-                self._jobs.put(None)  # the end is for whoever asks next
+                self._jobs.put(None)  # the end is for the next thread
 
-    def _tell(self) -> None:
-        """One wake-up of the loop for all that is done until it looks (fault D8)."""
+    def _notify(self) -> None:
+        """Wake the loop once for all calls that end before it looks (fault D8)."""
         if not self._called:
             self._called = True
             try:
@@ -236,7 +236,7 @@ class WorkerThreads:
         self._threads = staying
 
     def _look(self, job: Job) -> None:
-        """The timeout of a call, from when it began: it is no fault of its that it waited for a thread."""
+        """Check the timeout of a call, which runs from its beginning: a wait for a thread does not count."""
         assert self._timeout is not None
         if job.future.done():
             return
@@ -252,7 +252,7 @@ class WorkerThreads:
 
 
 class Steps:
-    """A generator, gone through in a thread in steps of as many values as come within a moment."""
+    """A generator that is read in a thread, in steps of as many values as come within a moment."""
 
     def __init__(self, function: Callable[..., Any], *args: Any) -> None:
         self._function = function
@@ -261,7 +261,7 @@ class Steps:
         self._error: BaseException | None = None  # that it raised after the values of the last step
 
     def step(self) -> tuple[list[Any], bool]:
-        """Some values, and whether there may be more; raises what the generator raises, after what it gave before."""
+        """Some values, and whether there may be more; raises what the generator raises, after the values before."""
         if self._values is None:
             self._values = iter(self._function(*self._args))
         if self._error is not None:
@@ -287,8 +287,8 @@ class Steps:
 
 
 async def until_ended(*threads: Thread) -> None:
-    """Wait until the threads, which have been told to end, have ended; a ``join`` would block the loop."""
-    turns = 0
+    """Wait until threads that are about to end have ended; a ``join`` would block the loop."""
+    looks = 0
     while any(thread.is_alive() for thread in threads):
-        turns += 1
-        await asyncio.sleep(0 if turns < 10 else 0.001 if turns < 100 else 0.01)
+        looks += 1
+        await asyncio.sleep(0 if looks < 10 else 0.001 if looks < 100 else 0.01)

@@ -1,8 +1,8 @@
-"""What a user asks for beside the plain loop, a file each: its policy, its check, its machine and its words.
+"""The options of a stage, one file each: its policy, its check, its machine and its words.
 
 :data:`ORDER` is the order in which options are checked and installed, so it is the order in which they nest: an attempt
-waits for the breaker, then for its rate, then is timed; a batch is put together outside of these, and values leave in
-order outside of all. ``docs/adding-an-option.md`` says how to add one.
+waits for the breaker, then for its rate, then its time is measured. Batches form outside of these, and the order of
+values is restored outside of everything. ``docs/adding-an-option.md`` says how to add one.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ ARGUMENTS: Final = tuple([name for _, names in ORDER for name in names])
 
 
 def with_options(where: str, handler: Handler, given: Mapping[str, Any]) -> Handler:
-    """``handler`` with what the arguments ask for; raises ``DefinitionError`` for what cannot work."""
+    """``handler`` with the options that the arguments ask for; raises ``DefinitionError`` for what cannot work."""
     options = list(_options(where, given))
     for option in options:
         handler = option.check(where, handler)

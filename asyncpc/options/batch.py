@@ -23,12 +23,12 @@ __all__ = ["Batch", "Batched", "Batching"]
 class Batch(NamedTuple):
     """Gather ``size`` items for one call of the handler, or as many as came ``within`` seconds of the first.
 
-    Whatever is gathered is handled when the run drains, and when the queue is full. The handler gets a list of its own;
-    it gives a list with one result per item, or nothing. ``weigh`` gives an item's weight, such as its bytes: then
-    ``size`` is the most a batch may weigh (an item heavier than that comes alone). ``key`` gathers each key by itself.
+    An incomplete batch is handled when the run drains, and when the queue is full. The handler gets a list of its own;
+    it returns a list with one result per item, or None. ``weigh`` returns an item's weight, such as its bytes; then
+    ``size`` is the most a batch may weigh (a heavier item comes alone). ``key`` gathers the items of each key apart.
 
-    A batch fails as one: it is retried, skipped or given up whole. ``split_on_error`` handles the items of a batch that
-    has failed at last one by one, so that only those fail which are the reason.
+    A batch fails as one: it is retried, skipped or given up as a whole. With ``split_on_error`` the items of a batch
+    that has failed for good are handled one by one, so that only the items fail that are the reason.
     """
 
     size: float
@@ -71,7 +71,7 @@ class Batching(NamedTuple):
             )
         if "priority" in handler.kept_by:
             raise DefinitionError(
-                f"{where}: batch= hands items on as they come, so priority= would change nothing; put a stage with "
+                f"{where}: batch= passes items on as they come, so priority= would change nothing; put a stage with "
                 "priority= before it"
             )
         if handler.needs_single:
@@ -136,7 +136,7 @@ def _gathering(call: Call, worker: ConsumerWorker) -> Call:
     stage, outlet = worker.stage, worker.stage.outlets[0]
 
     async def handle(batch: Batched) -> Any:
-        stage.inbox.made_room(len(batch) - 1)  # the worker has told of one
+        stage.inbox.made_room(len(batch) - 1)  # the worker has freed one
         tickets = [item.ticket for item in batch if type(item) is Tracked] if stage.run.tracks else []
         rows = Batched(map(plain, batch), batch.reason)  # the handler's own, which it may change
         if stage.handler.generates:

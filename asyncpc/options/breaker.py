@@ -17,9 +17,9 @@ __all__ = ["Breaker", "Breaking"]
 
 
 class Breaker(NamedTuple):
-    """After ``failures`` failed calls in a row a stage rests for ``reset_after`` seconds, then tries with one item.
+    """After ``failures`` failed calls in a row a stage rests for ``reset_after`` seconds, then tries one call.
 
-    If that fails too it rests again. A circuit breaker as in Michael Nygard, *Release It!*, 2007.
+    If that call fails too, the stage rests again. A circuit breaker as in Michael Nygard, *Release It!*, 2007.
     """
 
     failures: int
@@ -99,7 +99,7 @@ class Circuit:
         return guarded
 
     async def _let_through(self, stage: Stage) -> bool:
-        """Wait until the circuit is closed (False), or until it is the caller's turn to try (True)."""
+        """Wait until the circuit is closed (False), or until the caller may try (True)."""
         loop = asyncio.get_running_loop()
         while self._failures >= self._breaker.failures:
             if self._tried is not None:

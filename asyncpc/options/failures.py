@@ -24,16 +24,16 @@ __all__ = ["Failure", "Failures", "OnError"]
 
 
 class Failure(NamedTuple):
-    """What ``on_error=`` is told of an item that was given up: texts, so that nothing else is kept alive."""
+    """What ``on_error=`` receives about a failed item: texts, so that nothing but the item is kept alive."""
 
     item: Any
     """The item as the stage got it."""
     error: str
     """Type and message."""
     attempts: int
-    """Calls that were made with it."""
+    """How many calls were made with the item."""
     stage: str
-    """The stage that gave it up, by name."""
+    """The name of the stage in which it failed."""
     traceback: str
     """The traceback of the last call."""
 
@@ -47,11 +47,11 @@ class Failures(NamedTuple):
     on_error: Any
     """``"stop"``, ``"skip"``, a function, a queue, or the handler of a consumer."""
     max_failures: float | None
-    """Items that may fail; a float below 1 is a share of those settled."""
+    """How many items may fail; a float below 1 is a share of the settled items."""
 
     @classmethod
     def made_from(cls, where: str, on_error: Any = "stop", max_failures: Any = None) -> Failures:
-        """Take a policy by name, or who is told; raises ``DefinitionError`` for what cannot be told."""
+        """Take a policy by name, or a receiver; raises ``DefinitionError`` for what cannot receive failures."""
         if on_error not in ("stop", "skip") and not isinstance(on_error, (asyncio.Queue, Handler)):
             refuse_called(f"{where}: on_error=", on_error)
             if not callable(on_error) or not takes(on_error, 1):
@@ -62,12 +62,12 @@ class Failures(NamedTuple):
         return cls(on_error, max_failures)
 
     def check(self, where: str, handler: Handler) -> Handler:
-        """A number of items, or a share of them; only where failures do not stop the run."""
+        """Check for a number of items, or a share; only where failures do not stop the run."""
         most = self.max_failures
         if most is not None:
             if self.on_error == "stop":
                 raise DefinitionError(
-                    f"{where}: max_failures= needs on_error='skip' or a destination: the first failure stops"
+                    f"{where}: max_failures= needs on_error='skip' or a receiver: else the first failure stops the run"
                 )
             whole = is_whole(most) and most >= 0
             if not (whole or (isinstance(most, float) and 0 <= most < 1)):
@@ -75,11 +75,11 @@ class Failures(NamedTuple):
         return handler._replace(dead_letters=self.on_error) if isinstance(self.on_error, Handler) else handler
 
     def install(self, stage: Stage) -> None:
-        """Say what becomes of an item."""
+        """Install the policy."""
         stage.give_up = GiveUp(self)
 
     def words(self) -> str:
-        """What becomes of what fails."""
+        """Say what happens to items that fail."""
         if self.on_error == "stop" or isinstance(self.on_error, Handler):  # a stage of its own is in the picture
             return ""
         return (
@@ -90,7 +90,7 @@ class Failures(NamedTuple):
 
 
 class GiveUp:
-    """Counts an item of one stage as failed and reports it as the policy says; raises when it was one too many."""
+    """Counts a failed item of one stage and reports it under the policy; raises if it was one too many."""
 
     __slots__ = ("_max_failures", "_on_error")
 
@@ -110,15 +110,15 @@ class GiveUp:
             raise error
         failed = stage.counts.failed + stage.counts.reporting + 1
         self._check_budget(stage, failed, error)
-        told = summary(error)
+        what = summary(error)
         if self._on_error != "skip":
             await self._report(worker, item, calls, error)
-        stage.counts.last_failure = told
+        stage.counts.last_failure = what
         stage.counts.failed += 1
         if type(item) is Tracked and stage.dead_letters is None:
             item.ticket.fail(error)
-        if failed & (failed - 1) == 0:  # 1, 2, 4, 8, …: a log is no place for each of a million
-            log(WARNING, "stage %r: %d failed, the last with %s", stage.handler.name, failed, told)
+        if failed & (failed - 1) == 0:  # 1, 2, 4, 8, …: not a line for each of a million
+            log(WARNING, "stage %r: %d failed, the last with %s", stage.handler.name, failed, what)
 
     def _check_budget(self, stage: Stage, failed: int, error: Exception) -> None:
         allowed = self._max_failures
@@ -130,7 +130,7 @@ class GiveUp:
             ) from error
 
     async def _report(self, worker: ConsumerWorker, item: Any, calls: int, error: Exception) -> None:
-        """Tell whoever ``on_error`` names, and wait until it is told."""
+        """Deliver the failure to the receiver that ``on_error`` names, and wait for that."""
         stage = worker.stage
         failure = Failure(plain(item), described(error), calls, stage.handler.name, traceback_of(error))
         stage.counts.reporting += 1
@@ -138,25 +138,25 @@ class GiveUp:
             if stage.dead_letters is not None:
                 await _put(worker, stage.dead_letters, item, failure)
             else:
-                told = self._tell(failure)
+                delivery = self._deliver(failure)
                 # in the item's own context, so that nobody else sees what the function sets
-                await (told if worker.inside is None else InContext(told, worker.inside))
+                await (delivery if worker.inside is None else InContext(delivery, worker.inside))
         finally:
             stage.counts.reporting -= 1
 
-    async def _tell(self, failure: Failure) -> None:
+    async def _deliver(self, failure: Failure) -> None:
         if isinstance(self._on_error, asyncio.Queue):
             await self._on_error.put(failure)
-        elif inspect.isawaitable(told := self._on_error(failure)):
-            await told
+        elif inspect.isawaitable(result := self._on_error(failure)):
+            await result
 
 
 async def _put(worker: ConsumerWorker, dead_letters: Outlet, item: Any, failure: Failure) -> None:
-    """Put the failure into the channel of the consumer that is told; cancelled or not, it ends there, and counts."""
-    letter = Tracked(failure, item.ticket) if type(item) is Tracked else failure
+    """Put the failure into the channel of its receiver; it ends there, and counts, even after a cancel."""
+    dead_letter = Tracked(failure, item.ticket) if type(item) is Tracked else failure
     assert dead_letters.channel is not None
     try:
-        await put_waiting(worker, dead_letters.channel, letter)
+        await put_waiting(worker, dead_letters.channel, dead_letter)
     except asyncio.CancelledError:
         dead_letters.emitted += 1
         worker.stage.counts.failed += 1

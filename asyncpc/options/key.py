@@ -27,7 +27,7 @@ class Key(NamedTuple):
         return None if key is None else cls(check_item_function(where, "key", key))
 
     def check(self, where: str, handler: Handler) -> Handler:
-        """A priority may stand beside it: it orders the keys that are free."""
+        """Allow a priority beside it, which orders the items whose keys are free."""
         return handler._replace(kept_by="key and priority" if handler.kept_by else "key")
 
     def install(self, stage: Stage) -> None:
@@ -42,10 +42,10 @@ class Key(NamedTuple):
 
 
 class KeyedQueue:
-    """Items by key: those of one key in order and one at a time, those of other keys past them.
+    """Items by key: items of one key leave in order and one at a time; items of other keys may overtake them.
 
-    A key belongs to whoever took its last item, until that :class:`Lease` ends; only then its next item can be taken.
-    No key is bound to a worker: whoever is free takes the next item whose key is free.
+    A key belongs to the worker that took its last item, until that :class:`Lease` ends; only then its next item can be
+    taken. No key is bound to a worker: any free worker takes the next item whose key is free.
     """
 
     __slots__ = ("_count", "_parked", "_priority", "_ready", "key")

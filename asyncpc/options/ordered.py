@@ -20,7 +20,7 @@ from ..errors import DefinitionError
 __all__ = ["Ordered"]
 
 LONGEST: Final = 128
-"""Items that may wait behind a slow one; whoever is further ahead waits with the next item."""
+"""Items that may wait behind a slow one; a worker that is further ahead waits."""
 
 
 class Ordered(NamedTuple):
@@ -53,8 +53,8 @@ class Ordered(NamedTuple):
 class OrderWindow:
     """Lets the values of a stage leave in the order its items were taken.
 
-    A worker that has finished before its turn leaves its values here and takes the next item, so that a slow item keeps
-    nobody idle.
+    A worker that has finished too early leaves its values here and takes the next item, so that a slow item keeps no
+    other worker idle.
     """
 
     __slots__ = ("_emitting", "_finished", "_next", "_places", "_stage", "_too_far_ahead")
@@ -68,7 +68,7 @@ class OrderWindow:
         self._stage: Stage
 
     def connect(self, stage: Stage) -> None:
-        """Be of no use where nobody sees the order."""
+        """Do nothing where nobody sees the order."""
         self._stage = stage
         if stage.outlets[0].channel is None:
             stage.window = None
@@ -86,7 +86,7 @@ class OrderWindow:
         value = await attempt(worker, item, call)
         values: list[Any] = [] if value is DONE else value if self._stage.handler.generates else [value]
         self._finished[place] = item, deque(values)
-        worker.settle()  # its values are here, whoever emits them
+        worker.settle()  # its values are here; any worker may emit them
         while place - self._next >= LONGEST:
             await self._too_far_ahead.wait(asyncio.get_running_loop())
         if not self._emitting:
@@ -94,7 +94,7 @@ class OrderWindow:
         return DONE
 
     async def _emit_finished(self, worker: ConsumerWorker) -> None:
-        """Emit the values whose turn it is, one worker at a time."""
+        """Emit the values that are next in order, one worker at a time."""
         self._emitting, budget, outlet = True, Budget(), self._stage.outlets[0]
         try:
             while (finished := self._finished.get(self._next)) is not None:
@@ -115,7 +115,7 @@ class OrderWindow:
             self._emitting = False
 
     async def _give_up(self, worker: ConsumerWorker, item: Any, error: Exception) -> None:
-        """A value of the item was refused: the item has failed. Until that is told, it is in flight once more."""
+        """Give up an item whose value was refused; until that is reported, it is in flight once more."""
         self._stage.counts.settled_besides -= 1
         worker.item = item
         if isinstance(error, Ended):

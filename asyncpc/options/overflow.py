@@ -25,19 +25,19 @@ class Overflowing(NamedTuple):
 
     @classmethod
     def made_from(cls, where: str, overflow: Any = "wait", on_drop: Any = None) -> Overflowing | None:
-        """Take a policy by name, and a function that is told of what is dropped."""
+        """Take a policy by name, and a function that gets the dropped items."""
         if overflow not in ("wait", "drop_oldest", "drop_newest", "raise"):
             raise DefinitionError(
                 f"{where}: overflow={overflow!r} must be 'wait', 'drop_oldest', 'drop_newest' or 'raise'"
             )
         if on_drop is not None and overflow not in ("drop_oldest", "drop_newest"):
             raise DefinitionError(
-                f"{where}: on_drop= needs overflow='drop_oldest' or 'drop_newest': nothing else is dropped"
+                f"{where}: on_drop= needs overflow='drop_oldest' or 'drop_newest': no other policy drops items"
             )
         return None if overflow == "wait" else cls(overflow, check_item_function(where, "on_drop", on_drop))
 
     def check(self, where: str, handler: Handler) -> Handler:
-        """There must be an oldest item if that is to be dropped."""
+        """Check that there is an oldest item to drop."""
         if self.overflow == "drop_oldest" and handler.kept_by:
             raise DefinitionError(
                 f"{where}: with batch, key or priority no item is the oldest: use overflow='drop_newest'"
@@ -49,12 +49,12 @@ class Overflowing(NamedTuple):
         stage.inbox.when_full = Full(self, stage)
 
     def words(self) -> str:
-        """What becomes of an item."""
+        """Say what happens to an item that finds the queue full."""
         return f"{self.overflow.replace('drop_', 'drops the ').replace('raise', 'raises')} when full"
 
 
 class Full:
-    """Makes room in one stage's channel, or refuses; what is given up is counted and told."""
+    """Drops an item of one stage, counts it and calls ``on_drop``; or refuses the new item."""
 
     __slots__ = ("_policy", "_stage")
 
@@ -76,5 +76,5 @@ class Full:
         if self._policy.on_drop is not None:
             try:
                 self._policy.on_drop(plain(item))
-            except Exception as error:  # whoever put the item has nothing to do with it
+            except Exception as error:  # it is not the fault of the one who put the item
                 stage.run.trouble(error, stage.handler.name)

@@ -73,9 +73,9 @@ class PriorityHeap:
     def _take_back(self, entry: tuple[Any, int, Any]) -> None:
         """Undo a push that failed on the way: the entries it had passed, each one step down, go up again.
 
-        The new entry rises from its leaf towards the root. CPython's ``heappush`` swaps it with each entry it passes,
-        so it is where the push failed; the one written in Python moves those down first, so there the last entry moved
-        stands twice. Wherever neither is found, the entry is taken out of wherever it is.
+        The new entry rises from its leaf towards the root. CPython's ``heappush`` swaps it with each entry that it
+        passes, so it is where the push failed. The ``heappush`` written in Python moves those entries down first, so
+        the last one that moved is there twice. If neither is found, the entry is removed from wherever it is.
         """
         heap = self._heap
         path = [len(heap) - 1]

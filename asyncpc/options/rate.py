@@ -92,13 +92,13 @@ class Throttle:
     def __init__(self, rate: Rate) -> None:
         self._due: dict[Hashable, float] = {}  # by key, when the next call is due if none comes early (loop time)
         self._sweep_at = 1000
-        self._waiting: dict[asyncio.Future[bool], None] = {}  # those whose turn is still to come, in their order
+        self._waiting: dict[asyncio.Future[bool], None] = {}  # calls that wait to begin, in their order
         self._rate = rate
         self._words = ""
         self._name(rate)
 
     def set(self, rate: Rate) -> None:
-        """Another rate from now on, also for calls that wait to begin: in their order, they ask again."""
+        """Change the rate, also for calls that wait to begin: they reserve again, in their order."""
         self._rate = rate
         self._name(rate)
         self._due.clear()
@@ -108,19 +108,19 @@ class Throttle:
         self._waiting.clear()
 
     def limit(self, call: Call, worker: ConsumerWorker) -> Call:
-        """``call``, begun in turn."""
+        """``call``, begun no earlier than the rate allows."""
         stage = worker.stage
 
         async def limited(item: Any) -> Any:
             seconds = self._reserve(item)
             if seconds > 0:
-                await stage.hold_back(self._words, self._turn(item, seconds))
+                await stage.hold_back(self._words, self._wait_to_begin(item, seconds))
             return await call(item)
 
         return limited
 
-    async def _turn(self, item: Any, seconds: float) -> None:
-        """Wait so long, and again if the rate is changed meanwhile; a cancelled call leaves its moment unused."""
+    async def _wait_to_begin(self, item: Any, seconds: float) -> None:
+        """Wait for ``seconds``, or as long as a new rate asks for; a cancelled call leaves its moment unused."""
         loop = asyncio.get_running_loop()
         while seconds > 0:
             waiter: asyncio.Future[bool] = loop.create_future()

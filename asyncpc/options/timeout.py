@@ -35,7 +35,7 @@ class Timeout(NamedTuple):
         return handler._replace(call_limit=self.seconds)
 
     def install(self, stage: Stage) -> None:
-        """Time each call in the loop; whoever makes calls outside it times them there."""
+        """Time each call in the loop; calls outside the loop are timed there."""
         if stage.handler.call_limit is not None:
             stage.wraps.append(self._timed)
 
@@ -71,7 +71,7 @@ class CallTimer:
         self._expired = False
 
     async def __call__(self, item: Any) -> Any:
-        """The handler's value; raises ``TimeoutError``. A cancel from elsewhere stays a cancel."""
+        """The handler's value; raises ``TimeoutError``. Any other cancel stays a cancel."""
         self._until = self._loop.time() + self._seconds
         if self._timer is None:
             self._timer = self._loop.call_at(self._until, self._fire)

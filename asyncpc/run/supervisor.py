@@ -13,7 +13,7 @@ How a run stops
    the last worker of a stage has ended, the next queue is closed, stage by stage; where branches meet, when the last of
    them has ended.
 3. *One deadline* over all of it: then the workers are cancelled, once more after ``GRACE`` seconds, and after another
-   ``GRACE`` whoever ignored both is abandoned by name. What was not handled is listed, item by item.
+   ``GRACE`` a worker that ignored both is abandoned by name. What was not handled is listed, item by item.
 
 A failure cancels at once instead of step 2; what it leaves is listed as well. When a source raises, the run drains the
 items that it produced, then raises the error (fault C13).
@@ -367,7 +367,7 @@ class Supervisor:
         self._log_failures([error], where)
 
     def _log_failures(self, errors: Sequence[BaseException], where: str) -> None:
-        """Log errors of an entered run, last of all; whoever awaits a run learns of them anyway."""
+        """Log errors of an entered run, last of all; the caller of a run that is awaited gets them anyway."""
         for error in errors:
             if self._entered and isinstance(error, Exception):
                 log(ERROR, "pipeline %r failed in %s: %s", self.plan.name, where, summary(error), error=error)
@@ -393,7 +393,7 @@ class Supervisor:
                 while stage.staff.opening:  # nobody needs their resources any more
                     worker = stage.staff.opening.pop()
                     if not worker.cancelled:
-                        inbox.end_told_otherwise()
+                        inbox.count_unseen_end()
                         self._cancel_worker(worker)
         if self.results is not None and all(self.stages[place].has_ended for place in self.plan.ends):
             self.results.close()

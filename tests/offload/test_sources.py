@@ -97,7 +97,7 @@ async def test_a_stop_does_not_wait_for_a_source_that_blocks(caplog: pytest.LogC
     assert not closed.is_set()
     items.put(2)
     await until(closed.is_set)
-    await until(lambda: "after it was stopped: QueueShutDown: an item that it gave was not taken" in caplog.text)
+    await until(lambda: "after it was stopped: QueueShutDown: an item that it produced was not taken" in caplog.text)
 
 
 async def test_an_error_of_a_sync_source_comes_out() -> None:
