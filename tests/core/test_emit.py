@@ -563,6 +563,7 @@ def _seconds_to_give_up(items: int) -> float:
     return run_virtual(main)
 
 
+@pytest.mark.thorough
 def test_h7_giving_a_batch_up_takes_time_by_the_number_of_its_items() -> None:
     """Twenty times the items take about twenty times as long, in CPU time; they took sixty times as long."""
     few = min(_seconds_to_give_up(15_000) for _ in range(3))
