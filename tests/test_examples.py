@@ -318,14 +318,11 @@ def test_crawler_names_dead_links() -> None:
     assert "json" not in written
 
 
+@pytest.mark.thorough
 @needs_proc
 @pytest.mark.parametrize(
     ("sent", "status"),
-    [
-        (signal.SIGINT, 130),
-        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.thorough),
-        pytest.param(signal.SIGKILL, -9, marks=pytest.mark.thorough),
-    ],
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)],
 )
 def test_crawler_leaves_no_server_behind(sent: signal.Signals, status: int) -> None:
     """Protects the machine: a crawl ended by Ctrl-C, SIGTERM or SIGKILL takes its server with it."""
@@ -385,6 +382,7 @@ def test_stdlib_report_names_what_cannot_be_read(tmp_path: Path) -> None:
     assert re.search(r"1  os$", written, re.MULTILINE)
 
 
+@pytest.mark.thorough
 @both_ways
 def test_micro_batching_shares_calls(way: Any) -> None:
     """Protects call through a batch: each caller gets his own score (the example asserts it); they share batches."""
@@ -430,10 +428,9 @@ def test_api_client_loses_no_prompt(way: Any) -> None:
         assert re.search(r"^dead_letters +3 +3 +0 +0 +0 ", written, re.MULTILINE)
 
 
+@pytest.mark.thorough
 @needs_proc
-@pytest.mark.parametrize(
-    ("sent", "status"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.thorough)]
-)
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_api_client_stops_when_told(sent: signal.Signals, status: int) -> None:
     """Protects the books under a signal: what was begun is answered, waits for a 429 included, and it all ends."""
     child = started(as_pipeline("api_client"), ASYNCPC_TEST_MARK=(mark := uuid.uuid4().hex))
@@ -455,6 +452,7 @@ def ends_of(workers: int, lengths: list[float]) -> list[float]:
     return ends
 
 
+@pytest.mark.thorough
 @both_ways
 def test_ordered_download_writes_in_order(way: Any) -> None:
     """Protects ordered=True: parts finish in another order and are written in theirs, while four are under way."""
@@ -591,6 +589,7 @@ def test_thread_sensor_loses_no_reading(way: Any) -> None:
         assert number(r"(\d+) done", written) == 1000
 
 
+@pytest.mark.thorough
 @both_ways
 def test_fan_out_reaches_every_place(way: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects broadcast and route: each sink gets each order, each warehouse its own; none waits for another."""

@@ -444,10 +444,18 @@ def frames(ended: Ended) -> list[str]:
     return [line for line in text.splitlines() if "/s · " in line]
 
 
-def test_a_terminal_shows_progress_and_then_the_report(folder: Path) -> None:
-    """A person sees that it moves, how fast, and which queue is full; no more than ten redraws a second."""
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """A run whose sources know their total, on a terminal."""
     pytest.importorskip("rich")
-    ended = run_on_terminal(folder, "-m", "asyncpc", "run", "app:counted")
+    folder = tmp_path_factory.mktemp("counted")
+    (folder / "app.py").write_text(APP)
+    return run_on_terminal(folder, "-m", "asyncpc", "run", "app:counted")
+
+
+def test_a_terminal_shows_progress_and_then_the_report(counted: Ended) -> None:
+    """A person sees that it moves, how fast, and which queue is full; no more than ten redraws a second."""
+    ended = counted
     drawn = frames(ended)
     assert ended.status == 0
     assert drawn
@@ -456,20 +464,18 @@ def test_a_terminal_shows_progress_and_then_the_report(folder: Path) -> None:
     assert "40 produced, 40 done in" in ended.out
 
 
-def test_the_progress_line_is_gone_at_the_end_and_the_cursor_back(folder: Path) -> None:
+def test_the_progress_line_is_gone_at_the_end_and_the_cursor_back(counted: Ended) -> None:
     """The terminal is left as it was found: after the line was erased, the report is all that stands there."""
-    pytest.importorskip("rich")
-    ended = run_on_terminal(folder, "-m", "asyncpc", "run", "app:counted")
+    ended = counted
     erased = ended.out.rindex("\x1b[2K")
     assert "/s · " not in ended.out[erased:]
     assert ended.out[erased:].startswith("\x1b[2Kstage")
     assert ended.out.rindex("\x1b[?25h") > ended.out.rindex("\x1b[?25l")
 
 
-def test_a_bar_is_drawn_only_where_the_total_is_known(folder: Path) -> None:
+def test_a_bar_is_drawn_only_where_the_total_is_known(folder: Path, counted: Ended) -> None:
     """A bar promises an end: it needs sources that know theirs."""
-    pytest.importorskip("rich")
-    assert "━" in run_on_terminal(folder, "-m", "asyncpc", "run", "app:counted").out
+    assert "━" in counted.out
     assert "━" not in run_on_terminal(folder, "-m", "asyncpc", "run", "app:uncounted").out
 
 
