@@ -637,6 +637,7 @@ def test_log_pipeline_counts_every_line(way: Any, monkeypatch: pytest.MonkeyPatc
     assert [pid for pid in processes_marked(mark) if pid != os.getpid()] == []
 
 
+@pytest.mark.thorough
 def test_log_pipeline_reads_a_file(tmp_path: Path) -> None:
     """Protects the argument: lines of a real file, good and bad."""
     log = tmp_path / "access.log"
