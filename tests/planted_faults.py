@@ -8,8 +8,11 @@ import threading
 import time
 
 import pytest
+import support
 
 import asyncpc
+
+support.GRACE = 0.1  # for the thread below, which nobody lets go in time
 
 released = threading.Event()
 kept: list[object] = []

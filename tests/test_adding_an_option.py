@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import pytest
 from children import UNMEASURED, Ended, run_child
 
 from asyncpc import options
@@ -83,6 +84,7 @@ def test_the_option_of_the_page_works(tmp_path: Path) -> None:
     assert "10 passed" in ended.out
 
 
+@pytest.mark.thorough
 def test_the_page_s_tests_need_the_option(tmp_path: Path) -> None:
     """Protects the test above: without the line in the ordered list, the page's tests fail, and say why."""
     left_out = [one for one in changes() if "ORDER" not in one.after and "(Deduping" not in one.after]

@@ -214,6 +214,7 @@ def test_the_readmes_command_runs_as_written(bare: Path) -> None:
     assert gate(bare, "job", "readme").results() == {"setup": "ok", "job": "FAILED", "readme": "FAILED"}
 
 
+@pytest.mark.thorough
 def test_too_little_coverage_fails(tmp_path: Path) -> None:
     """The floor in pyproject.toml is one: tests that pass and reach half of the code do not pass."""
     (tmp_path / "half.py").write_text("def half(n):\n    if n:\n        return 1\n    return 2\n")

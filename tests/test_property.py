@@ -30,7 +30,7 @@ def played(seed: int) -> Any:
     return perform(draw(seed))
 
 
-FEW, MANY = 400, 2000
+FEW, MANY = 300, 2000
 """Scenarios that every run of the tests plays, and those that a thorough one does."""
 
 
@@ -103,10 +103,15 @@ def test_each_option_meets_each_ending_and_any_two_meet(seeds: int, least: int) 
         assert (pairs[two] >= least) != (two in never), two
 
 
+@cache
+def drawn_with_all(seed: int) -> Scenario:
+    return draw(seed, frozenset())
+
+
 @pytest.mark.parametrize("name", FURTHER)
 def test_each_further_draw_is_drawn(name: str) -> None:
     """Protects against a draw that changes nothing, also one that asyncpc does not pass yet."""
-    assert any(draw(seed, frozenset()) != draw(seed, frozenset({name})) for seed in range(1000))
+    assert any(drawn_with_all(seed) != draw(seed, frozenset({name})) for seed in range(1000))
 
 
 def test_what_waits_is_known() -> None:
@@ -130,4 +135,4 @@ def test_the_scenarios_are_varied() -> None:
         seen["swallowed"] += bool(ledger.swallowed)
         seen["abandoned"] += bool(report and report.abandoned)
     assert min(seen.values()) >= 3, seen
-    assert min(seen["returned"], seen["raised"], seen["unfinished"], seen["complete"]) >= 30, seen
+    assert min(seen["returned"], seen["raised"], seen["unfinished"], seen["complete"]) >= 20, seen

@@ -163,20 +163,31 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def in_folder(
+def called(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., str]]:
-    """``main`` called in the user's directory, for what needs no process of its own; gives its stdout."""
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """``main`` called in the user's directory, for what needs no process of its own: its status, stdout and stderr."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "app", raising=False)
 
-    def call(*arguments: str) -> str:
-        assert main(arguments) == 0
-        return capsys.readouterr().out
+    def call(*arguments: str) -> tuple[int, str, str]:
+        return main(arguments), *capsys.readouterr()
 
     yield call
     sys.modules.pop("app", None)
+
+
+@pytest.fixture
+def in_folder(called: Callable[..., tuple[int, str, str]]) -> Callable[..., str]:
+    """The same, for what ends well: its stdout."""
+
+    def call(*arguments: str) -> str:
+        status, out, _ = called(*arguments)
+        assert status == 0
+        return out
+
+    return call
 
 
 def asyncpc_run(folder: Path, name: str, *options: str) -> Child:
@@ -357,12 +368,14 @@ def test_an_incomplete_drain_exits_1_and_tells_what_is_left(folder: Path, loop: 
         ("a\x1b[2J:b", r"a\x1b[2J:b"),
     ],
 )
-def test_a_wrong_target_exits_2_and_says_what_to_write(folder: Path, target: str, told: str) -> None:
+def test_a_wrong_target_exits_2_and_says_what_to_write(
+    called: Callable[..., tuple[int, str, str]], target: str, told: str
+) -> None:
     """A mistake costs a look at one line, not a search; and nothing typed can play with the terminal (fault F9)."""
-    ended = run_child(folder, "-m", "asyncpc", "run", target)
-    assert (ended.status, ended.out) == (2, "")
-    assert told in ended.err.replace("\\\\", "\\")
-    assert len(ended.err.splitlines()) == 1
+    status, out, err = called("run", target)
+    assert (status, out) == (2, "")
+    assert told in err.replace("\\\\", "\\")
+    assert len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -374,15 +387,17 @@ def test_a_wrong_target_exits_2_and_says_what_to_write(folder: Path, target: str
         ("import asyncpc\n@asyncpc.consumer\ndef f(): ...", "DefinitionError: consumer 'f' must take item"),
     ],
 )
-def test_a_module_that_cannot_be_imported_exits_2_and_says_why(folder: Path, program: str, told: str) -> None:
+def test_a_module_that_cannot_be_imported_exits_2_and_says_why(
+    folder: Path, called: Callable[..., tuple[int, str, str]], program: str, told: str
+) -> None:
     """The error of the user's module, with its line, is what has to be mended; ``--traceback`` shows the rest."""
     (folder / "broken.py").write_text(program)
-    ended = run_child(folder, "-m", "asyncpc", "run", "broken:pipeline")
-    assert (ended.status, ended.out) == (2, "")
-    assert ended.err.startswith("asyncpc: 'broken' cannot be imported: ")
-    assert told in ended.err
-    assert "Traceback" not in ended.err
-    assert "Traceback" in run_child(folder, "-m", "asyncpc", "run", "broken:pipeline", "--traceback").err
+    status, out, err = called("run", "broken:pipeline")
+    assert (status, out) == (2, "")
+    assert err.startswith("asyncpc: 'broken' cannot be imported: ")
+    assert told in err
+    assert "Traceback" not in err
+    assert "Traceback" in called("run", "broken:pipeline", "--traceback")[2]
 
 
 @pytest.mark.parametrize(
@@ -429,10 +444,18 @@ def frames(ended: Ended) -> list[str]:
     return [line for line in text.splitlines() if "/s · " in line]
 
 
-def test_a_terminal_shows_progress_and_then_the_report(folder: Path) -> None:
-    """A person sees that it moves, how fast, and which queue is full; no more than ten redraws a second."""
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """A run whose sources know their total, on a terminal."""
     pytest.importorskip("rich")
-    ended = run_on_terminal(folder, "-m", "asyncpc", "run", "app:counted")
+    folder = tmp_path_factory.mktemp("counted")
+    (folder / "app.py").write_text(APP)
+    return run_on_terminal(folder, "-m", "asyncpc", "run", "app:counted")
+
+
+def test_a_terminal_shows_progress_and_then_the_report(counted: Ended) -> None:
+    """A person sees that it moves, how fast, and which queue is full; no more than ten redraws a second."""
+    ended = counted
     drawn = frames(ended)
     assert ended.status == 0
     assert drawn
@@ -441,20 +464,18 @@ def test_a_terminal_shows_progress_and_then_the_report(folder: Path) -> None:
     assert "40 produced, 40 done in" in ended.out
 
 
-def test_the_progress_line_is_gone_at_the_end_and_the_cursor_back(folder: Path) -> None:
+def test_the_progress_line_is_gone_at_the_end_and_the_cursor_back(counted: Ended) -> None:
     """The terminal is left as it was found: after the line was erased, the report is all that stands there."""
-    pytest.importorskip("rich")
-    ended = run_on_terminal(folder, "-m", "asyncpc", "run", "app:counted")
+    ended = counted
     erased = ended.out.rindex("\x1b[2K")
     assert "/s · " not in ended.out[erased:]
     assert ended.out[erased:].startswith("\x1b[2Kstage")
     assert ended.out.rindex("\x1b[?25h") > ended.out.rindex("\x1b[?25l")
 
 
-def test_a_bar_is_drawn_only_where_the_total_is_known(folder: Path) -> None:
+def test_a_bar_is_drawn_only_where_the_total_is_known(folder: Path, counted: Ended) -> None:
     """A bar promises an end: it needs sources that know theirs."""
-    pytest.importorskip("rich")
-    assert "━" in run_on_terminal(folder, "-m", "asyncpc", "run", "app:counted").out
+    assert "━" in counted.out
     assert "━" not in run_on_terminal(folder, "-m", "asyncpc", "run", "app:uncounted").out
 
 

@@ -537,12 +537,12 @@ def test_h7_a_batch_that_is_given_up_lets_others_run(on_error: str, eager: bool)
 
     destination: Any = {"skip": "skip", "function": lambda failure: None, "consumer": told}[on_error]
 
-    @consumer(batch=Batch(5_000), maxsize=0, on_error=destination)
+    @consumer(batch=Batch(1_500), maxsize=0, on_error=destination)
     async def first(rows: list[int]) -> None:
         raise ValueError
 
-    report, most = watched(Pipeline(first), 5_000, lambda statistics: statistics.stages[0].failed, eager)
-    assert report.failed == 5_000
+    report, most = watched(Pipeline(first), 1_500, lambda statistics: statistics.stages[0].failed, eager)
+    assert report.failed == 1_500
     assert most <= MOST
 
 
@@ -563,6 +563,7 @@ def _seconds_to_give_up(items: int) -> float:
     return run_virtual(main)
 
 
+@pytest.mark.thorough
 def test_h7_giving_a_batch_up_takes_time_by_the_number_of_its_items() -> None:
     """Twenty times the items take about twenty times as long, in CPU time; they took sixty times as long."""
     few = min(_seconds_to_give_up(15_000) for _ in range(3))

@@ -52,9 +52,10 @@ def in_thread_at_once(function: Callable[..., Any], *args: Any) -> Any:
 # -- put_from_thread ------------------------------------------------------------------------------
 
 
-async def test_eight_threads_lose_nothing_and_keep_the_bound() -> None:
-    """800,000 items from threads that are switched as often as can be: each arrives once, in its thread's order."""
-    each, threads, maxsize = 5_000 if asyncio.get_running_loop().get_debug() else 100_000, 8, 64
+@pytest.mark.parametrize("most", [10_000, pytest.param(100_000, marks=pytest.mark.thorough)])
+async def test_eight_threads_lose_nothing_and_keep_the_bound(most: int) -> None:
+    """Items of threads that are switched as often as can be: each arrives once, in its thread's order."""
+    each, threads, maxsize = most // 20 if asyncio.get_running_loop().get_debug() else most, 8, 64
     last = [-1] * threads
 
     @consumer

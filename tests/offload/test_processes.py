@@ -257,7 +257,7 @@ def test_a_program_that_ignores_its_children(tmp_path: Path) -> None:
     assert "Traceback" not in ended.err
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.thorough)])
 def test_no_process_outlives_the_program(tmp_path: Path, sent: signal.Signals) -> None:
     """Ctrl-C goes to all processes and drains, with nothing lost; SIGKILL goes to one, and the others follow."""
     (tmp_path / "program.py").write_text(CTRL_C)

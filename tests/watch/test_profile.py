@@ -557,11 +557,11 @@ def test_processes_are_measured_without_their_start(folder: Path) -> None:
     ("name", "status", "out", "err"),
     [
         ("failing", 1, "not measured: every item failed, the first with ValueError: boom", ""),
-        ("refused", 1, "20 of them failed, the first with Unroutable: ", ""),
+        pytest.param("refused", 1, "20 of them failed, the first with Unroutable: ", "", marks=pytest.mark.thorough),
         ("filtered", 0, "10 of them failed, the first with Unroutable: ", ""),
-        ("gone", 1, "", "  OSError: gone, see https://me:***@host/ (app.py:"),
-        ("empty", 1, "nothing was measured: the sources produced no item", ""),
-        ("unsourced", 2, "", "has no source, so there is nothing to record"),
+        pytest.param("gone", 1, "", "  OSError: gone, see https://me:***@host/ (app.py:", marks=pytest.mark.thorough),
+        pytest.param("empty", 1, "nothing was measured: the sources produced no item", "", marks=pytest.mark.thorough),
+        pytest.param("unsourced", 2, "", "has no source, so there is nothing to record", marks=pytest.mark.thorough),
         ("missing", 2, "", "no 'missing' in 'app:missing'"),
     ],
 )
@@ -584,7 +584,7 @@ def test_seconds_limits_the_recording(folder: Path) -> None:
     assert "events limits: " in ended.out
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize(("name", "word"), [("waiting", "waiting"), ("hanging", "hanging")])
 @pytest.mark.realtime
 def test_a_signal_stops_it_at_once(folder: Path, name: str, word: str, number: signal.Signals) -> None:
