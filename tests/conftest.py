@@ -40,6 +40,14 @@ def pytest_asyncio_loop_factories(
     return {name: remembered(make) for name, make in LOOP_FACTORIES.items()}
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is marked
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave one of the loops to the thorough run where the time of a test goes into processes that it starts."""
+    for item in items:
+        if item.get_closest_marker("processes") and "[uvloop" in item.name:
+            item.add_marker("thorough")
+
+
 @pytest.fixture(autouse=True, scope="module")
 def what_was_there_before() -> None:
     """Keep what exists before a module out of the collections that end each of its tests: they then take about 1 ms.

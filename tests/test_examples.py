@@ -410,6 +410,7 @@ def test_micro_batching_in_virtual_time(monkeypatch: pytest.MonkeyPatch, capsys:
     assert re.findall(r"became +(\d+)", capsys.readouterr().out) == ["2", "7", "32"]
 
 
+@pytest.mark.thorough
 @both_ways
 def test_api_client_loses_no_prompt(way: Any) -> None:
     """Protects failure handling against real HTTP: each prompt is answered or a dead letter with its reason."""

@@ -20,7 +20,7 @@ from support import BUSY, results, until
 
 from asyncpc import DefinitionError, NotPicklable, Pipeline, PipelineError, StateError, WorkerDied, consumer, source
 
-pytestmark = pytest.mark.realtime
+pytestmark = [pytest.mark.realtime, pytest.mark.processes]
 
 
 @pytest.fixture(autouse=True)
