@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from types import CoroutineType
 from typing import Any, Final
 
 from .seams import Call, Ticket
 
-__all__ = ["CallTicket", "JointTicket", "Tracked", "fail_all", "plain", "release_all", "settle_all", "tracking"]
+__all__ = ["CallTicket", "JointTicket", "Tracked", "fail_all", "never_awaited", "plain", "release_all", "settle_all", "tracking"]
 
 
 class Tracked:
@@ -147,6 +148,12 @@ class JointTicket:
             ticket.release()
 
 
+def never_awaited(stage: str, value: CoroutineType[Any, Any, Any]) -> TypeError:
+    """The error of a handler whose result is a coroutine; closes it, or Python warns that it was never awaited."""
+    value.close()
+    return TypeError(f"stage {stage!r} gave a coroutine that nobody awaits: write 'await' before what it returns")
+
+
 def tracking(call: Call, worker: Any) -> Call:
     """``call`` for runs that can have tickets: it gets the user's item, and its value travels on with the ticket."""
     stage = worker.stage
@@ -170,6 +177,8 @@ def tracking(call: Call, worker: Any) -> Call:
             return value
         if not is_last:
             return Tracked(value, ticket)
+        if type(value) is CoroutineType:
+            raise never_awaited(stage.handler.name, value)
         ticket.settle(value)
         return None
 

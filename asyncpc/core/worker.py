@@ -24,7 +24,7 @@ from .isolation import isolated
 from .queue import END
 from .seams import Call
 from .stage import DONE, NO_ITEM, ConsumerWorker, Stage, give_up_all, stray
-from .tracked import tracking
+from .tracked import never_awaited, tracking
 from .waiting import TIME_SLICE, WaitQueue
 
 __all__ = ["RUNS", "attempt", "consume", "recovered"]
@@ -196,9 +196,9 @@ async def _handle_some(worker: ConsumerWorker, items: Any, inbox: Channel[Any], 
                 _obey_cancel(worker)
                 break
         elapsed = clock() - started
+        worker.item = NO_ITEM  # what follows may raise: a key is let go there, which may compare priorities
         if run is FIRST:
             _look_at_first(worker, elapsed, value)
-        worker.item = NO_ITEM  # what follows may raise: a key is let go there, which may compare priorities
         if not items or elapsed > TIME_SLICE or worker.interrupted:
             break
     return elapsed, run is FIRST
@@ -209,11 +209,7 @@ def _look_at_first(worker: ConsumerWorker, elapsed: float, value: Any) -> None:
     stage = worker.stage
     stage.timing.latency.add(elapsed - worker.passing)
     if type(value) is CoroutineType and stage.outlets[0].channel is None:
-        worker.item = NO_ITEM
-        value.close()  # or Python warns that it was never awaited
-        raise TypeError(
-            f"stage {stage.handler.name!r} gave a coroutine that nobody awaits: write 'await' before what it returns"
-        )
+        raise never_awaited(stage.handler.name, value)
 
 
 async def _is_to_leave(stage: Stage) -> bool:
@@ -237,8 +233,10 @@ def _obey_cancel(worker: ConsumerWorker) -> None:
 
 async def _not_emitted(worker: ConsumerWorker, item: Any, error: BaseException) -> None:
     """The value of the item waited for room, and was left in the next channel; or that refused it."""
-    if not isinstance(error, Exception):
+    if isinstance(error, asyncio.CancelledError):
         worker.settle()
+        raise error
+    if not isinstance(error, Exception):  # KeyboardInterrupt in key=, say: the item fails with it, as in a handler
         raise error
     try:
         if isinstance(error, Ended):

@@ -670,3 +670,23 @@ def test_an_interrupted_handler_tells_its_caller_only_that_there_is_no_more() ->
     with pytest.raises(KeyboardInterrupt):
         run_virtual(main)
     assert len(got) == 1
+
+
+@both
+@pytest.mark.parametrize("retry", [None, 2])
+def test_a_caller_is_told_of_a_forgotten_await(retry: int | None, eager: bool) -> None:
+    """Protects the caller of a handler whose result is a coroutine: the error names the stage, and the run goes on."""
+
+    @consumer(retry=retry)
+    async def forgets(n: int) -> Any:
+        return doubled(n) if n == 1 else n
+
+    async def main() -> None:
+        async with Pipeline(forgets) as running:
+            with pytest.raises(TypeError, match=r"stage 'forgets' gave a coroutine that nobody awaits: write 'await'"):
+                await running.call(1)
+            assert await running.call(2) == 2
+        assert running.report is not None
+        assert (running.report.failed, running.report.done) == (1, 1)
+
+    run_virtual(main, eager=eager)

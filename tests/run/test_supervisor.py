@@ -16,10 +16,11 @@ from typing import Any
 import anyio
 import pytest
 from spy import Spy, spy_consumer
-from support import endless, ignore, left, workers
+from support import balanced, endless, ignore, left, workers
 from virtual import both, idle, now, run_virtual
 
 from asyncpc import (
+    Batch,
     Pipeline,
     PipelineError,
     Report,
@@ -490,6 +491,40 @@ def test_b13_an_interrupt_stops_the_run_and_comes_out(interrupt: type[BaseExcept
             caught = error
         assert type(caught) is interrupt
         assert not workers()
+
+    run_virtual(main, eager=eager)
+
+
+@both
+@pytest.mark.parametrize("options", [{"key": "by"}, {"priority": "by"}, {"key": "by", "batch": Batch(2)}])
+@pytest.mark.parametrize("maxsize", [2, 0])
+def test_an_interrupted_function_of_an_item_leaves_the_counts_right(
+    options: dict[str, Any], maxsize: int, eager: bool
+) -> None:
+    """Protects the counts when Ctrl-C meets ``key=``: the value is nowhere, and its item has failed."""
+
+    def by(n: int) -> int:
+        if n == 3:
+            raise KeyboardInterrupt
+        return n
+
+    @consumer
+    async def first(n: int) -> int:
+        return n
+
+    @consumer(maxsize=maxsize, **{name: by if value == "by" else value for name, value in options.items()})
+    async def second(n: Any) -> None:
+        await asyncio.sleep(0)
+
+    async def main() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            async with Pipeline(range(6), first >> second) as running:
+                await running.wait()
+        report = running.report
+        assert report is not None
+        assert balanced(report)
+        assert (report.stages[0].done, report.stages[0].failed) == (3, 1)
+        assert report.stages[0].emitted == report.stages[1].received == 3
 
     run_virtual(main, eager=eager)
 
