@@ -13,32 +13,59 @@ from types import FrameType
 from typing import Any, Final, Literal
 
 from .checks import check_seconds
+from .core.plan import Plan
 from .errors import DefinitionError, StateError
-from .graph.pipeline import Pipeline, plan_of, run_within
+from .graph.pipeline import Pipeline, plan_of, run_beside
 from .run.report import PipelineError, Report
 from .run.running import Running
+from .run.watching import Beside, install, screens
 
 __all__ = ["Loop", "run", "run_watched"]
 
 Loop = Literal["auto", "uvloop", "asyncio"]
 
+PICTURE: Final = 120
+"""Columns of a picture in a notebook."""
+
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
-WATCH_EVERY: Final = 0.1
-"""Seconds between two calls of ``watch``: a terminal need not be redrawn more often."""
+
+class _Screens:
+    """What shows pipelines and their runs: the wing ``watch``, imported when it is asked for."""
+
+    def picture(self, plan: Plan) -> str:
+        from .watch.drawing import draw
+
+        return draw(plan, PICTURE)
+
+    def progress(self, plan: Plan) -> Beside:
+        from .watch.progress import progress
+
+        return progress(plan)
 
 
-def run(pipeline: Pipeline[Any, Any], *, loop: Loop = "auto", drain_timeout: float | None = None) -> Report:
+install(_Screens())
+
+
+def run(
+    pipeline: Pipeline[Any, Any],
+    *,
+    loop: Loop = "auto",
+    drain_timeout: float | None = None,
+    progress: bool = False,
+) -> Report:
     """Run ``pipeline`` to its end in a loop of its own, and return the :class:`~asyncpc.Report`.
 
     The first SIGINT or SIGTERM drains within ``drain_timeout`` seconds (default: the pipeline's), the second cancels
     now, the third has its default action. ``report.signal`` is the first one, and ``sys.exit(report.exit_status)``
     passes it on (130, 143). Outside the main thread no signal is handled.
 
-    ``loop`` is ``"auto"`` (uvloop where it is installed), ``"uvloop"`` or ``"asyncio"``. Raises ``PipelineError`` when
+    ``progress`` shows how far the run has come, as :meth:`Pipeline.progress` does. ``loop`` is ``"auto"`` (uvloop where
+    it is installed), ``"uvloop"`` or ``"asyncio"``. Raises ``PipelineError`` when
     the run failed or could not finish before its deadline, ``DefinitionError`` when it has no source.
     """
-    return run_watched(pipeline, loop=loop, drain_timeout=drain_timeout)
+    watch = screens().progress(plan_of(pipeline)) if progress and isinstance(pipeline, Pipeline) else None
+    return run_watched(pipeline, loop=loop, drain_timeout=drain_timeout, watch=watch)
 
 
 def run_watched(
@@ -46,9 +73,9 @@ def run_watched(
     *,
     loop: Loop = "auto",
     drain_timeout: float | None = None,
-    watch: Callable[[Running[Any, Any]], None] | None = None,
+    watch: Beside | None = None,
 ) -> Report:
-    """:func:`run`, calling ``watch`` with the :class:`~asyncpc.Running` about ten times a second."""
+    """:func:`run`, with ``watch`` entered while the run is under way."""
     if not isinstance(pipeline, Pipeline):
         raise DefinitionError(f"run() takes a Pipeline, such as numbers >> show, not {pipeline!r}")
     if asyncio._get_running_loop() is not None:
@@ -61,12 +88,12 @@ def run_watched(
     @contextmanager
     def beside(running: Running[Any, Any]) -> Iterator[None]:
         nonlocal abandoned
-        with signals.handled(running), _watched(running, watch):
+        with signals.handled(running):
             yield
         abandoned = bool(running.report and running.report.abandoned)
 
     try:
-        report = runner.run(run_within(pipeline, beside))
+        report = runner.run(run_beside(pipeline, beside, *([] if watch is None else [watch])))
         report.signal = signals.first
         return report
     except PipelineError as error:
@@ -141,26 +168,6 @@ def _woken_by_signals(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         finally:
             signal.set_wakeup_fd(before)
             loop.remove_reader(ours)
-
-
-@contextmanager
-def _watched(running: Running[Any, Any], watch: Callable[[Running[Any, Any]], None] | None) -> Iterator[None]:
-    if watch is None:
-        yield
-        return
-    loop = asyncio.get_running_loop()
-    timer: asyncio.TimerHandle
-
-    def look() -> None:
-        nonlocal timer
-        watch(running)
-        timer = loop.call_later(WATCH_EVERY, look)
-
-    timer = loop.call_later(WATCH_EVERY, look)
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def _loop_factory(loop: Loop) -> Callable[[], asyncio.AbstractEventLoop] | None:

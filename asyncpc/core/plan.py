@@ -28,8 +28,8 @@ class Origin(NamedTuple):
     restart: Restart | None = None
     blocks: bool = False
     """Whether it may block, so that a run reads it in a thread."""
-    total: int | None = None
-    """How many items it will produce, if that is known."""
+    total: int | Callable[[], Any] | None = None
+    """How many items it will produce, if that is known, or what to ask for it."""
     into: int | None = None
     """The place of the stage it writes to, once that is known."""
 

@@ -97,6 +97,8 @@ class Statistics(NamedTuple):
     """Items that handlers put back into the first stage with ``feed``."""
     ends: tuple[str, ...]
     """The names of the stages whose values are the results: one, or one per branch."""
+    stop_asked: bool
+    """Whether somebody asked the run to stop; a run also drains when its sources have ended."""
 
     def __str__(self) -> str:
         """Format the counts as a table."""

@@ -100,6 +100,7 @@ class Supervisor:
         self._left_behind: list[str] = []  # workers that left a call running in a thread
         self._sources_live = 0
         self._starting = False  # whether a worker's task is being made
+        self._stop_asked = False
         self._cancels = 0  # rounds of cancellation
         self._deadline: asyncio.TimerHandle | None = None
         self._deadline_at = math.inf  # kept here, since a handle of uvloop that has fired cannot say it
@@ -194,18 +195,21 @@ class Supervisor:
             self._ended.set()
         elif not self._ended.is_set():
             self.first.check_caller()
-            self.scaling.stop()
-            self._limit(self.plan.drain_timeout if timeout is None else timeout)
-            self._end_intake()
+            self._stop_asked = True
+            self._drain(self.plan.drain_timeout if timeout is None else timeout)
+
+    def _drain(self, timeout: float) -> None:
+        self.scaling.stop()
+        self._limit(timeout)
+        self._end_intake()
 
     def abort(self) -> None:
         """Cancel every worker now; clean-up gets ``drain_timeout`` seconds, after a second call none (fault B7)."""
         if self._ended.is_set() or self.state is State.NEW:
             self.stop()
         elif self._cancels == 0:
-            self.scaling.stop()
-            self._limit(self.plan.drain_timeout)
-            self._end_intake()
+            self._stop_asked = True
+            self._drain(self.plan.drain_timeout)
             self._cancel()
         else:
             self._limit(0)
@@ -355,7 +359,7 @@ class Supervisor:
         for error in errors:
             self.outcome.keep(error, worker.name)
         if errors and isinstance(worker, ProducerWorker) and self.outcome.interrupt is None:
-            self.stop()  # what it produced is handled first (fault C13)
+            self._drain(self.plan.drain_timeout)  # what it produced is handled first (fault C13)
         elif errors:
             self._fail(worker.name)
         self._log_failures(errors, worker.name)
@@ -458,7 +462,7 @@ class Supervisor:
             return self.outcome.report.statistics
         now = self._loop.time()
         elapsed = max(now - self._began, perf_counter() - self._began_really)  # uvloop's clock has steps of 1 ms
-        return self.accounts.statistics(self.state.value, elapsed, now)
+        return self.accounts.statistics(self.state.value, elapsed, now, self._stop_asked)
 
     def _advance(self, state: State) -> None:
         if state not in ADVANCES[self.state]:
