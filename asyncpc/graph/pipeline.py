@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overlo
 from ..core.plan import Handler, Node, Origin, Plan
 from ..errors import DefinitionError, StateError
 from ..run.report import Report
-from ..run.running import Results, Running, leave
+from ..run.running import Results, Running, end_block, leave
 from ..run.supervisor import Supervisor
 from ..run.watching import Beside, screens
 from .definitions import bind_origin
@@ -206,10 +206,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
     ) -> None:
         assert self._run is not None
         run = self._run
-        if error is None or isinstance(error, Exception):
-            run.stop()
-        else:
-            run.abort()
+        end_block(run, error)
         await leave(run, error, self._release, run.outcome.complete_result)
 
     def stream(self) -> Results[Out_co]:

@@ -165,7 +165,7 @@ class Report:
         self.abandoned: tuple[str, ...] = abandoned
         """The names of workers that ignored two cancellations, or left a call running in a thread."""
         self.signal: int | None = signal
-        """The signal that ended the run under :func:`asyncpc.run`, if one did."""
+        """The first signal that asked the run to stop: under :func:`asyncpc.run`, or with ``running.on_signals()``."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Report) and self._all() == other._all()

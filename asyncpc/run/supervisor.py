@@ -236,6 +236,11 @@ class Supervisor:
             cancelled.report = self.outcome.report  # type: ignore[attr-defined]  # there is no other way to pass it on
             raise cancelled
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the run is over and its report written."""
+        return self._ended.is_set()
+
     def lost_its_loop(self) -> bool:
         """Whether the loop was closed under the run."""
         return self.state is not State.NEW and self._loop.is_closed()
@@ -439,6 +444,7 @@ class Supervisor:
             unclean = left or abandoned or not self.outcome.is_clean()
             self._advance(State.FAILED if unclean else State.CLOSED)
         self.outcome.report = Report(self.statistics(), left, abandoned)
+        self.outcome.report.signal = self.outcome.signal  # last, since a signal may come between any two steps
         self.outcome.breach = self.accounts.breach(self.outcome.report.statistics)
         for stage in self.stages:
             if self.accounts.tracked:

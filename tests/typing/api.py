@@ -239,6 +239,11 @@ def written(numbers: list[int], session: bytes) -> None: ...
 async def either(n: int | None) -> None: ...
 
 
+@producer(total=len)
+async def counted(numbers: list[int]) -> AsyncIterator[int]:
+    yield 1
+
+
 scoring = Pipeline(rows)
 
 
@@ -266,6 +271,9 @@ async def options() -> None:
     consumer(key=country, priority=lambda order: order.price, concurrency=3)
     consumer(rate=Rate(0.5, per=60, burst=2), breaker=Breaker(3, reset_after=1.5))
     producer(restart=None, name=None)
+    assert_type(counted([1]), Source[int])
+    assert_type(source([1], total=len), Source[int])
+    assert_type(source(iter([1]), total=1_000_000) >> plain, Pipeline[int, int])
     producer(restart=Restart(times=1, within=2.5, backoff=lambda attempt: 0.1))
 
 
@@ -333,6 +341,12 @@ async def flows() -> None:
     assert_type(numbers >> anything, Pipeline[int, int])  # a stage that takes any object takes an int
     assert_type(await (numbers >> double), Report)
     assert_type(run(numbers >> show), Report)
+    assert_type(run(numbers >> show, progress=True), Report)
+    shown = numbers >> show
+    async with shown.progress():
+        assert_type(await shown, Report)
+    async with shown as running_shown, running_shown.on_signals(), running_shown.on_signals(5.0):
+        assert_type(await running_shown.wait(), Report)
     async with Pipeline(double) as running:
         assert_type(running, Running[int, float])
         await running.put(1, timeout=0.5)
@@ -410,6 +424,10 @@ async def mistakes() -> None:
     _ = numbers >> insert  # type: ignore[operator]
     run(double)  # type: ignore[arg-type]
     run(numbers >> show, loop="trio")  # type: ignore[arg-type]
+    source([1], total="many")  # type: ignore[arg-type]
+    producer(total="many")  # type: ignore[call-overload]
+    with (numbers >> show).progress():  # type: ignore[attr-defined]
+        pass
     consumer(maxsize="100")  # type: ignore[call-overload]
     consumer(timeout="1 s")  # type: ignore[call-overload]
     consumer(max_failures="1 %")  # type: ignore[call-overload]

@@ -209,7 +209,7 @@ def test_a_total_that_fails_is_logged_and_the_run_goes_on(
 @pytest.mark.parametrize("wrong", ["1000", -1, 1.5, True])
 def test_a_total_that_is_no_number_of_items_is_refused(wrong: Any) -> None:
     """A mistake is told where it is written, with what to write."""
-    with pytest.raises(DefinitionError, match=r"total=.* must be a number of items, 0 or more, or a function such as l"):
+    with pytest.raises(DefinitionError, match=r"total=.* must be a number of items, 0 or more, or a function such as"):
         source([1], total=wrong)
     with pytest.raises(DefinitionError, match=r"producer 'plain_thirty': total=.* must be"):
         producer(total=wrong)(plain_thirty.__wrapped__)
