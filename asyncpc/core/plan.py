@@ -143,6 +143,8 @@ class Plan(NamedTuple):
     """Items each queue holds whose stage does not say otherwise; 0 is unbounded, None the default."""
     drain_timeout: float
     """Seconds that a drain may take by default."""
+    on_unfinished: Callable[[Any], object] | None = None
+    """What gets the items that a run has left, once it has ended."""
 
     def bound(self, handler: Handler) -> int:
         """Items that the queue before ``handler`` holds; 0 is unbounded."""

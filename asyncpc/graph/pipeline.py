@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager
 from functools import update_wrapper
+from html import escape
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from ..core.plan import Handler, Node, Origin, Plan
 from ..errors import DefinitionError, StateError
-from ..run.report import Report
-from ..run.running import Results, Running, end_block, leave
+from ..run.report import Report, Unfinished
+from ..run.running import Results, Running, end_block, end_of, leave
 from ..run.supervisor import Supervisor
 from ..run.watching import Beside, screens
+from ..wording import redacted
 from .definitions import bind_origin
 from .layout import Layout
 from .parts import Part, join, stage_layout
@@ -125,8 +127,13 @@ class Pipeline(StageLike[In_contra, Out_co]):
 
     ``maxsize`` (items) bounds each queue, unless its stage or an inner pipeline sets its own; by default it is that of
     the first part, if that is a pipeline that sets it. ``drain_timeout`` (seconds) bounds a drain; by default it comes
-    from the first part that sets it, and is 30 if none does. Raises ``DefinitionError`` for a pipeline that cannot run.
-    A pipeline can run any number of times, but only once at a time.
+    from the first part that sets it, and is 30 if none does. ``on_unfinished`` is a function, or a coroutine function,
+    that gets the accepted items which a run has not handled to their end: a tuple of :class:`Unfinished`. It is called
+    when the run has ended and left items, for whatever reason, before ``await`` or the block returns or raises; what it
+    raises fails the run. By default it comes from the first part that sets it.
+
+    Raises ``DefinitionError`` for a pipeline that cannot run. A pipeline can run any number of times, but only once at
+    a time.
     """
 
     __slots__ = ("_around", "_beside", "_plan", "_run")
@@ -139,6 +146,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
         *,
         maxsize: int = ...,
         drain_timeout: float = ...,
+        on_unfinished: Callable[[tuple[Unfinished, ...]], object] | None = ...,
         name: str | None = ...,
     ) -> None: ...
     @overload
@@ -150,6 +158,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
         *,
         maxsize: int = ...,
         drain_timeout: float = ...,
+        on_unfinished: Callable[[tuple[Unfinished, ...]], object] | None = ...,
         name: str | None = ...,
     ) -> None: ...
     @overload
@@ -161,6 +170,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
         *,
         maxsize: int = ...,
         drain_timeout: float = ...,
+        on_unfinished: Callable[[tuple[Unfinished, ...]], object] | None = ...,
         name: str | None = ...,
     ) -> None: ...
     def __init__(
@@ -168,9 +178,10 @@ class Pipeline(StageLike[In_contra, Out_co]):
         *parts: Any,
         maxsize: int | None = None,
         drain_timeout: float | None = None,
+        on_unfinished: Callable[[tuple[Unfinished, ...]], object] | None = None,
         name: str | None = None,
     ) -> None:
-        self._plan, layout = join(parts, maxsize, drain_timeout, name)
+        self._plan, layout = join(parts, maxsize, drain_timeout, on_unfinished, name)
         super().__init__(layout)
         self._run: Supervisor | None = None
         self._beside: list[Beside] = []  # what each run is accompanied by
@@ -188,7 +199,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
         """Run to the end."""
         run = self._start("await it")
         try:
-            await run.wait_hastening()
+            await end_of(run)
         finally:
             self._release()
         return run.outcome.complete_result()
@@ -267,6 +278,9 @@ class Pipeline(StageLike[In_contra, Out_co]):
 
     def __repr__(self) -> str:
         return f"<Pipeline {self._plan.name}>"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(redacted(screens().picture(self._plan)))}</pre>"
 
 
 def _joined(first: Any, following: Any) -> Pipeline[Any, Any]:

@@ -26,6 +26,7 @@ import math
 from collections.abc import Sequence
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
+from inspect import isawaitable
 from threading import get_ident
 from time import perf_counter
 from typing import Any, Final
@@ -38,7 +39,7 @@ from ..core.tracked import release_all
 from ..core.worker import consume
 from ..errors import ConservationError, QueueShutDown, StateError, WorkerCancelled
 from ..logs import DEBUG, ERROR, WARNING, log
-from ..wording import summary
+from ..wording import redacted, summary
 from .accounting import Accounts
 from .build import build
 from .outcome import Outcome
@@ -101,6 +102,7 @@ class Supervisor:
         self._sources_live = 0
         self._starting = False  # whether a worker's task is being made
         self._stop_asked = False
+        self._handed_over = False  # whether on_unfinished has got what was left
         self._cancels = 0  # rounds of cancellation
         self._deadline: asyncio.TimerHandle | None = None
         self._deadline_at = math.inf  # kept here, since a handle of uvloop that has fired cannot say it
@@ -235,6 +237,24 @@ class Supervisor:
         if cancelled is not None and first is None:
             cancelled.report = self.outcome.report  # type: ignore[attr-defined]  # there is no other way to pass it on
             raise cancelled
+
+    async def hand_over(self) -> None:
+        """Give what the run left to ``on_unfinished``, once; what that raises fails the run.
+
+        *Cancel safety*: a coroutine function is cancelled.
+        """
+        report, receive = self.outcome.report, self.plan.on_unfinished
+        if receive is None or report is None or not report.left or self._handed_over:
+            return
+        self._handed_over = True
+        try:
+            answer = receive(report.unfinished)
+            if isawaitable(answer):
+                await answer
+        except Exception as error:
+            self.outcome.keep(error, "on_unfinished=")
+            self.outcome.is_delivered = False  # the caller has not seen this error yet
+            log(ERROR, "pipeline %r: on_unfinished= raised %s", self.plan.name, summary(error), error=error)
 
     @property
     def has_ended(self) -> bool:
@@ -430,9 +450,17 @@ class Supervisor:
         finally:
             self._ended.set()
             _under_way.discard(self)
-        if self.outcome.report is not None and self.outcome.report.left:
-            left = ", ".join([f"{stage} {count}" for stage, count in self.outcome.report.left_by_stage().items()])
-            log(WARNING, "pipeline %r left items unfinished: %s", self.plan.name, left)
+        self._log_left()
+
+    def _log_left(self) -> None:
+        """Log how many items each stage has left; never an item itself."""
+        if self.outcome.report is None:
+            return
+        counts = {stage.name: stage for stage in self.outcome.report.stages}
+        for name, left in self.outcome.report.left_by_stage().items():
+            one, names = counts[name], (redacted(self.plan.name), redacted(name))
+            message = "pipeline %r: stage %r left %d of %d items unfinished (%d done, %d failed, %d dropped)"
+            log(WARNING, message, *names, left, one.received, one.done, one.failed, one.dropped)
 
     def _conclude(self) -> None:
         """Write the report, with what is left, and let go of it."""

@@ -25,6 +25,7 @@ from asyncpc import (
     Running,
     Source,
     Statistics,
+    Unfinished,
     broadcast,
     consumer,
     exponential,
@@ -79,6 +80,12 @@ letters: BoundedQueue[Failure] = BoundedQueue()
 
 
 async def told(failure: Failure) -> None: ...
+
+
+def keep(items: tuple[Unfinished, ...]) -> None: ...
+
+
+async def keep_later(items: tuple[Unfinished, ...]) -> None: ...
 
 
 @consumer(retry=3, timeout=10, on_error="skip", max_failures=0.01)
@@ -337,6 +344,8 @@ async def flows() -> None:
     assert_type(Pipeline(range(10), double >> show, maxsize=5), Pipeline[int, None])
     assert_type(Pipeline(double, maxsize=1000, drain_timeout=5.0), Pipeline[int, float])
     assert_type(Pipeline(double, show, name="shown"), Pipeline[int, None])
+    assert_type(Pipeline(double, on_unfinished=keep), Pipeline[int, float])
+    assert_type(Pipeline(numbers, double, on_unfinished=keep_later), Pipeline[int, float])
     assert_type(Pipeline(sitemap("x") >> words, fetch, maxsize=5), Pipeline[str, Page])
     assert_type(numbers >> anything, Pipeline[int, int])  # a stage that takes any object takes an int
     assert_type(await (numbers >> double), Report)
@@ -435,6 +444,7 @@ async def mistakes() -> None:
     consumer(key=3)  # type: ignore[call-overload]
     consumer(priority="low")  # type: ignore[call-overload]
     consumer(on_drop=3)  # type: ignore[call-overload]
+    Pipeline(double, on_unfinished=told)  # type: ignore[arg-type]
     consumer(name=3)  # type: ignore[call-overload]
     consumer(context=3)  # type: ignore[call-overload]
     Rate("100")  # type: ignore[arg-type]
