@@ -372,3 +372,47 @@ asyncio.run(main())
 def test_the_third_signal_has_its_default_action(tmp_path: Path) -> None:
     """A handler that never yields cannot be drained, but it can be ended by hand."""
     assert run_child(tmp_path, "-c", BLOCKED).status == -signal.SIGTERM
+
+
+SERVED = """
+import asyncio, sys
+from contextlib import asynccontextmanager
+import uvicorn
+from asyncpc import Pipeline, consumer
+
+sys.stderr = sys.stdout
+
+@consumer
+async def handle(n):
+    await asyncio.sleep(0.01)
+
+@asynccontextmanager
+async def lifespan(app):
+    async with Pipeline(handle) as orders, orders.on_signals():
+        for n in range(20):
+            orders.put_nowait(n)
+        yield
+    print(orders.report.done, "done after signal", orders.report.signal, flush=True)
+
+async def app(scope, receive, send):
+    async with lifespan(app):
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+    await send({"type": "lifespan.shutdown.complete"})
+
+uvicorn.run(app, port=0, lifespan="on")
+"""
+
+
+@pytest.mark.realtime
+@both_signals
+def test_a_web_server_hears_of_the_signal_too(tmp_path: Path, number: signal.Signals) -> None:
+    """In a lifespan of uvicorn, whose own handlers are there first: the run drains, and the server shuts down."""
+    child = Child(tmp_path, "-c", SERVED)
+    child.line_with("running on")
+    child.send(number)
+    ended = child.end()
+    assert f"20 done after signal {int(number)}" in ended.out
+    assert "Finished server process" in ended.out
+    assert ended.seconds < BUSY
