@@ -15,7 +15,17 @@ from children import Child, run_child
 from support import BUSY, ignore
 from virtual import both, now, run_virtual
 
-from asyncpc import DefinitionError, Pipeline, PipelineError, Report, Running, StateError, consumer, producer
+from asyncpc import (
+    DefinitionError,
+    Pipeline,
+    PipelineError,
+    Report,
+    Running,
+    StateError,
+    Unfinished,
+    consumer,
+    producer,
+)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -102,6 +112,25 @@ def test_signals_are_handled_while_the_block_is_left() -> None:
     assert (report.done, report.signal) == (5, signal.SIGTERM)
 
 
+def test_signals_are_handled_while_the_items_left_are_saved() -> None:
+    """SIGTERM after the run has ended must not end the process before ``on_unfinished`` has saved what was left."""
+    saved: list[int] = []
+
+    async def save(items: tuple[Unfinished, ...]) -> None:
+        came(signal.SIGTERM)
+        await asyncio.sleep(1)
+        saved.append(len(items))
+
+    async def main() -> int | None:
+        async with Pipeline(endless, slow, on_unfinished=save) as running, running.on_signals():
+            await asyncio.sleep(2.5)
+            report = await running.drain(0)
+        return report.signal
+
+    assert run_virtual(main) == signal.SIGTERM
+    assert saved == [8]
+
+
 @pytest.mark.parametrize("limit", [1.0, None])
 def test_its_drain_timeout_is_its_own_or_the_pipeline_s(limit: float | None) -> None:
     """The nearer place wins, as with ``run``."""
@@ -156,6 +185,7 @@ def test_an_error_of_the_block_and_its_cancel_come_out() -> None:
 def test_a_failed_run_gives_the_signals_back_at_once() -> None:
     """The block may go on, and then SIGTERM must end it as if there were no pipeline."""
     received: list[int] = []
+    in_block: list[Any] = []
 
     @consumer
     async def fails(n: int) -> None:
@@ -166,13 +196,14 @@ def test_a_failed_run_gives_the_signals_back_at_once() -> None:
             await running.put(1)
             await asyncio.sleep(1)
             came(signal.SIGTERM)
-            assert received == [signal.SIGTERM]
-            assert signal.getsignal(signal.SIGTERM) is mine
+            in_block.append(signal.getsignal(signal.SIGTERM))
 
     async def main() -> None:
         with pytest.raises(PipelineError) as failed:
             await work()
         assert failed.value.report.signal is None
+        assert received == [signal.SIGTERM]
+        assert in_block == [mine]
 
     def mine(number: int, frame: Any) -> None:
         received.append(number)
