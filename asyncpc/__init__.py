@@ -25,7 +25,7 @@ Two decorators, one object, one awaitable::
 The wings of the house. Imports only go down this list, and inside a wing no two modules import each other::
 
     cli       reads arguments, writes to the terminal, sets exit codes
-    runner    owns a loop, handles signals
+    runner    owns a loop
     watch     shows a pipeline, a run or a profile to people
     graph     what a user writes: sources and stages, joined into pipelines
     run       runs a pipeline: its supervisor, its accounts, its report, the handle that its user gets

@@ -9,6 +9,7 @@ How long does a queue get, and how long do people wait?       ``checkout_line``
 What does a whole job with real input look like?              ``stdlib_report``
 How does work create more work, and when does that end?       ``crawler``
 How does a web app hand work to the background?               ``order_service``
+How does it finish after a restart what a stop cut short?     ``resume_orders``
 How do many callers share one call of a model?                ``micro_batching``
 How does a client deal with 429, 500 and 400?                 ``api_client``
 How do parallel downloads come out in order?                  ``ordered_download``
@@ -25,5 +26,6 @@ Each is a script, and a pipeline for the command line::
     python examples/basic.py
     asyncpc run examples.basic:pipeline
 
-``crawler`` and ``api_client`` need httpx, ``order_service`` needs starlette and uvicorn; the others need only asyncpc.
+``crawler`` and ``api_client`` need httpx, ``order_service`` and ``resume_orders`` need starlette and uvicorn; the
+others need only asyncpc.
 """

@@ -275,7 +275,7 @@ FAULTS: Final = (
         "I3",
         (_STAGE, "is_idle", " and inbox.workers == inbox.getters.waiting + len(self.staff.opening)", ""),
     ),
-    _fault("drain without a deadline", "C1", (_RUN, "stop", "self._limit(", "(lambda seconds: None)(")),
+    _fault("drain without a deadline", "C1", (_RUN, "_drain", "self._limit(", "(lambda seconds: None)(")),
     _fault("caller's cancel swallowed", "B5", (_RUN, "wait_hastening", "raise cancelled", "pass")),
     _fault(
         "context leaks between items", "B12", (worker, "_handle_some", "leaked = context != home", "leaked = False")

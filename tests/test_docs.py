@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from children import UNMEASURED, run_child
 
 import asyncpc
 
 ROOT: Final = Path(__file__).parents[1]
 PACKAGE: Final = Path(asyncpc.__file__).parent
-DOCS: Final = sorted((ROOT / "docs").glob("*.md"))
+DOCS: Final = sorted((ROOT / "docs").rglob("*.md"))
+HOW_TO: Final = sorted((ROOT / "docs" / "how-to").glob("*.md"))
 HOW: Final = (ROOT / "docs" / "how-it-works.md").read_text()
 MADE_THERE: Final = {"options/dedupe.py", "tests/options/test_dedupe.py"}
 """Files that a page tells its reader to write."""
@@ -53,6 +55,18 @@ def test_links_and_files_are_there(path: Path) -> None:
         name for name in files_named(text) - MADE_THERE if not ((PACKAGE / name).exists() or (ROOT / name).exists())
     }
     assert not missing
+
+
+@pytest.mark.realtime
+@pytest.mark.parametrize("path", HOW_TO, ids=lambda path: path.stem)
+def test_the_programs_of_a_how_to_run(path: Path, tmp_path: Path) -> None:
+    """Who copies a program from a page can run it as it is, each by itself, and has no complaint to read."""
+    programs = re.findall(r"^```python\n(.*?)^```$", path.read_text(), re.DOTALL | re.MULTILINE)
+    assert programs
+    for program in programs:
+        ended = run_child(tmp_path, "-c", program, **UNMEASURED)
+        assert ended.status == 0, ended.err
+        assert "Traceback" not in ended.err
 
 
 def test_the_map_is_complete() -> None:

@@ -164,7 +164,7 @@ def test_every_example_has_a_test() -> None:
     for name in modules():
         assert any(test.startswith(f"test_{name}_") for test in tests), f"examples/{name}.py has no test"
         assert f"``{name}``" in index, f"examples/__init__.py does not list {name}"
-    assert set(FINITE) == modules() - {"order_service", "graceful_shutdown"}
+    assert set(FINITE) == modules() - {"order_service", "resume_orders", "graceful_shutdown"}
 
 
 @pytest.mark.parametrize("name", sorted(modules()))
@@ -687,9 +687,10 @@ def test_order_service_drains_at_sigterm(count: int) -> None:
     assert_none_lost(seen)
 
 
-def test_order_service_through_the_command_line() -> None:
+@pytest.mark.parametrize("name", ["order_service", pytest.param("resume_orders", marks=pytest.mark.thorough)])
+def test_order_service_through_the_command_line(name: str) -> None:
     """Protects the reader who tries it: a pipeline without a source is refused, with the cure, and does not hang."""
-    ended = started(as_pipeline("order_service")).end()
+    ended = started(as_pipeline(name)).end()
     assert ended.status == 2
     assert "has no source" in ended.err
     assert "Traceback" not in ended.err
@@ -728,3 +729,47 @@ def test_order_service_says_when_to_come_again(monkeypatch: pytest.MonkeyPatch) 
         assert running.report.done == filled + 1
 
     run_virtual(scenario)
+
+
+# -- the web service that resumes ---------------------------------------------------------------------
+
+
+ON_STDOUT = """
+import runpy, sys
+sys.stderr = sys.stdout
+runpy.run_module("examples.resume_orders", run_name="__main__")
+"""
+"""Its log comes where it can be read line by line."""
+
+
+def send_orders(address: str, numbers: range) -> None:
+    """Send orders, each of which must be accepted."""
+    with httpx.Client(base_url=address, trust_env=False, timeout=60) as http:
+        for number in numbers:
+            assert http.post("/orders", json={"id": number}).status_code == 202
+
+
+def served(database: Path, orders: range, handle: int) -> tuple[list[int], str]:
+    """Start the service, send it orders, and stop it after it has handled some: those, and what it says at the end."""
+    child = started(["-c", ON_STDOUT, "--port", "0", "--database", str(database), "--verbose"])
+    address = re.search(r"http://[\w.:]+", child.line_with("running on"))
+    assert address
+    send_orders(address[0], orders)
+    for _ in range(handle):
+        child.line_with("handled order")
+    child.send(signal.SIGTERM)
+    ended = child.end()
+    assert ended.status == -signal.SIGTERM  # uvicorn raises the signal again after its shutdown
+    return [int(number) for number in re.findall(r"handled order (\d+)", ended.out)], ended.out
+
+
+def test_resume_orders_loses_nothing_across_restarts(tmp_path: Path) -> None:
+    """Protects accepted orders: the deadline of the drain passes, and the next run handles what was left, once."""
+    database = tmp_path / "orders.db"
+    first, said = served(database, range(40), handle=1)
+    assert f"40 orders accepted, {len(first)} handled, {40 - len(first)} saved" in said
+    assert len(first) < 40
+    second, said = served(database, range(40, 45), handle=45 - len(first))
+    assert f"{40 - len(first)} orders taken back" in said
+    assert f"{45 - len(first)} orders accepted, {45 - len(first)} handled, 0 saved" in said
+    assert sorted(first + second) == list(range(45))

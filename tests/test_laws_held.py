@@ -144,5 +144,5 @@ def test_f8_items_that_failed_or_were_left_are_not_logged(
 
     run_virtual(main, eager=eager)
     assert "no such patient" in caplog.text
-    assert "fails 7" in caplog.text  # left unfinished
+    assert "stage 'fails' left 7 of 8 items unfinished" in caplog.text
     assert "canary" not in caplog.text

@@ -137,8 +137,8 @@ def _run(options: argparse.Namespace) -> int:
     """Run the pipeline, print its report, and say what went wrong."""
     pipeline = _load(options.target)
     try:
-        with progress(plan_of(pipeline)) as watch:
-            report = run_watched(pipeline, loop=options.loop, drain_timeout=options.drain_timeout, watch=watch)
+        watch = progress(plan_of(pipeline), stays=False)  # the report follows
+        report = run_watched(pipeline, loop=options.loop, drain_timeout=options.drain_timeout, watch=watch)
     except PipelineError as error:
         _print(str(error.report))
         _print_failure(error, options)

@@ -28,8 +28,8 @@ class Origin(NamedTuple):
     restart: Restart | None = None
     blocks: bool = False
     """Whether it may block, so that a run reads it in a thread."""
-    total: int | None = None
-    """How many items it will produce, if that is known."""
+    total: int | Callable[[], Any] | None = None
+    """How many items it will produce, if that is known, or what to ask for it."""
     into: int | None = None
     """The place of the stage it writes to, once that is known."""
 
@@ -143,6 +143,8 @@ class Plan(NamedTuple):
     """Items each queue holds whose stage does not say otherwise; 0 is unbounded, None the default."""
     drain_timeout: float
     """Seconds that a drain may take by default."""
+    on_unfinished: Callable[[Any], object] | None = None
+    """What gets the items that a run has left, once it has ended."""
 
     def bound(self, handler: Handler) -> int:
         """Items that the queue before ``handler`` holds; 0 is unbounded."""

@@ -128,9 +128,16 @@ if TYPE_CHECKING:
 @overload
 def producer(function: Callable[P, AsyncIterator[T] | Iterator[T]], /) -> Producer[P, T]: ...
 @overload
-def producer(*, restart: Restart | None = None, name: str | None = None) -> _ProducerDecorator: ...
 def producer(
-    function: Callable[..., Any] | None = None, /, *, restart: Restart | None = None, name: str | None = None
+    *, restart: Restart | None = None, name: str | None = None, total: int | Callable[..., int] | None = None
+) -> _ProducerDecorator: ...
+def producer(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    restart: Restart | None = None,
+    name: str | None = None,
+    total: int | Callable[..., int] | None = None,
 ) -> Any:
     """Make a generator function, async or not, a source of items.
 
@@ -140,12 +147,16 @@ def producer(
     item that it yields then is not taken.
 
     With ``restart`` a generator that raises is started again. By default an error ends the intake, the items it yielded
-    before are handled, and then the run raises the error. Raises ``DefinitionError`` for anything but a generator
-    function.
+    before are handled, and then the run raises the error.
+
+    ``total`` says how many items it will yield: a number, or a function of the producer's arguments, such as ``len``.
+    Only progress shows it; the function is called when progress is shown.
+
+    Raises ``DefinitionError`` for anything but a generator function.
     """
     if function is None:
-        return lambda function: Producer(define_origin(function, restart, name))
-    return Producer(define_origin(function, restart, name))
+        return lambda function: Producer(define_origin(function, restart, name, total))
+    return Producer(define_origin(function, restart, name, total))
 
 
 @overload
@@ -235,15 +246,24 @@ def consumer(function: Callable[..., Any] | None = None, /, **options: Any) -> A
     return define if function is None else define(function)
 
 
-def source(items: Items[T], name: str | None = None, *, run_in: Literal["loop", "thread"] = "loop") -> Source[T]:
+def source(
+    items: Items[T],
+    name: str | None = None,
+    *,
+    run_in: Literal["loop", "thread"] = "loop",
+    total: int | Callable[[Any], int] | None = None,
+) -> Source[T]:
     """Any iterable or async iterable as a source, iterated afresh in each run; ``name`` is for the report.
 
     An iterable that may block, such as a file or a cursor, is read in a thread of its own with ``run_in="thread"``, as
     a plain generator with ``@producer`` is. Otherwise its ``next()`` holds up the event loop.
+
+    ``total`` says how many items there are: a number, or a function of ``items``, such as ``len``. Lists and other
+    containers of Python know it by themselves. Only progress shows it.
     """
     if isinstance(items, (Producer, Source)):
         raise DefinitionError(f"source({items!r}): it is a source already; use it without source()")
-    return Source(Layout((iterable_origin(items, name, run_in),)))
+    return Source(Layout((iterable_origin(items, name, run_in, total),)))
 
 
 def as_listener(on_error: Any) -> Any:

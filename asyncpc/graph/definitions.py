@@ -27,7 +27,10 @@ from ..core.queue import BoundedQueue
 from ..errors import DefinitionError
 from ..options import ARGUMENTS, with_options
 
-__all__ = ["OPTIONS", "bind_origin", "define_handler", "define_origin", "iterable_origin"]
+__all__ = ["OPTIONS", "Total", "bind_origin", "define_handler", "define_origin", "iterable_origin"]
+
+Total = int | Callable[..., Any] | None
+"""How many items a source will produce: a number, or a function that is called with what the source is made of."""
 
 OPTIONS: Final = ("maxsize", "context", "run_in", "name", *ARGUMENTS)
 """The names of a consumer's arguments."""
@@ -55,8 +58,11 @@ def define_handler(function: Callable[..., Any], **options: Any) -> Handler:
     return with_options(where, handler, options)
 
 
-def define_origin(function: Callable[..., Any], restart: Restart | None, name: str | None) -> Origin:
-    """Check a producer's function; ``open`` still takes its arguments. Raises ``DefinitionError`` with the cure."""
+def define_origin(function: Callable[..., Any], restart: Restart | None, name: str | None, total: Total) -> Origin:
+    """Check a producer's function; ``open`` and ``total`` still take its arguments, which :func:`bind_origin` gives.
+
+    Raises ``DefinitionError`` with the cure.
+    """
     label = label_of(name, function)
     where = f"producer {label!r}"
     refuse_called(where, function)
@@ -65,7 +71,7 @@ def define_origin(function: Callable[..., Any], restart: Restart | None, name: s
     refuse_method(where, function)
     if kind_of(function) != "generator":
         raise DefinitionError(f"{where} yields no items: write it with 'yield' (or see whether a decorator hides it)")
-    return Origin(label, function, check_restart(where, restart), not is_async(function))
+    return Origin(label, function, check_restart(where, restart), not is_async(function), check_total(where, total))
 
 
 def bind_origin(origin: Origin, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Origin:
@@ -76,10 +82,11 @@ def bind_origin(origin: Origin, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         raise DefinitionError(
             f"producer {origin.name!r}: {error}; it is {signature_of(origin.open)}, so compose {origin.name}(…)"
         ) from None
-    return origin._replace(open=functools.partial(origin.open, *args, **kwargs))
+    total = functools.partial(origin.total, *args, **kwargs) if callable(origin.total) else origin.total
+    return origin._replace(open=functools.partial(origin.open, *args, **kwargs), total=total)
 
 
-def iterable_origin(items: object, name: str | None = None, run_in: object = "loop") -> Origin:
+def iterable_origin(items: object, name: str | None = None, run_in: object = "loop", total: Total = None) -> Origin:
     """Any iterable or async iterable as an origin; raises ``DefinitionError`` for anything else."""
     label = label_of(name or f"source({type(items).__name__})", items)
     refuse_called(label, items)
@@ -91,13 +98,22 @@ def iterable_origin(items: object, name: str | None = None, run_in: object = "lo
     blocks = run_in == "thread"
     if blocks and isinstance(items, AsyncIterable):
         raise DefinitionError(f"{label} is async, so it is read in the loop: leave run_in= out")
-    total: int | None = None
-    if isinstance(items, (list, tuple, range, set, frozenset, dict)):  # len() of anything else may be slow
-        with suppress(OverflowError):
+    total = check_total(label, total)
+    if callable(total):
+        total = functools.partial(total, items)
+    elif total is None and isinstance(items, (list, tuple, range, set, frozenset, dict)):
+        with suppress(OverflowError):  # len() of anything else may be slow
             total = len(items)
     if iter_is_self(items) or (isinstance(items, AsyncIterator) and not isinstance(items, BoundedQueue)):
         return Origin(label, _once(label, items), blocks=blocks, total=total)
     return Origin(label, lambda: items, blocks=blocks, total=total)
+
+
+def check_total(where: str, total: Total) -> Total:
+    """Check ``total=``: a number of items, a function that returns one, or None."""
+    if total is None or callable(total) or (type(total) is int and total >= 0):
+        return total
+    raise DefinitionError(f"{where}: total={total!r} must be a number of items, 0 or more, or a function such as len")
 
 
 def iter_is_self(items: object) -> bool:

@@ -7,16 +7,20 @@ becomes unique, and each consumer that receives failures becomes a stage.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from ..core.plan import Handler, Node, Origin, Plan
 
-__all__ = ["Layout", "branching", "complete", "side_by_side"]
+__all__ = ["Layout", "OnUnfinished", "branching", "complete", "side_by_side"]
 
 DRAIN_TIMEOUT: Final = 30.0
 """Seconds a drain may take by default: what Kubernetes allows a pod between SIGTERM and SIGKILL."""
+
+
+OnUnfinished = Callable[[Any], object]
+"""Gets the items that a run has left, a tuple of ``Unfinished``; may be a coroutine function."""
 
 
 class Layout(NamedTuple):
@@ -27,6 +31,8 @@ class Layout(NamedTuple):
     """Each stage comes before those it writes to."""
     drain_timeout: float | None = None
     """Seconds a drain may take, if one of the parts sets it."""
+    on_unfinished: OnUnfinished | None = None
+    """What gets the items that a run has left, if one of the parts sets it."""
     maxsize: int | None = None
     """Items that each queue of the parts after this one holds, if this one is a pipeline that sets it."""
 
@@ -43,7 +49,7 @@ class Layout(NamedTuple):
         origins = [one._replace(into=first) if one.into is None else one for one in self.origins]
         nodes = [node if node.following else node._replace(following=(first,)) for node in self.nodes]
         nodes += [node.moved(first) for node in following.nodes]
-        return Layout(tuple(origins), tuple(nodes), _first_drain_timeout(self, following))
+        return Layout(tuple(origins), tuple(nodes), *_first_settings(self, following))
 
 
 def side_by_side(layouts: Sequence[Layout], before: int = 0) -> Layout:
@@ -54,7 +60,7 @@ def side_by_side(layouts: Sequence[Layout], before: int = 0) -> Layout:
         by = before + len(nodes)
         origins += [one if one.into is None else one._replace(into=one.into + by) for one in layout.origins]
         nodes += [node.moved(by) for node in layout.nodes]
-    return Layout(tuple(origins), tuple(nodes), _first_drain_timeout(*layouts))
+    return Layout(tuple(origins), tuple(nodes), *_first_settings(*layouts))
 
 
 def branching(handler: Handler, branches: Sequence[Layout]) -> Layout:
@@ -64,8 +70,12 @@ def branching(handler: Handler, branches: Sequence[Layout]) -> Layout:
     return inside._replace(nodes=(Node(handler, tuple(firsts)), *inside.nodes))
 
 
-def _first_drain_timeout(*layouts: Layout) -> float | None:
-    return next((one.drain_timeout for one in layouts if one.drain_timeout is not None), None)
+def _first_settings(*layouts: Layout) -> tuple[float | None, OnUnfinished | None]:
+    """The ``drain_timeout`` and ``on_unfinished`` of the first layouts that set them."""
+    return (
+        next((one.drain_timeout for one in layouts if one.drain_timeout is not None), None),
+        next((one.on_unfinished for one in layouts if one.on_unfinished is not None), None),
+    )
 
 
 def complete(name: str, layout: Layout, maxsize: int | None) -> Plan:
@@ -85,6 +95,7 @@ def complete(name: str, layout: Layout, maxsize: int | None) -> Plan:
         shared=_shared(layout.origins, every),
         maxsize=maxsize,
         drain_timeout=DRAIN_TIMEOUT if layout.drain_timeout is None else layout.drain_timeout,
+        on_unfinished=layout.on_unfinished,
     )
 
 

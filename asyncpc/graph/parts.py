@@ -12,8 +12,9 @@ from typing import Any
 from ..checks import check_maxsize, check_name, check_seconds, refuse_called
 from ..core.plan import Origin, Plan
 from ..errors import DefinitionError
+from ..wording import shown
 from .definitions import iterable_origin
-from .layout import Layout, complete
+from .layout import Layout, OnUnfinished, complete
 
 __all__ = ["Part", "join", "source_layout", "stage_layout"]
 
@@ -63,7 +64,11 @@ def stage_layout(part: Any, where: str) -> Layout:
 
 
 def join(
-    parts: Sequence[Any], maxsize: int | None, drain_timeout: float | None, name: str | None
+    parts: Sequence[Any],
+    maxsize: int | None,
+    drain_timeout: float | None,
+    on_unfinished: OnUnfinished | None,
+    name: str | None,
 ) -> tuple[Plan, Layout]:
     """Join parts in order: the plan, and the layout for joining more; raises ``DefinitionError`` for a wrong order."""
     layouts = [_layout_at(place, part) for place, part in enumerate(parts)]
@@ -77,6 +82,12 @@ def join(
     check_seconds(f"pipeline {label!r}", "drain_timeout", drain_timeout)
     if drain_timeout is not None:
         layout = layout._replace(drain_timeout=drain_timeout)
+    if on_unfinished is not None:
+        if not callable(on_unfinished):
+            raise DefinitionError(
+                f"pipeline {label!r}: on_unfinished={shown(on_unfinished)} must be a function of the items left"
+            )
+        layout = layout._replace(on_unfinished=on_unfinished)
     return complete(label, layout, maxsize), layout if maxsize is None else layout.bounded(maxsize)
 
 

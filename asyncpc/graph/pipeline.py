@@ -6,22 +6,25 @@ parts at run time is in ``parts``.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Generator, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager
 from functools import update_wrapper
+from html import escape
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from ..core.plan import Handler, Node, Origin, Plan
 from ..errors import DefinitionError, StateError
-from ..run.report import Report
-from ..run.running import Results, Running, leave
+from ..run.report import Report, Unfinished
+from ..run.running import Results, Running, end_block, end_of, leave
 from ..run.supervisor import Supervisor
+from ..run.watching import Beside, screens
+from ..wording import redacted
 from .definitions import bind_origin
 from .layout import Layout
 from .parts import Part, join, stage_layout
 
-__all__ = ["Consumer", "Pipeline", "Producer", "Source", "StageLike", "handler_of", "plan_of", "run_within"]
+__all__ = ["Consumer", "Pipeline", "Producer", "Source", "StageLike", "handler_of", "plan_of", "run_beside"]
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -124,11 +127,16 @@ class Pipeline(StageLike[In_contra, Out_co]):
 
     ``maxsize`` (items) bounds each queue, unless its stage or an inner pipeline sets its own; by default it is that of
     the first part, if that is a pipeline that sets it. ``drain_timeout`` (seconds) bounds a drain; by default it comes
-    from the first part that sets it, and is 30 if none does. Raises ``DefinitionError`` for a pipeline that cannot run.
-    A pipeline can run any number of times, but only once at a time.
+    from the first part that sets it, and is 30 if none does. ``on_unfinished`` is a function, or a coroutine function,
+    that gets the accepted items which a run has not handled to their end: a tuple of :class:`Unfinished`. It is called
+    when the run has ended and left items, for whatever reason, before ``await`` or the block returns or raises; what it
+    raises fails the run. By default it comes from the first part that sets it.
+
+    Raises ``DefinitionError`` for a pipeline that cannot run. A pipeline can run any number of times, but only once at
+    a time.
     """
 
-    __slots__ = ("_plan", "_run")
+    __slots__ = ("_around", "_beside", "_plan", "_run")
 
     @overload
     def __init__(
@@ -138,6 +146,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
         *,
         maxsize: int = ...,
         drain_timeout: float = ...,
+        on_unfinished: Callable[[tuple[Unfinished, ...]], object] | None = ...,
         name: str | None = ...,
     ) -> None: ...
     @overload
@@ -149,6 +158,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
         *,
         maxsize: int = ...,
         drain_timeout: float = ...,
+        on_unfinished: Callable[[tuple[Unfinished, ...]], object] | None = ...,
         name: str | None = ...,
     ) -> None: ...
     @overload
@@ -160,6 +170,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
         *,
         maxsize: int = ...,
         drain_timeout: float = ...,
+        on_unfinished: Callable[[tuple[Unfinished, ...]], object] | None = ...,
         name: str | None = ...,
     ) -> None: ...
     def __init__(
@@ -167,11 +178,14 @@ class Pipeline(StageLike[In_contra, Out_co]):
         *parts: Any,
         maxsize: int | None = None,
         drain_timeout: float | None = None,
+        on_unfinished: Callable[[tuple[Unfinished, ...]], object] | None = None,
         name: str | None = None,
     ) -> None:
-        self._plan, layout = join(parts, maxsize, drain_timeout, name)
+        self._plan, layout = join(parts, maxsize, drain_timeout, on_unfinished, name)
         super().__init__(layout)
         self._run: Supervisor | None = None
+        self._beside: list[Beside] = []  # what each run is accompanied by
+        self._around = ExitStack()  # what accompanies the current one
 
     def __await__(self) -> Generator[Any, None, Report]:
         """Run to the end in the caller's loop and return the :class:`Report`; signal handlers stay as they are.
@@ -181,14 +195,11 @@ class Pipeline(StageLike[In_contra, Out_co]):
         """
         return self._complete().__await__()
 
-    async def _complete(
-        self, around: Callable[[Running[In_contra, Out_co]], AbstractContextManager[None]] | None = None
-    ) -> Report:
-        """Run to the end; ``around`` is entered while it runs."""
+    async def _complete(self) -> Report:
+        """Run to the end."""
         run = self._start("await it")
         try:
-            with nullcontext() if around is None else around(Running(run)):
-                await run.wait_hastening()
+            await end_of(run)
         finally:
             self._release()
         return run.outcome.complete_result()
@@ -206,10 +217,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
     ) -> None:
         assert self._run is not None
         run = self._run
-        if error is None or isinstance(error, Exception):
-            run.stop()
-        else:
-            run.abort()
+        end_block(run, error)
         await leave(run, error, self._release, run.outcome.complete_result)
 
     def stream(self) -> Results[Out_co]:
@@ -218,6 +226,26 @@ class Pipeline(StageLike[In_contra, Out_co]):
         At most ``maxsize`` values wait to be read; a reader that pauses is backpressure.
         """
         return Results(lambda: self._start("stream it", streamed=True), self._release)
+
+    def progress(self) -> AbstractAsyncContextManager[None]:
+        """Show how far each run of this pipeline has come: ``async with pipeline.progress(): await pipeline``.
+
+        A terminal and a notebook show a line that moves, with a bar if the sources know their total; elsewhere stderr
+        gets a line every 10 s. The last state stays. A block may have several runs, one after the other, each started
+        in any way. An error of the screen is logged and leaves the run in peace.
+        """
+        return self._accompanied(screens().progress(self._plan))
+
+    @asynccontextmanager
+    async def _accompanied(self, beside: Beside) -> AsyncIterator[None]:
+        """Enter ``beside`` for each run that is under way in the block, until that run has ended."""
+        self._beside.append(beside)
+        if self._run is not None:
+            self._around.enter_context(beside(Running(self._run)))
+        try:
+            yield
+        finally:
+            self._beside.remove(beside)
 
     def _start(self, means: str | None = None, *, streamed: bool = False, answers: bool = False) -> Supervisor:
         """Start a run; ``means`` names the way of running that needs a source."""
@@ -233,20 +261,26 @@ class Pipeline(StageLike[In_contra, Out_co]):
             )
         self._run = run = Supervisor(self._plan, streamed=streamed, tracks=answers)
         try:
+            for beside in self._beside:
+                self._around.enter_context(beside(Running(run)))
             run.start()
         except BaseException:
-            self._run = None
+            self._release()
             raise
         return run
 
     def _release(self) -> None:
         self._run = None
+        self._around.close()
 
     def _label(self) -> str:
         return self._plan.name
 
     def __repr__(self) -> str:
         return f"<Pipeline {self._plan.name}>"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(redacted(screens().picture(self._plan)))}</pre>"
 
 
 def _joined(first: Any, following: Any) -> Pipeline[Any, Any]:
@@ -258,11 +292,12 @@ def plan_of(pipeline: Pipeline[Any, Any]) -> Plan:
     return pipeline._plan
 
 
-def run_within(
-    pipeline: Pipeline[In_contra, Out_co], around: Callable[[Running[In_contra, Out_co]], AbstractContextManager[None]]
-) -> Coroutine[Any, Any, Report]:
-    """Run a pipeline to its end as ``await`` does; ``around`` is entered while it runs."""
-    return pipeline._complete(around)
+async def run_beside(pipeline: Pipeline[Any, Any], *beside: Beside) -> Report:
+    """Run a pipeline to its end as ``await`` does; each ``beside`` is entered while it runs."""
+    async with AsyncExitStack() as stack:
+        for one in beside:
+            await stack.enter_async_context(pipeline._accompanied(one))
+        return await pipeline
 
 
 def handler_of(consumer: Consumer[Any, Any, ..., Any]) -> Handler:

@@ -40,14 +40,14 @@ class Accounts:
         self.tracked: bool = False
         """Whether items may have come with tickets."""
 
-    def statistics(self, state: str, elapsed: float, now: float) -> Statistics:
+    def statistics(self, state: str, elapsed: float, now: float, stop_asked: bool) -> Statistics:
         """The counts at this moment."""
         stages = tuple([_stage_statistics(stage, self._received(stage), elapsed, now) for stage in self._stages])
         sources = tuple(
             [SourceStatistics(one.name, one.produced, one.restarts, one.probe.held) for one in self._producers]
         )
         ends = tuple([self._stages[place].handler.name for place in self._ends])
-        return Statistics(state, elapsed, sources, stages, self._stages[0].inbox.accepted, self.fed, ends)
+        return Statistics(state, elapsed, sources, stages, self._stages[0].inbox.accepted, self.fed, ends, stop_asked)
 
     def _received(self, stage: Stage) -> int:
         """How many items came into a stage, as its writers counted them."""

@@ -12,7 +12,7 @@ __all__ = ["Outcome"]
 class Outcome:
     """What went wrong in one run so far, and its report once it has ended."""
 
-    __slots__ = ("_name", "breach", "errors", "interrupt", "is_delivered", "report")
+    __slots__ = ("_name", "breach", "errors", "interrupt", "is_delivered", "report", "signal")
 
     def __init__(self, name: str) -> None:
         self._name = name  # of the pipeline
@@ -21,6 +21,8 @@ class Outcome:
         """KeyboardInterrupt or SystemExit of a handler; the run raises it as it is (fault B13)."""
         self.breach: ConservationError | None = None
         self.report: Report | None = None
+        self.signal: int | None = None
+        """The first signal that asked the run to stop."""
         self.is_delivered: bool = False
         """Whether the caller has got the result already, so that leaving the block does not raise it again."""
 
@@ -32,6 +34,12 @@ class Outcome:
         self.errors.append(error)
         annotate(error, f"in {where} of pipeline {self._name!r}")
         begin_at_user_code(error)
+
+    def note_signal(self, number: int) -> None:
+        """Keep the first signal that asked the run to stop, also in a report that is written already."""
+        self.signal = self.signal or number
+        if self.report is not None:
+            self.report.signal = self.signal
 
     def is_clean(self) -> bool:
         """Whether nothing went wrong so far."""

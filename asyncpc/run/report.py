@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from html import escape
 from typing import Any, NamedTuple
 
+from ..wording import redacted
 from .verdict import bottleneck
 
 __all__ = ["PipelineError", "Report", "SourceStatistics", "StageStatistics", "Statistics", "Unfinished"]
@@ -97,18 +99,25 @@ class Statistics(NamedTuple):
     """Items that handlers put back into the first stage with ``feed``."""
     ends: tuple[str, ...]
     """The names of the stages whose values are the results: one, or one per branch."""
+    stop_asked: bool
+    """Whether somebody asked the run to stop; a run also drains when its sources have ended."""
 
     def __str__(self) -> str:
         """Format the counts as a table."""
+        return self._shown().text()
+
+    def _repr_html_(self) -> str:
+        return self._shown().html()
+
+    def _shown(self) -> _Shown:
         head = ("stage", "received", "done", "failed", "dropped", "in flight", "queued", "rate")
         rows = [
             (s.name, s.received, s.done, s.failed, s.dropped, s.in_flight, s.queued, f"{s.rate:,.0f}")
             for s in self.stages
         ]
         fed = f", {self.fed} fed" if self.fed else ""
-        return (
-            f"{_table(head, self.sources, rows)}\n{self.state}: {self.produced} produced{fed} in {self.elapsed:.3f} s"
-        )
+        line = f"{self.state}: {self.produced} produced{fed} in {self.elapsed:.3f} s"
+        return _Shown(_cells(head, self.sources, rows), [line])
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as dictionaries and lists, ready for JSON."""
@@ -163,7 +172,7 @@ class Report:
         self.abandoned: tuple[str, ...] = abandoned
         """The names of workers that ignored two cancellations, or left a call running in a thread."""
         self.signal: int | None = signal
-        """The signal that ended the run under :func:`asyncpc.run`, if one did."""
+        """The first signal that asked the run to stop: under :func:`asyncpc.run`, or with ``running.on_signals()``."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Report) and self._all() == other._all()
@@ -244,18 +253,23 @@ class Report:
 
     def __str__(self) -> str:
         """Format the counts as a table."""
+        return self._shown().text()
+
+    def _repr_html_(self) -> str:
+        return self._shown().html()
+
+    def _shown(self) -> _Shown:
         left = self.left_by_stage()
         head = ("stage", "received", "done", "failed", "dropped", "unfinished", "peak queued", "rate")
         rows = [
             (s.name, s.received, s.done, s.failed, s.dropped, left.get(s.name, 0), s.peak_queued, f"{s.rate:,.0f}")
             for s in self.stages
         ]
-        lines = [_table(head, self.sources, rows)]
-        lines += [f"{s.name}: {s.failed} failed, the last with {s.last_failure}" for s in self.stages if s.last_failure]
+        lines = [f"{s.name}: {s.failed} failed, the last with {s.last_failure}" for s in self.stages if s.last_failure]
         lines += [f"abandoned: {name} could not be stopped" for name in self.abandoned]
         fed = f", {self.fed} fed" if self.fed else ""
         lines.append(f"{self.produced} produced{fed}, {self.done} done in {self.elapsed:.3f} s")
-        return "\n".join(lines)
+        return _Shown(_cells(head, self.sources, rows), lines)
 
 
 class PipelineError(ExceptionGroup[Exception]):
@@ -286,11 +300,34 @@ class PipelineError(ExceptionGroup[Exception]):
         return PipelineError(self.message, excs, self.report)
 
 
-def _table(head: tuple[str, ...], sources: Sequence[SourceStatistics], stages: list[tuple[Any, ...]]) -> str:
-    """A line for each source and stage; what a source produced is shown under ``done``."""
+class _Shown(NamedTuple):
+    """A table of counts, and the lines below it."""
+
+    cells: list[tuple[str, ...]]
+    """The head, then a row for each source and stage."""
+    lines: list[str]
+
+    def text(self) -> str:
+        """For a terminal."""
+        widths = [max(map(len, column)) for column in zip(*self.cells, strict=True)]
+        head, *rows = self.cells
+        ruled = [head, tuple("-" * width for width in widths), *rows]
+        padded = [[cell.rjust(width) for cell, width in zip(row, widths, strict=True)] for row in ruled]
+        table = ["  ".join([row[0].strip().ljust(widths[0]), *row[1:]]).rstrip() for row in padded]
+        return "\n".join([*table, *self.lines])
+
+    def html(self) -> str:
+        """For a notebook."""
+        head, *rows = [[escape(redacted(cell)) for cell in row] for row in self.cells]
+        first = "".join([f"<th>{cell}</th>" for cell in head])
+        rest = [f"<tr><th>{name}</th>{''.join([f'<td>{cell}</td>' for cell in row])}</tr>" for name, *row in rows]
+        lines = "".join([f"<div>{escape(redacted(line))}</div>" for line in self.lines])
+        return f"<table><thead><tr>{first}</tr></thead><tbody>{''.join(rest)}</tbody></table>{lines}"
+
+
+def _cells(
+    head: tuple[str, ...], sources: Sequence[SourceStatistics], stages: list[tuple[Any, ...]]
+) -> list[tuple[str, ...]]:
+    """A row for each source and stage; what a source produced is shown under ``done``."""
     first = [(source.name, "", source.produced, *[""] * (len(head) - 3)) for source in sources]
-    rows = [head, *[tuple(map(str, row)) for row in (*first, *stages)]]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, tuple("-" * width for width in widths))
-    padded = [[cell.rjust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
-    return "\n".join("  ".join([row[0].strip().ljust(widths[0]), *row[1:]]).rstrip() for row in padded)
+    return [head, *[tuple(map(str, row)) for row in (*first, *stages)]]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -12,12 +13,13 @@ from ..core.tracked import CallTicket, Tracked
 from ..errors import QueueShutDown, StateError
 from ..options.rate import Rate, set_rate
 from .report import Report, Statistics
+from .signals import Signals, can_handle_signals
 from .supervisor import Supervisor
 
 if TYPE_CHECKING:
     from ..offload.bridge import Bridge
 
-__all__ = ["Results", "Running", "leave", "opening"]
+__all__ = ["Results", "Running", "end_block", "end_of", "leave", "opening", "signals_handled"]
 
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
@@ -157,6 +159,42 @@ class Running(Generic[In_contra, Out_co]):
         check_seconds(f"pipeline {self._run.plan.name!r}", "timeout", timeout)
         self._run.stop(timeout)
 
+    @asynccontextmanager
+    async def on_signals(self, drain_timeout: float | None = None) -> AsyncIterator[None]:
+        """Let signals stop the run: ``async with pipeline as running, running.on_signals(): await running.wait()``.
+
+        The first SIGINT or SIGTERM drains within ``drain_timeout`` seconds (default: the pipeline's), the second
+        cancels now, the third has its default action. ``report.signal`` is the first one. Leaving the block drains the
+        run, as leaving the pipeline's block does, with signals still handled; then it restores the handlers that were
+        there before. Several runs may do this at once: each gets every signal.
+
+        A handler of the program's own, such as that of a web server, is called too. Once the run has ended, a signal
+        that comes inside the block is handled as if the block were not there.
+
+        Raises ``StateError`` outside the main thread, where Python handles no signals, and in one of the run's own
+        handlers. *Cancel safety*: as that of the pipeline's block.
+        """
+        check_seconds(f"pipeline {self._run.plan.name!r}", "drain_timeout", drain_timeout)
+        if not can_handle_signals():
+            raise StateError(
+                "on_signals() works only in the main thread, where Python handles signals: "
+                "leave it out here, and let the main thread call loop.call_soon_threadsafe(running.stop)"
+            )
+        if self._run.runs_here():
+            raise StateError("on_signals() in a handler would wait for itself: enter it where the pipeline is entered")
+        signals = Signals(self._run, drain_timeout, passed_on=True)
+        with signals.handled():
+            error: BaseException | None = None
+            try:
+                yield
+            except BaseException as raised:
+                error = raised
+                raise
+            finally:
+                signals.awaits_end = True
+                end_block(self._run, error)
+                await end_of(self._run, error)
+
     async def wait(self) -> Report:
         """Wait until the sources have ended and everything is handled; raises ``PipelineError`` if the run failed.
 
@@ -205,7 +243,7 @@ class Results(Generic[Out_co]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         run = self._entered()
-        run.abort()
+        end_block(run, error)
         await leave(run, error, self._end, run.outcome.result)
 
     def __aiter__(self) -> Results[Out_co]:
@@ -249,13 +287,41 @@ async def leave(
 ) -> None:
     """Leave the block of a run, which may have raised ``error``: wait for the end, call ``end``, raise the outcome."""
     try:
-        await run.wait_hastening(error)
+        await end_of(run, error)
     finally:
         end()
     if error is None and not run.outcome.is_delivered:
         outcome()
     elif isinstance(error, Exception) and not run.outcome.is_delivered:
         run.outcome.raise_with(error)
+
+
+async def end_of(run: Supervisor, error: BaseException | None = None) -> None:
+    """Wait for the end of a run, which cancels hasten, then hand over what it left; ``error`` is that of its block."""
+    try:
+        await run.wait_hastening(error)
+    finally:
+        await run.hand_over()
+
+
+def end_block(run: Supervisor, error: BaseException | None) -> None:
+    """Begin to leave the block of a run, which may have raised ``error``: drain, or cancel if nobody waits for more."""
+    if run.results is None and (error is None or isinstance(error, Exception)):
+        run.stop()
+    else:
+        run.abort()
+
+
+@contextmanager
+def signals_handled(running: Running[Any, Any], drain_timeout: float | None) -> Iterator[None]:
+    """Let signals stop a run whose end is all that the program waits for; outside the main thread there are none."""
+    if not can_handle_signals():
+        yield
+        return
+    signals = Signals(running._run, drain_timeout, passed_on=False)
+    signals.awaits_end = True
+    with signals.handled():
+        yield
 
 
 def opening(running: Running[Any, Any], place: int) -> bool:

@@ -26,6 +26,7 @@ import math
 from collections.abc import Sequence
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
+from inspect import isawaitable
 from threading import get_ident
 from time import perf_counter
 from typing import Any, Final
@@ -38,7 +39,7 @@ from ..core.tracked import release_all
 from ..core.worker import consume
 from ..errors import ConservationError, QueueShutDown, StateError, WorkerCancelled
 from ..logs import DEBUG, ERROR, WARNING, log
-from ..wording import summary
+from ..wording import redacted, summary
 from .accounting import Accounts
 from .build import build
 from .outcome import Outcome
@@ -100,6 +101,8 @@ class Supervisor:
         self._left_behind: list[str] = []  # workers that left a call running in a thread
         self._sources_live = 0
         self._starting = False  # whether a worker's task is being made
+        self._stop_asked = False
+        self._handed_over = False  # whether on_unfinished has got what was left
         self._cancels = 0  # rounds of cancellation
         self._deadline: asyncio.TimerHandle | None = None
         self._deadline_at = math.inf  # kept here, since a handle of uvloop that has fired cannot say it
@@ -194,18 +197,21 @@ class Supervisor:
             self._ended.set()
         elif not self._ended.is_set():
             self.first.check_caller()
-            self.scaling.stop()
-            self._limit(self.plan.drain_timeout if timeout is None else timeout)
-            self._end_intake()
+            self._stop_asked = True
+            self._drain(self.plan.drain_timeout if timeout is None else timeout)
+
+    def _drain(self, timeout: float) -> None:
+        self.scaling.stop()
+        self._limit(timeout)
+        self._end_intake()
 
     def abort(self) -> None:
         """Cancel every worker now; clean-up gets ``drain_timeout`` seconds, after a second call none (fault B7)."""
         if self._ended.is_set() or self.state is State.NEW:
             self.stop()
         elif self._cancels == 0:
-            self.scaling.stop()
-            self._limit(self.plan.drain_timeout)
-            self._end_intake()
+            self._stop_asked = True
+            self._drain(self.plan.drain_timeout)
             self._cancel()
         else:
             self._limit(0)
@@ -231,6 +237,29 @@ class Supervisor:
         if cancelled is not None and first is None:
             cancelled.report = self.outcome.report  # type: ignore[attr-defined]  # there is no other way to pass it on
             raise cancelled
+
+    async def hand_over(self) -> None:
+        """Give what the run left to ``on_unfinished``, once; what that raises fails the run.
+
+        *Cancel safety*: a coroutine function is cancelled.
+        """
+        report, receive = self.outcome.report, self.plan.on_unfinished
+        if receive is None or report is None or not report.left or self._handed_over:
+            return
+        self._handed_over = True
+        try:
+            answer = receive(report.unfinished)
+            if isawaitable(answer):
+                await answer
+        except Exception as error:
+            self.outcome.keep(error, "on_unfinished=")
+            self.outcome.is_delivered = False  # the caller has not seen this error yet
+            log(ERROR, "pipeline %r: on_unfinished= raised %s", self.plan.name, summary(error), error=error)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the run is over and its report written."""
+        return self._ended.is_set()
 
     def lost_its_loop(self) -> bool:
         """Whether the loop was closed under the run."""
@@ -355,7 +384,7 @@ class Supervisor:
         for error in errors:
             self.outcome.keep(error, worker.name)
         if errors and isinstance(worker, ProducerWorker) and self.outcome.interrupt is None:
-            self.stop()  # what it produced is handled first (fault C13)
+            self._drain(self.plan.drain_timeout)  # what it produced is handled first (fault C13)
         elif errors:
             self._fail(worker.name)
         self._log_failures(errors, worker.name)
@@ -421,9 +450,17 @@ class Supervisor:
         finally:
             self._ended.set()
             _under_way.discard(self)
-        if self.outcome.report is not None and self.outcome.report.left:
-            left = ", ".join([f"{stage} {count}" for stage, count in self.outcome.report.left_by_stage().items()])
-            log(WARNING, "pipeline %r left items unfinished: %s", self.plan.name, left)
+        self._log_left()
+
+    def _log_left(self) -> None:
+        """Log how many items each stage has left; never an item itself."""
+        if self.outcome.report is None:
+            return
+        counts = {stage.name: stage for stage in self.outcome.report.stages}
+        for name, left in self.outcome.report.left_by_stage().items():
+            one, names = counts[name], (redacted(self.plan.name), redacted(name))
+            message = "pipeline %r: stage %r left %d of %d items unfinished (%d done, %d failed, %d dropped)"
+            log(WARNING, message, *names, left, one.received, one.done, one.failed, one.dropped)
 
     def _conclude(self) -> None:
         """Write the report, with what is left, and let go of it."""
@@ -435,6 +472,7 @@ class Supervisor:
             unclean = left or abandoned or not self.outcome.is_clean()
             self._advance(State.FAILED if unclean else State.CLOSED)
         self.outcome.report = Report(self.statistics(), left, abandoned)
+        self.outcome.report.signal = self.outcome.signal  # last, since a signal may come between any two steps
         self.outcome.breach = self.accounts.breach(self.outcome.report.statistics)
         for stage in self.stages:
             if self.accounts.tracked:
@@ -458,7 +496,7 @@ class Supervisor:
             return self.outcome.report.statistics
         now = self._loop.time()
         elapsed = max(now - self._began, perf_counter() - self._began_really)  # uvloop's clock has steps of 1 ms
-        return self.accounts.statistics(self.state.value, elapsed, now)
+        return self.accounts.statistics(self.state.value, elapsed, now, self._stop_asked)
 
     def _advance(self, state: State) -> None:
         if state not in ADVANCES[self.state]:

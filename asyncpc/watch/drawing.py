@@ -14,7 +14,7 @@ from ..checks import qualified_name
 from ..core.plan import Plan
 from ..wording import escaped
 
-__all__ = ["draw", "meetings", "mermaid"]
+__all__ = ["draw", "meetings", "mermaid", "width"]
 
 
 def draw(plan: Plan, columns: int) -> str:
@@ -156,7 +156,7 @@ class _Across(_Picture):
     def write(self, text: str, line: int = -1) -> None:
         """Write at the end of a line."""
         self.lines[line] += text
-        self.widths[line] += _width(text)
+        self.widths[line] += width(text)
 
 
 class _Down(_Picture):
@@ -217,7 +217,7 @@ def _failing(plan: Plan, place: int) -> str:
 def _notes(plan: Plan) -> Iterator[str]:
     """A line for each thing that the picture has no room for."""
     for origin in plan.origins:
-        if origin.total is not None:
+        if isinstance(origin.total, int):
             yield f"{origin.name}: {origin.total:,} items"
         if origin.restart is not None:
             times, within = origin.restart.times, origin.restart.within
@@ -248,7 +248,7 @@ def _queue(plan: Plan, place: int) -> str:
     return f"[{plan.bound(plan.nodes[place].handler) or '∞'}]"
 
 
-def _width(text: str) -> int:
+def width(text: str) -> int:
     """How many columns of a terminal ``text`` takes."""
     if text.isascii():
         return len(text)

@@ -1,176 +1,331 @@
-"""The progress line of ``asyncpc run``: items, rate and the fullest queue, at the foot of a terminal."""
+"""Progress: a line at the foot of a terminal, a bar in a notebook, and elsewhere a line of text now and then."""
 
 from __future__ import annotations
 
 import math
+import os
+import shutil
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
-from typing import TYPE_CHECKING, Any, Final, TextIO, cast
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from html import escape
+from importlib import import_module
+from typing import Any, Final, Protocol, TextIO
 
 from ..core.plan import Plan
-from ..run.report import Statistics
+from ..logs import WARNING, log
 from ..run.running import Running
-from .drawing import meetings
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
+from ..run.watching import Beside, looking
+from ..wording import redacted, summary
+from .drawing import width
+from .extent import Journey, Standing
 
 __all__ = ["progress"]
 
 QUIET: Final = 0.5
-"""Seconds that the progress line stays away after the program itself has written to the terminal."""
+"""Seconds that the line stays away from a terminal after the program itself has written there."""
 
-Watch = Callable[[Running[Any, Any]], None]
+EVERY: Final = 10.0
+"""Seconds between two lines where there is no terminal."""
 
-
-@contextmanager
-def progress(plan: Plan) -> Iterator[Watch | None]:
-    """Give a function that draws the progress line, on a terminal where rich is installed; None when piped."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    try:
-        line = _ProgressLine(plan)
-    except ImportError:
-        print("asyncpc: to see progress here, pip install 'asyncpc[rich]'", file=sys.stderr)
-        yield None
-        return
-    with line.beside_the_program():
-        yield line.draw
+WIDTH: Final = 24
+"""Columns of the plain bar."""
 
 
-class _ProgressLine:
-    """One line at the foot of the terminal; it makes room while the program itself writes there."""
+class _Display(Protocol):
+    """Shows one run; several may be shown at once."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.extent = _Extent(plan)
-        total = _total(plan)
-        self.progress = _rich_progress(total)
-        self.live = self.progress.live
-        self.task = self.progress.add_task("", total=total)
-        self.back_at = 0.0  # seconds of the monotonic clock; infinite in the middle of a line of the program
+    def show(self, standing: Standing) -> None:
+        """Show how far the run has come now."""
+
+    def close(self, last: Standing | None) -> None:
+        """Leave ``last`` to be read, or nothing."""
+
+
+def progress(plan: Plan, *, stays: bool = True) -> Beside:
+    """Show how far a run has come while it is under way; ``stays`` says whether the last state stays."""
 
     @contextmanager
-    def beside_the_program(self) -> Iterator[None]:
-        """Make room for what the block writes; remove the line at its end."""
-        with ExitStack() as stack:
-            stack.callback(self.live.stop)
-            stack.enter_context(redirect_stderr(_giving_way(sys.stderr, self)))
-            if sys.stdout.isatty():
-                stack.enter_context(redirect_stdout(_giving_way(sys.stdout, self)))
+    def shown(running: Running[Any, Any]) -> Iterator[None]:
+        try:
+            journey, display = Journey(plan), _display(redacted(plan.name))
+        except Exception as error:  # a screen that fails leaves the run in peace
+            log(WARNING, "no progress is shown: %s", summary(error))
             yield
-
-    def draw(self, running: Running[Any, Any]) -> None:
-        """Draw the line as it is now."""
-        if time.monotonic() < self.back_at:
             return
-        if not self.live.is_started:
-            self.live.start()
-            self.progress.console.show_cursor()  # a third signal would leave no time to restore it
-        now = running.statistics()
-        if now.fed:
-            self.progress.tasks[0].total = None
-        text = _progress_text(self.plan, now)
-        self.progress.update(self.task, description=text, completed=self.extent.through(now), refresh=True)
+        try:
+            with looking(running, lambda running: display.show(journey.standing(running.statistics()))):
+                yield
+        finally:
+            with suppress(Exception):  # as above
+                display.close(journey.standing(running.statistics()) if stays and running.report else None)
 
-    def give_way(self, text: str) -> None:
-        """Make room for ``text``, which the program writes; come back after ``QUIET`` seconds without output."""
-        self.live.stop()
-        self.back_at = time.monotonic() + QUIET if text.endswith("\n") else math.inf
+    return shown
 
 
-class _GivingWay:
-    """A stream of the terminal that makes the progress line give way."""
-
-    def __init__(self, stream: TextIO, line: _ProgressLine) -> None:
-        self.stream = stream
-        self.line = line
-
-    def write(self, text: str) -> int:
-        self.line.give_way(text)
-        return self.stream.write(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
+def _display(name: str) -> _Display:
+    """What fits the place where the program runs."""
+    if (notebook := _notebook()) is not None:
+        return _Notebook(name, notebook)
+    if sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        return _OnTerminal(name)
+    return _Lines(name)
 
 
-def _giving_way(stream: TextIO, line: _ProgressLine) -> TextIO:
-    return cast(TextIO, _GivingWay(stream, line))
+# -- without a terminal ---------------------------------------------------------------------------
 
 
-def _rich_progress(total: int | None) -> Progress:
-    """A line on stderr that is redrawn only on request; raises ``ImportError`` without rich."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
-    from rich.table import Column
+class _Lines:
+    """A line on stderr every ten seconds, for logs and pipes."""
 
-    text = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
-    return Progress(
-        SpinnerColumn() if total is None else BarColumn(),
-        text,
-        console=Console(file=sys.stderr),
-        auto_refresh=False,
-        transient=True,
-        redirect_stdout=False,
-        redirect_stderr=False,
-    )
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.next_at = EVERY  # seconds after the start of the run
+
+    def show(self, standing: Standing) -> None:
+        if standing.elapsed >= self.next_at:
+            self.next_at += EVERY * (1 + (standing.elapsed - self.next_at) // EVERY)
+            self._write(standing)
+
+    def close(self, last: Standing | None) -> None:
+        if last is not None:
+            self._write(last)
+
+    def _write(self, standing: Standing) -> None:
+        _write(sys.stderr, f"{self.name}: {standing}\n")
 
 
-class _Extent:
-    """How many source items are through: past the first stages that emit any number of values per item.
+# -- in a notebook --------------------------------------------------------------------------------
 
-    Beyond those stages nobody can say which items a value was made of. An item that failed or was dropped is through.
+
+def _notebook() -> Any:
+    """IPython's ``display`` if this is a kernel of a notebook, else None."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if getattr(shell, "kernel", None) is None:
+        return None
+    return import_module("IPython.display").display  # there are no types of it, unless it is installed
+
+
+class _Notebook:
+    """A bar below the cell, redrawn in its place."""
+
+    def __init__(self, name: str, display: Callable[..., Any]) -> None:
+        self.name = name
+        self.display = display
+        self.handle: Any = None
+
+    def show(self, standing: Standing) -> None:
+        shown = _Bar(self.name, standing)
+        if self.handle is None:
+            self.handle = self.display(shown, display_id=True)
+        else:
+            self.handle.update(shown)
+
+    def close(self, last: Standing | None) -> None:
+        if last is not None:
+            self.show(last)
+
+
+class _Bar:
+    """What a notebook shows: HTML, or text where it cannot show that."""
+
+    def __init__(self, name: str, standing: Standing) -> None:
+        self.name = name
+        self.standing = standing
+
+    def _repr_html_(self) -> str:
+        share = self.standing.share
+        value = "" if share is None else f' value="{share:.4f}"'
+        return f"<div>{escape(self.name)} <progress{value}></progress> {escape(str(self.standing))}</div>"
+
+    def __repr__(self) -> str:
+        return f"{self.name}: {self.standing}"
+
+
+# -- on a terminal --------------------------------------------------------------------------------
+
+
+class _OnTerminal:
+    """The line of one run at the foot of the terminal."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        _foot.enter(self)
+
+    def show(self, standing: Standing) -> None:
+        _foot.draw(self, standing)
+
+    def close(self, last: Standing | None) -> None:
+        _foot.leave(self, last)
+
+
+class _Board(Protocol):
+    """Draws lines at the foot of a terminal."""
+
+    def draw(self, lines: Sequence[tuple[str, float | None]]) -> None:
+        """Draw texts, each with the share of its bar."""
+
+    def clear(self) -> None:
+        """Remove what was drawn."""
+
+
+class _Foot:
+    """The foot of the terminal, which all runs of the process share; it makes room for what the program writes.
+
+    It replaces the method ``write`` of the streams themselves, not ``sys.stderr``: a log handler keeps the stream that
+    it was made with.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self.nodes = plan.nodes[: plan.main]
-        self.meeting = meetings(plan)
-        self.counted = set(plan.entries)
-        """The stages whose items count."""
-        for place, node in enumerate(self.nodes):
-            if place in self.counted and (node.handler.branches is not None or not node.handler.generates):
-                self.counted.update(node.following)
-        self.trunk: set[int] = set()
-        """The stages outside all branches: all items of some source reach them."""
-        for place in plan.entries:
-            while place < len(self.nodes) and place not in self.trunk:
-                self.trunk.add(place)
-                place = self.meeting[place]
+    def __init__(self) -> None:
+        self.lines: dict[_OnTerminal, Standing | None] = {}
+        self.board: _Board = _PlainBoard()
+        self.streams = ExitStack()
+        self.back_at = 0.0  # seconds of the monotonic clock; infinite in the middle of a line of the program
+        self.draws = False  # whether what is written now is the lines themselves
+        self.lock = threading.RLock()  # handlers in threads write too
 
-    def through(self, now: Statistics) -> int:
-        """How many items are through: all that came in, less those on their way.
+    def enter(self, line: _OnTerminal) -> None:
+        """Add a line."""
+        with self.lock:
+            if not self.lines:
+                self.board, self.back_at = _board(), 0.0
+                for stream in {sys.stderr, sys.stdout}:
+                    if stream is not None and stream.isatty():
+                        self.streams.enter_context(self._giving_way(stream))
+            self.lines[line] = None
 
-        Of a broadcast's branches, the one with the most items on its way counts: an item is through when it is through
-        all of them. After the stage where branches meet, an item counts once for each, so the result may be too low,
-        but never too high.
-        """
-        within = [0] * len(self.nodes)  # items on their way at a stage, and in its branches until they meet
-        until_the_end = [0] * (len(self.meeting) + 1)  # the same from a stage to the end
-        for place in reversed(range(len(self.nodes))):
-            node, stage, meeting = self.nodes[place], now.stages[place], self.meeting[place]
-            branches = [until_the_end[first] - until_the_end[meeting] for first in node.following]
-            within[place] = max(branches, default=0) if node.handler.generates else sum(branches)
-            if place in self.counted:
-                within[place] += stage.queued + stage.in_flight
-            until_the_end[place] = within[place] + until_the_end[meeting]
-        return max(0, now.produced - sum(within[place] for place in self.trunk))
+    def draw(self, line: _OnTerminal, standing: Standing) -> None:
+        """Draw a line as it is now, and the others as they were."""
+        with self.lock:
+            self.lines[line] = standing
+            if time.monotonic() >= self.back_at:
+                shown = [(one.name, now) for one, now in self.lines.items() if now is not None]
+                texts = [f"{name}: {now}" if len(self.lines) > 1 else str(now) for name, now in shown]
+                with self._drawing():
+                    self.board.draw([(text, now.share) for text, (_, now) in zip(texts, shown, strict=True)])
+
+    def leave(self, line: _OnTerminal, last: Standing | None) -> None:
+        """Take a line away; ``last`` is left above the others."""
+        with self.lock:
+            self._clear()
+            del self.lines[line]
+            if not self.lines:
+                self.streams.close()
+            if last is not None:
+                _write(sys.stderr, f"{line.name}: {last}\n")
+
+    def _clear(self) -> None:
+        with self._drawing():
+            self.board.clear()
+
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        self.draws = True
+        try:
+            yield
+        finally:
+            self.draws = False
+
+    @contextmanager
+    def _giving_way(self, stream: TextIO) -> Iterator[None]:
+        """Remove the lines when the program writes; they come back after ``QUIET`` seconds without output."""
+        write = stream.write
+
+        def giving_way(text: str) -> int:
+            with self.lock:
+                if not self.draws:
+                    self._clear()
+                    self.back_at = time.monotonic() + QUIET if text.endswith("\n") else math.inf
+                return write(text)
+
+        vars(stream)["write"] = giving_way
+        try:
+            yield
+        finally:
+            del vars(stream)["write"]  # the method of its class is there again
 
 
-def _total(plan: Plan) -> int | None:
-    """How many items the sources will produce, if each of them knows."""
-    totals = [origin.total for origin in plan.origins]
-    return None if None in totals else sum(total or 0 for total in totals)
+class _PlainBoard:
+    """One line, drawn with spaces and carriage returns only, so that any terminal can show it."""
+
+    def __init__(self) -> None:
+        self.drawn = 0  # columns
+
+    def draw(self, lines: Sequence[tuple[str, float | None]]) -> None:
+        text = "  |  ".join([text if share is None else f"{_bar(share, '#', '-')} {text}" for text, share in lines])
+        text = _cut(text, shutil.get_terminal_size().columns - 1)
+        drawn = width(text)
+        _write(sys.stderr, "\r" + text + " " * (self.drawn - drawn) + "\r")
+        self.drawn = drawn
+
+    def clear(self) -> None:
+        if self.drawn:
+            _write(sys.stderr, "\r" + " " * self.drawn + "\r")
+            self.drawn = 0
 
 
-def _progress_text(plan: Plan, now: Statistics) -> str:
-    """Items done, the rate, and the fullest queue: ``1,234 done · 567/s · fetch queue 100/128``."""
-    queues = [(stage, plan.bound(node.handler)) for node, stage in zip(plan.nodes, now.stages, strict=True)]
-    stage, most = max(queues, key=lambda queue: (queue[0].queued / queue[1] if queue[1] else 0.0, queue[0].queued))
-    queue = f"{stage.queued:,}/{most:,}" if most else f"{stage.queued:,}"
-    failed = f" · {now.failed:,} failed" if now.failed else ""
-    draining = " · draining" if now.state == "draining" else ""
-    rate = sum(stage.rate for stage in now.stages if stage.name in now.ends)
-    return f"{now.done:,} done{failed} · {rate:,.0f}/s · {stage.name} queue {queue}{draining}"
+class _RichBoard:
+    """A line for each run, in colours; raises ``ImportError`` without rich."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self.live = Live(
+            console=Console(file=sys.stderr),
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+
+    def draw(self, lines: Sequence[tuple[str, float | None]]) -> None:
+        from rich.text import Text
+
+        if not self.live.is_started:
+            self.live.start()
+            self.live.console.show_cursor()  # a third signal would leave no time to restore it
+        text = Text(no_wrap=True, overflow="ellipsis")
+        for number, (line, share) in enumerate(lines):
+            text.append("\n" if number else "")
+            text.append("" if share is None else f"{_bar(share, '━', ' ')} ", "green")
+            text.append(line)
+        self.live.update(text, refresh=True)
+
+    def clear(self) -> None:
+        self.live.stop()
+
+
+_foot: Final = _Foot()
+
+
+def _board() -> _Board:
+    try:
+        return _RichBoard()
+    except ImportError:
+        return _PlainBoard()
+
+
+def _bar(share: float, done: str, rest: str) -> str:
+    full = int(WIDTH * share)
+    return f"[{done * full}{rest * (WIDTH - full)}]"
+
+
+def _cut(text: str, columns: int) -> str:
+    """As much of ``text`` as fits into so many columns."""
+    while width(text) > columns:
+        text = text[:-1]
+    return text
+
+
+def _write(stream: TextIO | None, text: str) -> None:
+    if stream is None:
+        return
+    try:
+        text.encode(stream.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = text.replace(" · ", ", ")
+    stream.write(text)
+    stream.flush()

@@ -16,7 +16,7 @@ from ..core.plan import Handler, Origin, Plan
 from ..errors import DrainTimeout
 from ..graph.definitions import define_handler
 from ..graph.layout import Layout
-from ..graph.pipeline import Consumer, Pipeline, Source, run_within
+from ..graph.pipeline import Consumer, Pipeline, Source, run_beside
 from ..options.failures import Failure, Failures
 from ..options.overflow import Overflowing
 from ..run.report import PipelineError, StageStatistics
@@ -111,7 +111,7 @@ class Trial:
             name=self.plan.name,
         )
         try:
-            report = await run_within(trial, self._limited)
+            report = await run_beside(trial, self._limited)
         except PipelineError as error:
             report = error.report
             self.trouble = _trouble(error)

@@ -32,6 +32,33 @@ def test_statistics_are_a_table() -> None:
     assert lines[4] == "running: 4 produced in 1.500 s"
 
 
+def test_a_notebook_shows_tables() -> None:
+    """Statistics and reports are HTML there: names are text and not tags, and show no password."""
+
+    @consumer(name="a<b>", on_error="skip")
+    async def odd(n: int) -> None:
+        if n % 2:
+            raise ValueError("no <i>luck</i> at redis://me:canary@host")
+        await asyncio.sleep(1)
+
+    async def main() -> tuple[str, str]:
+        async with source(range(5), "ftp://me:canary@host") >> odd as running:
+            await asyncio.sleep(1.5)
+            now: str = running.statistics()._repr_html_()
+            report = await running.wait()
+        return now, report._repr_html_()
+
+    now, report = run_virtual(main)
+    assert "<tr><th>a&lt;b&gt;</th><td>5</td><td>1</td><td>1</td><td>0</td><td>1</td><td>2</td>" in now
+    assert now.endswith("<div>draining: 5 produced in 1.500 s</div>")
+    assert "<tr><th>ftp://me:***@host</th><td></td><td>5</td>" in report
+    assert (
+        "<div>a&lt;b&gt;: 2 failed, the last with ValueError: no &lt;i&gt;luck&lt;/i&gt; at redis://me:***@" in report
+    )
+    assert report.count("<tr>") == report.count("</tr>") == 3
+    assert "canary" not in now + report
+
+
 def test_a_failure_can_be_pickled_and_copied() -> None:
     """A pipeline run in another process can fail in full: exceptions and report come back."""
 

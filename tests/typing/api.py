@@ -25,6 +25,7 @@ from asyncpc import (
     Running,
     Source,
     Statistics,
+    Unfinished,
     broadcast,
     consumer,
     exponential,
@@ -79,6 +80,12 @@ letters: BoundedQueue[Failure] = BoundedQueue()
 
 
 async def told(failure: Failure) -> None: ...
+
+
+def keep(items: tuple[Unfinished, ...]) -> None: ...
+
+
+async def keep_later(items: tuple[Unfinished, ...]) -> None: ...
 
 
 @consumer(retry=3, timeout=10, on_error="skip", max_failures=0.01)
@@ -239,6 +246,11 @@ def written(numbers: list[int], session: bytes) -> None: ...
 async def either(n: int | None) -> None: ...
 
 
+@producer(total=len)
+async def counted(numbers: list[int]) -> AsyncIterator[int]:
+    yield 1
+
+
 scoring = Pipeline(rows)
 
 
@@ -266,6 +278,9 @@ async def options() -> None:
     consumer(key=country, priority=lambda order: order.price, concurrency=3)
     consumer(rate=Rate(0.5, per=60, burst=2), breaker=Breaker(3, reset_after=1.5))
     producer(restart=None, name=None)
+    assert_type(counted([1]), Source[int])
+    assert_type(source([1], total=len), Source[int])
+    assert_type(source(iter([1]), total=1_000_000) >> plain, Pipeline[int, int])
     producer(restart=Restart(times=1, within=2.5, backoff=lambda attempt: 0.1))
 
 
@@ -329,10 +344,18 @@ async def flows() -> None:
     assert_type(Pipeline(range(10), double >> show, maxsize=5), Pipeline[int, None])
     assert_type(Pipeline(double, maxsize=1000, drain_timeout=5.0), Pipeline[int, float])
     assert_type(Pipeline(double, show, name="shown"), Pipeline[int, None])
+    assert_type(Pipeline(double, on_unfinished=keep), Pipeline[int, float])
+    assert_type(Pipeline(numbers, double, on_unfinished=keep_later), Pipeline[int, float])
     assert_type(Pipeline(sitemap("x") >> words, fetch, maxsize=5), Pipeline[str, Page])
     assert_type(numbers >> anything, Pipeline[int, int])  # a stage that takes any object takes an int
     assert_type(await (numbers >> double), Report)
     assert_type(run(numbers >> show), Report)
+    assert_type(run(numbers >> show, progress=True), Report)
+    shown = numbers >> show
+    async with shown.progress():
+        assert_type(await shown, Report)
+    async with shown as running_shown, running_shown.on_signals(), running_shown.on_signals(5.0):
+        assert_type(await running_shown.wait(), Report)
     async with Pipeline(double) as running:
         assert_type(running, Running[int, float])
         await running.put(1, timeout=0.5)
@@ -410,6 +433,10 @@ async def mistakes() -> None:
     _ = numbers >> insert  # type: ignore[operator]
     run(double)  # type: ignore[arg-type]
     run(numbers >> show, loop="trio")  # type: ignore[arg-type]
+    source([1], total="many")  # type: ignore[arg-type]
+    producer(total="many")  # type: ignore[call-overload]
+    with (numbers >> show).progress():  # type: ignore[attr-defined]
+        pass
     consumer(maxsize="100")  # type: ignore[call-overload]
     consumer(timeout="1 s")  # type: ignore[call-overload]
     consumer(max_failures="1 %")  # type: ignore[call-overload]
@@ -417,6 +444,7 @@ async def mistakes() -> None:
     consumer(key=3)  # type: ignore[call-overload]
     consumer(priority="low")  # type: ignore[call-overload]
     consumer(on_drop=3)  # type: ignore[call-overload]
+    Pipeline(double, on_unfinished=told)  # type: ignore[arg-type]
     consumer(name=3)  # type: ignore[call-overload]
     consumer(context=3)  # type: ignore[call-overload]
     Rate("100")  # type: ignore[arg-type]

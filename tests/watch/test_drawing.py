@@ -237,3 +237,11 @@ def test_every_graph_can_be_drawn(graph: Graph) -> None:
         assert sorted(re.findall(r"\b[sbcl]\d+\b", "\n".join(picture))) == names
         assert read(lines) == edges(plan), "\n".join(lines)
     assert mermaid(plan).count(" --> stage") == len(plan.nodes)
+
+
+def test_a_notebook_shows_the_picture() -> None:
+    """A pipeline at the end of a cell is drawn; its names are text there, and show no password."""
+    pipeline = source([1], "redis://me:canary@host") >> stage("a<b>")
+    assert pipeline._repr_html_() == (
+        "<pre>redis://me:***@host ─► [128] ─► a&lt;b&gt; ×1\n\nredis://me:***@host: 1 items</pre>"
+    )

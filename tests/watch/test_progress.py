@@ -1,97 +1,427 @@
-"""How far a run has come."""
+"""What progress shows, in each place where a program may run; whole commands on a terminal are in ``cli/``."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from itertools import pairwise
+import io
+import re
+import sys
+import types
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from graphs import Graph, graphs, stage
-from hypothesis import given
+from children import run_child, run_on_terminal
+from support import ignore
 from virtual import run_virtual
 
-from asyncpc import Pipeline, broadcast, consumer, merge, route, source
-from asyncpc.watch.progress import _Extent
-
-
-def throughs(pipeline: Pipeline[Any, Any]) -> list[int]:
-    """How many items of the sources were through, every half second of a run, and at its end."""
-
-    async def main() -> list[int]:
-        way, seen = _Extent(pipeline._plan), list[int]()
-        async with pipeline as running:
-            waiting = asyncio.ensure_future(running.wait())
-            while not waiting.done():
-                await asyncio.sleep(0.5)
-                seen.append(way.through(running.statistics()))
-            return [*seen, way.through((await waiting).statistics)]
-
-    return run_virtual(main)
+from asyncpc import DefinitionError, Pipeline, PipelineError, Report, consumer, feed, merge, producer, source
 
 
 @consumer
-async def slow(n: int) -> int:
-    await asyncio.sleep(1)
+async def slow(n: object) -> object:
+    """Ten items a second, and a little more, so that no item is done at the very moment of a look."""
+    await asyncio.sleep(0.0999)
     return n
 
 
-async def dead(failure: object) -> None: ...
+def shown(pipeline: Pipeline[Any, Any], capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The lines that a pipe gets, without the pipeline's name."""
+
+    async def main() -> Report:
+        async with pipeline.progress():
+            return await pipeline
+
+    run_virtual(main)
+    return [line.partition(": ")[2] for line in capsys.readouterr().err.splitlines()]
+
+
+# -- in a pipe ------------------------------------------------------------------------------------
+
+
+def test_a_pipe_gets_a_line_every_ten_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    """A log file shows percent, n/N, rate, elapsed and the time left moving, and is not flooded; the last stays."""
+    assert shown(Pipeline(range(600), slow, maxsize=1), capsys) == [
+        "16 % · 100/600 · 10/s · 0:10 · 0:50 left · slow queue 1/1",
+        "33 % · 200/600 · 10/s · 0:20 · 0:40 left · slow queue 1/1",
+        "50 % · 300/600 · 10/s · 0:30 · 0:30 left · slow queue 1/1",
+        "66 % · 400/600 · 10/s · 0:40 · 0:20 left · slow queue 1/1",
+        "83 % · 500/600 · 10/s · 0:50 · 0:10 left · slow queue 1/1",
+        "100 % · 600/600 · 10/s · 0:59",
+    ]
+
+
+def test_a_pipe_gets_the_name_of_the_pipeline(capsys: pytest.CaptureFixture[str]) -> None:
+    """Several may share a log."""
+
+    async def main() -> Report:
+        pipeline = Pipeline([1], slow, name="orders")
+        async with pipeline.progress():
+            return await pipeline
+
+    run_virtual(main)
+    assert capsys.readouterr().err == "orders: 100 % · 1/1 · 10/s · 0:00\n"
+
+
+def test_without_a_stderr_nothing_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under pythonw there is none; the run goes on."""
+
+    async def main() -> Report:
+        pipeline = Pipeline(range(300), slow)
+        async with pipeline.progress():
+            return await pipeline
+
+    monkeypatch.setattr(sys, "stderr", None)
+    assert run_virtual(main).done == 300
+
+
+def test_a_stderr_that_is_gone_does_not_disturb_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader of a pipe may end before the program does."""
+
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    async def main() -> Report:
+        pipeline = Pipeline(range(300), slow)
+        async with pipeline.progress():
+            return await pipeline
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    assert run_virtual(main).done == 300
+
+
+def test_a_stream_that_has_no_such_characters_gets_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An old log is ASCII."""
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(written, "ascii", write_through=True))
+
+    async def main() -> Report:
+        pipeline = Pipeline([1], slow)
+        async with pipeline.progress():
+            return await pipeline
+
+    run_virtual(main)
+    assert written.getvalue() == b"source(list) >> slow: 100 %, 1/1, 10/s, 0:00\n"
+
+
+# -- totals ---------------------------------------------------------------------------------------
+
+
+@producer(total=len)
+async def each(rows: list[int]) -> AsyncIterator[int]:
+    for row in rows:
+        yield row
+
+
+@producer(total=300)
+async def thirty() -> AsyncIterator[int]:
+    for n in range(300):
+        yield n
+
+
+@producer(total=300)
+def plain_thirty() -> Iterator[int]:
+    yield from range(300)
 
 
 @pytest.mark.parametrize(
-    "stages",
+    "origin",
     [
-        [route(lambda n: n % 2, {0: stage("a")}, on_error=consumer(dead))],
-        [route(lambda n: n % 2, {0: stage("a")}, on_error="skip"), stage("b")],
-        [consumer(on_error="skip")(lambda n: 1 // (n % 2)), stage("a")],
-        [stage("a", overflow="drop_newest", maxsize=1), slow],
-        [broadcast(stage("a", overflow="drop_oldest", maxsize=1), slow), stage("b")],
+        each(list(range(300))),
+        thirty,
+        source((n for n in range(300)), total=300),
+        source([*range(300)], total=len),
+        merge(each(list(range(200))), range(100)),
     ],
-    ids=["told", "skipped by a route", "skipped by a stage", "dropped", "dropped by a branch"],
+    ids=["a function", "a number", "an iterator", "a list", "merged"],
 )
-def test_an_item_that_failed_or_was_dropped_is_through(stages: list[Any]) -> None:
-    """A bar that never gets full looks as if the run was cut short."""
-    assert throughs(Pipeline[Any, Any](range(10), *stages))[-1] == 10
+def test_a_total_that_is_told_is_shown(origin: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Percent and the time left need a total, and only the user may know it."""
+    first = shown(Pipeline(origin, slow, maxsize=1), capsys)[0]
+    assert first.startswith("33 % · 100/300 · 10/s · 0:10 · 0:20 left")
 
 
-@pytest.mark.parametrize(
-    "stages",
-    [
-        [slow],
-        [broadcast(slow, stage("sink"))],
-        [broadcast(slow, slow)],
-        [broadcast(stage("sink"), route(lambda n: 0, {0: slow}, default=stage("a") >> stage("b"))), stage("save")],
-        [broadcast(stage("sink"), stage("a") >> slow)],
-        [route(lambda n: 0, {0: slow, 1: stage("sink")}), stage("a")],
-        [broadcast(slow, stage("sink")), stage("save")],
-    ],
-)
-def test_an_item_is_through_when_the_slowest_branch_has_it_done(stages: list[Any]) -> None:
-    """A bar that is full at once, while all the work is still to be done, tells nothing."""
-    seen = throughs(Pipeline[Any, Any](range(100), *stages))
-    assert all(after - before <= 1 for before, after in pairwise([0, *seen]))
-    assert seen[-1] == 100
+def test_a_total_is_asked_for_when_progress_is_shown() -> None:
+    """It may be a query of a database, so neither import nor a run without progress pays for it."""
+    asked = []
+
+    def count(rows: list[int]) -> int:
+        asked.append(rows)
+        return len(rows)
+
+    @producer(total=count)
+    async def rows(rows: list[int]) -> AsyncIterator[int]:
+        for row in rows:
+            yield row
+
+    many = [1]
+    pipeline = rows(many) >> ignore
+    many.append(2)
+
+    async def main() -> None:
+        await pipeline
+        assert asked == []
+        async with pipeline.progress():
+            await pipeline
+
+    run_virtual(main)
+    assert asked == [[1, 2]]
 
 
-def test_what_comes_behind_a_generator_is_not_counted() -> None:
-    """Nobody can tell which items of the sources the values there come from, nor how many there will be."""
+def test_without_a_total_there_is_none_until_the_sources_have_ended(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody can tell the end before; then what is left in the queues is known."""
+    lines = shown(Pipeline((n for n in range(400)), slow, maxsize=180), capsys)
+    assert lines[0].startswith("100 · 10/s · 0:10 · slow queue ")
+    assert lines[2] == "75 % · 300/400 · 10/s · 0:30 · 0:10 left · slow queue 99/180"
+
+
+def test_a_total_that_is_too_small_is_dropped(capsys: pytest.CaptureFixture[str]) -> None:
+    """A bar beyond 100 % would be a lie, and so would one that stays at 100 %."""
+    lines = shown(Pipeline(source((n for n in range(400)), total=150), slow, maxsize=1), capsys)
+    assert lines[0].startswith("66 % · 100/150 · ")
+    assert lines[1].startswith("200 · 10/s · 0:20 · ")
+    assert lines[-1] == "100 % · 400/400 · 10/s · 0:39"
+
+
+def test_a_total_that_is_too_large_is_corrected_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    """When the sources have ended, what they gave is the total."""
+    lines = shown(Pipeline(source((n for n in range(200)), total=1000), slow, maxsize=1), capsys)
+    assert lines[0].startswith("10 % · 100/1,000 · ")
+    assert lines[-1] == "100 % · 200/200 · 10/s · 0:19"
+
+
+def fails(rows: list[int]) -> int:
+    raise OSError("no connection to db://me:canary@host")
+
+
+@pytest.mark.parametrize("total", [fails, lambda rows: "many", lambda rows: -1])
+def test_a_total_that_fails_is_logged_and_the_run_goes_on(
+    total: Any, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever only counts cannot stop the work."""
+    assert shown(Pipeline(source([*range(20)], total=total), slow, maxsize=1), capsys)[-1].startswith("100 % · 20/20")
+    assert "source 'source(list)': total= r" in caplog.text
+    assert "canary" not in caplog.text
+
+
+@pytest.mark.parametrize("wrong", ["1000", -1, 1.5, True])
+def test_a_total_that_is_no_number_of_items_is_refused(wrong: Any) -> None:
+    """A mistake is told where it is written, with what to write."""
+    with pytest.raises(DefinitionError, match=r"total=.* must be a number of items, 0 or more, or a function such as"):
+        source([1], total=wrong)
+    with pytest.raises(DefinitionError, match=r"producer 'plain_thirty': total=.* must be"):
+        producer(total=wrong)(plain_thirty.__wrapped__)
+
+
+# -- what the line says ---------------------------------------------------------------------------
+
+
+def test_a_run_that_feeds_itself_has_no_total(capsys: pytest.CaptureFixture[str]) -> None:
+    """With ``feed`` nobody knows the end."""
 
     @consumer
-    async def many(n: int) -> AsyncIterator[int]:
-        for more in range(1000):
-            yield more
+    async def countdown(n: int) -> None:
+        await asyncio.sleep(1)
+        if n:
+            feed(n - 1)
 
-    assert throughs(Pipeline(range(3), many >> stage("a", on_error=stage("told"))))[-1] == 3
-    merged = merge(source(range(5)) >> slow, source(range(2)) >> many) >> stage("a")
-    seen = throughs(merged)
-    assert (max(seen), seen[-1]) == (7, 7)
+    lines = shown(Pipeline([25], countdown), capsys)
+    assert not any("%" in line or "left" in line for line in lines)
 
 
-@given(graph=graphs)
-def test_never_more_items_are_through_than_there_are(graph: Graph) -> None:
-    """In any graph, at any moment; and at the end it is all of them, whatever became of each."""
-    seen = throughs(graph.pipeline)
-    assert all(0 <= through <= 3 * graph.sources for through in seen)
-    assert seen[-1] == 3 * graph.sources
+def test_failures_and_filters_are_through(capsys: pytest.CaptureFixture[str]) -> None:
+    """An item that failed or was filtered out needs no more time; how many failed is said."""
+
+    @consumer(on_error="skip", concurrency=2, retry=2)
+    async def odd(n: int) -> AsyncIterator[int]:
+        await asyncio.sleep(1)
+        if n == 5:
+            raise ValueError
+        if n % 2:
+            yield n
+
+    lines = shown(Pipeline(range(300), odd >> ignore), capsys)
+    assert "1 failed" in lines[0]
+    assert lines[-1].startswith("100 % · 300/300 · ")
+
+
+def test_draining_is_said_only_when_a_stop_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    """At the natural end of its sources a run drains too; the word would look as if somebody had stopped it."""
+    assert not any("draining" in line for line in shown(Pipeline(range(200), slow), capsys))
+
+    async def main() -> None:
+        pipeline = Pipeline(range(1000), slow, maxsize=200)
+        async with pipeline.progress(), pipeline as running:
+            await asyncio.sleep(5)
+            assert not running.statistics().stop_asked
+            running.stop()
+            assert running.statistics().stop_asked
+
+    run_virtual(main)
+    lines = capsys.readouterr().err.splitlines()
+    assert ["draining" in line for line in lines] == [True] * (len(lines) - 1) + [False]
+    assert len(lines) > 1
+
+
+def test_a_source_that_fails_asks_for_no_stop() -> None:
+    """What it produced is drained, but nobody asked."""
+
+    @producer
+    async def broken() -> AsyncIterator[int]:
+        yield 1
+        raise ValueError
+
+    async def main() -> None:
+        with pytest.raises(PipelineError) as failed:
+            await (broken >> slow)
+        assert not failed.value.report.statistics.stop_asked
+
+    run_virtual(main)
+
+
+def test_the_time_left_follows_the_rate_of_the_last_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    """After a slow start the mean rate would promise hours."""
+
+    @consumer
+    async def warms_up(n: int) -> None:
+        await asyncio.sleep(50 if n == 0 else 0.1)
+
+    lines = shown(Pipeline(range(1001), warms_up), capsys)
+    after = next(line for line in lines if "· 1:20 ·" in line)
+    left = re.search(r"1:20 · (\d+):(\d+) left", after)
+    assert left
+    assert 60 <= 60 * int(left[1]) + int(left[2]) <= 90  # 70 s at the rate of now; at the mean rate it is 187 s
+
+
+def test_an_empty_source_is_all_done(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing of nothing is all of it."""
+    assert shown(Pipeline([], slow), capsys) == ["100 % · 0/0 · 0/s · 0:00"]
+
+
+# -- in a notebook --------------------------------------------------------------------------------
+
+
+def test_a_notebook_gets_a_bar_that_is_redrawn_in_place(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One output below the cell, not hundreds; names are text, not HTML."""
+    outputs: list[list[str]] = []
+
+    class Handle:
+        def update(self, shown: Any) -> None:
+            outputs[-1].append(shown._repr_html_())
+
+    def display(shown: Any, *, display_id: bool) -> Handle:
+        assert display_id
+        outputs.append([shown._repr_html_()])
+        return Handle()
+
+    ipython, module = types.ModuleType("IPython"), types.ModuleType("IPython.display")
+    monkeypatch.setattr(ipython, "get_ipython", lambda: types.SimpleNamespace(kernel=1), raising=False)
+    monkeypatch.setattr(module, "display", display, raising=False)
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "IPython.display", module)
+
+    async def main() -> None:
+        pipeline = Pipeline(range(40), slow, name="<b>a")
+        async with pipeline.progress():
+            await pipeline
+
+    run_virtual(main)
+    ((first, *_, last),) = outputs
+    assert first.startswith('<div>&lt;b&gt;a <progress value="0.0500"></progress> 5 % · 2/40 · ')
+    assert last == '<div>&lt;b&gt;a <progress value="1.0000"></progress> 100 % · 40/40 · 10/s · 0:03</div>'
+    assert capsys.readouterr().err == ""
+
+
+# -- on a terminal --------------------------------------------------------------------------------
+
+PROGRAM = """
+import asyncio, logging, sys
+if "plain" in sys.argv:
+    sys.modules["rich"] = None
+from asyncpc import Pipeline, consumer, run
+logging.basicConfig(format="%(message)s")
+
+@consumer
+async def slow(n):
+    if n == 30:
+        logging.error("a line of the log, from a handler that keeps its stream")
+    await asyncio.sleep(0.02)
+
+def pipeline(name):
+    return Pipeline(range(40), slow, name=name)
+
+async def several():
+    first, second = pipeline("first"), pipeline("second")
+    async with first.progress(), second.progress():
+        await asyncio.gather(ended(first), ended(second))
+
+async def ended(pipeline):
+    await pipeline
+
+if "several" in sys.argv:
+    asyncio.run(several())
+else:
+    run(pipeline("only"), progress=True)
+print("write" in vars(sys.stdout), "write" in vars(sys.stderr))
+"""
+
+
+def on_screen(text: str) -> list[str]:
+    """What is left to be read on a terminal that is wide enough."""
+    lines, column = [""], 0
+    for piece in re.split(r"(\x1b\[[0-9;?]*[A-Za-z]|\r|\n)", text):
+        if piece == "\n":
+            lines.append("")
+            column = 0
+        elif piece == "\r":
+            column = 0
+        elif piece == "\x1b[2K":
+            lines[-1], column = "", 0
+        elif piece == "\x1b[1A":
+            del lines[-1]
+            column = min(column, len(lines[-1]))
+        elif not piece.startswith("\x1b"):
+            lines[-1] = lines[-1][:column] + piece + lines[-1][column + len(piece) :]
+            column += len(piece)
+    return [line.rstrip() for line in lines if line.strip()]
+
+
+@pytest.mark.realtime
+@pytest.mark.parametrize("how", ["rich", "plain"])
+def test_the_last_state_and_all_that_was_logged_stay_on_the_terminal(tmp_path: Path, how: str) -> None:
+    """``run(progress=True)``: the line moves, makes room for log lines too, and is gone but for its last state."""
+    ended = run_on_terminal(tmp_path, "-c", PROGRAM, how)
+    assert ended.status == 0
+    drawn = re.findall(r"(\d+) % · (\d+)/40 · \d+/s · 0:0\d · 0:0\d left", ended.out)
+    assert len(drawn) >= 2
+    assert len(set(drawn)) >= 2
+    assert [line for line in on_screen(ended.out) if "slow queue" not in line] == [
+        "a line of the log, from a handler that keeps its stream",
+        next(line for line in on_screen(ended.out) if line.startswith("only: 100 % · 40/40 · ")),
+        "False False",
+    ]
+
+
+@pytest.mark.realtime
+@pytest.mark.parametrize("how", ["rich", "plain"])
+def test_several_runs_share_the_foot_of_the_terminal(tmp_path: Path, how: str) -> None:
+    """Each has its line, with its name; they do not write over each other."""
+    ended = run_on_terminal(tmp_path, "-c", PROGRAM, how, "several", columns=160)
+    assert ended.status == 0
+    assert re.search(r"first: \d+ % .*(\n|\|).*second: \d+ % ", ended.out)
+    assert [line[:12] for line in on_screen(ended.out)][-3:] in (
+        ["first: 100 %", "second: 100 ", "False False"],
+        ["second: 100 ", "first: 100 %", "False False"],
+    )
+
+
+@pytest.mark.realtime
+def test_run_shows_no_progress_unless_it_is_asked_to(tmp_path: Path) -> None:
+    """A program that runs a pipeline owns its streams."""
+    ended = run_child(tmp_path, "-c", PROGRAM.replace(", progress=True", ""))
+    assert "%" not in ended.err
+    assert "only: 100 % · 40/40 · " in run_child(tmp_path, "-c", PROGRAM).err

@@ -1,0 +1,71 @@
+"""Who watches a run, and how: what shows it to people lies above this wing, and the entry point installs it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Final, Protocol
+
+from ..core.plan import Plan
+from ..logs import WARNING, log
+from ..wording import summary
+from .running import Running
+
+__all__ = ["LOOK_EVERY", "Beside", "Screens", "install", "looking", "screens"]
+
+LOOK_EVERY: Final = 0.25
+"""Seconds between two looks at a run: people need no more, and each look costs half a millisecond."""
+
+Beside = Callable[[Running[Any, Any]], AbstractContextManager[object]]
+"""Something that is entered while a run is under way, such as its progress line."""
+
+
+class Screens(Protocol):
+    """What shows pipelines and runs to people."""
+
+    def picture(self, plan: Plan) -> str:
+        """Draw a pipeline as text."""
+        ...
+
+    def progress(self, plan: Plan) -> Beside:
+        """Show how far a run has come; the last state stays."""
+        ...
+
+
+_installed: list[Screens] = []
+
+
+def install(screens: Screens) -> None:
+    """Let pipelines find what shows them; the entry point calls this once."""
+    _installed[:] = [screens]
+
+
+def screens() -> Screens:
+    """What the entry point has installed."""
+    return _installed[0]
+
+
+@contextmanager
+def looking(running: Running[Any, Any], look: Callable[[Running[Any, Any]], None]) -> Iterator[None]:
+    """Call ``look`` about four times a second while the block runs.
+
+    What it raises is logged, and ends the looking: whoever only watches a run cannot disturb it.
+    """
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle
+
+    def look_again() -> None:
+        nonlocal timer
+        try:
+            look(running)
+        except Exception as error:
+            log(WARNING, "a run is not watched any more: %s", summary(error))
+        else:
+            timer = loop.call_later(LOOK_EVERY, look_again)
+
+    timer = loop.call_later(LOOK_EVERY, look_again)
+    try:
+        yield
+    finally:
+        timer.cancel()

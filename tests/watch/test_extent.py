@@ -1,0 +1,97 @@
+"""How far a run has come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from graphs import Graph, graphs, stage
+from hypothesis import given
+from virtual import run_virtual
+
+from asyncpc import Pipeline, broadcast, consumer, merge, route, source
+from asyncpc.watch.extent import Extent
+
+
+def throughs(pipeline: Pipeline[Any, Any]) -> list[int]:
+    """How many items of the sources were through, every half second of a run, and at its end."""
+
+    async def main() -> list[int]:
+        way, seen = Extent(pipeline._plan), list[int]()
+        async with pipeline as running:
+            waiting = asyncio.ensure_future(running.wait())
+            while not waiting.done():
+                await asyncio.sleep(0.5)
+                seen.append(way.through(running.statistics()))
+            return [*seen, way.through((await waiting).statistics)]
+
+    return run_virtual(main)
+
+
+@consumer
+async def slow(n: int) -> int:
+    await asyncio.sleep(1)
+    return n
+
+
+async def dead(failure: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        [route(lambda n: n % 2, {0: stage("a")}, on_error=consumer(dead))],
+        [route(lambda n: n % 2, {0: stage("a")}, on_error="skip"), stage("b")],
+        [consumer(on_error="skip")(lambda n: 1 // (n % 2)), stage("a")],
+        [stage("a", overflow="drop_newest", maxsize=1), slow],
+        [broadcast(stage("a", overflow="drop_oldest", maxsize=1), slow), stage("b")],
+    ],
+    ids=["told", "skipped by a route", "skipped by a stage", "dropped", "dropped by a branch"],
+)
+def test_an_item_that_failed_or_was_dropped_is_through(stages: list[Any]) -> None:
+    """A bar that never gets full looks as if the run was cut short."""
+    assert throughs(Pipeline[Any, Any](range(10), *stages))[-1] == 10
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        [slow],
+        [broadcast(slow, stage("sink"))],
+        [broadcast(slow, slow)],
+        [broadcast(stage("sink"), route(lambda n: 0, {0: slow}, default=stage("a") >> stage("b"))), stage("save")],
+        [broadcast(stage("sink"), stage("a") >> slow)],
+        [route(lambda n: 0, {0: slow, 1: stage("sink")}), stage("a")],
+        [broadcast(slow, stage("sink")), stage("save")],
+    ],
+)
+def test_an_item_is_through_when_the_slowest_branch_has_it_done(stages: list[Any]) -> None:
+    """A bar that is full at once, while all the work is still to be done, tells nothing."""
+    seen = throughs(Pipeline[Any, Any](range(100), *stages))
+    assert all(after - before <= 1 for before, after in pairwise([0, *seen]))
+    assert seen[-1] == 100
+
+
+def test_what_comes_behind_a_generator_is_not_counted() -> None:
+    """Nobody can tell which items of the sources the values there come from, nor how many there will be."""
+
+    @consumer
+    async def many(n: int) -> AsyncIterator[int]:
+        for more in range(1000):
+            yield more
+
+    assert throughs(Pipeline(range(3), many >> stage("a", on_error=stage("told"))))[-1] == 3
+    merged = merge(source(range(5)) >> slow, source(range(2)) >> many) >> stage("a")
+    seen = throughs(merged)
+    assert (max(seen), seen[-1]) == (7, 7)
+
+
+@given(graph=graphs)
+def test_never_more_items_are_through_than_there_are(graph: Graph) -> None:
+    """In any graph, at any moment; and at the end it is all of them, whatever became of each."""
+    seen = throughs(graph.pipeline)
+    assert all(0 <= through <= 3 * graph.sources for through in seen)
+    assert seen[-1] == 3 * graph.sources
