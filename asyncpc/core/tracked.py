@@ -21,7 +21,17 @@ from typing import Any, Final
 
 from .seams import Call, Ticket
 
-__all__ = ["CallTicket", "JointTicket", "Tracked", "fail_all", "never_awaited", "plain", "release_all", "settle_all", "tracking"]
+__all__ = [
+    "CallTicket",
+    "JointTicket",
+    "Tracked",
+    "fail_all",
+    "never_awaited",
+    "plain",
+    "release_all",
+    "settle_all",
+    "tracking",
+]
 
 
 class Tracked:

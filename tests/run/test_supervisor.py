@@ -496,11 +496,9 @@ def test_b13_an_interrupt_stops_the_run_and_comes_out(interrupt: type[BaseExcept
 
 
 @both
-@pytest.mark.parametrize("options", [{"key": "by"}, {"priority": "by"}, {"key": "by", "batch": Batch(2)}])
+@pytest.mark.parametrize("named", ["key", "priority", "key in batches"])
 @pytest.mark.parametrize("maxsize", [2, 0])
-def test_an_interrupted_function_of_an_item_leaves_the_counts_right(
-    options: dict[str, Any], maxsize: int, eager: bool
-) -> None:
+def test_an_interrupted_function_of_an_item_leaves_the_counts_right(named: str, maxsize: int, eager: bool) -> None:
     """Protects the counts when Ctrl-C meets ``key=``: the value is nowhere, and its item has failed."""
 
     def by(n: int) -> int:
@@ -512,9 +510,13 @@ def test_an_interrupted_function_of_an_item_leaves_the_counts_right(
     async def first(n: int) -> int:
         return n
 
-    @consumer(maxsize=maxsize, **{name: by if value == "by" else value for name, value in options.items()})
-    async def second(n: Any) -> None:
+    async def handle(n: Any) -> None:
         await asyncio.sleep(0)
+
+    options: dict[str, Any] = {"priority": by} if named == "priority" else {"key": by}
+    if named == "key in batches":
+        options["batch"] = Batch(2)
+    second: Any = consumer(maxsize=maxsize, **options)(handle)
 
     async def main() -> None:
         with pytest.raises(KeyboardInterrupt):
