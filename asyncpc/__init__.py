@@ -32,7 +32,7 @@ The wings of the house. Imports only go down this list, and inside a wing no two
     options   what a user asks of a stage, one file each
     offload   calls and sources that would block the event loop: threads, processes, interpreters
     core      what an item meets: channels, stages, workers
-    errors, wording, checks, backoff, logs: everything above may use them
+    errors, failure, wording, checks, backoff, logs: everything above may use them
 """
 
 from .backoff import Restart, exponential
@@ -51,13 +51,13 @@ from .errors import (
     WorkerCancelled,
     WorkerDied,
 )
+from .failure import Failure
 from .graph.branches import broadcast, merge, route
 from .graph.decorators import consumer, producer, source
 from .graph.pipeline import Consumer, Pipeline, Producer, Source
 from .options.adaptive import Adaptive
 from .options.batch import Batch
 from .options.breaker import Breaker
-from .options.failures import Failure
 from .options.rate import Rate
 from .options.retry import Retry
 from .run.report import PipelineError, Report, SourceStatistics, StageStatistics, Statistics, Unfinished

@@ -10,10 +10,13 @@ from traceback import walk_tb
 from typing import Final
 
 __all__ = [
+    "ITEM",
+    "NOTED",
     "annotate",
     "begin_at_user_code",
     "described",
     "escaped",
+    "item_of",
     "message_of",
     "place_of",
     "redacted",
@@ -24,6 +27,15 @@ __all__ = [
 
 LONGEST: Final = 200
 """Characters of an error's message that a log line or report shows."""
+
+READ: Final = 10_000
+"""Characters or bytes of a value that are looked at to show its beginning."""
+
+NOTED: Final = "asyncpc: "
+"""How each note of this package begins."""
+
+ITEM: Final = "item "
+"""How the note of an error begins that says which item it is about."""
 
 OURS: Final = os.path.dirname(__file__) + os.sep
 
@@ -48,6 +60,8 @@ def redacted(text: str) -> str:
 def shown(value: object, longest: int = 80) -> str:
     """The beginning of a value's ``repr``, on one line; its type if ``repr`` fails."""
     try:
+        if isinstance(value, (str, bytes, bytearray)) and len(value) > READ:
+            value = value[:READ]
         text = redacted(repr(value))
     except Exception:
         text = f"<{type(value).__name__}>"
@@ -106,7 +120,15 @@ def begin_at_user_code(error: BaseException) -> None:
             error.__traceback__ = inner
 
 
+def item_of(error: BaseException) -> str:
+    """Which item an error is about, if a note of it says so: ``, item 'https://…'``."""
+    with suppress(Exception):  # its class may forbid reading
+        found = [note.removeprefix(NOTED) for note in error.__notes__ if note.startswith(NOTED + ITEM)]
+        return f", {found[-1]}" if found else ""
+    return ""
+
+
 def annotate(error: BaseException, note: str) -> None:
     """Add a note to an error of the user's; its class may forbid that."""
     with suppress(Exception):
-        error.add_note(f"asyncpc: {note}")
+        error.add_note(NOTED + note)

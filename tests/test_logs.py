@@ -105,7 +105,7 @@ def test_h2_a_broken_log_at_a_failed_item_leaves_its_policy_alone(how: str, batc
         report = ran(source(range(6)) >> handle, eager=eager)
     assert lines
     assert (report.failed, report.complete, report.statistics.state) == (6, True, "closed")
-    assert report.stages[0].last_failure.startswith("ValueError")
+    assert ": ValueError" in report.stages[0].last_failure
 
 
 @both

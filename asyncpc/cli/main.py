@@ -28,7 +28,7 @@ from ..run.report import PipelineError, Report
 from ..runner import run_watched
 from ..watch.drawing import draw, mermaid
 from ..watch.progress import progress
-from ..wording import escaped, message_of, place_of, redacted
+from ..wording import NOTED, escaped, message_of, place_of, redacted
 
 __all__ = ["main"]
 
@@ -299,5 +299,5 @@ def _line(error: BaseException, notes: tuple[str, ...] = ()) -> str:
     what = " ".join(message_of(error).split())
     what = what if len(what) <= LONGEST else what[:LONGEST] + "…"
     where = [place for place in [place_of(error)] if place]
-    details = ", ".join([*where, *(note.removeprefix("asyncpc: ") for note in notes)])
+    details = ", ".join([*where, *(note.removeprefix(NOTED) for note in notes)])
     return type(error).__name__ + (f": {what}" if what else "") + (f" ({details})" if details else "")

@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Any, Final
 
 from ..errors import WorkerCancelled
+from ..failure import FAILURES_KEPT, KeptFailure
 from ..wording import annotate
 from .channel import Channel
 from .latency import Latency, LoopProbe
@@ -196,13 +197,15 @@ class Timing:
 class RunLinks:
     """What a stage knows of its run."""
 
-    __slots__ = ("machines", "tracks", "trouble")
+    __slots__ = ("failures", "machines", "tracks", "trouble")
 
     def __init__(self, tracks: bool, trouble: Callable[[Exception, str], None]) -> None:
         self.tracks: bool = tracks
         """Whether items may come with tickets."""
         self.trouble: Callable[[Exception, str], None] = trouble
         """Ends the run with an error that nobody can raise in the midst of its work, and the name of the stage."""
+        self.failures: deque[KeptFailure] = deque(maxlen=FAILURES_KEPT)
+        """The last items that failed, in any stage."""
         self.machines: dict[int, Any] = {}
         """What stages share that were asked for with one and the same option, by its identity."""
 

@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol
 from ..backoff import Restart
 from ..checks import Resource, RunIn
 from ..errors import DefinitionError
+from ..failure import Failure
 from ..options.adaptive import Adaptive
 from ..options.batch import Batch
 from ..options.breaker import Breaker
-from ..options.failures import Failure, OnError
+from ..options.failures import OnError
 from ..options.overflow import Overflow
 from ..options.rate import Rate
 from ..options.retry import Retry

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -17,25 +18,11 @@ from ..core.plan import Handler
 from ..core.stage import ConsumerWorker, Outlet, Stage
 from ..core.tracked import Tracked, plain
 from ..errors import DefinitionError, TooManyFailures
+from ..failure import Failure, KeptFailure
 from ..logs import WARNING, log
-from ..wording import described, escaped, summary, traceback_of
+from ..wording import ITEM, annotate, described, escaped, shown, summary, traceback_of
 
-__all__ = ["Failure", "Failures", "OnError"]
-
-
-class Failure(NamedTuple):
-    """What ``on_error=`` receives about a failed item: texts, so that nothing but the item is kept alive."""
-
-    item: Any
-    """The item as the stage got it."""
-    error: str
-    """Type and message."""
-    attempts: int
-    """How many calls were made with the item."""
-    stage: str
-    """The name of the stage in which it failed."""
-    traceback: str
-    """The traceback of the last call."""
+__all__ = ["Failures", "OnError"]
 
 
 OnError = Literal["stop", "skip"] | Callable[[Failure], object] | asyncio.Queue[Failure]
@@ -101,24 +88,31 @@ class GiveUp:
     async def __call__(self, worker: ConsumerWorker, item: Any, calls: int, error: Exception) -> None:
         """See the class."""
         stage = worker.stage
+        kept, what = (
+            KeptFailure.of(plain(item), error, calls, stage.handler.name),
+            f"{shown(plain(item))}: {summary(error)}",
+        )
         if type(item) is Tracked and item.ticket.answers:
             item.ticket.fail(error)
             stage.counts.failed += 1
-            stage.counts.last_failure = summary(error)
+            stage.counts.last_failure = what
+            stage.run.failures.append(kept)
             return
         if worker.cancelled or self._on_error == "stop":
+            stage.run.failures.append(kept)
+            annotate(error, _note(worker, item))
             raise error
         failed = stage.counts.failed + stage.counts.reporting + 1
         self._check_budget(stage, failed, error)
-        what = summary(error)
         if self._on_error != "skip":
             await self._report(worker, item, calls, error)
         stage.counts.last_failure = what
         stage.counts.failed += 1
+        stage.run.failures.append(kept)
         if type(item) is Tracked and stage.dead_letters is None:
             item.ticket.fail(error)
         if failed & (failed - 1) == 0:  # 1, 2, 4, 8, …: not a line for each of a million
-            log(WARNING, "stage %r: %d failed, the last with %s", stage.handler.name, failed, what)
+            log(WARNING, "stage %r: %d failed, the last on %s", stage.handler.name, failed, what)
 
     def _check_budget(self, stage: Stage, failed: int, error: Exception) -> None:
         allowed = self._max_failures
@@ -149,6 +143,13 @@ class GiveUp:
             await self._on_error.put(failure)
         elif inspect.isawaitable(result := self._on_error(failure)):
             await result
+
+
+def _note(worker: ConsumerWorker, item: Any) -> str:
+    """Which item an error that ends the run is about, and how many were in the call with it."""
+    others = len(worker.item) - 1 if worker.stage.handler.takes_lists and isinstance(worker.item, deque) else 0
+    batch = f" and {others} more in its batch" if others else ""
+    return f"{ITEM}{shown(plain(item))}{batch}"
 
 
 async def _put(worker: ConsumerWorker, dead_letters: Outlet, item: Any, failure: Failure) -> None:

@@ -13,6 +13,7 @@ from ..core.source import ProducerWorker
 from ..core.stage import Stage
 from ..core.tracked import plain
 from ..errors import ConservationError
+from ..failure import KeptFailure
 from .report import SourceStatistics, StageStatistics, Statistics
 
 __all__ = ["Accounts"]
@@ -58,6 +59,11 @@ class Accounts:
             if producer.outbox is stage.inbox:
                 received += producer.produced
         return received
+
+    @property
+    def failures(self) -> tuple[KeptFailure, ...]:
+        """The last items that failed, in any stage."""
+        return tuple(self._stages[0].run.failures)
 
     def left(self) -> tuple[tuple[str, tuple[Any, ...]], ...]:
         """The items in flight and queued, for each stage that has any."""

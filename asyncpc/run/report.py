@@ -7,6 +7,7 @@ from functools import cached_property
 from html import escape
 from typing import Any, NamedTuple
 
+from ..failure import Failure, KeptFailure
 from ..wording import redacted
 from .verdict import bottleneck
 
@@ -49,7 +50,7 @@ class StageStatistics(NamedTuple):
     failed: int
     """Items that failed for good: the last attempt raised."""
     last_failure: str
-    """The last error that a policy accepted, and where it was raised, on one line; empty if there was none."""
+    """The last item that a policy gave up, its error, and where that was raised, on one line; empty if none was."""
     retried: int
     """Calls of the handler after the first one for an item."""
     dropped: int
@@ -164,6 +165,7 @@ class Report:
         left: tuple[tuple[str, tuple[Any, ...]], ...] = (),
         abandoned: tuple[str, ...] = (),
         signal: int | None = None,
+        failures: Sequence[KeptFailure] = (),
     ) -> None:
         self.statistics: Statistics = statistics
         """The final statistics; the properties below read them."""
@@ -173,6 +175,17 @@ class Report:
         """The names of workers that ignored two cancellations, or left a call running in a thread."""
         self.signal: int | None = signal
         """The first signal that asked the run to stop: under :func:`asyncpc.run`, or with ``running.on_signals()``."""
+
+        self._kept: Sequence[KeptFailure] = failures
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the failures as texts."""
+        return {**vars(self), "failures": self.failures, "_kept": ()}
+
+    @cached_property
+    def failures(self) -> tuple[Failure, ...]:
+        """The last 100 items that failed, wherever they went, in the order in which they failed."""
+        return tuple([kept.failure() for kept in self._kept])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Report) and self._all() == other._all()
@@ -265,7 +278,7 @@ class Report:
             (s.name, s.received, s.done, s.failed, s.dropped, left.get(s.name, 0), s.peak_queued, f"{s.rate:,.0f}")
             for s in self.stages
         ]
-        lines = [f"{s.name}: {s.failed} failed, the last with {s.last_failure}" for s in self.stages if s.last_failure]
+        lines = [f"{s.name}: {s.failed} failed, the last on {s.last_failure}" for s in self.stages if s.last_failure]
         lines += [f"abandoned: {name} could not be stopped" for name in self.abandoned]
         fed = f", {self.fed} fed" if self.fed else ""
         lines.append(f"{self.produced} produced{fed}, {self.done} done in {self.elapsed:.3f} s")

@@ -39,7 +39,7 @@ from ..core.tracked import release_all
 from ..core.worker import consume
 from ..errors import ConservationError, QueueShutDown, StateError, WorkerCancelled
 from ..logs import DEBUG, ERROR, WARNING, log
-from ..wording import redacted, summary
+from ..wording import item_of, redacted, summary
 from .accounting import Accounts
 from .build import build
 from .outcome import Outcome
@@ -399,7 +399,8 @@ class Supervisor:
         """Log errors of an entered run, last of all; the caller of a run that is awaited gets them anyway."""
         for error in errors:
             if self._entered and isinstance(error, Exception):
-                log(ERROR, "pipeline %r failed in %s: %s", self.plan.name, where, summary(error), error=error)
+                what = summary(error) + item_of(error)
+                log(ERROR, "pipeline %r failed in %s: %s", self.plan.name, where, what, error=error)
 
     def _fail(self, where: str) -> None:
         """Stop the run at its first failure: cancel other workers, refuse waiting callers of ``put`` (invariant 7)."""
@@ -471,7 +472,7 @@ class Supervisor:
         if self.state is not State.FAILED:
             unclean = left or abandoned or not self.outcome.is_clean()
             self._advance(State.FAILED if unclean else State.CLOSED)
-        self.outcome.report = Report(self.statistics(), left, abandoned)
+        self.outcome.report = Report(self.statistics(), left, abandoned, failures=self.accounts.failures)
         self.outcome.report.signal = self.outcome.signal  # last, since a signal may come between any two steps
         self.outcome.breach = self.accounts.breach(self.outcome.report.statistics)
         for stage in self.stages:
@@ -481,7 +482,7 @@ class Supervisor:
 
     def report_so_far(self) -> Report:
         """The report as it would be now: items queued and in flight count as unfinished."""
-        return Report(self.statistics(), self.accounts.left(), self._abandoned())
+        return Report(self.statistics(), self.accounts.left(), self._abandoned(), failures=self.accounts.failures)
 
     def _abandoned(self) -> tuple[str, ...]:
         if not self._live and not self._left_behind:

@@ -14,10 +14,11 @@ from typing import Any, Final, NamedTuple
 
 from ..core.plan import Handler, Origin, Plan
 from ..errors import DrainTimeout
+from ..failure import Failure
 from ..graph.definitions import define_handler
 from ..graph.layout import Layout
 from ..graph.pipeline import Consumer, Pipeline, Source, run_beside
-from ..options.failures import Failure, Failures
+from ..options.failures import Failures
 from ..options.overflow import Overflowing
 from ..run.report import PipelineError, StageStatistics
 from ..run.running import Running, opening

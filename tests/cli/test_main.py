@@ -210,16 +210,16 @@ def test_a_run_that_is_done_exits_0_and_prints_nothing_but_its_report(folder: Pa
 
 
 def test_a_failed_run_exits_1_with_its_report_and_a_line_per_error(folder: Path) -> None:
-    """What failed, where, and how much is left is seen at once; no item and no password is shown (faults F7, F8)."""
+    """What failed, on which item, where, and how much is left is seen at once; no password is shown (faults F7, F8)."""
     ended = asyncpc_run(folder, "failing").end()
     assert ended.status == 1
     assert ended.row("bad")[2] == "1"
     head, error, left = ended.err.splitlines()
     assert "failed" in head
     assert error.startswith(r"  ValueError: boom at redis://me:***@host/0\x1b[2J second line (app.py:")
-    assert "in bad-1 of pipeline" in error
+    assert "item 'canary-5', in bad-1 of pipeline" in error
     assert left == "left unfinished: 4 items (bad 4)"
-    assert "canary" not in ended.err + ended.out
+    assert (ended.err + ended.out).count("canary") == 1
 
 
 def test_traceback_shows_the_whole_group_without_the_password(folder: Path) -> None:

@@ -276,7 +276,7 @@ def test_h3_a_refused_value_fails_its_item_and_the_others_go_on(kind: str, eager
     assert sorted(second.sink.items) == [0, 1, 2, 4, 5]
     assert (counts(report.stages[0]), counts(report.stages[1])) == ((6, 5, 1), (5, 5, 0))
     assert report.stages[0].emitted == 5
-    assert report.stages[0].last_failure.startswith("KeyError")
+    assert ": KeyError" in report.stages[0].last_failure
     assert calls == Counter(range(6))
 
 

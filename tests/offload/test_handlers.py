@@ -30,4 +30,4 @@ async def test_h5_what_a_generator_gave_before_it_raised_is_passed_on(place: Any
     report = await (source([1, 10]) >> stage >> keep)
     assert sorted(got) == [1, 2, 10, 11]
     assert (report.stages[0].failed, report.stages[0].emitted) == (2, 4)
-    assert report.stages[0].last_failure.startswith("ValueError")
+    assert ": ValueError" in report.stages[0].last_failure

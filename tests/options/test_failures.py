@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import pickle
 import signal
 import weakref
 from typing import Any, cast
@@ -45,9 +46,9 @@ def test_skip_goes_on_and_counts(eager: bool) -> None:
     assert sorted(item for _, item in seen.calls) == [1, 3, 5, 7, 9]
     assert (report.stages[0].done, report.stages[0].failed, report.stages[1].received) == (5, 5, 5)
     assert report.exit_status == 1  # a script should not take it for a success
-    last = f"ValueError: 8 (test_failures.py:{odd.__wrapped__.__code__.co_firstlineno + 3})"
+    last = f"8: ValueError: 8 (test_failures.py:{odd.__wrapped__.__code__.co_firstlineno + 3})"
     assert report.stages[0].last_failure == last
-    assert f"odd: 5 failed, the last with {last}" in str(report).splitlines()
+    assert f"odd: 5 failed, the last on {last}" in str(report).splitlines()
     report.signal = signal.SIGTERM  # a service that was stopped has done what it should
     assert report.exit_status == 143
 
@@ -374,3 +375,97 @@ def test_a_consumer_of_failures_without_room_ends_the_run(kind: str, eager: bool
     handled, letters = report.stages
     assert 1 <= handled.failed <= 3
     assert letters.received <= handled.failed
+
+
+# -- which items failed ---------------------------------------------------------------------------
+
+
+@both
+@pytest.mark.parametrize("policy", ["skip", "function", "queue", "consumer", "stop"])
+def test_the_report_names_what_failed_wherever_it_went(policy: str, eager: bool) -> None:
+    """Protects who asks which item failed, with what, after how many calls and where: the report says it."""
+    queue: asyncio.Queue[Failure] = asyncio.Queue()
+    letters: Any = {"function": lambda failure: None, "queue": queue, "consumer": consumer(Sink())}
+
+    @consumer(on_error=letters.get(policy, policy), retry=Retry(2, wait=no_wait))
+    async def fetch(url: str) -> None:
+        if url.endswith("3"):
+            raise ConnectionError("503")
+
+    urls = source([f"https://a/{n}" for n in range(6)])
+    if policy == "stop":
+        with pytest.raises(PipelineError) as failed:
+            ran(urls >> fetch, eager=eager)
+        assert "asyncpc: item 'https://a/3'" in failed.value.exceptions[0].__notes__
+        report = failed.value.report
+    else:
+        report = ran(urls >> fetch, eager=eager)
+    (failure,) = report.failures
+    assert failure[:4] == ("https://a/3", "ConnectionError: 503", 2, "fetch")
+    assert 'raise ConnectionError("503")' in failure.traceback
+    if policy != "stop":
+        assert "fetch: 1 failed, the last on 'https://a/3': ConnectionError: 503 (test_failures.py:" in str(report)
+
+
+@both
+def test_the_report_keeps_the_last_hundred_failures_and_no_error(eager: bool) -> None:
+    """Protects memory: whatever fails, a hundred items with texts are kept, and no error with its frames."""
+
+    class Heavy(Exception):
+        pass
+
+    made: list[weakref.ref[Heavy]] = []
+
+    @consumer(on_error="skip")
+    async def fails(n: int) -> None:
+        error = Heavy(n)
+        made.append(weakref.ref(error))
+        raise error
+
+    report = ran(source(range(250)) >> fails, eager=eager)
+    assert [failure.item for failure in report.failures] == list(range(150, 250))
+    gc.collect()
+    assert [one for one in made if one() is not None] == []
+
+
+def test_a_failed_batch_says_how_many_items_were_in_it() -> None:
+    """Protects who looks for the bad row: the note names the first item of the call and counts the others."""
+
+    @consumer(batch=Batch(4))
+    async def insert(rows: list[int]) -> None:
+        raise ValueError("bad row")
+
+    with pytest.raises(PipelineError) as failed:
+        ran(source(range(4)) >> insert)
+    assert "asyncpc: item 0 and 3 more in its batch" in failed.value.exceptions[0].__notes__
+
+
+def test_a_call_that_failed_is_in_the_report() -> None:
+    """Protects who looks at a service: its caller got the error, and the report names the item too."""
+
+    @consumer
+    async def answer(n: int) -> int:
+        raise ValueError(n)
+
+    async def main() -> Report:
+        async with Pipeline(answer) as running:
+            with pytest.raises(ValueError, match="7"):
+                await running.call(7)
+        assert running.report is not None
+        return running.report
+
+    assert [failure.item for failure in run_virtual(main).failures] == [7]
+
+
+def test_a_report_is_pickled_with_its_failures() -> None:
+    """Protects runs in other processes: what failed there arrives as texts."""
+
+    @consumer(on_error="skip")
+    async def fails(n: int) -> None:
+        raise ValueError(n)
+
+    report = ran(source(range(3)) >> fails)
+    again = pickle.loads(pickle.dumps(report))
+    assert again == report
+    assert again.failures == report.failures
+    assert len(again.failures) == 3

@@ -1,0 +1,51 @@
+"""``Failure``: what is known of an item that failed."""
+
+from __future__ import annotations
+
+from traceback import TracebackException
+from typing import Any, Final, NamedTuple
+
+from .wording import described, redacted
+
+__all__ = ["FAILURES_KEPT", "Failure", "KeptFailure"]
+
+FAILURES_KEPT: Final = 100
+"""How many of a run's failures its report tells: the last ones."""
+
+
+class Failure(NamedTuple):
+    """An item that failed, for ``on_error=`` and the report: texts, so that nothing but the item is kept alive."""
+
+    item: Any
+    """The item as the stage got it."""
+    error: str
+    """Type and message."""
+    attempts: int
+    """How many calls were made with the item."""
+    stage: str
+    """The name of the stage in which it failed."""
+    traceback: str
+    """The traceback of the last call."""
+
+
+class KeptFailure(NamedTuple):
+    """A failure for the report. Its traceback becomes text only when somebody reads it, since that reads files."""
+
+    item: Any
+    error: str
+    attempts: int
+    stage: str
+    trace: TracebackException | None
+
+    @classmethod
+    def of(cls, item: Any, error: Exception, attempts: int, stage: str) -> KeptFailure:
+        """Keep what there is to say of a failed item; neither the error nor its frames are kept alive."""
+        try:
+            trace = TracebackException.from_exception(error, lookup_lines=False)
+        except Exception:  # its class may forbid that
+            trace = None
+        return cls(item, described(error), attempts, stage, trace)
+
+    def failure(self) -> Failure:
+        """As the report shows it."""
+        return Failure(*self[:4], "" if self.trace is None else redacted("".join(self.trace.format())))
