@@ -41,7 +41,8 @@ async def emit(worker: ConsumerWorker, outlet: Outlet, value: Any) -> None:
     """
     channel = outlet.channel
     if channel is None:
-        pass
+        if value is not None:
+            worker.stage.counts.unread = True
     elif channel.may_enqueue():
         channel.enqueue(value)
     else:

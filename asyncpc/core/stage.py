@@ -144,12 +144,13 @@ class Outlet:
 class Counts:
     """What became of a stage's items, besides what its workers count."""
 
-    __slots__ = ("dropped", "failed", "last_failure", "reporting", "retried", "settled_besides")
+    __slots__ = ("dropped", "failed", "last_failure", "reporting", "retried", "settled_besides", "unread")
 
     def __init__(self) -> None:
         self.failed: int = 0
         self.last_failure: str = ""  # what the last item that was given up failed with
         self.retried: int = 0  # calls after the first of an item
+        self.unread: bool = False  # whether it gave values that go nowhere, as far as was looked
         self.dropped: int = 0
         self.reporting: int = 0  # items whose failure is being reported
         self.settled_besides: int = 0  # items settled beyond one for each that a worker took, and by workers that left

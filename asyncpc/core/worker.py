@@ -205,11 +205,13 @@ async def _handle_some(worker: ConsumerWorker, items: Any, inbox: Channel[Any], 
 
 
 def _look_at_first(worker: ConsumerWorker, elapsed: float, value: Any) -> None:
-    """What is looked for in the first of several items only: how long a call takes, and a forgotten ``await``."""
+    """What is looked for in the first of several items only: how long a call takes, and a value that nobody reads."""
     stage = worker.stage
     stage.timing.latency.add(elapsed - worker.passing)
-    if type(value) is CoroutineType and stage.outlets[0].channel is None:
-        raise never_awaited(stage.handler.name, value)
+    if value is not None and value is not DONE and stage.outlets[0].channel is None:
+        if type(value) is CoroutineType:
+            raise never_awaited(stage.handler.name, value)
+        stage.counts.unread = True
 
 
 async def _is_to_leave(stage: Stage) -> bool:

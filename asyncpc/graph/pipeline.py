@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overlo
 
 from ..core.plan import Handler, Node, Origin, Plan
 from ..errors import DefinitionError, StateError
-from ..run.report import Report, Unfinished
+from ..run.report import PipelineError, Report, Unfinished
 from ..run.running import Results, Running, end_block, end_of, leave
 from ..run.supervisor import Supervisor
 from ..run.watching import Beside, screens
@@ -226,6 +226,23 @@ class Pipeline(StageLike[In_contra, Out_co]):
         At most ``maxsize`` values wait to be read; a reader that pauses is backpressure.
         """
         return Results(lambda: self._start("stream it", streamed=True), self._release)
+
+    async def collect(self) -> list[Out_co]:
+        """Run to the end and return what the last stage gave, in a list; with several branches, what each gave.
+
+        They come in the order in which they were made; with ``ordered=True``, in that of the items. The list holds all
+        of them: read with :meth:`stream` what does not fit into memory. Raises ``PipelineError`` as ``await`` does; its
+        ``results`` are the values that came before. *Cancel safety*: as with ``await``, the workers are cancelled too.
+        """
+        results: list[Out_co] = []
+        try:
+            async with Results[Out_co](lambda: self._start("collect from it", streamed=True), self._release) as values:
+                async for value in values:  # one by one, since what came before an error is kept
+                    results.append(value)  # noqa: PERF401
+        except PipelineError as error:
+            error.results = results
+            raise
+        return results
 
     def progress(self) -> AbstractAsyncContextManager[None]:
         """Show how far each run of this pipeline has come: ``async with pipeline.progress(): await pipeline``.

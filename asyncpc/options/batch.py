@@ -151,6 +151,8 @@ def _gathering(call: Call, worker: ConsumerWorker) -> Call:
         results = await call(rows)
         if outlet.channel is None and not tickets:
             outlet.emitted += len(batch)
+            if results is not None:
+                stage.counts.unread = True
             stage.counts.settled_besides += len(batch) - 1
         else:
             await emit_each(worker, zip(batch, _one_each(stage.handler.name, batch, results), strict=True))

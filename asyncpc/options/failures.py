@@ -100,6 +100,7 @@ class GiveUp:
             return
         if worker.cancelled or self._on_error == "stop":
             stage.run.failures.append(kept)
+            stage.counts.last_failure = what
             annotate(error, _note(worker, item))
             raise error
         failed = stage.counts.failed + stage.counts.reporting + 1

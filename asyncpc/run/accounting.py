@@ -43,7 +43,8 @@ class Accounts:
 
     def statistics(self, state: str, elapsed: float, now: float, stop_asked: bool) -> Statistics:
         """The counts at this moment."""
-        stages = tuple([_stage_statistics(stage, self._received(stage), elapsed, now) for stage in self._stages])
+        last = [self._stages[place] for place in self._ends]
+        stages = tuple([_stage_statistics(one, self._received(one), one in last, elapsed, now) for one in self._stages])
         sources = tuple(
             [SourceStatistics(one.name, one.produced, one.restarts, one.probe.held) for one in self._producers]
         )
@@ -94,7 +95,7 @@ class Accounts:
         return None
 
 
-def _stage_statistics(stage: Stage, received: int, elapsed: float, now: float) -> StageStatistics:
+def _stage_statistics(stage: Stage, received: int, is_last: bool, elapsed: float, now: float) -> StageStatistics:
     inbox, counts, timing, depth = stage.inbox, stage.counts, stage.timing, stage.handler.depth
     done = stage.done
     p50, p90, p99 = timing.latency.percentiles(0.50, 0.90, 0.99)
@@ -111,6 +112,7 @@ def _stage_statistics(stage: Stage, received: int, elapsed: float, now: float) -
         queued=len(inbox.items),
         peak_queued=inbox.peak,
         emitted=stage.emitted,
+        unread=is_last and counts.unread,
         put_waited=inbox.put_waited(now),
         get_waited=inbox.getters.seconds(now) / depth,
         out_waited=stage.out_waited(now) / depth,

@@ -63,6 +63,8 @@ class StageStatistics(NamedTuple):
     """The most that ever waited in its queue at once."""
     emitted: int
     """Values it passed on; those of a last stage count too, and a broadcast counts one for each branch."""
+    unread: bool
+    """Whether it is a last stage that gave results which nobody read, with ``collect()`` or ``stream()``."""
     put_waited: float
     """Seconds that writers of its queue waited for room, summed over the writers."""
     get_waited: float
@@ -279,6 +281,7 @@ class Report:
             for s in self.stages
         ]
         lines = [f"{s.name}: {s.failed} failed, the last on {s.last_failure}" for s in self.stages if s.last_failure]
+        lines += [f"{s.name}: its results were not read: use .collect() or .stream()" for s in self.stages if s.unread]
         lines += [f"abandoned: {name} could not be stopped" for name in self.abandoned]
         fed = f", {self.fed} fed" if self.fed else ""
         lines.append(f"{self.produced} produced{fed}, {self.done} done in {self.elapsed:.3f} s")
@@ -288,29 +291,34 @@ class Report:
 class PipelineError(ExceptionGroup[Exception]):
     """A run failed: a group of the original exceptions, so that ``except*`` works.
 
-    ``report`` is the :class:`~asyncpc.Report` of the run, with what was not handled.
+    ``report`` is the :class:`~asyncpc.Report` of the run, with what was not handled. ``results`` are those that
+    ``collect()`` had got before; an empty list for all other ways to run.
     """
 
     report: Report
+    results: list[Any]
 
     def __new__(cls, message: str, exceptions: Sequence[Exception], report: Report) -> PipelineError:
         """Make the group; ``report`` belongs to the failed run."""
         self = super().__new__(cls, message, exceptions)
         self.report = report
+        self.results = []
         return self
 
     def __init__(self, message: str, exceptions: Sequence[Exception], report: Report) -> None:
         super().__init__(message, exceptions)
 
-    def __reduce__(self) -> tuple[type[PipelineError], tuple[str, Sequence[Exception], Report]]:
-        """Pickle with the report, so that a run in another process can fail in full."""
-        return type(self), (self.message, self.exceptions, self.report)
+    def __reduce__(self) -> tuple[type[PipelineError], tuple[str, Sequence[Exception], Report], dict[str, Any]]:
+        """Pickle with the report and the results, so that a run in another process can fail in full."""
+        return type(self), (self.message, self.exceptions, self.report), {"results": self.results}
 
     # typeshed lets derive() take BaseExceptions too, so narrowing it is an unsound override in general. Not here:
     # split() and except* call it only with a part of what this group holds, and an ExceptionGroup holds Exceptions.
     def derive(self, excs: Sequence[Exception], /) -> PipelineError:  # type: ignore[override]
-        """Keep the class and the report when ``except*`` splits the group."""
-        return PipelineError(self.message, excs, self.report)
+        """Keep the class, the report and the results when ``except*`` splits the group."""
+        part = PipelineError(self.message, excs, self.report)
+        part.results = self.results
+        return part
 
 
 class _Shown(NamedTuple):

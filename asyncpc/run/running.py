@@ -259,12 +259,14 @@ class Results(Generic[Out_co]):
         try:
             value = await run.results.get()
         except QueueShutDown:
-            await run.wait()
-            run.outcome.is_delivered = True
-            run.outcome.complete_result()
-            raise StopAsyncIteration from None
-        run.accounts.results_read += 1
-        return cast(Out_co, value)
+            pass  # and an error of the run comes out without this one as its context
+        else:
+            run.accounts.results_read += 1
+            return cast(Out_co, value)
+        await run.wait()
+        run.outcome.is_delivered = True
+        run.outcome.complete_result()
+        raise StopAsyncIteration
 
     @property
     def running(self) -> Running[Any, Out_co]:

@@ -77,19 +77,21 @@ async def test_a_stop_loses_nothing_that_a_source_gave(maxsize: int, moment: int
 async def test_a_stop_does_not_wait_for_a_source_that_blocks(caplog: pytest.LogCaptureFixture) -> None:
     """The intake ends at once; the thread is left until its item comes, which is not taken, and the log says so."""
     items: queue.SimpleQueue[int] = queue.SimpleQueue()
+    asked: list[None] = []
     closed = threading.Event()
 
     @producer
     def blocked() -> Iterator[int]:
         try:
             while True:
+                asked.append(None)
                 yield items.get()
         finally:
             closed.set()
 
     items.put(1)
     async with Pipeline(blocked, ignore) as running:
-        await until(lambda: running.statistics().done == 1)
+        await until(lambda: running.statistics().done == 1 and len(asked) == 2)  # and so it blocks
         began = time.monotonic()
         report = await running.drain()
         assert time.monotonic() - began < BUSY

@@ -367,6 +367,7 @@ async def flows() -> None:
     async with (numbers >> double).stream() as values:
         async for value in values:
             assert_type(value, float)
+    assert_type(await (numbers >> double).collect(), list[float])
     async for n in numbers():
         assert_type(n, int)
     assert_type(await double(1), float)

@@ -1,0 +1,160 @@
+"""What a pipeline gives back: ``collect``, and results that nobody read."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from support import endless, workers
+from virtual import both, now, ran, run_virtual
+
+from asyncpc import Batch, DefinitionError, Pipeline, PipelineError, StateError, broadcast, consumer, source
+
+
+@consumer(concurrency=3)
+async def double(n: int) -> int:
+    await asyncio.sleep(n % 3)
+    return 2 * n
+
+
+@consumer
+async def twice(n: int) -> AsyncIterator[int]:
+    yield n
+    yield -n
+
+
+@consumer(batch=Batch(4))
+async def in_batches(numbers: list[int]) -> list[int]:
+    return [10 * n for n in numbers]
+
+
+@consumer
+async def nothing(n: int) -> None:
+    await asyncio.sleep(0)
+
+
+@both
+def test_collect_returns_all_results(eager: bool) -> None:
+    """Protects the shortest way to results: all of them, of every kind of last stage."""
+
+    async def main() -> None:
+        assert sorted(await (source(range(500)) >> double).collect()) == list(range(0, 1000, 2))
+        assert await (source(range(3)) >> twice).collect() == [0, 0, 1, -1, 2, -2]
+        assert await (source(range(6)) >> in_batches).collect() == [0, 10, 20, 30, 40, 50]
+        assert sorted(await (source(range(3)) >> broadcast(twice, in_batches)).collect()) == [
+            -2,
+            -1,
+            0,
+            0,
+            0,
+            1,
+            2,
+            10,
+            20,
+        ]
+        assert await (source([]) >> double).collect() == []
+
+    run_virtual(main, eager=eager)
+
+
+@both
+def test_collect_keeps_the_order_that_was_asked_for(eager: bool) -> None:
+    """Protects ``ordered=True``: results come in the order of the items, whichever is ready first."""
+
+    @consumer(concurrency=3, ordered=True)
+    async def slow_first(n: int) -> int:
+        await asyncio.sleep(3 - n % 3)
+        return n
+
+    async def main() -> None:
+        assert await (source(range(9)) >> slow_first).collect() == list(range(9))
+
+    run_virtual(main, eager=eager)
+
+
+@both
+def test_what_was_collected_before_a_failure_is_kept(eager: bool) -> None:
+    """Protects work that is done: ``error.results`` holds what came before, also in a part of the group and pickled."""
+
+    @consumer
+    async def fragile(n: int) -> int:
+        if n == 5:
+            raise ValueError(n)
+        return n
+
+    async def main() -> None:
+        with pytest.raises(PipelineError) as collected:
+            await (source(range(10)) >> fragile).collect()
+        error = collected.value
+        part = error.subgroup(ValueError)
+        assert isinstance(part, PipelineError)
+        assert error.results == part.results == pickle.loads(pickle.dumps(error)).results == list(range(5))
+        assert (error.report.failed, len(error.report.unfinished)) == (1, 4)
+        with pytest.raises(PipelineError) as awaited:
+            await (source(range(10)) >> fragile)
+        assert awaited.value.results == []
+
+    run_virtual(main, eager=eager)
+
+
+@both
+def test_a_cancelled_collect_leaves_nothing_running(eager: bool) -> None:
+    """Protects the caller's time-out: the workers are cancelled, and the pipeline can run again."""
+
+    async def main() -> None:
+        pipeline = endless >> double
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(5):
+                await pipeline.collect()
+        assert not workers()
+        assert now() == 5
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await pipeline.collect()
+
+    run_virtual(main, eager=eager)
+
+
+def test_collect_needs_a_source_and_a_pipeline_at_rest() -> None:
+    """Protects from waiting for ever: the error says what to do."""
+
+    async def main() -> None:
+        with pytest.raises(DefinitionError, match="has no source, so to collect from it would wait for ever"):
+            await Pipeline(double).collect()
+        pipeline = source(range(3)) >> double
+        async with pipeline:
+            with pytest.raises(StateError, match="running already"):
+                await pipeline.collect()
+
+    run_virtual(main)
+
+
+UNREAD = "its results were not read: use .collect() or .stream()"
+
+
+@both
+@pytest.mark.parametrize(("last", "told"), [(double, True), (twice, True), (in_batches, True), (nothing, False)])
+def test_results_that_nobody_read_are_told(last: Any, told: bool, eager: bool) -> None:
+    """Protects who forgot to read: the report says so, once, and only of a last stage that gave some."""
+    report = ran(source(range(8)) >> consumer(name="first")(double.__wrapped__) >> last, eager=eager)
+    assert [stage.unread for stage in report.stages] == [False, told]
+    assert str(report).count(UNREAD) == told
+
+
+@both
+def test_results_that_were_read_are_not_told(eager: bool) -> None:
+    """Protects from a false alarm: streamed values are read, and so is the result of a call."""
+
+    async def main() -> None:
+        async with (source(range(8)) >> double).stream() as values:
+            assert len([value async for value in values]) == 8
+        assert values.report is not None
+        assert UNREAD not in str(values.report)
+        async with Pipeline(double) as running:
+            assert await running.call(4) == 8
+        assert UNREAD not in str(running.report)
+
+    run_virtual(main, eager=eager)
