@@ -56,6 +56,7 @@ def test_the_gate_can_fail(required: float, status: int, capsys: pytest.CaptureF
     assert f"required: {required:g}" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("seconds", "status"), [(0, 1), (0.5, 0)])
 def test_the_gate_asks_of_threads_that_they_put_no_more_slowly_than_janus(
     seconds: float, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -289,6 +289,7 @@ def test_checkout_line_takes_the_number_of_cashiers() -> None:
     assert "60 customers, 30 cashiers" in output(as_script("checkout_line", "30"))
 
 
+@pytest.mark.thorough
 @needs_proc
 @both_ways
 def test_crawler_ends_by_itself(way: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -763,6 +764,7 @@ def served(database: Path, orders: range, handle: int) -> tuple[list[int], str]:
     return [int(number) for number in re.findall(r"handled order (\d+)", ended.out)], ended.out
 
 
+@pytest.mark.thorough
 def test_resume_orders_loses_nothing_across_restarts(tmp_path: Path) -> None:
     """Protects accepted orders: the deadline of the drain passes, and the next run handles what was left, once."""
     database = tmp_path / "orders.db"

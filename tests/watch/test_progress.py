@@ -390,6 +390,7 @@ def on_screen(text: str) -> list[str]:
     return [line.rstrip() for line in lines if line.strip()]
 
 
+@pytest.mark.thorough
 @pytest.mark.realtime
 @pytest.mark.parametrize("how", ["rich", "plain"])
 def test_the_last_state_and_all_that_was_logged_stay_on_the_terminal(tmp_path: Path, how: str) -> None:
@@ -406,6 +407,7 @@ def test_the_last_state_and_all_that_was_logged_stay_on_the_terminal(tmp_path: P
     ]
 
 
+@pytest.mark.thorough
 @pytest.mark.realtime
 @pytest.mark.parametrize("how", ["rich", "plain"])
 def test_several_runs_share_the_foot_of_the_terminal(tmp_path: Path, how: str) -> None:
