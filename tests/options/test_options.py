@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, cast
 
 import pytest
@@ -80,7 +81,7 @@ def test_an_option_that_raises_fails_the_run_with_its_own_error(where: str, opti
         {"overflow": "drop"}, {"overflow": "drop_oldest", "key": len}, {"on_drop": print},
         {"overflow": "drop_newest", "on_drop": 3},
     ],
-    ids=str,
+    ids=lambda options: re.sub(r" at 0x\w+", "", str(options)),  # the same in each run
 )  # fmt: skip
 def test_a_mistake_is_refused_where_it_is_written(options: dict[str, Any]) -> None:
     """Bad input gets a clear error at definition time, with the name of the stage or option."""
