@@ -19,24 +19,15 @@ STEPS = """\
 #!/usr/bin/env bash
 case $1 in
   --list)
-    printf 'alone %s\\n' setup good bad killed
-    printf 'pairs %s\\n' twin-3.11 twin-3.12 absent
-    printf 'last %s\\n' end-3.11 end-3.12
+    printf '%s\\n' setup good bad killed absent end-3.11 end-3.12
     ;;
-  bad) exit 255 ;;
+  bad) exit 1 ;;
   killed) kill -KILL $PPID ;;
-  twin-*)
-    echo "$1 begins"
-    touch "$1.met"
-    until [[ -e twin-3.11.met && -e twin-3.12.met || $SECONDS -gt 20 ]]; do :; done
-    [[ -e twin-3.11.met && -e twin-3.12.met ]] || exit 1
-    echo "$1 ends"
-    ;;
   absent) echo 'a unicorn' >>"$MISSING" ;;
   *) if read -r line; then echo "there is input: $line"; else echo "$1 runs"; fi ;;
 esac
 """
-"""A plan with every kind of step. The twins pass only if they run at the same time."""
+"""A plan with every kind of step."""
 
 UV = """\
 #!/usr/bin/env bash
@@ -49,7 +40,7 @@ fi
 """
 """Says what it is asked, gets a Python if one is in reach, and fails at the command it is told to."""
 
-ENOUGH = ["awk", "bash", "cat", "dirname", "env", "grep", "mktemp", "paste", "rm", "sed", "tail", "xargs"]
+ENOUGH = ["bash", "cat", "dirname", "env", "grep", "mktemp", "paste", "rm", "sed"]
 """All that the gate needs beside Python and pip."""
 
 
@@ -97,19 +88,19 @@ def planned(tmp_path: Path) -> Path:
 
 def test_it_passes_when_all_its_steps_do(planned: Path) -> None:
     """Status 0 needs every step, and the steps get no input, as on a machine that runs them for somebody."""
-    passed = gate(planned, "good", "twin", "end")
+    passed = gate(planned, "good", "end")
     assert passed.status == 0
-    steps = ["setup", "good", "twin 3.11", "twin 3.12", "end 3.11", "end 3.12"]
+    steps = ["setup", "good", "end 3.11", "end 3.12"]
     assert passed.results() == dict.fromkeys(steps, "ok")
     assert {"setup runs", "good runs", "end-3.11 runs", "end-3.12 runs"} <= set(passed.output.splitlines())
-    assert "6 of 6 steps passed, 0 not exercised" in passed.output
+    assert "4 of 4 steps passed, 0 not exercised" in passed.output
 
 
 def test_a_failed_step_fails_it_and_the_others_still_run(planned: Path) -> None:
-    """One run tells everything that is wrong; 255 is the status at which xargs would stop."""
-    failed = gate(planned, "--available", "bad", "twin", "end")
+    """One run tells everything that is wrong."""
+    failed = gate(planned, "--available", "bad", "end")
     assert failed.status == 1
-    steps = ["setup", "twin 3.11", "twin 3.12", "end 3.11", "end 3.12"]
+    steps = ["setup", "end 3.11", "end 3.12"]
     assert failed.results() == dict.fromkeys(steps, "ok") | {"bad": "FAILED"}
     assert "end-3.12 runs" in failed.output
 
@@ -127,14 +118,6 @@ def test_what_cannot_be_exercised_fails_it_unless_what_is_available_will_do(plan
     for run in strict, lenient:
         assert run.results() == {"setup": "ok", "absent": "NOT EXERCISED"}
         assert re.search(r"^absent .* a unicorn$", run.output, re.MULTILINE)
-
-
-def test_steps_that_run_side_by_side_do_not_mix_their_output(planned: Path) -> None:
-    """Each tells in one piece what it did, when it ends, so that a reader sees which of them failed."""
-    both = gate(planned, "twin")
-    assert both.status == 0
-    for twin in "twin-3.11", "twin-3.12":
-        assert f"== {twin}\n{twin} begins\n{twin} ends\n" in both.output
 
 
 def test_steps_are_chosen_by_name(planned: Path) -> None:

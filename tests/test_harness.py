@@ -34,7 +34,8 @@ FAULTS = {  # planted test: what must be said about it
 @pytest.fixture(scope="module")
 def planted() -> str:
     """What pytest says about the planted faults."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=short", "-vv", "-rfEp", str(PLANTED)]
+    options = ["-p", "no:cacheprovider", "--numprocesses=0", "--tb=short", "-vv", "-rfEp"]
+    command = [sys.executable, "-m", "pytest", *options, str(PLANTED)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50).stdout
 
 

@@ -59,7 +59,7 @@ class Copy:
             "COVERAGE_PROCESS_CONFIG": "",
         }
         process = subprocess.Popen(
-            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments],
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--numprocesses=0", *arguments],
             cwd=self.folder,
             env=os.environ | ours,
             stdin=subprocess.DEVNULL,
