@@ -6,6 +6,7 @@ parts at run time is in ``parts``.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager
 from functools import update_wrapper
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overlo
 from ..core.plan import Handler, Node, Origin, Plan
 from ..errors import DefinitionError, StateError
 from ..run.report import PipelineError, Report, Unfinished
-from ..run.running import Results, Running, end_block, end_of, leave
+from ..run.running import Results, Running, end_block, leave
 from ..run.supervisor import Supervisor
 from ..run.watching import Beside, screens
 from ..wording import redacted
@@ -199,7 +200,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
         """Run to the end."""
         run = self._start("await it")
         try:
-            await end_of(run)
+            await run.wait_hastening()
         finally:
             self._release()
         return run.outcome.complete_result()
@@ -232,7 +233,8 @@ class Pipeline(StageLike[In_contra, Out_co]):
 
         They come in the order in which they were made; with ``ordered=True``, in that of the items. The list holds all
         of them: read with :meth:`stream` what does not fit into memory. Raises ``PipelineError`` as ``await`` does; its
-        ``results`` are the values that came before. *Cancel safety*: as with ``await``, the workers are cancelled too.
+        ``results`` are the values that came before. *Cancel safety*: as with ``await``, the workers are cancelled too;
+        the ``CancelledError`` has the ``results`` too.
         """
         results: list[Out_co] = []
         try:
@@ -241,6 +243,9 @@ class Pipeline(StageLike[In_contra, Out_co]):
                     results.append(value)  # noqa: PERF401
         except PipelineError as error:
             error.results = results
+            raise
+        except asyncio.CancelledError as cancelled:
+            cancelled.results = results  # type: ignore[attr-defined]  # likewise
             raise
         return results
 
