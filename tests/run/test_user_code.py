@@ -126,7 +126,7 @@ async def test_a_resource_is_closed_when_its_own_worker_ends_the_run() -> None:
 
 
 def test_a_source_that_starts_after_the_failure_gives_nothing() -> None:
-    """With eager tasks (3.12+) the first source may end the run before the second has a task that could be cancelled."""
+    """With eager tasks (3.12+) the first may end the run before the second has a task to cancel."""
     second: list[int] = []
 
     @producer
