@@ -157,7 +157,7 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("tool", ["bench mypy", "bench pyright", "--verifytypes asyncpc --ignoreexternal"])
+@pytest.mark.parametrize("tool", ["--active mypy", "--active pyright", "--verifytypes asyncpc --ignoreexternal"])
 def test_each_type_checker_can_fail_it(bare: Path, tool: str) -> None:
     """They run side by side, where a status is easily lost."""
     assert gate(bare, "types").results()["types"] == "ok"
