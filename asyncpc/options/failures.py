@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-from ..checks import is_whole, qualified_name, refuse_called, takes
+from ..checks import check_callback, is_whole, qualified_name
 from ..core.emit import put_waiting
 from ..core.isolation import InContext
 from ..core.plan import Handler
@@ -40,12 +40,8 @@ class Failures(NamedTuple):
     def made_from(cls, where: str, on_error: Any = "stop", max_failures: Any = None) -> Failures:
         """Take a policy by name, or a receiver; raises ``DefinitionError`` for what cannot receive failures."""
         if on_error not in ("stop", "skip") and not isinstance(on_error, (asyncio.Queue, Handler)):
-            refuse_called(f"{where}: on_error=", on_error)
-            if not callable(on_error) or not takes(on_error, 1):
-                raise DefinitionError(
-                    f"{where}: on_error={on_error!r} must be 'stop', 'skip', or a consumer, function or queue for "
-                    "Failures"
-                )
+            what = "'stop', 'skip', or a consumer, function or queue for Failures"
+            check_callback(where, "on_error", on_error, what, may_be_async=True)
         return cls(on_error, max_failures)
 
     def check(self, where: str, handler: Handler) -> Handler:

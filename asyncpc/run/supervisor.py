@@ -258,6 +258,10 @@ class Supervisor:
         """Whether the loop was closed under the run."""
         return self.state is not State.NEW and self._loop.is_closed()
 
+    def belongs_here(self) -> bool:
+        """Whether it runs in the loop of the caller."""
+        return self.state is not State.NEW and self._loop is asyncio.get_running_loop()
+
     def runs_here(self) -> bool:
         """Whether the caller is one of this run's workers, which cannot wait for its own end."""
         task = asyncio.current_task()
