@@ -32,7 +32,7 @@ The wings of the house. Imports only go down this list, and inside a wing no two
     options   what a user asks of a stage, one file each
     offload   calls and sources that would block the event loop: threads, processes, interpreters
     core      what an item meets: channels, stages, workers
-    errors, failure, wording, checks, backoff, logs: everything above may use them
+    errors, failure, wording, checks, mistakes, backoff, logs: everything above may use them
 """
 
 from .backoff import Restart, exponential

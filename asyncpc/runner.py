@@ -11,6 +11,7 @@ from .checks import check_seconds
 from .core.plan import Plan
 from .errors import DefinitionError, StateError
 from .graph.pipeline import Pipeline, plan_of, run_beside
+from .mistakes import explained
 from .run.report import PipelineError, Report
 from .run.running import Running, signals_handled
 from .run.watching import Beside, install, screens
@@ -40,6 +41,7 @@ class _Screens:
 install(_Screens())
 
 
+@explained
 def run(
     pipeline: Pipeline[Any, Any],
     *,

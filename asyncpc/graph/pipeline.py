@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overlo
 
 from ..core.plan import Handler, Node, Origin, Plan
 from ..errors import DefinitionError, StateError
+from ..mistakes import explained
 from ..run.report import PipelineError, Report, Unfinished
 from ..run.running import Results, Running, end_block, end_of, leave
 from ..run.supervisor import Supervisor
@@ -118,6 +119,7 @@ Start = Source[A] | Producer[..., A] | Iterable[A] | AsyncIterable[A]
 """What a pipeline can begin with."""
 
 
+@explained
 class Pipeline(StageLike[In_contra, Out_co]):
     """Sources and stages, ready to run: ``await`` it, enter it with ``async with``, or ``.stream()`` it.
 
