@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from inspect import Parameter, signature
+from types import ModuleType
 from typing import Any, Final, TypeVar, cast
 
 from .errors import DefinitionError
 
-__all__ = ["explained"]
+__all__ = ["absent", "explained", "unknown_attribute"]
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -59,6 +60,55 @@ CALLED_ELSEWHERE: Final[Mapping[str, str]] = {
 }
 """What other libraries call an argument."""
 
+MEANT: Final[Mapping[str, Mapping[str, str]]] = {
+    "asyncpc": {
+        "Queue PriorityQueue LifoQueue": "BoundedQueue is asyncio's queue with a bound and an end; for an order of its "
+        "own see consumer(priority=…)",
+        "QueueFull QueueEmpty TimeoutError CancelledError": "it is asyncio's: import it from there",
+        "Worker worker Stage stage Task task Sink sink": "write @consumer before a function",
+        "Stream stream map amap": "write async with (source(items) >> stage).stream() as values: async for …, or "
+        "await (…).collect()",
+        "gather start": "write run(pipeline), or await pipeline inside a running loop",
+    },
+    "Pipeline": {
+        "run start serve": "await it, enter it with 'async with pipeline as running:', or asyncpc.run(pipeline) where "
+        "no loop runs",
+        "put put_nowait put_from_thread send submit call": "it takes items while it runs: async with pipeline as "
+        "running: await running.put(item)",
+        "feed": "a handler calls asyncpc.feed(item)",
+        "stop close aclose drain shutdown cancel join wait": "its run can be stopped: async with pipeline as running: "
+        "await running.drain(); leaving the block drains too",
+        "statistics report bottleneck scale set_rate pause resume": "its run has that: async with pipeline as running: "
+        "running.statistics(), …",
+        "results get": "await pipeline.collect(), or read pipeline.stream()",
+        "map filter flat_map pipe then to add add_stage add_consumer": "write pipeline >> stage",
+    },
+    "Consumer": {
+        "run start serve put put_nowait send submit stream collect": "a consumer is one stage: make a pipeline of it, "
+        "source(items) >> stage or Pipeline(stage)",
+        "map filter pipe then to": "write stage >> following",
+    },
+    "Producer": {
+        "run start put put_nowait send stream collect": "a producer yields items: make a pipeline of it, producer >> "
+        "stage",
+        "map filter pipe then to": "write producer >> stage",
+    },
+    "Source": {
+        "run start put put_nowait send stream collect": "a source gives items: make a pipeline of it, source >> stage",
+        "map filter pipe then to": "write source >> stage",
+    },
+    "Running": {
+        "close aclose shutdown": "await running.drain(), or leave the block, which drains",
+        "cancel": "await running.drain(timeout=0)",
+        "join": "await running.wait()",
+        "put_many": "await running.put(item) for each",
+        "get stream": "read results with 'async with pipeline.stream() as values:', or ask for one: await "
+        "running.call(item)",
+        "qsize full": "see running.statistics().stages[0].queued",
+    },
+}
+"""What to write for attributes that asyncio's queues and other libraries have: by class, for several names at once."""
+
 _arguments: Final[dict[str, tuple[str, ...]]] = {}
 """The arguments of all that is explained, by its name."""
 
@@ -74,6 +124,47 @@ def explained(thing: C) -> C:
         setattr(thing, method, checked if method == "__init__" else staticmethod(checked))
         return cast(C, thing)
     return cast(C, _checking(thing, thing.__name__))
+
+
+def unknown_attribute(thing: object, name: str) -> AttributeError:
+    """The error of whoever reads an attribute that ``thing`` does not have: with the cure, if it has one elsewhere."""
+    of = thing.__name__ if isinstance(thing, ModuleType) else type(thing).__name__
+    text = f"{f'module {of!r}' if isinstance(thing, ModuleType) else f'{of!r} object'} has no attribute {name!r}"
+    cure = _meant(of).get(name)
+    if cure is None:
+        return AttributeError(text, name=name, obj=thing)  # Python names what is like it
+    return AttributeError(f"{text}: {cure}", name=name)
+
+
+def absent(kind: C) -> C:
+    """A class whose objects say what to write for the attributes in :data:`MEANT`; for a decorator.
+
+    It does what ``__getattr__`` does, which would make each call of a method dearer (by 100 ns in CPython 3.11).
+    """
+    for name, cure in _meant(kind.__name__).items():
+        setattr(kind, name, _Absent(name, cure))
+    return kind
+
+
+class _Absent:
+    """An attribute that is not there."""
+
+    def __init__(self, name: str, cure: str) -> None:
+        self.name = name
+        self.__doc__ = f"Not there: {cure}."  # help() shows it
+
+    def __repr__(self) -> str:
+        return "(not there)"
+
+    def __get__(self, thing: object, kind: type) -> _Absent:
+        if thing is None:
+            return self
+        raise unknown_attribute(thing, self.name)
+
+
+def _meant(of: str) -> dict[str, str]:
+    """What to write, by attribute."""
+    return {name: cure for names, cure in MEANT.get(of, {}).items() for name in names.split()}
 
 
 def _checking(function: Callable[..., Any], name: str, bound: int = 0) -> Callable[..., Any]:

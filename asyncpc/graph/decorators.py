@@ -33,7 +33,7 @@ from ..options.rate import Rate
 from ..options.retry import Retry
 from .definitions import OPTIONS, define_handler, define_origin, iterable_origin
 from .layout import Layout
-from .pipeline import Consumer, Producer, Source, handler_of
+from .pipeline import Consumer, Producer, Source, StageLike, handler_of
 
 __all__ = ["Items", "Listener", "as_listener", "consumer", "producer", "source"]
 
@@ -287,6 +287,11 @@ def source(
     """
     if isinstance(items, (Producer, Source)):
         raise DefinitionError(f"source({items!r}): it is a source already; use it without source()")
+    if isinstance(items, StageLike):
+        raise DefinitionError(
+            f"source() of a {type(items).__name__}: items go into it, as in source(items) >> it; for what comes out of "
+            "a pipeline write merge(pipeline)"
+        )
     return Source(Layout((iterable_origin(items, name, run_in, total),)))
 
 

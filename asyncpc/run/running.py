@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from ..checks import at_least_1, check_seconds
 from ..core.tracked import CallTicket, Tracked
 from ..errors import QueueShutDown, StateError
+from ..mistakes import absent
 from ..options.rate import Rate, set_rate
 from .report import Report, Statistics
 from .signals import Signals, can_handle_signals
@@ -25,6 +26,7 @@ In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
 
 
+@absent
 class Running(Generic[In_contra, Out_co]):
     """A run that is under way: put items, look at it, stop it."""
 
