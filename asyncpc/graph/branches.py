@@ -7,6 +7,7 @@ from typing import Any, TypeVar, overload
 
 from ..checks import check_callback, check_name
 from ..errors import DefinitionError, Unroutable
+from ..mistakes import explained
 from ..options.failures import OnError
 from ..wording import shown
 from .decorators import Items, Listener, as_listener
@@ -33,6 +34,7 @@ def merge(one: Mergeable[A], two: Mergeable[B], /) -> Source[A | B]: ...
 def merge(one: Mergeable[A], two: Mergeable[B], three: Mergeable[C], /) -> Source[A | B | C]: ...
 @overload
 def merge(one: Mergeable[T], /, *more: Mergeable[T]) -> Source[T]: ...
+@explained
 def merge(*sources: Any) -> Source[Any]:
     """Make several sources one: items enter in the order in which they come, and one bound holds for all.
 
@@ -65,6 +67,7 @@ def route(
     max_failures: float | None = None,
     name: str | None = None,
 ) -> Pipeline[A, B | C]: ...
+@explained
 def route(
     by: Callable[[A], Hashable],
     branches: Mapping[Any, StageLike[A, Any]],
@@ -130,6 +133,7 @@ def broadcast(
 def broadcast(
     one: StageLike[A, B], /, *more: StageLike[A, B], maxsize: int | None = None, name: str | None = None
 ) -> Pipeline[A, B]: ...
+@explained
 def broadcast(*branches: Any, maxsize: int | None = None, name: str | None = None) -> Pipeline[Any, Any]:
     """Send each item into every one of ``branches``: they share the object, so they must not change it.
 

@@ -7,6 +7,8 @@ parts at run time is in ``parts``.
 from __future__ import annotations
 
 import asyncio
+import sys
+import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from functools import update_wrapper
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overlo
 
 from ..core.plan import Handler, Node, Origin, Plan
 from ..errors import DefinitionError, StateError
+from ..mistakes import explained
 from ..run.report import PipelineError, Report, Unfinished
 from ..run.running import Results, Running, end_block, leave
 from ..run.supervisor import Supervisor
@@ -53,9 +56,6 @@ class Source(Part, Generic[T_co]):
             )
         return self._layout.origins[0].iterate()
 
-    def __repr__(self) -> str:
-        return f"<Source {self._label()}>"
-
 
 class Producer(Part, Generic[P, T_co]):
     """A generator function, async or not, as a source: compose it as it is, or call it with its arguments first."""
@@ -73,11 +73,8 @@ class Producer(Part, Generic[P, T_co]):
     def __rshift__(self, following: StageLike[T_co, B]) -> Pipeline[T_co, B]:
         return _joined(self, following)
 
-    def _opened(self) -> Layout:
+    def _as_part(self) -> Layout:
         return Layout((bind_origin(self._layout.origins[0], (), {}),))
-
-    def __repr__(self) -> str:
-        return f"<Producer {self._label()}>"
 
 
 class StageLike(Part, Generic[In_contra, Out_co]):
@@ -92,7 +89,7 @@ class StageLike(Part, Generic[In_contra, Out_co]):
 
         def __rrshift__(self, first: object) -> None:
             cure = "decorate it with @producer" if callable(first) else "write source(…) >> …"
-            raise DefinitionError(f"a {type(first).__name__} before {self!r} is no source: {cure}")
+            raise DefinitionError(f"a {type(first).__name__} before {self._named()} is no source: {cure}")
 
 
 class Consumer(StageLike[In_contra, Out_co], Generic[In_contra, Out_co, P, Call_co]):
@@ -111,14 +108,12 @@ class Consumer(StageLike[In_contra, Out_co], Generic[In_contra, Out_co, P, Call_
     def _label(self) -> str:
         return handler_of(self).name
 
-    def __repr__(self) -> str:
-        return f"<Consumer {self._label()}>"
-
 
 Start = Source[A] | Producer[..., A] | Iterable[A] | AsyncIterable[A]
 """What a pipeline can begin with."""
 
 
+@explained
 class Pipeline(StageLike[In_contra, Out_co]):
     """Sources and stages, ready to run: ``await`` it, enter it with ``async with``, or ``.stream()`` it.
 
@@ -137,7 +132,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
     a time.
     """
 
-    __slots__ = ("_around", "_beside", "_plan", "_run")
+    __slots__ = ("_around", "_beside", "_is_used", "_plan", "_run")
 
     @overload
     def __init__(
@@ -187,6 +182,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
         self._run: Supervisor | None = None
         self._beside: dict[Beside, ExitStack] = {}  # what accompanies each run, and how to end that
         self._around = ExitStack()  # ends what accompanies the current run
+        self._is_used = False  # run, shown, or a part of another
 
     def __await__(self) -> Generator[Any, None, Report]:
         """Run to the end in the caller's loop and return the :class:`Report`; signal handlers stay as they are.
@@ -286,6 +282,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
         answers: bool = False,
     ) -> Supervisor:
         """Start a run, accompanied by ``beside``; ``means`` names the way of running that needs a source."""
+        self._is_used = True
         if self._run is not None and not self._run.lost_its_loop():
             raise StateError(
                 f"pipeline {self._plan.name!r} is running already; make a Pipeline for each concurrent run "
@@ -312,14 +309,50 @@ class Pipeline(StageLike[In_contra, Out_co]):
         self._run = None
         self._around.close()
 
+    def _as_part(self) -> Layout:
+        self._is_used = True
+        return super()._as_part()
+
+    def _as_plan(self) -> Plan:
+        self._is_used = True
+        return self._plan
+
     def _label(self) -> str:
         return self._plan.name
 
     def __repr__(self) -> str:
-        return f"<Pipeline {self._plan.name}>"
+        """Say what to do with it, since asyncio shows this where it refuses it (``asyncio.run(pipeline)``)."""
+        cure = "await it, or asyncpc.run(it)" if self._plan.origins else "enter it: async with it as running"
+        return f"<Pipeline {self._plan.name}; {cure}>"
+
+    if sys.flags.dev_mode:
+
+        def __del__(self) -> None:
+            """Warn of a pipeline that a coroutine has made and forgotten to await; never of one in a module."""
+            if not getattr(self, "_is_used", True) and asyncio._get_running_loop() is not None:
+                warnings.warn(
+                    f"{self._named()} was never run: await it, or enter it with 'async with'",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+
+    if not TYPE_CHECKING:  # checkers refuse these as they are
+
+        def __aiter__(self) -> None:
+            raise DefinitionError(
+                f"{self._named()} is not read by itself: write 'async with pipeline.stream() as values: async for "
+                "value in values:', or 'await pipeline.collect()'"
+            )
+
+        __iter__ = __aiter__
+
+        def __enter__(self) -> None:
+            raise DefinitionError(f"{self._named()}: write 'async with' for 'with'")
+
+        __exit__ = __enter__
 
     def _repr_html_(self) -> str:
-        return f"<pre>{escape(redacted(screens().picture(self._plan)))}</pre>"
+        return f"<pre>{escape(redacted(screens().picture(self._as_plan())))}</pre>"
 
 
 def _joined(first: Any, following: Any) -> Pipeline[Any, Any]:
@@ -334,7 +367,7 @@ def _end_unless_stopping(own: ExitStack, run: Supervisor) -> None:
 
 def plan_of(pipeline: Pipeline[Any, Any]) -> Plan:
     """The plan that a pipeline's runs are made from."""
-    return pipeline._plan
+    return pipeline._as_plan()
 
 
 async def run_beside(pipeline: Pipeline[Any, Any], *beside: Beside) -> Report:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from ..checks import at_least_1, check_seconds
 from ..core.tracked import CallTicket, Tracked
 from ..errors import QueueShutDown, StateError
+from ..mistakes import absent
 from ..options.rate import Rate, set_rate
 from .report import Report, Statistics
 from .signals import Signals, can_handle_signals
@@ -25,6 +26,7 @@ In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
 
 
+@absent
 class Running(Generic[In_contra, Out_co]):
     """A run that is under way: put items, look at it, stop it."""
 
@@ -38,8 +40,8 @@ class Running(Generic[In_contra, Out_co]):
         """Put ``item`` into the first stage's queue; wait for room for at most ``timeout`` seconds.
 
         Raises ``TimeoutError`` after that, and ``QueueShutDown`` when the run drains or has ended. *Cancel safety*: all
-        or nothing; an item whose ``put`` raised was not accepted. A handler that puts into its own pipeline may wait
-        for itself: use :func:`feed` there.
+        or nothing; an item whose ``put`` raised was not accepted. In a handler of the same run, which may wait for
+        itself, it raises ``StateError`` when it would wait without a ``timeout``: use :func:`feed` there.
         """
         first = self._run.first
         if not first.try_put(item):
@@ -53,8 +55,8 @@ class Running(Generic[In_contra, Out_co]):
         """:meth:`put` from any thread but the loop's own: blocks while the queue is full, at most ``timeout`` seconds.
 
         Raises ``TimeoutError`` after that, ``QueueShutDown`` when the run drains or has ended or its loop is closed,
-        and ``StateError`` in the loop's own thread. An item whose call raised was not accepted. The item counts against
-        the bound at once. Many calls wake the loop once.
+        and ``StateError`` in the loop's own thread, and for a handler as in :meth:`put`. An item whose call raised was
+        not accepted. The item counts against the bound at once. Many calls wake the loop once.
         """
         if self._bridge is None:
             from ..offload.bridge import bridge_to  # here, since most programs have no threads

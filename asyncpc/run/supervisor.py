@@ -123,6 +123,7 @@ class Supervisor:
         if len(self.plan.entries) > 1:  # then it is none of those
             self.first.check_caller()
         self._context.run(_current.set, self)
+        self.first.check_waiter = self._check_waiter
         self.scaling.start(self._loop)
         self._sources_live = len(self._producers)
         for producer in self._producers:
@@ -267,11 +268,24 @@ class Supervisor:
         task = asyncio.current_task()
         return any(worker.task is task for worker in self._live)
 
+    def _refusal(self) -> QueueShutDown:
+        state = "has ended" if self._ended.is_set() else "is draining"
+        return QueueShutDown(f"pipeline {self.plan.name!r} {state}: the item was not taken")
+
+    def _check_waiter(self) -> None:
+        """Refuse to let a handler of this run wait for room in ``put``: it may be the one that has to make it."""
+        if _current.get(None) is self and (get_ident() != self.first.thread or self.runs_here()):
+            raise StateError(
+                f"the queue of stage {self.stages[self.plan.entries[0]].handler.name!r} is full, and a handler of the "
+                "same run that waits for room there may wait for itself: write feed(item), which never waits, give "
+                "the stage a larger maxsize=, or put from outside the handlers"
+            )
+
     def _end_intake(self) -> None:
         if self.state is not State.RUNNING:
             return
         self._advance(State.DRAINING)
-        self.first.refuse(partial(QueueShutDown, f"pipeline {self.plan.name!r} is draining: the item was not taken"))
+        self.first.refuse(self._refusal)
         for producer in self._producers:
             self._cancel_worker(producer)
         if self._sources_live == 0:

@@ -1,13 +1,15 @@
-"""What a pipeline gives back: ``collect``, and results that nobody read."""
+"""What a pipeline gives back, and what it says to those who use it as something else."""
 
 from __future__ import annotations
 
 import asyncio
 import pickle
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from children import UNMEASURED, run_child
 from support import endless, workers
 from virtual import both, now, ran, run_virtual
 
@@ -158,3 +160,127 @@ def test_results_that_were_read_are_not_told(eager: bool) -> None:
         assert UNREAD not in str(running.report)
 
     run_virtual(main, eager=eager)
+
+
+# -- first mistakes -------------------------------------------------------------------------------
+
+
+SHOWN: Pipeline[int, int] = source([1, 2]) >> double
+ITSELF = "<Pipeline source(list) >> double; await it, or asyncpc.run(it)>"
+
+
+async def as_task(pipeline: Any) -> None:
+    asyncio.create_task(pipeline)  # noqa: RUF006  # there will be none
+
+
+async def in_a_group(pipeline: Any) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(pipeline)
+
+
+async def as_iterator(pipeline: Any) -> None:
+    async for _ in pipeline:
+        pass
+
+
+async def as_plain_iterator(pipeline: Any) -> None:
+    for _ in pipeline:
+        pass
+
+
+async def as_plain_manager(pipeline: Any) -> None:
+    with pipeline:
+        pass
+
+
+async def with_a_bar(pipeline: Any) -> None:
+    pipeline | double
+
+
+async def behind_a_bar(pipeline: Any) -> None:
+    [1, 2] | pipeline
+
+
+async def in_a_source(pipeline: Any) -> None:
+    source(pipeline)
+
+
+@pytest.mark.parametrize(
+    ("use", "cure"),
+    [
+        (as_task, ITSELF),
+        (in_a_group, ITSELF),
+        (as_iterator, "async with pipeline.stream() as values: async for value in values"),
+        (as_plain_iterator, "await pipeline.collect()"),
+        (as_plain_manager, "write 'async with' for 'with'"),
+        (with_a_bar, "joined with >>"),
+        (behind_a_bar, "joined with >>"),
+        (in_a_source, "merge(pipeline)"),
+    ],
+)
+def test_a_pipeline_that_is_used_as_something_else_says_what_to_write(use: Any, cure: str) -> None:
+    """Protects who knows asyncio and not yet asyncpc; asyncio refuses a task by itself, and shows what it was given."""
+    with pytest.raises((TypeError, ExceptionGroup)) as caught:
+        run_virtual(use, SHOWN)
+    errors = getattr(caught.value, "exceptions", [caught.value])
+    assert isinstance(errors[0], TypeError)
+    assert cure in str(errors[0])
+
+
+def test_asyncio_run_of_a_pipeline_shows_the_cure() -> None:
+    """It takes nothing but a coroutine, and shows what it was given."""
+    with pytest.raises((TypeError, ValueError), match=r"await it, or asyncpc\.run\(it\)"):
+        asyncio.run(SHOWN)  # type: ignore[arg-type]  # the mistake under test
+
+
+def test_a_pipeline_without_a_source_is_to_be_entered() -> None:
+    """To await it would wait for ever."""
+    assert repr(Pipeline(double)) == "<Pipeline double; enter it: async with it as running>"
+
+
+DROPPED = """
+import asyncio, gc
+from asyncpc import Pipeline, consumer, run, source
+
+@consumer
+async def first(n): return n
+
+@consumer
+async def second(n): ...
+
+def make(name):
+    return Pipeline(source([1]), first >> second, name=name)  # the inner one is a part
+
+async def main():
+    make("dropped")
+    entered, shown, joined, awaited = map(make, ["entered", "shown", "joined", "awaited"])
+    async with entered:
+        pass
+    shown._repr_html_()
+    await (source([1]) >> Pipeline(first >> second, name="joined"))
+    await awaited
+    del entered, shown, joined, awaited
+    try:
+        Pipeline(source([1]), first, zyx=1)
+    except TypeError:
+        pass
+
+try:
+    make("outside")
+    kept = make("kept")
+    asyncio.run(main())
+finally:
+    gc.collect()
+"""
+
+
+def test_a_pipeline_that_was_forgotten_is_told_in_development_mode(tmp_path: Path) -> None:
+    """Protects from ``numbers >> show`` without ``await``, which does nothing; and from being told of any other."""
+    told = [run_child(tmp_path, *mode, "-c", DROPPED, **UNMEASURED) for mode in ([], ["-X", "dev"])]
+    assert [ended.status for ended in told] == [0, 0]
+    assert told[0].err == ""
+    lines = [line for line in told[1].err.splitlines() if "Warning" in line]
+    assert [line.partition("Warning: ")[2] for line in lines] == [
+        "<Pipeline dropped> was never run: await it, or enter it with 'async with'",
+        "<Pipeline joined> was never run: await it, or enter it with 'async with'",
+    ]
