@@ -16,6 +16,7 @@ __all__ = [
     "begin_at_user_code",
     "described",
     "escaped",
+    "forget_repeats",
     "item_of",
     "message_of",
     "place_of",
@@ -36,6 +37,9 @@ NOTED: Final = "asyncpc: "
 
 ITEM: Final = "item "
 """How the note of an error begins that says which item it is about."""
+
+REPEATS: Final = 3
+"""How many times the traceback of one error may come the same way."""
 
 OURS: Final = os.path.dirname(__file__) + os.sep
 
@@ -120,6 +124,19 @@ def begin_at_user_code(error: BaseException) -> None:
             error.__traceback__ = inner
 
 
+def forget_repeats(error: BaseException) -> None:
+    """Cut what is old from the traceback of an error that is raised again and again: Python adds to it each time."""
+    with suppress(Exception):  # its class may forbid reading
+        entry, left = error.__traceback__, REPEATS
+        way = None if entry is None else entry.tb_frame.f_code
+        while entry is not None and (older := entry.tb_next) is not None:
+            left -= older.tb_frame.f_code is way
+            if left == 0:
+                entry.tb_next = None
+                return
+            entry = older
+
+
 def item_of(error: BaseException) -> str:
     """Which item an error is about, if a note of it says so: ``, item 'https://…'``."""
     with suppress(Exception):  # its class may forbid reading
@@ -128,7 +145,19 @@ def item_of(error: BaseException) -> str:
     return ""
 
 
-def annotate(error: BaseException, note: str) -> None:
-    """Add a note to an error of the user's; its class may forbid that."""
+def annotate(error: BaseException, before: str, what: str = "", after: str = "") -> None:
+    """Add the note ``before + what + after`` to an error of the user's, in place of one that differs only in ``what``.
+
+    One error may be raised for each of a million items, as when all of them await one future. The class of an error may
+    forbid notes.
+    """
+    before, note = NOTED + before, NOTED + before + what + after
     with suppress(Exception):
-        error.add_note(NOTED + note)
+        notes = getattr(error, "__notes__", ())
+        if note in notes:
+            return
+        for place, other in enumerate(notes):
+            if what and other.startswith(before) and other.endswith(after):
+                notes[place] = note
+                return
+        error.add_note(note)

@@ -20,7 +20,7 @@ from ..core.tracked import Tracked, plain
 from ..errors import DefinitionError, TooManyFailures
 from ..failure import Failure, KeptFailure
 from ..logs import WARNING, log
-from ..wording import ITEM, annotate, described, escaped, shown, summary, traceback_of
+from ..wording import ITEM, annotate, described, escaped, forget_repeats, shown, summary, traceback_of
 
 __all__ = ["Failures", "OnError"]
 
@@ -88,6 +88,7 @@ class GiveUp:
     async def __call__(self, worker: ConsumerWorker, item: Any, calls: int, error: Exception) -> None:
         """See the class."""
         stage = worker.stage
+        forget_repeats(error)
         kept, what = (
             KeptFailure.of(plain(item), error, calls, stage.handler.name),
             f"{shown(plain(item))}: {summary(error)}",
@@ -101,7 +102,7 @@ class GiveUp:
         if worker.cancelled or self._on_error == "stop":
             stage.run.failures.append(kept)
             stage.counts.last_failure = what
-            annotate(error, _note(worker, item))
+            annotate(error, ITEM, _note(worker, item))
             raise error
         failed = stage.counts.failed + stage.counts.reporting + 1
         self._check_budget(stage, failed, error)
@@ -150,7 +151,7 @@ def _note(worker: ConsumerWorker, item: Any) -> str:
     """Which item an error that ends the run is about, and how many were in the call with it."""
     others = len(worker.item) - 1 if worker.stage.handler.takes_lists and isinstance(worker.item, deque) else 0
     batch = f" and {others} more in its batch" if others else ""
-    return f"{ITEM}{shown(plain(item))}{batch}"
+    return f"{shown(plain(item))}{batch}"
 
 
 async def _put(worker: ConsumerWorker, dead_letters: Outlet, item: Any, failure: Failure) -> None:

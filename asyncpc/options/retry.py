@@ -16,7 +16,7 @@ from ..core.plan import Handler
 from ..core.seams import Call
 from ..core.stage import DONE, ConsumerWorker, Stage, give_up_all, stray
 from ..errors import DefinitionError, RetryLater
-from ..wording import annotate
+from ..wording import annotate, forget_repeats
 
 __all__ = ["Retry", "Retrying"]
 
@@ -81,6 +81,7 @@ class Attempts:
         while not worker.cancelled:  # or the handler made an error of its cancel
             if isinstance(error, RetryLater):
                 seconds, why = error.seconds, "the back-off that RetryLater asked for"
+                forget_repeats(error)  # it may ask any number of times
             elif self._retry is not None and attempts < self._retry.attempts and isinstance(error, self._retry.on):
                 seconds, why = self._retry.wait(attempts), "the back-off of its retries"
                 attempts += 1
@@ -108,6 +109,6 @@ class Attempts:
         if isinstance(error, RetryLater):  # made of a cancel: that is no failure
             raise asyncio.CancelledError from error
         if calls > 1:
-            annotate(error, f"after {calls} calls")
+            annotate(error, "after ", str(calls), " calls")
         await stage.fail_at_last(worker, item, calls, error)
         return DONE

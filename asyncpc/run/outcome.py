@@ -32,7 +32,7 @@ class Outcome:
             self.interrupt = self.interrupt or error
             return
         self.errors.append(error)
-        annotate(error, f"in {where} of pipeline {self._name!r}")
+        annotate(error, "in ", where, f" of pipeline {self._name!r}")
         begin_at_user_code(error)
 
     def note_signal(self, number: int) -> None:
