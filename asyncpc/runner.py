@@ -14,6 +14,7 @@ from .graph.pipeline import Pipeline, plan_of, run_beside
 from .run.report import PipelineError, Report
 from .run.running import Running, signals_handled
 from .run.watching import Beside, install, screens
+from .wording import shown
 
 __all__ = ["Loop", "run", "run_watched"]
 
@@ -70,7 +71,7 @@ def run_watched(
 ) -> Report:
     """:func:`run`, with ``watch`` entered while the run is under way."""
     if not isinstance(pipeline, Pipeline):
-        raise DefinitionError(f"run() takes a Pipeline, such as numbers >> show, not {pipeline!r}")
+        raise DefinitionError(f"run() takes a Pipeline, such as numbers >> show, not {shown(pipeline)}")
     if asyncio._get_running_loop() is not None:
         raise StateError("run() creates its own event loop; inside a running one, write 'await pipeline'")
     check_seconds("run()", "drain_timeout", drain_timeout)
@@ -97,7 +98,7 @@ def run_watched(
 
 def _loop_factory(loop: Loop) -> Callable[[], asyncio.AbstractEventLoop] | None:
     if loop not in ("auto", "uvloop", "asyncio"):
-        raise DefinitionError(f"loop={loop!r} must be 'auto', 'uvloop' or 'asyncio'")
+        raise DefinitionError(f"loop={shown(loop)} must be 'auto', 'uvloop' or 'asyncio'")
     if loop == "asyncio":
         return asyncio.new_event_loop
     try:

@@ -42,7 +42,7 @@ def source_layout(part: Any, where: str) -> Layout:
     if isinstance(part, Part):
         layout = part._opened()
         if not layout.origins:
-            raise DefinitionError(f"{part!r} has no source: only a part with a source can come first or be merged")
+            raise DefinitionError(f"{shown(part)} has no source: only a part with a source can come first or be merged")
         return layout
     if isinstance(part, (list, tuple)) and any(isinstance(one, Part) for one in part):
         raise DefinitionError(
@@ -55,10 +55,10 @@ def stage_layout(part: Any, where: str) -> Layout:
     """The layout of a part that items go into; raises ``DefinitionError`` if none can."""
     refuse_called(where, part)
     if not isinstance(part, Part):
-        raise DefinitionError(f"{where}, {part!r}, is not a stage: decorate it with @consumer")
+        raise DefinitionError(f"{where}, {shown(part)}, is not a stage: decorate it with @consumer")
     if part._layout.origins:
         raise DefinitionError(
-            f"{part!r} produces items itself, so it can only come first; join several sources with merge(a, b)"
+            f"{shown(part)} produces items itself, so it can only come first; join several sources with merge(a, b)"
         )
     return part._layout
 

@@ -19,7 +19,7 @@ from ..run.report import PipelineError, Report, Unfinished
 from ..run.running import Results, Running, end_block, end_of, leave
 from ..run.supervisor import Supervisor
 from ..run.watching import Beside, screens
-from ..wording import redacted
+from ..wording import shown
 from .definitions import bind_origin
 from .layout import Layout
 from .parts import Part, join, stage_layout
@@ -91,7 +91,7 @@ class StageLike(Part, Generic[In_contra, Out_co]):
 
         def __rrshift__(self, first: object) -> None:
             cure = "decorate it with @producer" if callable(first) else "write source(…) >> …"
-            raise DefinitionError(f"a {type(first).__name__} before {self!r} is no source: {cure}")
+            raise DefinitionError(f"a {type(first).__name__} before {shown(self)} is no source: {cure}")
 
 
 class Consumer(StageLike[In_contra, Out_co], Generic[In_contra, Out_co, P, Call_co]):
@@ -297,7 +297,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
         return f"<Pipeline {self._plan.name}>"
 
     def _repr_html_(self) -> str:
-        return f"<pre>{escape(redacted(screens().picture(self._plan)))}</pre>"
+        return f"<pre>{escape(screens().picture(self._plan))}</pre>"
 
 
 def _joined(first: Any, following: Any) -> Pipeline[Any, Any]:

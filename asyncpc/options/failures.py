@@ -43,7 +43,7 @@ class Failures(NamedTuple):
             refuse_called(f"{where}: on_error=", on_error)
             if not callable(on_error) or not takes(on_error, 1):
                 raise DefinitionError(
-                    f"{where}: on_error={on_error!r} must be 'stop', 'skip', or a consumer, function or queue for "
+                    f"{where}: on_error={shown(on_error)} must be 'stop', 'skip', or a consumer, function or queue for "
                     "Failures"
                 )
         return cls(on_error, max_failures)
@@ -58,7 +58,9 @@ class Failures(NamedTuple):
                 )
             whole = is_whole(most) and most >= 0
             if not (whole or (isinstance(most, float) and 0 <= most < 1)):
-                raise DefinitionError(f"{where}: max_failures={most!r} must be a number of items, or a share below 1")
+                raise DefinitionError(
+                    f"{where}: max_failures={shown(most)} must be a number of items, or a share below 1"
+                )
         return handler._replace(dead_letters=self.on_error) if isinstance(self.on_error, Handler) else handler
 
     def install(self, stage: Stage) -> None:

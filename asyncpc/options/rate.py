@@ -11,6 +11,7 @@ from ..core.plan import Handler
 from ..core.seams import Call
 from ..core.stage import ConsumerWorker, Stage
 from ..errors import DefinitionError
+from ..wording import shown
 
 __all__ = ["Rate", "RateLimit", "set_rate"]
 
@@ -72,9 +73,9 @@ def set_rate(stage: Stage, rate: Rate) -> None:
 
 def _check(where: str, rate: Any, handler: Handler) -> None:
     if not isinstance(rate, Rate):
-        raise DefinitionError(f"{where}: rate={rate!r} must be Rate(n, per=seconds)")
+        raise DefinitionError(f"{where}: rate={shown(rate)} must be Rate(n, per=seconds)")
     if not is_positive(rate.n) or not is_positive(rate.per):
-        raise DefinitionError(f"{where}: {rate!r}: n and per must be more than 0")
+        raise DefinitionError(f"{where}: {shown(rate)}: n and per must be more than 0")
     at_least_1(where, "Rate burst", rate.burst)
     check_item_function(where, "rate key", rate.key)
     if rate.key is not None and handler.takes_lists:

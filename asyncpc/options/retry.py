@@ -16,7 +16,7 @@ from ..core.plan import Handler
 from ..core.seams import Call
 from ..core.stage import DONE, ConsumerWorker, Stage, give_up_all, stray
 from ..errors import DefinitionError, RetryLater
-from ..wording import annotate, forget_repeats
+from ..wording import annotate, forget_repeats, shown
 
 __all__ = ["Retry", "Retrying"]
 
@@ -43,7 +43,9 @@ class Retrying(NamedTuple):
         if is_whole(retry):
             retry = Retry(attempts=retry)
         if retry is not None and not isinstance(retry, Retry):
-            raise DefinitionError(f"{where}: retry={retry!r} must be a number of attempts, or Retry(attempts, on=…)")
+            raise DefinitionError(
+                f"{where}: retry={shown(retry)} must be a number of attempts, or Retry(attempts, on=…)"
+            )
         return cls(retry)
 
     def check(self, where: str, handler: Handler) -> Handler:
@@ -53,9 +55,13 @@ class Retrying(NamedTuple):
         at_least_1(where, "Retry attempts", retry.attempts)
         kinds = retry.on if isinstance(retry.on, tuple) else (retry.on,)
         if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
-            raise DefinitionError(f"{where}: Retry(on={retry.on!r}): on must be an Exception class, or a tuple of them")
+            raise DefinitionError(
+                f"{where}: Retry(on={shown(retry.on)}): on must be an Exception class, or a tuple of them"
+            )
         if not callable(retry.wait):
-            raise DefinitionError(f"{where}: Retry(wait={retry.wait!r}): wait must be a callable, attempt -> seconds")
+            raise DefinitionError(
+                f"{where}: Retry(wait={shown(retry.wait)}): wait must be a callable, attempt -> seconds"
+            )
         return handler
 
     def install(self, stage: Stage) -> None:
@@ -89,7 +95,8 @@ class Attempts:
                 break
             if not 0 <= seconds < inf:
                 raise ValueError(
-                    f"stage {stage.handler.name!r}: cannot wait {seconds!r} seconds before another attempt; give a time"
+                    f"stage {stage.handler.name!r}: cannot wait {shown(seconds)} seconds before another attempt; "
+                    "give a time"
                 ) from error
             stage.counts.retried += 1
             calls += 1

@@ -8,7 +8,6 @@ from html import escape
 from typing import Any, NamedTuple
 
 from ..failure import Failure, KeptFailure
-from ..wording import redacted
 from .verdict import bottleneck
 
 __all__ = ["PipelineError", "Report", "SourceStatistics", "StageStatistics", "Statistics", "Unfinished"]
@@ -339,10 +338,10 @@ class _Shown(NamedTuple):
 
     def html(self) -> str:
         """For a notebook."""
-        head, *rows = [[escape(redacted(cell)) for cell in row] for row in self.cells]
+        head, *rows = [[escape(cell) for cell in row] for row in self.cells]
         first = "".join([f"<th>{cell}</th>" for cell in head])
         rest = [f"<tr><th>{name}</th>{''.join([f'<td>{cell}</td>' for cell in row])}</tr>" for name, *row in rows]
-        lines = "".join([f"<div>{escape(redacted(line))}</div>" for line in self.lines])
+        lines = "".join([f"<div>{escape(line)}</div>" for line in self.lines])
         return f"<table><thead><tr>{first}</tr></thead><tbody>{''.join(rest)}</tbody></table>{lines}"
 
 

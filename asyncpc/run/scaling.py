@@ -9,6 +9,7 @@ from functools import partial
 from ..core.seams import Adjust
 from ..core.stage import Stage
 from ..errors import StateError
+from ..wording import redacted
 
 __all__ = ["Scaling"]
 
@@ -44,6 +45,7 @@ class Scaling:
 
     def stage(self, name: str) -> Stage:
         """The stage of that name; raises ``StateError``, which lists the names there are."""
+        name = redacted(str(name))  # as the stage is called
         for stage in self._stages:
             if stage.handler.name == name:
                 return stage
