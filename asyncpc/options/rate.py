@@ -88,20 +88,20 @@ def _check(where: str, rate: Any, handler: Handler) -> None:
 class Throttle:
     """Lets calls begin no faster than its rate, which may be changed at any time."""
 
-    __slots__ = ("_due", "_rate", "_sweep_at", "_waiting", "_words")
+    __slots__ = ("_due", "_rate", "_sweep_at", "_waiting")
 
     def __init__(self, rate: Rate) -> None:
         self._due: dict[Hashable, float] = {}  # by key, when the next call is due if none comes early (loop time)
         self._sweep_at = 1000
         self._waiting: dict[asyncio.Future[bool], None] = {}  # calls that wait to begin, in their order
         self._rate = rate
-        self._words = ""
-        self._name(rate)
+
+    def __str__(self) -> str:
+        return f"its rate of {self._rate.n:g} calls in {self._rate.per:g} s"
 
     def set(self, rate: Rate) -> None:
         """Change the rate, also for calls that wait to begin: they reserve again, in their order."""
         self._rate = rate
-        self._name(rate)
         self._due.clear()
         for waiter in self._waiting:
             if not waiter.done():
@@ -115,7 +115,7 @@ class Throttle:
         async def limited(item: Any) -> Any:
             seconds = self._reserve(item)
             if seconds > 0:
-                await stage.hold_back(self._words, self._wait_to_begin(item, seconds))
+                await stage.hold_back(self, self._wait_to_begin(item, seconds))
             return await call(item)
 
         return limited
@@ -146,9 +146,6 @@ class Throttle:
             self._due = {key: due for key, due in self._due.items() if due > now}  # the others are as good as new
             self._sweep_at = 1000 + 2 * len(self._due)
         return begin - now
-
-    def _name(self, rate: Rate) -> None:
-        self._words = f"its rate of {rate.n:g} calls in {rate.per:g} s"
 
 
 def _set_due(waiter: asyncio.Future[bool]) -> None:
