@@ -98,7 +98,7 @@ class Scaling:
         stage.inbox.workers += count
         getters.add_spares(count, partial(self._start_worker, stage), self._loop.time())
         if stage.handler.context is not None:
-            getters.wake(count)  # opening takes time, and an error is better known now
+            getters.start_spares(count)  # opening takes time, and an error is better known now
 
     def _adjust_later(self, stage: Stage, adjust: Adjust) -> None:
         self._timers[stage.handler.name] = self._loop.call_later(adjust.every, self._adjust, stage, adjust)
