@@ -308,8 +308,8 @@ class PipelineError(ExceptionGroup[Exception]):
         super().__init__(message, exceptions)
 
     def __reduce__(self) -> tuple[type[PipelineError], tuple[str, Sequence[Exception], Report], dict[str, Any]]:
-        """Pickle with the report and the results, so that a run in another process can fail in full."""
-        return type(self), (self.message, self.exceptions, self.report), {"results": self.results}
+        """Pickle with the report, the results and the notes, so that a run in another process can fail in full."""
+        return type(self), (self.message, self.exceptions, self.report), vars(self)
 
     # typeshed lets derive() take BaseExceptions too, so narrowing it is an unsound override in general. Not here:
     # split() and except* call it only with a part of what this group holds, and an ExceptionGroup holds Exceptions.
