@@ -218,7 +218,7 @@ async def test_feed_in_a_process_says_what_to_do_instead() -> None:
 
 
 async def test_an_error_over_there_comes_out_as_itself() -> None:
-    """With its class, so that ``except*`` and ``Retry(on=)`` work, and its traceback as a note, without the password (H11)."""
+    """With its class, so that ``except*`` and ``Retry(on=)`` work, and its traceback as a note without the password."""
     with pytest.raises(PipelineError) as caught:
         await (source(["plainly"]) >> elsewhere.fails)
     (error,) = caught.value.exceptions
