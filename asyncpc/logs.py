@@ -1,4 +1,7 @@
-"""The logger ``asyncpc``: a run goes on, whatever a log handler raises."""
+"""The logger ``asyncpc``: a run goes on, whatever a log handler raises.
+
+It has no handler of its own: in a program that sets up no logging, Python prints its warnings and errors on stderr.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ from .wording import traceback_of
 __all__ = ["DEBUG", "ERROR", "WARNING", "log"]
 
 _logger: Final = logging.getLogger("asyncpc")
-_logger.addHandler(logging.NullHandler())
 
 
 def log(level: int, message: str, *args: Any, error: BaseException | None = None) -> None:

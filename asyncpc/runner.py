@@ -16,6 +16,7 @@ from .mistakes import explained
 from .run.report import PipelineError, Report
 from .run.running import Running, signals_handled
 from .run.watching import Beside, install, screens
+from .wording import shown
 
 __all__ = ["Loop", "run", "run_watched"]
 
@@ -104,15 +105,15 @@ def _not_a_pipeline(thing: object) -> str:
         thing.close()  # or Python warns that it was never awaited
         return f"the coroutine {thing.__name__}(): write asyncio.run({thing.__name__}())"
     if isinstance(thing, Consumer):
-        return f"{thing!r}: write source(items) >> it"
+        return f"{shown(thing)}: write source(items) >> it"
     if isinstance(thing, (Producer, Source)):
-        return f"{thing!r}: write it >> a consumer"
-    return repr(thing)
+        return f"{shown(thing)}: write it >> a consumer"
+    return shown(thing)
 
 
 def _loop_factory(loop: Loop) -> Callable[[], asyncio.AbstractEventLoop] | None:
     if loop not in ("auto", "uvloop", "asyncio"):
-        raise DefinitionError(f"loop={loop!r} must be 'auto', 'uvloop' or 'asyncio'")
+        raise DefinitionError(f"loop={shown(loop)} must be 'auto', 'uvloop' or 'asyncio'")
     if loop == "asyncio":
         return asyncio.new_event_loop
     try:

@@ -7,10 +7,12 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Event
 from typing import Any
 
 import pytest
+from children import UNMEASURED, run_child
 from support import Broken, cancelled_with, error_types, left_after_cancel, until
 from virtual import both, now, ran, run_virtual
 
@@ -356,3 +358,39 @@ def test_the_log_names_the_workers_that_could_not_be_stopped(eager: bool, caplog
     assert report.abandoned == ("handle-1", "handle-3")
     assert all(name in line for name in report.abandoned)
     assert "handle-2" not in line
+
+
+# -- without any logging set up -------------------------------------------------------------------
+
+UNHEARD = """
+import asyncio, logging, sys
+from asyncpc import Pipeline, PipelineError, consumer, source
+if sys.argv[1] == "quiet":
+    logging.getLogger("asyncpc").addHandler(logging.NullHandler())
+@consumer(on_error="skip")
+async def skips(n):
+    raise ValueError("no luck")
+@consumer
+async def stops(n):
+    raise ValueError("no luck")
+async def main():
+    await (source(range(100)) >> skips)
+    try:
+        async with Pipeline(stops) as running:
+            await running.put(1)
+    except PipelineError:
+        pass
+asyncio.run(main())
+"""
+
+
+@pytest.mark.realtime
+def test_a_program_without_logging_reads_what_went_wrong(tmp_path: Path) -> None:
+    """Nobody else would say that a service takes no more items, or that all are skipped; and it is a few lines."""
+    heard = run_child(tmp_path, "-c", UNHEARD, "heard", **UNMEASURED)
+    lines = heard.err.splitlines()
+    assert lines[0] == "stage 'skips': 1 failed, the last on 0: ValueError: no luck"
+    assert len([line for line in lines if line.startswith("stage 'skips'")]) == 7
+    assert any(line.startswith("pipeline 'stops' failed in stops-1: ValueError: no luck") for line in lines)
+    quiet = run_child(tmp_path, "-c", UNHEARD, "quiet", **UNMEASURED)
+    assert (quiet.status, quiet.err) == (0, "")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import math
 import os
 import shutil
@@ -44,12 +45,17 @@ ASCII: Final = str.maketrans(dict(zip("─│┐├┤┴┌└┘►▼×", "-|
 """For terminals that cannot draw lines."""
 
 
+SILENT: Final = logging.NullHandler()
+"""Keeps Python from printing the log of a target that sets up none: the command itself says what went wrong."""
+
+
 class _UsageError(Exception):
     """The command cannot begin; the message says what to write instead."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return the exit status."""
+    logging.getLogger("asyncpc").addHandler(SILENT)
     options = _parser().parse_args(argv)
     try:
         status: int = options.command(options)

@@ -199,7 +199,7 @@ class Timing:
         self.latency: Latency = Latency()
         self.loop: LoopProbe = LoopProbe()
         self.out_waits: Waits | None = None  # its own waits for room, where others write to the same channels
-        self.held_back: dict[str, Waits] = {}  # by what held calls back, in words
+        self.held_back: dict[object, Waits] = {}  # by what held calls back; its str() says it in words
 
 
 class RunLinks:
@@ -348,8 +348,8 @@ class Stage:
 
         return of_plain
 
-    async def hold_back(self, why: str, waiting: Awaitable[Any]) -> None:
-        """Await ``waiting``, which keeps a call from beginning; ``why`` says in words what for."""
+    async def hold_back(self, why: object, waiting: Awaitable[Any]) -> None:
+        """Await ``waiting``, which keeps a call from beginning; ``str(why)`` says in words what for, and may change."""
         waits = self.timing.held_back.setdefault(why, Waits())
         clock = asyncio.get_running_loop().time
         waits.begin(clock())

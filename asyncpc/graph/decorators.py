@@ -31,6 +31,7 @@ from ..options.failures import OnError
 from ..options.overflow import Overflow
 from ..options.rate import Rate
 from ..options.retry import Retry
+from ..wording import shown
 from .definitions import OPTIONS, define_handler, define_origin, iterable_origin
 from .layout import Layout
 from .pipeline import Consumer, Producer, Source, StageLike, handler_of
@@ -286,7 +287,7 @@ def source(
     containers of Python know it by themselves. Only progress shows it.
     """
     if isinstance(items, (Producer, Source)):
-        raise DefinitionError(f"source({items!r}): it is a source already; use it without source()")
+        raise DefinitionError(f"source({shown(items)}): it is a source already; use it without source()")
     if isinstance(items, StageLike):
         raise DefinitionError(
             f"source() of a {type(items).__name__}: items go into it, as in source(items) >> it; for what comes out of "

@@ -24,7 +24,6 @@ from ..run.report import PipelineError, Report, Unfinished
 from ..run.running import Results, Running, end_block, leave
 from ..run.supervisor import Supervisor
 from ..run.watching import Beside, screens
-from ..wording import redacted
 from .definitions import bind_origin
 from .layout import Layout
 from .parts import Part, join, stage_layout
@@ -382,7 +381,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
         __exit__ = __enter__
 
     def _repr_html_(self) -> str:
-        return f"<pre>{escape(redacted(screens().picture(self._as_plan())))}</pre>"
+        return f"<pre>{escape(screens().picture(self._as_plan()))}</pre>"
 
 
 def _joined(first: Any, following: Any) -> Pipeline[Any, Any]:

@@ -16,6 +16,7 @@ from ..core.stage import DONE, ConsumerWorker, Stage
 from ..core.tracked import JointTicket, Tracked, plain, settle_all
 from ..errors import DefinitionError
 from ..mistakes import explained
+from ..wording import shown
 from .key import KeyedQueue
 
 __all__ = ["Batch", "Batched", "Batching"]
@@ -59,12 +60,14 @@ class Batching(NamedTuple):
         """A size that the queue can hold, and nothing beside it that needs single items."""
         batch = self.batch
         if not isinstance(batch, Batch):
-            raise DefinitionError(f"{where}: batch={batch!r} must be Batch(size, within=seconds)")
+            raise DefinitionError(f"{where}: batch={shown(batch)} must be Batch(size, within=seconds)")
         whole = is_whole(batch.size) and batch.size >= 1
         if not (whole if batch.weigh is None else is_positive(batch.size)):
-            raise DefinitionError(f"{where}: {batch!r}: size must be a whole number of items, or with weigh= a weight")
+            raise DefinitionError(
+                f"{where}: {shown(batch)}: size must be a whole number of items, or with weigh= a weight"
+            )
         if batch.within is not None and not is_positive(batch.within):
-            raise DefinitionError(f"{where}: {batch!r}: within must be more than 0 seconds")
+            raise DefinitionError(f"{where}: {shown(batch)}: within must be more than 0 seconds")
         for name in "weigh", "key":
             check_item_function(where, f"batch {name}", getattr(batch, name))
         if handler.maxsize and batch.weigh is None and handler.maxsize < batch.size:

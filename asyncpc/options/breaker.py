@@ -13,6 +13,7 @@ from ..core.seams import Call
 from ..core.stage import ConsumerWorker, Stage
 from ..errors import DefinitionError, RetryLater
 from ..mistakes import explained
+from ..wording import shown
 
 __all__ = ["Breaker", "Breaking"]
 
@@ -44,10 +45,10 @@ class Breaking(NamedTuple):
         """A number of failures and a time to rest."""
         breaker = self.policy
         if not isinstance(breaker, Breaker):
-            raise DefinitionError(f"{where}: breaker={breaker!r} must be Breaker(failures, reset_after)")
+            raise DefinitionError(f"{where}: breaker={shown(breaker)} must be Breaker(failures, reset_after)")
         at_least_1(where, "Breaker failures", breaker.failures)
         if not is_positive(breaker.reset_after):
-            raise DefinitionError(f"{where}: {breaker!r}: reset_after must be more than 0 seconds")
+            raise DefinitionError(f"{where}: {shown(breaker)}: reset_after must be more than 0 seconds")
         return handler
 
     def install(self, stage: Stage) -> None:

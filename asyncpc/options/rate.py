@@ -12,6 +12,7 @@ from ..core.seams import Call
 from ..core.stage import ConsumerWorker, Stage
 from ..errors import DefinitionError
 from ..mistakes import explained
+from ..wording import shown
 
 __all__ = ["Rate", "RateLimit", "set_rate"]
 
@@ -74,9 +75,9 @@ def set_rate(stage: Stage, rate: Rate) -> None:
 
 def _check(where: str, rate: Any, handler: Handler) -> None:
     if not isinstance(rate, Rate):
-        raise DefinitionError(f"{where}: rate={rate!r} must be Rate(n, per=seconds)")
+        raise DefinitionError(f"{where}: rate={shown(rate)} must be Rate(n, per=seconds)")
     if not is_positive(rate.n) or not is_positive(rate.per):
-        raise DefinitionError(f"{where}: {rate!r}: n and per must be more than 0")
+        raise DefinitionError(f"{where}: {shown(rate)}: n and per must be more than 0")
     at_least_1(where, "Rate burst", rate.burst)
     check_item_function(where, "rate key", rate.key)
     if rate.key is not None and handler.takes_lists:
@@ -89,20 +90,20 @@ def _check(where: str, rate: Any, handler: Handler) -> None:
 class Throttle:
     """Lets calls begin no faster than its rate, which may be changed at any time."""
 
-    __slots__ = ("_due", "_rate", "_sweep_at", "_waiting", "_words")
+    __slots__ = ("_due", "_rate", "_sweep_at", "_waiting")
 
     def __init__(self, rate: Rate) -> None:
         self._due: dict[Hashable, float] = {}  # by key, when the next call is due if none comes early (loop time)
         self._sweep_at = 1000
         self._waiting: dict[asyncio.Future[bool], None] = {}  # calls that wait to begin, in their order
         self._rate = rate
-        self._words = ""
-        self._name(rate)
+
+    def __str__(self) -> str:
+        return f"its rate of {self._rate.n:g} calls in {self._rate.per:g} s"
 
     def set(self, rate: Rate) -> None:
         """Change the rate, also for calls that wait to begin: they reserve again, in their order."""
         self._rate = rate
-        self._name(rate)
         self._due.clear()
         for waiter in self._waiting:
             if not waiter.done():
@@ -116,7 +117,7 @@ class Throttle:
         async def limited(item: Any) -> Any:
             seconds = self._reserve(item)
             if seconds > 0:
-                await stage.hold_back(self._words, self._wait_to_begin(item, seconds))
+                await stage.hold_back(self, self._wait_to_begin(item, seconds))
             return await call(item)
 
         return limited
@@ -147,9 +148,6 @@ class Throttle:
             self._due = {key: due for key, due in self._due.items() if due > now}  # the others are as good as new
             self._sweep_at = 1000 + 2 * len(self._due)
         return begin - now
-
-    def _name(self, rate: Rate) -> None:
-        self._words = f"its rate of {rate.n:g} calls in {rate.per:g} s"
 
 
 def _set_due(waiter: asyncio.Future[bool]) -> None:

@@ -17,7 +17,7 @@ from ..core.seams import Call
 from ..core.stage import DONE, ConsumerWorker, Stage, give_up_all, stray
 from ..errors import DefinitionError, RetryLater
 from ..mistakes import explained
-from ..wording import annotate
+from ..wording import annotate, forget_repeats, shown
 
 __all__ = ["Retry", "Retrying"]
 
@@ -45,7 +45,9 @@ class Retrying(NamedTuple):
         if is_whole(retry):
             retry = Retry(attempts=retry)
         if retry is not None and not isinstance(retry, Retry):
-            raise DefinitionError(f"{where}: retry={retry!r} must be a number of attempts, or Retry(attempts, on=…)")
+            raise DefinitionError(
+                f"{where}: retry={shown(retry)} must be a number of attempts, or Retry(attempts, on=…)"
+            )
         return cls(retry)
 
     def check(self, where: str, handler: Handler) -> Handler:
@@ -55,7 +57,9 @@ class Retrying(NamedTuple):
         at_least_1(where, "Retry attempts", retry.attempts)
         kinds = retry.on if isinstance(retry.on, tuple) else (retry.on,)
         if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
-            raise DefinitionError(f"{where}: Retry(on={retry.on!r}): on must be an Exception class, or a tuple of them")
+            raise DefinitionError(
+                f"{where}: Retry(on={shown(retry.on)}): on must be an Exception class, or a tuple of them"
+            )
         check_callback(where, "Retry wait", retry.wait, SECONDS_OF_ATTEMPT)
         return handler
 
@@ -82,6 +86,7 @@ class Attempts:
         while not worker.cancelled:  # or the handler made an error of its cancel
             if isinstance(error, RetryLater):
                 seconds, why = error.seconds, "the back-off that RetryLater asked for"
+                forget_repeats(error)  # it may ask any number of times
             elif self._retry is not None and attempts < self._retry.attempts and isinstance(error, self._retry.on):
                 seconds, why = self._retry.wait(attempts), "the back-off of its retries"
                 attempts += 1
@@ -89,7 +94,8 @@ class Attempts:
                 break
             if not 0 <= seconds < inf:
                 raise ValueError(
-                    f"stage {stage.handler.name!r}: cannot wait {seconds!r} seconds before another attempt; give a time"
+                    f"stage {stage.handler.name!r}: cannot wait {shown(seconds)} seconds before another attempt; "
+                    "give a time"
                 ) from error
             stage.counts.retried += 1
             calls += 1
@@ -109,6 +115,6 @@ class Attempts:
         if isinstance(error, RetryLater):  # made of a cancel: that is no failure
             raise asyncio.CancelledError from error
         if calls > 1:
-            annotate(error, f"after {calls} calls")
+            annotate(error, "after ", str(calls), " calls")
         await stage.fail_at_last(worker, item, calls, error)
         return DONE

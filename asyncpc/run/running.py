@@ -118,7 +118,7 @@ class Running(Generic[In_contra, Out_co]):
         """
         self._run.first.check_caller()
         found = self._run.scaling.stage(stage)
-        self._run.scaling.scale(found, at_least_1(f"stage {stage!r}", "concurrency", concurrency))
+        self._run.scaling.scale(found, at_least_1(f"stage {found.handler.name!r}", "concurrency", concurrency))
 
     def set_rate(self, stage: str, rate: Rate) -> None:
         """Set the :class:`~asyncpc.Rate` at which calls of the stage of that name begin, also calls that wait already.

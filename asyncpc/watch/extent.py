@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from ..core.plan import Node, Origin, Plan
 from ..logs import WARNING, log
 from ..run.report import Statistics
-from ..wording import redacted, summary
+from ..wording import summary
 from .drawing import meetings
 
 __all__ = ["Extent", "Journey", "Pace", "Standing", "total_of"]
@@ -59,7 +59,7 @@ class Standing(NamedTuple):
             f"{self.failed:,} failed" if self.failed else "",
             self.queue,
         ]
-        return redacted(" · ".join([part for part in parts if part]))
+        return " · ".join([part for part in parts if part])
 
 
 class Journey:

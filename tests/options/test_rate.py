@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from spy import Sink
-from support import AnyStage, named, places, same
+from support import AnyStage, endless, named, places, same
 from virtual import both, now, ran, run_virtual
 
 from asyncpc import Pipeline, Rate, Report, broadcast, consumer, source
@@ -102,6 +102,24 @@ def test_a_stage_without_a_rate_can_be_given_one(options: dict[str, Any], eager:
 
 
 # -- a new rate holds at once (H12) ---------------------------------------------------------------
+
+
+def test_h17_a_rate_that_follows_a_server_is_one_thing_that_holds_back() -> None:
+    """Protects who sets a rate every second: the statistics do not grow, and the limit is named as it is now."""
+
+    @consumer
+    async def ask(n: int) -> None: ...
+
+    async def main() -> None:
+        async with Pipeline(endless(), ask) as running:
+            for n in range(100):
+                running.set_rate("ask", Rate(10 + n % 7))
+                await asyncio.sleep(1)
+            now = running.statistics()
+            assert [why for why, _ in now.stages[0].held_back] == ["its rate of 11 calls in 1 s"]
+            assert "held back 100% of the time of 1 worker by its rate of 11 calls in 1 s" in now.bottleneck()
+
+    run_virtual(main)
 
 
 def test_set_rate_takes_effect_at_once() -> None:
