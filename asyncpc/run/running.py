@@ -19,7 +19,7 @@ from .supervisor import Supervisor
 if TYPE_CHECKING:
     from ..offload.bridge import Bridge
 
-__all__ = ["Results", "Running", "end_block", "end_of", "leave", "opening", "signals_handled"]
+__all__ = ["Results", "Running", "end_block", "end_of", "failing", "leave", "opening", "signals_handled"]
 
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
@@ -324,6 +324,11 @@ def signals_handled(running: Running[Any, Any], drain_timeout: float | None) -> 
     signals.awaits_end = True
     with signals.handled():
         yield
+
+
+def failing(running: Running[Any, Any]) -> bool:
+    """Whether the run has an error that it will end with, or has ended with."""
+    return not running._run.outcome.is_clean()
 
 
 def opening(running: Running[Any, Any], place: int) -> bool:

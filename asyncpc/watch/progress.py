@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol, TextIO
 
 from ..core.plan import Plan
 from ..logs import WARNING, log
-from ..run.running import Running
+from ..run.running import Running, failing
 from ..run.watching import Beside, looking
 from ..wording import redacted, summary
 from .drawing import width
@@ -55,12 +55,16 @@ def progress(plan: Plan, *, stays: bool = True) -> Beside:
             log(WARNING, "no progress is shown: %s", summary(error))
             yield
             return
+
+        def standing() -> Standing:
+            return journey.standing(running.statistics(), has_failed=failing(running))
+
         try:
-            with looking(running, lambda running: display.show(journey.standing(running.statistics()))):
+            with looking(running, lambda running: display.show(standing())):
                 yield
         finally:
             with suppress(Exception):  # as above
-                display.close(journey.standing(running.statistics()) if stays and running.report else None)
+                display.close(standing() if stays and running.report else None)
 
     return shown
 
