@@ -8,7 +8,7 @@ import re
 import sys
 import types
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -446,6 +446,125 @@ def test_a_notebook_gets_a_bar_that_is_redrawn_in_place(
     assert first.startswith('<div>&lt;b&gt;a <progress value="0.0500"></progress> 5 % · 2/40 · ')
     assert last == '<div>&lt;b&gt;a <progress value="1.0000"></progress> 100 % · 40/40 · 10/s · 0:03</div>'
     assert capsys.readouterr().err == ""
+
+
+# -- at the foot of a screen ----------------------------------------------------------------------
+
+
+class Screen(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class Tee:
+    """What many programs put in the place of a stream: it can be written to, and no more."""
+
+    __slots__ = ("written",)
+
+    def __init__(self) -> None:
+        self.written: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.written.append(text)
+        return len(text)
+
+    def flush(self) -> None: ...
+
+
+@pytest.fixture(params=["rich", "plain"])
+def screen(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Screen:
+    """A terminal, with rich and without."""
+    if request.param == "plain":
+        monkeypatch.setitem(sys.modules, "rich", None)
+    else:
+        pytest.importorskip("rich.live")  # here, since it reads files
+        pytest.importorskip("rich.text")
+    monkeypatch.setenv("TERM", "xterm")
+    return Screen()
+
+
+def run_shown(pipeline: Pipeline[Any, Any], screen: Screen, stdout: Any = None) -> None:
+    """Run it with ``screen`` as stderr."""
+
+    async def main() -> None:
+        async with pipeline.progress():
+            await pipeline
+
+    with redirect_stderr(screen), redirect_stdout(stdout):
+        run_virtual(main)
+
+
+def test_a_stdout_that_can_only_be_written_to_is_no_terminal(screen: Screen) -> None:
+    """Whoever copies stdout into a file sees the progress all the same, and gets the streams back as they were."""
+    tee = Tee()
+
+    @consumer
+    async def talks(n: int) -> None:
+        await slow(n)
+        print("line", n)
+
+    run_shown(Pipeline(range(10), talks), screen, tee)
+    assert "% · 2/10 · " in screen.getvalue()
+    assert screen.getvalue().endswith("100 % · 10/10 · 10/s · 0:00\n")
+    assert "".join(tee.written) == "".join(f"line {n}\n" for n in range(10))
+    assert "write" not in vars(screen)
+
+
+def test_a_stream_that_gets_no_other_write_leaves_the_others_as_they_were(
+    screen: Screen, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The line would be torn apart by what such a stream writes: there is none, and it is said."""
+
+    class Fixed(Tee):
+        __slots__ = ()
+
+        def isatty(self) -> bool:
+            return True
+
+    run_shown(Pipeline(range(10), slow), screen, Fixed())
+    assert "no progress is shown" in caplog.text
+    assert "write" not in vars(screen)
+
+
+def test_nothing_written_takes_no_room(screen: Screen) -> None:
+    """``print(end="")`` is how some libraries flush: the line must not wait for the end of a line for ever."""
+
+    @consumer
+    async def flushes(n: int) -> None:
+        print("", end="", file=screen)
+        await slow(n)
+
+    run_shown(Pipeline(range(10), flushes), screen)
+    assert "% · 2/10 · " in screen.getvalue()
+
+
+def test_the_line_stays_where_it_began_when_stderr_is_redirected(screen: Screen) -> None:
+    """Who collects what a call says on stderr must not find a progress line in it."""
+    elsewhere = io.StringIO()
+
+    @consumer
+    async def redirects(n: int) -> None:
+        sys.stderr = elsewhere
+        await slow(n)
+
+    run_shown(Pipeline(range(10), redirects), screen)
+    assert elsewhere.getvalue() == ""
+    assert "% · 2/10 · " in screen.getvalue()
+    assert screen.getvalue().endswith("100 % · 10/10 · 10/s · 0:00\n")
+
+
+def test_a_screen_that_is_closed_gets_its_write_back(screen: Screen) -> None:
+    """What the line replaced must not outlive it, whatever happens to the terminal."""
+
+    @consumer
+    async def closes(n: int) -> None:
+        await slow(n)
+        screen.close()
+
+    run_shown(Pipeline(range(10), closes), screen)
+    assert "write" not in vars(screen)
 
 
 # -- on a terminal --------------------------------------------------------------------------------
