@@ -111,10 +111,15 @@ class Running(Generic[In_contra, Out_co]):
         """Set how many items the stage of that name handles at once, at least 1.
 
         New workers start when there is work for them; surplus workers leave after their current item. Raises
-        ``StateError`` for an unknown stage, ``DefinitionError`` for anything but a whole number from 1 up.
+        ``StateError`` for an unknown stage and for a ``route`` or ``broadcast``, ``DefinitionError`` for anything but a
+        whole number from 1 up.
         """
         self._run.first.check_caller()
         found = self._run.scaling.stage(stage)
+        if found.handler.branches is not None:
+            raise StateError(
+                f"stage {stage!r} has one worker, which keeps items in their order: scale the stages of its branches"
+            )
         self._run.scaling.scale(found, at_least_1(f"stage {stage!r}", "concurrency", concurrency))
 
     def set_rate(self, stage: str, rate: Rate) -> None:
