@@ -20,7 +20,7 @@ from .supervisor import Supervisor
 if TYPE_CHECKING:
     from ..offload.bridge import Bridge
 
-__all__ = ["Results", "Running", "end_block", "leave", "opening", "signals_handled"]
+__all__ = ["Results", "Running", "end_block", "failing", "leave", "opening", "signals_handled"]
 
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
@@ -114,10 +114,16 @@ class Running(Generic[In_contra, Out_co]):
         """Set how many items the stage of that name handles at once, at least 1.
 
         New workers start when there is work for them; surplus workers leave after their current item. Raises
-        ``StateError`` for an unknown stage, ``DefinitionError`` for anything but a whole number from 1 up.
+        ``StateError`` for an unknown stage and for a ``route`` or ``broadcast``, ``DefinitionError`` for anything but a
+        whole number from 1 up.
         """
         self._run.first.check_caller()
         found = self._run.scaling.stage(stage)
+        if found.handler.branches is not None:
+            raise StateError(
+                f"stage {found.handler.name!r} has one worker, which keeps items in their order: scale the stages of its "
+                "branches"
+            )
         self._run.scaling.scale(found, at_least_1(f"stage {found.handler.name!r}", "concurrency", concurrency))
 
     def set_rate(self, stage: str, rate: Rate) -> None:
@@ -319,6 +325,11 @@ def signals_handled(running: Running[Any, Any], drain_timeout: float | None) -> 
     signals.awaits_end = True
     with signals.handled():
         yield
+
+
+def failing(running: Running[Any, Any]) -> bool:
+    """Whether the run has an error that it will end with, or has ended with."""
+    return not running._run.outcome.is_clean()
 
 
 def opening(running: Running[Any, Any], place: int) -> bool:

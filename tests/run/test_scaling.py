@@ -11,7 +11,7 @@ import pytest
 from spy import Sink, Spy
 from virtual import both, idle, now, run_virtual
 
-from asyncpc import Pipeline, consumer, source
+from asyncpc import Pipeline, StateError, broadcast, consumer, route, source
 
 
 @both
@@ -86,6 +86,23 @@ def test_workers_that_come_to_idle_ones_open_their_resource_at_once(eager: bool)
         assert opened == 0
 
     run_virtual(main, eager=eager)
+
+
+@pytest.mark.parametrize("branching", ["route", "broadcast"])
+def test_a_branching_has_one_worker(branching: str) -> None:
+    """With several, items would reach a branch in another order than they came."""
+    sink = Sink("sink")
+    part: Any = broadcast(sink.consumer) if branching == "broadcast" else route(lambda n: 0, {0: sink.consumer})
+
+    async def main() -> None:
+        async with Pipeline(range(300), part) as running:
+            with pytest.raises(StateError, match=f"stage '{branching}' has one worker.*scale the stages of its branch"):
+                running.scale(branching, 4)
+            running.scale("sink", 4)
+            await running.wait()
+
+    run_virtual(main)
+    assert sink.items == list(range(300))
 
 
 def test_idle_workers_that_are_too_many_leave_at_once() -> None:
