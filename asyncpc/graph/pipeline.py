@@ -121,12 +121,18 @@ class Pipeline(StageLike[In_contra, Out_co]):
     there the first part may be any iterable or async iterable, or be left out, for a pipeline that is fed with
     :meth:`Running.put`. More than two parts run as well, but type checkers refuse them: ``>>`` types any number.
 
-    ``maxsize`` (items) bounds each queue, unless its stage or an inner pipeline sets its own; by default it is that of
-    the first part, if that is a pipeline that sets it. ``drain_timeout`` (seconds) bounds a drain; by default it comes
-    from the first part that sets it, and is 30 if none does. ``on_unfinished`` is a function, or a coroutine function,
-    that gets the accepted items which a run has not handled to their end: a tuple of :class:`Unfinished`. It is called
-    when the run has ended and left items, for whatever reason, before ``await`` or the block returns or raises; what it
-    raises fails the run. By default it comes from the first part that sets it.
+    ``maxsize``
+        Items that each queue holds, unless its stage or an inner pipeline sets its own; 0 means unbounded. By default
+        that of the first part, if that is a pipeline that sets it, else 128.
+    ``drain_timeout``
+        Seconds that a drain may take. By default that of the first part that sets it, else 30.
+    ``on_unfinished``
+        A function, or a coroutine function, that gets the accepted items which a run has not handled to their end: a
+        tuple of :class:`Unfinished`. It is called when the run has ended and left items, for whatever reason, before
+        ``await`` or the block returns or raises; what it raises fails the run. By default that of the first part that
+        sets it.
+    ``name``
+        What the log and errors call it. By default its parts: ``numbers >> double >> show``.
 
     Raises ``DefinitionError`` for a pipeline that cannot run. A pipeline can run any number of times, but only once at
     a time.
@@ -318,6 +324,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
     if not TYPE_CHECKING:  # checkers refuse these as they are
 
         def __aiter__(self) -> None:
+            """Say what to write instead."""
             raise DefinitionError(
                 f"{self._named()} is not read by itself: write 'async with pipeline.stream() as values: async for "
                 "value in values:', or 'await pipeline.collect()'"
@@ -326,6 +333,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
         __iter__ = __aiter__
 
         def __enter__(self) -> None:
+            """Say what to write instead."""
             raise DefinitionError(f"{self._named()}: write 'async with' for 'with'")
 
         __exit__ = __enter__
