@@ -11,16 +11,20 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from math import inf
-from typing import Any, Literal, TypeGuard, TypeVar
+from typing import Any, Final, Literal, TypeGuard, TypeVar
 
 from .backoff import Restart
 from .errors import DefinitionError
+from .wording import shown
 
 __all__ = [
+    "SECONDS_OF_ATTEMPT",
+    "Composable",
     "Resource",
     "RunIn",
     "at_least_1",
     "bare_function",
+    "check_callback",
     "check_context",
     "check_function",
     "check_item_function",
@@ -38,6 +42,7 @@ __all__ = [
     "qualified_name",
     "refuse_called",
     "refuse_method",
+    "refuse_part",
     "signature_of",
     "takes",
 ]
@@ -49,10 +54,23 @@ Resource = Callable[[], AbstractAsyncContextManager[T]] | AbstractAsyncContextMa
 
 RunIn = Literal["loop", "thread", "process", "interpreter"]
 
+SECONDS_OF_ATTEMPT: Final = "a function of the number of the attempt, which returns seconds"
+"""What a back-off has to be."""
+
+DEEPEST: Final = 50
+"""Decorators that are looked through; an object may have any attribute that it is asked for, for ever."""
+
+
+class Composable:
+    """What is joined with ``>>``. It may be callable, but is not the function that a decorator or an option wants."""
+
+    __slots__ = ()
+
 
 def check_function(where: str, function: Callable[..., Any], context: Resource[Any] | None) -> str:
     """Check a consumer's function; return ``"function"`` or ``"generator"``."""
     refuse_called(where, function)
+    refuse_part(where, function)
     if not callable(function):
         raise DefinitionError(
             f"{where}: {type(function).__name__} is not a function; pass options by name: consumer(concurrency=4)"
@@ -77,15 +95,29 @@ def at_least_1(where: str, option: str, number: object) -> int:
     return number
 
 
+def check_callback(
+    where: str, option: str, function: Any, what: str, *, arguments: int | None = 1, may_be_async: bool = False
+) -> Any:
+    """Check for a function that an option takes; ``what`` says what it has to be, for the message.
+
+    A decorator that keeps to ``functools.wraps`` cannot hide that the function behind it is async.
+    """
+    refuse_called(f"{where}: {option}=", function)
+    if isinstance(part := _behind(function), Composable):
+        raise DefinitionError(f"{where}: {option}={part!r} is a {_kind(part)}: it must be {what}")
+    if not callable(function) or not (arguments is None or takes(function, arguments)):
+        raise DefinitionError(f"{where}: {option}={shown(function)} must be {what}")
+    layers = _layers(function)
+    if not may_be_async and any(map(is_async, layers)):
+        raise DefinitionError(f"{where}: {option}= must be a plain function: its value is needed at once")
+    if any(kind_of(layer) == "generator" for layer in layers):
+        raise DefinitionError(f"{where}: {option}= must not be a generator: nobody would read what it yields")
+    return function
+
+
 def check_item_function(where: str, option: str, function: Any) -> Any:
     """Check for a plain function of one item, or None."""
-    if function is None:
-        return None
-    if not callable(function) or not takes(function, 1):
-        raise DefinitionError(f"{where}: {option}={function!r} must be a function of an item")
-    if is_async(function) or kind_of(function) == "generator":
-        raise DefinitionError(f"{where}: {option}= must be a plain function: its value is needed at once")
-    return function
+    return None if function is None else check_callback(where, option, function, "a function of an item")
 
 
 def is_whole(number: object) -> TypeGuard[int]:
@@ -107,8 +139,7 @@ def check_restart(where: str, restart: object) -> Restart | None:
     at_least_1(where, "Restart times", restart.times)
     if not is_positive(restart.within):
         raise DefinitionError(f"{where}: {restart!r}: within must be more than 0 seconds")
-    if not callable(restart.backoff):
-        raise DefinitionError(f"{where}: Restart(backoff={restart.backoff!r}): must be a callable: attempt -> seconds")
+    check_callback(where, "Restart backoff", restart.backoff, SECONDS_OF_ATTEMPT)
     return restart
 
 
@@ -166,12 +197,26 @@ def check_run_in(where: str, function: Callable[..., Any], run_in: object, conte
 
 
 def bare_function(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function behind partials and callable objects."""
-    while isinstance(function, functools.partial):
-        function = function.func
+    """The function behind partials, static methods and callable objects."""
+    function = _behind(function)
     if inspect.isroutine(function) or inspect.isclass(function):
         return function
     return type(function).__call__
+
+
+def _behind(function: Any) -> Any:
+    """What partials and static methods call."""
+    while isinstance(function, (functools.partial, staticmethod)):
+        function = function.func if isinstance(function, functools.partial) else function.__func__
+    return function
+
+
+def _layers(function: Any) -> list[Any]:
+    """A function and those that it was made of by decorators, the outermost first."""
+    layers = [_behind(function)]
+    while (inner := getattr(layers[-1], "__wrapped__", None)) is not None and len(layers) < DEEPEST:
+        layers.append(_behind(inner))
+    return layers
 
 
 def label_of(name: str | None, thing: object) -> str:
@@ -209,6 +254,22 @@ def refuse_called(where: str, thing: object) -> None:
         raise DefinitionError(f"{where} is a coroutine object: pass the function itself, without calling it")
 
 
+def refuse_part(where: str, function: Any) -> None:
+    """Refuse to make a stage or a source of one: the options that it has would be lost without a word."""
+    part = _behind(function)
+    if isinstance(part, Composable) and callable(part):
+        raise DefinitionError(
+            f"{where} is a {_kind(part)} already: write its options in one place, or decorate the function itself, "
+            f"{name_of(part)}.__wrapped__"
+        )
+    if isinstance(part, Composable):
+        raise DefinitionError(f"{where} is a {_kind(part)}, not a function: join it with others by >>")
+
+
+def _kind(part: Composable) -> str:
+    return type(part).__name__.lower()
+
+
 def refuse_method(where: str, function: Callable[..., Any]) -> None:
     """Refuse a method that was decorated in its class: the item would be passed as ``self``."""
     if inspect.isfunction(function) and next(iter(inspect.signature(function).parameters), "") in ("self", "cls"):
@@ -241,9 +302,12 @@ def check_context(where: str, context: Resource[Any]) -> None:
         raise DefinitionError(
             f"{where}: context= is already called; pass the function, so that each worker opens its own"
         )
-    if inspect.isasyncgenfunction(context) or inspect.iscoroutinefunction(context):
+    refuse_called(f"{where}: context=", context)
+    if isinstance(context, AbstractAsyncContextManager):
+        return
+    if not callable(context) or isinstance(_behind(context), Composable):
+        raise DefinitionError(f"{where}: context= must be an async context manager, or a function that returns one")
+    if is_async(context) or kind_of(context) == "generator":
         raise DefinitionError(
             f"{where}: context= must return an async context manager: decorate it with @asynccontextmanager"
         )
-    if not callable(context) and not isinstance(context, AbstractAsyncContextManager):
-        raise DefinitionError(f"{where}: context= must be an async context manager, or a function that returns one")

@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -281,6 +282,30 @@ def test_runs_in_several_threads_do_not_meet() -> None:
         for thread in threads:
             thread.join()
     assert errors == []
+
+
+@both_loops
+def test_a_pipeline_that_runs_in_another_thread_is_refused_and_goes_on(loop: Loop) -> None:
+    """A mistake costs the run that makes it, and not the one that was there before: that ends, and reports."""
+    started, go_on = threading.Event(), threading.Event()
+
+    @consumer
+    async def waits(n: int) -> None:
+        started.set()
+        await asyncio.to_thread(go_on.wait)
+
+    pipeline = source([1]) >> waits
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(asyncpc.run, pipeline, loop=loop)
+        started.wait()
+        try:
+            with pytest.raises(StateError, match="is running already"):
+                asyncpc.run(pipeline, loop=loop)
+            assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+        finally:
+            go_on.set()
+        assert other.result().done == 1
 
 
 def test_an_unknown_loop_is_refused() -> None:

@@ -16,6 +16,7 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from inspect import isfunction
 from pathlib import Path
@@ -25,6 +26,7 @@ from ..errors import ConservationError, DefinitionError, StateError
 from ..graph.decorators import consumer, source
 from ..graph.pipeline import Pipeline, plan_of
 from ..run.report import PipelineError, Report
+from ..run.running import Running
 from ..runner import run_watched
 from ..watch.drawing import draw, mermaid
 from ..watch.progress import progress
@@ -60,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _print_error("asyncpc: interrupted")
         _trace(options, error)
         return 130
+    except SystemExit as error:
+        return _asked_for(error, is_done=False)
     except BrokenPipeError:  # the reader of the output is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -136,9 +140,25 @@ def _seconds(text: str) -> float:
 def _run(options: argparse.Namespace) -> int:
     """Run the pipeline, print its report, and say what went wrong."""
     pipeline = _load(options.target)
+    runs: list[Running[Any, Any]] = []
+    shown = progress(plan_of(pipeline), stays=False)  # the report follows
+
+    @contextmanager
+    def watch(running: Running[Any, Any]) -> Iterator[None]:
+        runs.append(running)
+        with shown(running):
+            yield
+
     try:
-        watch = progress(plan_of(pipeline), stays=False)  # the report follows
         report = run_watched(pipeline, loop=options.loop, drain_timeout=options.drain_timeout, watch=watch)
+    except SystemExit as error:  # of a handler or a source
+        left = runs[0].report
+        assert left is not None
+        _print(str(left))
+        status = _asked_for(error, is_done=left.complete and not left.failed)
+        _print_left(left)
+        _trace(options, error)
+        return status
     except PipelineError as error:
         _print(str(error.report))
         _print_failure(error, options)
@@ -226,6 +246,9 @@ def _import(name: str) -> Any:
         if error.name and f"{name}.".startswith(f"{error.name}."):
             raise _UsageError(f"no module {error.name!r} in {here} or on sys.path") from None
         raise _UsageError(f"{name!r} cannot be imported: {_line(error)}") from error
+    except SystemExit as error:
+        cure = "put that below: if __name__ == '__main__':"
+        raise _UsageError(f"{name!r} cannot be imported: it called {_call_of(error)}; {cure}") from error
     except Exception as error:
         raise _UsageError(f"{name!r} cannot be imported: {_line(error)}") from error
 
@@ -236,6 +259,20 @@ def _pipelines_of(name: str, module: object) -> str:
     if not names:
         return f"{name!r} has no Pipeline: make one with pipeline = source >> consumer"
     return f"{name!r} has: {', '.join(f'{name}:{attribute}' for attribute in names)}"
+
+
+# -- the user's own exit --------------------------------------------------------------------------
+
+
+def _asked_for(error: SystemExit, *, is_done: bool) -> int:
+    """Say that the program called ``sys.exit()``; the status it asked for, but never 0 for work that is not done."""
+    _print_error(f"asyncpc: the program called {_call_of(error)}, which ended the run")
+    status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    return status or int(not is_done)
+
+
+def _call_of(error: SystemExit) -> str:
+    return f"sys.exit({'' if error.code is None else repr(error.code)})"
 
 
 # -- output ---------------------------------------------------------------------------------------

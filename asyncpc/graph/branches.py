@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
-from ..checks import check_item_function, check_name
+from ..checks import check_callback, check_name
 from ..errors import DefinitionError, Unroutable
 from ..mistakes import explained
 from ..options.failures import OnError
@@ -14,7 +14,7 @@ from .decorators import Items, Listener, as_listener
 from .definitions import define_handler
 from .layout import branching, side_by_side
 from .parts import source_layout, stage_layout
-from .pipeline import Consumer, Pipeline, Producer, Source, StageLike
+from .pipeline import Pipeline, Producer, Source, StageLike
 
 __all__ = ["broadcast", "merge", "route"]
 
@@ -89,8 +89,7 @@ def route(
     """
     label = check_name(name or "route")
     where = f"route {label!r}"
-    if check_item_function(where, "by", by) is None or isinstance(by, Consumer):
-        raise DefinitionError(f"{where}: by={by!r} must be a plain function of an item")
+    check_callback(where, "by", by, "a function of an item")
     if not isinstance(branches, Mapping) or not branches:
         raise DefinitionError(f"{where}: branches={branches!r} must be a dictionary: {{key: consumer, …}}")
     branches = dict(branches)

@@ -6,20 +6,23 @@ import functools
 import inspect
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from ..backoff import Restart
 from ..checks import (
+    check_callback,
     check_function,
     check_maxsize,
     check_restart,
     check_run_in,
     is_async,
+    is_whole,
     kind_of,
     label_of,
     name_of,
     refuse_called,
     refuse_method,
+    refuse_part,
     signature_of,
 )
 from ..core.plan import Handler, Origin
@@ -64,6 +67,7 @@ def define_origin(function: Callable[..., Any], restart: Restart | None, name: s
     label = label_of(name, function)
     where = f"producer {label!r}"
     refuse_called(where, function)
+    refuse_part(where, function)
     if not callable(function):
         raise DefinitionError(f"{where}: {type(function).__name__} is not a function")
     refuse_method(where, function)
@@ -109,9 +113,10 @@ def iterable_origin(items: object, name: str | None = None, run_in: object = "lo
 
 def check_total(where: str, total: Total) -> Total:
     """Check ``total=``: a number of items, a function that returns one, or None."""
-    if total is None or callable(total) or (type(total) is int and total >= 0):
+    if total is None or (is_whole(total) and total >= 0):
         return total
-    raise DefinitionError(f"{where}: total={total!r} must be a number of items, 0 or more, or a function such as len")
+    what = "a number of items, 0 or more, or a function such as len"
+    return cast(Total, check_callback(where, "total", total, what, arguments=None))
 
 
 def iter_is_self(items: object) -> bool:

@@ -9,18 +9,17 @@ from collections.abc import Iterable, Sequence
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
-from ..checks import check_maxsize, check_name, check_seconds, refuse_called
+from ..checks import Composable, check_callback, check_maxsize, check_name, check_seconds, refuse_called
 from ..core.plan import Origin, Plan
 from ..errors import DefinitionError
 from ..mistakes import unknown_attribute
-from ..wording import shown
 from .definitions import iterable_origin
 from .layout import Layout, OnUnfinished, complete
 
 __all__ = ["Part", "join", "source_layout", "stage_layout"]
 
 
-class Part:
+class Part(Composable):
     """Something that can be joined with others: one or several sources, one or several stages, or both."""
 
     __slots__ = ("_layout",)
@@ -105,10 +104,8 @@ def join(
     if drain_timeout is not None:
         layout = layout._replace(drain_timeout=drain_timeout)
     if on_unfinished is not None:
-        if not callable(on_unfinished):
-            raise DefinitionError(
-                f"pipeline {label!r}: on_unfinished={shown(on_unfinished)} must be a function of the items left"
-            )
+        what = "a function of the items left"
+        check_callback(f"pipeline {label!r}", "on_unfinished", on_unfinished, what, may_be_async=True)
         layout = layout._replace(on_unfinished=on_unfinished)
     return complete(label, layout, maxsize), layout if maxsize is None else layout.bounded(maxsize)
 

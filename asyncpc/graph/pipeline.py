@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import sys
 import warnings
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from functools import update_wrapper
 from html import escape
 from types import TracebackType
@@ -20,7 +20,7 @@ from ..core.plan import Handler, Node, Origin, Plan
 from ..errors import DefinitionError, StateError
 from ..mistakes import explained
 from ..run.report import PipelineError, Report, Unfinished
-from ..run.running import Results, Running, end_block, end_of, leave
+from ..run.running import Results, Running, end_block, leave
 from ..run.supervisor import Supervisor
 from ..run.watching import Beside, screens
 from ..wording import redacted
@@ -186,8 +186,8 @@ class Pipeline(StageLike[In_contra, Out_co]):
         self._plan, layout = join(parts, maxsize, drain_timeout, on_unfinished, name)
         super().__init__(layout)
         self._run: Supervisor | None = None
-        self._beside: list[Beside] = []  # what each run is accompanied by
-        self._around = ExitStack()  # what accompanies the current one
+        self._beside: dict[Beside, ExitStack] = {}  # what accompanies each run, and how to end that
+        self._around = ExitStack()  # ends what accompanies the current run
         self._is_used = False  # run, shown, or a part of another
 
     def __await__(self) -> Generator[Any, None, Report]:
@@ -198,11 +198,11 @@ class Pipeline(StageLike[In_contra, Out_co]):
         """
         return self._complete().__await__()
 
-    async def _complete(self) -> Report:
-        """Run to the end."""
-        run = self._start("await it")
+    async def _complete(self, *beside: Beside) -> Report:
+        """Run to the end; each ``beside`` is entered while it runs."""
+        run = self._start("await it", beside)
         try:
-            await end_of(run)
+            await run.wait_hastening()
         finally:
             self._release()
         return run.outcome.complete_result()
@@ -235,7 +235,8 @@ class Pipeline(StageLike[In_contra, Out_co]):
 
         They come in the order in which they were made; with ``ordered=True``, in that of the items. The list holds all
         of them: read with :meth:`stream` what does not fit into memory. Raises ``PipelineError`` as ``await`` does; its
-        ``results`` are the values that came before. *Cancel safety*: as with ``await``, the workers are cancelled too.
+        ``results`` are the values that came before. *Cancel safety*: as with ``await``, the workers are cancelled too;
+        the ``CancelledError`` has the ``results`` too.
         """
         results: list[Out_co] = []
         try:
@@ -245,6 +246,9 @@ class Pipeline(StageLike[In_contra, Out_co]):
         except PipelineError as error:
             error.results = results
             raise
+        except asyncio.CancelledError as cancelled:
+            cancelled.results = results  # type: ignore[attr-defined]  # likewise
+            raise
         return results
 
     def progress(self) -> AbstractAsyncContextManager[None]:
@@ -252,23 +256,38 @@ class Pipeline(StageLike[In_contra, Out_co]):
 
         A terminal and a notebook show a line that moves, with a bar if the sources know their total; elsewhere stderr
         gets a line every 10 s. The last state stays. A block may have several runs, one after the other, each started
-        in any way. An error of the screen is logged and leaves the run in peace.
+        in any way; of a run that goes on after the block, no more is shown. An error of the screen is logged and leaves
+        the run in peace.
         """
         return self._accompanied(screens().progress(self._plan))
 
     @asynccontextmanager
     async def _accompanied(self, beside: Beside) -> AsyncIterator[None]:
-        """Enter ``beside`` for each run that is under way in the block, until that run has ended."""
-        self._beside.append(beside)
-        if self._run is not None:
-            self._around.enter_context(beside(Running(self._run)))
+        """Enter ``beside`` for each run in the block, until that run has ended, or the block."""
+        self._beside[beside] = own = ExitStack()
+        if self._run is not None and self._run.belongs_here():
+            self._accompany(self._run, beside, own)
         try:
             yield
         finally:
-            self._beside.remove(beside)
+            del self._beside[beside]
+            if self._run is not None and self._run.belongs_here():
+                asyncio.get_running_loop().call_soon(_end_unless_stopping, own, self._run)
 
-    def _start(self, means: str | None = None, *, streamed: bool = False, answers: bool = False) -> Supervisor:
-        """Start a run; ``means`` names the way of running that needs a source."""
+    def _accompany(self, run: Supervisor, beside: Beside, own: ExitStack) -> None:
+        """Enter ``beside``; it ends with ``own``, with the run at the latest."""
+        own.enter_context(beside(Running(run)))
+        self._around.callback(own.close)
+
+    def _start(
+        self,
+        means: str | None = None,
+        beside: Sequence[Beside] = (),
+        *,
+        streamed: bool = False,
+        answers: bool = False,
+    ) -> Supervisor:
+        """Start a run, accompanied by ``beside``; ``means`` names the way of running that needs a source."""
         self._is_used = True
         if self._run is not None and not self._run.lost_its_loop():
             raise StateError(
@@ -282,8 +301,10 @@ class Pipeline(StageLike[In_contra, Out_co]):
             )
         self._run = run = Supervisor(self._plan, streamed=streamed, tracks=answers)
         try:
-            for beside in self._beside:
-                self._around.enter_context(beside(Running(run)))
+            for one in beside:
+                self._around.enter_context(one(Running(run)))
+            for one, own in self._beside.items():
+                self._accompany(run, one, own)
             run.start()
         except BaseException:
             self._release()
@@ -346,6 +367,12 @@ def _joined(first: Any, following: Any) -> Pipeline[Any, Any]:
     return Pipeline(first, following)
 
 
+def _end_unless_stopping(own: ExitStack, run: Supervisor) -> None:
+    """End what a block began, unless the block of the run was left with it: then its drain is of interest too."""
+    if not run.statistics().stop_asked:
+        own.close()
+
+
 def plan_of(pipeline: Pipeline[Any, Any]) -> Plan:
     """The plan that a pipeline's runs are made from."""
     return pipeline._as_plan()
@@ -353,10 +380,7 @@ def plan_of(pipeline: Pipeline[Any, Any]) -> Plan:
 
 async def run_beside(pipeline: Pipeline[Any, Any], *beside: Beside) -> Report:
     """Run a pipeline to its end as ``await`` does; each ``beside`` is entered while it runs."""
-    async with AsyncExitStack() as stack:
-        for one in beside:
-            await stack.enter_async_context(pipeline._accompanied(one))
-        return await pipeline
+    return await pipeline._complete(*beside)
 
 
 def handler_of(consumer: Consumer[Any, Any, ..., Any]) -> Handler:

@@ -11,11 +11,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-from ..checks import is_whole, qualified_name, refuse_called, takes
+from ..checks import check_callback, is_whole, qualified_name
 from ..core.emit import put_waiting
 from ..core.isolation import InContext
 from ..core.plan import Handler
-from ..core.stage import ConsumerWorker, Outlet, Stage
+from ..core.stage import ConsumerWorker, Outlet, Stage, stray
 from ..core.tracked import Tracked, plain
 from ..errors import DefinitionError, TooManyFailures
 from ..failure import Failure, KeptFailure
@@ -40,12 +40,8 @@ class Failures(NamedTuple):
     def made_from(cls, where: str, on_error: Any = "stop", max_failures: Any = None) -> Failures:
         """Take a policy by name, or a receiver; raises ``DefinitionError`` for what cannot receive failures."""
         if on_error not in ("stop", "skip") and not isinstance(on_error, (asyncio.Queue, Handler)):
-            refuse_called(f"{where}: on_error=", on_error)
-            if not callable(on_error) or not takes(on_error, 1):
-                raise DefinitionError(
-                    f"{where}: on_error={on_error!r} must be 'stop', 'skip', or a consumer, function or queue for "
-                    "Failures"
-                )
+            what = "'stop', 'skip', or a consumer, function or queue for Failures"
+            check_callback(where, "on_error", on_error, what, may_be_async=True)
         return cls(on_error, max_failures)
 
     def check(self, where: str, handler: Handler) -> Handler:
@@ -113,7 +109,11 @@ class GiveUp:
         if type(item) is Tracked and stage.dead_letters is None:
             item.ticket.fail(error)
         if failed & (failed - 1) == 0:  # 1, 2, 4, 8, …: not a line for each of a million
-            log(WARNING, "stage %r: %d failed, the last on %s", stage.handler.name, failed, what)
+            try:
+                log(WARNING, "stage %r: %d failed, the last on %s", stage.handler.name, failed, what)
+            except BaseException:  # Ctrl-C, say: the item has been counted
+                worker.settle_one()
+                raise
 
     def _check_budget(self, stage: Stage, failed: int, error: Exception) -> None:
         allowed = self._max_failures
@@ -133,17 +133,20 @@ class GiveUp:
             if stage.dead_letters is not None:
                 await _put(worker, stage.dead_letters, item, failure)
             else:
-                delivery = self._deliver(failure)
+                delivery = self._deliver(worker, failure)
                 # in the item's own context, so that nobody else sees what the function sets
                 await (delivery if worker.inside is None else InContext(delivery, worker.inside))
         finally:
             stage.counts.reporting -= 1
 
-    async def _deliver(self, failure: Failure) -> None:
-        if isinstance(self._on_error, asyncio.Queue):
-            await self._on_error.put(failure)
-        elif inspect.isawaitable(result := self._on_error(failure)):
-            await result
+    async def _deliver(self, worker: ConsumerWorker, failure: Failure) -> None:
+        try:
+            if isinstance(self._on_error, asyncio.Queue):
+                await self._on_error.put(failure)
+            elif inspect.isawaitable(result := self._on_error(failure)):
+                await result
+        except asyncio.CancelledError as cancel:
+            raise stray(worker, cancel, "on_error=") from cancel
 
 
 def _note(worker: ConsumerWorker, item: Any) -> str:
@@ -162,9 +165,6 @@ async def _put(worker: ConsumerWorker, dead_letters: Outlet, item: Any, failure:
     except asyncio.CancelledError:
         dead_letters.emitted += 1
         worker.stage.counts.failed += 1
-        if worker.stage.handler.takes_lists:
-            worker.settle_first()
-        else:
-            worker.settle()
+        worker.settle_one()
         raise
     dead_letters.emitted += 1

@@ -8,7 +8,7 @@ from math import inf
 from typing import Any, NamedTuple
 
 from ..backoff import exponential
-from ..checks import at_least_1, is_whole
+from ..checks import SECONDS_OF_ATTEMPT, at_least_1, check_callback, is_whole
 from ..core.channel import Ended
 from ..core.emit import Refused
 from ..core.isolation import isolated
@@ -56,8 +56,7 @@ class Retrying(NamedTuple):
         kinds = retry.on if isinstance(retry.on, tuple) else (retry.on,)
         if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
             raise DefinitionError(f"{where}: Retry(on={retry.on!r}): on must be an Exception class, or a tuple of them")
-        if not callable(retry.wait):
-            raise DefinitionError(f"{where}: Retry(wait={retry.wait!r}): wait must be a callable, attempt -> seconds")
+        check_callback(where, "Retry wait", retry.wait, SECONDS_OF_ATTEMPT)
         return handler
 
     def install(self, stage: Stage) -> None:

@@ -20,7 +20,7 @@ from .supervisor import Supervisor
 if TYPE_CHECKING:
     from ..offload.bridge import Bridge
 
-__all__ = ["Results", "Running", "end_block", "end_of", "leave", "opening", "signals_handled"]
+__all__ = ["Results", "Running", "end_block", "leave", "opening", "signals_handled"]
 
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
@@ -195,7 +195,7 @@ class Running(Generic[In_contra, Out_co]):
             finally:
                 signals.awaits_end = True
                 end_block(self._run, error)
-                await end_of(self._run, error)
+                await self._run.wait_hastening(error)
 
     async def wait(self) -> Report:
         """Wait until the sources have ended and everything is handled; raises ``PipelineError`` if the run failed.
@@ -291,21 +291,13 @@ async def leave(
 ) -> None:
     """Leave the block of a run, which may have raised ``error``: wait for the end, call ``end``, raise the outcome."""
     try:
-        await end_of(run, error)
+        await run.wait_hastening(error)
     finally:
         end()
     if error is None and not run.outcome.is_delivered:
         outcome()
     elif isinstance(error, Exception) and not run.outcome.is_delivered:
         run.outcome.raise_with(error)
-
-
-async def end_of(run: Supervisor, error: BaseException | None = None) -> None:
-    """Wait for the end of a run, which cancels hasten, then hand over what it left; ``error`` is that of its block."""
-    try:
-        await run.wait_hastening(error)
-    finally:
-        await run.hand_over()
 
 
 def end_block(run: Supervisor, error: BaseException | None) -> None:

@@ -83,11 +83,22 @@ class _Handlers:
         self.woken = ExitStack()
 
     def add(self, signals: Signals) -> None:
-        if not self.wanted:
-            self.woken.enter_context(_woken_by_signals(asyncio.get_running_loop()))
-        if not self.before:
-            self.before = {number: signal.signal(number, self.came) for number in SIGNALS}
-        self.wanted.append(signals)
+        self.wanted.append(signals)  # first, since a signal may come between any two of these lines
+        try:
+            if len(self.wanted) == 1:
+                self.woken.enter_context(_woken_by_signals(asyncio.get_running_loop()))
+            if not self.before:
+                self.install()
+        except BaseException:
+            self.remove(signals)
+            raise
+
+    def install(self) -> None:
+        """Take the signals, but for those that the process ignores, as one does that a shell began with ``&``."""
+        for number in SIGNALS:
+            if (handler := signal.getsignal(number)) is not signal.SIG_IGN:
+                self.before[number] = handler  # before it is replaced: ours may be called at once
+                signal.signal(number, self.came)
 
     def remove(self, signals: Signals) -> None:
         self.wanted.remove(signals)
@@ -107,11 +118,13 @@ class _Handlers:
         waiting = [one for one in self.wanted if not one.is_over()]
         if not waiting:  # then the signal is for the program
             self.restore()
+            if signal.getsignal(number) == self.came:  # somebody kept ours, and put it back after the last run
+                signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
             return
         again = [one.receive(number) for one in waiting]
         if any(again):
-            for each in SIGNALS:
+            for each in self.before:
                 signal.signal(each, signal.SIG_DFL)
         if any(one.passed_on for one in waiting):
             _call(self.before.get(number), number, frame)

@@ -105,6 +105,20 @@ async def leaves(n):
     sys.exit(7)
 
 @consumer
+async def ends(n):
+    sys.exit()
+
+@consumer
+async def complains(n):
+    sys.exit("no disk at redis://me:hunter2@host/0")
+
+@producer
+async def leaves_at_last():
+    yield 1
+    await asyncio.sleep(0.01)
+    sys.exit()
+
+@consumer
 async def interrupts(n):
     raise KeyboardInterrupt
 
@@ -136,6 +150,9 @@ stalled = ready >> twice >> hangs
 stuck = ready >> swallows
 blocked = ready >> blocks
 leaving = numbers >> leaves
+ending = numbers >> ends
+complaining = numbers >> complains
+left_at_last = leaves_at_last >> work
 interrupted = numbers >> interrupts
 loop = source([1]) >> tell_loop
 counted = Pipeline(range(40), slow)
@@ -247,9 +264,36 @@ def test_an_error_that_cannot_be_shown_is_told_all_the_same(folder: Path) -> Non
     assert "  Mute: (its message cannot be shown) (app.py:" in ended.err
 
 
-def test_system_exit_of_a_handler_comes_out(folder: Path) -> None:
-    """A program may choose its own exit status (fault B13)."""
-    assert asyncpc_run(folder, "leaving").end().status == 7
+@pytest.mark.parametrize(
+    ("name", "call", "status"),
+    [
+        ("leaving", "sys.exit(7)", 7),
+        ("ending", "sys.exit()", 1),
+        ("complaining", "sys.exit('no disk at redis://me:***@host/0')", 1),
+    ],
+)
+def test_system_exit_of_a_handler_ends_the_run_and_never_with_0(
+    called: Callable[..., tuple[int, str, str]], name: str, call: str, status: int
+) -> None:
+    """A program may choose its own exit status (fault B13), but not say that all is done while items are left."""
+    ended, out, err = called("run", f"app:{name}")
+    assert ended == status
+    assert "10 produced, 0 done" in out
+    assert err.splitlines() == [
+        f"asyncpc: the program called {call}, which ended the run",
+        f"left unfinished: 9 items ({out.splitlines()[3].split()[0]} 9)",
+    ]
+
+
+def test_a_profile_that_the_program_ends_did_not_end_well(called: Callable[..., tuple[int, str, str]]) -> None:
+    """What was not measured must not look as if it had been."""
+    status, _, err = called("profile", "app:ending", "--seconds", "1")
+    assert (status, err) == (1, "asyncpc: the program called sys.exit(), which ended the run\n")
+
+
+def test_a_program_that_ends_when_all_is_done_keeps_its_status(called: Callable[..., tuple[int, str, str]]) -> None:
+    """A source may end the program: what was left is what counts."""
+    assert called("run", "app:left_at_last")[0] == 0
 
 
 def test_keyboard_interrupt_of_a_handler_exits_130(folder: Path) -> None:
@@ -384,6 +428,7 @@ def test_a_wrong_target_exits_2_and_says_what_to_write(
         ("import asyncpc\n1 / 0", "ZeroDivisionError: division by zero (broken.py:2)"),
         ("import no_such_library", "ModuleNotFoundError: No module named 'no_such_library' (broken.py:1)"),
         ("def f(:", "SyntaxError: "),
+        ("import sys\nsys.exit()", "it called sys.exit(); put that below: if __name__ == '__main__':"),
         ("import asyncpc\n@asyncpc.consumer\ndef f(): ...", "DefinitionError: consumer 'f' must take item"),
     ],
 )

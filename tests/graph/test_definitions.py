@@ -7,14 +7,28 @@ import gc
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import wraps
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from spy import Spy
 from support import endless, ignore
 from virtual import ran, run_virtual
 
-from asyncpc import BoundedQueue, DefinitionError, Pipeline, PipelineError, Restart, consumer, merge, producer, source
+from asyncpc import (
+    Batch,
+    BoundedQueue,
+    DefinitionError,
+    Pipeline,
+    PipelineError,
+    Rate,
+    Restart,
+    Retry,
+    consumer,
+    merge,
+    producer,
+    route,
+    source,
+)
 
 # -- mistakes in the program ----------------------------------------------------------------------
 
@@ -32,7 +46,15 @@ async def generator() -> AsyncIterator[int]:
     yield 1
 
 
+async def generator_of(thing: object) -> AsyncIterator[object]:
+    yield thing
+
+
 def plain(item: int) -> None: ...
+
+
+def plain_generator() -> Iterator[int]:
+    yield 1
 
 
 class Methods:
@@ -52,6 +74,78 @@ def hidden() -> AsyncIterator[int]:
 @asynccontextmanager
 async def resource() -> AsyncIterator[None]:
     yield
+
+
+@consumer
+async def staged(item: int) -> int:
+    return item
+
+
+@consumer
+def staged_plain(item: int) -> int:
+    return item
+
+
+def logged(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator as many write it."""
+
+    @wraps(function)
+    def wrapper(*args: Any) -> Any:
+        return function(*args)
+
+    return wrapper
+
+
+class Awaited:
+    """A callable object whose value has to be awaited."""
+
+    async def __call__(self, item: int) -> int:
+        return item
+
+
+NO_FUNCTIONS: dict[str, Any] = {
+    "a consumer": staged,
+    "a plain consumer": staged_plain,
+    "a producer": producer(generator),
+    "a source": source([1]),
+    "a pipeline": source([1]) >> staged,
+    "a consumer in a partial": functools.partial(staged),
+    "a coroutine": None,  # made in the test, since each is refused and closed
+    "a number": 3,
+    "no argument": lambda: 1,
+}
+"""What can be no callback at all."""
+
+ASYNC: dict[str, Any] = {
+    "an async function": coroutine,
+    "a static method": staticmethod(coroutine),
+    "a partial": functools.partial(two, 1),
+    "a callable object": Awaited(),
+    "a bound method": Methods().handle,
+    "behind a decorator": logged(coroutine),
+    "behind two": logged(functools.partial(logged(coroutine))),
+    "a generator": lambda item: (yield item),
+}
+"""What gives no value at once."""
+
+ITEM_FUNCTIONS: dict[str, Callable[[Any], object]] = {
+    "key": lambda function: consumer(key=function),
+    "priority": lambda function: consumer(priority=function),
+    "on_drop": lambda function: consumer(overflow="drop_newest", on_drop=function),
+    "batch weigh": lambda function: consumer(batch=Batch(2, weigh=function)),
+    "batch key": lambda function: consumer(batch=Batch(2, key=function)),
+    "rate key": lambda function: consumer(rate=Rate(1, key=function)),
+    "Retry wait": lambda function: consumer(retry=Retry(wait=function)),
+    "Restart backoff": lambda function: producer(restart=Restart(1, backoff=function)),
+    "by": lambda function: lambda item: route(function, {1: ignore}),
+}
+"""Options, and how they are given a function."""
+
+
+def made_with(option: str, function: Any) -> object:
+    """A part with ``function`` as that option."""
+    decorate: Any = ITEM_FUNCTIONS[option](function)
+    return decorate(generator if option == "Restart backoff" else coroutine)
 
 
 # What a type checker is told to ignore in these is the mistake itself, which must be refused at run time too.
@@ -86,6 +180,51 @@ MISTAKES: dict[str, tuple[Callable[[], object], str, str]] = {
     "function before a stage": (lambda: generator >> ignore, "<Consumer ignore>", "@producer"),  # type: ignore[operator]
     "source of a source": (lambda: source(endless), "<Producer endless>", "without source()"),  # type: ignore[arg-type]
     "sources in a list": (lambda: merge([endless, endless]), "merge()", "pass each as an argument of its own"),
+    "decorated twice": (
+        lambda: consumer(concurrency=4)(staged),
+        "consumer 'staged'",
+        "a consumer already: write its options in one place",
+    ),
+    "decorated twice in a partial": (lambda: consumer(functools.partial(staged)), "'staged'", "staged.__wrapped__"),
+    "source as a stage": (lambda: consumer(cast(Any, endless)), "consumer 'endless'", "is a producer already"),
+    "source decorated twice": (lambda: producer(cast(Any, endless)), "producer 'endless'", "endless.__wrapped__"),
+    "stage as a source": (lambda: producer(cast(Any, staged)), "producer 'staged'", "is a consumer already"),
+    "pipeline as a stage": (
+        lambda: consumer(cast(Any, source([1]) >> ignore)),
+        "consumer 'Pipeline'",
+        "join it with others by >>",
+    ),
+    "generator as on_error": (lambda: consumer(on_error=generator_of)(coroutine), "on_error=", "not be a generator"),
+    "source as on_error": (lambda: consumer(on_error=cast(Any, endless))(coroutine), "on_error=", "is a producer"),
+    "consumer as context": (lambda: consumer(context=cast(Any, staged))(two), "'two'", "context= must be"),
+    "async context": (lambda: consumer(context=cast(Any, Awaited()))(two), "'two'", "@asynccontextmanager"),
+    "plain generator as context": (
+        lambda: consumer(context=cast(Any, plain_generator))(two),
+        "'two'",
+        "@asynccontextm",
+    ),
+    "async total": (lambda: source([1], total=cast(Any, coroutine)), "source(list)", "total= must be a plain function"),
+    "async total of a producer": (
+        lambda: producer(total=cast(Any, none))(generator),
+        "'generator'",
+        "a plain function",
+    ),
+    "consumer as total": (lambda: source([1], total=cast(Any, staged)), "total=<Consumer staged>", "a number of items"),
+    "on_unfinished without its items": (
+        lambda: Pipeline(ignore, on_unfinished=cast(Any, lambda: None)),
+        "'ignore'",
+        "a function of the items left",
+    ),
+    "generator as on_unfinished": (
+        lambda: Pipeline(ignore, on_unfinished=generator_of),
+        "'ignore'",
+        "not be a generator",
+    ),
+    "consumer as on_unfinished": (
+        lambda: Pipeline(ignore, on_unfinished=cast(Any, staged)),
+        "'ignore'",
+        "is a consumer: it must",
+    ),
     "decorated source": (lambda: producer(hidden), "'generator'", "or see whether a decorator hides it"),
 }
 
@@ -99,6 +238,28 @@ def test_a_mistake_is_refused_where_it_is_written(mistake: str) -> None:
     assert who in str(caught.value)
     assert cure in str(caught.value)
     gc.collect()
+
+
+@pytest.mark.parametrize("option", ITEM_FUNCTIONS)
+def test_an_option_takes_a_plain_function_only(option: str) -> None:
+    """A coroutine as a key, a priority or a time fails late or orders nothing: it is refused where it is written."""
+    for what, function in NO_FUNCTIONS.items():
+        with pytest.raises(DefinitionError, match=f"{option}=.*(must be a|is a [a-z]+: it must be|coroutine object)"):
+            made_with(option, coroutine(1) if what == "a coroutine" else function)
+    for function in ASYNC.values():
+        with pytest.raises(DefinitionError, match=f"{option}= must (be a plain function|not be a generator)"):
+            made_with(option, function)
+    gc.collect()
+
+
+def test_a_function_that_wraps_itself_is_a_function() -> None:
+    """An odd object must not keep a program from starting."""
+
+    def real(item: int) -> int:
+        return item
+
+    vars(real)["__wrapped__"] = real
+    assert made_with("key", real)
 
 
 async def test_mistakes_of_composition_name_the_cure() -> None:
@@ -214,6 +375,19 @@ def test_a_method_of_an_object_is_a_stage() -> None:
     sums = Sums()
     assert ran(source(range(5)) >> sums.add).done == 5
     assert sums.total == 10
+
+
+def test_a_static_method_is_a_stage() -> None:
+    """Protects who keeps handlers in a class without an object: an async one runs in the loop."""
+
+    class Handlers:
+        @consumer
+        @staticmethod
+        async def double(item: int) -> int:
+            return 2 * item
+
+    assert Handlers.double._layout.nodes[0].handler.run_in == "loop"
+    assert ran(source([1]) >> Handlers.double >> ignore).done == 1
 
 
 def test_any_callable_can_be_a_handler() -> None:

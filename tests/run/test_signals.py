@@ -298,6 +298,75 @@ def test_a_handler_that_would_wait_for_itself_is_refused() -> None:
     run_virtual(main)
 
 
+@both_signals
+def test_a_signal_while_the_handlers_are_installed_stops_the_run(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C may come at any moment: no signal is lost, none recurses, and the program gets its handlers back."""
+    install, at = signal.signal, number
+
+    def install_and_raise(number: int, handler: Any) -> Any:
+        before = install(number, handler)
+        if number == at:
+            monkeypatch.undo()
+            came(number)
+        return before
+
+    async def main() -> Report:
+        async with Pipeline(endless, slow) as running:
+            monkeypatch.setattr(signal, "signal", install_and_raise)
+            async with running.on_signals():
+                return await running.wait()
+
+    assert run_virtual(main).signal == number
+
+
+def test_an_interrupt_before_the_handlers_are_installed_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until then Ctrl-C has its own effect; what was installed by then is taken back."""
+    install = signal.signal
+
+    def interrupted(number: int, handler: Any) -> Any:
+        if number == signal.SIGTERM:
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+        return install(number, handler)
+
+    async def main() -> list[Any]:
+        before = handlers()
+        async with Pipeline(slow) as running:
+            monkeypatch.setattr(signal, "signal", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                await running.on_signals().__aenter__()
+            assert handlers() == before
+            async with running.on_signals():
+                return handlers()
+
+    assert len(set(run_virtual(main))) == 1  # ours, for both
+
+
+PUT_BACK = """
+import asyncio, signal
+from asyncpc import Pipeline, consumer
+
+@consumer
+async def handle(n):
+    pass
+
+async def main():
+    async with Pipeline(handle) as running, running.on_signals():
+        return signal.getsignal(signal.SIGTERM)
+
+signal.signal(signal.SIGTERM, asyncio.run(main()))
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+@pytest.mark.realtime
+def test_a_signal_to_a_handler_that_was_put_back_after_the_run_has_its_default_action(tmp_path: Path) -> None:
+    """Whoever keeps a handler in the block and restores it later must not make the signal run in circles."""
+    assert run_child(tmp_path, "-c", PUT_BACK).status == -signal.SIGTERM
+
+
 # -- beside the handlers of others ----------------------------------------------------------------
 
 
@@ -316,6 +385,25 @@ def test_a_handler_of_the_program_is_called_too() -> None:
     finally:
         signal.signal(signal.SIGTERM, before)
     assert received == [signal.SIGTERM]
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    """A shell lets ``program &`` ignore SIGINT, since Ctrl-C is meant for the program in front."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    async def main() -> Report:
+        async with Pipeline(endless, slow) as running, running.on_signals():
+            assert handlers()[0] is signal.SIG_IGN
+            for _ in range(2):
+                came(signal.SIGTERM)
+            assert handlers()[0] is signal.SIG_IGN
+            return await running.wait()
+
+    try:
+        assert run_virtual(main).signal == signal.SIGTERM
+        assert handlers()[0] is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 async def test_a_handler_of_the_loop_is_called_too() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -113,6 +115,50 @@ def test_progress_of_a_run_that_is_under_way(noted: Noted) -> None:
     run_virtual(main)
     assert noted.entered == ["<Running slow running>"]
     assert noted.left == ["<Running slow closed>"]
+
+
+def test_progress_ends_with_its_block(noted: Noted) -> None:
+    """Three blocks in one run are not three lines at once, and none goes on when nobody is in the block any more."""
+    pipeline = Pipeline(slow)
+
+    async def main() -> None:
+        async with pipeline as running:
+            for n in range(3):
+                async with pipeline.progress():
+                    await running.put(n)
+                await asyncio.sleep(0)
+                assert len(noted.left) == n + 1
+            await running.drain()
+
+    run_virtual(main)
+    assert len(noted.entered) == 3
+    assert noted.left == ["<Running slow running>"] * 3
+
+
+def test_progress_around_a_run_of_another_thread_keeps_away_from_it(noted: Noted) -> None:
+    """That run has a loop of its own, and what is beside it belongs there."""
+    started, go_on = threading.Event(), threading.Event()
+
+    @consumer
+    async def waits(n: int) -> None:
+        started.set()
+        await asyncio.to_thread(go_on.wait)
+
+    pipeline = source([1]) >> waits
+
+    async def main() -> None:
+        async with pipeline.progress():
+            ...
+
+    with ThreadPoolExecutor(1) as pool:
+        report = pool.submit(asyncio.run, run_beside(pipeline))
+        started.wait()
+        try:
+            asyncio.run(main())
+        finally:
+            go_on.set()
+        assert report.result().done == 1
+    assert noted.entered == []
 
 
 def test_a_watcher_that_cannot_be_entered_leaves_nothing_running() -> None:
