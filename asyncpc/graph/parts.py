@@ -42,14 +42,12 @@ class Part(Composable):
     def __repr__(self) -> str:
         return self._named()
 
-    if not TYPE_CHECKING:  # checkers refuse these as they are
+    if not TYPE_CHECKING:  # checkers refuse these as they are; without docstrings, the reference leaves them out
 
         def __getattr__(self, name: str) -> None:
-            """Say what to write instead."""
             raise unknown_attribute(self, name)
 
         def __or__(self, other: object) -> None:
-            """Say what to write instead."""
             raise DefinitionError(f"{self._named()} | …: parts are joined with >>, as in numbers >> double >> show")
 
         __ror__ = __or__

@@ -327,14 +327,13 @@ class Pipeline(StageLike[In_contra, Out_co]):
         return self._plan.name
 
     def __repr__(self) -> str:
-        """Say what to do with it, since asyncio shows this where it refuses it (``asyncio.run(pipeline)``)."""
+        # asyncio shows it where it refuses a pipeline, as asyncio.run(pipeline) does
         cure = "await it, or asyncpc.run(it)" if self._plan.origins else "enter it: async with it as running"
         return f"<Pipeline {self._plan.name}; {cure}>"
 
-    if sys.flags.dev_mode:
+    if sys.flags.dev_mode:  # a coroutine may have made it and forgotten to await it; a module may have any number
 
         def __del__(self) -> None:
-            """Warn of a pipeline that a coroutine has made and forgotten to await; never of one in a module."""
             if not getattr(self, "_is_used", True) and asyncio._get_running_loop() is not None:
                 warnings.warn(
                     f"{self._named()} was never run: await it, or enter it with 'async with'",
@@ -342,10 +341,9 @@ class Pipeline(StageLike[In_contra, Out_co]):
                     stacklevel=2,
                 )
 
-    if not TYPE_CHECKING:  # checkers refuse these as they are
+    if not TYPE_CHECKING:  # checkers refuse these as they are; without docstrings, the reference leaves them out
 
         def __aiter__(self) -> None:
-            """Say what to write instead."""
             raise DefinitionError(
                 f"{self._named()} is not read by itself: write 'async with pipeline.stream() as values: async for "
                 "value in values:', or 'await pipeline.collect()'"
@@ -354,7 +352,6 @@ class Pipeline(StageLike[In_contra, Out_co]):
         __iter__ = __aiter__
 
         def __enter__(self) -> None:
-            """Say what to write instead."""
             raise DefinitionError(f"{self._named()}: write 'async with' for 'with'")
 
         __exit__ = __enter__
