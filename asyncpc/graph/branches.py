@@ -167,7 +167,7 @@ def _branching(
     handler = define_handler(choose, name=name, **options)._replace(
         branches=tuple(labels),
         generates=generates,
-        no_calls="may give more than one result" if generates else "",
+        gives_several=generates,
     )
     firsts = ", ".join([layout.nodes[0].handler.name for layout in layouts])
     return Pipeline(StageLike[Any, Any](branching(handler, layouts)), name=f"{name}({firsts})")

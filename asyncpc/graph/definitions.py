@@ -54,7 +54,7 @@ def define_handler(function: Callable[..., Any], **options: Any) -> Handler:
         maxsize=maxsize,
         context=context,
         run_in=check_run_in(where, function, options.get("run_in"), context),
-        no_calls="may give more than one result" if kind == "generator" else "",
+        gives_several=kind == "generator",
     )
     return with_options(where, handler, options)
 

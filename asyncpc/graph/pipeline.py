@@ -14,11 +14,12 @@ from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanag
 from functools import update_wrapper
 from html import escape
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
 from ..core.plan import Handler, Node, Origin, Plan
 from ..errors import DefinitionError, StateError
 from ..mistakes import explained
+from ..run.pairs import Pairs
 from ..run.report import PipelineError, Report, Unfinished
 from ..run.running import Results, Running, end_block, leave
 from ..run.supervisor import Supervisor
@@ -213,7 +214,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
         Leaving raises ``PipelineError`` if the run failed, or if items were left at the deadline. After an exception in
         the block the run drains too, then the exception comes out. A cancelled block cancels the workers.
         """
-        return Running(self._start(answers=True))
+        return Running(self._start(tracks=True, entered=True))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -230,14 +231,27 @@ class Pipeline(StageLike[In_contra, Out_co]):
         """
         return Results(lambda: self._start("stream it", streamed=True), self._release)
 
-    async def collect(self) -> list[Out_co]:
+    @overload
+    async def collect(self, *, pairs: Literal[False] = ...) -> list[Out_co]: ...
+
+    @overload
+    async def collect(self: Pipeline[A, B], *, pairs: Literal[True]) -> list[tuple[A, B | Exception]]: ...
+
+    async def collect(self, *, pairs: bool = False) -> Any:
         """Run to the end and return what the last stage gave, in a list; with several branches, what each gave.
 
         They come in the order in which they were made; with ``ordered=True``, in that of the items. The list holds all
         of them: read with :meth:`stream` what does not fit into memory. Raises ``PipelineError`` as ``await`` does; its
         ``results`` are the values that came before. *Cancel safety*: as with ``await``, the workers are cancelled too;
         the ``CancelledError`` has the ``results`` too.
+
+        With ``pairs=True`` the list has a pair for each item of the sources: the item, and the result that was made of
+        it. Where ``on_error="skip"`` or a function lets the run go on after a failure, the error is in the result's
+        place; an item that was dropped has ``asyncio.QueueFull``. Then ``DefinitionError`` refuses a stage that may
+        give several results of an item, and one whose failures go to a consumer. What is fed has no pair.
         """
+        if pairs:
+            return await self._collect_pairs()
         results: list[Out_co] = []
         try:
             async with Results[Out_co](lambda: self._start("collect from it", streamed=True), self._release) as values:
@@ -250,6 +264,20 @@ class Pipeline(StageLike[In_contra, Out_co]):
             cancelled.results = results  # type: ignore[attr-defined]  # likewise
             raise
         return results
+
+    async def _collect_pairs(self) -> list[tuple[Any, Any]]:
+        pairs = Pairs()
+        run = self._start("collect from it", plan=pairs.plan(self._plan), tracks=True)
+        run.accounts.tracked = True
+        try:
+            await run.wait_hastening()
+            run.outcome.complete_result()
+        except (PipelineError, asyncio.CancelledError) as error:
+            error.results = pairs.found  # type: ignore[union-attr]  # as collect does
+            raise
+        finally:
+            self._release()
+        return pairs.found
 
     def progress(self) -> AbstractAsyncContextManager[None]:
         """Show how far each run of this pipeline has come: ``async with pipeline.progress(): await pipeline``.
@@ -284,8 +312,10 @@ class Pipeline(StageLike[In_contra, Out_co]):
         means: str | None = None,
         beside: Sequence[Beside] = (),
         *,
+        plan: Plan | None = None,
         streamed: bool = False,
-        answers: bool = False,
+        tracks: bool = False,
+        entered: bool = False,
     ) -> Supervisor:
         """Start a run, accompanied by ``beside``; ``means`` names the way of running that needs a source."""
         self._is_used = True
@@ -299,7 +329,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
                 f"pipeline {self._plan.name!r} has no source, so to {means} would wait for ever: "
                 "begin it with a producer, or use 'async with pipeline as running' and running.put(item)"
             )
-        self._run = run = Supervisor(self._plan, streamed=streamed, tracks=answers)
+        self._run = run = Supervisor(plan or self._plan, streamed=streamed, tracks=tracks, entered=entered)
         try:
             for one in beside:
                 self._around.enter_context(one(Running(run)))

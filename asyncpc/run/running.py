@@ -106,8 +106,9 @@ class Running(Generic[In_contra, Out_co]):
         for stage in self._run.stages[: self._run.plan.main]:
             if not stage.run.tracks:
                 raise StateError("call() needs a pipeline that was entered with 'async with pipeline as running:'")
-            if stage.handler.no_calls:
-                raise StateError(f"call() cannot be answered: stage {stage.handler.name!r} {stage.handler.no_calls}")
+            several = "may give more than one result" if stage.handler.gives_several else ""
+            if why := several or stage.handler.no_calls:
+                raise StateError(f"call() cannot be answered: stage {stage.handler.name!r} {why}")
 
     def scale(self, stage: str, concurrency: int) -> None:
         """Set how many items the stage of that name handles at once, at least 1.

@@ -81,10 +81,10 @@ def feed(item: Any) -> None:
 class Supervisor:
     """Runs a :class:`~asyncpc.core.plan.Plan` once. All methods but those that wait are plain functions."""
 
-    def __init__(self, plan: Plan, *, streamed: bool = False, tracks: bool = False) -> None:
+    def __init__(self, plan: Plan, *, streamed: bool = False, tracks: bool = False, entered: bool = False) -> None:
         self.plan: Plan = plan
         self.state: State = State.NEW
-        self._entered = tracks
+        self._entered = entered
         parts = build(plan, streamed, RunLinks(tracks, self._trouble, self._failing))
         self.stages: list[Stage] = parts.stages
         self.results: Channel[Any] | None = parts.results

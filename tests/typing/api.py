@@ -369,6 +369,7 @@ async def flows() -> None:
         async for value in values:
             assert_type(value, float)
     assert_type(await (numbers >> double).collect(), list[float])
+    assert_type(await (numbers >> double).collect(pairs=True), list[tuple[int, float | Exception]])
     async for n in numbers():
         assert_type(n, int)
     assert_type(await double(1), float)
