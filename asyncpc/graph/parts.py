@@ -43,7 +43,7 @@ class Part(Composable):
     def __repr__(self) -> str:
         return self._named()
 
-    if not TYPE_CHECKING:  # checkers refuse these as they are
+    if not TYPE_CHECKING:  # checkers refuse these as they are; without docstrings, the reference leaves them out
 
         def __getattr__(self, name: str) -> None:
             raise unknown_attribute(self, name)

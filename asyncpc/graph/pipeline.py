@@ -121,12 +121,18 @@ class Pipeline(StageLike[In_contra, Out_co]):
     there the first part may be any iterable or async iterable, or be left out, for a pipeline that is fed with
     :meth:`Running.put`. More than two parts run as well, but type checkers refuse them: ``>>`` types any number.
 
-    ``maxsize`` (items) bounds each queue, unless its stage or an inner pipeline sets its own; by default it is that of
-    the first part, if that is a pipeline that sets it. ``drain_timeout`` (seconds) bounds a drain; by default it comes
-    from the first part that sets it, and is 30 if none does. ``on_unfinished`` is a function, or a coroutine function,
-    that gets the accepted items which a run has not handled to their end: a tuple of :class:`Unfinished`. It is called
-    when the run has ended and left items, for whatever reason, before ``await`` or the block returns or raises; what it
-    raises fails the run. By default it comes from the first part that sets it.
+    ``maxsize``
+        Items that each queue holds, unless its stage or an inner pipeline sets its own; 0 means unbounded. By default
+        that of the first part, if that is a pipeline that sets it, else 128.
+    ``drain_timeout``
+        Seconds that a drain may take. By default that of the first part that sets it, else 30.
+    ``on_unfinished``
+        A function, or a coroutine function, that gets the accepted items which a run has not handled to their end: a
+        tuple of :class:`Unfinished`. It is called when the run has ended and left items, for whatever reason, before
+        ``await`` or the block returns or raises; what it raises fails the run. By default that of the first part that
+        sets it.
+    ``name``
+        What the log and errors call it. By default its parts: ``numbers >> double >> show``.
 
     Raises ``DefinitionError`` for a pipeline that cannot run. A pipeline can run any number of times, but only once at
     a time.
@@ -350,14 +356,13 @@ class Pipeline(StageLike[In_contra, Out_co]):
         return self._plan.name
 
     def __repr__(self) -> str:
-        """Say what to do with it, since asyncio shows this where it refuses it (``asyncio.run(pipeline)``)."""
+        # asyncio shows it where it refuses a pipeline, as asyncio.run(pipeline) does
         cure = "await it, or asyncpc.run(it)" if self._plan.origins else "enter it: async with it as running"
         return f"<Pipeline {self._plan.name}; {cure}>"
 
-    if sys.flags.dev_mode:
+    if sys.flags.dev_mode:  # a coroutine may have made it and forgotten to await it; a module may have any number
 
         def __del__(self) -> None:
-            """Warn of a pipeline that a coroutine has made and forgotten to await; never of one in a module."""
             if not getattr(self, "_is_used", True) and asyncio._get_running_loop() is not None:
                 warnings.warn(
                     f"{self._named()} was never run: await it, or enter it with 'async with'",
@@ -365,7 +370,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
                     stacklevel=2,
                 )
 
-    if not TYPE_CHECKING:  # checkers refuse these as they are
+    if not TYPE_CHECKING:  # checkers refuse these as they are; without docstrings, the reference leaves them out
 
         def __aiter__(self) -> None:
             raise DefinitionError(

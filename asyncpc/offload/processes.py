@@ -83,7 +83,8 @@ class ProcessCaller(ThreadCaller):
                     job.error = error
                 elif job.tries == 2:
                     job.error = WorkerDied(
-                        f"stage {self._name!r}: two processes died with this item, {status}; {error}"
+                        f"stage {self._name!r}: two processes died with this item, {status}: find out what it does "
+                        "there (a crash in a C library, memory, an exit)"
                     )
                     job.error.__cause__ = error
                 else:

@@ -160,7 +160,7 @@ async def test_an_item_that_kills_its_process_fails_by_name() -> None:
         await (source([3]) >> consumer(run_in="process")(elsewhere.kill_always.__wrapped__))
     (error,) = caught.value.exceptions
     assert isinstance(error, WorkerDied)
-    assert "'kill_always': two processes died with this item, by SIGKILL" in str(error)
+    assert "'kill_always': two processes died with this item, by SIGKILL: find out what" in str(error)
 
 
 async def test_a_timeout_ends_the_call() -> None:
