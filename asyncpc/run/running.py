@@ -121,8 +121,8 @@ class Running(Generic[In_contra, Out_co]):
         found = self._run.scaling.stage(stage)
         if found.handler.branches is not None:
             raise StateError(
-                f"stage {found.handler.name!r} has one worker, which keeps items in their order: scale the stages of its "
-                "branches"
+                f"stage {found.handler.name!r} has one worker, which keeps items in their order: scale the stages of "
+                "its branches"
             )
         self._run.scaling.scale(found, at_least_1(f"stage {found.handler.name!r}", "concurrency", concurrency))
 
