@@ -60,6 +60,7 @@ from .options.batch import Batch
 from .options.breaker import Breaker
 from .options.rate import Rate
 from .options.retry import Retry
+from .run.health import Health
 from .run.report import PipelineError, Report, SourceStatistics, StageStatistics, Statistics, Unfinished
 from .run.running import Results, Running
 from .run.supervisor import feed
@@ -78,6 +79,7 @@ __all__ = [
     "DefinitionError",
     "DrainTimeout",
     "Failure",
+    "Health",
     "NotPicklable",
     "Pipeline",
     "PipelineError",

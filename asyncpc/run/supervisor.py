@@ -42,6 +42,7 @@ from ..logs import DEBUG, ERROR, WARNING, log
 from ..wording import item_of, redacted, summary
 from .accounting import Accounts
 from .build import build
+from .health import Looks
 from .outcome import Outcome
 from .report import Report, Statistics
 from .scaling import Scaling
@@ -97,6 +98,7 @@ class Supervisor:
         self.scaling: Scaling = Scaling(plan.name, self.stages, self._start_worker)
         self.accounts: Accounts = Accounts(self._producers, self.stages, plan.ends, self.results)
         self.outcome: Outcome = Outcome(plan.name)
+        self.looks: Looks = Looks(self.first, self.stages, self.outcome, self.statistics)
         self._live: dict[Worker, None] = {}  # a set that keeps its order, so that runs can be repeated
         self._left_behind: list[str] = []  # workers that left a call running in a thread
         self._sources_live = 0
