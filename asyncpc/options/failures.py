@@ -113,7 +113,8 @@ class GiveUp:
         if type(item) is Tracked and stage.dead_letters is None:
             item.ticket.fail(error)
         if failed & (failed - 1) == 0:  # 1, 2, 4, 8, …: not a line for each of a million
-            log(WARNING, "stage %r: %d failed, the last on %s", stage.handler.name, failed, what)
+            name = stage.handler.name
+            log(WARNING, "stage %r: %d failed, the last on %s", name, failed, what, stage=name)
 
     def _check_budget(self, stage: Stage, failed: int, error: Exception) -> None:
         allowed = self._max_failures

@@ -38,8 +38,8 @@ from ..core.stage import ConsumerWorker, Stage, Worker
 from ..core.tracked import release_all
 from ..core.worker import consume
 from ..errors import ConservationError, QueueShutDown, StateError, WorkerCancelled
-from ..logs import DEBUG, ERROR, WARNING, log
-from ..wording import item_of, redacted, summary
+from ..logs import DEBUG, ERROR, WARNING, log, log_as
+from ..wording import item_of, summary
 from .accounting import Accounts
 from .build import build
 from .health import Looks
@@ -126,6 +126,7 @@ class Supervisor:
             queue.check_caller()
         if len(self.plan.entries) > 1:  # then it is none of those
             self.first.check_caller()
+        log_as(self.plan.name, self._context)
         self._context.run(_current.set, self)
         self.scaling.start(self._loop)
         self._sources_live = len(self._producers)
@@ -134,7 +135,9 @@ class Supervisor:
                 from ..offload.sources import read_in_thread  # here, since most programs have no such source
 
                 producer.origin = read_in_thread(producer)
-            self._spawn(producer, copy_context())
+            context = copy_context()
+            log_as(self.plan.name, context)
+            self._spawn(producer, context)
 
     def _start_worker(self, stage: Stage) -> None:
         """Start one more worker, since an item has come and no worker is idle."""
@@ -256,7 +259,8 @@ class Supervisor:
         except Exception as error:
             self.outcome.keep(error, "on_unfinished=")
             self.outcome.is_delivered = False  # the caller has not seen this error yet
-            log(ERROR, "pipeline %r: on_unfinished= raised %s", self.plan.name, summary(error), error=error)
+            name = self.plan.name
+            log(ERROR, "pipeline %r: on_unfinished= raised %s", name, summary(error), error=error, pipeline=name)
 
     @property
     def has_ended(self) -> bool:
@@ -345,7 +349,8 @@ class Supervisor:
             worker.abandoned = True
         self._finish()
         _under_way.add(self)  # or a task could be garbage-collected, and Python would complain that it is pending (B9)
-        log(ERROR, "workers that ignored two cancellations are left behind: %s", ", ".join(self._abandoned()))
+        names = ", ".join(self._abandoned())
+        log(ERROR, "workers that ignored two cancellations are left behind: %s", names, pipeline=self.plan.name)
 
     # -- the end of a worker ------------------------------------------------------------------
 
@@ -389,20 +394,21 @@ class Supervisor:
             self._drain(self.plan.drain_timeout)  # what it produced is handled first (fault C13)
         elif errors:
             self._fail(worker.name)
-        self._log_failures(errors, worker.name)
+        stage = worker.stage.handler.name if isinstance(worker, ConsumerWorker) else worker.name
+        self._log_failures(errors, worker.name, stage)
 
     def _trouble(self, error: Exception, where: str) -> None:
         """End the run, since a callback of the user failed where nobody could raise it."""
         self.outcome.keep(error, where)
         self._fail(where)
-        self._log_failures([error], where)
+        self._log_failures([error], where, where)
 
-    def _log_failures(self, errors: Sequence[BaseException], where: str) -> None:
+    def _log_failures(self, errors: Sequence[BaseException], where: str, stage: str) -> None:
         """Log errors of an entered run, last of all; the caller of a run that is awaited gets them anyway."""
         for error in errors:
             if self._entered and isinstance(error, Exception):
-                what = summary(error) + item_of(error)
-                log(ERROR, "pipeline %r failed in %s: %s", self.plan.name, where, what, error=error)
+                what, name = summary(error) + item_of(error), self.plan.name
+                log(ERROR, "pipeline %r failed in %s: %s", name, where, what, error=error, pipeline=name, stage=stage)
 
     def _fail(self, where: str) -> None:
         """Stop the run at its first failure: cancel other workers, refuse waiting callers of ``put`` (invariant 7)."""
@@ -461,9 +467,10 @@ class Supervisor:
             return
         counts = {stage.name: stage for stage in self.outcome.report.stages}
         for name, left in self.outcome.report.left_by_stage().items():
-            one, names = counts[name], (redacted(self.plan.name), redacted(name))
+            one = counts[name]
             message = "pipeline %r: stage %r left %d of %d items unfinished (%d done, %d failed, %d dropped)"
-            log(WARNING, message, *names, left, one.received, one.done, one.failed, one.dropped)
+            numbers = left, one.received, one.done, one.failed, one.dropped
+            log(WARNING, message, self.plan.name, name, *numbers, pipeline=self.plan.name, stage=name)
 
     def _conclude(self) -> None:
         """Write the report, with what is left, and let go of it."""
@@ -505,7 +512,7 @@ class Supervisor:
         if state not in ADVANCES[self.state]:
             raise StateError(f"pipeline {self.plan.name!r} is {self.state.value}; it cannot become {state.value}")
         before, self.state = self.state, state
-        log(DEBUG, "pipeline %r: %s -> %s", self.plan.name, before, state)
+        log(DEBUG, "pipeline %r: %s -> %s", self.plan.name, before, state, pipeline=self.plan.name)
 
 
 def _delivered_again(error: asyncio.CancelledError, before: asyncio.CancelledError) -> bool:
