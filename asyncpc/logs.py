@@ -1,7 +1,7 @@
 """The logger ``asyncpc``: a run goes on, whatever a log handler raises.
 
-Each record has two fields for formatters and filters, as ``extra=`` would add them: ``pipeline`` and ``stage``, the name
-of a stage or source. They are empty where a line is about none.
+Each record has two fields for formatters and filters, as ``extra=`` would add them: ``pipeline``, and ``stage``, which
+is the name of a stage or source. They are empty where a line is about none.
 """
 
 from __future__ import annotations
