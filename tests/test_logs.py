@@ -11,7 +11,7 @@ from threading import Event
 from typing import Any
 
 import pytest
-from support import Broken, cancelled_with, error_types, left_after_cancel, until
+from support import Broken, cancelled_with, error_types, left_after_cancel, named, until
 from virtual import both, now, ran, run_virtual
 
 from asyncpc import Batch, Failure, Pipeline, PipelineError, QueueShutDown, Report, consumer, producer, source
@@ -437,6 +437,6 @@ def test_a_field_shows_no_password(caplog: pytest.LogCaptureFixture) -> None:
         raise ValueError(n)
 
     url = "redis://me:canary@host"
-    ran(Pipeline([1], consumer(fails, name=url, on_error="skip"), name=url))
+    ran(Pipeline([1], named(url, fails, on_error="skip"), name=url))
     assert fields(caplog) == [("redis://me:***@host", "redis://me:***@host")]
     assert "canary" not in caplog.text

@@ -24,7 +24,17 @@ from .definitions import bind_origin
 from .layout import Layout
 from .parts import Part, join, stage_layout
 
-__all__ = ["Consumer", "Pipeline", "Producer", "Source", "StageLike", "handler_of", "plan_of", "run_beside"]
+__all__ = [
+    "Consumer",
+    "Pipeline",
+    "Producer",
+    "Source",
+    "StageLike",
+    "accompany",
+    "handler_of",
+    "plan_of",
+    "run_beside",
+]
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -256,9 +266,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
     @asynccontextmanager
     async def _accompanied(self, beside: Beside) -> AsyncIterator[None]:
         """Enter ``beside`` for each run that is under way in the block, until that run has ended."""
-        self._beside.append(beside)
-        if self._run is not None:
-            self._around.enter_context(beside(Running(self._run)))
+        accompany(self, beside)
         try:
             yield
         finally:
@@ -307,6 +315,13 @@ def _joined(first: Any, following: Any) -> Pipeline[Any, Any]:
 def plan_of(pipeline: Pipeline[Any, Any]) -> Plan:
     """The plan that a pipeline's runs are made from."""
     return pipeline._plan
+
+
+def accompany(pipeline: Pipeline[Any, Any], beside: Beside) -> None:
+    """Enter ``beside`` for each run of the pipeline from now on, and for one that is under way."""
+    pipeline._beside.append(beside)
+    if pipeline._run is not None:
+        pipeline._around.enter_context(beside(Running(pipeline._run)))
 
 
 async def run_beside(pipeline: Pipeline[Any, Any], *beside: Beside) -> Report:
