@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from typing import Any, Final, Literal
 
 from .checks import check_seconds
@@ -71,8 +71,9 @@ def run_watched(
     loop: Loop = "auto",
     drain_timeout: float | None = None,
     watch: Beside | None = None,
+    around: AbstractAsyncContextManager[object] | None = None,
 ) -> Report:
-    """:func:`run`, with ``watch`` entered while the run is under way."""
+    """:func:`run`, with ``watch`` entered while the run is under way, and ``around`` from before its start."""
     if not isinstance(pipeline, Pipeline):
         raise DefinitionError(f"run() takes a Pipeline, such as numbers >> show, not {_not_a_pipeline(pipeline)}")
     if asyncio._get_running_loop() is not None:
@@ -88,8 +89,12 @@ def run_watched(
             yield
         abandoned = bool(running.report and running.report.abandoned)
 
+    async def main() -> Report:
+        async with nullcontext() if around is None else around:
+            return await run_beside(pipeline, beside, *([] if watch is None else [watch]))
+
     try:
-        return runner.run(run_beside(pipeline, beside, *([] if watch is None else [watch])))
+        return runner.run(main())
     except PipelineError as error:
         raise error.with_traceback(None) from error.__cause__  # the frames in between say nothing
     finally:

@@ -415,8 +415,18 @@ def test_import_brings_in_nothing_optional() -> None:
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
     ).stdout.split()
     assert "asyncpc" in output
-    others = {"argparse", "multiprocessing", "anyio", "rich", "uvloop", "httpx", "starlette", "pytest"}
-    ours = {"cli", "watch", "offload"}
+    others = {
+        "argparse",
+        "multiprocessing",
+        "anyio",
+        "rich",
+        "uvloop",
+        "httpx",
+        "starlette",
+        "pytest",
+        "prometheus_client",
+    }
+    ours = {"cli", "watch", "offload", "metrics"}
     assert not (others | {f"asyncpc.{name}" for name in ours}) & set(output)
 
 

@@ -32,6 +32,7 @@ from ..runner import run_watched
 from ..watch.drawing import draw, mermaid
 from ..watch.progress import progress
 from ..wording import NOTED, escaped, message_of, place_of, redacted
+from .metrics import address, served
 
 __all__ = ["main"]
 
@@ -104,6 +105,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_loop(run)
     run.add_argument("--drain-timeout", type=_seconds, metavar="S", help="seconds a drain may take after a signal")
+    run.add_argument(
+        "--metrics",
+        type=address,
+        metavar="[HOST:]PORT",
+        help="serve /metrics, /live and /ready while it runs; a port alone is for this machine, 0 means any port",
+    )
     run.set_defaults(command=_run)
 
     show = commands.add_parser("show", parents=[common], help="draw a pipeline", description="Draw a pipeline.")
@@ -166,7 +173,9 @@ def _run(options: argparse.Namespace) -> int:
             yield
 
     try:
-        report = run_watched(pipeline, loop=options.loop, drain_timeout=options.drain_timeout, watch=watch)
+        with served(pipeline, options.metrics) as around:
+            timeout = options.drain_timeout
+            report = run_watched(pipeline, loop=options.loop, drain_timeout=timeout, watch=watch, around=around)
     except SystemExit as error:  # of a handler or a source
         left = runs[0].report
         assert left is not None

@@ -28,7 +28,17 @@ from .definitions import bind_origin
 from .layout import Layout
 from .parts import Part, join, stage_layout
 
-__all__ = ["Consumer", "Pipeline", "Producer", "Source", "StageLike", "handler_of", "plan_of", "run_beside"]
+__all__ = [
+    "Consumer",
+    "Pipeline",
+    "Producer",
+    "Source",
+    "StageLike",
+    "accompany",
+    "handler_of",
+    "plan_of",
+    "run_beside",
+]
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -291,9 +301,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
     @asynccontextmanager
     async def _accompanied(self, beside: Beside) -> AsyncIterator[None]:
         """Enter ``beside`` for each run in the block, until that run has ended, or the block."""
-        self._beside[beside] = own = ExitStack()
-        if self._run is not None and self._run.belongs_here():
-            self._accompany(self._run, beside, own)
+        own = accompany(self, beside)
         try:
             yield
         finally:
@@ -301,7 +309,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
             if self._run is not None and self._run.belongs_here():
                 asyncio.get_running_loop().call_soon(_end_unless_stopping, own, self._run)
 
-    def _accompany(self, run: Supervisor, beside: Beside, own: ExitStack) -> None:
+    def _enter_beside(self, run: Supervisor, beside: Beside, own: ExitStack) -> None:
         """Enter ``beside``; it ends with ``own``, with the run at the latest."""
         own.enter_context(beside(Running(run)))
         self._around.callback(own.close)
@@ -333,7 +341,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
             for one in beside:
                 self._around.enter_context(one(Running(run)))
             for one, own in self._beside.items():
-                self._accompany(run, one, own)
+                self._enter_beside(run, one, own)
             run.start()
         except BaseException:
             self._release()
@@ -402,6 +410,14 @@ def _end_unless_stopping(own: ExitStack, run: Supervisor) -> None:
 def plan_of(pipeline: Pipeline[Any, Any]) -> Plan:
     """The plan that a pipeline's runs are made from."""
     return pipeline._as_plan()
+
+
+def accompany(pipeline: Pipeline[Any, Any], beside: Beside) -> ExitStack:
+    """Enter ``beside`` for each run of the pipeline from now on, and for one that is under way; what ends that."""
+    pipeline._beside[beside] = own = ExitStack()
+    if pipeline._run is not None and pipeline._run.belongs_here():
+        pipeline._enter_beside(pipeline._run, beside, own)
+    return own
 
 
 async def run_beside(pipeline: Pipeline[Any, Any], *beside: Beside) -> Report:

@@ -112,8 +112,9 @@ class GiveUp:
         if type(item) is Tracked and stage.dead_letters is None:
             item.ticket.fail(error)
         if failed & (failed - 1) == 0:  # 1, 2, 4, 8, …: not a line for each of a million
+            name = stage.handler.name
             try:
-                log(WARNING, "stage %r: %d failed, the last on %s", stage.handler.name, failed, what)
+                log(WARNING, "stage %r: %d failed, the last on %s", name, failed, what, stage=name)
             except BaseException:  # Ctrl-C, say: the item has been counted
                 worker.settle_one()
                 raise

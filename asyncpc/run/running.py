@@ -13,6 +13,7 @@ from ..core.tracked import CallTicket, Tracked
 from ..errors import QueueShutDown, StateError
 from ..mistakes import absent
 from ..options.rate import Rate, set_rate
+from .health import Health, Look, judge
 from .report import Report, Statistics
 from .signals import Signals, can_handle_signals
 from .supervisor import Supervisor
@@ -20,7 +21,7 @@ from .supervisor import Supervisor
 if TYPE_CHECKING:
     from ..offload.bridge import Bridge
 
-__all__ = ["Results", "Running", "end_block", "failing", "leave", "opening", "signals_handled"]
+__all__ = ["Results", "Running", "end_block", "failing", "leave", "look_at", "opening", "signals_handled"]
 
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
@@ -224,6 +225,18 @@ class Running(Generic[In_contra, Out_co]):
         """Say in words which stage limits the run, and which stages wait for it."""
         return self._run.statistics().bottleneck()
 
+    def health(self, stalled_after: float = 60.0) -> Health:
+        """Say whether the run is well: live, ready, which stages are stalled, and why; may be called in any thread.
+
+        It compares each stage with the last call, so it has to be called now and then, as a probe does. A stage is
+        stalled if it has work and nothing was done, failed or dropped for ``stalled_after`` seconds; not while it waits
+        for a slower stage behind it, for its rate, a breaker or a back-off, for :meth:`resume`, or for more items of a
+        batch. In the loop the answer itself shows that the loop is alive. Another thread asks the loop, and waits for
+        half a second; a loop that has not answered for ``stalled_after`` seconds makes the run not live.
+        """
+        check_seconds(f"pipeline {self._run.plan.name!r}", "stalled_after", stalled_after)
+        return judge(self._run.state, self._run.outcome, self._run.looks.look(), stalled_after)
+
     @property
     def report(self) -> Report | None:
         """The report, once the run has ended."""
@@ -330,6 +343,11 @@ def signals_handled(running: Running[Any, Any], drain_timeout: float | None) -> 
 def failing(running: Running[Any, Any]) -> bool:
     """Whether the run has an error that it will end with, or has ended with."""
     return not running._run.outcome.is_clean()
+
+
+def look_at(running: Running[Any, Any]) -> Look:
+    """What there is to see of a run, in any thread."""
+    return running._run.looks.look()
 
 
 def opening(running: Running[Any, Any], place: int) -> bool:

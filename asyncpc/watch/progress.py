@@ -52,7 +52,7 @@ def progress(plan: Plan, *, stays: bool = True) -> Beside:
         try:
             journey, display = Journey(plan), _display(plan.name)
         except Exception as error:  # a screen that fails leaves the run in peace
-            log(WARNING, "no progress is shown: %s", summary(error))
+            log(WARNING, "no progress is shown: %s", summary(error), pipeline=plan.name)
             yield
             return
 
