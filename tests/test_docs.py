@@ -45,7 +45,7 @@ def map_of(text: str) -> dict[str, list[str]]:
     }
 
 
-@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*DOCS, ROOT / "README.md"], ids=lambda path: path.stem)
 def test_links_and_files_are_there(path: Path) -> None:
     """A reader who follows a link, or looks for a file that is named, finds it."""
     text = path.read_text()
