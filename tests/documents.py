@@ -10,8 +10,8 @@ from typing import Final, NamedTuple
 from children import UNMEASURED, run_child
 
 BLOCK: Final = re.compile(r"^```(python|sh)\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", re.DOTALL | re.MULTILINE)
-MEASURED: Final = re.compile(r"(?<= {2})[\d,.]+ *$|[\d,.]+(?= s$)", re.MULTILINE)
-"""What differs from run to run: the last figure of a row, which is a rate, or seconds."""
+MEASURED: Final = re.compile(r"(?<= {2})[\d,.]+(?: +[\d,.]+)?$|[\d,.]+(?= s$)", re.MULTILINE)
+"""What differs from run to run: at the end of a row how many were queued and the rate, and seconds."""
 
 
 class Block(NamedTuple):

@@ -106,6 +106,6 @@ def test_what_is_looked_for_is_found() -> None:
         ("python", "a\n", "b\n"),
         ("sh", "asyncpc c\n", ""),
     ]
-    assert unmeasured("stage   done   rate\n-----  -----  -----\na     3 of 4  1,234\n4 done in 0.123 s\n") == (
-        "stage done rate\n- - -\na 3 of 4 #\n4 done in # s\n"
-    )
+    assert unmeasured(
+        "stage   done  queued   rate\n------  ----  ------  -----\na  3 of 4       7  1,234\n4 in 0.1 s\n"
+    ) == ("stage done queued rate\n- - - -\na 3 of 4 #\n4 in # s\n")
