@@ -143,7 +143,7 @@ def _around(inbox: Channel[Any], items: Any, outbox: Channel[Any] | None) -> Aro
         items.popleft,
         inbox.putters,
         inbox.writers,
-        inbox.low + 1,
+        inbox.look_below,
         outbox,
         out.items,
         out.items.append,
@@ -153,7 +153,7 @@ def _around(inbox: Channel[Any], items: Any, outbox: Channel[Any] | None) -> Aro
 
 async def _handle_some(worker: ConsumerWorker, items: Any, inbox: Channel[Any], around: Around) -> tuple[float, bool]:
     """Handle items while there are any and time is left: the seconds that took, and whether it was a single item."""
-    take, putters, writers, wake_from, outbox, out_items, out_append, out_getters = around
+    take, putters, writers, look_below, outbox, out_items, out_append, out_getters = around
     call, clock = worker.call, perf_counter
     context, home = worker.watched
     settled, run, elapsed, value = worker.settled, FIRST, 0.0, None
@@ -167,7 +167,7 @@ async def _handle_some(worker: ConsumerWorker, items: Any, inbox: Channel[Any], 
             except BaseException:  # priorities that cannot be compared; the last item has been settled
                 worker.item = NO_ITEM
                 raise
-            if putters or (writers and len(items) < wake_from):
+            if putters or (writers and len(items) < look_below):
                 inbox.made_room()
             try:
                 value = await call(item)

@@ -21,6 +21,7 @@ from asyncpc import (
     Rate,
     Report,
     Retry,
+    Running,
     consumer,
     feed,
     route,
@@ -108,6 +109,52 @@ def test_a_full_queue_flushes() -> None:
     report = ran(source(range(10)) >> stage(batcher))
     assert report.done == 10
     assert {reason for _, reason in batcher.items} == {"full", "end"}
+
+
+@both
+@pytest.mark.parametrize("keys", [3, 5])
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_batches_that_wait_for_more_items_do_not_keep_these_out(keys: int, concurrency: int, eager: bool) -> None:
+    """Several incomplete batches may fill more than half of the queue: then there is nothing to wait for but items."""
+
+    @consumer(batch=Batch(3, key=lambda n: n % 3), key=lambda n: n % keys, maxsize=12, concurrency=concurrency)
+    async def handle(rows: list[int]) -> None:
+        await asyncio.sleep(1)
+
+    report = ran(source(range(200)) >> handle, eager=eager)
+    assert (report.done, report.stages[0].peak_queued) == (200, 12)
+
+
+@both
+@pytest.mark.parametrize("upstream", ["workers", "callers"])
+def test_what_completes_a_batch_comes_in_while_incomplete_ones_wait(upstream: str, eager: bool) -> None:
+    """Ten batches of one item each, and room for one more each time that one was handled."""
+    turn, handled = asyncio.Semaphore(0), 0
+
+    async def up(n: int) -> int:
+        if n >= 11:
+            await turn.acquire()
+        return n
+
+    @consumer(batch=Batch(5, key=lambda n: n), maxsize=10)
+    async def handle(rows: list[int]) -> None:
+        nonlocal handled
+        await asyncio.sleep(1)
+        handled += 1
+        if handled > 1:
+            turn.release()
+
+    async def put(running: Running[int, Any], n: int) -> None:
+        await running.put(await up(n))
+
+    async def main() -> int:
+        if upstream == "workers":
+            return (await (source(range(20)) >> named("up", up, concurrency=2) >> handle)).done
+        async with Pipeline(handle) as running:
+            await asyncio.gather(*[put(running, n) for n in range(20)])
+            return (await running.drain()).done
+
+    assert run_virtual(main, eager=eager) == 20
 
 
 def test_the_queue_of_a_batch_stage_holds_more_than_a_batch() -> None:
