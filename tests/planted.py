@@ -321,7 +321,7 @@ FAULTS: Final = (
             worker,
             "_recovered",
             "await give_up_all(worker, item, 1, error.error)",
-            "return await stage.recover(worker, item, call, error.error)",
+            "return await stage.recover(worker, item, error.error)",
         ),
     ),
     _fault(

@@ -288,7 +288,7 @@ class Channel(BoundedQueue[T]):
         self.wake_followers()
 
     def made_room(self, freed: int = 1) -> None:
-        """Wake putters, one for each slot freed, and writers in bulk: half of the room is free, or nothing can be taken.
+        """Wake putters, one for each slot freed, and writers in bulk: half of the room is free or nothing can be taken.
 
         While both wait, slots go to them alternately, so that neither starves the other.
         """

@@ -71,7 +71,7 @@ class Wrap(Protocol):
 class Recover(Protocol):
     """What becomes of a call that raised: its value after all, DONE if a policy gave the item up, or it raises."""
 
-    def __call__(self, worker: Any, item: Any, call: Call, error: Exception, /) -> Awaitable[Any]:
+    def __call__(self, worker: Any, item: Any, error: Exception, /) -> Awaitable[Any]:
         """See the class."""
         ...
 
