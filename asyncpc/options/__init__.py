@@ -2,7 +2,8 @@
 
 :data:`ORDER` is the order in which options are checked and installed, so it is the order in which they nest: an attempt
 waits for the breaker, then for its rate (and looks at the breaker again), then its time is measured. Batches form
-outside of these, and the order of values is restored outside of everything. ``docs/adding-an-option.md`` says how to add one.
+outside of these, and the order of values is restored outside of everything. ``docs/adding-an-option.md`` says how to
+add one.
 """
 
 from __future__ import annotations
