@@ -723,6 +723,26 @@ def test_version_is_the_package_s(tmp_path: Path) -> None:
     assert (ended.status, ended.out) == (0, f"asyncpc {asyncpc.__version__}\n")
 
 
+def test_a_checkout_that_is_not_installed_runs(folder: Path) -> None:
+    """``python -m asyncpc`` in a clone needs no metadata, which only an installation has."""
+    for arguments in (["--version"], ["show", "app:done"]):
+        ended = run_child(folder, "-S", "-m", "asyncpc", *arguments, PYTHONPATH=str(Path(asyncpc.__file__).parents[1]))
+        assert (ended.status, ended.err) == (0, "")
+
+
+def test_what_is_typed_is_shown_without_passwords(capsys: pytest.CaptureFixture[str]) -> None:
+    """A password in the wrong place of a command must not end in a log (fault F7)."""
+    for arguments in (
+        ["run", "app:done", "redis://me:hunter2@host"],
+        ["run", "a:b", "--loop", "http://me:hunter2@host"],
+    ):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        told = capsys.readouterr().err
+        assert "://me:***@host" in told
+        assert "hunter2" not in told
+
+
 def test_a_piped_run_imports_no_rich(folder: Path) -> None:
     """What is used on terminals only costs nothing elsewhere."""
     program = (
