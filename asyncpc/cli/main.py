@@ -88,7 +88,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="asyncpc", description="Run a pipeline, draw it, or find what limits it.")
     parser.add_argument("--version", action="version", version=f"asyncpc {__version__}")
     common = _Parser(add_help=False)
-    common.add_argument("target", metavar="module:pipeline", help="a pipeline in a module, such as app.pipelines:crawl")
+    common.add_argument(
+        "target",
+        metavar="module[:pipeline]",
+        help="a pipeline in a module, such as app.pipelines:crawl; the only one of a module need not be named",
+    )
     common.add_argument("--traceback", action="store_true", help="show errors in full")
     commands = parser.add_subparsers(required=True, metavar="run|show|profile")
 

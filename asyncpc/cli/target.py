@@ -1,4 +1,4 @@
-"""Finds the pipeline that the user names: ``app:pipeline``."""
+"""Finds the pipeline that the user names: ``app:pipeline``, or ``app`` if that has only one."""
 
 from __future__ import annotations
 
@@ -9,29 +9,21 @@ from inspect import isfunction
 from pathlib import Path
 from typing import Any
 
-from ..graph.pipeline import Pipeline
+from ..graph.pipeline import Pipeline, plan_of
 from .output import UsageError, call_of, line_of
 
 __all__ = ["load"]
 
 
 def load(target: str) -> Pipeline[Any, Any]:
-    """Load the pipeline that ``module:pipeline`` names."""
+    """Load the pipeline that ``module:pipeline`` names, or the only one of ``module``."""
     name, _, path = target.partition(":")
     if name.endswith(".py"):
-        raise UsageError(f"{name!r} is a file; write the module's name: {_module_in(name)}:{path or '…'}")
+        raise UsageError(f"{name!r} is a file; write the module's name: {_module_in(name)}{path and f':{path}'}")
     if not all(part.isidentifier() for part in name.split(".")):
         raise UsageError(f"{target!r} is not module:pipeline; write it as for an import, such as app.pipelines:crawl")
     module = _import(name)
-    found: Any = module
-    for attribute in path.split("."):
-        try:
-            found = getattr(found, attribute)
-        except AttributeError as error:
-            missing = f"no {attribute!r} in {target!r}" if path else f"which pipeline of {name!r}?"
-            raise UsageError(f"{missing}; {_pipelines_of(name, module)}") from error
-        except Exception as error:
-            raise UsageError(f"{target!r} cannot be read: {line_of(error)}") from error
+    found = _named(target, name, path, module) if path else _only(name, module)
     if not isinstance(found, Pipeline):
         cure = (
             f"if it makes one, add to the module: pipeline = {path}()"
@@ -40,6 +32,29 @@ def load(target: str) -> Pipeline[Any, Any]:
         )
         raise UsageError(f"{target!r} is a {type(found).__name__}, not a Pipeline; {cure}")
     return found
+
+
+def _named(target: str, name: str, path: str, module: object) -> Any:
+    """What the ``path`` of attributes leads to."""
+    found: Any = module
+    for attribute in path.split("."):
+        try:
+            found = getattr(found, attribute)
+        except AttributeError as error:
+            raise UsageError(f"no {attribute!r} in {target!r}; {_pipelines_of(name, module)}") from error
+        except Exception as error:
+            raise UsageError(f"{target!r} cannot be read: {line_of(error)}") from error
+    return found
+
+
+def _only(name: str, module: object) -> Pipeline[Any, Any]:
+    """The only pipeline of a module; one without a source counts if there is no other, since it is mostly a part."""
+    every = {id(one): one for one in vars(module).values() if isinstance(one, Pipeline)}.values()
+    found = [one for one in every if plan_of(one).origins] or list(every)
+    if len(found) != 1:
+        which = f"which pipeline of {name!r}? " if found else ""
+        raise UsageError(f"{which}{_pipelines_of(name, module)}")
+    return found[0]
 
 
 def _module_in(file: str) -> str:
@@ -58,13 +73,19 @@ def _import(name: str) -> Any:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and f"{name}.".startswith(f"{error.name}."):
-            raise UsageError(f"no module {error.name!r} in {here} or on sys.path") from None
+            raise UsageError(f"no module {error.name!r} in {here} or on sys.path{_colon(error.name)}") from None
         raise UsageError(f"{name!r} cannot be imported: {line_of(error)}") from error
     except SystemExit as error:
         cure = "put that below: if __name__ == '__main__':"
         raise UsageError(f"{name!r} cannot be imported: it called {call_of(error)}; {cure}") from error
     except Exception as error:
         raise UsageError(f"{name!r} cannot be imported: {line_of(error)}") from error
+
+
+def _colon(missing: str) -> str:
+    """The cure where a dot was written for the colon."""
+    name, _, attribute = missing.rpartition(".")
+    return f"; write {name}:{attribute}" if hasattr(sys.modules.get(name), attribute) else ""
 
 
 def _pipelines_of(name: str, module: object) -> str:

@@ -402,14 +402,18 @@ def test_an_incomplete_drain_exits_1_and_tells_what_is_left(folder: Path, loop: 
 @pytest.mark.parametrize(
     ("target", "told"),
     [
-        ("app", "which pipeline of 'app'?; 'app' has: app:done, app:failing"),
+        ("app", "which pipeline of 'app'? 'app' has: app:done, app:failing"),
+        ("app.done", "no module 'app.done' in "),
+        ("app.done", "write app:done"),
+        ("app.other", "or on sys.path\n"),
+        ("json", "'json' has no Pipeline: make one with pipeline = source >> consumer"),
         ("app:dnoe", "no 'dnoe' in 'app:dnoe'; 'app' has: app:done"),
         ("app:work", "'app:work' is a Consumer, not a Pipeline; 'app' has: app:done"),
         ("app:Inner.other", "no 'other'"),
         ("apq:done", "no module 'apq' in "),
         ("app.py:done", "'app.py' is a file; write the module's name: app:done"),
         ("./app.py:done", "'./app.py' is a file; write the module's name: app:done"),
-        ("deep/er/app.py", "write the module's name: deep.er.app:…"),
+        ("deep/er/app.py", "write the module's name: deep.er.app\n"),
         ("/no/such/app.py:done", "write the module's name: app:done"),
         ("./app:done", "is not module:pipeline"),
         (
@@ -433,6 +437,22 @@ def test_a_wrong_target_exits_2_and_says_what_to_write(
     assert (status, out) == (2, "")
     assert told in err.replace("\\\\", "\\")
     assert len(err.splitlines()) == 1
+
+
+def test_the_only_pipeline_of_a_module_need_not_be_named(
+    folder: Path, called: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most modules have one; its parts and its other names are no others. In doubt nothing is run."""
+    (folder / "single.py").write_text("from app import done, headless\npipeline = again = done\n")
+    (folder / "part.py").write_text("from app import headless\n")
+    (folder / "parts.py").write_text("from app import headless\nfrom app import work\nother = work >> work\n")
+    for name in ("single", "part", "parts"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    assert called("run", "single")[0] == 0
+    assert called("show", "part")[1].startswith("put() ")
+    assert (
+        called("show", "parts")[2] == "asyncpc: which pipeline of 'parts'? 'parts' has: parts:headless, parts:other\n"
+    )
 
 
 @pytest.mark.parametrize(
