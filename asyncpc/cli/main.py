@@ -25,6 +25,7 @@ from ..runner import run_watched
 from ..watch.drawing import draw, mermaid
 from ..watch.progress import progress
 from ..wording import escaped, redacted, shown
+from .factory import setting
 from .metrics import address, served
 from .output import (
     OutputError,
@@ -92,6 +93,14 @@ def _parser() -> argparse.ArgumentParser:
         "target",
         metavar="module[:pipeline]",
         help="a pipeline in a module, such as app.pipelines:crawl; the only one of a module need not be named",
+    )
+    common.add_argument(
+        "--set",
+        type=setting,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a value for the function that makes the pipeline, if module:function names one",
     )
     common.add_argument("--traceback", action="store_true", help="show errors in full")
     commands = parser.add_subparsers(required=True, metavar="run|show|profile")
@@ -163,7 +172,7 @@ def _seconds(text: str) -> float:
 
 def _run(options: argparse.Namespace) -> int:
     """Run the pipeline, print its report, and say what went wrong."""
-    pipeline = load(options.target)
+    pipeline = load(options.target, options.set)
     runs: list[Running[Any, Any]] = []
     shown = progress(plan_of(pipeline), stays=False)  # the report follows
 
@@ -199,7 +208,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _show(options: argparse.Namespace) -> int:
     """Draw the pipeline."""
-    plan = plan_of(load(options.target))
+    plan = plan_of(load(options.target, options.set))
     picture = mermaid(plan) if options.mermaid else draw(plan, shutil.get_terminal_size().columns)
     print_text(picture)
     return 0
@@ -210,7 +219,7 @@ def _profile(options: argparse.Namespace) -> int:
     from ..watch.findings import Profile, Record, verdict
     from ..watch.profile import profile
 
-    pipeline = load(options.target)
+    pipeline = load(options.target, options.set)
     records: list[Record] = []
     profiles: list[Profile] = []
 

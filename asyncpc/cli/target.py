@@ -5,18 +5,22 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from inspect import isfunction
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..graph.pipeline import Pipeline, plan_of
+from .factory import Factory, made_by
 from .output import UsageError, call_of, line_of
 
 __all__ = ["load"]
 
 
-def load(target: str) -> Pipeline[Any, Any]:
-    """Load the pipeline that ``module:pipeline`` names, or the only one of ``module``."""
+def load(target: str, given: Sequence[tuple[str, str]]) -> Pipeline[Any, Any]:
+    """Load the pipeline that ``module:pipeline`` names, or the only one of ``module``.
+
+    If it names a function, that makes it, of the values that were ``given``.
+    """
     name, _, path = target.partition(":")
     if name.endswith(".py"):
         raise UsageError(f"{name!r} is a file; write the module's name: {_module_in(name)}{path and f':{path}'}")
@@ -24,13 +28,15 @@ def load(target: str) -> Pipeline[Any, Any]:
         raise UsageError(f"{target!r} is not module:pipeline; write it as for an import, such as app.pipelines:crawl")
     module = _import(name)
     found = _named(target, name, path, module) if path else _only(name, module)
+    if isinstance(found, Factory):
+        made = made_by(found, target, dict(given))
+        if not isinstance(made, Pipeline):
+            raise UsageError(f"{target!r} returned a {type(made).__name__}, not a Pipeline; let it return the Pipeline")
+        return made
     if not isinstance(found, Pipeline):
-        cure = (
-            f"if it makes one, add to the module: pipeline = {path}()"
-            if isfunction(found)
-            else _pipelines_of(name, module)
-        )
-        raise UsageError(f"{target!r} is a {type(found).__name__}, not a Pipeline; {cure}")
+        raise UsageError(f"{target!r} is a {type(found).__name__}, not a Pipeline; {_pipelines_of(name, module)}")
+    if given:
+        raise UsageError(f"--set is for a function that makes a pipeline, and {target!r} is one; leave --set out")
     return found
 
 
@@ -89,8 +95,12 @@ def _colon(missing: str) -> str:
 
 
 def _pipelines_of(name: str, module: object) -> str:
-    """Say which pipelines a module has."""
-    names = [attribute for attribute, value in vars(module).items() if isinstance(value, Pipeline)]
+    """Say which pipelines a module has, and which functions say that they return one."""
+    names = [attribute for attribute, value in vars(module).items() if isinstance(value, Pipeline) or _makes(value)]
     if not names:
         return f"{name!r} has no Pipeline: make one with pipeline = source >> consumer"
     return f"{name!r} has: {', '.join(f'{name}:{attribute}' for attribute in names)}"
+
+
+def _makes(value: object) -> bool:
+    return isinstance(value, Factory) and "Pipeline" in str(getattr(value, "__annotations__", {}).get("return"))

@@ -421,10 +421,7 @@ def test_an_incomplete_drain_exits_1_and_tells_what_is_left(folder: Path, loop: 
             "'app:inner.broken' cannot be read: OSError: no settings at redis://me:***@host/0 (app.py:",
         ),
         ("", "is not module:pipeline"),
-        (
-            "json:dumps",
-            "'json:dumps' is a function, not a Pipeline; if it makes one, add to the module: pipeline = dumps()",
-        ),
+        ("json:JSONEncoder", "'json:JSONEncoder' is a type, not a Pipeline; 'json' has no Pipeline: make one with"),
         ("app:headless", "has no source"),
         ("a\x1b[2J:b", r"a\x1b[2J:b"),
     ],
@@ -446,7 +443,10 @@ def test_the_only_pipeline_of_a_module_need_not_be_named(
     (folder / "single.py").write_text("from app import done, headless\npipeline = again = done\n")
     (folder / "part.py").write_text("from app import headless\n")
     (folder / "parts.py").write_text("from app import headless\nfrom app import work\nother = work >> work\n")
-    for name in ("single", "part", "parts"):
+    (folder / "maker.py").write_text(
+        "from asyncpc import Pipeline\ndef make() -> Pipeline[int, int]: ...\ndef no(): ...\n"
+    )
+    for name in ("single", "part", "parts", "maker"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     assert called("run", "single")[0] == 0
     assert called("show", "part")[1].startswith("put() ")
