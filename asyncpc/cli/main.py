@@ -12,34 +12,41 @@ import logging
 import math
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final, NoReturn
 
 from .. import __version__
 from ..errors import ConservationError, DefinitionError, StateError
 from ..graph.decorators import consumer, source
-from ..graph.pipeline import plan_of
-from ..run.report import PipelineError
+from ..graph.pipeline import Pipeline, plan_of
+from ..run.report import PipelineError, Report
 from ..run.running import Running
+from ..run.watching import Beside
 from ..runner import run_watched
 from ..watch.drawing import draw, mermaid
 from ..watch.progress import progress
 from ..wording import escaped, redacted, shown
+from .as_json import as_line, report_as_json
 from .factory import setting
 from .metrics import address, served
 from .output import (
     OutputError,
     UsageError,
-    asked_for,
     fill_standard_files,
     flush,
     let_go_of_stdout,
     line_of,
+    line_of_exit,
+    lines_of,
+    logged_at,
     print_error,
+    print_exit,
     print_failure,
     print_left,
+    print_line,
     print_text,
     print_trace,
+    status_of_exit,
 )
 from .target import load
 
@@ -66,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_trace(options, error)
         return 130
     except SystemExit as error:
-        return asked_for(error, is_done=False)
+        print_exit(error)
+        return status_of_exit(error, is_done=False)
     except BrokenPipeError:  # the reader of the output is gone
         let_go_of_stdout()
         return 1
@@ -121,6 +129,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="[HOST:]PORT",
         help="serve /metrics, /live and /ready while it runs; a port alone is for this machine, 0 means any port",
     )
+    run.add_argument(
+        "--log-level",
+        type=str.lower,
+        choices=("debug", "info", "warning", "error", "critical"),
+        help="write the log to stderr, from this level on",
+    )
+    run.add_argument("--json", action="store_true", help="print one JSON object in place of the report, on a line")
+    run.add_argument("--quiet", action="store_true", help="show no progress and no report; errors are shown")
     run.set_defaults(command=_run)
 
     show = commands.add_parser("show", parents=[common], help="draw a pipeline", description="Draw a pipeline.")
@@ -171,15 +187,23 @@ def _seconds(text: str) -> float:
 
 
 def _run(options: argparse.Namespace) -> int:
-    """Run the pipeline, print its report, and say what went wrong."""
-    pipeline = load(options.target, options.set)
+    """Run the pipeline, and tell how that went."""
+    with logged_at(options.log_level):
+        pipeline = load(options.target, options.set)
+        beside = [] if options.quiet else [progress(plan_of(pipeline), stays=False)]  # the report follows
+        return _run_and_tell(pipeline, options, beside)
+
+
+def _run_and_tell(pipeline: Pipeline[Any, Any], options: argparse.Namespace, beside: Sequence[Beside]) -> int:
+    """Run the pipeline, print its report, and say what went wrong; each ``beside`` is entered while it runs."""
     runs: list[Running[Any, Any]] = []
-    shown = progress(plan_of(pipeline), stays=False)  # the report follows
 
     @contextmanager
     def watch(running: Running[Any, Any]) -> Iterator[None]:
         runs.append(running)
-        with shown(running):
+        with ExitStack() as stack:
+            for one in beside:
+                stack.enter_context(one(running))
             yield
 
     try:
@@ -189,21 +213,30 @@ def _run(options: argparse.Namespace) -> int:
     except SystemExit as error:  # of a handler or a source
         left = runs[0].report
         assert left is not None
-        print_text(str(left))
-        status = asked_for(error, is_done=left.complete and not left.failed)
+        status = status_of_exit(error, is_done=left.complete and not left.failed)
+        _tell(left, status, [line_of_exit(error)], options)
+        print_exit(error)
         print_left(left)
         print_trace(options, error)
         return status
     except PipelineError as error:
-        print_text(str(error.report))
+        _tell(error.report, 1, lines_of(error), options)
         print_failure(error, options)
         return 1
     except ConservationError as error:
         print_error(f"asyncpc: {line_of(error)}")
         print_trace(options, error)
         return 1
-    print_text(str(report))
+    _tell(report, report.exit_status, [], options)
     return report.exit_status
+
+
+def _tell(report: Report, status: int, errors: list[str], options: argparse.Namespace) -> None:
+    """Print the report in the way that was asked for, if any."""
+    if options.json:
+        print_line(as_line(report_as_json(report, status, errors)))
+    elif not options.quiet:
+        print_text(str(report))
 
 
 def _show(options: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import traceback
@@ -17,18 +18,26 @@ from ..wording import NOTED, escaped, message_of, place_of, redacted
 __all__ = [
     "OutputError",
     "UsageError",
-    "asked_for",
     "call_of",
     "fill_standard_files",
     "flush",
     "let_go_of_stdout",
     "line_of",
+    "line_of_exit",
+    "lines_of",
+    "logged_at",
     "print_error",
+    "print_exit",
     "print_failure",
     "print_left",
+    "print_line",
     "print_text",
     "print_trace",
+    "status_of_exit",
 ]
+
+LOG: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+"""A line of the log."""
 
 SHOWN: Final = 10
 """How many errors, and how many stages with items left, are listed."""
@@ -52,15 +61,26 @@ def print_text(text: str) -> None:
     """Print ``text`` on stdout; line breaks stay, other control characters are escaped."""
     if sys.stdout is None:  # the program was started without one
         return
-    safe = "\n".join(map(escaped, redacted(text).split("\n")))
+    safe = _safe(text)
     encoding = sys.stdout.encoding or "utf-8"
     try:
         safe.encode(encoding)
     except UnicodeEncodeError:
         safe = safe.translate(ASCII).encode(encoding, "backslashreplace").decode(encoding)
-    with _writing():
-        print(safe)
-    flush()
+    print_line(safe)
+
+
+def print_line(safe: str) -> None:
+    """Print on stdout what is safe for a terminal already."""
+    if sys.stdout is not None:
+        with _writing():
+            print(safe)
+        flush()
+
+
+def _safe(text: str) -> str:
+    """The text without passwords, and with all control characters but line breaks escaped."""
+    return "\n".join(map(escaped, redacted(text).split("\n")))
 
 
 def flush() -> None:
@@ -110,7 +130,7 @@ def print_trace(options: argparse.Namespace, error: BaseException | None) -> Non
 
 def print_failure(failed: PipelineError, options: argparse.Namespace) -> None:
     """Print each error on a line, and how many items each stage left; never an item itself."""
-    lines = [line_of(error, notes) for error, notes in _leaves(failed)]
+    lines = lines_of(failed)
     print_error(f"asyncpc: {failed.message}{'' if options.traceback else ' (--traceback shows more)'}")
     for line in lines[:SHOWN]:
         print_error(f"  {line}")
@@ -127,6 +147,11 @@ def print_left(report: Report) -> None:
         stages = ", ".join(f"{stage} {count:,}" for stage, count in left[:SHOWN])
         others = f" and {len(left) - SHOWN} more stages" if len(left) > SHOWN else ""
         print_error(f"left unfinished: {sum(report.left_by_stage().values()):,} items ({stages}{others})")
+
+
+def lines_of(failed: PipelineError) -> list[str]:
+    """Each error of a run on a line."""
+    return [line_of(error, notes) for error, notes in _leaves(failed)]
 
 
 def _leaves(error: BaseException, notes: tuple[str, ...] = ()) -> Iterator[tuple[BaseException, tuple[str, ...]]]:
@@ -148,9 +173,18 @@ def line_of(error: BaseException, notes: tuple[str, ...] = ()) -> str:
     return type(error).__name__ + (f": {what}" if what else "") + (f" ({details})" if details else "")
 
 
-def asked_for(error: SystemExit, *, is_done: bool) -> int:
-    """Say that the program called ``sys.exit()``; the status it asked for, but never 0 for work that is not done."""
-    print_error(f"asyncpc: the program called {call_of(error)}, which ended the run")
+def print_exit(error: SystemExit) -> None:
+    """Say that the program called ``sys.exit()``."""
+    print_error(f"asyncpc: {line_of_exit(error)}")
+
+
+def line_of_exit(error: SystemExit) -> str:
+    """The same, for a list of errors."""
+    return f"the program called {call_of(error)}, which ended the run"
+
+
+def status_of_exit(error: SystemExit, *, is_done: bool) -> int:
+    """The status that the program asked for, but never 0 for work that is not done."""
     status = error.code if isinstance(error.code, int) else int(error.code is not None)
     return status or int(not is_done)
 
@@ -158,3 +192,28 @@ def asked_for(error: SystemExit, *, is_done: bool) -> int:
 def call_of(error: SystemExit) -> str:
     """The call that raised it."""
     return f"sys.exit({'' if error.code is None else repr(error.code)})"
+
+
+class _SafeFormatter(logging.Formatter):
+    """Formats records without passwords and control characters, whoever logs them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _safe(super().format(record))
+
+
+@contextmanager
+def logged_at(level: str | None) -> Iterator[None]:
+    """Write what the program logs, from ``level`` on, to stderr; without a level leave logging alone."""
+    if level is None:
+        yield
+        return
+    handler, root = logging.StreamHandler(), logging.getLogger()
+    handler.setFormatter(_SafeFormatter(LOG))
+    before = root.level
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(before)
