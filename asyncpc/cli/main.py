@@ -11,7 +11,7 @@ import argparse
 import logging
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final, NoReturn
 
@@ -112,8 +112,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     common.add_argument("--traceback", action="store_true", help="show errors in full")
     commands = parser.add_subparsers(required=True, metavar="run|show|profile")
+    _add_run(commands.add_parser, common)
+    show = commands.add_parser("show", parents=[common], help="draw a pipeline", description="Draw a pipeline.")
+    show.add_argument("--mermaid", action="store_true", help="as a mermaid flowchart")
+    show.set_defaults(command=_show)
+    _add_profile(commands.add_parser, common)
+    return parser
 
-    run = commands.add_parser(
+
+def _add_run(add: Callable[..., _Parser], common: _Parser) -> None:
+    run = add(
         "run",
         parents=[common],
         help="run a pipeline to its end",
@@ -123,27 +131,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_loop(run)
     run.add_argument("--drain-timeout", type=_seconds, metavar="S", help="seconds a drain may take after a signal")
-    run.add_argument(
-        "--metrics",
-        type=address,
-        metavar="[HOST:]PORT",
-        help="serve /metrics, /live and /ready while it runs; a port alone is for this machine, 0 means any port",
-    )
+    run.add_argument("--quiet", action="store_true", help="show no progress and no report; errors are shown")
+    run.add_argument("--json", action="store_true", help="print one JSON object in place of the report, on a line")
     run.add_argument(
         "--log-level",
         type=str.lower,
         choices=("debug", "info", "warning", "error", "critical"),
         help="write the log to stderr, from this level on",
     )
-    run.add_argument("--json", action="store_true", help="print one JSON object in place of the report, on a line")
-    run.add_argument("--quiet", action="store_true", help="show no progress and no report; errors are shown")
+    run.add_argument(
+        "--metrics",
+        type=address,
+        metavar="[HOST:]PORT",
+        help="serve /metrics, /live and /ready while it runs; a port alone is for this machine, 0 means any port",
+    )
     run.set_defaults(command=_run)
 
-    show = commands.add_parser("show", parents=[common], help="draw a pipeline", description="Draw a pipeline.")
-    show.add_argument("--mermaid", action="store_true", help="as a mermaid flowchart")
-    show.set_defaults(command=_show)
 
-    profile = commands.add_parser(
+def _add_profile(add: Callable[..., _Parser], common: _Parser) -> None:
+    profile = add(
         "profile",
         parents=[common],
         help="find which stage limits a pipeline, and which setting would help",
@@ -159,7 +165,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_loop(profile)
     profile.set_defaults(command=_profile)
-    return parser
 
 
 def _add_loop(command: _Parser) -> None:
