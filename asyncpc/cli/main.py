@@ -12,7 +12,7 @@ import logging
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any, Final, NoReturn
 
 from .. import __version__
@@ -28,6 +28,7 @@ from ..watch.progress import progress
 from ..wording import escaped, redacted, shown
 from .as_json import as_line, report_as_json
 from .factory import setting
+from .failed import FailedItems
 from .metrics import address, served
 from .output import (
     OutputError,
@@ -140,6 +141,9 @@ def _add_run(add: Callable[..., _Parser], common: _Parser) -> None:
         help="write the log to stderr, from this level on",
     )
     run.add_argument(
+        "--failed", metavar="FILE", help="append each item that fails, or is left unfinished, to FILE as a line of JSON"
+    )
+    run.add_argument(
         "--metrics",
         type=address,
         metavar="[HOST:]PORT",
@@ -196,7 +200,11 @@ def _run(options: argparse.Namespace) -> int:
     with logged_at(options.log_level):
         pipeline = load(options.target, options.set)
         beside = [] if options.quiet else [progress(plan_of(pipeline), stays=False)]  # the report follows
-        return _run_and_tell(pipeline, options, beside)
+        if options.failed is None:
+            return _run_and_tell(pipeline, options, beside)
+        with closing(FailedItems(options.failed)) as failed:
+            status = _run_and_tell(pipeline, options, [*beside, failed.told])
+        return status if failed.is_complete else 1
 
 
 def _run_and_tell(pipeline: Pipeline[Any, Any], options: argparse.Namespace, beside: Sequence[Beside]) -> int:

@@ -3,7 +3,7 @@
 This table says who may start what; a test reads it and finds any other module that does::
 
     tasks         run.supervisor
-    threads       offload.threads, offload.sources, offload.child
+    threads       offload.threads, offload.sources, offload.child, cli.failed
     processes     offload.processes
     interpreters  offload.interpreters
     loops         runner
