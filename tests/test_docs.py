@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from children import UNMEASURED, run_child
+from children import UNMEASURED, Ended, run_child
+from pages import DOCS, PAGES, Program, differs, programs, unmeasured
 
 import asyncpc
 
 ROOT: Final = Path(__file__).parents[1]
 PACKAGE: Final = Path(asyncpc.__file__).parent
-DOCS: Final = sorted((ROOT / "docs").rglob("*.md"))
-HOW_TO: Final = sorted((ROOT / "docs" / "how-to").glob("*.md"))
-HOW: Final = (ROOT / "docs" / "how-it-works.md").read_text()
+HOW: Final = (DOCS / "how-it-works.md").read_text()
 MADE_THERE: Final = {"options/dedupe.py", "tests/options/test_dedupe.py"}
 """Files that a page tells its reader to write."""
 
@@ -43,7 +42,7 @@ def map_of(text: str) -> dict[str, list[str]]:
     }
 
 
-@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_links_and_files_are_there(path: Path) -> None:
     """A reader who follows a link, or looks for a file that is named, finds it."""
     text = path.read_text()
@@ -58,16 +57,54 @@ def test_links_and_files_are_there(path: Path) -> None:
     assert not missing
 
 
+# -- the programs ---------------------------------------------------------------------------------
+
+ELSEWHERE: Final = {"adding-an-option.md"}
+"""Pages whose programs only a test of its own can run."""
+
+SERVES: Final = "app.py"
+"""The title of a program that waits for requests; ``test_web_pages.py`` makes them."""
+
+RUNNABLE: Final = [page for page in PAGES if programs(page) and page.name not in ELSEWHERE]
+
+
+def run_program(program: Program, folder: Path) -> Ended:
+    """Run a program as a reader would, who saves it in a folder with the others of its page."""
+    file = program.title or "program.py"
+    (folder / file).write_text(program.text)
+    return run_child(folder, file, **UNMEASURED)
+
+
 @pytest.mark.realtime
-@pytest.mark.parametrize("path", HOW_TO, ids=lambda path: path.stem)
-def test_the_programs_of_a_how_to_run(path: Path, tmp_path: Path) -> None:
-    """Who copies a program from a page can run it as it is, each by itself, and has no complaint to read."""
-    programs = re.findall(r"^```python\n(.*?)^```$", path.read_text(), re.DOTALL | re.MULTILINE)
-    assert programs
-    for program in programs:
-        ended = run_child(tmp_path, "-c", program, **UNMEASURED)
-        assert ended.status == 0, ended.err
-        assert "Traceback" not in ended.err
+@pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: page.stem)
+def test_the_programs_of_a_page_run(page: Path, tmp_path: Path) -> None:
+    """Who copies a program from a page can run it as it is, and sees what the page shows, a traceback included."""
+    for program in programs(page):
+        if program.title == SERVES:
+            continue
+        ended = run_program(program, tmp_path)
+        fails = "Traceback" in program.output
+        assert ended.status == fails, ended.err
+        assert fails or "Traceback" not in ended.err
+        written = (ended.out + ended.err).replace(f"{tmp_path}/", "")
+        assert not program.output or not (wrong := differs(written, program.output)), wrong
+
+
+def test_outputs_are_compared() -> None:
+    """Protects the test above: another figure or another line is noticed, another rate or duration is not."""
+    table = (
+        "a     done  peak queued  rate\n----  ----  -----------  ----\nshow     {}            {}    {}\nshow in {} s\n"
+    )
+    promised = table.format(9, 1, 30, 0.1)
+    assert unmeasured(promised) == "a done peak queued rate\nshow 9\nshow in # s\n"
+    assert not differs(table.format(9, 2, 31, 0.2), promised)
+    assert differs(table.format(8, 1, 30, 0.1), promised)
+    assert not differs("1\n2\n3\n4\n", "1\n...\n4\n")
+    assert differs("1\n2\n3\n4\n", "1\n...\n5\n")
+    assert differs("1\n2\n", "1\n")
+
+
+# -- the site -------------------------------------------------------------------------------------
 
 
 def test_the_site_has_every_page() -> None:
@@ -75,13 +112,13 @@ def test_the_site_has_every_page() -> None:
     with (ROOT / "zensical.toml").open("rb") as file:
         navigation = tomllib.load(file)["project"]["nav"]
     assert sorted(re.findall(r"'([\w/-]+\.md)'", repr(navigation))) == [
-        path.relative_to(ROOT / "docs").as_posix() for path in DOCS
+        path.relative_to(DOCS).as_posix() for path in PAGES
     ]
 
 
 def test_the_reference_describes_every_public_name_once() -> None:
     """Who looks a name up finds it, whatever is added to the package."""
-    pages = "".join(path.read_text() for path in (ROOT / "docs" / "reference").glob("*.md"))
+    pages = "".join(path.read_text() for path in (DOCS / "reference").glob("*.md"))
     assert sorted(re.findall(r"^::: asyncpc\.(\w+)$", pages, re.MULTILINE)) == sorted(asyncpc.__all__)
 
 
