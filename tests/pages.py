@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Final, NamedTuple
 
-__all__ = ["DOCS", "PAGES", "README", "Program", "differs", "programs", "unmeasured"]
+__all__ = ["DOCS", "PAGES", "README", "Program", "differs", "files", "programs", "unmeasured"]
 
 ROOT: Final = Path(__file__).parents[1]
 DOCS: Final = ROOT / "docs"
@@ -17,6 +17,7 @@ PROGRAM: Final = re.compile(
     r"^```python(?: ([^\n]*))?\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", re.DOTALL | re.MULTILINE
 )
 TITLE: Final = re.compile(r'title="([^"]*)"')
+FILE: Final = re.compile(r'^```(?:toml|ini|json) title="([^"\n]*)"\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 RULER: Final = re.compile(r"-+(  -+)+")
 MEASURED: Final = ("peak queued", "rate")
 """Columns that differ from run to run."""
@@ -38,6 +39,11 @@ def programs(page: Path) -> list[Program]:
         Program("".join(TITLE.findall(options)), text, output)
         for options, text, output in PROGRAM.findall(page.read_text())
     ]
+
+
+def files(page: Path) -> dict[str, str]:
+    """The other files that a page shows by their names, such as settings."""
+    return dict(FILE.findall(page.read_text()))
 
 
 def unmeasured(output: str) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from children import UNMEASURED, Ended, run_child
-from pages import DOCS, PAGES, Program, differs, programs, unmeasured
+from children import UNMEASURED, run_child
+from pages import DOCS, PAGES, differs, files, programs, unmeasured
 
 import asyncpc
 
@@ -68,26 +68,27 @@ SERVES: Final = "app.py"
 RUNNABLE: Final = [page for page in PAGES if programs(page) and page.name not in ELSEWHERE]
 
 
-def run_program(program: Program, folder: Path) -> Ended:
-    """Run a program as a reader would, who saves it in a folder with the others of its page."""
-    file = program.title or "program.py"
-    (folder / file).write_text(program.text)
-    return run_child(folder, file, **UNMEASURED)
-
-
 @pytest.mark.realtime
 @pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: page.stem)
 def test_the_programs_of_a_page_run(page: Path, tmp_path: Path) -> None:
     """Who copies a program from a page can run it as it is, and sees what the page shows, a traceback included."""
+    for name, text in files(page).items():
+        (tmp_path / name).write_text(text)
+    tested = [one.title for one in programs(page) if one.title.startswith("test_")]
     for program in programs(page):
-        if program.title == SERVES:
+        name = program.title or "program.py"
+        (tmp_path / name).write_text(program.text)
+        if name == SERVES or name in tested:
             continue
-        ended = run_program(program, tmp_path)
+        ended = run_child(tmp_path, name, **UNMEASURED)
         fails = "Traceback" in program.output
         assert ended.status == fails, ended.err
         assert fails or "Traceback" not in ended.err
         written = (ended.out + ended.err).replace(f"{tmp_path}/", "")
         assert not program.output or not (wrong := differs(written, program.output)), wrong
+    if tested:
+        ended = run_child(tmp_path, "-m", "pytest", "-p", "no:cacheprovider", *tested, **UNMEASURED)
+        assert ended.status == 0, ended.out + ended.err
 
 
 def test_outputs_are_compared() -> None:
