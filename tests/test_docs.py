@@ -59,7 +59,7 @@ def test_links_and_files_are_there(path: Path) -> None:
 
 # -- the programs ---------------------------------------------------------------------------------
 
-ELSEWHERE: Final = {"adding-an-option.md"}
+ELSEWHERE: Final = {"adding-an-option.md", "notebooks.md"}
 """Pages whose programs only a test of its own can run."""
 
 SERVES: Final = "app.py"
