@@ -1,4 +1,4 @@
-"""``python -m tools.queue_picture`` draws how a queue fills and drains: ``docs/explanation/queue.svg``, from a real run.
+"""``python -m tools.queue_picture`` draws how a queue fills and drains, from a real run: ``docs/explanation/queue.svg``.
 
 The source gives an item every 10 ms, twice as fast as three workers handle them. After 1.25 s somebody stops the run.
 """
