@@ -1,6 +1,6 @@
-"""``python -m tools.queue_picture`` draws how a queue fills and drains, from a real run: ``docs/explanation/queue.svg``.
+"""``python -m tools.queue_picture`` draws ``docs/explanation/queue.svg``: how a queue fills and drains in a real run.
 
-The source gives an item every 10 ms, twice as fast as three workers handle them. After 1.25 s somebody stops the run.
+The source gives an item every 20 ms, twice as fast as three workers handle them. After 2.5 s somebody stops the run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PICTURE = Path(__file__).parent.parent / "docs" / "explanation" / "queue.svg"
 
 BOUND = 20
 """Items that the queue holds."""
-STOP = 1.25
+STOP = 2.5
 """Seconds after which the run is stopped."""
 
 WIDTH, HEIGHT = 760, 300
@@ -40,11 +40,11 @@ async def record() -> list[Moment]:
     async def source() -> AsyncIterator[int]:
         for n in itertools.count():
             yield n
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.02)
 
     @consumer(concurrency=3, maxsize=BOUND)
     async def handle(n: int) -> None:
-        await asyncio.sleep(0.06)
+        await asyncio.sleep(0.12)
 
     moments = []
     loop = asyncio.get_running_loop()
@@ -85,7 +85,7 @@ def picture(moments: list[Moment]) -> str:
         (x(end), BOTTOM + 42, "end", "nothing is left: END"),
         (LEFT - 8, y(BOUND) + 4, "end", f"{BOUND}"),
         (LEFT - 8, y(0) + 4, "end", "0"),
-        *[(x(tenths / 10), BOTTOM + 20, "middle", f"{tenths / 10:g} s") for tenths in range(0, int(10 * end) + 1, 2)],
+        *[(x(halves / 2), BOTTOM + 20, "middle", f"{halves / 2:g} s") for halves in range(int(2 * end) + 1)],
     ]
     lines = [
         f'<path d="M{LEFT} {y(BOUND)}H{RIGHT}" stroke-dasharray="4 4"/>',
