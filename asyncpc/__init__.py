@@ -32,8 +32,11 @@ The wings of the house. Imports only go down this list, and inside a wing no two
     options   what a user asks of a stage, one file each
     offload   calls and sources that would block the event loop: threads, processes, interpreters
     core      what an item meets: channels, stages, workers
-    errors, failure, wording, checks, backoff, logs: everything above may use them
+    errors, failure, wording, checks, mistakes, backoff, logs: everything above may use them
 """
+
+import sys as _sys
+import typing as _typing
 
 from .backoff import Restart, exponential
 from .core.queue import DEFAULT_MAXSIZE, END, BoundedQueue, QueueStatistics
@@ -55,6 +58,7 @@ from .failure import Failure
 from .graph.branches import broadcast, merge, route
 from .graph.decorators import consumer, producer, source
 from .graph.pipeline import Consumer, Pipeline, Producer, Source
+from .mistakes import unknown_attribute as _unknown_attribute
 from .options.adaptive import Adaptive
 from .options.batch import Batch
 from .options.breaker import Breaker
@@ -113,3 +117,13 @@ __all__ = [
 ]
 
 __version__ = "0.2.0.dev0"
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if not _typing.TYPE_CHECKING:  # checkers know what there is
+
+    def __getattr__(name: str) -> None:
+        raise _unknown_attribute(_sys.modules[__name__], name)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from .mistakes import explained
+
 __all__ = ["Restart", "exponential"]
 
 
@@ -19,6 +21,7 @@ def exponential(attempt: int, *, first: float = 0.1, cap: float = 30.0) -> float
     return random.uniform(0.0, min(cap, first * 2.0 ** min(attempt - 1, 60)))
 
 
+@explained
 class Restart(NamedTuple):
     """How often a producer that raised is started again: at most ``times`` within any ``within`` seconds.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
 from logging import DEBUG, ERROR, WARNING
 from typing import Any, Final
 
@@ -16,8 +15,11 @@ _logger.addHandler(logging.NullHandler())
 
 
 def log(level: int, message: str, *args: Any, error: BaseException | None = None) -> None:
-    """Log ``message`` and the traceback of ``error``; drop what a handler or filter of the user's raises."""
-    with suppress(Exception):
+    """Log ``message`` and the traceback of ``error``; drop what a handler or filter of the user's raises.
+
+    ``pytest.fail`` and a cancelled future raise no ``Exception``; only Ctrl-C and ``SystemExit`` come out.
+    """
+    try:
         if not _logger.isEnabledFor(level):
             return
         file, line, function, _ = _logger.findCaller(stacklevel=2)
@@ -26,3 +28,7 @@ def log(level: int, message: str, *args: Any, error: BaseException | None = None
         if error is not None:
             record.exc_text = traceback_of(error).rstrip()  # or a formatter would show the passwords in it (fault F7)
         _logger.handle(record)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:
+        pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Literal
@@ -10,7 +11,8 @@ from typing import Any, Final, Literal
 from .checks import check_seconds
 from .core.plan import Plan
 from .errors import DefinitionError, StateError
-from .graph.pipeline import Pipeline, plan_of, run_beside
+from .graph.pipeline import Consumer, Pipeline, Producer, Source, plan_of, run_beside
+from .mistakes import explained
 from .run.report import PipelineError, Report
 from .run.running import Running, signals_handled
 from .run.watching import Beside, install, screens
@@ -40,6 +42,7 @@ class _Screens:
 install(_Screens())
 
 
+@explained
 def run(
     pipeline: Pipeline[Any, Any],
     *,
@@ -70,7 +73,7 @@ def run_watched(
 ) -> Report:
     """:func:`run`, with ``watch`` entered while the run is under way."""
     if not isinstance(pipeline, Pipeline):
-        raise DefinitionError(f"run() takes a Pipeline, such as numbers >> show, not {pipeline!r}")
+        raise DefinitionError(f"run() takes a Pipeline, such as numbers >> show, not {_not_a_pipeline(pipeline)}")
     if asyncio._get_running_loop() is not None:
         raise StateError("run() creates its own event loop; inside a running one, write 'await pipeline'")
     check_seconds("run()", "drain_timeout", drain_timeout)
@@ -93,6 +96,18 @@ def run_watched(
             _leave_behind(runner.get_loop())
         else:
             runner.close()
+
+
+def _not_a_pipeline(thing: object) -> str:
+    """What somebody gave to ``run`` in place of a pipeline, and the cure if there is one."""
+    if inspect.iscoroutine(thing):
+        thing.close()  # or Python warns that it was never awaited
+        return f"the coroutine {thing.__name__}(): write asyncio.run({thing.__name__}())"
+    if isinstance(thing, Consumer):
+        return f"{thing!r}: write source(items) >> it"
+    if isinstance(thing, (Producer, Source)):
+        return f"{thing!r}: write it >> a consumer"
+    return repr(thing)
 
 
 def _loop_factory(loop: Loop) -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -17,7 +17,7 @@ from .cases import BEST_LIBRARY, CASES, LIMITS, WANTED
 from .measure import Bench, Result, Results, Spread
 from .peers import ASYNCPC, LIBRARIES
 
-INSTALL = "install it with: uv sync --group bench (or: pip install rich matplotlib)"
+INSTALL = "install it with: uv run --project benchmarks … (or: pip install rich matplotlib)"
 NOISE = 0.05
 """The share by which a ratio may always differ from one run to the next."""
 

@@ -16,10 +16,11 @@ Expect, after some seconds (here with Python 3.11)::
     most imported, by modules:
          239  sys
     ...
-    734 files in 2.6 s
+    734 files in 1.9 s
 
-Plain functions find, read and parse the files. They run in threads, so the loop stays free to hear a signal. A file
-that cannot be read or parsed is counted and named, and the job goes on.
+Plain functions find, read and parse the files: the first in a thread, the others in processes, twenty files to a call.
+So the job uses two processors, and the loop stays free to hear a signal. A file that cannot be read or parsed is
+counted and named, and the job goes on.
 """
 
 import ast
@@ -32,7 +33,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from asyncpc import Pipeline, consumer, producer, run
+from asyncpc import Batch, Pipeline, consumer, producer, run
 
 NOT_OURS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 
@@ -56,21 +57,14 @@ def files(folder: Path) -> Iterator[tuple[str, Path]]:
                 yield path.relative_to(folder).as_posix(), path
 
 
-@consumer(concurrency=8)
-def read(file: tuple[str, Path]) -> tuple[str, bytes | OSError]:
-    name, path = file
-    try:
-        return name, path.read_bytes()
-    except OSError as error:
-        return name, error
+@consumer(run_in="process", concurrency=2, batch=Batch(20))  # parsing keeps a processor busy
+def measure(batch: list[tuple[str, Path]]) -> list[Module]:
+    return [measured(name, path) for name, path in batch]
 
 
-@consumer(concurrency=2)  # parsing keeps a processor busy, so more workers would only wait
-def measure(module: tuple[str, bytes | OSError]) -> Module:
-    name, text = module
+def measured(name: str, path: Path) -> Module:
     try:
-        if isinstance(text, OSError):
-            raise text
+        text = path.read_bytes()
         nodes = list(ast.walk(ast.parse(text)))
     except (OSError, SyntaxError, ValueError) as error:
         return Module(name, problem=f"{type(error).__name__}: {error}")
@@ -120,7 +114,7 @@ def table(title: str, rows: list[tuple[int, str]]) -> None:
 
 
 def report_on(folder: Path) -> Pipeline[tuple[str, Path], None]:
-    return files(folder) >> read >> measure >> collect
+    return files(folder) >> measure >> collect
 
 
 pipeline = report_on(Path(sysconfig.get_path("stdlib")))

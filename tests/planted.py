@@ -175,6 +175,7 @@ def log_lines_before_the_end() -> list[str]:
             await asyncio.sleep(1)
             await running.drain(0)
         over.set()
+        await asyncio.sleep(1)
 
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

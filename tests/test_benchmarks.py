@@ -188,7 +188,7 @@ def test_without_rich_and_matplotlib(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "hand-written" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="2"):
         main(["startup", *QUICK, "--plot", "plot.svg"])
-    assert "uv sync --group bench" in capsys.readouterr().err
+    assert "uv run --project benchmarks" in capsys.readouterr().err
 
 
 def test_the_readme_is_written_from_the_files(

@@ -157,7 +157,7 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("tool", ["bench mypy", "bench pyright", "--verifytypes asyncpc --ignoreexternal"])
+@pytest.mark.parametrize("tool", ["--active mypy", "--active pyright", "--verifytypes asyncpc --ignoreexternal"])
 def test_each_type_checker_can_fail_it(bare: Path, tool: str) -> None:
     """They run side by side, where a status is easily lost."""
     assert gate(bare, "types").results()["types"] == "ok"
@@ -167,14 +167,14 @@ def test_each_type_checker_can_fail_it(bare: Path, tool: str) -> None:
 def test_what_needs_something_that_is_missing_says_so(bare: Path) -> None:
     """Another Python is asked of uv first; where only what is there may be used, nothing is installed."""
     lenient = gate(bare, "--available", "test", "3.12", "instructions", "3.11")
-    log = (bare / "uv.log").read_text()
+    asked_for_nothing = not (bare / "uv.log").exists()
     strict = gate(bare, "test", "3.12", "instructions", "3.11")
     assert (lenient.status, strict.status) == (0, 1)
     for run in lenient, strict:
         assert run.results() == {"setup": "ok", "test 3.12": "NOT EXERCISED", "instructions 3.11": "NOT EXERCISED"}
         assert "  Python 3.12\n" in run.output
         assert "  valgrind\n" in run.output
-    assert "python install" not in log
+    assert asked_for_nothing
     assert "python install" in (bare / "uv.log").read_text()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Final
 
@@ -67,6 +68,21 @@ def test_the_programs_of_a_how_to_run(path: Path, tmp_path: Path) -> None:
         ended = run_child(tmp_path, "-c", program, **UNMEASURED)
         assert ended.status == 0, ended.err
         assert "Traceback" not in ended.err
+
+
+def test_the_site_has_every_page() -> None:
+    """A page that the navigation leaves out is not found; one that is gone breaks the build."""
+    with (ROOT / "zensical.toml").open("rb") as file:
+        navigation = tomllib.load(file)["project"]["nav"]
+    assert sorted(re.findall(r"'([\w/-]+\.md)'", repr(navigation))) == [
+        path.relative_to(ROOT / "docs").as_posix() for path in DOCS
+    ]
+
+
+def test_the_reference_describes_every_public_name_once() -> None:
+    """Who looks a name up finds it, whatever is added to the package."""
+    pages = "".join(path.read_text() for path in (ROOT / "docs" / "reference").glob("*.md"))
+    assert sorted(re.findall(r"^::: asyncpc\.(\w+)$", pages, re.MULTILINE)) == sorted(asyncpc.__all__)
 
 
 def test_the_map_is_complete() -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -212,6 +213,23 @@ def test_what_is_no_pipeline_is_refused() -> None:
     """``run(work)`` is the first mistake everyone makes."""
     with pytest.raises(DefinitionError, match=r"takes a Pipeline, such as numbers >> show, not <Consumer work>"):
         asyncpc.run(work)  # type: ignore[arg-type]  # the mistake under test
+
+
+def test_what_is_no_pipeline_is_told_how_to_become_one() -> None:
+    """A coroutine belongs to ``asyncio.run``, and is not left un-awaited; a stage needs a source, a source a stage."""
+
+    async def main() -> None: ...
+
+    wrong: list[tuple[Any, str]] = [
+        (main(), r"not the coroutine main\(\): write asyncio\.run\(main\(\)\)"),
+        (work, r"<Consumer work>: write source\(items\) >> it"),
+        (source([1]), r"<Source source\(list\)>: write it >> a consumer"),
+        (3, "not 3$"),
+    ]
+    for thing, cure in wrong:
+        with pytest.raises(DefinitionError, match=cure):
+            asyncpc.run(thing)
+    gc.collect()
 
 
 @pytest.mark.parametrize("wrong", ["5", -1, float("nan"), True])

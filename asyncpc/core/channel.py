@@ -47,6 +47,11 @@ class Ended(Exception):
 class Channel(BoundedQueue[T]):
     """A :class:`BoundedQueue` between a pipeline's workers, which counts only what comes from outside by itself."""
 
+    _elsewhere = (
+        "this run belongs to another event loop or thread; from a thread, write running.put_from_thread(item), and "
+        "loop.call_soon_threadsafe(…) for anything else"
+    )
+
     def __init__(self, maxsize: float) -> None:
         super().__init__(maxsize)
         self.items: Any = self._queue
@@ -66,6 +71,8 @@ class Channel(BoundedQueue[T]):
         """How its writers share the room, where they belong to several stages or sources."""
         self.when_full: Full | None = None
         """Called with an item instead of waiting for room."""
+        self.check_waiter: Callable[[], None] | None = None
+        """Called before somebody waits for room in ``put`` without a limit; raises if nobody else can make room."""
         self.inlet: Inlet | None = None
         """Where items from threads come in, if any do."""
         self.workers: int = 0
@@ -334,7 +341,7 @@ class Channel(BoundedQueue[T]):
                     self.inlet.claimed = 0
             return
         if self.when_full is None:
-            raise asyncio.QueueFull
+            raise asyncio.QueueFull("there is no room in the run's first queue; 'await running.put(item)' waits for it")
         try:
             self.when_full(item)
         except asyncio.QueueFull:
@@ -346,6 +353,8 @@ class Channel(BoundedQueue[T]):
 
     async def _until_room(self, deadline: float | None) -> None:
         while self.when_full is None and self._refusal is None and self.is_full():
+            if deadline is None and self.check_waiter is not None:
+                self.check_waiter()
             await self.putters.wait(asyncio.get_running_loop(), deadline)
 
     def _leave(self, item: T) -> None:

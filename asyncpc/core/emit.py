@@ -21,7 +21,7 @@ from .channel import Channel, Ended
 from .seams import Call
 from .stage import DONE, ConsumerWorker, Outlet, Stage
 from .tracked import Tracked, fail_all
-from .waiting import Budget
+from .waiting import Budget, obey_cancel
 
 __all__ = ["Refused", "branching", "emit", "emit_each", "generating", "leave", "put_waiting"]
 
@@ -41,7 +41,7 @@ async def emit(worker: ConsumerWorker, outlet: Outlet, value: Any) -> None:
     """
     channel = outlet.channel
     if channel is None:
-        if value is not None:
+        if value is not None and type(value) is not Tracked:  # else its ticket gets it
             worker.stage.counts.unread = True
     elif channel.may_enqueue():
         channel.enqueue(value)
@@ -93,8 +93,8 @@ def generating(worker: ConsumerWorker, function: Callable[[Any], AsyncGenerator[
                     await _emit_or_refuse(worker, outlet, value)
                 if budget.is_spent():
                     await budget.renew()
-                if worker.cancelled:  # the generator swallowed it (fault B4)
-                    raise asyncio.CancelledError
+                if worker.cancelled:  # the generator swallowed it (fault B4), or asked for it
+                    await obey_cancel()
         except BaseException as error:
             await _close(values, error)
             raise
@@ -147,8 +147,8 @@ def _collecting(worker: ConsumerWorker, function: Callable[[Any], AsyncGenerator
                 collected.append(value)
                 if budget.is_spent():
                     await budget.renew()
-                if worker.cancelled:  # the generator swallowed it (fault B4)
-                    raise asyncio.CancelledError
+                if worker.cancelled:  # the generator swallowed it (fault B4), or asked for it
+                    await obey_cancel()
         except BaseException as error:
             await _close(values, error)
             raise

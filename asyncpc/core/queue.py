@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from operator import length_hint
 from threading import get_ident
-from typing import Final, Generic, NamedTuple, TypeVar, cast, final
+from typing import ClassVar, Final, Generic, NamedTuple, TypeVar, cast, final
 
 from ..errors import QueueShutDown, StateError
 from .waiting import BUDGET, WaitQueue, checkpoint
@@ -101,6 +101,11 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
     _finished: asyncio.Event
     _maxsize: float
     _loop: asyncio.AbstractEventLoop | None
+
+    _elsewhere: ClassVar[str] = (
+        "this BoundedQueue belongs to another event loop or thread; from a thread, use "
+        "asyncio.run_coroutine_threadsafe(queue.put(item), loop)"
+    )
 
     def __init_subclass__(cls) -> None:
         for base in set(cls.__mro__) - {asyncio.Queue}:
@@ -410,10 +415,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
                 self._loop, self._thread = loop, get_ident()
                 self._finished = asyncio.Event()
         elif loop is not None or get_ident() != self._thread:
-            raise StateError(
-                "this BoundedQueue belongs to another event loop or thread; from a thread, use "
-                "asyncio.run_coroutine_threadsafe(queue.put(item), loop)"
-            )
+            raise StateError(self._elsewhere)
 
     def _forget_loop(self) -> None:
         """Forget the loop, which was closed, and the waiters that were woken in it."""

@@ -11,8 +11,8 @@ from typing import Any
 from .channel import Channel, Ended
 from .latency import LoopProbe
 from .plan import Origin
-from .stage import Worker
-from .waiting import TIME_SLICE, checkpoint
+from .stage import RunLinks, Worker
+from .waiting import TIME_SLICE, checkpoint, obey_cancel
 from .worker import RUNS
 
 __all__ = ["ProducerWorker"]
@@ -23,12 +23,13 @@ LONGEST = sum(map(len, RUNS))
 class ProducerWorker(Worker):
     """The one worker of a source."""
 
-    __slots__ = ("origin", "outbox", "probe", "produced", "recent", "restarts")
+    __slots__ = ("links", "origin", "outbox", "probe", "produced", "recent", "restarts")
 
     task: asyncio.Task[None] | None  # as in Worker, but what is assigned below would be inferred otherwise
 
-    def __init__(self, name: str, origin: Origin, outbox: Channel[Any]) -> None:
+    def __init__(self, name: str, origin: Origin, outbox: Channel[Any], links: RunLinks) -> None:
         super().__init__(name)
+        self.links: RunLinks = links
         self.origin: Origin = origin
         self.outbox: Channel[Any] = outbox
         self.produced: int = 0
@@ -75,8 +76,8 @@ class ProducerWorker(Worker):
                     produced += 1
                     self.produced = produced
                     await outbox.wait_for_room()  # the source is not asked while the queue is full
-                    if self.cancelled:  # the source swallowed it (fault B4)
-                        raise asyncio.CancelledError
+                    if self.cancelled:  # the source swallowed it (fault B4), or asked for it
+                        await obey_cancel()
                 else:
                     append(item)
                     produced += 1
@@ -85,7 +86,7 @@ class ProducerWorker(Worker):
                         getters.wake()
                 if produced >= next_look or self.cancelled:
                     if self.cancelled:  # as above
-                        raise asyncio.CancelledError
+                        await obey_cancel()
                     elapsed = clock() - began
                     if slow:
                         self.probe.ended(ticks, elapsed)
@@ -113,15 +114,12 @@ class ProducerWorker(Worker):
             raise
 
     async def _close_after(self, error: Exception, iterator: AsyncIterator[Any]) -> None:
-        """Close a source whose item was refused; ``error`` is not lost if a stop or another error comes meanwhile."""
-        forgiven = self._may_restart(error)
-        try:
-            if isinstance(iterator, AsyncGenerator):
-                await iterator.aclose()
-        except BaseException:
-            if not forgiven:
-                self.failed_with(error.error if isinstance(error, Ended) else error)
-            raise
+        """Close a source whose item was refused; ``error`` is known before, since that may take its time."""
+        if not self._may_restart(error):
+            self.failed_with(error.error if isinstance(error, Ended) else error)
+            self.links.failing(self)
+        if isinstance(iterator, AsyncGenerator):
+            await iterator.aclose()
 
     def _may_restart(self, error: Exception) -> bool:
         """Whether the source may be started again now (fault C5)."""

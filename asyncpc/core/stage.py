@@ -122,6 +122,13 @@ class ConsumerWorker(Worker):
         self.item.popleft()
         self.stage.counts.settled_besides += 1
 
+    def settle_one(self) -> None:
+        """The item that is being given up has failed: the only one in flight, or the first of several."""
+        if self.stage.handler.takes_lists:
+            self.settle_first()
+        else:
+            self.settle()
+
     async def rest(self, seconds: float, why: str) -> None:
         """Wait before another attempt: it is no part of the handler's latency."""
         began = perf_counter()
@@ -198,13 +205,17 @@ class Timing:
 class RunLinks:
     """What a stage knows of its run."""
 
-    __slots__ = ("failures", "machines", "tracks", "trouble")
+    __slots__ = ("failing", "failures", "machines", "tracks", "trouble")
 
-    def __init__(self, tracks: bool, trouble: Callable[[Exception, str], None]) -> None:
+    def __init__(
+        self, tracks: bool, trouble: Callable[[Exception, str], None], failing: Callable[[Worker], None]
+    ) -> None:
         self.tracks: bool = tracks
         """Whether items may come with tickets."""
         self.trouble: Callable[[Exception, str], None] = trouble
         """Ends the run with an error that nobody can raise in the midst of its work, and the name of the stage."""
+        self.failing: Callable[[Worker], None] = failing
+        """Tells the run of a worker that has failed, but has yet to close what it has opened."""
         self.failures: deque[KeptFailure] = deque(maxlen=FAILURES_KEPT)
         """The last items that failed, in any stage."""
         self.machines: dict[int, Any] = {}
@@ -327,6 +338,10 @@ class Stage:
         def of_plain(item: Any) -> Any:
             try:
                 return function(plain(item))
+            except asyncio.CancelledError as cancel:  # of something that it looked at: its caller was not cancelled
+                raise WorkerCancelled(
+                    f"{option}= of stage {self.handler.name!r} raised CancelledError, but nobody cancelled its caller"
+                ) from cancel
             except Exception as error:
                 annotate(error, f"in {option}= of stage {self.handler.name!r}")
                 raise
@@ -367,7 +382,7 @@ async def give_up_all(worker: ConsumerWorker, taken: Any, calls: int, error: Exc
     stage.counts.settled_besides -= 1  # the worker counts one
 
 
-def stray(worker: ConsumerWorker, cancel: asyncio.CancelledError) -> WorkerCancelled:
+def stray(worker: ConsumerWorker, cancel: asyncio.CancelledError, of: str = "the handler") -> WorkerCancelled:
     """The failure of an item whose handler raised ``CancelledError`` of its own; raises that of the worker's task.
 
     A handler may await a task that somebody else cancelled. Nobody has cancelled the worker then, and its task says so.
@@ -375,7 +390,7 @@ def stray(worker: ConsumerWorker, cancel: asyncio.CancelledError) -> WorkerCance
     if worker.task is None or worker.task.cancelling():
         raise cancel
     error = WorkerCancelled(
-        f"stage {worker.stage.handler.name!r}: the handler raised CancelledError, but nobody cancelled its worker; "
+        f"stage {worker.stage.handler.name!r}: {of} raised CancelledError, but nobody cancelled its worker; "
         "something that it awaits was cancelled"
     )
     error.__cause__ = cancel

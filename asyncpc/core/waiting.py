@@ -12,9 +12,9 @@ from collections.abc import Callable, Generator
 from contextlib import suppress
 from time import perf_counter
 from types import coroutine
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
-__all__ = ["BUDGET", "TIME_SLICE", "Budget", "WaitQueue", "Waits", "checkpoint"]
+__all__ = ["BUDGET", "TIME_SLICE", "Budget", "WaitQueue", "Waits", "checkpoint", "obey_cancel"]
 
 BUDGET: Final = 128
 """Items that a loop moves without letting others run (invariant 10)."""
@@ -27,6 +27,15 @@ TIME_SLICE: Final = 0.0005
 def checkpoint() -> Generator[None, None, None]:
     """Let every other task that is ready run once, like ``asyncio.sleep(0)`` without its check of the delay."""
     yield
+
+
+async def obey_cancel() -> NoReturn:
+    """Raise the cancel of the calling task: one that was swallowed, or one that Python has not delivered yet.
+
+    Python delivers at the next ``await`` what the task's own code asked for: that must not be one of the clean-up.
+    """
+    await checkpoint()
+    raise asyncio.CancelledError
 
 
 class WaitQueue(deque[Any]):

@@ -25,7 +25,7 @@ from .queue import END
 from .seams import Call
 from .stage import DONE, NO_ITEM, ConsumerWorker, Stage, give_up_all, stray
 from .tracked import never_awaited, tracking
-from .waiting import TIME_SLICE, WaitQueue
+from .waiting import TIME_SLICE, WaitQueue, obey_cancel
 
 __all__ = ["RUNS", "attempt", "consume", "recovered"]
 
@@ -64,6 +64,7 @@ async def _with_resource(worker: ConsumerWorker) -> None:
             opening.discard(worker)
             await _work(worker, lambda item: handler.function(item, resource))
             if worker.failures:
+                worker.stage.run.failing(worker)
                 raise worker.failures[0]  # so that the resource sees it; the error is kept even if its exit swallows it
     except asyncio.CancelledError as error:
         worker.completed = False  # the resource was not closed properly
@@ -193,7 +194,7 @@ async def _handle_some(worker: ConsumerWorker, items: Any, inbox: Channel[Any], 
             settled += 1
             worker.settled = settled
             if worker.interrupted:
-                _obey_cancel(worker)
+                await _leave_if_cancelled(worker)
                 break
         elapsed = clock() - started
         worker.item = NO_ITEM  # what follows may raise: a key is let go there, which may compare priorities
@@ -226,11 +227,11 @@ async def _is_to_leave(stage: Stage) -> bool:
     return True
 
 
-def _obey_cancel(worker: ConsumerWorker) -> None:
-    """Take nothing more if the worker was cancelled, and its handler swallowed that (fault B4)."""
+async def _leave_if_cancelled(worker: ConsumerWorker) -> None:
+    """Take nothing more if the worker was cancelled, and its handler swallowed that (fault B4), or asked for it."""
     if worker.cancelled:
         worker.item = NO_ITEM
-        raise asyncio.CancelledError
+        await obey_cancel()
 
 
 async def _not_emitted(worker: ConsumerWorker, item: Any, error: BaseException) -> None:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar, overload
 
 from ..checks import check_callback, check_name
 from ..errors import DefinitionError, Unroutable
+from ..mistakes import explained
 from ..options.failures import OnError
 from ..wording import shown
 from .decorators import Items, Listener, as_listener
@@ -33,6 +34,7 @@ def merge(one: Mergeable[A], two: Mergeable[B], /) -> Source[A | B]: ...
 def merge(one: Mergeable[A], two: Mergeable[B], three: Mergeable[C], /) -> Source[A | B | C]: ...
 @overload
 def merge(one: Mergeable[T], /, *more: Mergeable[T]) -> Source[T]: ...
+@explained
 def merge(*sources: Any) -> Source[Any]:
     """Make several sources one: items enter in the order in which they come, and one bound holds for all.
 
@@ -65,6 +67,7 @@ def route(
     max_failures: float | None = None,
     name: str | None = None,
 ) -> Pipeline[A, B | C]: ...
+@explained
 def route(
     by: Callable[[A], Hashable],
     branches: Mapping[Any, StageLike[A, Any]],
@@ -145,6 +148,7 @@ def broadcast(
     max_failures: float | None = None,
     name: str | None = None,
 ) -> Pipeline[A, B]: ...
+@explained
 def broadcast(
     *branches: Any,
     maxsize: int | None = None,
@@ -188,7 +192,7 @@ def _branching(
     handler = define_handler(choose, name=name, **options)._replace(
         branches=tuple(labels),
         generates=generates,
-        no_calls="may give more than one result" if generates else "",
+        gives_several=generates,
     )
     firsts = ", ".join([layout.nodes[0].handler.name for layout in layouts])
     return Pipeline(StageLike[Any, Any](branching(handler, layouts)), name=f"{name}({firsts})")

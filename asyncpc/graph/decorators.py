@@ -16,12 +16,14 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
+from inspect import Parameter, signature
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
 from ..backoff import Restart
 from ..checks import Resource, RunIn
 from ..errors import DefinitionError
 from ..failure import Failure
+from ..mistakes import explained
 from ..options.adaptive import Adaptive
 from ..options.batch import Batch
 from ..options.breaker import Breaker
@@ -31,7 +33,7 @@ from ..options.rate import Rate
 from ..options.retry import Retry
 from .definitions import OPTIONS, define_handler, define_origin, iterable_origin
 from .layout import Layout
-from .pipeline import Consumer, Producer, Source, handler_of
+from .pipeline import Consumer, Producer, Source, StageLike, handler_of
 
 __all__ = ["Items", "Listener", "as_listener", "consumer", "producer", "source"]
 
@@ -39,6 +41,7 @@ T = TypeVar("T")
 A = TypeVar("A")
 B = TypeVar("B")
 T_co = TypeVar("T_co", covariant=True)
+F = TypeVar("F", bound=Callable[..., Any])
 R = TypeVar("R")
 P = ParamSpec("P")
 Extra = ParamSpec("Extra")
@@ -103,27 +106,38 @@ class _BatchDecorator(Protocol[Extra]):
     ) -> Consumer[A, None, Concatenate[list[A], Extra], None]: ...
 
 
-if TYPE_CHECKING:
-    from typing_extensions import TypedDict, Unpack
+class Options(TypedDict, total=False):
+    """What :func:`consumer` takes, apart from ``context``."""
 
-    class Options(TypedDict, total=False):
-        """What :func:`consumer` takes, apart from ``context``."""
+    concurrency: int | Adaptive
+    maxsize: int | None
+    retry: int | Retry | None
+    timeout: float | None
+    on_error: OnError | Listener
+    max_failures: float | None
+    rate: Rate | None
+    breaker: Breaker | None
+    ordered: bool
+    key: Callable[[Any], Hashable] | None
+    priority: Callable[[Any], Any] | None
+    overflow: Overflow
+    on_drop: Callable[[Any], object] | None
+    run_in: RunIn | None
+    name: str | None
 
-        concurrency: int | Adaptive
-        maxsize: int | None
-        retry: int | Retry | None
-        timeout: float | None
-        on_error: OnError | Listener
-        max_failures: float | None
-        rate: Rate | None
-        breaker: Breaker | None
-        ordered: bool
-        key: Callable[[Any], Hashable] | None
-        priority: Callable[[Any], Any] | None
-        overflow: Overflow
-        on_drop: Callable[[Any], object] | None
-        run_in: RunIn | None
-        name: str | None
+
+def _tells_options(function: F) -> F:
+    """Let ``help(function)`` show each option that it takes as ``**options``, with its type and its default."""
+    types = {name: getattr(type_, "__forward_arg__", type_) for name, type_ in Options.__annotations__.items()}
+    own = [one for one in signature(function).parameters.values() if one.kind is not Parameter.VAR_KEYWORD]
+    told = [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=OPTIONS[name], annotation=type_)
+        for name, type_ in types.items()
+        if name in OPTIONS
+    ]
+    telling: Any = function
+    telling.__signature__ = signature(function).replace(parameters=[*own, *told])
+    return function
 
 
 @overload
@@ -132,6 +146,7 @@ def producer(function: Callable[P, AsyncIterator[T] | Iterator[T]], /) -> Produc
 def producer(
     *, restart: Restart | None = None, name: str | None = None, total: int | Callable[..., int] | None = None
 ) -> _ProducerDecorator: ...
+@explained
 def producer(
     function: Callable[..., Any] | None = None,
     /,
@@ -176,7 +191,16 @@ def consumer(*, context: Resource[R], **options: Unpack[Options]) -> _ConsumerDe
 def consumer(*, batch: Batch, **options: Unpack[Options]) -> _BatchDecorator[[]]: ...
 @overload
 def consumer(*, batch: Batch, context: Resource[R], **options: Unpack[Options]) -> _BatchDecorator[[R]]: ...
-def consumer(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+@explained
+@_tells_options
+def consumer(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    context: Resource[Any] | None = None,
+    batch: Batch | None = None,
+    **options: Unpack[Options],
+) -> Any:
     """Make a function (one value per item) or a generator (any number of values) a stage; both may be async or not.
 
     The values go on to the next stage. All options are optional:
@@ -236,17 +260,16 @@ def consumer(function: Callable[..., Any] | None = None, /, **options: Any) -> A
 
     Raises ``DefinitionError``, which names the stage and the cure, for a function or option that does not fit.
     """
-    if unknown := options.keys() - OPTIONS:
-        raise DefinitionError(f"consumer has no option {', '.join(sorted(unknown))}; it has {', '.join(OPTIONS)}")
     if "on_error" in options:
         options["on_error"] = as_listener(options["on_error"])
 
     def define(function: Callable[..., Any]) -> Consumer[Any, Any, ..., Any]:
-        return Consumer(define_handler(function, **options))
+        return Consumer(define_handler(function, context=context, batch=batch, **options))
 
     return define if function is None else define(function)
 
 
+@explained
 def source(
     items: Items[T],
     name: str | None = None,
@@ -264,6 +287,11 @@ def source(
     """
     if isinstance(items, (Producer, Source)):
         raise DefinitionError(f"source({items!r}): it is a source already; use it without source()")
+    if isinstance(items, StageLike):
+        raise DefinitionError(
+            f"source() of a {type(items).__name__}: items go into it, as in source(items) >> it; for what comes out of "
+            "a pipeline write merge(pipeline)"
+        )
     return Source(Layout((iterable_origin(items, name, run_in, total),)))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Final, cast
 
@@ -35,16 +35,14 @@ __all__ = ["OPTIONS", "Total", "bind_origin", "define_handler", "define_origin",
 Total = int | Callable[..., Any] | None
 """How many items a source will produce: a number, or a function that is called with what the source is made of."""
 
-OPTIONS: Final = ("maxsize", "context", "run_in", "name", *ARGUMENTS)
-"""The names of a consumer's arguments."""
+OPTIONS: Final[Mapping[str, Any]] = {"maxsize": None, "context": None, "run_in": None, "name": None, **ARGUMENTS}
+"""A consumer's arguments, with their defaults."""
 
 
 def define_handler(function: Callable[..., Any], **options: Any) -> Handler:
     """Check a consumer's function and options; raises ``DefinitionError``, which names the stage and the cure."""
     label = label_of(options.get("name"), function)
     where = f"consumer {label!r}"
-    if unknown := [name for name in options if name not in OPTIONS]:
-        raise DefinitionError(f"{where} has no option {', '.join(sorted(unknown))}; it has {', '.join(OPTIONS)}")
     context, maxsize = options.get("context"), options.get("maxsize")
     kind = check_function(where, function, context)
     check_maxsize(where, maxsize)
@@ -56,7 +54,7 @@ def define_handler(function: Callable[..., Any], **options: Any) -> Handler:
         maxsize=maxsize,
         context=context,
         run_in=check_run_in(where, function, options.get("run_in"), context),
-        no_calls="may give more than one result" if kind == "generator" else "",
+        gives_several=kind == "generator",
     )
     return with_options(where, handler, options)
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import reduce
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..checks import Composable, check_callback, check_maxsize, check_name, check_seconds, refuse_called
 from ..core.plan import Origin, Plan
 from ..errors import DefinitionError
+from ..mistakes import unknown_attribute
 from .definitions import iterable_origin
 from .layout import Layout, OnUnfinished, complete
 
@@ -26,22 +27,41 @@ class Part(Composable):
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
 
-    def _opened(self) -> Layout:
-        """What it is made of where it comes first."""
+    def _as_part(self) -> Layout:
+        """What it is made of, where it becomes a part of something."""
         return self._layout
 
     def _label(self) -> str:
         """What it adds to the name of a pipeline that has no name of its own."""
         return _names(self._layout.origins)
 
+    def _named(self) -> str:
+        """How messages name it."""
+        return f"<{type(self).__name__} {self._label()}>"
+
+    def __repr__(self) -> str:
+        return self._named()
+
+    if not TYPE_CHECKING:  # checkers refuse these as they are
+
+        def __getattr__(self, name: str) -> None:
+            raise unknown_attribute(self, name)
+
+        def __or__(self, other: object) -> None:
+            raise DefinitionError(f"{self._named()} | …: parts are joined with >>, as in numbers >> double >> show")
+
+        __ror__ = __or__
+
 
 def source_layout(part: Any, where: str) -> Layout:
     """The layout of a part that comes first, or is merged; raises ``DefinitionError`` if it has no source."""
     refuse_called(where, part)
     if isinstance(part, Part):
-        layout = part._opened()
+        layout = part._as_part()
         if not layout.origins:
-            raise DefinitionError(f"{part!r} has no source: only a part with a source can come first or be merged")
+            raise DefinitionError(
+                f"{part._named()} has no source: only a part with a source can come first or be merged"
+            )
         return layout
     if isinstance(part, (list, tuple)) and any(isinstance(one, Part) for one in part):
         raise DefinitionError(
@@ -57,9 +77,9 @@ def stage_layout(part: Any, where: str) -> Layout:
         raise DefinitionError(f"{where}, {part!r}, is not a stage: decorate it with @consumer")
     if part._layout.origins:
         raise DefinitionError(
-            f"{part!r} produces items itself, so it can only come first; join several sources with merge(a, b)"
+            f"{part._named()} produces items itself, so it can only come first; join several sources with merge(a, b)"
         )
-    return part._layout
+    return part._as_part()
 
 
 def join(

@@ -7,17 +7,21 @@ parts at run time is in ``parts``.
 from __future__ import annotations
 
 import asyncio
+import sys
+import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from functools import update_wrapper
 from html import escape
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
 from ..core.plan import Handler, Node, Origin, Plan
 from ..errors import DefinitionError, StateError
+from ..mistakes import explained
+from ..run.pairs import Pairs
 from ..run.report import PipelineError, Report, Unfinished
-from ..run.running import Results, Running, end_block, end_of, leave
+from ..run.running import Results, Running, end_block, leave
 from ..run.supervisor import Supervisor
 from ..run.watching import Beside, screens
 from ..wording import redacted
@@ -53,9 +57,6 @@ class Source(Part, Generic[T_co]):
             )
         return self._layout.origins[0].iterate()
 
-    def __repr__(self) -> str:
-        return f"<Source {self._label()}>"
-
 
 class Producer(Part, Generic[P, T_co]):
     """A generator function, async or not, as a source: compose it as it is, or call it with its arguments first."""
@@ -73,11 +74,8 @@ class Producer(Part, Generic[P, T_co]):
     def __rshift__(self, following: StageLike[T_co, B]) -> Pipeline[T_co, B]:
         return _joined(self, following)
 
-    def _opened(self) -> Layout:
+    def _as_part(self) -> Layout:
         return Layout((bind_origin(self._layout.origins[0], (), {}),))
-
-    def __repr__(self) -> str:
-        return f"<Producer {self._label()}>"
 
 
 class StageLike(Part, Generic[In_contra, Out_co]):
@@ -92,7 +90,7 @@ class StageLike(Part, Generic[In_contra, Out_co]):
 
         def __rrshift__(self, first: object) -> None:
             cure = "decorate it with @producer" if callable(first) else "write source(…) >> …"
-            raise DefinitionError(f"a {type(first).__name__} before {self!r} is no source: {cure}")
+            raise DefinitionError(f"a {type(first).__name__} before {self._named()} is no source: {cure}")
 
 
 class Consumer(StageLike[In_contra, Out_co], Generic[In_contra, Out_co, P, Call_co]):
@@ -111,14 +109,12 @@ class Consumer(StageLike[In_contra, Out_co], Generic[In_contra, Out_co, P, Call_
     def _label(self) -> str:
         return handler_of(self).name
 
-    def __repr__(self) -> str:
-        return f"<Consumer {self._label()}>"
-
 
 Start = Source[A] | Producer[..., A] | Iterable[A] | AsyncIterable[A]
 """What a pipeline can begin with."""
 
 
+@explained
 class Pipeline(StageLike[In_contra, Out_co]):
     """Sources and stages, ready to run: ``await`` it, enter it with ``async with``, or ``.stream()`` it.
 
@@ -137,7 +133,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
     a time.
     """
 
-    __slots__ = ("_around", "_beside", "_plan", "_run")
+    __slots__ = ("_around", "_beside", "_is_used", "_plan", "_run")
 
     @overload
     def __init__(
@@ -187,6 +183,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
         self._run: Supervisor | None = None
         self._beside: dict[Beside, ExitStack] = {}  # what accompanies each run, and how to end that
         self._around = ExitStack()  # ends what accompanies the current run
+        self._is_used = False  # run, shown, or a part of another
 
     def __await__(self) -> Generator[Any, None, Report]:
         """Run to the end in the caller's loop and return the :class:`Report`; signal handlers stay as they are.
@@ -200,7 +197,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
         """Run to the end; each ``beside`` is entered while it runs."""
         run = self._start("await it", beside)
         try:
-            await end_of(run)
+            await run.wait_hastening()
         finally:
             self._release()
         return run.outcome.complete_result()
@@ -211,7 +208,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
         Leaving raises ``PipelineError`` if the run failed, or if items were left at the deadline. After an exception in
         the block the run drains too, then the exception comes out. A cancelled block cancels the workers.
         """
-        return Running(self._start(answers=True))
+        return Running(self._start(tracks=True, entered=True))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -228,13 +225,27 @@ class Pipeline(StageLike[In_contra, Out_co]):
         """
         return Results(lambda: self._start("stream it", streamed=True), self._release)
 
-    async def collect(self) -> list[Out_co]:
+    @overload
+    async def collect(self, *, pairs: Literal[False] = ...) -> list[Out_co]: ...
+
+    @overload
+    async def collect(self: Pipeline[A, B], *, pairs: Literal[True]) -> list[tuple[A, B | Exception]]: ...
+
+    async def collect(self, *, pairs: bool = False) -> Any:
         """Run to the end and return what the last stage gave, in a list; with several branches, what each gave.
 
         They come in the order in which they were made; with ``ordered=True``, in that of the items. The list holds all
         of them: read with :meth:`stream` what does not fit into memory. Raises ``PipelineError`` as ``await`` does; its
-        ``results`` are the values that came before. *Cancel safety*: as with ``await``, the workers are cancelled too.
+        ``results`` are the values that came before. *Cancel safety*: as with ``await``, the workers are cancelled too;
+        the ``CancelledError`` has the ``results`` too.
+
+        With ``pairs=True`` the list has a pair for each item of the sources: the item, and the result that was made of
+        it. Where ``on_error="skip"`` or a function lets the run go on after a failure, the error is in the result's
+        place; an item that was dropped has ``asyncio.QueueFull``. Then ``DefinitionError`` refuses a stage that may
+        give several results of an item, and one whose failures go to a consumer. What is fed has no pair.
         """
+        if pairs:
+            return await self._collect_pairs()
         results: list[Out_co] = []
         try:
             async with Results[Out_co](lambda: self._start("collect from it", streamed=True), self._release) as values:
@@ -243,7 +254,24 @@ class Pipeline(StageLike[In_contra, Out_co]):
         except PipelineError as error:
             error.results = results
             raise
+        except asyncio.CancelledError as cancelled:
+            cancelled.results = results  # type: ignore[attr-defined]  # likewise
+            raise
         return results
+
+    async def _collect_pairs(self) -> list[tuple[Any, Any]]:
+        pairs = Pairs()
+        run = self._start("collect from it", plan=pairs.plan(self._plan), tracks=True)
+        run.accounts.tracked = True
+        try:
+            await run.wait_hastening()
+            run.outcome.complete_result()
+        except (PipelineError, asyncio.CancelledError) as error:
+            error.results = pairs.found  # type: ignore[union-attr]  # as collect does
+            raise
+        finally:
+            self._release()
+        return pairs.found
 
     def progress(self) -> AbstractAsyncContextManager[None]:
         """Show how far each run of this pipeline has come: ``async with pipeline.progress(): await pipeline``.
@@ -278,10 +306,13 @@ class Pipeline(StageLike[In_contra, Out_co]):
         means: str | None = None,
         beside: Sequence[Beside] = (),
         *,
+        plan: Plan | None = None,
         streamed: bool = False,
-        answers: bool = False,
+        tracks: bool = False,
+        entered: bool = False,
     ) -> Supervisor:
         """Start a run, accompanied by ``beside``; ``means`` names the way of running that needs a source."""
+        self._is_used = True
         if self._run is not None and not self._run.lost_its_loop():
             raise StateError(
                 f"pipeline {self._plan.name!r} is running already; make a Pipeline for each concurrent run "
@@ -292,7 +323,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
                 f"pipeline {self._plan.name!r} has no source, so to {means} would wait for ever: "
                 "begin it with a producer, or use 'async with pipeline as running' and running.put(item)"
             )
-        self._run = run = Supervisor(self._plan, streamed=streamed, tracks=answers)
+        self._run = run = Supervisor(plan or self._plan, streamed=streamed, tracks=tracks, entered=entered)
         try:
             for one in beside:
                 self._around.enter_context(one(Running(run)))
@@ -308,14 +339,50 @@ class Pipeline(StageLike[In_contra, Out_co]):
         self._run = None
         self._around.close()
 
+    def _as_part(self) -> Layout:
+        self._is_used = True
+        return super()._as_part()
+
+    def _as_plan(self) -> Plan:
+        self._is_used = True
+        return self._plan
+
     def _label(self) -> str:
         return self._plan.name
 
     def __repr__(self) -> str:
-        return f"<Pipeline {self._plan.name}>"
+        """Say what to do with it, since asyncio shows this where it refuses it (``asyncio.run(pipeline)``)."""
+        cure = "await it, or asyncpc.run(it)" if self._plan.origins else "enter it: async with it as running"
+        return f"<Pipeline {self._plan.name}; {cure}>"
+
+    if sys.flags.dev_mode:
+
+        def __del__(self) -> None:
+            """Warn of a pipeline that a coroutine has made and forgotten to await; never of one in a module."""
+            if not getattr(self, "_is_used", True) and asyncio._get_running_loop() is not None:
+                warnings.warn(
+                    f"{self._named()} was never run: await it, or enter it with 'async with'",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+
+    if not TYPE_CHECKING:  # checkers refuse these as they are
+
+        def __aiter__(self) -> None:
+            raise DefinitionError(
+                f"{self._named()} is not read by itself: write 'async with pipeline.stream() as values: async for "
+                "value in values:', or 'await pipeline.collect()'"
+            )
+
+        __iter__ = __aiter__
+
+        def __enter__(self) -> None:
+            raise DefinitionError(f"{self._named()}: write 'async with' for 'with'")
+
+        __exit__ = __enter__
 
     def _repr_html_(self) -> str:
-        return f"<pre>{escape(redacted(screens().picture(self._plan)))}</pre>"
+        return f"<pre>{escape(redacted(screens().picture(self._as_plan())))}</pre>"
 
 
 def _joined(first: Any, following: Any) -> Pipeline[Any, Any]:
@@ -330,7 +397,7 @@ def _end_unless_stopping(own: ExitStack, run: Supervisor) -> None:
 
 def plan_of(pipeline: Pipeline[Any, Any]) -> Plan:
     """The plan that a pipeline's runs are made from."""
-    return pipeline._plan
+    return pipeline._as_plan()
 
 
 async def run_beside(pipeline: Pipeline[Any, Any], *beside: Beside) -> Report:

@@ -160,6 +160,9 @@ class Bridge:
             raise StateError(
                 "waiting would block the run's own loop: write 'await running.put(item)' there, or running.call(item)"
             )
+        waits = self._channel.check_waiter if timeout is None and self._channel.when_full is None else None
+        if waits is not None and not (self._has_room() or self.refuses or self._is_dead()):
+            waits()
         self._deliver(item, None, None if timeout is None else monotonic() + timeout)
 
     def put_from_source(self, item: Any, source: ThreadedSource) -> None:

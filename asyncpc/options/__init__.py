@@ -8,6 +8,7 @@ values is restored outside of everything. ``docs/adding-an-option.md`` says how 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from inspect import signature
 from typing import Any, Final
 
 from ..core.plan import Handler
@@ -41,8 +42,10 @@ ORDER: Final[tuple[tuple[type[Option], tuple[str, ...]], ...]] = (
 )
 """The options, each with the arguments of a consumer that it takes."""
 
-ARGUMENTS: Final = tuple([name for _, names in ORDER for name in names])
-"""The arguments of a consumer that are options."""
+ARGUMENTS: Final[Mapping[str, Any]] = {
+    name: signature(kind.made_from).parameters[name].default for kind, names in ORDER for name in names
+}
+"""The arguments of a consumer that are options, with their defaults."""
 
 
 def with_options(where: str, handler: Handler, given: Mapping[str, Any]) -> Handler:

@@ -8,10 +8,12 @@ from ..checks import at_least_1, is_positive
 from ..core.plan import Handler
 from ..core.stage import Stage
 from ..errors import DefinitionError
+from ..mistakes import explained
 
 __all__ = ["Adaptive", "Concurrency"]
 
 
+@explained
 class Adaptive(NamedTuple):
     """A concurrency that follows the latency of the calls: as high as it can be while they take at most ``target``.
 

@@ -15,11 +15,13 @@ from ..core.seams import Call, GiveUp
 from ..core.stage import DONE, ConsumerWorker, Stage
 from ..core.tracked import JointTicket, Tracked, plain, settle_all
 from ..errors import DefinitionError
+from ..mistakes import explained
 from .key import KeyedQueue
 
 __all__ = ["Batch", "Batched", "Batching"]
 
 
+@explained
 class Batch(NamedTuple):
     """Gather ``size`` items for one call of the handler, or as many as came ``within`` seconds of the first.
 

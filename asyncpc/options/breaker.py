@@ -12,10 +12,12 @@ from ..core.plan import Handler
 from ..core.seams import Call
 from ..core.stage import ConsumerWorker, Stage
 from ..errors import DefinitionError, RetryLater
+from ..mistakes import explained
 
 __all__ = ["Breaker", "Breaking"]
 
 
+@explained
 class Breaker(NamedTuple):
     """After ``failures`` failed calls in a row a stage rests for ``reset_after`` seconds, then tries one call.
 

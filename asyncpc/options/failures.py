@@ -15,7 +15,7 @@ from ..checks import check_callback, is_whole, qualified_name
 from ..core.emit import put_waiting
 from ..core.isolation import InContext
 from ..core.plan import Handler
-from ..core.stage import ConsumerWorker, Outlet, Stage
+from ..core.stage import ConsumerWorker, Outlet, Stage, stray
 from ..core.tracked import Tracked, plain
 from ..errors import DefinitionError, TooManyFailures
 from ..failure import Failure, KeptFailure
@@ -109,7 +109,11 @@ class GiveUp:
         if type(item) is Tracked and stage.dead_letters is None:
             item.ticket.fail(error)
         if failed & (failed - 1) == 0:  # 1, 2, 4, 8, …: not a line for each of a million
-            log(WARNING, "stage %r: %d failed, the last on %s", stage.handler.name, failed, what)
+            try:
+                log(WARNING, "stage %r: %d failed, the last on %s", stage.handler.name, failed, what)
+            except BaseException:  # Ctrl-C, say: the item has been counted
+                worker.settle_one()
+                raise
 
     def _check_budget(self, stage: Stage, failed: int, error: Exception) -> None:
         allowed = self._max_failures
@@ -129,17 +133,20 @@ class GiveUp:
             if stage.dead_letters is not None:
                 await _put(worker, stage.dead_letters, item, failure)
             else:
-                delivery = self._deliver(failure)
+                delivery = self._deliver(worker, failure)
                 # in the item's own context, so that nobody else sees what the function sets
                 await (delivery if worker.inside is None else InContext(delivery, worker.inside))
         finally:
             stage.counts.reporting -= 1
 
-    async def _deliver(self, failure: Failure) -> None:
-        if isinstance(self._on_error, asyncio.Queue):
-            await self._on_error.put(failure)
-        elif inspect.isawaitable(result := self._on_error(failure)):
-            await result
+    async def _deliver(self, worker: ConsumerWorker, failure: Failure) -> None:
+        try:
+            if isinstance(self._on_error, asyncio.Queue):
+                await self._on_error.put(failure)
+            elif inspect.isawaitable(result := self._on_error(failure)):
+                await result
+        except asyncio.CancelledError as cancel:
+            raise stray(worker, cancel, "on_error=") from cancel
 
 
 def _note(worker: ConsumerWorker, item: Any) -> str:
@@ -158,9 +165,6 @@ async def _put(worker: ConsumerWorker, dead_letters: Outlet, item: Any, failure:
     except asyncio.CancelledError:
         dead_letters.emitted += 1
         worker.stage.counts.failed += 1
-        if worker.stage.handler.takes_lists:
-            worker.settle_first()
-        else:
-            worker.settle()
+        worker.settle_one()
         raise
     dead_letters.emitted += 1

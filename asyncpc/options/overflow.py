@@ -10,7 +10,7 @@ from ..checks import check_item_function
 from ..core.plan import Handler
 from ..core.stage import Stage
 from ..core.tracked import Tracked, plain
-from ..errors import DefinitionError
+from ..errors import DefinitionError, WorkerCancelled
 
 __all__ = ["Overflow", "Overflowing"]
 
@@ -76,5 +76,9 @@ class Full:
         if self._policy.on_drop is not None:
             try:
                 self._policy.on_drop(plain(item))
+            except asyncio.CancelledError as cancel:  # of something that it looked at
+                stray = WorkerCancelled(f"on_drop= of stage {stage.handler.name!r} raised CancelledError")
+                stray.__cause__ = cancel
+                stage.run.trouble(stray, stage.handler.name)
             except Exception as error:  # it is not the fault of the one who put the item
                 stage.run.trouble(error, stage.handler.name)

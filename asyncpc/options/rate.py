@@ -11,10 +11,12 @@ from ..core.plan import Handler
 from ..core.seams import Call
 from ..core.stage import ConsumerWorker, Stage
 from ..errors import DefinitionError
+from ..mistakes import explained
 
 __all__ = ["Rate", "RateLimit", "set_rate"]
 
 
+@explained
 class Rate(NamedTuple):
     """At most ``n`` calls of a handler in ``per`` seconds, evenly spaced, of which ``burst`` may come at once.
 

@@ -16,11 +16,13 @@ from ..core.plan import Handler
 from ..core.seams import Call
 from ..core.stage import DONE, ConsumerWorker, Stage, give_up_all, stray
 from ..errors import DefinitionError, RetryLater
+from ..mistakes import explained
 from ..wording import annotate
 
 __all__ = ["Retry", "Retrying"]
 
 
+@explained
 class Retry(NamedTuple):
     """How often a handler that raised is called again with its item; the item stays with its worker meanwhile."""
 

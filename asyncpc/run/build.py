@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..core.channel import Channel
@@ -33,8 +32,8 @@ class Parts(NamedTuple):
         return [*(stage.inbox for stage in self.stages), *([] if self.results is None else [self.results])]
 
 
-def build(plan: Plan, streamed: bool, tracks: bool, trouble: Callable[[Exception, str], None]) -> Parts:
-    """Build the parts of a run; see :class:`~asyncpc.core.stage.RunLinks` for ``tracks`` and ``trouble``.
+def build(plan: Plan, streamed: bool, links: RunLinks) -> Parts:
+    """Build the parts of a run.
 
     Raises ``DefinitionError`` for a function that cannot run where its stage asks for it.
     """
@@ -42,7 +41,6 @@ def build(plan: Plan, streamed: bool, tracks: bool, trouble: Callable[[Exception
         from ..offload.handlers import with_pools  # here, since most programs have no such stage
 
         plan = with_pools(plan)
-    links = RunLinks(tracks, trouble)
     stages = [Stage(node.handler, Channel(plan.bound(node.handler)), links) for node in plan.nodes]
     results: Channel[Any] | None = Channel(plan.default_bound) if streamed else None
     for place, (node, stage) in enumerate(zip(plan.nodes, stages, strict=True)):
@@ -54,7 +52,7 @@ def build(plan: Plan, streamed: bool, tracks: bool, trouble: Callable[[Exception
             stage.inbox.sharing = FairWriters(stage.inbox)
         for before in stage.before:
             before.timing.out_waits = before.timing.out_waits or Waits()
-    producers = [ProducerWorker(origin.name, origin, stages[origin.into or 0].inbox) for origin in plan.origins]
+    producers = [ProducerWorker(origin.name, origin, stages[origin.into or 0].inbox, links) for origin in plan.origins]
     return Parts(stages, producers, _first(plan, stages), results)
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Final
+
 from ..errors import ConservationError, DrainTimeout, QueueShutDown
 from ..wording import annotate, begin_at_user_code
 from .report import PipelineError, Report
 
 __all__ = ["Outcome"]
+
+MOST_ERRORS: Final = 100
+"""How many errors of a run are kept: the first ones."""
 
 
 class Outcome:
@@ -31,9 +37,17 @@ class Outcome:
         if not isinstance(error, Exception):
             self.interrupt = self.interrupt or error
             return
+        if len(self.errors) == MOST_ERRORS:
+            return
         self.errors.append(error)
         annotate(error, f"in {where} of pipeline {self._name!r}")
         begin_at_user_code(error)
+
+    def hang_on(self, cancelled: asyncio.CancelledError) -> None:
+        """Hang the report on a cancel that the run raises, and the errors, which nobody else would raise."""
+        cancelled.report = self.report  # type: ignore[attr-defined]  # there is no other way to pass it on
+        if self.errors and cancelled.__cause__ is None and self.report is not None:
+            cancelled.__cause__ = PipelineError(f"pipeline {self._name!r} failed", self.errors, self.report)
 
     def note_signal(self, number: int) -> None:
         """Keep the first signal that asked the run to stop, also in a report that is written already."""

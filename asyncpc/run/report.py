@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ..failure import Failure, KeptFailure
 from ..wording import redacted
-from .verdict import bottleneck
+from .verdict import bottleneck, loop_holders
 
 __all__ = ["PipelineError", "Report", "SourceStatistics", "StageStatistics", "Statistics", "Unfinished"]
 
@@ -282,6 +282,7 @@ class Report:
         ]
         lines = [f"{s.name}: {s.failed} failed, the last on {s.last_failure}" for s in self.stages if s.last_failure]
         lines += [f"{s.name}: its results were not read: use .collect() or .stream()" for s in self.stages if s.unread]
+        lines += loop_holders(self.statistics)
         lines += [f"abandoned: {name} could not be stopped" for name in self.abandoned]
         fed = f", {self.fed} fed" if self.fed else ""
         lines.append(f"{self.produced} produced{fed}, {self.done} done in {self.elapsed:.3f} s")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from ..checks import at_least_1, check_seconds
 from ..core.tracked import CallTicket, Tracked
 from ..errors import QueueShutDown, StateError
+from ..mistakes import absent
 from ..options.rate import Rate, set_rate
 from .report import Report, Statistics
 from .signals import Signals, can_handle_signals
@@ -19,12 +20,13 @@ from .supervisor import Supervisor
 if TYPE_CHECKING:
     from ..offload.bridge import Bridge
 
-__all__ = ["Results", "Running", "end_block", "end_of", "failing", "leave", "opening", "signals_handled"]
+__all__ = ["Results", "Running", "end_block", "failing", "leave", "opening", "signals_handled"]
 
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
 
 
+@absent
 class Running(Generic[In_contra, Out_co]):
     """A run that is under way: put items, look at it, stop it."""
 
@@ -38,8 +40,8 @@ class Running(Generic[In_contra, Out_co]):
         """Put ``item`` into the first stage's queue; wait for room for at most ``timeout`` seconds.
 
         Raises ``TimeoutError`` after that, and ``QueueShutDown`` when the run drains or has ended. *Cancel safety*: all
-        or nothing; an item whose ``put`` raised was not accepted. A handler that puts into its own pipeline may wait
-        for itself: use :func:`feed` there.
+        or nothing; an item whose ``put`` raised was not accepted. In a handler of the same run, which may wait for
+        itself, it raises ``StateError`` when it would wait without a ``timeout``: use :func:`feed` there.
         """
         first = self._run.first
         if not first.try_put(item):
@@ -53,8 +55,8 @@ class Running(Generic[In_contra, Out_co]):
         """:meth:`put` from any thread but the loop's own: blocks while the queue is full, at most ``timeout`` seconds.
 
         Raises ``TimeoutError`` after that, ``QueueShutDown`` when the run drains or has ended or its loop is closed,
-        and ``StateError`` in the loop's own thread. An item whose call raised was not accepted. The item counts against
-        the bound at once. Many calls wake the loop once.
+        and ``StateError`` in the loop's own thread, and for a handler as in :meth:`put`. An item whose call raised was
+        not accepted. The item counts against the bound at once. Many calls wake the loop once.
         """
         if self._bridge is None:
             from ..offload.bridge import bridge_to  # here, since most programs have no threads
@@ -104,8 +106,9 @@ class Running(Generic[In_contra, Out_co]):
         for stage in self._run.stages[: self._run.plan.main]:
             if not stage.run.tracks:
                 raise StateError("call() needs a pipeline that was entered with 'async with pipeline as running:'")
-            if stage.handler.no_calls:
-                raise StateError(f"call() cannot be answered: stage {stage.handler.name!r} {stage.handler.no_calls}")
+            several = "may give more than one result" if stage.handler.gives_several else ""
+            if why := several or stage.handler.no_calls:
+                raise StateError(f"call() cannot be answered: stage {stage.handler.name!r} {why}")
 
     def scale(self, stage: str, concurrency: int) -> None:
         """Set how many items the stage of that name handles at once, at least 1.
@@ -198,7 +201,7 @@ class Running(Generic[In_contra, Out_co]):
             finally:
                 signals.awaits_end = True
                 end_block(self._run, error)
-                await end_of(self._run, error)
+                await self._run.wait_hastening(error)
 
     async def wait(self) -> Report:
         """Wait until the sources have ended and everything is handled; raises ``PipelineError`` if the run failed.
@@ -294,21 +297,13 @@ async def leave(
 ) -> None:
     """Leave the block of a run, which may have raised ``error``: wait for the end, call ``end``, raise the outcome."""
     try:
-        await end_of(run, error)
+        await run.wait_hastening(error)
     finally:
         end()
     if error is None and not run.outcome.is_delivered:
         outcome()
     elif isinstance(error, Exception) and not run.outcome.is_delivered:
         run.outcome.raise_with(error)
-
-
-async def end_of(run: Supervisor, error: BaseException | None = None) -> None:
-    """Wait for the end of a run, which cancels hasten, then hand over what it left; ``error`` is that of its block."""
-    try:
-        await run.wait_hastening(error)
-    finally:
-        await run.hand_over()
 
 
 def end_block(run: Supervisor, error: BaseException | None) -> None:

@@ -23,18 +23,17 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
-from inspect import isawaitable
 from threading import get_ident
 from time import perf_counter
-from typing import Any, Final
+from typing import Any
 
 from ..core.channel import Channel
 from ..core.plan import Plan
 from ..core.source import ProducerWorker
-from ..core.stage import ConsumerWorker, Stage, Worker
+from ..core.stage import ConsumerWorker, RunLinks, Stage, Worker
 from ..core.tracked import release_all
 from ..core.worker import consume
 from ..errors import ConservationError, QueueShutDown, StateError, WorkerCancelled
@@ -42,15 +41,13 @@ from ..logs import DEBUG, ERROR, WARNING, log
 from ..wording import item_of, redacted, summary
 from .accounting import Accounts
 from .build import build
+from .handover import GRACE, HandOver
 from .outcome import Outcome
 from .report import Report, Statistics
 from .scaling import Scaling
 from .state import ADVANCES, State
 
 __all__ = ["Supervisor", "feed"]
-
-GRACE: Final = 0.04
-"""Seconds from the first cancel at a deadline to the second, and from that to giving up: below the 100 ms promised."""
 
 _under_way: set[Supervisor] = set()
 """Runs with tasks; the loop holds these weakly, so without this they could be garbage-collected."""
@@ -84,11 +81,11 @@ def feed(item: Any) -> None:
 class Supervisor:
     """Runs a :class:`~asyncpc.core.plan.Plan` once. All methods but those that wait are plain functions."""
 
-    def __init__(self, plan: Plan, *, streamed: bool = False, tracks: bool = False) -> None:
+    def __init__(self, plan: Plan, *, streamed: bool = False, tracks: bool = False, entered: bool = False) -> None:
         self.plan: Plan = plan
         self.state: State = State.NEW
-        self._entered = tracks
-        parts = build(plan, streamed, tracks, self._trouble)
+        self._entered = entered
+        parts = build(plan, streamed, RunLinks(tracks, self._trouble, self._failing))
         self.stages: list[Stage] = parts.stages
         self.results: Channel[Any] | None = parts.results
         self.first: Channel[Any] = parts.first
@@ -102,8 +99,9 @@ class Supervisor:
         self._sources_live = 0
         self._starting = False  # whether a worker's task is being made
         self._stop_asked = False
-        self._handed_over = False  # whether on_unfinished has got what was left
+        self._handing: HandOver | None = None  # what was left to on_unfinished
         self._cancels = 0  # rounds of cancellation
+        self._aborts = 0
         self._deadline: asyncio.TimerHandle | None = None
         self._deadline_at = math.inf  # kept here, since a handle of uvloop that has fired cannot say it
         self._began = 0.0  # loop time
@@ -125,6 +123,7 @@ class Supervisor:
         if len(self.plan.entries) > 1:  # then it is none of those
             self.first.check_caller()
         self._context.run(_current.set, self)
+        self.first.check_waiter = self._check_waiter
         self.scaling.start(self._loop)
         self._sources_live = len(self._producers)
         for producer in self._producers:
@@ -153,7 +152,8 @@ class Supervisor:
     def _spawn(self, worker: ConsumerWorker | ProducerWorker, context: Context) -> None:
         worker.context = context
         self._live[worker] = None
-        if worker.cancelled:  # in the meantime
+        if worker.cancelled or self._cancels:  # in the meantime
+            worker.cancelled = True
             self._worker_ended(worker)
             return
         work = consume(worker) if isinstance(worker, ConsumerWorker) else worker.run()
@@ -199,6 +199,8 @@ class Supervisor:
             self.first.check_caller()
             self._stop_asked = True
             self._drain(self.plan.drain_timeout if timeout is None else timeout)
+        elif self._handing is not None:
+            self._handing.limit(self.plan.drain_timeout if timeout is None else timeout)
 
     def _drain(self, timeout: float) -> None:
         self.scaling.stop()
@@ -209,49 +211,41 @@ class Supervisor:
         """Cancel every worker now; clean-up gets ``drain_timeout`` seconds, after a second call none (fault B7)."""
         if self._ended.is_set() or self.state is State.NEW:
             self.stop()
-        elif self._cancels == 0:
+            return
+        self._aborts += 1
+        if self._aborts > 1:
+            self._limit(0)
+        elif self._cancels == 0:  # or a failure has cancelled them already
             self._stop_asked = True
             self._drain(self.plan.drain_timeout)
             self._cancel()
-        else:
-            self._limit(0)
 
     async def wait(self) -> None:
         """Wait for the end of the run; *cancel safety*: waiting changes nothing."""
         await self._ended.wait()
 
     async def wait_hastening(self, cause: BaseException | None = None) -> None:
-        """Wait for the end; each cancel of the caller hastens it, and is raised when no task is left (faults B5, B6).
+        """Wait for the end, and until ``on_unfinished`` has got what was left.
 
-        ``cause`` is the error that the caller is leaving with; if that is a cancel, it counts as the first.
+        Each cancel of the caller hastens that, and is raised when no task is left (faults B5, B6); the report hangs on
+        it. ``cause`` is the error that the caller is leaving with; if that is a cancel, it counts as the first.
         """
         first = cause if isinstance(cause, asyncio.CancelledError) else None
-        cancelled = first
-        while not self._ended.is_set():
-            try:
-                await self._ended.wait()
-            except asyncio.CancelledError as error:
-                if cancelled is None or not _delivered_again(error, cancelled):
-                    self.abort()
-                cancelled = error
-        if cancelled is not None and first is None:
-            cancelled.report = self.outcome.report  # type: ignore[attr-defined]  # there is no other way to pass it on
-            raise cancelled
-
-    async def hand_over(self) -> None:
-        """Give what the run left to ``on_unfinished``, once; what that raises fails the run.
-
-        *Cancel safety*: a coroutine function is cancelled.
-        """
+        cancelled = await _outlast(self._ended, self.abort, first)
         report, receive = self.outcome.report, self.plan.on_unfinished
-        if receive is None or report is None or not report.left or self._handed_over:
-            return
-        self._handed_over = True
-        try:
-            answer = receive(report.unfinished)
-            if isawaitable(answer):
-                await answer
-        except Exception as error:
+        if receive is not None and report is not None and report.left and self._handing is None:
+            self._handing = HandOver(receive, report.unfinished, self._loop.create_task)
+            cancelled = await _outlast(self._handing.ended, self._handing.cancel, cancelled)
+            self._judge_hand_over(self._handing.error)
+        if cancelled is not None:
+            if not self._entered:  # else they were logged when they came
+                self._log_failures(self.outcome.errors, "while its caller was cancelled")
+            self.outcome.hang_on(cancelled)
+            if first is None:
+                raise cancelled
+
+    def _judge_hand_over(self, error: Exception | None) -> None:
+        if error is not None:
             self.outcome.keep(error, "on_unfinished=")
             self.outcome.is_delivered = False  # the caller has not seen this error yet
             log(ERROR, "pipeline %r: on_unfinished= raised %s", self.plan.name, summary(error), error=error)
@@ -274,11 +268,24 @@ class Supervisor:
         task = asyncio.current_task()
         return any(worker.task is task for worker in self._live)
 
+    def _refusal(self) -> QueueShutDown:
+        state = "has ended" if self._ended.is_set() else "is draining"
+        return QueueShutDown(f"pipeline {self.plan.name!r} {state}: the item was not taken")
+
+    def _check_waiter(self) -> None:
+        """Refuse to let a handler of this run wait for room in ``put``: it may be the one that has to make it."""
+        if _current.get(None) is self and (get_ident() != self.first.thread or self.runs_here()):
+            raise StateError(
+                f"the queue of stage {self.stages[self.plan.entries[0]].handler.name!r} is full, and a handler of the "
+                "same run that waits for room there may wait for itself: write feed(item), which never waits, give "
+                "the stage a larger maxsize=, or put from outside the handlers"
+            )
+
     def _end_intake(self) -> None:
         if self.state is not State.RUNNING:
             return
         self._advance(State.DRAINING)
-        self.first.refuse(partial(QueueShutDown, f"pipeline {self.plan.name!r} is draining: the item was not taken"))
+        self.first.refuse(self._refusal)
         for producer in self._producers:
             self._cancel_worker(producer)
         if self._sources_live == 0:
@@ -333,7 +340,7 @@ class Supervisor:
         for stage in self.stages:
             stage.inbox.drop_spares()
         for worker in list(self._live):
-            if self._cancels > 1 or not (worker.cancelled or worker.completed):  # those are closing already
+            if self._cancels > 1 or not (worker.cancelled or worker.completed or worker.failures):  # those are closing
                 self._cancel_worker(worker)
         self._finish_if_ended()
 
@@ -362,7 +369,7 @@ class Supervisor:
             self._left_behind.append(worker.name)
         if task is not None and not task.cancelled() and (error := task.exception()) is not None:
             worker.failed_with(error)  # of the framework itself
-        self._judge(worker)
+        errors = self._judge(worker)
         if isinstance(worker, ProducerWorker):
             self._sources_live -= 1
             if self._sources_live == 0:
@@ -375,8 +382,11 @@ class Supervisor:
                 self._close_if_quiet()  # a surplus worker that left may have been the last at work
             self._cascade()
         self._finish_if_ended()
+        if self._entered:  # the caller of a run that is awaited gets them anyway
+            self._log_failures(errors, f"in {worker.name}")
 
-    def _judge(self, worker: ConsumerWorker | ProducerWorker) -> None:
+    def _judge(self, worker: ConsumerWorker | ProducerWorker) -> Sequence[BaseException]:
+        """Keep what the worker failed with, if anything, and stop the run for it."""
         errors: Sequence[BaseException] = worker.failures
         if not errors and not worker.completed and not worker.cancelled:
             errors = [
@@ -391,20 +401,27 @@ class Supervisor:
             self._drain(self.plan.drain_timeout)  # what it produced is handled first (fault C13)
         elif errors:
             self._fail(worker.name)
-        self._log_failures(errors, worker.name)
+        return errors
+
+    def _failing(self, worker: Worker) -> None:
+        """Stop the run for a worker that has failed already, since what it closes first may take its time."""
+        if isinstance(worker, ConsumerWorker):
+            self._fail(worker.name)
+        else:
+            self._limit(self.plan.drain_timeout)
 
     def _trouble(self, error: Exception, where: str) -> None:
         """End the run, since a callback of the user failed where nobody could raise it."""
         self.outcome.keep(error, where)
         self._fail(where)
-        self._log_failures([error], where)
+        if self._entered:
+            self._log_failures([error], f"in {where}")
 
-    def _log_failures(self, errors: Sequence[BaseException], where: str) -> None:
-        """Log errors of an entered run, last of all; the caller of a run that is awaited gets them anyway."""
+    def _log_failures(self, errors: Sequence[BaseException], how: str) -> None:
         for error in errors:
-            if self._entered and isinstance(error, Exception):
+            if isinstance(error, Exception):
                 what = summary(error) + item_of(error)
-                log(ERROR, "pipeline %r failed in %s: %s", self.plan.name, where, what, error=error)
+                log(ERROR, "pipeline %r failed %s: %s", self.plan.name, how, what, error=error)
 
     def _fail(self, where: str) -> None:
         """Stop the run at its first failure: cancel other workers, refuse waiting callers of ``put`` (invariant 7)."""
@@ -508,6 +525,20 @@ class Supervisor:
             raise StateError(f"pipeline {self.plan.name!r} is {self.state.value}; it cannot become {state.value}")
         before, self.state = self.state, state
         log(DEBUG, "pipeline %r: %s -> %s", self.plan.name, before, state)
+
+
+async def _outlast(
+    ended: asyncio.Event, hasten: Callable[[], None], cancelled: asyncio.CancelledError | None
+) -> asyncio.CancelledError | None:
+    """Wait for ``ended``; each new cancel of the caller hastens it. The last cancel, or the one that came before."""
+    while not ended.is_set():
+        try:
+            await ended.wait()
+        except asyncio.CancelledError as error:
+            if cancelled is None or not _delivered_again(error, cancelled):
+                hasten()
+            cancelled = error
+    return cancelled
 
 
 def _delivered_again(error: asyncio.CancelledError, before: asyncio.CancelledError) -> bool:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
-__all__ = ["bottleneck"]
+__all__ = ["bottleneck", "loop_holders"]
+
+MOST: Final = 0.5
+"""The share of a run from which on whoever held up the event loop is named."""
+
+TOLD_FROM: Final = 0.1
+"""Seconds: a shorter time is not worth a line of the report."""
 
 
 class StageFigures(Protocol):
@@ -50,11 +56,11 @@ class Figures(Protocol):
 def bottleneck(run: Figures) -> str:
     """Which stage limits the run, by what, and who waits for it."""
     blocking = max(run.stages, key=lambda stage: stage.loop_held)
-    if blocking.loop_held > 0.5 * run.elapsed:
+    if blocking.loop_held > MOST * run.elapsed:
         share = _share(blocking.loop_held, run.elapsed)
         return f"{blocking.name}: holds up the event loop {share:.0%} of the time; without 'async' it runs in threads"
     slow = max(run.sources, key=lambda source: source.loop_held, default=None)
-    if slow is not None and slow.loop_held > 0.5 * run.elapsed:
+    if slow is not None and slow.loop_held > MOST * run.elapsed:
         share = _share(slow.loop_held, run.elapsed)
         cure = "read it in a thread: source(…, run_in='thread')"
         return f"{slow.name}: holds up the event loop {share:.0%} of the time; {cure}"
@@ -74,6 +80,17 @@ def bottleneck(run: Figures) -> str:
     if held > 0.5 * busy[limit.name]:
         return f"{limit.name}: held back {held:.0%} of the time of {workers} by {why}{others}"
     return f"{limit.name}: busy {busy[limit.name]:.0%} of {workers}{others}"
+
+
+def loop_holders(run: Figures) -> list[str]:
+    """A line for each stage and source that held up the event loop for most of a run, with the cure."""
+    held = [(one.name, one.loop_held, "write it without async") for one in run.stages]
+    held += [(one.name, one.loop_held, "read it in a thread, as a plain generator is") for one in run.sources]
+    return [
+        f"{name!r} held the event loop {100 * _share(seconds, run.elapsed):.0f} % of the time: {cure}"
+        for name, seconds, cure in held
+        if seconds > max(TOLD_FROM, MOST * run.elapsed)
+    ]
 
 
 def _share(part: float, whole: float) -> float:

@@ -418,8 +418,9 @@ async def test_a16_all_at_once() -> None:
 
 
 async def test_a17_another_loop_or_thread_is_told() -> None:
-    """Protects from a race that nobody sees: the wrong thread gets a clear error, at the call."""
-    queue = full(1)
+    """Protects from a race that nobody sees: the wrong thread gets a clear error, at the call, with its way in."""
+    queue: Queue = BoundedQueue(1)
+    await queue.put(1)
     assert await queue.get() == 1
     errors = []
 

@@ -1,17 +1,32 @@
-"""What a pipeline gives back: ``collect``, and results that nobody read."""
+"""What a pipeline gives back, and what it says to those who use it as something else."""
 
 from __future__ import annotations
 
 import asyncio
 import pickle
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from support import endless, workers
+from children import UNMEASURED, run_child
+from support import cancelled_with, endless, workers
 from virtual import both, now, ran, run_virtual
 
-from asyncpc import Batch, DefinitionError, Pipeline, PipelineError, StateError, broadcast, consumer, source
+from asyncpc import (
+    Batch,
+    DefinitionError,
+    Failure,
+    Pipeline,
+    PipelineError,
+    StateError,
+    broadcast,
+    consumer,
+    producer,
+    route,
+    source,
+)
 
 
 @consumer(concurrency=3)
@@ -101,6 +116,96 @@ def test_what_was_collected_before_a_failure_is_kept(eager: bool) -> None:
 
 
 @both
+@pytest.mark.parametrize("kind", ["async", "thread", "list"])
+def test_pairs_have_each_item_with_its_result_or_its_error(kind: str, eager: bool) -> None:
+    """Protects whoever needs both: nothing is matched by hand, and a failure stands where the result would."""
+
+    async def later() -> AsyncIterator[int]:
+        for n in range(6):
+            yield n
+
+    def plainly() -> Iterator[int]:
+        yield from range(6)
+
+    sources: dict[str, Any] = {"async": producer(later), "thread": producer(plainly), "list": source(range(6))}
+
+    @consumer(on_error="skip", concurrency=2)
+    async def odd_fails(n: int) -> int:
+        if n % 2:
+            raise ValueError(n)
+        return 10 * n
+
+    @consumer(batch=Batch(4))
+    async def plus_one(batch: list[int]) -> list[int]:
+        return [n + 1 for n in batch]
+
+    async def main() -> None:
+        pipeline = sources[kind] >> odd_fails >> plus_one
+        pairs = await pipeline.collect(pairs=True)
+        assert sorted((item, repr(result)) for item, result in pairs) == [
+            *[(0, "1"), (1, "ValueError(1)"), (2, "21"), (3, "ValueError(3)"), (4, "41"), (5, "ValueError(5)")]
+        ]
+
+    if kind == "thread":
+        asyncio.run(main())
+    else:
+        run_virtual(main, eager=eager)
+
+
+@both
+def test_pairs_leave_out_what_has_no_result(eager: bool) -> None:
+    """A run that fails or is cancelled keeps the pairs it has; the report lists the others, as the user's items."""
+
+    @consumer
+    async def fragile(n: int) -> int:
+        await asyncio.sleep(1)
+        if n == 3:
+            raise ValueError(n)
+        return -n
+
+    @consumer(maxsize=1, overflow="drop_newest")
+    async def drops(n: int) -> None:
+        await asyncio.sleep(10)
+
+    async def main() -> None:
+        with pytest.raises(PipelineError) as failed:
+            await (source(range(6)) >> fragile).collect(pairs=True)
+        assert failed.value.results[:3] == [(0, 0), (1, -1), (2, -2)]
+        assert repr(failed.value.results[3:]) == "[(3, ValueError(3))]"  # which ended the run
+        assert [one.item for one in failed.value.report.unfinished] == [4, 5]
+        cancelled = await cancelled_with(lambda: (source(range(6)) >> fragile).collect(pairs=True))
+        assert cancelled.results == [(0, 0)]  # type: ignore[attr-defined]
+        pairs = await (source(range(3)) >> drops).collect(pairs=True)
+        assert {type(result) for _, result in pairs} == {type(None), asyncio.QueueFull}
+        assert sorted(item for item, _ in pairs) == [0, 1, 2]
+
+    run_virtual(main, eager=eager)
+
+
+def test_pairs_are_refused_where_an_item_may_have_several_results() -> None:
+    """Protects from pairs that lie: the error names the stage and what to do instead."""
+
+    @consumer
+    async def told(failure: Failure) -> None: ...
+
+    @consumer(on_error=told, name="tells")
+    async def tells(n: int) -> int:
+        return n
+
+    async def main() -> None:
+        for pipeline, why in (
+            (source([1]) >> twice, "stage 'twice' may give more than one: use collect"),
+            (source([1]) >> broadcast(double, double), "may give more than one: use collect"),
+            (source([1]) >> tells, "stage 'tells' go to consumer 'told': write on_error='skip'"),
+        ):
+            with pytest.raises(DefinitionError, match=re.escape(why)):
+                await pipeline.collect(pairs=True)
+        assert await (source([1]) >> route(lambda n: n, {1: double})).collect(pairs=True) == [(1, 2)]
+
+    run_virtual(main)
+
+
+@both
 def test_a_cancelled_collect_leaves_nothing_running(eager: bool) -> None:
     """Protects the caller's time-out: the workers are cancelled, and the pipeline can run again."""
 
@@ -158,3 +263,127 @@ def test_results_that_were_read_are_not_told(eager: bool) -> None:
         assert UNREAD not in str(running.report)
 
     run_virtual(main, eager=eager)
+
+
+# -- first mistakes -------------------------------------------------------------------------------
+
+
+SHOWN: Pipeline[int, int] = source([1, 2]) >> double
+ITSELF = "<Pipeline source(list) >> double; await it, or asyncpc.run(it)>"
+
+
+async def as_task(pipeline: Any) -> None:
+    asyncio.create_task(pipeline)  # noqa: RUF006  # there will be none
+
+
+async def in_a_group(pipeline: Any) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(pipeline)
+
+
+async def as_iterator(pipeline: Any) -> None:
+    async for _ in pipeline:
+        pass
+
+
+async def as_plain_iterator(pipeline: Any) -> None:
+    for _ in pipeline:
+        pass
+
+
+async def as_plain_manager(pipeline: Any) -> None:
+    with pipeline:
+        pass
+
+
+async def with_a_bar(pipeline: Any) -> None:
+    pipeline | double
+
+
+async def behind_a_bar(pipeline: Any) -> None:
+    [1, 2] | pipeline
+
+
+async def in_a_source(pipeline: Any) -> None:
+    source(pipeline)
+
+
+@pytest.mark.parametrize(
+    ("use", "cure"),
+    [
+        (as_task, ITSELF),
+        (in_a_group, ITSELF),
+        (as_iterator, "async with pipeline.stream() as values: async for value in values"),
+        (as_plain_iterator, "await pipeline.collect()"),
+        (as_plain_manager, "write 'async with' for 'with'"),
+        (with_a_bar, "joined with >>"),
+        (behind_a_bar, "joined with >>"),
+        (in_a_source, "merge(pipeline)"),
+    ],
+)
+def test_a_pipeline_that_is_used_as_something_else_says_what_to_write(use: Any, cure: str) -> None:
+    """Protects who knows asyncio and not yet asyncpc; asyncio refuses a task by itself, and shows what it was given."""
+    with pytest.raises((TypeError, ExceptionGroup)) as caught:
+        run_virtual(use, SHOWN)
+    errors = getattr(caught.value, "exceptions", [caught.value])
+    assert isinstance(errors[0], TypeError)
+    assert cure in str(errors[0])
+
+
+def test_asyncio_run_of_a_pipeline_shows_the_cure() -> None:
+    """It takes nothing but a coroutine, and shows what it was given."""
+    with pytest.raises((TypeError, ValueError), match=r"await it, or asyncpc\.run\(it\)"):
+        asyncio.run(SHOWN)  # type: ignore[arg-type]  # the mistake under test
+
+
+def test_a_pipeline_without_a_source_is_to_be_entered() -> None:
+    """To await it would wait for ever."""
+    assert repr(Pipeline(double)) == "<Pipeline double; enter it: async with it as running>"
+
+
+DROPPED = """
+import asyncio, gc
+from asyncpc import Pipeline, consumer, run, source
+
+@consumer
+async def first(n): return n
+
+@consumer
+async def second(n): ...
+
+def make(name):
+    return Pipeline(source([1]), first >> second, name=name)  # the inner one is a part
+
+async def main():
+    make("dropped")
+    entered, shown, joined, awaited = map(make, ["entered", "shown", "joined", "awaited"])
+    async with entered:
+        pass
+    shown._repr_html_()
+    await (source([1]) >> Pipeline(first >> second, name="joined"))
+    await awaited
+    del entered, shown, joined, awaited
+    try:
+        Pipeline(source([1]), first, zyx=1)
+    except TypeError:
+        pass
+
+try:
+    make("outside")
+    kept = make("kept")
+    asyncio.run(main())
+finally:
+    gc.collect()
+"""
+
+
+def test_a_pipeline_that_was_forgotten_is_told_in_development_mode(tmp_path: Path) -> None:
+    """Protects from ``numbers >> show`` without ``await``, which does nothing; and from being told of any other."""
+    told = [run_child(tmp_path, *mode, "-c", DROPPED, **UNMEASURED) for mode in ([], ["-X", "dev"])]
+    assert [ended.status for ended in told] == [0, 0]
+    assert told[0].err == ""
+    lines = [line for line in told[1].err.splitlines() if "Warning" in line]
+    assert [line.partition("Warning: ")[2] for line in lines] == [
+        "<Pipeline dropped> was never run: await it, or enter it with 'async with'",
+        "<Pipeline joined> was never run: await it, or enter it with 'async with'",
+    ]

@@ -210,6 +210,41 @@ async def test_the_loops_own_thread_is_refused(priority: Callable[[int], int] | 
             running.put_from_thread(1)
 
 
+async def test_put_in_a_thread_names_the_way_in_for_threads() -> None:
+    """A plain ``def`` endpoint of a web framework runs in a thread; what belongs to the loop says so there."""
+    async with Pipeline(ignore) as running:
+        for call in running.put_nowait, lambda item: asyncio.run(running.put(item)):
+            with pytest.raises(StateError, match=r"another event loop or thread.*running\.put_from_thread\(item\)"):
+                await in_thread(call, 1)
+        await in_thread(running.put_from_thread, 1)
+
+
+@pytest.mark.parametrize("priority", [None, abs])
+async def test_a_handler_in_a_thread_does_not_wait_for_room_either(priority: Callable[[int], int] | None) -> None:
+    """It may be the one that has to make it; with a timeout, with room and from elsewhere a thread puts as ever."""
+    is_full, told = threading.Event(), list[str]()
+
+    @consumer(maxsize=1, priority=priority)
+    def handle(n: int) -> None:
+        if n == 0:
+            is_full.wait(PATIENCE)
+            with pytest.raises(TimeoutError):
+                running.put_from_thread(3, timeout=0.01)
+            with pytest.raises(StateError, match=r"queue of stage 'handle' is full.*feed\(item\)"):
+                running.put_from_thread(3)
+            told.append("refused")
+        elif n == 2:
+            running.put_from_thread(4)
+
+    async with Pipeline(handle) as running:
+        for n in range(2):
+            await in_thread(running.put_from_thread, n)
+        is_full.set()
+        await in_thread(running.put_from_thread, 2)
+        await until(lambda: running.statistics().done == 4)
+    assert told == ["refused"]
+
+
 async def test_where_nothing_can_be_put_a_thread_is_told() -> None:
     """A pipeline with several first stages takes no items from outside, and says so as ``put`` does."""
 

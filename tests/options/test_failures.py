@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 from spy import Flaky, Sink
-from support import balanced, counts_by_stage, cut_short, no_wait
+from support import balanced, counts_by_stage, cut_short, error_types, no_wait
 from virtual import both, now, ran, run_virtual
 
 from asyncpc import (
@@ -469,3 +469,18 @@ def test_a_report_is_pickled_with_its_failures() -> None:
     assert again == report
     assert again.failures == report.failures
     assert len(again.failures) == 3
+
+
+@both
+def test_the_item_that_fails_counts_in_its_share(eager: bool) -> None:
+    """Half of the items may fail: of 100 done and 100 failed ones that is so, of 101 failed ones not any more."""
+
+    @consumer(on_error="skip", max_failures=0.5)
+    async def handle(n: int) -> None:
+        if n >= 100:
+            raise ValueError
+
+    assert ran(source(range(200)) >> handle, eager=eager).failed == 100
+    with pytest.raises(PipelineError) as failed:
+        ran(source(range(201)) >> handle, eager=eager)
+    assert error_types(failed.value) == [TooManyFailures]

@@ -118,3 +118,24 @@ def test_a_key_whose_next_item_cannot_be_compared_fails_the_run(eager: bool) -> 
 
     report = run_virtual(main, eager=eager)
     assert (report.done, report.failed, len(report.unfinished)) == (1, 0, 2)
+
+
+@both
+def test_a_worker_that_leaves_gives_its_key_back(eager: bool) -> None:
+    """One worker less, and it had the key of what waits: the others may take that now."""
+    handled: list[str] = []
+
+    @consumer(concurrency=2, key=lambda item: item[0], name="stage")
+    async def handle(item: str) -> None:
+        await asyncio.sleep(1 if item == "a1" else 2)
+        handled.append(item)
+
+    async def main() -> None:
+        async with Pipeline(handle) as running:
+            for item in "a1", "b1", "a2":
+                await running.put(item)
+            await asyncio.sleep(0.5)
+            running.scale("stage", 1)
+
+    run_virtual(main, eager=eager)
+    assert handled == ["a1", "b1", "a2"]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any, cast
 
 import pytest
 from spy import Sink
+from support import ignore
 from virtual import both, ran, run_virtual
 
 from asyncpc import Pipeline, PipelineError, Report, Retry, Running, consumer, source
@@ -147,3 +149,25 @@ def test_a_value_in_order_that_is_refused_has_failed(end: str, eager: bool) -> N
     assert 6 not in [item for item, _ in left]
     assert report.failed == 1
     assert report.done + len(left) + report.failed == 8
+
+
+@both
+def test_an_ordered_generator_that_swallows_its_cancel_is_stopped(eager: bool) -> None:
+    """Fault B4: what it would give next is not waited for."""
+    given: list[int] = []
+
+    @consumer(ordered=True, concurrency=2)
+    async def stubborn(n: int) -> AsyncIterator[int]:
+        for value in range(100):
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(1)
+            given.append(value)
+            yield value
+
+    async def main() -> None:
+        async with asyncio.timeout(2.5):
+            await (source([1]) >> stubborn >> ignore)
+
+    with pytest.raises(TimeoutError):
+        run_virtual(main, eager=eager)
+    assert given == [0, 1, 2]

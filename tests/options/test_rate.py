@@ -57,7 +57,7 @@ def test_each_key_has_its_own_rate() -> None:
 def test_a_rate_forgets_keys_that_rest() -> None:
     """Memory: a million keys seen once must not be a million entries for ever."""
     handler = Handler("stage", print, False, 1)
-    links = RunLinks(False, lambda error, name: None)
+    links = RunLinks(False, lambda error, name: None, lambda worker: None)
     throttle = Throttle(Rate(10, key=lambda n: n))
 
     async def main() -> None:

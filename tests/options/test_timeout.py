@@ -176,3 +176,23 @@ def test_a_run_leaves_no_timer_of_a_time_limit(end: str, eager: bool) -> None:
         assert timers() == []
 
     run_virtual(main, eager=eager)
+
+
+@both
+def test_the_time_of_a_call_goes_on_after_a_wait_for_room(eager: bool) -> None:
+    """The clock stands still while a value waits, not for the rest of the call."""
+
+    @consumer(timeout=1.0, on_error="skip")
+    async def gives_and_hangs(n: int) -> AsyncIterator[int]:
+        for value in range(4):
+            yield value
+        await asyncio.sleep(3600)
+
+    @consumer(maxsize=1)
+    async def slow(n: int) -> None:
+        await asyncio.sleep(5)
+
+    report = ran(source([1]) >> gives_and_hangs >> slow, eager=eager)
+    assert [stage.done for stage in report.stages] == [0, 4]
+    assert report.failed == 1
+    assert report.elapsed < 30

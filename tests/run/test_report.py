@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
+import time
 from collections.abc import AsyncIterator
 
 import pytest
+from spy import Sink
+from support import AnyStage, named
 from virtual import run_virtual
 
-from asyncpc import PipelineError, consumer, producer, source
+from asyncpc import PipelineError, Report, Statistics, consumer, producer, source
 
 
 def test_statistics_are_a_table() -> None:
@@ -75,6 +78,51 @@ def test_a_failure_can_be_pickled_and_copied() -> None:
         assert type(again) is PipelineError
         assert again.report == failed.report
         assert [repr(error) for error in again.exceptions] == ["ValueError(1)"]
+
+
+def test_a_handler_that_held_the_event_loop_is_named_with_the_cure() -> None:
+    """Protects who writes ``async def`` and blocks in it: the report says so where it is much, and only there."""
+
+    def statistics(seconds: float, elapsed: float, of_source: float = 0.0) -> Statistics:
+        async def main() -> Report:
+            return await (source([1]) >> named("h", Sink()))
+
+        now = run_virtual(main).statistics
+        (stage,), (first,) = now.stages, now.sources
+        return now._replace(
+            elapsed=elapsed,
+            stages=(stage._replace(loop_held=seconds),),
+            sources=(first._replace(name="rows", loop_held=of_source),),
+        )
+
+    told = str(Report(statistics(9.8, 10)))
+    assert "\n'h' held the event loop 98 % of the time: write it without async\n" in told
+    assert "held" not in str(Report(statistics(4.9, 10)))
+    assert "held" not in str(Report(statistics(0.09, 0.1)))
+    told = str(Report(statistics(0, 10, of_source=7)))
+    assert "\n'rows' held the event loop 70 % of the time: read it in a thread, as a plain generator is\n" in told
+    assert "<div>&#x27;h&#x27; held the event loop 98 % of" in Report(statistics(9.8, 10))._repr_html_()
+
+
+@pytest.mark.realtime
+def test_a_handler_that_computes_is_measured_and_named() -> None:
+    """The whole way: what is measured in a run reaches the report; a handler that waits is not blamed."""
+
+    @consumer
+    async def computes(n: int) -> None:
+        until = time.perf_counter() + 0.02
+        while time.perf_counter() < until:
+            pass
+
+    @consumer
+    async def waits(n: int) -> None:
+        await asyncio.sleep(0.02)
+
+    async def told(stage: AnyStage) -> str:
+        return str(await (source(range(10)) >> stage))
+
+    assert "'computes' held the event loop" in asyncio.run(told(computes))
+    assert "held" not in asyncio.run(told(waits))
 
 
 def test_a_failed_run_has_a_failed_exit_status() -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import Any, cast
 
 import pytest
@@ -62,7 +63,7 @@ def test_a14_putters_that_wait_are_told_when_the_run_ends(why: str, eager: bool)
         assert report is not None
         assert report.produced == 2
         assert [item for item, _ in left(report)] == ([1] if why == "failure" else [])
-        with pytest.raises(QueueShutDown, match="failed in" if why == "failure" else "is draining"):
+        with pytest.raises(QueueShutDown, match="failed in" if why == "failure" else "has ended"):
             running.put_nowait(9)
 
     run_virtual(main, eager=eager)
@@ -76,7 +77,7 @@ def test_put_in_all_its_forms() -> None:
             await running.put("handled")
             await idle()
             await running.put("queued")
-            with pytest.raises(asyncio.QueueFull):
+            with pytest.raises(asyncio.QueueFull, match=r"no room .*'await running\.put\(item\)' waits"):
                 running.put_nowait("refused")
             with pytest.raises(TimeoutError):
                 await running.put("late", timeout=0.25)
@@ -85,6 +86,105 @@ def test_put_in_all_its_forms() -> None:
             assert now() == 1.0
             report = await running.drain()
         assert report.produced == report.done == 3
+
+    run_virtual(main)
+
+
+def test_put_says_whether_the_run_drains_or_has_ended() -> None:
+    """Protects who looks for the reason: an item that comes a moment too late is another mistake than a lost handle."""
+
+    async def main() -> None:
+        async with Pipeline(spy_consumer(1), name="orders") as running:
+            await running.put(1)
+            running.stop()
+            with pytest.raises(QueueShutDown, match="'orders' is draining: the item was not taken"):
+                await running.put(2)
+            await running.wait()
+            with pytest.raises(QueueShutDown, match="'orders' has ended: the item was not taken"):
+                await running.put(2)
+        with pytest.raises(QueueShutDown, match="'orders' has ended: the item was not taken"):
+            running.put_nowait(2)
+
+    run_virtual(main)
+
+
+REFUSED = r"the queue of stage 'first' is full, and a handler of the same run .* feed\(item\).* maxsize=.* from outside"
+
+
+@both
+@pytest.mark.parametrize("stage", ["first", "second"])
+@pytest.mark.parametrize("leaks", [False, True], ids=["", "with a context of its own"])
+def test_a_handler_does_not_wait_for_room_that_it_may_have_to_make(stage: str, leaks: bool, eager: bool) -> None:
+    """It would wait for ever without a word; from elsewhere, with a timeout or with room, ``put`` is what it is."""
+    running: Any = None
+    variable: ContextVar[int] = ContextVar("variable")
+    is_over, told = asyncio.Event(), list[str]()
+
+    async def put_here(where: str, n: int) -> None:
+        if where != stage:
+            return
+        if leaks:
+            variable.set(n)
+        if n == 0:
+            await asyncio.sleep(1)  # until the queue is full
+            with pytest.raises(TimeoutError):
+                await running.put(9, timeout=1)
+            with pytest.raises(StateError, match=REFUSED):
+                await running.put(9)
+            told.append("refused")
+        elif n == 2:  # the last item, so that there is room
+            await running.put(9)
+            told.append("taken")
+            is_over.set()
+
+    @consumer(maxsize=2)
+    async def first(n: int) -> int:
+        await put_here("first", n)
+        return n
+
+    @consumer(maxsize=1)
+    async def second(n: int) -> None:
+        await put_here("second", n)
+
+    async def main() -> None:
+        nonlocal running
+        async with Pipeline(first >> second) as running:
+            for n in (0, 1, 1, 1, 1, 1, 2):
+                await running.put(n)
+            await is_over.wait()
+            assert (await running.drain()).done == 8
+        assert told == ["refused", "taken"]
+
+    run_virtual(main, eager=eager)
+
+
+def test_others_wait_for_room_as_they_did() -> None:
+    """A task that a handler leaves to itself, another run's handler, a producer: none of these has to make the room."""
+    helpers: list[asyncio.Task[None]] = []
+    running: Any = None
+
+    @consumer(maxsize=1)
+    async def slow(n: int) -> None:
+        await asyncio.sleep(1)
+        if n == 0:
+            helpers.append(asyncio.create_task(running.put(100)))
+
+    @consumer
+    async def passes_on(n: int) -> None:
+        await running.put(n)
+
+    @producer
+    async def puts() -> AsyncIterator[int]:
+        for n in range(4):
+            await running.put(n)
+            yield n + 10
+
+    async def main() -> None:
+        nonlocal running
+        async with Pipeline(puts, slow) as running:
+            await (source(range(50, 55)) >> passes_on)
+            await asyncio.wait(helpers)
+            assert (await running.wait()).done == 14
 
     run_virtual(main)
 

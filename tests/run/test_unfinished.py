@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import nullcontext, suppress
 from typing import Any
 
+import anyio
 import pytest
 from support import balanced, error_types
 from virtual import both, now, run_virtual
@@ -276,3 +278,53 @@ def test_what_is_no_function_is_refused() -> None:
     """A list looks as if items were appended to it."""
     with pytest.raises(DefinitionError, match=r"pipeline 'slow': on_unfinished=\[\] must be a function of the items"):
         Pipeline(slow, on_unfinished=[])  # type: ignore[call-overload]  # the mistake under test
+
+
+# -- how long it may take -------------------------------------------------------------------------
+
+
+def test_a_cancel_that_anyio_delivers_again_does_not_end_it() -> None:
+    """``move_on_after`` cancels in every iteration of the loop; that is one cancel, and the items are kept."""
+    saved: list[int] = []
+
+    async def save(items: Items) -> None:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        saved.append(len(items))
+
+    async def main() -> None:
+        with anyio.move_on_after(0.1) as scope:
+            await Pipeline(range(5), slow, on_unfinished=save)
+        assert scope.cancelled_caught
+
+    run_virtual(main)
+    assert saved == [5]
+
+
+@pytest.mark.parametrize("ignores_cancels", [False, True])
+@pytest.mark.parametrize(("stop_after", "seconds"), [(None, 30), (2, 2)])
+def test_it_has_a_deadline_and_a_stop_shortens_it(
+    stop_after: float | None, seconds: float, ignores_cancels: bool
+) -> None:
+    """A database that hangs must not keep the program from ending: it has 30 s, or what a stop leaves it."""
+
+    async def hangs(items: Items) -> None:
+        while now() < 1000:
+            with suppress(asyncio.CancelledError) if ignores_cancels else nullcontext():
+                await asyncio.sleep(1000)
+
+    async def stopped() -> None:
+        async with Pipeline(slow, drain_timeout=0, on_unfinished=hangs) as running:
+            await running.put(1)
+            if stop_after is not None:
+                asyncio.get_running_loop().call_later(stop_after, running.stop, 0)
+
+    async def main() -> None:
+        with pytest.raises(PipelineError) as failed:
+            await stopped()
+        assert DrainTimeout in error_types(failed.value)
+        assert "on_unfinished= was cancelled" in "".join(map(str, failed.value.exceptions))
+        assert seconds <= now() <= seconds + 0.1
+        await asyncio.sleep(2000)  # what ignores cancels ends by itself, or the loop would complain
+
+    run_virtual(main)

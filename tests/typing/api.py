@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, NamedTuple, assert_type
 
+import asyncpc
 from asyncpc import (
     Adaptive,
     Batch,
@@ -371,6 +372,7 @@ async def flows() -> None:
         async for value in values:
             assert_type(value, float)
     assert_type(await (numbers >> double).collect(), list[float])
+    assert_type(await (numbers >> double).collect(pairs=True), list[tuple[int, float | Exception]])
     async for n in numbers():
         assert_type(n, int)
     assert_type(await double(1), float)
@@ -456,6 +458,28 @@ async def mistakes() -> None:
     Breaker(3, "half a minute")  # type: ignore[arg-type]
     Adaptive("1", 9, 0.1)  # type: ignore[arg-type]
     producer(restart=3)  # type: ignore[call-overload]
+
+
+async def mistakes_that_say_the_cure_when_they_run() -> None:
+    """What asyncpc has only to tell the cure is not there for checkers."""
+    shown = numbers >> show
+    _ = numbers | show  # type: ignore[operator]
+    _ = shown | show  # type: ignore[operator]
+    with shown:  # type: ignore[attr-defined]
+        pass
+    async for _ in shown:  # type: ignore[attr-defined]
+        pass
+    for _ in shown:  # type: ignore[attr-defined]
+        pass
+    await shown.put(1)  # type: ignore[attr-defined]
+    show.start()  # type: ignore[attr-defined]
+    asyncpc.Queue()  # type: ignore[attr-defined]
+    Retry(max_attempts=3)  # type: ignore[call-arg]
+    Pipeline(double, timeout=3)  # type: ignore[call-overload]
+    run(shown, workers=4)  # type: ignore[call-arg]
+    producer(retry=3)  # type: ignore[call-overload]
+    async with shown as running:
+        running.close()  # type: ignore[attr-defined]
 
 
 async def mistakes_in_branches() -> None:
