@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from children import UNMEASURED, run_child
+from documents import blocks_of, run_as_written, unmeasured
 
 import asyncpc
 
 ROOT: Final = Path(__file__).parents[1]
 PACKAGE: Final = Path(asyncpc.__file__).parent
 DOCS: Final = sorted((ROOT / "docs").rglob("*.md"))
-HOW_TO: Final = sorted((ROOT / "docs" / "how-to").glob("*.md"))
+ELSEWHERE: Final = {"adding-an-option.md", "messages.md"}
+"""Pages with a test of their own: their blocks are parts of files, or programs that fail."""
+PROGRAMS: Final = [path for path in DOCS if path.name not in ELSEWHERE and blocks_of(path.read_text())]
 HOW: Final = (ROOT / "docs" / "how-it-works.md").read_text()
 MADE_THERE: Final = {"options/dedupe.py", "tests/options/test_dedupe.py"}
 """Files that a page tells its reader to write."""
+BESIDE: Final = ("runner", "metrics")
+"""Modules that are a wing by themselves."""
 
 
 def anchors(text: str) -> set[str]:
@@ -43,7 +47,7 @@ def map_of(text: str) -> dict[str, list[str]]:
     }
 
 
-@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*DOCS, ROOT / "README.md"], ids=lambda path: path.stem)
 def test_links_and_files_are_there(path: Path) -> None:
     """A reader who follows a link, or looks for a file that is named, finds it."""
     text = path.read_text()
@@ -59,15 +63,10 @@ def test_links_and_files_are_there(path: Path) -> None:
 
 
 @pytest.mark.realtime
-@pytest.mark.parametrize("path", HOW_TO, ids=lambda path: path.stem)
-def test_the_programs_of_a_how_to_run(path: Path, tmp_path: Path) -> None:
-    """Who copies a program from a page can run it as it is, each by itself, and has no complaint to read."""
-    programs = re.findall(r"^```python\n(.*?)^```$", path.read_text(), re.DOTALL | re.MULTILINE)
-    assert programs
-    for program in programs:
-        ended = run_child(tmp_path, "-c", program, **UNMEASURED)
-        assert ended.status == 0, ended.err
-        assert "Traceback" not in ended.err
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
+def test_the_programs_run_as_written(path: Path, tmp_path: Path) -> None:
+    """Who copies a program from a page can run it as it is, sees what the page shows, and has no complaint to read."""
+    run_as_written(blocks_of(path.read_text()), tmp_path)
 
 
 def test_the_site_has_every_page() -> None:
@@ -89,8 +88,12 @@ def test_the_map_is_complete() -> None:
     """Who looks for a thing finds its module on the map; each module is there once, and none that is gone."""
     wings = {path.name: path for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
     there = {wing: sorted(file.stem for file in path.glob("[!_]*.py")) for wing, path in wings.items()}
-    ground = sorted(file.stem for file in PACKAGE.glob("[!_]*.py") if file.stem != "runner")
-    assert {wing: sorted(modules) for wing, modules in map_of(HOW).items()} == {**there, "runner": [], "": ground}
+    ground = sorted(file.stem for file in PACKAGE.glob("[!_]*.py") if file.stem not in BESIDE)
+    assert {wing: sorted(modules) for wing, modules in map_of(HOW).items()} == {
+        **there,
+        **{wing: [] for wing in BESIDE},
+        "": ground,
+    }
 
 
 def test_what_is_looked_for_is_found() -> None:
@@ -104,3 +107,11 @@ def test_what_is_looked_for_is_found() -> None:
         "": ["e"],
     }
     assert len(files_named(HOW)) > 20
+    assert {path.name for path in DOCS if path.parent.name == "how-to"} <= {path.name for path in PROGRAMS}
+    assert blocks_of("```python\na\n```\n\n```text\nb\n```\n```sh\nasyncpc c\n```\n\nd\n") == [
+        ("python", "a\n", "b\n"),
+        ("sh", "asyncpc c\n", ""),
+    ]
+    assert unmeasured(
+        "stage   done  queued   rate\n------  ----  ------  -----\na  3 of 4       7  1,234\n4 in 0.1 s\n"
+    ) == ("stage done queued rate\n- - - -\na 3 of 4 #\n4 in # s\n")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import math
 import os
 import shutil
@@ -31,6 +32,7 @@ from ..runner import run_watched
 from ..watch.drawing import draw, mermaid
 from ..watch.progress import progress
 from ..wording import NOTED, escaped, message_of, place_of, redacted
+from .metrics import address, served
 
 __all__ = ["main"]
 
@@ -44,6 +46,10 @@ ASCII: Final = str.maketrans(dict(zip("─│┐├┤┴┌└┘►▼×", "-|
 """For terminals that cannot draw lines."""
 
 
+SILENT: Final = logging.NullHandler()
+"""Keeps Python from printing the log of a target that sets up none: the command itself says what went wrong."""
+
+
 class _OutputError(Exception):
     """What there is to print cannot be written to stdout."""
 
@@ -54,6 +60,7 @@ class _UsageError(Exception):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return the exit status."""
+    logging.getLogger("asyncpc").addHandler(SILENT)
     options = _parser().parse_args(argv)
     _fill_standard_files()
     try:
@@ -98,6 +105,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_loop(run)
     run.add_argument("--drain-timeout", type=_seconds, metavar="S", help="seconds a drain may take after a signal")
+    run.add_argument(
+        "--metrics",
+        type=address,
+        metavar="[HOST:]PORT",
+        help="serve /metrics, /live and /ready while it runs; a port alone is for this machine, 0 means any port",
+    )
     run.set_defaults(command=_run)
 
     show = commands.add_parser("show", parents=[common], help="draw a pipeline", description="Draw a pipeline.")
@@ -160,7 +173,9 @@ def _run(options: argparse.Namespace) -> int:
             yield
 
     try:
-        report = run_watched(pipeline, loop=options.loop, drain_timeout=options.drain_timeout, watch=watch)
+        with served(pipeline, options.metrics) as around:
+            timeout = options.drain_timeout
+            report = run_watched(pipeline, loop=options.loop, drain_timeout=timeout, watch=watch, around=around)
     except SystemExit as error:  # of a handler or a source
         left = runs[0].report
         assert left is not None

@@ -91,7 +91,7 @@ def route(
     where = f"route {label!r}"
     check_callback(where, "by", by, "a function of an item")
     if not isinstance(branches, Mapping) or not branches:
-        raise DefinitionError(f"{where}: branches={branches!r} must be a dictionary: {{key: consumer, …}}")
+        raise DefinitionError(f"{where}: branches={shown(branches)} must be a dictionary: {{key: consumer, …}}")
     branches = dict(branches)
     parts = [*branches.values(), *([default] if default is not None else [])]
     distinct = list({id(part): part for part in parts}.values())
@@ -200,4 +200,4 @@ def _branching(
 
 def _key(key: object) -> str:
     """A key as pictures show it: a word without quotes (``CH``), so that ``'1'`` and ``1`` still differ."""
-    return key if isinstance(key, str) and key.isidentifier() and key != "default" else repr(key)
+    return key if isinstance(key, str) and key.isidentifier() and key != "default" else shown(key)

@@ -24,12 +24,21 @@ from ..run.report import PipelineError, Report, Unfinished
 from ..run.running import Results, Running, end_block, leave
 from ..run.supervisor import Supervisor
 from ..run.watching import Beside, screens
-from ..wording import redacted
 from .definitions import bind_origin
 from .layout import Layout
 from .parts import Part, join, stage_layout
 
-__all__ = ["Consumer", "Pipeline", "Producer", "Source", "StageLike", "handler_of", "plan_of", "run_beside"]
+__all__ = [
+    "Consumer",
+    "Pipeline",
+    "Producer",
+    "Source",
+    "StageLike",
+    "accompany",
+    "handler_of",
+    "plan_of",
+    "run_beside",
+]
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -122,12 +131,18 @@ class Pipeline(StageLike[In_contra, Out_co]):
     there the first part may be any iterable or async iterable, or be left out, for a pipeline that is fed with
     :meth:`Running.put`. More than two parts run as well, but type checkers refuse them: ``>>`` types any number.
 
-    ``maxsize`` (items) bounds each queue, unless its stage or an inner pipeline sets its own; by default it is that of
-    the first part, if that is a pipeline that sets it. ``drain_timeout`` (seconds) bounds a drain; by default it comes
-    from the first part that sets it, and is 30 if none does. ``on_unfinished`` is a function, or a coroutine function,
-    that gets the accepted items which a run has not handled to their end: a tuple of :class:`Unfinished`. It is called
-    when the run has ended and left items, for whatever reason, before ``await`` or the block returns or raises; what it
-    raises fails the run. By default it comes from the first part that sets it.
+    ``maxsize``
+        Items that each queue holds, unless its stage or an inner pipeline sets its own; 0 means unbounded. By default
+        that of the first part, if that is a pipeline that sets it, else 128.
+    ``drain_timeout``
+        Seconds that a drain may take. By default that of the first part that sets it, else 30.
+    ``on_unfinished``
+        A function, or a coroutine function, that gets the accepted items which a run has not handled to their end: a
+        tuple of :class:`Unfinished`. It is called when the run has ended and left items, for whatever reason, before
+        ``await`` or the block returns or raises; what it raises fails the run. By default that of the first part that
+        sets it.
+    ``name``
+        What the log and errors call it. By default its parts: ``numbers >> double >> show``.
 
     Raises ``DefinitionError`` for a pipeline that cannot run. A pipeline can run any number of times, but only once at
     a time.
@@ -286,9 +301,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
     @asynccontextmanager
     async def _accompanied(self, beside: Beside) -> AsyncIterator[None]:
         """Enter ``beside`` for each run in the block, until that run has ended, or the block."""
-        self._beside[beside] = own = ExitStack()
-        if self._run is not None and self._run.belongs_here():
-            self._accompany(self._run, beside, own)
+        own = accompany(self, beside)
         try:
             yield
         finally:
@@ -296,7 +309,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
             if self._run is not None and self._run.belongs_here():
                 asyncio.get_running_loop().call_soon(_end_unless_stopping, own, self._run)
 
-    def _accompany(self, run: Supervisor, beside: Beside, own: ExitStack) -> None:
+    def _enter_beside(self, run: Supervisor, beside: Beside, own: ExitStack) -> None:
         """Enter ``beside``; it ends with ``own``, with the run at the latest."""
         own.enter_context(beside(Running(run)))
         self._around.callback(own.close)
@@ -328,7 +341,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
             for one in beside:
                 self._around.enter_context(one(Running(run)))
             for one, own in self._beside.items():
-                self._accompany(run, one, own)
+                self._enter_beside(run, one, own)
             run.start()
         except BaseException:
             self._release()
@@ -351,14 +364,13 @@ class Pipeline(StageLike[In_contra, Out_co]):
         return self._plan.name
 
     def __repr__(self) -> str:
-        """Say what to do with it, since asyncio shows this where it refuses it (``asyncio.run(pipeline)``)."""
+        # asyncio shows it where it refuses a pipeline, as asyncio.run(pipeline) does
         cure = "await it, or asyncpc.run(it)" if self._plan.origins else "enter it: async with it as running"
         return f"<Pipeline {self._plan.name}; {cure}>"
 
-    if sys.flags.dev_mode:
+    if sys.flags.dev_mode:  # a coroutine may have made it and forgotten to await it; a module may have any number
 
         def __del__(self) -> None:
-            """Warn of a pipeline that a coroutine has made and forgotten to await; never of one in a module."""
             if not getattr(self, "_is_used", True) and asyncio._get_running_loop() is not None:
                 warnings.warn(
                     f"{self._named()} was never run: await it, or enter it with 'async with'",
@@ -366,7 +378,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
                     stacklevel=2,
                 )
 
-    if not TYPE_CHECKING:  # checkers refuse these as they are
+    if not TYPE_CHECKING:  # checkers refuse these as they are; without docstrings, the reference leaves them out
 
         def __aiter__(self) -> None:
             raise DefinitionError(
@@ -382,7 +394,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
         __exit__ = __enter__
 
     def _repr_html_(self) -> str:
-        return f"<pre>{escape(redacted(screens().picture(self._as_plan())))}</pre>"
+        return f"<pre>{escape(screens().picture(self._as_plan()))}</pre>"
 
 
 def _joined(first: Any, following: Any) -> Pipeline[Any, Any]:
@@ -398,6 +410,14 @@ def _end_unless_stopping(own: ExitStack, run: Supervisor) -> None:
 def plan_of(pipeline: Pipeline[Any, Any]) -> Plan:
     """The plan that a pipeline's runs are made from."""
     return pipeline._as_plan()
+
+
+def accompany(pipeline: Pipeline[Any, Any], beside: Beside) -> ExitStack:
+    """Enter ``beside`` for each run of the pipeline from now on, and for one that is under way; what ends that."""
+    pipeline._beside[beside] = own = ExitStack()
+    if pipeline._run is not None and pipeline._run.belongs_here():
+        pipeline._enter_beside(pipeline._run, beside, own)
+    return own
 
 
 async def run_beside(pipeline: Pipeline[Any, Any], *beside: Beside) -> Report:

@@ -8,7 +8,6 @@ from html import escape
 from typing import Any, NamedTuple
 
 from ..failure import Failure, KeptFailure
-from ..wording import redacted
 from .verdict import bottleneck, loop_holders
 
 __all__ = ["PipelineError", "Report", "SourceStatistics", "StageStatistics", "Statistics", "Unfinished"]
@@ -310,8 +309,8 @@ class PipelineError(ExceptionGroup[Exception]):
         super().__init__(message, exceptions)
 
     def __reduce__(self) -> tuple[type[PipelineError], tuple[str, Sequence[Exception], Report], dict[str, Any]]:
-        """Pickle with the report and the results, so that a run in another process can fail in full."""
-        return type(self), (self.message, self.exceptions, self.report), {"results": self.results}
+        """Pickle with the report, the results and the notes, so that a run in another process can fail in full."""
+        return type(self), (self.message, self.exceptions, self.report), vars(self)
 
     # typeshed lets derive() take BaseExceptions too, so narrowing it is an unsound override in general. Not here:
     # split() and except* call it only with a part of what this group holds, and an ExceptionGroup holds Exceptions.
@@ -340,10 +339,10 @@ class _Shown(NamedTuple):
 
     def html(self) -> str:
         """For a notebook."""
-        head, *rows = [[escape(redacted(cell)) for cell in row] for row in self.cells]
+        head, *rows = [[escape(cell) for cell in row] for row in self.cells]
         first = "".join([f"<th>{cell}</th>" for cell in head])
         rest = [f"<tr><th>{name}</th>{''.join([f'<td>{cell}</td>' for cell in row])}</tr>" for name, *row in rows]
-        lines = "".join([f"<div>{escape(redacted(line))}</div>" for line in self.lines])
+        lines = "".join([f"<div>{escape(line)}</div>" for line in self.lines])
         return f"<table><thead><tr>{first}</tr></thead><tbody>{''.join(rest)}</tbody></table>{lines}"
 
 

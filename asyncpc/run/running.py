@@ -13,6 +13,7 @@ from ..core.tracked import CallTicket, Tracked
 from ..errors import QueueShutDown, StateError
 from ..mistakes import absent
 from ..options.rate import Rate, set_rate
+from .health import Health, Look, judge
 from .report import Report, Statistics
 from .signals import Signals, can_handle_signals
 from .supervisor import Supervisor
@@ -20,7 +21,7 @@ from .supervisor import Supervisor
 if TYPE_CHECKING:
     from ..offload.bridge import Bridge
 
-__all__ = ["Results", "Running", "end_block", "failing", "leave", "opening", "signals_handled"]
+__all__ = ["Results", "Running", "end_block", "failing", "leave", "look_at", "opening", "signals_handled"]
 
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
@@ -121,12 +122,15 @@ class Running(Generic[In_contra, Out_co]):
         found = self._run.scaling.stage(stage)
         if found.handler.branches is not None:
             raise StateError(
-                f"stage {stage!r} has one worker, which keeps items in their order: scale the stages of its branches"
+                f"stage {found.handler.name!r} has one worker, which keeps items in their order: scale the stages of "
+                "its branches"
             )
-        self._run.scaling.scale(found, at_least_1(f"stage {stage!r}", "concurrency", concurrency))
+        self._run.scaling.scale(found, at_least_1(f"stage {found.handler.name!r}", "concurrency", concurrency))
 
     def set_rate(self, stage: str, rate: Rate) -> None:
         """Set the :class:`~asyncpc.Rate` at which calls of the stage of that name begin, also calls that wait already.
+
+        It holds for all places of the stage's consumer. What was used up of the old rate stays so.
 
         Raises ``StateError`` for an unknown stage, ``DefinitionError`` for anything but a rate.
         """
@@ -224,6 +228,18 @@ class Running(Generic[In_contra, Out_co]):
     def bottleneck(self) -> str:
         """Say in words which stage limits the run, and which stages wait for it."""
         return self._run.statistics().bottleneck()
+
+    def health(self, stalled_after: float = 60.0) -> Health:
+        """Say whether the run is well: live, ready, which stages are stalled, and why; may be called in any thread.
+
+        It compares each stage with the last call, so it has to be called now and then, as a probe does. A stage is
+        stalled if it has work and nothing was done, failed or dropped for ``stalled_after`` seconds; not while it waits
+        for a slower stage behind it, for its rate, a breaker or a back-off, for :meth:`resume`, or for more items of a
+        batch. In the loop the answer itself shows that the loop is alive. Another thread asks the loop, and waits for
+        half a second; a loop that has not answered for ``stalled_after`` seconds makes the run not live.
+        """
+        check_seconds(f"pipeline {self._run.plan.name!r}", "stalled_after", stalled_after)
+        return judge(self._run.state, self._run.outcome, self._run.looks.look(), stalled_after)
 
     @property
     def report(self) -> Report | None:
@@ -331,6 +347,11 @@ def signals_handled(running: Running[Any, Any], drain_timeout: float | None) -> 
 def failing(running: Running[Any, Any]) -> bool:
     """Whether the run has an error that it will end with, or has ended with."""
     return not running._run.outcome.is_clean()
+
+
+def look_at(running: Running[Any, Any]) -> Look:
+    """What there is to see of a run, in any thread."""
+    return running._run.looks.look()
 
 
 def opening(running: Running[Any, Any], place: int) -> bool:

@@ -39,11 +39,12 @@ from ..core.stage import ConsumerWorker, RunLinks, Stage, Worker
 from ..core.tracked import release_all
 from ..core.worker import consume
 from ..errors import ConservationError, QueueShutDown, StateError, WorkerCancelled
-from ..logs import DEBUG, ERROR, WARNING, log
-from ..wording import item_of, redacted, summary
+from ..logs import DEBUG, ERROR, WARNING, log, log_as
+from ..wording import item_of, summary
 from .accounting import Accounts
 from .build import build
 from .handover import GRACE, HandOver
+from .health import Looks
 from .outcome import Outcome
 from .report import Report, Statistics
 from .scaling import Scaling
@@ -96,6 +97,7 @@ class Supervisor:
         self.scaling: Scaling = Scaling(plan.name, self.stages, self._start_worker)
         self.accounts: Accounts = Accounts(self._producers, self.stages, plan.ends, self.results)
         self.outcome: Outcome = Outcome(plan.name)
+        self.looks: Looks = Looks(self.first, self.stages, self.outcome, self.statistics)
         self._live: dict[Worker, None] = {}  # a set that keeps its order, so that runs can be repeated
         self._left_behind: list[str] = []  # workers that left a call running in a thread
         self._sources_live = 0
@@ -124,6 +126,7 @@ class Supervisor:
             queue.check_caller()
         if len(self.plan.entries) > 1:  # then it is none of those
             self.first.check_caller()
+        log_as(self.plan.name, self._context)
         self._context.run(_current.set, self)
         self.first.check_waiter = self._check_waiter
         self.scaling.start(self._loop)
@@ -133,7 +136,9 @@ class Supervisor:
                 from ..offload.sources import read_in_thread  # here, since most programs have no such source
 
                 producer.origin = read_in_thread(producer)
-            self._spawn(producer, copy_context())
+            context = copy_context()
+            log_as(self.plan.name, context)
+            self._spawn(producer, context)
 
     def _start_worker(self, stage: Stage) -> None:
         """Start one more worker, since an item has come and no worker is idle."""
@@ -250,7 +255,8 @@ class Supervisor:
         if error is not None:
             self.outcome.keep(error, "on_unfinished=")
             self.outcome.is_delivered = False  # the caller has not seen this error yet
-            log(ERROR, "pipeline %r: on_unfinished= raised %s", self.plan.name, summary(error), error=error)
+            name = self.plan.name
+            log(ERROR, "pipeline %r: on_unfinished= raised %s", name, summary(error), error=error, pipeline=name)
 
     @property
     def has_ended(self) -> bool:
@@ -356,7 +362,8 @@ class Supervisor:
             worker.abandoned = True
         self._finish()
         _under_way.add(self)  # or a task could be garbage-collected, and Python would complain that it is pending (B9)
-        log(ERROR, "workers that ignored two cancellations are left behind: %s", ", ".join(self._abandoned()))
+        names = ", ".join(self._abandoned())
+        log(ERROR, "workers that ignored two cancellations are left behind: %s", names, pipeline=self.plan.name)
 
     # -- the end of a worker ------------------------------------------------------------------
 
@@ -385,7 +392,8 @@ class Supervisor:
             self._cascade()
         self._finish_if_ended()
         if self._entered:  # the caller of a run that is awaited gets them anyway
-            self._log_failures(errors, f"in {worker.name}")
+            stage = worker.stage.handler.name if isinstance(worker, ConsumerWorker) else worker.name
+            self._log_failures(errors, f"in {worker.name}", stage)
 
     def _judge(self, worker: ConsumerWorker | ProducerWorker) -> Sequence[BaseException]:
         """Keep what the worker failed with, if anything, and stop the run for it."""
@@ -417,13 +425,14 @@ class Supervisor:
         self.outcome.keep(error, where)
         self._fail(where)
         if self._entered:
-            self._log_failures([error], f"in {where}")
+            self._log_failures([error], f"in {where}", where)
 
-    def _log_failures(self, errors: Sequence[BaseException], how: str) -> None:
+    def _log_failures(self, errors: Sequence[BaseException], how: str, stage: str = "") -> None:
+        name = self.plan.name
         for error in errors:
             if isinstance(error, Exception):
                 what = summary(error) + item_of(error)
-                log(ERROR, "pipeline %r failed %s: %s", self.plan.name, how, what, error=error)
+                log(ERROR, "pipeline %r failed %s: %s", name, how, what, error=error, pipeline=name, stage=stage)
 
     def _fail(self, where: str) -> None:
         """Stop the run at its first failure: cancel other workers, refuse waiting callers of ``put`` (invariant 7)."""
@@ -482,9 +491,10 @@ class Supervisor:
             return
         counts = {stage.name: stage for stage in self.outcome.report.stages}
         for name, left in self.outcome.report.left_by_stage().items():
-            one, names = counts[name], (redacted(self.plan.name), redacted(name))
+            one = counts[name]
             message = "pipeline %r: stage %r left %d of %d items unfinished (%d done, %d failed, %d dropped)"
-            log(WARNING, message, *names, left, one.received, one.done, one.failed, one.dropped)
+            numbers = left, one.received, one.done, one.failed, one.dropped
+            log(WARNING, message, self.plan.name, name, *numbers, pipeline=self.plan.name, stage=name)
 
     def _conclude(self) -> None:
         """Write the report, with what is left, and let go of it."""
@@ -526,7 +536,7 @@ class Supervisor:
         if state not in ADVANCES[self.state]:
             raise StateError(f"pipeline {self.plan.name!r} is {self.state.value}; it cannot become {state.value}")
         before, self.state = self.state, state
-        log(DEBUG, "pipeline %r: %s -> %s", self.plan.name, before, state)
+        log(DEBUG, "pipeline %r: %s -> %s", self.plan.name, before, state, pipeline=self.plan.name)
 
 
 async def _outlast(

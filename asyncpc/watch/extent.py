@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from ..core.plan import Node, Origin, Plan
 from ..logs import WARNING, log
 from ..run.report import Statistics
-from ..wording import redacted, summary
+from ..wording import summary
 from .drawing import meetings
 
 __all__ = ["Extent", "Journey", "Pace", "Standing", "total_of"]
@@ -71,7 +71,7 @@ class Standing(NamedTuple):
             self.queue,
         ]
         line = " · ".join([part for part in parts if part])
-        return redacted(f"{self.word} at {line}" if is_over else line)
+        return f"{self.word} at {line}" if is_over else line
 
 
 class Journey:
@@ -205,22 +205,24 @@ def total_of(plan: Plan) -> int | None:
     """How many items the sources will produce, if each of them knows."""
     if not plan.origins:
         return None
-    totals = [_total_of(origin) for origin in plan.origins]
+    totals = [_total_of(origin, plan.name) for origin in plan.origins]
     return sum([total for total in totals if total is not None]) if None not in totals else None
 
 
-def _total_of(origin: Origin) -> int | None:
+def _total_of(origin: Origin, pipeline: str) -> int | None:
     """How many items a source will produce; a ``total=`` of the user's that fails is logged, and the run goes on."""
     if origin.total is None or isinstance(origin.total, int):
         return origin.total
     try:
         total = origin.total()
     except Exception as error:
-        log(WARNING, "source %r: total= raised, so its progress has no total: %s", origin.name, summary(error))
+        message = "source %r: total= raised, so its progress has no total: %s"
+        log(WARNING, message, origin.name, summary(error), pipeline=pipeline, stage=origin.name)
         return None
     if isinstance(total, int) and total >= 0:
         return total
-    log(WARNING, "source %r: total= returned no number of items, so its progress has no total", origin.name)
+    message = "source %r: total= returned no number of items, so its progress has no total"
+    log(WARNING, message, origin.name, pipeline=pipeline, stage=origin.name)
     return None
 
 

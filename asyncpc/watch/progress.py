@@ -18,7 +18,7 @@ from ..core.plan import Plan
 from ..logs import WARNING, log
 from ..run.running import Running, failing
 from ..run.watching import Beside, looking
-from ..wording import redacted, summary
+from ..wording import summary
 from .drawing import width
 from .extent import Journey, Standing
 
@@ -50,9 +50,9 @@ def progress(plan: Plan, *, stays: bool = True) -> Beside:
     @contextmanager
     def shown(running: Running[Any, Any]) -> Iterator[None]:
         try:
-            journey, display = Journey(plan), _display(redacted(plan.name))
+            journey, display = Journey(plan), _display(plan.name)
         except Exception as error:  # a screen that fails leaves the run in peace
-            log(WARNING, "no progress is shown: %s", summary(error))
+            log(WARNING, "no progress is shown: %s", summary(error), pipeline=plan.name)
             yield
             return
 

@@ -62,7 +62,7 @@ def test_a_notebook_shows_tables() -> None:
 
 
 def test_a_failure_can_be_pickled_and_copied() -> None:
-    """A pipeline run in another process can fail in full: exceptions and report come back."""
+    """A pipeline run in another process can fail in full: exceptions, report and notes come back."""
 
     @consumer(name="bad")
     async def bad(n: int) -> None:
@@ -74,10 +74,12 @@ def test_a_failure_can_be_pickled_and_copied() -> None:
         return failed.value
 
     failed = run_virtual(main)
+    failed.add_note("shard 7")
     for again in (pickle.loads(pickle.dumps(failed)), copy.copy(failed)):
         assert type(again) is PipelineError
         assert again.report == failed.report
         assert [repr(error) for error in again.exceptions] == ["ValueError(1)"]
+        assert again.__notes__ == ["shard 7"]
 
 
 def test_a_handler_that_held_the_event_loop_is_named_with_the_cure() -> None:
