@@ -9,14 +9,16 @@ How a run stops
 1. *Intake ends*: puts are refused and the sources' tasks are cancelled, also while they sit in their next item; each
    source is closed in its own task. (Sources that end by themselves lead to the same point.)
 2. *The queues drain*: when every queue is empty and every worker waits with nothing in flight, nothing can make new
-   work, not even ``feed``; the queues that no stage writes to are closed, and each of their consumers sees END. When
-   the last worker of a stage has ended, the next queue is closed, stage by stage; where branches meet, when the last of
-   them has ended.
-3. *One deadline* over all of it: then the workers are cancelled, once more after ``GRACE`` seconds, and after another
-   ``GRACE`` a worker that ignored both is abandoned by name. What was not handled is listed, item by item.
+   work, not even ``feed``.
+3. *END goes through the stages*: the queues that no stage writes to are closed, and each of their consumers sees END.
+   When the last worker of a stage has ended, the next queue is closed, stage by stage; where branches meet, when the
+   last of them has ended.
+4. *One deadline* over all of it, set when a stop is asked for or a source raises; sources that end by themselves set
+   none. Then the workers are cancelled, once more after ``GRACE`` seconds, and after another ``GRACE`` a worker that
+   ignored both is abandoned by name. What was not handled is listed, item by item.
 
-A failure cancels at once instead of step 2; what it leaves is listed as well. When a source raises, the run drains the
-items that it produced, then raises the error (fault C13).
+A failure cancels at once instead of steps 2 and 3; what it leaves is listed as well. When a source raises, the run
+drains the items that it produced, then raises the error (fault C13).
 """
 
 from __future__ import annotations
