@@ -20,7 +20,7 @@ PROGRAM: Final = re.compile(
 TITLE: Final = re.compile(r'title="([^"]*)"')
 FILE: Final = re.compile(r'^```(?:toml|ini|json) title="([^"\n]*)"\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 RULER: Final = re.compile(r"-+(  -+)+")
-MEASURED: Final = ("peak queued", "rate")
+MEASURED: Final = ("held back", "peak queued", "rate")
 """Columns that differ from run to run."""
 
 
@@ -66,7 +66,7 @@ def unmeasured(output: str) -> str:
             measured = [kept[-1][slice(*span)].strip() in MEASURED for span in columns]
             kept[-1] = " ".join(kept[-1].split())
             continue
-        if columns and re.fullmatch(r"[\d,. ]*", line[columns[0][1] :]):
+        if columns and re.fullmatch(r"[\d,. s]*", line[columns[0][1] :]):
             cells = [line[slice(*span)].strip() for span in columns]
             line = " ".join(cell for cell, differs in zip(cells, measured, strict=True) if cell and not differs)
         else:

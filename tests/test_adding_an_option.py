@@ -64,11 +64,10 @@ def copied(folder: Path, changes: Sequence[Change], files: dict[str, str]) -> No
 
 def run_tests(folder: Path, *tests: str) -> Ended:
     """Run the page's tests, and ``tests`` of ours, against the copy in ``folder``."""
-    for test in tests:
-        path = test.partition("::")[0]
+    for path in "README.md", "tests/pages.py", *(test.partition("::")[0] for test in tests):
         shutil.copy(ROOT / path, folder / path)  # where it looks for the documents
     page = "tests/options/test_dedupe.py"
-    paths = f"{folder}:{ROOT / 'tests'}"
+    paths = f"{folder}:{folder / 'tests'}:{ROOT / 'tests'}"
     return run_child(
         folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", page, *tests, PYTHONPATH=paths, **UNMEASURED
     )
