@@ -26,6 +26,7 @@ The wings of the house. Imports only go down this list, and inside a wing no two
 
     cli       reads arguments, writes to the terminal, sets exit codes
     runner    owns a loop
+    metrics   lets Prometheus read counters, and tells probes whether runs are well
     watch     shows a pipeline, a run or a profile to people
     graph     what a user writes: sources and stages, joined into pipelines
     run       runs a pipeline: its supervisor, its accounts, its report, the handle that its user gets
@@ -64,6 +65,7 @@ from .options.batch import Batch
 from .options.breaker import Breaker
 from .options.rate import Rate
 from .options.retry import Retry
+from .run.health import Health
 from .run.report import PipelineError, Report, SourceStatistics, StageStatistics, Statistics, Unfinished
 from .run.running import Results, Running
 from .run.supervisor import feed
@@ -82,6 +84,7 @@ __all__ = [
     "DefinitionError",
     "DrainTimeout",
     "Failure",
+    "Health",
     "NotPicklable",
     "Pipeline",
     "PipelineError",

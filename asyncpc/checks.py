@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, TypeGuard, TypeVar
 
 from .backoff import Restart
 from .errors import DefinitionError
-from .wording import shown
+from .wording import redacted, shown
 
 __all__ = [
     "SECONDS_OF_ATTEMPT",
@@ -91,7 +91,7 @@ def check_function(where: str, function: Callable[..., Any], context: Resource[A
 def at_least_1(where: str, option: str, number: object) -> int:
     """Check for a whole number, at least 1."""
     if not is_whole(number) or number < 1:
-        raise DefinitionError(f"{where}: {option}={number!r} must be a whole number, at least 1")
+        raise DefinitionError(f"{where}: {option}={shown(number)} must be a whole number, at least 1")
     return number
 
 
@@ -104,7 +104,7 @@ def check_callback(
     """
     refuse_called(f"{where}: {option}=", function)
     if isinstance(part := _behind(function), Composable):
-        raise DefinitionError(f"{where}: {option}={part!r} is a {_kind(part)}: it must be {what}")
+        raise DefinitionError(f"{where}: {option}={shown(part)} is a {_kind(part)}: it must be {what}")
     if not callable(function) or not (arguments is None or takes(function, arguments)):
         raise DefinitionError(f"{where}: {option}={shown(function)} must be {what}")
     layers = _layers(function)
@@ -135,10 +135,10 @@ def check_restart(where: str, restart: object) -> Restart | None:
     if restart is None:
         return None
     if not isinstance(restart, Restart):
-        raise DefinitionError(f"{where}: restart={restart!r} must be Restart(times, within=seconds)")
+        raise DefinitionError(f"{where}: restart={shown(restart)} must be Restart(times, within=seconds)")
     at_least_1(where, "Restart times", restart.times)
     if not is_positive(restart.within):
-        raise DefinitionError(f"{where}: {restart!r}: within must be more than 0 seconds")
+        raise DefinitionError(f"{where}: {shown(restart)}: within must be more than 0 seconds")
     check_callback(where, "Restart backoff", restart.backoff, SECONDS_OF_ATTEMPT)
     return restart
 
@@ -146,14 +146,14 @@ def check_restart(where: str, restart: object) -> Restart | None:
 def check_maxsize(where: str, maxsize: int | None) -> None:
     """Refuse a bound that is not a whole number of items, at least 0."""
     if maxsize is not None and (not is_whole(maxsize) or maxsize < 0):
-        raise DefinitionError(f"{where}: maxsize={maxsize!r} must be a whole number; 0 means unbounded")
+        raise DefinitionError(f"{where}: maxsize={shown(maxsize)} must be a whole number; 0 means unbounded")
 
 
 def check_seconds(where: str, option: str, seconds: float | None) -> None:
     """Refuse anything but a number of seconds, at least 0."""
     number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
     if seconds is not None and not (number and seconds >= 0):
-        raise DefinitionError(f"{where}: {option}={seconds!r} must be 0 or more seconds")
+        raise DefinitionError(f"{where}: {option}={shown(seconds)} must be 0 or more seconds")
 
 
 def kind_of(function: Callable[..., Any]) -> str:
@@ -174,9 +174,9 @@ def check_run_in(where: str, function: Callable[..., Any], run_in: object, conte
     if run_in is None:
         return "loop" if asynchronous else "thread"
     if run_in not in ("loop", "thread", "process", "interpreter"):
-        raise DefinitionError(f"{where}: run_in={run_in!r} must be 'loop', 'thread', 'process' or 'interpreter'")
+        raise DefinitionError(f"{where}: run_in={shown(run_in)} must be 'loop', 'thread', 'process' or 'interpreter'")
     if asynchronous and run_in != "loop":
-        raise DefinitionError(f"{where} is async, so it runs in the loop: write 'def' for run_in={run_in!r}")
+        raise DefinitionError(f"{where} is async, so it runs in the loop: write 'def' for run_in={shown(run_in)}")
     if not asynchronous and run_in == "loop":
         raise DefinitionError(
             f"{where} is a plain function, which would block the loop: write 'async def', or leave run_in= out"
@@ -189,7 +189,8 @@ def check_run_in(where: str, function: Callable[..., Any], run_in: object, conte
             )
         if "<" in (name := getattr(bare_function(function), "__qualname__", "")):
             raise DefinitionError(
-                f"{where}: run_in={run_in!r} imports it by name, so {name} must be defined at the top level of a module"
+                f"{where}: run_in={shown(run_in)} imports it by name, so {name} must be defined at the top level of a "
+                "module"
             )
     if run_in == "interpreter" and sys.version_info < (3, 13):
         raise DefinitionError(f"{where}: run_in='interpreter' needs CPython 3.13 or newer; use run_in='process'")
@@ -225,12 +226,12 @@ def label_of(name: str | None, thing: object) -> str:
 
 
 def check_name(name: object) -> str:
-    """Check for a name of printable characters."""
+    """Check for a name of printable characters; what is kept of it has no password, wherever it will be shown."""
     if not isinstance(name, str):
-        raise DefinitionError(f"name={name!r} must be a string")
+        raise DefinitionError(f"name={shown(name)} must be a string")
     if not name.isprintable():
-        raise DefinitionError(f"name={name!r} must be printable, on one line")
-    return name
+        raise DefinitionError(f"name={shown(name)} must be printable, on one line")
+    return redacted(name)
 
 
 def name_of(function: object) -> str:
@@ -293,7 +294,7 @@ def takes(function: Callable[..., Any], count: int) -> bool:
 
 def signature_of(function: Callable[..., Any]) -> str:
     """The name and parameters of a function."""
-    return f"{name_of(function)}{inspect.signature(function)}"
+    return redacted(f"{name_of(function)}{inspect.signature(function)}")
 
 
 def check_context(where: str, context: Resource[Any]) -> None:

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any, Final, TypeVar, cast
 
 from .errors import DefinitionError
+from .wording import shown
 
 __all__ = ["absent", "explained", "unknown_attribute"]
 
@@ -129,7 +130,8 @@ def explained(thing: C) -> C:
 def unknown_attribute(thing: object, name: str) -> AttributeError:
     """The error of whoever reads an attribute that ``thing`` does not have: with the cure, if it has one elsewhere."""
     of = thing.__name__ if isinstance(thing, ModuleType) else type(thing).__name__
-    text = f"{f'module {of!r}' if isinstance(thing, ModuleType) else f'{of!r} object'} has no attribute {name!r}"
+    what = f"module {shown(of)}" if isinstance(thing, ModuleType) else f"{shown(of)} object"
+    text = f"{what} has no attribute {shown(name)}"
     cure = _meant(of).get(name)
     if cure is None:
         return AttributeError(text, name=name, obj=thing)  # Python names what is like it

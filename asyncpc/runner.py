@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from typing import Any, Final, Literal
 
 from .checks import check_seconds
@@ -16,6 +16,7 @@ from .mistakes import explained
 from .run.report import PipelineError, Report
 from .run.running import Running, signals_handled
 from .run.watching import Beside, install, screens
+from .wording import shown
 
 __all__ = ["Loop", "run", "run_watched"]
 
@@ -70,8 +71,9 @@ def run_watched(
     loop: Loop = "auto",
     drain_timeout: float | None = None,
     watch: Beside | None = None,
+    around: AbstractAsyncContextManager[object] | None = None,
 ) -> Report:
-    """:func:`run`, with ``watch`` entered while the run is under way."""
+    """:func:`run`, with ``watch`` entered while the run is under way, and ``around`` from before its start."""
     if not isinstance(pipeline, Pipeline):
         raise DefinitionError(f"run() takes a Pipeline, such as numbers >> show, not {_not_a_pipeline(pipeline)}")
     if asyncio._get_running_loop() is not None:
@@ -87,8 +89,12 @@ def run_watched(
             yield
         abandoned = bool(running.report and running.report.abandoned)
 
+    async def main() -> Report:
+        async with nullcontext() if around is None else around:
+            return await run_beside(pipeline, beside, *([] if watch is None else [watch]))
+
     try:
-        return runner.run(run_beside(pipeline, beside, *([] if watch is None else [watch])))
+        return runner.run(main())
     except PipelineError as error:
         raise error.with_traceback(None) from error.__cause__  # the frames in between say nothing
     finally:
@@ -104,15 +110,15 @@ def _not_a_pipeline(thing: object) -> str:
         thing.close()  # or Python warns that it was never awaited
         return f"the coroutine {thing.__name__}(): write asyncio.run({thing.__name__}())"
     if isinstance(thing, Consumer):
-        return f"{thing!r}: write source(items) >> it"
+        return f"{shown(thing)}: write source(items) >> it"
     if isinstance(thing, (Producer, Source)):
-        return f"{thing!r}: write it >> a consumer"
-    return repr(thing)
+        return f"{shown(thing)}: write it >> a consumer"
+    return shown(thing)
 
 
 def _loop_factory(loop: Loop) -> Callable[[], asyncio.AbstractEventLoop] | None:
     if loop not in ("auto", "uvloop", "asyncio"):
-        raise DefinitionError(f"loop={loop!r} must be 'auto', 'uvloop' or 'asyncio'")
+        raise DefinitionError(f"loop={shown(loop)} must be 'auto', 'uvloop' or 'asyncio'")
     if loop == "asyncio":
         return asyncio.new_event_loop
     try:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import traceback
+from collections.abc import Iterator
 from contextlib import suppress
 from traceback import walk_tb
-from typing import Final
+from typing import Any, Final
 
 __all__ = [
     "ITEM",
@@ -16,6 +17,7 @@ __all__ = [
     "begin_at_user_code",
     "described",
     "escaped",
+    "forget_repeats",
     "item_of",
     "message_of",
     "place_of",
@@ -31,17 +33,33 @@ LONGEST: Final = 200
 READ: Final = 10_000
 """Characters or bytes of a value that are looked at to show its beginning."""
 
+DEEPEST: Final = 20
+"""Containers inside one another that are looked into."""
+
+BRACKETS: Final[dict[type, tuple[str, str]]] = {
+    list: ("[", "]"),
+    tuple: ("(", ")"),
+    set: ("{", "}"),
+    frozenset: ("frozenset({", "})"),
+    dict: ("{", "}"),
+}
+"""What is written around the items of a container."""
+
 NOTED: Final = "asyncpc: "
 """How each note of this package begins."""
 
 ITEM: Final = "item "
 """How the note of an error begins that says which item it is about."""
 
+REPEATS: Final = 3
+"""How many times the traceback of one error may come the same way."""
+
 OURS: Final = os.path.dirname(__file__) + os.sep
 
 STDLIB: Final = os.path.dirname(os.__file__) + os.sep
 
-_PASSWORD: Final = re.compile(r"(://[^\s/:@]*:)[^\s/]+@")
+_PASSWORD: Final = re.compile(r"(://[^\s/:]*:)[^\s/]+@")
+"""From the first colon of an address to its last ``@``: a user's name may hold an ``@`` too."""
 
 PACKAGES: Final = "-packages" + os.sep
 """Part of the path of every installed file."""
@@ -59,13 +77,36 @@ def redacted(text: str) -> str:
 
 def shown(value: object, longest: int = 80) -> str:
     """The beginning of a value's ``repr``, on one line; its type if ``repr`` fails."""
+    text = ""
     try:
-        if isinstance(value, (str, bytes, bytearray)) and len(value) > READ:
-            value = value[:READ]
-        text = redacted(repr(value))
+        for piece in _pieces(value):  # of a million rows only those that are shown
+            text += piece
+            if len(text) > longest:
+                break
     except Exception:
         text = f"<{type(value).__name__}>"
     return escaped(text if len(text) <= longest else text[: longest - 1] + "…")
+
+
+def _pieces(value: Any, depth: int = 0) -> Iterator[str]:
+    """The ``repr`` of a value, piece by piece, each without passwords."""
+    kind = type(value)
+    if kind in (str, bytes, bytearray):
+        yield redacted(repr(value[:READ]))
+    elif kind not in BRACKETS or not value:
+        yield redacted(repr(value))
+    else:
+        opening, closing = BRACKETS[kind]
+        yield opening
+        for place, one in enumerate(value.items() if kind is dict else value):
+            yield ", " if place else ""
+            if depth == DEEPEST:
+                yield "…"
+                break
+            for side, part in enumerate(one if kind is dict else (one,)):
+                yield ": " if side else ""
+                yield from _pieces(part, depth + 1)
+        yield "," + closing if kind is tuple and len(value) == 1 else closing
 
 
 def message_of(error: BaseException) -> str:
@@ -120,6 +161,19 @@ def begin_at_user_code(error: BaseException) -> None:
             error.__traceback__ = inner
 
 
+def forget_repeats(error: BaseException) -> None:
+    """Cut what is old from the traceback of an error that is raised again and again: Python adds to it each time."""
+    with suppress(Exception):  # its class may forbid reading
+        entry, left = error.__traceback__, REPEATS
+        way = None if entry is None else entry.tb_frame.f_code
+        while entry is not None and (older := entry.tb_next) is not None:
+            left -= older.tb_frame.f_code is way
+            if left == 0:
+                entry.tb_next = None
+                return
+            entry = older
+
+
 def item_of(error: BaseException) -> str:
     """Which item an error is about, if a note of it says so: ``, item 'https://…'``."""
     with suppress(Exception):  # its class may forbid reading
@@ -128,7 +182,19 @@ def item_of(error: BaseException) -> str:
     return ""
 
 
-def annotate(error: BaseException, note: str) -> None:
-    """Add a note to an error of the user's; its class may forbid that."""
+def annotate(error: BaseException, before: str, what: str = "", after: str = "") -> None:
+    """Add the note ``before + what + after`` to an error of the user's, in place of one that differs only in ``what``.
+
+    One error may be raised for each of a million items, as when all of them await one future. The class of an error may
+    forbid notes.
+    """
+    before, note = NOTED + before, NOTED + before + what + after
     with suppress(Exception):
-        error.add_note(NOTED + note)
+        notes: list[str] = getattr(error, "__notes__", [])
+        if note in notes:
+            return
+        for place, other in enumerate(notes):
+            if what and other.startswith(before) and other.endswith(after):
+                notes[place] = note
+                return
+        error.add_note(note)

@@ -75,6 +75,10 @@ class Child:
         ended = self.end()
         raise AssertionError(f"ended with {ended.status} and without {word!r}: {ended.out}{ended.err}")
 
+    def errors_so_far(self) -> str:
+        """What it has written to stderr by now."""
+        return os.pread(self._stderr.fileno(), 65536, 0).decode()  # without moving the place where it writes
+
     def send(self, number: signal.Signals) -> float:
         """Send a signal, and return the moment (monotonic clock, the same in all processes)."""
         self._since = time.monotonic()

@@ -89,7 +89,7 @@ def feeds(n: int) -> None:
 @consumer(run_in="process")
 def fails(how: str) -> Any:
     if how == "plainly":
-        raise ValueError("over there")
+        raise ValueError("over there, at redis://me:hunter2@host")
     if how == "unreadably":
         raise Unreadable(1, 2)
     if how == "as nothing":

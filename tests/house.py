@@ -161,6 +161,19 @@ def called(module: Module) -> set[str]:
     return {".".join(parts[-length:]) for parts in written for length in (1, 2)}
 
 
+def shown_whole(module: Module) -> Iterator[str]:
+    """What ``module`` shows by its own ``repr``, but for names, which are checked where they are given."""
+    for node in ast.walk(module.tree):
+        shown: list[ast.expr] = []
+        if isinstance(node, ast.FormattedValue) and node.conversion == ord("r"):
+            shown = [node.value]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "repr":
+            shown = node.args
+        for one in shown:
+            if not ast.unparse(one).endswith(("name", "label", "serving")):
+                yield f"{module.name}:{one.lineno} {ast.unparse(one)}"
+
+
 def foreign_privates(house: House) -> list[str]:
     """Each place where a module reaches for a private name of another: ``stage._inbox``, or imports one.
 

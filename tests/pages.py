@@ -1,8 +1,9 @@
-"""The pages of the documentation as tests read them: their programs, and what each is said to print."""
+"""The pages of the documentation as tests read them: their programs and commands, and what each is said to print."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -14,31 +15,38 @@ PAGES: Final = sorted(DOCS.rglob("*.md"))
 README: Final = ROOT / "README.md"
 
 PROGRAM: Final = re.compile(
-    r"^```python(?: ([^\n]*))?\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", re.DOTALL | re.MULTILINE
+    r"^```(python|sh)(?: ([^\n]*))?\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", re.DOTALL | re.MULTILINE
 )
 TITLE: Final = re.compile(r'title="([^"]*)"')
 FILE: Final = re.compile(r'^```(?:toml|ini|json) title="([^"\n]*)"\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 RULER: Final = re.compile(r"-+(  -+)+")
-MEASURED: Final = ("peak queued", "rate")
+MEASURED: Final = ("held back", "peak queued", "rate")
 """Columns that differ from run to run."""
 
 
 class Program(NamedTuple):
-    """One block of Python on a page."""
+    """One block of Python on a page, or of commands."""
 
+    language: str
     title: str
     """The name of its file, if it is shown with one."""
     text: str
     output: str
     """What the page says that it prints, right below it; empty if it says nothing."""
 
+    def commands(self) -> list[list[str]]:
+        """The commands that are asyncpc's own, as Python is called for them."""
+        lines = [shlex.split(line) for line in self.text.splitlines()] if self.language == "sh" else []
+        return [["-m", *words] for words in lines if words[:1] == ["asyncpc"]]
+
 
 def programs(page: Path) -> list[Program]:
-    """Every block of Python on a page."""
-    return [
-        Program("".join(TITLE.findall(options)), text, output)
-        for options, text, output in PROGRAM.findall(page.read_text())
+    """Every program of a page, and every block of commands that runs asyncpc."""
+    found = [
+        Program(language, "".join(TITLE.findall(options)), text, output)
+        for language, options, text, output in PROGRAM.findall(page.read_text())
     ]
+    return [one for one in found if one.language == "python" or one.commands()]
 
 
 def files(page: Path) -> dict[str, str]:
@@ -58,7 +66,7 @@ def unmeasured(output: str) -> str:
             measured = [kept[-1][slice(*span)].strip() in MEASURED for span in columns]
             kept[-1] = " ".join(kept[-1].split())
             continue
-        if columns and re.fullmatch(r"[\d,. ]*", line[columns[0][1] :]):
+        if columns and re.fullmatch(r"[\d,. s]*", line[columns[0][1] :]):
             cells = [line[slice(*span)].strip() for span in columns]
             line = " ".join(cell for cell, differs in zip(cells, measured, strict=True) if cell and not differs)
         else:

@@ -264,6 +264,11 @@ FAULTS: Final = (
     ),
     _fault("bound not looked at again", "A10, I1", (_CHANNEL, "put_or_leave", "while (", "if (")),
     _fault("room asked for never", "backpressure", (_CHANNEL, "wait_for_room", "if not has_room", "if False")),
+    _fault(
+        "writers asleep beside room while batches wait for them",
+        "I3",
+        (_CHANNEL, "made_room", " or not self.items", ""),
+    ),
     _fault("source not closed", "B10, I6", (_PRODUCER, "_produce", "await iterator.aclose()", "pass")),
     _fault("generator not closed", "B10, I6", (emit, "_close", "await values.aclose()", "pass")),
     _fault(
@@ -317,7 +322,7 @@ FAULTS: Final = (
             worker,
             "_recovered",
             "await give_up_all(worker, item, 1, error.error)",
-            "return await stage.recover(worker, item, call, error.error)",
+            "return await stage.recover(worker, item, error.error)",
         ),
     ),
     _fault(

@@ -30,6 +30,7 @@ from house import (
     keys_read,
     libraries,
     planted,
+    shown_whole,
     slots,
     the_house,
 )
@@ -394,6 +395,18 @@ def test_public_fields_are_documented() -> None:
     assert [name for name, told in public.items() if not told] == []
 
 
+def test_what_users_give_is_never_shown_whole() -> None:
+    """A value in a message may be a million rows, or hold a password: ``shown`` cuts and redacts it."""
+    sample = planted(a="raise E(f'stage {stage.name!r}: {x!r} of {self._label!r}, {shown(x)}') from F(repr(x.y))")
+    assert sorted(shown_whole(sample["a"])) == ["a:1 x", "a:1 x.y"]
+    may = {
+        "wording": "it cuts and redacts",
+        "cli.main": "what it prints is redacted, and what it got was short",
+    }
+    found = [one for name, module in HOUSE.items() if name not in may for one in shown_whole(module)]
+    assert found == []
+
+
 def test_import_brings_in_nothing_optional() -> None:
     """``import asyncpc`` stays cheap: what an extra or a command needs is imported where it is used."""
     program = "import sys, asyncpc; print(*sorted(sys.modules))"
@@ -402,8 +415,18 @@ def test_import_brings_in_nothing_optional() -> None:
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
     ).stdout.split()
     assert "asyncpc" in output
-    others = {"argparse", "multiprocessing", "anyio", "rich", "uvloop", "httpx", "starlette", "pytest"}
-    ours = {"cli", "watch", "offload"}
+    others = {
+        "argparse",
+        "multiprocessing",
+        "anyio",
+        "rich",
+        "uvloop",
+        "httpx",
+        "starlette",
+        "pytest",
+        "prometheus_client",
+    }
+    ours = {"cli", "watch", "offload", "metrics"}
     assert not (others | {f"asyncpc.{name}" for name in ours}) & set(output)
 
 

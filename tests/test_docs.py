@@ -9,12 +9,14 @@ from typing import Final
 
 import pytest
 from children import UNMEASURED, run_child
-from pages import DOCS, PAGES, differs, files, programs, unmeasured
+from pages import DOCS, PAGES, README, differs, files, programs, unmeasured
 
 import asyncpc
 
 ROOT: Final = Path(__file__).parents[1]
 PACKAGE: Final = Path(asyncpc.__file__).parent
+BESIDE: Final = ("runner", "metrics")
+"""Modules that are a wing by themselves."""
 HOW: Final = (DOCS / "how-it-works.md").read_text()
 MADE_THERE: Final = {"options/dedupe.py", "tests/options/test_dedupe.py"}
 """Files that a page tells its reader to write."""
@@ -42,7 +44,7 @@ def map_of(text: str) -> dict[str, list[str]]:
     }
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*PAGES, README], ids=lambda path: path.stem)
 def test_links_and_files_are_there(path: Path) -> None:
     """A reader who follows a link, or looks for a file that is named, finds it."""
     text = path.read_text()
@@ -59,7 +61,7 @@ def test_links_and_files_are_there(path: Path) -> None:
 
 # -- the programs ---------------------------------------------------------------------------------
 
-ELSEWHERE: Final = {"adding-an-option.md", "notebooks.md"}
+ELSEWHERE: Final = {"adding-an-option.md", "messages.md", "notebooks.md"}
 """Pages whose programs only a test of its own can run."""
 
 SERVES: Final = "app.py"
@@ -68,7 +70,7 @@ SERVES: Final = "app.py"
 NOT_HERE: Final = {"streamable", "FastStream", "FastStream with asyncpc"}
 """Titles of programs that need another library, or a broker beside it. They are compiled here, and tried by hand."""
 
-RUNNABLE: Final = [page for page in PAGES if programs(page) and page.name not in ELSEWHERE]
+RUNNABLE: Final = [page for page in [*PAGES, README] if programs(page) and page.name not in ELSEWHERE]
 
 
 @pytest.mark.realtime
@@ -79,17 +81,19 @@ def test_the_programs_of_a_page_run(page: Path, tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
     tested = [one.title for one in programs(page) if one.title.startswith("test_")]
     for program in programs(page):
-        name = program.title or "program.py"
-        (tmp_path / name).write_text(program.text)
-        if name == SERVES or name in tested or name in NOT_HERE:
+        name = program.title or "app.py"
+        if program.language == "python":
+            (tmp_path / name).write_text(program.text)
+        if program.title == SERVES or name in tested or name in NOT_HERE:
             compile(program.text, name, "exec")
             continue
-        ended = run_child(tmp_path, name, **UNMEASURED)
         fails = "Traceback" in program.output
-        assert ended.status == fails, ended.err
-        assert fails or "Traceback" not in ended.err
-        written = (ended.out + ended.err).replace(f"{tmp_path}/", "")
-        assert not program.output or not (wrong := differs(written, program.output)), wrong
+        for arguments in program.commands() or [[name]]:
+            ended = run_child(tmp_path, *arguments, **UNMEASURED)
+            assert ended.status == fails, ended.err
+            assert fails or "Traceback" not in ended.err
+            written = (ended.out + ended.err * fails).replace(f"{tmp_path}/", "")
+            assert not program.output or not (wrong := differs(written, program.output)), wrong
     if tested:
         ended = run_child(tmp_path, "-m", "pytest", "-p", "no:cacheprovider", *tested, **UNMEASURED)
         assert ended.status == 0, ended.out + ended.err
@@ -131,8 +135,12 @@ def test_the_map_is_complete() -> None:
     """Who looks for a thing finds its module on the map; each module is there once, and none that is gone."""
     wings = {path.name: path for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
     there = {wing: sorted(file.stem for file in path.glob("[!_]*.py")) for wing, path in wings.items()}
-    ground = sorted(file.stem for file in PACKAGE.glob("[!_]*.py") if file.stem != "runner")
-    assert {wing: sorted(modules) for wing, modules in map_of(HOW).items()} == {**there, "runner": [], "": ground}
+    ground = sorted(file.stem for file in PACKAGE.glob("[!_]*.py") if file.stem not in BESIDE)
+    assert {wing: sorted(modules) for wing, modules in map_of(HOW).items()} == {
+        **there,
+        **{wing: [] for wing in BESIDE},
+        "": ground,
+    }
 
 
 def test_what_is_looked_for_is_found() -> None:

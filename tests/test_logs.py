@@ -7,11 +7,13 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Event
 from typing import Any
 
 import pytest
-from support import Broken, cancelled_with, error_types, left_after_cancel, until
+from children import UNMEASURED, run_child
+from support import Broken, cancelled_with, error_types, left_after_cancel, named, until
 from virtual import both, now, ran, run_virtual
 
 from asyncpc import Batch, Failure, Pipeline, PipelineError, QueueShutDown, Report, consumer, producer, source
@@ -356,3 +358,124 @@ def test_the_log_names_the_workers_that_could_not_be_stopped(eager: bool, caplog
     assert report.abandoned == ("handle-1", "handle-3")
     assert all(name in line for name in report.abandoned)
     assert "handle-2" not in line
+
+
+# -- without any logging set up -------------------------------------------------------------------
+
+UNHEARD = """
+import asyncio, logging, sys
+from asyncpc import Pipeline, PipelineError, consumer, source
+if sys.argv[1] == "quiet":
+    logging.getLogger("asyncpc").addHandler(logging.NullHandler())
+@consumer(on_error="skip")
+async def skips(n):
+    raise ValueError("no luck")
+@consumer
+async def stops(n):
+    raise ValueError("no luck")
+async def main():
+    await (source(range(100)) >> skips)
+    try:
+        async with Pipeline(stops) as running:
+            await running.put(1)
+    except PipelineError:
+        pass
+asyncio.run(main())
+"""
+
+
+@pytest.mark.realtime
+def test_a_program_without_logging_reads_what_went_wrong(tmp_path: Path) -> None:
+    """Nobody else would say that a service takes no more items, or that all are skipped; and it is a few lines."""
+    heard = run_child(tmp_path, "-c", UNHEARD, "heard", **UNMEASURED)
+    lines = heard.err.splitlines()
+    assert lines[0] == "stage 'skips': 1 failed, the last on 0: ValueError: no luck"
+    assert len([line for line in lines if line.startswith("stage 'skips'")]) == 7
+    assert any(line.startswith("pipeline 'stops' failed in stops-1: ValueError: no luck") for line in lines)
+    quiet = run_child(tmp_path, "-c", UNHEARD, "quiet", **UNMEASURED)
+    assert (quiet.status, quiet.err) == (0, "")
+
+
+# -- fields ---------------------------------------------------------------------------------------
+
+
+def fields(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    """The pipeline and the stage of each warning and error."""
+    ours = [record for record in caplog.records if record.name == "asyncpc"]  # asyncio tells of slow steps
+    records = [vars(record) for record in ours if record.levelno >= logging.WARNING]
+    return [(record["pipeline"], record["stage"]) for record in records]
+
+
+@both
+def test_a_record_names_pipeline_and_stage_in_fields(eager: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Who collects logs filters by a field, and need not take a sentence apart: a skipped item, the run inside too."""
+
+    @consumer(on_error="skip")
+    async def skips(n: int) -> None:
+        raise ValueError(n)
+
+    @consumer(on_error="skip")
+    async def nests(n: int) -> None:
+        await Pipeline([n], skips, name="inner")
+        raise ValueError(n)
+
+    ran(Pipeline([1], nests, name="outer"), eager=eager)
+    assert fields(caplog) == [("inner", "skips"), ("outer", "nests")]
+
+
+@both
+def test_a_record_of_a_run_s_end_names_pipeline_and_stage(eager: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """The failure of an entered run, and what each stage left; a state concerns the whole pipeline."""
+
+    @consumer(concurrency=2)
+    async def handle(n: int) -> None:
+        if n:
+            raise ValueError(n)
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        async with Pipeline(handle, name="orders") as running:
+            await running.put(0)
+            await running.put(1)
+
+    with caplog.at_level(logging.DEBUG, "asyncpc"), pytest.raises(PipelineError):
+        run_virtual(main, eager=eager)
+    assert fields(caplog) == [("orders", "handle")] * 2
+    states = [vars(record) for record in caplog.records if record.levelno == logging.DEBUG]
+    assert [(record["pipeline"], record["stage"]) for record in states] == [("orders", "")] * len(states)
+
+
+async def test_a_record_of_a_thread_names_pipeline_and_stage(caplog: pytest.LogCaptureFixture) -> None:
+    """A call that is too slow, and a source that blocks, both in threads."""
+    gate = Event()
+
+    @producer
+    def blocked() -> Iterator[int]:
+        yield 1
+        gate.wait(20)
+
+    failed = asyncio.Event()
+
+    @consumer(timeout=0.01, on_error=lambda failure: failed.set())
+    def slow(n: int) -> None:
+        gate.wait(20)
+
+    async with Pipeline(blocked, slow, name="files") as running:
+        async with asyncio.timeout(10):
+            await failed.wait()
+        running.stop()
+        await until(lambda: "blocked" in caplog.text)
+        gate.set()
+    assert set(fields(caplog)) == {("files", "slow"), ("files", "blocked")}
+
+
+def test_a_field_shows_no_password(caplog: pytest.LogCaptureFixture) -> None:
+    """Fault F7: a name may be made of a URL."""
+
+    async def fails(n: int) -> None:
+        raise ValueError(n)
+
+    url = "redis://me:canary@host"
+    ran(Pipeline([1], named(url, fails, on_error="skip"), name=url))
+    assert fields(caplog) == [("redis://me:***@host", "redis://me:***@host")]
+    assert "canary" not in caplog.text

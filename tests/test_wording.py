@@ -13,25 +13,37 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from spy import Sink
-from support import Broken, balanced, counts, error_types, named, no_wait, until
+from support import Broken, balanced, counts, error_types, named, no_wait, until, workers
 from virtual import both, now, ran, run_virtual
 
 from asyncpc import (
+    Adaptive,
+    Batch,
+    Breaker,
+    DefinitionError,
     Failure,
     Pipeline,
     PipelineError,
     QueueShutDown,
+    Rate,
     Retry,
+    Running,
+    StateError,
     Unroutable,
+    broadcast,
     consumer,
+    merge,
     producer,
     route,
+    run,
     source,
 )
+from asyncpc.graph.definitions import OPTIONS
+from asyncpc.wording import shown
 
 # -- errors that refuse to be looked at (H2) ------------------------------------------------------
 
@@ -195,6 +207,7 @@ URLS = [
     f"postgresql+asyncpg://me:{SECRET}@host/db?sslmode=require",
     f"nats://a:{SECRET}@one,nats://b:{SECRET}@two",
     f"redis://me:p@{SECRET}@host",
+    f"smtp://me@example.com:{SECRET}@mail.example.com:587",
 ]
 urls = pytest.mark.parametrize("url", URLS)
 
@@ -350,6 +363,160 @@ def test_h11_unroutable_shows_nothing_that_plays_with_a_terminal() -> None:
 def test_h11_unroutable_needs_no_representation() -> None:
     """A key that cannot be shown is no branch's all the same."""
     assert "sort" in unroutable(Repr(None))
+
+
+async def each(url: str = URLS[0], *, needed: int = 1) -> AsyncIterator[int]:
+    yield needed
+
+
+async def handle(item: object) -> None: ...
+
+
+URL: Any = URLS[0]
+stage: Any = consumer
+origin: Any = producer
+pipeline: Any = Pipeline
+"""As who does not ask a type checker meets them."""
+SHOW: Any = named("show", handle)
+GIVEN: dict[str, Callable[[], object]] = {
+    "a part": lambda: source([1]) >> URL,
+    "a first part": lambda: pipeline(functools.partial(print, URL), SHOW),
+    "a part of parts": lambda: URL >> SHOW,
+    "a pipeline": lambda: run(URL),
+    "a branch": lambda: broadcast(SHOW, URL),
+    "branches": lambda: route(str, URL),
+    "by": lambda: route(URL, {1: SHOW}),
+    "a name": lambda: stage(name=[URL])(handle),
+    "a name that cannot be printed": lambda: source([1], f"{URL}\n"),
+    "a named part": lambda: source([1], URL) >> cast(Any, source([2], URL)),
+    "a source of a source": lambda: source(source([1], URL)),
+    "a named stage": lambda: stage(name=URL, retry=-1)(handle),
+    "a named pipeline": lambda: pipeline(SHOW, name=URL, maxsize=-1),
+    "arguments of a producer": lambda: origin(each)(wrong=URL),
+    "on_unfinished": lambda: pipeline(SHOW, on_unfinished=URL),
+    "drain_timeout": lambda: pipeline(SHOW, drain_timeout=URL),
+    "total": lambda: source([1], total=URL),
+    "restart": lambda: origin(restart=URL)(each),
+    "where a source is read": lambda: source([1], run_in=URL),
+    "a loop": lambda: run(source([1]) >> SHOW, loop=URL),
+    **{
+        f"{option}=": functools.partial(lambda option: stage(**{option: URL})(handle), option)
+        for option in OPTIONS
+        if option not in ("name", "context")
+    },
+    "a rate": lambda: stage(rate=Rate(URL))(handle),
+    "a breaker": lambda: stage(breaker=Breaker(1, URL))(handle),
+    "a batch": lambda: stage(batch=Batch(URL))(handle),
+    "a wait": lambda: stage(retry=Retry(2, wait=URL))(handle),
+    "a range": lambda: stage(concurrency=Adaptive(1, URL, target=1))(handle),
+}
+"""Mistakes with a value that holds a password, at all places where one can be given."""
+
+
+@pytest.mark.parametrize("mistake", GIVEN)
+def test_h11_a_wrong_value_is_shown_without_its_password(mistake: str) -> None:
+    """Somebody forgets an option's name, and pastes the error into a ticket."""
+    with pytest.raises(DefinitionError) as refused:
+        GIVEN[mistake]()
+    assert SECRET not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "given", [[1] * 1000, "x" * 1000, {n: n for n in range(1000)}], ids=lambda given: type(given).__name__
+)
+def test_a_wrong_value_is_shown_in_part(given: Any) -> None:
+    """A table in the place of a stage is no message."""
+    for wrong in (lambda: source([1]) >> given, lambda: run(given), lambda: stage(maxsize=given)(handle)):
+        with pytest.raises(DefinitionError) as refused:
+            wrong()
+        assert len(str(refused.value)) < 250
+
+
+@urls
+def test_h11_nothing_that_a_run_tells_shows_a_password(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The name of a source, a stage, a branch and a pipeline, an item and an error: each is a URL with a password."""
+
+    async def fail(item: object) -> None:
+        raise ConnectionError(f"cannot reach {url}")
+
+    stages = {url: named(url, fail, on_error="skip"), "other": named(f"{url}/1", fail)}
+    pipeline: Pipeline[Any, Any] = Pipeline(
+        merge(source([url], name=url), source([(1, {url})], name=url)),
+        route(lambda item: url if isinstance(item, str) else "other", stages, name=f"{url}/2"),
+        name=f"{url}/3",
+    )
+
+    async def look(running: Running[Any, Any]) -> list[str]:
+        with pytest.raises(StateError) as unknown:
+            running.scale(f"redis://:{SECRET}@nowhere", 2)
+        running.scale(url, 2)
+        running.set_rate(url, Rate(10))
+        told = [str(unknown.value), *workers(), running.bottleneck(), str(running.statistics())]
+        await asyncio.sleep(10)
+        now = running.statistics()
+        return [*told, str(now), now._repr_html_(), str(now.as_dict()), running.bottleneck()]
+
+    async def main() -> tuple[PipelineError, list[str]]:
+        with pytest.raises(PipelineError) as failed:
+            async with pipeline as running:
+                told = await look(running)
+        return failed.value, told
+
+    with caplog.at_level(logging.DEBUG, "asyncpc"):
+        error, told = run_virtual(main)
+    report = error.report
+    assert [failure.item for failure in report.failures] == [url, (1, {url})]
+    told += [str(report), repr(report), report._repr_html_(), *report.left_by_stage(), *report.abandoned]
+    told += [stage.last_failure for stage in report.stages]
+    for failure in report.failures:
+        told += [failure.error, failure.stage, failure.traceback]
+    told += [str(error), repr(pipeline), pipeline._repr_html_(), *map(repr, stages.values()), repr(source([1], url))]
+    told += [note for one in error.exceptions for note in one.__notes__]
+    told += [caplog.text, *(record.getMessage() for record in caplog.records)]
+    assert "cannot reach" in caplog.text
+    assert len(error.exceptions[0].__notes__) == 2
+    assert [text for text in told if SECRET in text] == []
+
+
+def test_only_what_is_shown_of_an_item_is_read() -> None:
+    """Protects the loop: a failed item may be a million rows."""
+    read = 0
+
+    class Row:
+        def __repr__(self) -> str:
+            nonlocal read
+            read += 1
+            return "a row"
+
+    async def fail(item: object) -> None:
+        raise ValueError
+
+    rows = [Row()] * 1_000_000
+    items = [rows, tuple(rows), dict.fromkeys(range(100_000), Row()), [rows] * 3, {1: rows}]
+    report = ran(source(items) >> named("stage", fail, on_error="skip"))
+    assert report.failed == len(items)
+    assert read < 50 * len(items)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [[], (), {}, set(), [1], (1,), (1, 2), {1}, frozenset({1}), {"a": [1, {"b": ()}], "c": None}, "a" * 9, b"a", 1.5],
+    ids=repr,
+)
+def test_a_small_value_is_shown_as_it_is(value: object) -> None:
+    """Protects who reads it: what fits is what Python would show."""
+    assert shown(value) == repr(value)
+
+
+def test_a_value_inside_itself_is_shown() -> None:
+    """It has no end, and what is shown of it has one."""
+    rows: list[Any] = [1]
+    rows.append(rows)
+    assert shown(rows).startswith("[1, [1, [1, ")
+    assert len(shown(rows)) == 80
+    for _ in range(100):
+        rows = [rows]
+    assert shown(rows) == "[" * 21 + "…" + "]" * 21
 
 
 # -- what users read ------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import math
 import os
 import shutil
@@ -31,6 +32,7 @@ from ..runner import run_watched
 from ..watch.drawing import draw, mermaid
 from ..watch.progress import progress
 from ..wording import NOTED, escaped, message_of, place_of, redacted
+from .metrics import address, served
 
 __all__ = ["main"]
 
@@ -44,16 +46,26 @@ ASCII: Final = str.maketrans(dict(zip("─│┐├┤┴┌└┘►▼×", "-|
 """For terminals that cannot draw lines."""
 
 
+SILENT: Final = logging.NullHandler()
+"""Keeps Python from printing the log of a target that sets up none: the command itself says what went wrong."""
+
+
+class _OutputError(Exception):
+    """What there is to print cannot be written to stdout."""
+
+
 class _UsageError(Exception):
     """The command cannot begin; the message says what to write instead."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return the exit status."""
+    logging.getLogger("asyncpc").addHandler(SILENT)
     options = _parser().parse_args(argv)
+    _fill_standard_files()
     try:
         status: int = options.command(options)
-        sys.stdout.flush()
+        _flush()
     except (_UsageError, DefinitionError, StateError) as error:
         _print_error(f"asyncpc: {error}")
         _trace(options, error.__cause__ if isinstance(error, _UsageError) else error)
@@ -65,7 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as error:
         return _asked_for(error, is_done=False)
     except BrokenPipeError:  # the reader of the output is gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go_of_stdout()
+        return 1
+    except _OutputError as error:
+        _print_error(f"asyncpc: cannot write to stdout: {error}")
+        _trace(options, error.__cause__)
+        _let_go_of_stdout()
         return 1
     return status
 
@@ -88,6 +105,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_loop(run)
     run.add_argument("--drain-timeout", type=_seconds, metavar="S", help="seconds a drain may take after a signal")
+    run.add_argument(
+        "--metrics",
+        type=address,
+        metavar="[HOST:]PORT",
+        help="serve /metrics, /live and /ready while it runs; a port alone is for this machine, 0 means any port",
+    )
     run.set_defaults(command=_run)
 
     show = commands.add_parser("show", parents=[common], help="draw a pipeline", description="Draw a pipeline.")
@@ -150,7 +173,9 @@ def _run(options: argparse.Namespace) -> int:
             yield
 
     try:
-        report = run_watched(pipeline, loop=options.loop, drain_timeout=options.drain_timeout, watch=watch)
+        with served(pipeline, options.metrics) as around:
+            timeout = options.drain_timeout
+            report = run_watched(pipeline, loop=options.loop, drain_timeout=timeout, watch=watch, around=around)
     except SystemExit as error:  # of a handler or a source
         left = runs[0].report
         assert left is not None
@@ -215,16 +240,19 @@ def _load(target: str) -> Pipeline[Any, Any]:
     """Load the pipeline that ``module:pipeline`` names."""
     name, _, path = target.partition(":")
     if name.endswith(".py"):
-        raise _UsageError(f"{name!r} is a file; write the module's name: {name[:-3].replace('/', '.')}:{path or '…'}")
+        raise _UsageError(f"{name!r} is a file; write the module's name: {_module_in(name)}:{path or '…'}")
     if not all(part.isidentifier() for part in name.split(".")):
         raise _UsageError(f"{target!r} is not module:pipeline; write it as for an import, such as app.pipelines:crawl")
     module = _import(name)
     found: Any = module
     for attribute in path.split("."):
-        if not hasattr(found, attribute):
+        try:
+            found = getattr(found, attribute)
+        except AttributeError as error:
             missing = f"no {attribute!r} in {target!r}" if path else f"which pipeline of {name!r}?"
-            raise _UsageError(f"{missing}; {_pipelines_of(name, module)}")
-        found = getattr(found, attribute)
+            raise _UsageError(f"{missing}; {_pipelines_of(name, module)}") from error
+        except Exception as error:
+            raise _UsageError(f"{target!r} cannot be read: {_line(error)}") from error
     if not isinstance(found, Pipeline):
         cure = (
             f"if it makes one, add to the module: pipeline = {path}()"
@@ -233,6 +261,13 @@ def _load(target: str) -> Pipeline[Any, Any]:
         )
         raise _UsageError(f"{target!r} is a {type(found).__name__}, not a Pipeline; {cure}")
     return found
+
+
+def _module_in(file: str) -> str:
+    """The name that the module in a file has for an import from the current directory."""
+    path = Path(os.path.abspath(file)).with_suffix("")  # not resolved: what is typed is what is known
+    here = Path.cwd()
+    return ".".join(path.relative_to(here).parts if path.is_relative_to(here) else path.parts[-1:])
 
 
 def _import(name: str) -> Any:
@@ -280,18 +315,54 @@ def _call_of(error: SystemExit) -> str:
 
 def _print(text: str) -> None:
     """Print ``text`` on stdout; line breaks stay, other control characters are escaped."""
+    if sys.stdout is None:  # the program was started without one
+        return
     safe = "\n".join(map(escaped, redacted(text).split("\n")))
     encoding = sys.stdout.encoding or "utf-8"
     try:
         safe.encode(encoding)
     except UnicodeEncodeError:
         safe = safe.translate(ASCII).encode(encoding, "backslashreplace").decode(encoding)
-    print(safe, flush=True)
+    with _writing():
+        print(safe)
+    _flush()
+
+
+def _flush() -> None:
+    with _writing():
+        if sys.stdout is not None:
+            sys.stdout.flush()
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Tell an error of stdout, such as a full disk, from those of the program."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _OutputError(error.strerror or type(error).__name__) from error
+
+
+def _fill_standard_files() -> None:
+    """Open what is closed of stdin, stdout and stderr: uvloop ends a process that uses their numbers for a socket."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+
+
+def _let_go_of_stdout() -> None:
+    """Let what is still to be written vanish, or Python complains when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_error(line: str) -> None:
     """Print ``line`` on stderr, without passwords and control characters."""
-    print(escaped(redacted(line)), file=sys.stderr)
+    if sys.stderr is not None:
+        print(escaped(redacted(line)), file=sys.stderr)
 
 
 def _trace(options: argparse.Namespace, error: BaseException | None) -> None:

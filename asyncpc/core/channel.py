@@ -8,9 +8,10 @@ plain attributes:
   writers wait for their turn): :meth:`Channel.put_or_leave`;
 - ``getters``: a writer wakes one of them, unless one has been woken already, and that one sees to it that others
   follow. Workers that have not started yet wait last in it, as spares;
-- ``putters``, ``writers`` and ``low``: whoever takes an item calls :meth:`Channel.made_room` for them. Putters, callers
-  from outside, are woken one for each free slot, as in asyncio. Writers are woken in bulk once half of the room is
-  free, which turns a switch of tasks per item into one per half a queue; where branches meet they share the room
+- ``putters``, ``writers`` and ``look_below``: whoever takes an item calls :meth:`Channel.made_room` for them. Putters,
+  callers from outside, are woken one for each free slot, as in asyncio. Writers are woken in bulk once half of the room
+  is free, which turns a switch of tasks per item into one per half a queue, or once nothing can be taken: then what a
+  container holds may wait for what only they can give. Where branches meet they share the room
   (:class:`~asyncpc.core.fairness.FairWriters`).
 
 ``items`` is a deque unless an option asks for another :class:`~asyncpc.core.seams.Container`.
@@ -61,6 +62,8 @@ class Channel(BoundedQueue[T]):
         """The bound, in items; infinite if there is none."""
         self.low: float = self._limit // 2 if maxsize > 0 else math.inf
         """Writers that wait are woken when no more items than this are queued."""
+        self.look_below: float = self.low + 1
+        """Whoever takes an item looks whether writers are to be woken if fewer than this are left."""
         self.mark: float = 0
         self.getters: WaitQueue = self._getters
         self.putters: WaitQueue = self._putters
@@ -127,6 +130,7 @@ class Channel(BoundedQueue[T]):
     def keep_in(self, container: Container) -> None:
         """Keep items in ``container`` from now on; to be called before any is put."""
         self.container = container
+        self.look_below = math.inf  # what is left may wait for more, however much it is
         self._queue = self.items = cast("deque[T]", container)  # it stands in for the deque
         self._available = container.available
 
@@ -291,7 +295,7 @@ class Channel(BoundedQueue[T]):
         self.wake_followers()
 
     def made_room(self, freed: int = 1) -> None:
-        """Wake putters, one for each slot freed, and writers, in bulk when half of the room is free.
+        """Wake putters, one for each slot freed, and writers in bulk: half of the room is free or nothing can be taken.
 
         While both wait, slots go to them alternately, so that neither starves the other.
         """
@@ -300,7 +304,7 @@ class Channel(BoundedQueue[T]):
             self._writers_next = not self._writers_next
             freed -= first.wake(freed)
             second.wake(freed)  # what is left, since the first may all be cancelled
-        elif self.writers and len(self.items) <= self.low:
+        elif self.writers and (len(self.items) <= self.low or not self.items):
             if self.sharing is not None:
                 self.sharing.wake()
             else:

@@ -41,7 +41,7 @@ async def emit(worker: ConsumerWorker, outlet: Outlet, value: Any) -> None:
     """
     channel = outlet.channel
     if channel is None:
-        if value is not None:
+        if value is not None and type(value) is not Tracked:  # else its ticket gets it
             worker.stage.counts.unread = True
     elif channel.may_enqueue():
         channel.enqueue(value)

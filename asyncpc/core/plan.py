@@ -81,8 +81,10 @@ class Handler(NamedTuple):
     """What needs one item for each call; empty if nothing does."""
     kept_by: str = ""
     """The option that says in which order its queue keeps items; empty if they stay as they came."""
+    gives_several: bool = False
+    """Whether it may give more than one result of an item."""
     no_calls: str = ""
-    """Why no ``call`` can be answered through it; empty if one can."""
+    """Why else no ``call`` can be answered through it; empty if one can."""
     call_limit: float | None = None
     """Seconds that a call outside the loop may take."""
     pool: Pool | None = None

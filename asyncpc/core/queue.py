@@ -51,6 +51,9 @@ class End:
         return "END"
 
 
+CONTAINERS: Final = frozenset({list, tuple, range, set, frozenset, dict, str, bytes, deque})
+"""What can be read without running any code of the program's."""
+
 _NO_MORE: Final = object()
 
 END: Final = End()
@@ -175,35 +178,55 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         """
         self._here()
         source = iter(items)
+        put = self._put_at_once if type(items) in CONTAINERS else self._put_each
         deadline = self._deadline(timeout)
         try:
-            while self._put_run(source):
+            while self._put_run(source, put):
                 await self._yield_to_others()
                 await self._until_room(deadline)
         finally:
             self._made_room()  # it may have been woken for more than it put
 
-    def _put_run(self, source: Iterator[T]) -> bool:
+    def _put_run(self, source: Iterator[T], put: Callable[[Iterator[T], float], bool]) -> bool:
         """Put as many items as there is room for; return whether there may be more. A plain function."""
         if self._refusal is not None:
             raise self._refusal()
-        room = max(0, min(self._limit - len(self._queue), BUDGET))
-        before = len(self._queue)
-        try:
-            self._queue.extend(islice(source, math.ceil(room)))
-        finally:  # the source may raise; the items before are in
-            moved = len(self._queue) - before
-            self._received += moved
-            if len(self._queue) > self._peak:
-                self._grown()
-            self._getters.wake(moved)
-        if moved < room:
+        if put(source, max(0, min(self._limit - len(self._queue), BUDGET))):
             return False
         if not length_hint(source, 1):  # it knows that it has no more
             if (more := next(source, _NO_MORE)) is _NO_MORE:
                 return False
             self._enqueue(cast(T, more))  # one above the bound, since it has been read
         return True
+
+    def _put_at_once(self, source: Iterator[T], room: float) -> bool:
+        """Put up to ``room`` items of a container; return whether it has ended."""
+        before = len(self._queue)
+        self._queue.extend(islice(source, math.ceil(room)))
+        moved = len(self._queue) - before
+        self._received += moved
+        if len(self._queue) > self._peak:
+            self._grown()
+        self._getters.wake(moved)
+        return moved < room
+
+    def _put_each(self, source: Iterator[T], room: float) -> bool:
+        """The same of anything else: to ask for an item may run code that puts or takes items, or closes the queue."""
+        queue, limit, moved = self._queue, self._limit, 0
+        try:
+            for item in islice(source, math.ceil(room)):
+                if self._refusal is not None:
+                    raise self._refusal()
+                queue.append(item)  # maybe one above the bound, since it has been read
+                self._received += 1
+                moved += 1
+                if (size := len(queue)) > self._peak:
+                    self._grown()
+                if size >= limit:
+                    return False
+        finally:
+            self._getters.wake(moved)
+        return moved < room
 
     # -- get ----------------------------------------------------------------------------------
 

@@ -71,7 +71,7 @@ class Wrap(Protocol):
 class Recover(Protocol):
     """What becomes of a call that raised: its value after all, DONE if a policy gave the item up, or it raises."""
 
-    def __call__(self, worker: Any, item: Any, call: Call, error: Exception, /) -> Awaitable[Any]:
+    def __call__(self, worker: Any, item: Any, error: Exception, /) -> Awaitable[Any]:
         """See the class."""
         ...
 
@@ -152,6 +152,9 @@ class Container(Protocol):
     """What a channel keeps its items in, where first in, first out is not enough.
 
     ``len()`` counts the items that are in, and held against the bound; its truth says whether one can be taken now.
+
+    It may hold items back until others have come, as long as it has room: when nothing can be taken, writers that wait
+    are woken, one for each free place. Once it is full, something can be taken, or will be when a worker looks again.
     """
 
     def append(self, item: Any, /) -> None:

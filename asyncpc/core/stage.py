@@ -85,20 +85,37 @@ class Worker:
 class ConsumerWorker(Worker):
     """One of a stage's workers."""
 
-    __slots__ = ("call", "home", "inside", "item", "passing", "settled", "stage", "stopwatch", "ticket", "watched")
+    __slots__ = (
+        "attempt",
+        "call",
+        "changes",
+        "function",
+        "home",
+        "inside",
+        "item",
+        "passing",
+        "settled",
+        "stage",
+        "stopwatch",
+        "ticket",
+        "watched",
+    )
 
     def __init__(self, name: str, stage: Stage) -> None:
         super().__init__(name)
         self.stage: Stage = stage
         self.item: Any = NO_ITEM  # in flight; or all that it took at once
-        self.call: Call = stage.handler.function  # how it calls its handler
+        self.function: Callable[[Any], Any] = stage.handler.function  # the handler, with the resource if it has one
+        self.attempt: Call = self.function  # how it makes one attempt at an item, with what the stage was asked for
+        self.call: Call = self.function  # how it handles an item: the same, or an attempt whose values wait their turn
+        self.changes: int = -1  # of the stage's wraps that these know
         self.home: Context | None = None  # what each call of the handler sees
         self.watched: tuple[Context | None, Context | None] = None, None  # they differ once a handler has changed one
         self.inside: Context | None = None  # the context of the item in flight, if that has one of its own
         self.settled: int = 0  # times that what it took was done or failed
         self.ticket: Ticket | None = None  # of the item in flight
         self.stopwatch: Stopwatch | None = None  # what times its calls
-        self.passing: float = 0.0  # seconds of this run of items in which values waited for room
+        self.passing: float = 0.0  # seconds of this run of items in which it waited, and the handler did not work
 
     def fail(self, error: BaseException) -> None:
         """Keep the error; what is in flight has failed with it."""
@@ -128,14 +145,6 @@ class ConsumerWorker(Worker):
             self.settle_first()
         else:
             self.settle()
-
-    async def rest(self, seconds: float, why: str) -> None:
-        """Wait before another attempt: it is no part of the handler's latency."""
-        began = perf_counter()
-        try:
-            await self.stage.hold_back(why, asyncio.sleep(seconds))
-        finally:
-            self.passing += perf_counter() - began
 
 
 class Outlet:
@@ -199,7 +208,7 @@ class Timing:
         self.latency: Latency = Latency()
         self.loop: LoopProbe = LoopProbe()
         self.out_waits: Waits | None = None  # its own waits for room, where others write to the same channels
-        self.held_back: dict[str, Waits] = {}  # by what held calls back, in words
+        self.held_back: dict[object, Waits] = {}  # by what held calls back; its str() says it in words
 
 
 class RunLinks:
@@ -348,18 +357,22 @@ class Stage:
 
         return of_plain
 
-    async def hold_back(self, why: str, waiting: Awaitable[Any]) -> None:
-        """Await ``waiting``, which keeps a call from beginning; ``why`` says in words what for."""
+    async def hold_back(self, worker: ConsumerWorker, why: object, waiting: Awaitable[Any]) -> None:
+        """Await ``waiting``, which keeps a call of the worker from beginning; ``str(why)`` says in words what for.
+
+        The words may change. It is no part of the handler's latency.
+        """
         waits = self.timing.held_back.setdefault(why, Waits())
-        clock = asyncio.get_running_loop().time
+        clock, began = asyncio.get_running_loop().time, perf_counter()
         waits.begin(clock())
         try:
             await waiting
         finally:
             waits.end(clock())
+            worker.passing += perf_counter() - began
 
 
-async def _raise_error(worker: Any, item: Any, call: Call, error: Exception, /) -> Any:
+async def _raise_error(worker: Any, item: Any, error: Exception, /) -> Any:
     raise error
 
 

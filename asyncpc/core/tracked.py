@@ -158,10 +158,10 @@ class JointTicket:
             ticket.release()
 
 
-def never_awaited(stage: str, value: CoroutineType[Any, Any, Any]) -> TypeError:
+def never_awaited(name: str, value: CoroutineType[Any, Any, Any]) -> TypeError:
     """The error of a handler whose result is a coroutine; closes it, or Python warns that it was never awaited."""
     value.close()
-    return TypeError(f"stage {stage!r} gave a coroutine that nobody awaits: write 'await' before what it returns")
+    return TypeError(f"stage {name!r} gave a coroutine that nobody awaits: write 'await' before what it returns")
 
 
 def tracking(call: Call, worker: Any) -> Call:

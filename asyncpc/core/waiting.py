@@ -120,6 +120,12 @@ class WaitQueue(deque[Any]):
             self.append(self._spares)
         self._spares.left += count
 
+    def start_spares(self, most: int) -> None:
+        """Wake up to ``most`` spare workers, whoever waits before them."""
+        while most and self._spares is not None:
+            self._start_spare(self._spares)
+            most -= 1
+
     def remove_spares(self, most: int, now: float) -> int:
         """Take out up to ``most`` spare workers again, and return how many those were."""
         spares = self._spares

@@ -27,7 +27,7 @@ from .stage import DONE, NO_ITEM, ConsumerWorker, Stage, give_up_all, stray
 from .tracked import never_awaited, tracking
 from .waiting import TIME_SLICE, WaitQueue, obey_cancel
 
-__all__ = ["RUNS", "attempt", "consume", "recovered"]
+__all__ = ["RUNS", "attempt", "consume", "next_attempt", "recovered"]
 
 RUNS: Final = tuple(map(range, (1, 2, 4, 8, *[16] * 7)))
 """The runs of items between two looks at the clock: at most 127 items until others may run (invariant 10)."""
@@ -83,15 +83,15 @@ async def _work(worker: ConsumerWorker, function: Callable[[Any], Any]) -> None:
     if worker.context is not None:
         worker.home = worker.context.copy()
         worker.watched = worker.context, worker.home
-    items, slow, changes = inbox.taker(), False, -1
+    worker.function, items, slow = function, inbox.taker(), False
     around = _around(inbox, items, stage.outlets[0].channel)
     probe, writers, getters, loop = stage.timing.loop, inbox.writers, inbox.getters, asyncio.get_running_loop()
     try:
         while True:
             if (staff.surplus or staff.gate is not None) and await _is_to_leave(stage):
                 break
-            if changes != staff.changes:
-                changes, worker.call = staff.changes, _call(worker, function)
+            if worker.changes != staff.changes:
+                _make_call(worker)
             if items:
                 ticks = probe.watch() if slow else 0
                 elapsed, single = await _handle_some(worker, items, inbox, around)
@@ -116,9 +116,10 @@ async def _work(worker: ConsumerWorker, function: Callable[[Any], Any]) -> None:
         inbox.worker_left(items)
 
 
-def _call(worker: ConsumerWorker, function: Callable[[Any], Any]) -> Call:
-    """How the worker calls the function, with all that the stage was asked for."""
-    stage = worker.stage
+def _make_call(worker: ConsumerWorker) -> None:
+    """Let the worker call its function with all that the stage was asked for."""
+    stage, function = worker.stage, worker.function
+    worker.changes = stage.staff.changes
     branches = stage.handler.branches is not None
     call: Call = generating(worker, function) if stage.handler.generates and not branches else function
     for wrap in stage.wraps:
@@ -127,9 +128,10 @@ def _call(worker: ConsumerWorker, function: Callable[[Any], Any]) -> Call:
         call = tracking(call, worker)
     if branches:
         call = branching(worker, call)
+    worker.attempt = call
     if stage.window is not None:
         call = stage.window.in_order(call, worker)
-    return isolated(worker, call) if worker.watched[0] is None else call
+    worker.call = isolated(worker, call) if worker.watched[0] is None else call
 
 
 Around = tuple[
@@ -144,7 +146,7 @@ def _around(inbox: Channel[Any], items: Any, outbox: Channel[Any] | None) -> Aro
         items.popleft,
         inbox.putters,
         inbox.writers,
-        inbox.low + 1,
+        inbox.look_below,
         outbox,
         out.items,
         out.items.append,
@@ -154,7 +156,7 @@ def _around(inbox: Channel[Any], items: Any, outbox: Channel[Any] | None) -> Aro
 
 async def _handle_some(worker: ConsumerWorker, items: Any, inbox: Channel[Any], around: Around) -> tuple[float, bool]:
     """Handle items while there are any and time is left: the seconds that took, and whether it was a single item."""
-    take, putters, writers, wake_from, outbox, out_items, out_append, out_getters = around
+    take, putters, writers, look_below, outbox, out_items, out_append, out_getters = around
     call, clock = worker.call, perf_counter
     context, home = worker.watched
     settled, run, elapsed, value = worker.settled, FIRST, 0.0, None
@@ -168,19 +170,19 @@ async def _handle_some(worker: ConsumerWorker, items: Any, inbox: Channel[Any], 
             except BaseException:  # priorities that cannot be compared; the last item has been settled
                 worker.item = NO_ITEM
                 raise
-            if putters or (writers and len(items) < wake_from):
+            if putters or (writers and len(items) < look_below):
                 inbox.made_room()
             try:
                 value = await call(item)
             except (Exception, asyncio.CancelledError) as error:
-                value = await recovered(worker, item, call, error)
+                value = await recovered(worker, item, error)
             try:
                 leaked = context != home
             except Exception:  # a value that cannot be compared, such as an array
                 leaked = True
             if leaked:
                 context, home = worker.watched = None, None
-                call = worker.call = isolated(worker, call)
+                call = worker.call = isolated(worker, worker.call)  # it may have been made anew meanwhile
             if outbox is not None and value is not DONE:
                 try:
                     if len(out_items) >= outbox.mark:
@@ -257,27 +259,34 @@ async def attempt(worker: ConsumerWorker, item: Any, call: Call) -> Any:
     try:
         return await call(item)
     except (Exception, asyncio.CancelledError) as error:
-        return await _recovered(worker, item, call, error)
+        return await _recovered(worker, item, error)
 
 
-async def recovered(worker: ConsumerWorker, item: Any, call: Call, error: BaseException) -> Any:
+def next_attempt(worker: ConsumerWorker) -> Call:
+    """How the worker makes another attempt at an item: in a context of its own, with what the stage asks for now."""
+    if worker.changes != worker.stage.staff.changes:
+        _make_call(worker)
+    return isolated(worker, worker.attempt)
+
+
+async def recovered(worker: ConsumerWorker, item: Any, error: BaseException) -> Any:
     """The value of a call that raised after all, by another attempt; DONE if a policy gives the item up."""
     if worker.stage.window is not None:  # it has had its attempts
         raise error.error if isinstance(error, Ended) else error
-    return await _recovered(worker, item, call, error)
+    return await _recovered(worker, item, error)
 
 
-async def _recovered(worker: ConsumerWorker, item: Any, call: Call, error: BaseException) -> Any:
+async def _recovered(worker: ConsumerWorker, item: Any, error: BaseException) -> Any:
     stage = worker.stage
     try:
         if isinstance(error, asyncio.CancelledError):
-            await give_up_all(worker, item, 1, stray(worker, error))
+            await stage.fail_at_last(worker, item, 1, stray(worker, error))
         elif isinstance(error, Refused):
             await give_up_all(worker, item, 1, error.error)
         elif isinstance(error, Ended):
             raise error.error
         elif isinstance(error, Exception):
-            return await stage.recover(worker, item, call, error)
+            return await stage.recover(worker, item, error)
     except Ended as ended:
         raise ended.error from None
     finally:

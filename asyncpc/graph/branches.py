@@ -91,7 +91,7 @@ def route(
     where = f"route {label!r}"
     check_callback(where, "by", by, "a function of an item")
     if not isinstance(branches, Mapping) or not branches:
-        raise DefinitionError(f"{where}: branches={branches!r} must be a dictionary: {{key: consumer, …}}")
+        raise DefinitionError(f"{where}: branches={shown(branches)} must be a dictionary: {{key: consumer, …}}")
     branches = dict(branches)
     parts = [*branches.values(), *([default] if default is not None else [])]
     distinct = list({id(part): part for part in parts}.values())
@@ -117,7 +117,14 @@ def route(
 
 @overload
 def broadcast(
-    one: StageLike[A, B], two: StageLike[A, C], /, *, maxsize: int | None = None, name: str | None = None
+    one: StageLike[A, B],
+    two: StageLike[A, C],
+    /,
+    *,
+    maxsize: int | None = None,
+    on_error: OnError | Listener = "stop",
+    max_failures: float | None = None,
+    name: str | None = None,
 ) -> Pipeline[A, B | C]: ...
 @overload
 def broadcast(
@@ -127,20 +134,37 @@ def broadcast(
     /,
     *,
     maxsize: int | None = None,
+    on_error: OnError | Listener = "stop",
+    max_failures: float | None = None,
     name: str | None = None,
 ) -> Pipeline[A, B | C | D]: ...
 @overload
 def broadcast(
-    one: StageLike[A, B], /, *more: StageLike[A, B], maxsize: int | None = None, name: str | None = None
+    one: StageLike[A, B],
+    /,
+    *more: StageLike[A, B],
+    maxsize: int | None = None,
+    on_error: OnError | Listener = "stop",
+    max_failures: float | None = None,
+    name: str | None = None,
 ) -> Pipeline[A, B]: ...
 @explained
-def broadcast(*branches: Any, maxsize: int | None = None, name: str | None = None) -> Pipeline[Any, Any]:
+def broadcast(
+    *branches: Any,
+    maxsize: int | None = None,
+    on_error: OnError | Listener = "stop",
+    max_failures: float | None = None,
+    name: str | None = None,
+) -> Pipeline[Any, Any]:
     """Send each item into every one of ``branches``: they share the object, so they must not change it.
 
     A branch is a consumer, or a pipeline without a source. Each has its own queue, its own bounds and its own lines in
     the report. The values of all branches go on to the next stage, if there is one. The slowest branch sets the pace,
-    unless it drops items (``overflow``). See :func:`consumer` for ``maxsize`` and ``name``. Raises ``DefinitionError``
-    for a branch that is none.
+    unless it drops items (``overflow``).
+
+    An item that a branch refuses (``overflow="raise"``, or a ``key`` that raises) has failed in the broadcast, under
+    ``on_error``: the branches before that one have it, those after it do not get it. See :func:`consumer` for
+    ``on_error``, ``max_failures``, ``maxsize`` and ``name``. Raises ``DefinitionError`` for a branch that is none.
     """
     label = check_name(name or "broadcast")
     if not branches or isinstance(branches[0], (list, tuple)):
@@ -150,7 +174,8 @@ def broadcast(*branches: Any, maxsize: int | None = None, name: str | None = Non
     async def choose(item: object) -> tuple[int, ...]:
         return every
 
-    return _branching(choose, label, branches, [""] * len(branches), generates=True, maxsize=maxsize)
+    options = {"maxsize": maxsize, "on_error": as_listener(on_error), "max_failures": max_failures}
+    return _branching(choose, label, branches, [""] * len(branches), generates=True, **options)
 
 
 def _branching(
@@ -167,7 +192,7 @@ def _branching(
     handler = define_handler(choose, name=name, **options)._replace(
         branches=tuple(labels),
         generates=generates,
-        no_calls="may give more than one result" if generates else "",
+        gives_several=generates,
     )
     firsts = ", ".join([layout.nodes[0].handler.name for layout in layouts])
     return Pipeline(StageLike[Any, Any](branching(handler, layouts)), name=f"{name}({firsts})")
@@ -175,4 +200,4 @@ def _branching(
 
 def _key(key: object) -> str:
     """A key as pictures show it: a word without quotes (``CH``), so that ``'1'`` and ``1`` still differ."""
-    return key if isinstance(key, str) and key.isidentifier() and key != "default" else repr(key)
+    return key if isinstance(key, str) and key.isidentifier() and key != "default" else shown(key)

@@ -31,6 +31,7 @@ from ..options.failures import OnError
 from ..options.overflow import Overflow
 from ..options.rate import Rate
 from ..options.retry import Retry
+from ..wording import shown
 from .definitions import OPTIONS, define_handler, define_origin, iterable_origin
 from .layout import Layout
 from .pipeline import Consumer, Producer, Source, StageLike, handler_of
@@ -162,11 +163,14 @@ def producer(
     thread of its own. A stop does not wait for a generator that is blocked. It is closed when it comes back, and the
     item that it yields then is not taken.
 
-    With ``restart`` a generator that raises is started again. By default an error ends the intake, the items it yielded
-    before are handled, and then the run raises the error.
-
-    ``total`` says how many items it will yield: a number, or a function of the producer's arguments, such as ``len``.
-    Only progress shows it; the function is called when progress is shown.
+    ``restart``
+        A :class:`Restart`: a generator that raises is started again. By default an error ends the intake, the items it
+        yielded before are handled, and then the run raises the error.
+    ``name``
+        What the report and errors call it. By default the name of the function.
+    ``total``
+        How many items it will yield: a number, or a function of the producer's arguments, such as ``len``. Only
+        progress shows it; the function is called when progress is shown.
 
     Raises ``DefinitionError`` for anything but a generator function.
     """
@@ -203,14 +207,15 @@ def consumer(
 ) -> Any:
     """Make a function (one value per item) or a generator (any number of values) a stage; both may be async or not.
 
-    The values go on to the next stage. All options are optional:
+    The values go on to the next stage. All options are optional; the first line shows their defaults, and None means
+    that nothing was asked for, unless it says otherwise:
 
     ``concurrency``
         The most items that the stage handles at once; workers start when there is work for them. An :class:`Adaptive`
         follows the latency of the calls. A consumer that stands in several places of a pipeline has its own workers in
         each.
     ``maxsize``
-        The most items that wait in the queue before the stage; 0 means unbounded.
+        The most items that wait in the queue before the stage; 0 means unbounded, None what the pipeline says (128).
     ``context``
         An async context manager, or a function that returns one. Each worker enters it when the run starts, and passes
         what it yields to the handler as a second argument.
@@ -225,7 +230,7 @@ def consumer(
         if that fails, the run fails. A consumer is then a stage of its own, with its own options (``on_error`` too) and
         its own line in the report.
     ``max_failures``
-        How many items may fail this way, or which share of them (below 1, judged over at least 100 items).
+        How many items may fail this way, or which share of them (below 1, judged over at least 100 items); None: any.
     ``rate``
         A :class:`Rate` that limits how often calls begin. All places of one consumer in a run share it.
     ``breaker``
@@ -247,16 +252,16 @@ def consumer(
         in ``put``. If the stage before emits a value that is refused this way, the item that it was made of fails
         there, under that stage's ``on_error``.
     ``run_in``
-        ``"loop"`` for async functions, ``"thread"`` for all others: one thread for each worker. ``"process"`` makes the
-        calls in as many processes as ``concurrency`` says, for work that keeps a processor busy. A process imports the
-        function by its name; items, results and errors are pickled, and small items travel together. Results are
-        unpickled in this process, so a process is no sandbox for code that you do not trust. A call whose process died
-        is made once more. A thread cannot be interrupted: a call that exceeds its timeout keeps its thread until it
-        ends. A process is ended and replaced. ``"interpreter"`` (CPython 3.13 and later) makes the calls in
+        None is ``"loop"`` for async functions, ``"thread"`` for all others: one thread for each worker. ``"process"``
+        makes the calls in as many processes as ``concurrency`` says, for work that keeps a processor busy. A process
+        imports the function by its name; items, results and errors are pickled, and small items travel together.
+        Results are unpickled in this process, so a process is no sandbox for code that you do not trust. A call whose
+        process died is made once more. A thread cannot be interrupted: a call that exceeds its timeout keeps its thread
+        until it ends. A process is ended and replaced. ``"interpreter"`` (CPython 3.13 and later) makes the calls in
         interpreters inside this process, one for each worker, by the rules of a process. The function must not be in
         the program's main module; a call cannot be ended, so there is no ``timeout``.
     ``name``
-        What the report and errors call the stage.
+        What the report and errors call the stage; None: what the function is called.
 
     Raises ``DefinitionError``, which names the stage and the cure, for a function or option that does not fit.
     """
@@ -286,7 +291,7 @@ def source(
     containers of Python know it by themselves. Only progress shows it.
     """
     if isinstance(items, (Producer, Source)):
-        raise DefinitionError(f"source({items!r}): it is a source already; use it without source()")
+        raise DefinitionError(f"source({shown(items)}): it is a source already; use it without source()")
     if isinstance(items, StageLike):
         raise DefinitionError(
             f"source() of a {type(items).__name__}: items go into it, as in source(items) >> it; for what comes out of "

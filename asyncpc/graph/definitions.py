@@ -29,6 +29,7 @@ from ..core.plan import Handler, Origin
 from ..core.queue import BoundedQueue
 from ..errors import DefinitionError
 from ..options import ARGUMENTS, with_options
+from ..wording import shown
 
 __all__ = ["OPTIONS", "Total", "bind_origin", "define_handler", "define_origin", "iterable_origin"]
 
@@ -54,7 +55,7 @@ def define_handler(function: Callable[..., Any], **options: Any) -> Handler:
         maxsize=maxsize,
         context=context,
         run_in=check_run_in(where, function, options.get("run_in"), context),
-        no_calls="may give more than one result" if kind == "generator" else "",
+        gives_several=kind == "generator",
     )
     return with_options(where, handler, options)
 
@@ -93,10 +94,10 @@ def iterable_origin(items: object, name: str | None = None, run_in: object = "lo
     label = label_of(name or f"source({type(items).__name__})", items)
     refuse_called(label, items)
     if not isinstance(items, (AsyncIterable, Iterable)):
-        cure = f": decorate {name_of(items)!r} with @producer" if callable(items) else ""
+        cure = f": decorate {shown(name_of(items))} with @producer" if callable(items) else ""
         raise DefinitionError(f"{label} is neither a producer, an iterable nor an async iterable{cure}")
     if run_in not in ("loop", "thread"):
-        raise DefinitionError(f"{label}: run_in={run_in!r} must be 'loop' or 'thread'")
+        raise DefinitionError(f"{label}: run_in={shown(run_in)} must be 'loop' or 'thread'")
     blocks = run_in == "thread"
     if blocks and isinstance(items, AsyncIterable):
         raise DefinitionError(f"{label} is async, so it is read in the loop: leave run_in= out")

@@ -13,6 +13,7 @@ from ..checks import Composable, check_callback, check_maxsize, check_name, chec
 from ..core.plan import Origin, Plan
 from ..errors import DefinitionError
 from ..mistakes import unknown_attribute
+from ..wording import shown
 from .definitions import iterable_origin
 from .layout import Layout, OnUnfinished, complete
 
@@ -42,7 +43,7 @@ class Part(Composable):
     def __repr__(self) -> str:
         return self._named()
 
-    if not TYPE_CHECKING:  # checkers refuse these as they are
+    if not TYPE_CHECKING:  # checkers refuse these as they are; without docstrings, the reference leaves them out
 
         def __getattr__(self, name: str) -> None:
             raise unknown_attribute(self, name)
@@ -74,7 +75,7 @@ def stage_layout(part: Any, where: str) -> Layout:
     """The layout of a part that items go into; raises ``DefinitionError`` if none can."""
     refuse_called(where, part)
     if not isinstance(part, Part):
-        raise DefinitionError(f"{where}, {part!r}, is not a stage: decorate it with @consumer")
+        raise DefinitionError(f"{where}, {shown(part)}, is not a stage: decorate it with @consumer")
     if part._layout.origins:
         raise DefinitionError(
             f"{part._named()} produces items itself, so it can only come first; join several sources with merge(a, b)"

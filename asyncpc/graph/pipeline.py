@@ -14,21 +14,31 @@ from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanag
 from functools import update_wrapper
 from html import escape
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
 from ..core.plan import Handler, Node, Origin, Plan
 from ..errors import DefinitionError, StateError
 from ..mistakes import explained
+from ..run.pairs import Pairs
 from ..run.report import PipelineError, Report, Unfinished
 from ..run.running import Results, Running, end_block, leave
 from ..run.supervisor import Supervisor
 from ..run.watching import Beside, screens
-from ..wording import redacted
 from .definitions import bind_origin
 from .layout import Layout
 from .parts import Part, join, stage_layout
 
-__all__ = ["Consumer", "Pipeline", "Producer", "Source", "StageLike", "handler_of", "plan_of", "run_beside"]
+__all__ = [
+    "Consumer",
+    "Pipeline",
+    "Producer",
+    "Source",
+    "StageLike",
+    "accompany",
+    "handler_of",
+    "plan_of",
+    "run_beside",
+]
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -121,12 +131,18 @@ class Pipeline(StageLike[In_contra, Out_co]):
     there the first part may be any iterable or async iterable, or be left out, for a pipeline that is fed with
     :meth:`Running.put`. More than two parts run as well, but type checkers refuse them: ``>>`` types any number.
 
-    ``maxsize`` (items) bounds each queue, unless its stage or an inner pipeline sets its own; by default it is that of
-    the first part, if that is a pipeline that sets it. ``drain_timeout`` (seconds) bounds a drain; by default it comes
-    from the first part that sets it, and is 30 if none does. ``on_unfinished`` is a function, or a coroutine function,
-    that gets the accepted items which a run has not handled to their end: a tuple of :class:`Unfinished`. It is called
-    when the run has ended and left items, for whatever reason, before ``await`` or the block returns or raises; what it
-    raises fails the run. By default it comes from the first part that sets it.
+    ``maxsize``
+        Items that each queue holds, unless its stage or an inner pipeline sets its own; 0 means unbounded. By default
+        that of the first part, if that is a pipeline that sets it, else 128.
+    ``drain_timeout``
+        Seconds that a drain may take. By default that of the first part that sets it, else 30.
+    ``on_unfinished``
+        A function, or a coroutine function, that gets the accepted items which a run has not handled to their end: a
+        tuple of :class:`Unfinished`. It is called when the run has ended and left items, for whatever reason, before
+        ``await`` or the block returns or raises; what it raises fails the run. By default that of the first part that
+        sets it.
+    ``name``
+        What the log and errors call it. By default its parts: ``numbers >> double >> show``.
 
     Raises ``DefinitionError`` for a pipeline that cannot run. A pipeline can run any number of times, but only once at
     a time.
@@ -207,7 +223,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
         Leaving raises ``PipelineError`` if the run failed, or if items were left at the deadline. After an exception in
         the block the run drains too, then the exception comes out. A cancelled block cancels the workers.
         """
-        return Running(self._start(answers=True))
+        return Running(self._start(tracks=True, entered=True))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -224,14 +240,27 @@ class Pipeline(StageLike[In_contra, Out_co]):
         """
         return Results(lambda: self._start("stream it", streamed=True), self._release)
 
-    async def collect(self) -> list[Out_co]:
+    @overload
+    async def collect(self, *, pairs: Literal[False] = ...) -> list[Out_co]: ...
+
+    @overload
+    async def collect(self: Pipeline[A, B], *, pairs: Literal[True]) -> list[tuple[A, B | Exception]]: ...
+
+    async def collect(self, *, pairs: bool = False) -> Any:
         """Run to the end and return what the last stage gave, in a list; with several branches, what each gave.
 
         They come in the order in which they were made; with ``ordered=True``, in that of the items. The list holds all
         of them: read with :meth:`stream` what does not fit into memory. Raises ``PipelineError`` as ``await`` does; its
         ``results`` are the values that came before. *Cancel safety*: as with ``await``, the workers are cancelled too;
         the ``CancelledError`` has the ``results`` too.
+
+        With ``pairs=True`` the list has a pair for each item of the sources: the item, and the result that was made of
+        it. Where ``on_error="skip"`` or a function lets the run go on after a failure, the error is in the result's
+        place; an item that was dropped has ``asyncio.QueueFull``. Then ``DefinitionError`` refuses a stage that may
+        give several results of an item, and one whose failures go to a consumer. What is fed has no pair.
         """
+        if pairs:
+            return await self._collect_pairs()
         results: list[Out_co] = []
         try:
             async with Results[Out_co](lambda: self._start("collect from it", streamed=True), self._release) as values:
@@ -244,6 +273,20 @@ class Pipeline(StageLike[In_contra, Out_co]):
             cancelled.results = results  # type: ignore[attr-defined]  # likewise
             raise
         return results
+
+    async def _collect_pairs(self) -> list[tuple[Any, Any]]:
+        pairs = Pairs()
+        run = self._start("collect from it", plan=pairs.plan(self._plan), tracks=True)
+        run.accounts.tracked = True
+        try:
+            await run.wait_hastening()
+            run.outcome.complete_result()
+        except (PipelineError, asyncio.CancelledError) as error:
+            error.results = pairs.found  # type: ignore[union-attr]  # as collect does
+            raise
+        finally:
+            self._release()
+        return pairs.found
 
     def progress(self) -> AbstractAsyncContextManager[None]:
         """Show how far each run of this pipeline has come: ``async with pipeline.progress(): await pipeline``.
@@ -260,7 +303,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
         """Enter ``beside`` for each run in the block, until that run has ended, or the block."""
         self._beside[beside] = own = ExitStack()
         if self._run is not None and self._run.belongs_here():
-            self._accompany(self._run, beside, own)
+            self._enter_beside(self._run, beside, own)
         try:
             yield
         finally:
@@ -268,7 +311,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
             if self._run is not None and self._run.belongs_here():
                 asyncio.get_running_loop().call_soon(_end_unless_stopping, own, self._run)
 
-    def _accompany(self, run: Supervisor, beside: Beside, own: ExitStack) -> None:
+    def _enter_beside(self, run: Supervisor, beside: Beside, own: ExitStack) -> None:
         """Enter ``beside``; it ends with ``own``, with the run at the latest."""
         own.enter_context(beside(Running(run)))
         self._around.callback(own.close)
@@ -278,8 +321,10 @@ class Pipeline(StageLike[In_contra, Out_co]):
         means: str | None = None,
         beside: Sequence[Beside] = (),
         *,
+        plan: Plan | None = None,
         streamed: bool = False,
-        answers: bool = False,
+        tracks: bool = False,
+        entered: bool = False,
     ) -> Supervisor:
         """Start a run, accompanied by ``beside``; ``means`` names the way of running that needs a source."""
         self._is_used = True
@@ -293,12 +338,12 @@ class Pipeline(StageLike[In_contra, Out_co]):
                 f"pipeline {self._plan.name!r} has no source, so to {means} would wait for ever: "
                 "begin it with a producer, or use 'async with pipeline as running' and running.put(item)"
             )
-        self._run = run = Supervisor(self._plan, streamed=streamed, tracks=answers)
+        self._run = run = Supervisor(plan or self._plan, streamed=streamed, tracks=tracks, entered=entered)
         try:
             for one in beside:
                 self._around.enter_context(one(Running(run)))
             for one, own in self._beside.items():
-                self._accompany(run, one, own)
+                self._enter_beside(run, one, own)
             run.start()
         except BaseException:
             self._release()
@@ -321,14 +366,13 @@ class Pipeline(StageLike[In_contra, Out_co]):
         return self._plan.name
 
     def __repr__(self) -> str:
-        """Say what to do with it, since asyncio shows this where it refuses it (``asyncio.run(pipeline)``)."""
+        # asyncio shows it where it refuses a pipeline, as asyncio.run(pipeline) does
         cure = "await it, or asyncpc.run(it)" if self._plan.origins else "enter it: async with it as running"
         return f"<Pipeline {self._plan.name}; {cure}>"
 
-    if sys.flags.dev_mode:
+    if sys.flags.dev_mode:  # a coroutine may have made it and forgotten to await it; a module may have any number
 
         def __del__(self) -> None:
-            """Warn of a pipeline that a coroutine has made and forgotten to await; never of one in a module."""
             if not getattr(self, "_is_used", True) and asyncio._get_running_loop() is not None:
                 warnings.warn(
                     f"{self._named()} was never run: await it, or enter it with 'async with'",
@@ -336,7 +380,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
                     stacklevel=2,
                 )
 
-    if not TYPE_CHECKING:  # checkers refuse these as they are
+    if not TYPE_CHECKING:  # checkers refuse these as they are; without docstrings, the reference leaves them out
 
         def __aiter__(self) -> None:
             raise DefinitionError(
@@ -352,7 +396,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
         __exit__ = __enter__
 
     def _repr_html_(self) -> str:
-        return f"<pre>{escape(redacted(screens().picture(self._as_plan())))}</pre>"
+        return f"<pre>{escape(screens().picture(self._as_plan()))}</pre>"
 
 
 def _joined(first: Any, following: Any) -> Pipeline[Any, Any]:
@@ -368,6 +412,13 @@ def _end_unless_stopping(own: ExitStack, run: Supervisor) -> None:
 def plan_of(pipeline: Pipeline[Any, Any]) -> Plan:
     """The plan that a pipeline's runs are made from."""
     return pipeline._as_plan()
+
+
+def accompany(pipeline: Pipeline[Any, Any], beside: Beside) -> None:
+    """Enter ``beside`` for each run of the pipeline from now on, and for one that is under way, in any loop."""
+    pipeline._beside[beside] = own = ExitStack()
+    if pipeline._run is not None:
+        pipeline._enter_beside(pipeline._run, beside, own)
 
 
 async def run_beside(pipeline: Pipeline[Any, Any], *beside: Beside) -> Report:

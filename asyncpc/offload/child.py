@@ -11,13 +11,13 @@ import pickle
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ..errors import NotPicklable
+from ..wording import described, traceback_of
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -137,7 +137,7 @@ def each_of(given: Values) -> Iterator[Any]:
 
 def _packed_error(name: str, place: str, error: BaseException) -> bytes:
     """The error with its traceback as a note; if it cannot travel, one that says what it was."""
-    text = "".join(traceback.format_exception(error)).rstrip()
+    text = traceback_of(error).rstrip()
     with suppress(Exception):
         error.add_note(f"in {'an' if place[0] == 'i' else 'a'} {place} of stage {name!r}:\n{text}")
         packed = pickle.dumps(error)
@@ -149,6 +149,5 @@ def _packed_error(name: str, place: str, error: BaseException) -> bytes:
 def explained(what: str, error: Exception) -> NotPicklable:
     """The error that says what cannot travel, and the cure."""
     return NotPicklable(
-        f"{what} ({type(error).__name__}: {error}); use plain data and classes from the top of a module, "
-        "or run_in='thread'"
+        f"{what} ({described(error)}); use plain data and classes from the top of a module, or run_in='thread'"
     )

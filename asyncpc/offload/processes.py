@@ -16,6 +16,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import DefinitionError, WorkerDied
+from ..wording import shown
 from .child import Reference, explained, serve
 from .threads import Job, ThreadCaller
 
@@ -47,8 +48,8 @@ def reference(where: str, function: Callable[..., Any], run_in: str) -> Referenc
         return pickle.dumps(function)
     except Exception as error:
         raise DefinitionError(
-            f"{where}: run_in={run_in!r} imports the function by its name, but finds no {name or function!r}; "
-            "it must be defined at the top level of a module"
+            f"{where}: run_in={shown(run_in)} imports the function by its name, but finds no "
+            f"{shown(name or function)}; it must be defined at the top level of a module"
         ) from error
 
 
@@ -82,7 +83,8 @@ class ProcessCaller(ThreadCaller):
                     job.error = error
                 elif job.tries == 2:
                     job.error = WorkerDied(
-                        f"stage {self._name!r}: two processes died with this item, {status}; {error}"
+                        f"stage {self._name!r}: two processes died with this item, {status}: find out what it does "
+                        "there (a crash in a C library, memory, an exit)"
                     )
                     job.error.__cause__ = error
                 else:

@@ -58,7 +58,8 @@ class BlockingSource:
             self._bridge.stop(self)
             await asyncio.wait([self._ended], timeout=PATIENCE)
             if not self._ended.done():
-                log(WARNING, "source %r is blocked: it is left to its thread", self.worker.name)
+                name = self.worker.name
+                log(WARNING, "source %r is blocked: it is left to its thread", name, stage=name)
             elif self._error is None:
                 await until_ended(thread)
             if self._error is None:
@@ -85,7 +86,8 @@ class BlockingSource:
         except BaseException as error:
             self._error = error
         if self.left and self._error is not None:  # nobody will raise it
-            log(WARNING, "source %r, after it was stopped: %s", self.worker.name, summary(self._error))
+            name = self.worker.name
+            log(WARNING, "source %r, after it was stopped: %s", name, summary(self._error), stage=name)
         with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._notify)
 

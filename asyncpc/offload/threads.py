@@ -123,7 +123,8 @@ class WorkerThreads:
             except asyncio.CancelledError:
                 stuck = [thread.name for thread, _ in threads if thread.is_alive()]
                 if stuck:
-                    log(ERROR, "stage %r: left behind, still in a call: %s", self._name, ", ".join(stuck))
+                    message = "stage %r: left behind, still in a call: %s"
+                    log(ERROR, message, self._name, ", ".join(stuck), stage=self._name)
                     raise LeftBehind from None
                 raise
 
@@ -248,7 +249,8 @@ class WorkerThreads:
         message = f"stage {self._name!r}: the call took longer than timeout={self._timeout:g} seconds"
         job.future.set_exception(TimeoutError(message))
         if not job.caller.interrupt():
-            log(WARNING, "%s; a thread cannot be interrupted, so its worker waits until the call ends", message)
+            why = "a thread cannot be interrupted, so its worker waits until the call ends"
+            log(WARNING, "%s; %s", message, why, stage=self._name)
 
 
 class Steps:

@@ -1,8 +1,9 @@
 """The options of a stage, one file each: its policy, its check, its machine and its words.
 
 :data:`ORDER` is the order in which options are checked and installed, so it is the order in which they nest: an attempt
-waits for the breaker, then for its rate, then its time is measured. Batches form outside of these, and the order of
-values is restored outside of everything. ``docs/adding-an-option.md`` says how to add one.
+waits for the breaker, then for its rate (and looks at the breaker again), then its time is measured. Batches form
+outside of these, and the order of values is restored outside of everything. ``docs/adding-an-option.md`` says how to
+add one.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from ..core.plan import Handler
 from ..core.stage import Stage
 from ..errors import DefinitionError
 from ..mistakes import explained
+from ..wording import shown
 
 __all__ = ["Adaptive", "Concurrency"]
 
@@ -53,9 +54,9 @@ class Concurrency(NamedTuple):
             return handler._replace(concurrency=adaptive, most_concurrency=adaptive)
         at_least_1(where, "Adaptive min", adaptive.min)
         if at_least_1(where, "Adaptive max", adaptive.max) < adaptive.min:
-            raise DefinitionError(f"{where}: {adaptive!r}: max must not be less than min")
+            raise DefinitionError(f"{where}: {shown(adaptive)}: max must not be less than min")
         if not is_positive(adaptive.target) or not is_positive(adaptive.every):
-            raise DefinitionError(f"{where}: {adaptive!r}: target and every must be more than 0 seconds")
+            raise DefinitionError(f"{where}: {shown(adaptive)}: target and every must be more than 0 seconds")
         if handler.run_in == "process":
             raise DefinitionError(f"{where}: concurrency= is a number of processes, which cannot be Adaptive")
         return handler._replace(concurrency=adaptive.min, most_concurrency=adaptive.max)

@@ -14,8 +14,10 @@ from ..core.plan import Handler
 from ..core.seams import Call, GiveUp
 from ..core.stage import DONE, ConsumerWorker, Stage
 from ..core.tracked import JointTicket, Tracked, plain, settle_all
+from ..core.waiting import Budget
 from ..errors import DefinitionError
 from ..mistakes import explained
+from ..wording import shown
 from .key import KeyedQueue
 
 __all__ = ["Batch", "Batched", "Batching"]
@@ -59,12 +61,14 @@ class Batching(NamedTuple):
         """A size that the queue can hold, and nothing beside it that needs single items."""
         batch = self.batch
         if not isinstance(batch, Batch):
-            raise DefinitionError(f"{where}: batch={batch!r} must be Batch(size, within=seconds)")
+            raise DefinitionError(f"{where}: batch={shown(batch)} must be Batch(size, within=seconds)")
         whole = is_whole(batch.size) and batch.size >= 1
         if not (whole if batch.weigh is None else is_positive(batch.size)):
-            raise DefinitionError(f"{where}: {batch!r}: size must be a whole number of items, or with weigh= a weight")
+            raise DefinitionError(
+                f"{where}: {shown(batch)}: size must be a whole number of items, or with weigh= a weight"
+            )
         if batch.within is not None and not is_positive(batch.within):
-            raise DefinitionError(f"{where}: {batch!r}: within must be more than 0 seconds")
+            raise DefinitionError(f"{where}: {shown(batch)}: within must be more than 0 seconds")
         for name in "weigh", "key":
             check_item_function(where, f"batch {name}", getattr(batch, name))
         if handler.maxsize and batch.weigh is None and handler.maxsize < batch.size:
@@ -127,10 +131,16 @@ class SplitOnError:
         if len(taken) == 1 or worker.cancelled:
             await self._otherwise(worker, taken, calls, error)
             return
-        stage = worker.stage
-        stage.inbox.items.give_back(taken, taken.reason)
+        stage, budget = worker.stage, Budget()
+        worker.item = deque(taken)
+        for place in range(len(taken)):
+            stage.inbox.items.give_back(taken, place)
+            worker.item.popleft()
+            if budget.is_spent():
+                stage.inbox.note_length()
+                await budget.renew()
+        stage.inbox.note_length()
         stage.counts.settled_besides -= 1  # the worker counts one, and none is settled
-        stage.inbox.made_item()
 
 
 def _gathering(call: Call, worker: ConsumerWorker) -> Call:
@@ -186,7 +196,7 @@ class Batched(list[Any]):
         super().__init__(items)
         self.reason: str = reason
         self.weight: float = 0.0
-        self.keys: set[Hashable] = set()  # that are kept apart in time
+        self.keys: list[Hashable] = []  # of its items, if those of a key are kept apart in time
 
 
 class Group(NamedTuple):
@@ -199,7 +209,7 @@ class Group(NamedTuple):
 class Batches:
     """Items gathered into batches, for each key of the batch its own; whole batches are taken."""
 
-    __slots__ = ("_batch", "_complete", "_count", "_limit", "_loop", "_made_item", "_open", "_timers")
+    __slots__ = ("_again", "_batch", "_complete", "_count", "_limit", "_loop", "_made_item", "_open", "_timers")
 
     def __init__(self, batch: Batch, limit: float, made_item: Callable[[], None]) -> None:
         """``made_item`` is called when a batch can be taken without an item having come."""
@@ -209,6 +219,7 @@ class Batches:
         self._loop = asyncio.get_running_loop()
         self._open: dict[Hashable, Batched] = {}
         self._timers: dict[Hashable, asyncio.TimerHandle] = {}
+        self._again: deque[Batched] = deque()  # single items of batches that failed, which are taken next
         self._complete: deque[Batched] = deque()
         self._count = 0
 
@@ -218,10 +229,17 @@ class Batches:
         key = None if batch.key is None else batch.key(item)
         return Group(key, 1.0 if batch.weigh is None else float(batch.weigh(item)))
 
+    def is_open(self, items: Batched, group: Group) -> bool:
+        """Whether that is the batch of the group which can still take more."""
+        return self._open.get(group.key) is items
+
     def open_for(self, group: Group) -> Batched | None:
-        """The batch that such an item would join, if there is one."""
+        """The batch that such an item joins, if there is one; one that it is too heavy for is complete."""
         items = self._open.get(group.key)
-        return items if items is not None and items.weight + group.weight <= self._batch.size else None
+        if items is not None and items.weight + group.weight > self._batch.size:
+            self._close(group.key, "size")
+            return None
+        return items
 
     def append(self, item: Any) -> None:
         """Add an item to its batch; if its key or weight cannot be had, it is not in."""
@@ -231,8 +249,6 @@ class Batches:
         """Add an item to the batch of its group, and return that."""
         batch, items = self._batch, self.open_for(group)
         if items is None:
-            if group.key in self._open:
-                self._close(group.key, "size")
             items = self._open[group.key] = Batched()
             if batch.within is not None:
                 self._timers[group.key] = self._loop.call_later(batch.within, self._time_is_up, group.key)
@@ -247,19 +263,17 @@ class Batches:
 
     def popleft(self) -> Batched:
         """Take a batch; raises ``IndexError`` when none is complete."""
-        batch = self._complete.popleft()
+        batch = (self._again or self._complete).popleft()
         self._count -= len(batch)
         return batch
 
-    def give_back(self, items: Iterable[Any], reason: str) -> None:
-        """Put back the items of a batch, to be taken next, each alone."""
-        for item in reversed(list(items)):
-            self.add_alone(item, reason)
+    def give_back(self, batch: Batched, place: int) -> None:
+        """Put back the item at that place of a batch that failed: it is taken next, and alone."""
+        self.add_alone(Batched([batch[place]], batch.reason))
 
-    def add_alone(self, item: Any, reason: str) -> Batched:
-        """Put an item before all others, as a batch."""
-        batch = Batched([item], reason)
-        self._complete.appendleft(batch)
+    def add_alone(self, batch: Batched) -> Batched:
+        """Put a batch of one item before all that is no such batch."""
+        self._again.append(batch)
         self._count += 1
         return batch
 
@@ -280,7 +294,7 @@ class Batches:
 
     def available(self) -> int:
         """How many batches can be taken now."""
-        return len(self._complete)
+        return len(self._again) + len(self._complete)
 
     def clear(self) -> None:
         """Forget all."""
@@ -288,6 +302,7 @@ class Batches:
             timer.cancel()
         self._timers.clear()
         self._open.clear()
+        self._again.clear()
         self._complete.clear()
         self._count = 0
 
@@ -295,13 +310,11 @@ class Batches:
         return self._count
 
     def __bool__(self) -> bool:
-        return bool(self._complete)
+        return bool(self._complete or self._again)
 
     def __iter__(self) -> Iterator[Any]:
-        for batch in self._complete:
+        for batch in (*self._again, *self._complete, *self._open.values()):
             yield from batch
-        for items in self._open.values():
-            yield from items
 
     def close_all(self, reason: str) -> bool:
         """Complete all batches that could take more; whether there were any."""
@@ -331,7 +344,7 @@ class KeyedBatches:
     belongs to a batch that it cannot join waits beside the batches, so it keeps no item of another key waiting.
     """
 
-    __slots__ = ("_batches", "_key", "_limit", "_made_item", "_owner", "_parked", "_parked_count")
+    __slots__ = ("_again", "_batches", "_key", "_limit", "_made_item", "_owner", "_parked", "_parked_count")
 
     def __init__(
         self, batches: Batches, key: Callable[[Any], Hashable], limit: float, made_item: Callable[[], None]
@@ -341,41 +354,43 @@ class KeyedBatches:
         self._limit = limit
         self._made_item = made_item
         self._owner: dict[Hashable, Batched] = {}  # of each key that is not free
-        # what waits for its key: the item, its group, and why it is to be handled alone, if it is
-        self._parked: dict[Hashable, deque[tuple[Any, Group, str]]] = {}
+        # what waits for its key: single items of batches that failed, which come first; and items with their groups
+        self._again: dict[Hashable, deque[Batched]] = {}
+        self._parked: dict[Hashable, deque[tuple[Any, Group]]] = {}
         self._parked_count = 0
 
     def append(self, item: Any) -> None:
         """Add an item to a batch, or to those that wait for their key."""
         key, group = self._key(item), self._batches.group_of(item)
         owner = self._owner.get(key)
-        if owner is None or (key not in self._parked and owner is self._batches.open_for(group)):
+        if owner is None or (key not in self._parked and self._may_join(owner, group)):
             self._own(key, self._batches.add(item, group))
         else:
-            self._parked.setdefault(key, deque()).append((item, group, ""))
+            self._parked.setdefault(key, deque()).append((item, group))
             self._parked_count += 1
         if len(self) >= self._limit:
             self._batches.close_all("full")
 
+    def _may_join(self, owner: Batched, group: Group) -> bool:
+        """Whether an item may join the batch that its key belongs to; one that it is too heavy for is complete."""
+        return self._batches.is_open(owner, group) and self._batches.open_for(group) is owner
+
     def _own(self, key: Hashable, batch: Batched) -> None:
-        batch.keys.add(key)
+        batch.keys.append(key)
         self._owner[key] = batch
 
     def popleft(self) -> Batched:
         """Take a batch; raises ``IndexError`` when none is complete."""
         return self._batches.popleft()
 
-    def give_back(self, items: Iterable[Any], reason: str) -> None:
-        """Put back the items of a batch whose keys are still leased: each alone, before others of its key."""
-        keyed = [(self._key(item), item) for item in items]  # first, since it may raise
-        for key, item in reversed(keyed):
-            parked = self._parked.setdefault(key, deque())
-            parked.appendleft((item, Group(None, 1.0), reason))
-            self._parked_count += 1
+    def give_back(self, batch: Batched, place: int) -> None:
+        """Put back the item at that place of a batch that failed, whose keys are leased: alone, before those parked."""
+        self._again.setdefault(batch.keys[place], deque()).append(Batched([batch[place]], batch.reason))
+        self._parked_count += 1
 
     def release(self, batch: Batched) -> None:
         """The batch has been handled: its keys are free for the items that wait for them."""
-        for key in batch.keys:
+        for key in dict.fromkeys(batch.keys):
             self._owner.pop(key, None)  # it is gone after clear()
             self._unpark(key)
         if len(self) >= self._limit:
@@ -384,16 +399,22 @@ class KeyedBatches:
             self._made_item()
 
     def _unpark(self, key: Hashable) -> None:
-        """Let the items that waited for the key into a batch, as many as it takes."""
+        """Let the items that waited for the key, which is free, into a batch, as many as it takes."""
+        if again := self._again.get(key):
+            self._parked_count -= 1
+            self._own(key, self._batches.add_alone(again.popleft()))
+            if not again:
+                del self._again[key]
+            return
         parked = self._parked.get(key)
         while parked:
-            item, group, alone = parked[0]
+            item, group = parked[0]
             owner = self._owner.get(key)
-            if owner is not None and (alone or owner is not self._batches.open_for(group)):
+            if owner is not None and not self._may_join(owner, group):
                 return
             parked.popleft()
             self._parked_count -= 1
-            self._own(key, self._batches.add_alone(item, alone) if alone else self._batches.add(item, group))
+            self._own(key, self._batches.add(item, group))
         self._parked.pop(key, None)
 
     def taker(self) -> BatchLease:
@@ -420,6 +441,7 @@ class KeyedBatches:
         """Forget all."""
         self._batches.clear()
         self._owner.clear()
+        self._again.clear()
         self._parked.clear()
         self._parked_count = 0
 
@@ -431,8 +453,11 @@ class KeyedBatches:
 
     def __iter__(self) -> Iterator[Any]:
         yield from self._batches
+        for again in self._again.values():
+            for batch in again:
+                yield from batch
         for parked in self._parked.values():
-            for item, _, _ in parked:
+            for item, _ in parked:
                 yield item
 
 

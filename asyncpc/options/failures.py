@@ -20,7 +20,7 @@ from ..core.tracked import Tracked, plain
 from ..errors import DefinitionError, TooManyFailures
 from ..failure import Failure, KeptFailure
 from ..logs import WARNING, log
-from ..wording import ITEM, annotate, described, escaped, shown, summary, traceback_of
+from ..wording import ITEM, annotate, described, escaped, forget_repeats, shown, summary, traceback_of
 
 __all__ = ["Failures", "OnError"]
 
@@ -54,7 +54,9 @@ class Failures(NamedTuple):
                 )
             whole = is_whole(most) and most >= 0
             if not (whole or (isinstance(most, float) and 0 <= most < 1)):
-                raise DefinitionError(f"{where}: max_failures={most!r} must be a number of items, or a share below 1")
+                raise DefinitionError(
+                    f"{where}: max_failures={shown(most)} must be a number of items, or a share below 1"
+                )
         return handler._replace(dead_letters=self.on_error) if isinstance(self.on_error, Handler) else handler
 
     def install(self, stage: Stage) -> None:
@@ -84,6 +86,7 @@ class GiveUp:
     async def __call__(self, worker: ConsumerWorker, item: Any, calls: int, error: Exception) -> None:
         """See the class."""
         stage = worker.stage
+        forget_repeats(error)
         kept, what = (
             KeptFailure.of(plain(item), error, calls, stage.handler.name),
             f"{shown(plain(item))}: {summary(error)}",
@@ -97,7 +100,7 @@ class GiveUp:
         if worker.cancelled or self._on_error == "stop":
             stage.run.failures.append(kept)
             stage.counts.last_failure = what
-            annotate(error, _note(worker, item))
+            annotate(error, ITEM, _note(worker, item))
             raise error
         failed = stage.counts.failed + stage.counts.reporting + 1
         self._check_budget(stage, failed, error)
@@ -109,8 +112,9 @@ class GiveUp:
         if type(item) is Tracked and stage.dead_letters is None:
             item.ticket.fail(error)
         if failed & (failed - 1) == 0:  # 1, 2, 4, 8, …: not a line for each of a million
+            name = stage.handler.name
             try:
-                log(WARNING, "stage %r: %d failed, the last on %s", stage.handler.name, failed, what)
+                log(WARNING, "stage %r: %d failed, the last on %s", name, failed, what, stage=name)
             except BaseException:  # Ctrl-C, say: the item has been counted
                 worker.settle_one()
                 raise
@@ -153,7 +157,7 @@ def _note(worker: ConsumerWorker, item: Any) -> str:
     """Which item an error that ends the run is about, and how many were in the call with it."""
     others = len(worker.item) - 1 if worker.stage.handler.takes_lists and isinstance(worker.item, deque) else 0
     batch = f" and {others} more in its batch" if others else ""
-    return f"{ITEM}{shown(plain(item))}{batch}"
+    return f"{shown(plain(item))}{batch}"
 
 
 async def _put(worker: ConsumerWorker, dead_letters: Outlet, item: Any, failure: Failure) -> None:

@@ -16,6 +16,7 @@ from ..core.tracked import settle_all
 from ..core.waiting import Budget, WaitQueue
 from ..core.worker import attempt
 from ..errors import DefinitionError
+from ..wording import shown
 
 __all__ = ["Ordered"]
 
@@ -30,7 +31,7 @@ class Ordered(NamedTuple):
     def made_from(cls, where: str, ordered: Any = False) -> Ordered | None:
         """Take True or False."""
         if not isinstance(ordered, bool):
-            raise DefinitionError(f"{where}: ordered={ordered!r} must be True or False")
+            raise DefinitionError(f"{where}: ordered={shown(ordered)} must be True or False")
         return cls() if ordered else None
 
     def check(self, where: str, handler: Handler) -> Handler:

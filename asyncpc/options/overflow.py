@@ -11,6 +11,7 @@ from ..core.plan import Handler
 from ..core.stage import Stage
 from ..core.tracked import Tracked, plain
 from ..errors import DefinitionError, WorkerCancelled
+from ..wording import shown
 
 __all__ = ["Overflow", "Overflowing"]
 
@@ -28,7 +29,7 @@ class Overflowing(NamedTuple):
         """Take a policy by name, and a function that gets the dropped items."""
         if overflow not in ("wait", "drop_oldest", "drop_newest", "raise"):
             raise DefinitionError(
-                f"{where}: overflow={overflow!r} must be 'wait', 'drop_oldest', 'drop_newest' or 'raise'"
+                f"{where}: overflow={shown(overflow)} must be 'wait', 'drop_oldest', 'drop_newest' or 'raise'"
             )
         if on_drop is not None and overflow not in ("drop_oldest", "drop_newest"):
             raise DefinitionError(

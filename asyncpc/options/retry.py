@@ -1,23 +1,25 @@
-"""``retry=``: how often a handler that raised is called again with its item; and ``RetryLater``, which asks for it."""
+"""``retry=``: how often a handler that raised is called again with its item; and ``RetryLater``, which asks for it.
+
+``RetryLater`` itself is in ``errors``, and the default wait between two calls, ``exponential``, in ``backoff``.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from math import inf
+from math import isfinite
 from typing import Any, NamedTuple
 
 from ..backoff import exponential
 from ..checks import SECONDS_OF_ATTEMPT, at_least_1, check_callback, is_whole
 from ..core.channel import Ended
 from ..core.emit import Refused
-from ..core.isolation import isolated
 from ..core.plan import Handler
-from ..core.seams import Call
 from ..core.stage import DONE, ConsumerWorker, Stage, give_up_all, stray
+from ..core.worker import next_attempt
 from ..errors import DefinitionError, RetryLater
 from ..mistakes import explained
-from ..wording import annotate
+from ..wording import annotate, forget_repeats, shown
 
 __all__ = ["Retry", "Retrying"]
 
@@ -31,7 +33,10 @@ class Retry(NamedTuple):
     on: type[Exception] | tuple[type[Exception], ...] = Exception
     """What is worth another attempt; anything else fails at once."""
     wait: Callable[[int], float] = exponential
-    """Seconds before attempt 2, 3, …, asked for with 1, 2, …; any ``attempt -> seconds`` callable."""
+    """Seconds before attempt 2, 3, …, asked for with 1, 2, …; any ``attempt -> seconds`` callable.
+
+    If it raises, or gives no time, the item has failed with that.
+    """
 
 
 class Retrying(NamedTuple):
@@ -45,7 +50,9 @@ class Retrying(NamedTuple):
         if is_whole(retry):
             retry = Retry(attempts=retry)
         if retry is not None and not isinstance(retry, Retry):
-            raise DefinitionError(f"{where}: retry={retry!r} must be a number of attempts, or Retry(attempts, on=…)")
+            raise DefinitionError(
+                f"{where}: retry={shown(retry)} must be a number of attempts, or Retry(attempts, on=…)"
+            )
         return cls(retry)
 
     def check(self, where: str, handler: Handler) -> Handler:
@@ -55,7 +62,9 @@ class Retrying(NamedTuple):
         at_least_1(where, "Retry attempts", retry.attempts)
         kinds = retry.on if isinstance(retry.on, tuple) else (retry.on,)
         if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
-            raise DefinitionError(f"{where}: Retry(on={retry.on!r}): on must be an Exception class, or a tuple of them")
+            raise DefinitionError(
+                f"{where}: Retry(on={shown(retry.on)}): on must be an Exception class, or a tuple of them"
+            )
         check_callback(where, "Retry wait", retry.wait, SECONDS_OF_ATTEMPT)
         return handler
 
@@ -76,39 +85,66 @@ class Attempts:
     def __init__(self, retry: Retry | None) -> None:
         self._retry = retry
 
-    async def __call__(self, worker: ConsumerWorker, item: Any, call: Call, error: Exception) -> Any:
+    async def __call__(self, worker: ConsumerWorker, item: Any, error: Exception) -> Any:
         """The value of a later attempt; DONE if the stage's policy gives the item up."""
         stage, attempts, calls = worker.stage, 1, 1
         while not worker.cancelled:  # or the handler made an error of its cancel
             if isinstance(error, RetryLater):
-                seconds, why = error.seconds, "the back-off that RetryLater asked for"
+                why = "the back-off that RetryLater asked for"
+                forget_repeats(error)  # it may ask any number of times
             elif self._retry is not None and attempts < self._retry.attempts and isinstance(error, self._retry.on):
-                seconds, why = self._retry.wait(attempts), "the back-off of its retries"
-                attempts += 1
+                why = "the back-off of its retries"
             else:
                 break
-            if not 0 <= seconds < inf:
-                raise ValueError(
-                    f"stage {stage.handler.name!r}: cannot wait {seconds!r} seconds before another attempt; give a time"
-                ) from error
+            try:
+                seconds = self._seconds(stage, error, attempts)
+            except Exception as no_time:
+                error = no_time
+                break
+            attempts += not isinstance(error, RetryLater)
             stage.counts.retried += 1
             calls += 1
-            await worker.rest(seconds, why)
+            await stage.hold_back(worker, why, asyncio.sleep(seconds))
             try:
-                return await isolated(worker, call)(item)
+                return await next_attempt(worker)(item)
             except Refused as refused:  # no failure of the call: its values are gone, but for one
                 await give_up_all(worker, item, calls, refused.error)
                 return DONE
             except asyncio.CancelledError as cancel:
-                await give_up_all(worker, item, calls, stray(worker, cancel))
+                await stage.fail_at_last(worker, item, calls, stray(worker, cancel))
                 return DONE
             except Ended:
                 raise
             except Exception as again:
                 error = again
-        if isinstance(error, RetryLater):  # made of a cancel: that is no failure
+        if worker.cancelled and isinstance(error, RetryLater):  # made of a cancel: that is no failure
             raise asyncio.CancelledError from error
         if calls > 1:
-            annotate(error, f"after {calls} calls")
+            annotate(error, "after ", str(calls), " calls")
         await stage.fail_at_last(worker, item, calls, error)
         return DONE
+
+    def _seconds(self, stage: Stage, error: Exception, attempts: int) -> float:
+        """How long to wait after that error; raises what ``wait`` raises, and ``ValueError`` if it gives no time."""
+        if isinstance(error, RetryLater):
+            seconds = error.seconds
+        else:
+            assert self._retry is not None
+            try:
+                seconds = self._retry.wait(attempts)
+            except Exception as raised:
+                annotate(raised, f"in Retry(wait=) of stage {stage.handler.name!r}")
+                raise
+        if not _is_time(seconds):
+            raise ValueError(
+                f"stage {stage.handler.name!r}: cannot wait {shown(seconds)} seconds before another attempt; "
+                "give a time"
+            ) from error
+        return max(0.0, seconds)  # the moment that a server named may just have passed
+
+
+def _is_time(seconds: Any) -> bool:
+    try:
+        return isfinite(seconds)
+    except (TypeError, OverflowError):  # no number, or a whole one beyond all times
+        return False

@@ -11,6 +11,7 @@ from ..core.plan import Handler
 from ..core.seams import Call
 from ..core.stage import ConsumerWorker, Stage
 from ..errors import DefinitionError
+from ..wording import shown
 
 __all__ = ["Timeout"]
 
@@ -29,7 +30,7 @@ class Timeout(NamedTuple):
     def check(self, where: str, handler: Handler) -> Handler:
         """More than no time at all."""
         if not is_positive(self.seconds):
-            raise DefinitionError(f"{where}: timeout={self.seconds!r} must be more than 0 seconds")
+            raise DefinitionError(f"{where}: timeout={shown(self.seconds)} must be more than 0 seconds")
         if handler.run_in == "interpreter":
             raise DefinitionError(f"{where}: timeout= cannot end a call in an interpreter; use run_in='process'")
         return handler._replace(call_limit=self.seconds)
@@ -59,10 +60,10 @@ class CallTimer:
 
     __slots__ = ("_call", "_expired", "_left", "_loop", "_message", "_seconds", "_task", "_timer", "_until")
 
-    def __init__(self, call: Call, seconds: float, stage: str) -> None:
+    def __init__(self, call: Call, seconds: float, name: str) -> None:
         self._call = call
         self._seconds = seconds
-        self._message = f"stage {stage!r}: the call took longer than timeout={seconds:g} seconds"
+        self._message = f"stage {name!r}: the call took longer than timeout={seconds:g} seconds"
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         self._timer: asyncio.TimerHandle | None = None

@@ -116,7 +116,7 @@ def _stage_statistics(stage: Stage, received: int, is_last: bool, elapsed: float
         put_waited=inbox.put_waited(now),
         get_waited=inbox.getters.seconds(now) / depth,
         out_waited=stage.out_waited(now) / depth,
-        held_back=tuple([(why, waits.seconds(now) / depth) for why, waits in timing.held_back.items()]),
+        held_back=tuple([(str(why), waits.seconds(now) / depth) for why, waits in timing.held_back.items()]),
         loop_held=timing.loop.held,
         latency_p50=p50,
         latency_p90=p90,

@@ -40,7 +40,7 @@ class Outcome:
         if len(self.errors) == MOST_ERRORS:
             return
         self.errors.append(error)
-        annotate(error, f"in {where} of pipeline {self._name!r}")
+        annotate(error, "in ", where, f" of pipeline {self._name!r}")
         begin_at_user_code(error)
 
     def hang_on(self, cancelled: asyncio.CancelledError) -> None:

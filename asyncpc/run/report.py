@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from html import escape
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ..failure import Failure, KeptFailure
-from ..wording import redacted
 from .verdict import bottleneck, loop_holders
 
 __all__ = ["PipelineError", "Report", "SourceStatistics", "StageStatistics", "Statistics", "Unfinished"]
@@ -113,14 +112,20 @@ class Statistics(NamedTuple):
         return self._shown().html()
 
     def _shown(self) -> _Shown:
-        head = ("stage", "received", "done", "failed", "dropped", "in flight", "queued", "rate")
         rows = [
-            (s.name, s.received, s.done, s.failed, s.dropped, s.in_flight, s.queued, f"{s.rate:,.0f}")
+            {
+                "stage": s.name,
+                **_counts(s),
+                "in flight": s.in_flight,
+                "queued": s.queued,
+                "held back": s.held_back,
+                "rate": f"{s.rate:,.0f}",
+            }
             for s in self.stages
         ]
         fed = f", {self.fed} fed" if self.fed else ""
         line = f"{self.state}: {self.produced} produced{fed} in {self.elapsed:.3f} s"
-        return _Shown(_cells(head, self.sources, rows), [line])
+        return _Shown(_cells(self.sources, rows), [line])
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as dictionaries and lists, ready for JSON."""
@@ -275,9 +280,15 @@ class Report:
 
     def _shown(self) -> _Shown:
         left = self.left_by_stage()
-        head = ("stage", "received", "done", "failed", "dropped", "unfinished", "peak queued", "rate")
         rows = [
-            (s.name, s.received, s.done, s.failed, s.dropped, left.get(s.name, 0), s.peak_queued, f"{s.rate:,.0f}")
+            {
+                "stage": s.name,
+                **_counts(s),
+                "unfinished": left.get(s.name, 0),
+                "peak queued": s.peak_queued,
+                "held back": s.held_back,
+                "rate": f"{s.rate:,.0f}",
+            }
             for s in self.stages
         ]
         lines = [f"{s.name}: {s.failed} failed, the last on {s.last_failure}" for s in self.stages if s.last_failure]
@@ -286,7 +297,7 @@ class Report:
         lines += [f"abandoned: {name} could not be stopped" for name in self.abandoned]
         fed = f", {self.fed} fed" if self.fed else ""
         lines.append(f"{self.produced} produced{fed}, {self.done} done in {self.elapsed:.3f} s")
-        return _Shown(_cells(head, self.sources, rows), lines)
+        return _Shown(_cells(self.sources, rows), lines)
 
 
 class PipelineError(ExceptionGroup[Exception]):
@@ -310,8 +321,8 @@ class PipelineError(ExceptionGroup[Exception]):
         super().__init__(message, exceptions)
 
     def __reduce__(self) -> tuple[type[PipelineError], tuple[str, Sequence[Exception], Report], dict[str, Any]]:
-        """Pickle with the report and the results, so that a run in another process can fail in full."""
-        return type(self), (self.message, self.exceptions, self.report), {"results": self.results}
+        """Pickle with the report, the results and the notes, so that a run in another process can fail in full."""
+        return type(self), (self.message, self.exceptions, self.report), vars(self)
 
     # typeshed lets derive() take BaseExceptions too, so narrowing it is an unsound override in general. Not here:
     # split() and except* call it only with a part of what this group holds, and an ExceptionGroup holds Exceptions.
@@ -340,16 +351,34 @@ class _Shown(NamedTuple):
 
     def html(self) -> str:
         """For a notebook."""
-        head, *rows = [[escape(redacted(cell)) for cell in row] for row in self.cells]
+        head, *rows = [[escape(cell) for cell in row] for row in self.cells]
         first = "".join([f"<th>{cell}</th>" for cell in head])
         rest = [f"<tr><th>{name}</th>{''.join([f'<td>{cell}</td>' for cell in row])}</tr>" for name, *row in rows]
-        lines = "".join([f"<div>{escape(redacted(line))}</div>" for line in self.lines])
+        lines = "".join([f"<div>{escape(line)}</div>" for line in self.lines])
         return f"<table><thead><tr>{first}</tr></thead><tbody>{''.join(rest)}</tbody></table>{lines}"
 
 
-def _cells(
-    head: tuple[str, ...], sources: Sequence[SourceStatistics], stages: list[tuple[Any, ...]]
-) -> list[tuple[str, ...]]:
-    """A row for each source and stage; what a source produced is shown under ``done``."""
-    first = [(source.name, "", source.produced, *[""] * (len(head) - 3)) for source in sources]
-    return [head, *[tuple(map(str, row)) for row in (*first, *stages)]]
+OPTIONAL: Final = ("failed", "dropped", "retried", "unfinished", "held back")
+"""Columns that are left out where all of their counts are 0."""
+
+
+def _counts(stage: StageStatistics) -> dict[str, int]:
+    return {
+        "received": stage.received,
+        "done": stage.done,
+        "failed": stage.failed,
+        "dropped": stage.dropped,
+        "retried": stage.retried,
+    }
+
+
+def _cells(sources: Sequence[SourceStatistics], stages: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """A head, and a row for each source and stage; what a source produced is shown under ``done``."""
+    head = [name for name in stages[0] if name not in OPTIONAL or any(row[name] for row in stages)]
+    first = [{"stage": source.name, "done": source.produced} for source in sources]
+    return [tuple(head), *[tuple([_cell(row.get(name, "")) for name in head]) for row in (*first, *stages)]]
+
+
+def _cell(value: Any) -> str:
+    """A cell; of what held calls back, the seconds in all."""
+    return f"{sum([seconds for _, seconds in value]):.1f} s" if isinstance(value, tuple) else str(value)

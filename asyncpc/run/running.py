@@ -13,6 +13,7 @@ from ..core.tracked import CallTicket, Tracked
 from ..errors import QueueShutDown, StateError
 from ..mistakes import absent
 from ..options.rate import Rate, set_rate
+from .health import Health, Look, judge
 from .report import Report, Statistics
 from .signals import Signals, can_handle_signals
 from .supervisor import Supervisor
@@ -20,7 +21,7 @@ from .supervisor import Supervisor
 if TYPE_CHECKING:
     from ..offload.bridge import Bridge
 
-__all__ = ["Results", "Running", "end_block", "leave", "opening", "signals_handled"]
+__all__ = ["Results", "Running", "end_block", "failing", "leave", "look_at", "opening", "signals_handled"]
 
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
@@ -106,21 +107,30 @@ class Running(Generic[In_contra, Out_co]):
         for stage in self._run.stages[: self._run.plan.main]:
             if not stage.run.tracks:
                 raise StateError("call() needs a pipeline that was entered with 'async with pipeline as running:'")
-            if stage.handler.no_calls:
-                raise StateError(f"call() cannot be answered: stage {stage.handler.name!r} {stage.handler.no_calls}")
+            several = "may give more than one result" if stage.handler.gives_several else ""
+            if why := several or stage.handler.no_calls:
+                raise StateError(f"call() cannot be answered: stage {stage.handler.name!r} {why}")
 
     def scale(self, stage: str, concurrency: int) -> None:
         """Set how many items the stage of that name handles at once, at least 1.
 
         New workers start when there is work for them; surplus workers leave after their current item. Raises
-        ``StateError`` for an unknown stage, ``DefinitionError`` for anything but a whole number from 1 up.
+        ``StateError`` for an unknown stage and for a ``route`` or ``broadcast``, ``DefinitionError`` for anything but a
+        whole number from 1 up.
         """
         self._run.first.check_caller()
         found = self._run.scaling.stage(stage)
-        self._run.scaling.scale(found, at_least_1(f"stage {stage!r}", "concurrency", concurrency))
+        if found.handler.branches is not None:
+            raise StateError(
+                f"stage {found.handler.name!r} has one worker, which keeps items in their order: scale the stages of "
+                "its branches"
+            )
+        self._run.scaling.scale(found, at_least_1(f"stage {found.handler.name!r}", "concurrency", concurrency))
 
     def set_rate(self, stage: str, rate: Rate) -> None:
         """Set the :class:`~asyncpc.Rate` at which calls of the stage of that name begin, also calls that wait already.
+
+        It holds for all places of the stage's consumer. What was used up of the old rate stays so.
 
         Raises ``StateError`` for an unknown stage, ``DefinitionError`` for anything but a rate.
         """
@@ -145,8 +155,9 @@ class Running(Generic[In_contra, Out_co]):
 
         ``timeout`` is in seconds, by default the pipeline's ``drain_timeout``. Returns within that plus 100 ms; to
         cancel tens of thousands of workers, or to list millions of items by key or priority, takes longer. Raises
-        ``PipelineError`` if the run failed. Inside one of the run's own handlers, which cannot wait for itself, it
-        starts the drain and returns the report so far. *Cancel safety*: the drain goes on.
+        ``PipelineError`` if the run failed; items left at the deadline are no error here: see ``report.complete``.
+        Inside one of the run's own handlers, which cannot wait for itself, it starts the drain and returns the report
+        so far. *Cancel safety*: the drain goes on.
         """
         self.stop(timeout)
         if self._run.runs_here():
@@ -200,8 +211,9 @@ class Running(Generic[In_contra, Out_co]):
     async def wait(self) -> Report:
         """Wait until the sources have ended and everything is handled; raises ``PipelineError`` if the run failed.
 
-        Raises ``StateError`` in one of the run's own handlers, which would wait for itself. (A task that a handler
-        waits for would do the same, but cannot be recognized.) *Cancel safety*: waiting changes nothing.
+        Items left at the deadline of a stop are no error here: see ``report.complete``. Raises ``StateError`` in one of
+        the run's own handlers, which would wait for itself. (A task that a handler waits for would do the same, but
+        cannot be recognized.) *Cancel safety*: waiting changes nothing.
         """
         if self._run.runs_here():
             raise StateError("wait() in a handler would wait for itself: call stop() instead")
@@ -216,6 +228,18 @@ class Running(Generic[In_contra, Out_co]):
     def bottleneck(self) -> str:
         """Say in words which stage limits the run, and which stages wait for it."""
         return self._run.statistics().bottleneck()
+
+    def health(self, stalled_after: float = 60.0) -> Health:
+        """Say whether the run is well: live, ready, which stages are stalled, and why; may be called in any thread.
+
+        It compares each stage with the last call, so it has to be called now and then, as a probe does. A stage is
+        stalled if it has work and nothing was done, failed or dropped for ``stalled_after`` seconds; not while it waits
+        for a slower stage behind it, for its rate, a breaker or a back-off, for :meth:`resume`, or for more items of a
+        batch. In the loop the answer itself shows that the loop is alive. Another thread asks the loop, and waits for
+        half a second; a loop that has not answered for ``stalled_after`` seconds makes the run not live.
+        """
+        check_seconds(f"pipeline {self._run.plan.name!r}", "stalled_after", stalled_after)
+        return judge(self._run.state, self._run.outcome, self._run.looks.look(), stalled_after)
 
     @property
     def report(self) -> Report | None:
@@ -318,6 +342,16 @@ def signals_handled(running: Running[Any, Any], drain_timeout: float | None) -> 
     signals.awaits_end = True
     with signals.handled():
         yield
+
+
+def failing(running: Running[Any, Any]) -> bool:
+    """Whether the run has an error that it will end with, or has ended with."""
+    return not running._run.outcome.is_clean()
+
+
+def look_at(running: Running[Any, Any]) -> Look:
+    """What there is to see of a run, in any thread."""
+    return running._run.looks.look()
 
 
 def opening(running: Running[Any, Any], place: int) -> bool:

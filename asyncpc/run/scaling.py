@@ -9,6 +9,7 @@ from functools import partial
 from ..core.seams import Adjust
 from ..core.stage import Stage
 from ..errors import StateError
+from ..wording import redacted
 
 __all__ = ["Scaling"]
 
@@ -44,6 +45,7 @@ class Scaling:
 
     def stage(self, name: str) -> Stage:
         """The stage of that name; raises ``StateError``, which lists the names there are."""
+        name = redacted(str(name))  # as the stage is called
         for stage in self._stages:
             if stage.handler.name == name:
                 return stage
@@ -96,7 +98,7 @@ class Scaling:
         stage.inbox.workers += count
         getters.add_spares(count, partial(self._start_worker, stage), self._loop.time())
         if stage.handler.context is not None:
-            getters.wake(count)  # opening takes time, and an error is better known now
+            getters.start_spares(count)  # opening takes time, and an error is better known now
 
     def _adjust_later(self, stage: Stage, adjust: Adjust) -> None:
         self._timers[stage.handler.name] = self._loop.call_later(adjust.every, self._adjust, stage, adjust)

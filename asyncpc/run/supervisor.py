@@ -9,14 +9,16 @@ How a run stops
 1. *Intake ends*: puts are refused and the sources' tasks are cancelled, also while they sit in their next item; each
    source is closed in its own task. (Sources that end by themselves lead to the same point.)
 2. *The queues drain*: when every queue is empty and every worker waits with nothing in flight, nothing can make new
-   work, not even ``feed``; the queues that no stage writes to are closed, and each of their consumers sees END. When
-   the last worker of a stage has ended, the next queue is closed, stage by stage; where branches meet, when the last of
-   them has ended.
-3. *One deadline* over all of it: then the workers are cancelled, once more after ``GRACE`` seconds, and after another
-   ``GRACE`` a worker that ignored both is abandoned by name. What was not handled is listed, item by item.
+   work, not even ``feed``.
+3. *END goes through the stages*: the queues that no stage writes to are closed, and each of their consumers sees END.
+   When the last worker of a stage has ended, the next queue is closed, stage by stage; where branches meet, when the
+   last of them has ended.
+4. *One deadline* over all of it, set when a stop is asked for or a source raises; sources that end by themselves set
+   none. Then the workers are cancelled, once more after ``GRACE`` seconds, and after another ``GRACE`` a worker that
+   ignored both is abandoned by name. What was not handled is listed, item by item.
 
-A failure cancels at once instead of step 2; what it leaves is listed as well. When a source raises, the run drains the
-items that it produced, then raises the error (fault C13).
+A failure cancels at once instead of steps 2 and 3; what it leaves is listed as well. When a source raises, the run
+drains the items that it produced, then raises the error (fault C13).
 """
 
 from __future__ import annotations
@@ -37,11 +39,12 @@ from ..core.stage import ConsumerWorker, RunLinks, Stage, Worker
 from ..core.tracked import release_all
 from ..core.worker import consume
 from ..errors import ConservationError, QueueShutDown, StateError, WorkerCancelled
-from ..logs import DEBUG, ERROR, WARNING, log
-from ..wording import item_of, redacted, summary
+from ..logs import DEBUG, ERROR, WARNING, log, log_as
+from ..wording import item_of, summary
 from .accounting import Accounts
 from .build import build
 from .handover import GRACE, HandOver
+from .health import Looks
 from .outcome import Outcome
 from .report import Report, Statistics
 from .scaling import Scaling
@@ -81,10 +84,10 @@ def feed(item: Any) -> None:
 class Supervisor:
     """Runs a :class:`~asyncpc.core.plan.Plan` once. All methods but those that wait are plain functions."""
 
-    def __init__(self, plan: Plan, *, streamed: bool = False, tracks: bool = False) -> None:
+    def __init__(self, plan: Plan, *, streamed: bool = False, tracks: bool = False, entered: bool = False) -> None:
         self.plan: Plan = plan
         self.state: State = State.NEW
-        self._entered = tracks
+        self._entered = entered
         parts = build(plan, streamed, RunLinks(tracks, self._trouble, self._failing))
         self.stages: list[Stage] = parts.stages
         self.results: Channel[Any] | None = parts.results
@@ -94,6 +97,7 @@ class Supervisor:
         self.scaling: Scaling = Scaling(plan.name, self.stages, self._start_worker)
         self.accounts: Accounts = Accounts(self._producers, self.stages, plan.ends, self.results)
         self.outcome: Outcome = Outcome(plan.name)
+        self.looks: Looks = Looks(self.first, self.stages, self.outcome, self.statistics)
         self._live: dict[Worker, None] = {}  # a set that keeps its order, so that runs can be repeated
         self._left_behind: list[str] = []  # workers that left a call running in a thread
         self._sources_live = 0
@@ -122,6 +126,7 @@ class Supervisor:
             queue.check_caller()
         if len(self.plan.entries) > 1:  # then it is none of those
             self.first.check_caller()
+        log_as(self.plan.name, self._context)
         self._context.run(_current.set, self)
         self.first.check_waiter = self._check_waiter
         self.scaling.start(self._loop)
@@ -131,7 +136,9 @@ class Supervisor:
                 from ..offload.sources import read_in_thread  # here, since most programs have no such source
 
                 producer.origin = read_in_thread(producer)
-            self._spawn(producer, copy_context())
+            context = copy_context()
+            log_as(self.plan.name, context)
+            self._spawn(producer, context)
 
     def _start_worker(self, stage: Stage) -> None:
         """Start one more worker, since an item has come and no worker is idle."""
@@ -248,7 +255,8 @@ class Supervisor:
         if error is not None:
             self.outcome.keep(error, "on_unfinished=")
             self.outcome.is_delivered = False  # the caller has not seen this error yet
-            log(ERROR, "pipeline %r: on_unfinished= raised %s", self.plan.name, summary(error), error=error)
+            name = self.plan.name
+            log(ERROR, "pipeline %r: on_unfinished= raised %s", name, summary(error), error=error, pipeline=name)
 
     @property
     def has_ended(self) -> bool:
@@ -354,7 +362,8 @@ class Supervisor:
             worker.abandoned = True
         self._finish()
         _under_way.add(self)  # or a task could be garbage-collected, and Python would complain that it is pending (B9)
-        log(ERROR, "workers that ignored two cancellations are left behind: %s", ", ".join(self._abandoned()))
+        names = ", ".join(self._abandoned())
+        log(ERROR, "workers that ignored two cancellations are left behind: %s", names, pipeline=self.plan.name)
 
     # -- the end of a worker ------------------------------------------------------------------
 
@@ -383,7 +392,8 @@ class Supervisor:
             self._cascade()
         self._finish_if_ended()
         if self._entered:  # the caller of a run that is awaited gets them anyway
-            self._log_failures(errors, f"in {worker.name}")
+            stage = worker.stage.handler.name if isinstance(worker, ConsumerWorker) else worker.name
+            self._log_failures(errors, f"in {worker.name}", stage)
 
     def _judge(self, worker: ConsumerWorker | ProducerWorker) -> Sequence[BaseException]:
         """Keep what the worker failed with, if anything, and stop the run for it."""
@@ -415,13 +425,14 @@ class Supervisor:
         self.outcome.keep(error, where)
         self._fail(where)
         if self._entered:
-            self._log_failures([error], f"in {where}")
+            self._log_failures([error], f"in {where}", where)
 
-    def _log_failures(self, errors: Sequence[BaseException], how: str) -> None:
+    def _log_failures(self, errors: Sequence[BaseException], how: str, stage: str = "") -> None:
+        name = self.plan.name
         for error in errors:
             if isinstance(error, Exception):
                 what = summary(error) + item_of(error)
-                log(ERROR, "pipeline %r failed %s: %s", self.plan.name, how, what, error=error)
+                log(ERROR, "pipeline %r failed %s: %s", name, how, what, error=error, pipeline=name, stage=stage)
 
     def _fail(self, where: str) -> None:
         """Stop the run at its first failure: cancel other workers, refuse waiting callers of ``put`` (invariant 7)."""
@@ -480,9 +491,10 @@ class Supervisor:
             return
         counts = {stage.name: stage for stage in self.outcome.report.stages}
         for name, left in self.outcome.report.left_by_stage().items():
-            one, names = counts[name], (redacted(self.plan.name), redacted(name))
+            one = counts[name]
             message = "pipeline %r: stage %r left %d of %d items unfinished (%d done, %d failed, %d dropped)"
-            log(WARNING, message, *names, left, one.received, one.done, one.failed, one.dropped)
+            numbers = left, one.received, one.done, one.failed, one.dropped
+            log(WARNING, message, self.plan.name, name, *numbers, pipeline=self.plan.name, stage=name)
 
     def _conclude(self) -> None:
         """Write the report, with what is left, and let go of it."""
@@ -524,7 +536,7 @@ class Supervisor:
         if state not in ADVANCES[self.state]:
             raise StateError(f"pipeline {self.plan.name!r} is {self.state.value}; it cannot become {state.value}")
         before, self.state = self.state, state
-        log(DEBUG, "pipeline %r: %s -> %s", self.plan.name, before, state)
+        log(DEBUG, "pipeline %r: %s -> %s", self.plan.name, before, state, pipeline=self.plan.name)
 
 
 async def _outlast(

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from ..core.plan import Node, Origin, Plan
 from ..logs import WARNING, log
 from ..run.report import Statistics
-from ..wording import redacted, summary
+from ..wording import summary
 from .drawing import meetings
 
 __all__ = ["Extent", "Journey", "Pace", "Standing", "total_of"]
@@ -18,6 +18,12 @@ MEMORY: Final = 10.0
 
 LONGEST: Final = 100 * 86400.0
 """Seconds; a longer time left says nothing."""
+
+SLOWEST: Final = 0.001
+"""Items per second; a lower rate is none."""
+
+ALMOST: Final = 0.99
+"""The share that is shown while not all is done."""
 
 
 class Standing(NamedTuple):
@@ -33,33 +39,39 @@ class Standing(NamedTuple):
     left: float | None
     """Until all is through at this rate, if anybody can tell."""
     failed: int
-    stopping: bool
-    """Whether a stop was asked for, and what is queued is handled."""
+    behind: int
+    """Values of later stages, made of items that are through, that are not handled yet."""
+    word: str
+    """``draining`` after a stop, ``finishing`` when only values behind are left, ``stopped`` or ``failed`` before all
+    was done; empty otherwise."""
     queue: str
     """The fullest queue, such as ``fetch queue 100/128``."""
 
     @property
     def share(self) -> float | None:
-        """What part of the items is through, from 0 to 1; None if the total is not known."""
+        """What part of the items is through, from 0 to 1; None if the total is not known. At 1 all is done."""
         if self.total is None:
             return None
-        return self.through / self.total if self.total else 1.0
+        share = self.through / self.total if self.total else 1.0
+        return min(share, ALMOST) if self.behind else share
 
     def __str__(self) -> str:
         """One line: ``45 % · 450/1,000 · 120/s · 0:04 · 0:05 left · fetch queue 100/128``."""
         count = f"{self.through:,}" + ("" if self.total is None else f"/{self.total:,}")
-        rate = f"{self.rate:,.0f}/s" if self.rate >= 10 or not self.rate else f"{self.rate:.2g}/s"
+        rate = f"{self.rate:,.0f}/s" if self.rate >= 10 or self.rate < SLOWEST else f"{self.rate:.2g}/s"
+        is_over = self.word in ("stopped", "failed")
         parts = [
             "" if self.share is None else f"{math.floor(100 * self.share)} %",
             count,
             rate,
             clock(self.elapsed),
             "" if self.left is None else f"{clock(math.ceil(self.left))} left",
-            "draining" if self.stopping else "",
+            "" if is_over else self.word,
             f"{self.failed:,} failed" if self.failed else "",
             self.queue,
         ]
-        return redacted(" · ".join([part for part in parts if part]))
+        line = " · ".join([part for part in parts if part])
+        return f"{self.word} at {line}" if is_over else line
 
 
 class Journey:
@@ -71,33 +83,61 @@ class Journey:
         self._pace = Pace()
         self._expected = total_of(plan)
 
-    def standing(self, now: Statistics) -> Standing:
-        """How far the run has come at this look; looks come in the order of time."""
-        through, total = self._extent.through(now), self._total(now)
+    def standing(self, now: Statistics, *, has_failed: bool = False) -> Standing:
+        """How far the run has come at this look; looks come in the order of time.
+
+        ``has_failed`` says whether an error is known that the run will end with.
+        """
+        through, behind, total = self._extent.through(now), self._extent.behind(now), self._total(now, has_failed)
         rate = self._pace.rate(through, now.elapsed)
-        is_under_way = now.state in ("running", "draining")
-        left = (total - through) / rate if is_under_way and total is not None and rate > 0 else None
+        left = self._coming(now, through, behind, total) / rate if rate > 0 else math.inf
         return Standing(
             through=through,
             total=total,
             rate=rate,
             elapsed=now.elapsed,
-            left=left if left is not None and left < LONGEST else None,
+            left=left if left < LONGEST else None,
             failed=now.failed,
-            stopping=now.stop_asked and now.state == "draining",
-            queue=_fullest_queue(self._plan, now) if is_under_way else "",
+            behind=behind,
+            word=self._word(now, total, is_all=through == total, behind=behind, has_failed=has_failed),
+            queue=_fullest_queue(self._plan, now) if _is_under_way(now) else "",
         )
 
-    def _total(self, now: Statistics) -> int | None:
-        """How many items there will be: as the sources say, or as they have given once they have ended.
+    def _total(self, now: Statistics, has_failed: bool) -> int | None:
+        """How many items there will be: as the sources say, or as they have given once they have ended by themselves.
 
         With ``feed`` nobody can tell. A source that has given more than it said was wrong, so its word is dropped.
         """
         if now.fed:
             return None
-        if now.state != "running":
+        if now.state != "running" and not self._is_cut_short(now, has_failed):
             return now.produced
         return None if self._expected is None or now.produced > self._expected else self._expected
+
+    def _is_cut_short(self, now: Statistics, has_failed: bool) -> bool:
+        """Whether the sources might have given more; what is put in has no other end than a stop."""
+        return bool(self._plan.origins) and (now.stop_asked or has_failed)
+
+    def _coming(self, now: Statistics, through: int, behind: int, total: int | None) -> float:
+        """How many items will still come through, after a stop those that are in; infinite if that says nothing.
+
+        If more values than that wait behind the stages that count, it says nothing of the time that those take.
+        """
+        goal = now.produced if now.state == "draining" else total
+        if goal is None or now.fed or not _is_under_way(now):
+            return math.inf
+        return math.inf if behind > goal - through else goal - through
+
+    def _word(self, now: Statistics, total: int | None, *, is_all: bool, behind: int, has_failed: bool) -> str:
+        if _is_under_way(now):
+            if now.stop_asked and now.state == "draining":
+                return "draining"
+            return "finishing" if is_all and behind else ""
+        if has_failed:
+            return "failed"
+        if total is None:
+            return "stopped" if now.state == "failed" or self._is_cut_short(now, has_failed) else ""
+        return "" if is_all and not behind else "stopped"
 
 
 class Extent:
@@ -139,6 +179,11 @@ class Extent:
             until_the_end[place] = within[place] + until_the_end[meeting]
         return max(0, now.produced - sum(within[place] for place in self.trunk))
 
+    def behind(self, now: Statistics) -> int:
+        """How many values are on their way beyond the stages that count; failures that are reported are among them."""
+        others = [stage for place, stage in enumerate(now.stages) if place not in self.counted]
+        return sum([stage.queued + stage.in_flight for stage in others])
+
 
 class Pace:
     """A rate that follows the last ten seconds or so, and is calm: looks count less the older they are."""
@@ -160,23 +205,29 @@ def total_of(plan: Plan) -> int | None:
     """How many items the sources will produce, if each of them knows."""
     if not plan.origins:
         return None
-    totals = [_total_of(origin) for origin in plan.origins]
+    totals = [_total_of(origin, plan.name) for origin in plan.origins]
     return sum([total for total in totals if total is not None]) if None not in totals else None
 
 
-def _total_of(origin: Origin) -> int | None:
+def _total_of(origin: Origin, pipeline: str) -> int | None:
     """How many items a source will produce; a ``total=`` of the user's that fails is logged, and the run goes on."""
     if origin.total is None or isinstance(origin.total, int):
         return origin.total
     try:
         total = origin.total()
     except Exception as error:
-        log(WARNING, "source %r: total= raised, so its progress has no total: %s", origin.name, summary(error))
+        message = "source %r: total= raised, so its progress has no total: %s"
+        log(WARNING, message, origin.name, summary(error), pipeline=pipeline, stage=origin.name)
         return None
     if isinstance(total, int) and total >= 0:
         return total
-    log(WARNING, "source %r: total= returned no number of items, so its progress has no total", origin.name)
+    message = "source %r: total= returned no number of items, so its progress has no total"
+    log(WARNING, message, origin.name, pipeline=pipeline, stage=origin.name)
     return None
+
+
+def _is_under_way(now: Statistics) -> bool:
+    return now.state in ("running", "draining")
 
 
 def clock(seconds: float) -> str:

@@ -16,9 +16,9 @@ from typing import Any, Final, Protocol, TextIO
 
 from ..core.plan import Plan
 from ..logs import WARNING, log
-from ..run.running import Running
+from ..run.running import Running, failing
 from ..run.watching import Beside, looking
-from ..wording import redacted, summary
+from ..wording import summary
 from .drawing import width
 from .extent import Journey, Standing
 
@@ -50,17 +50,21 @@ def progress(plan: Plan, *, stays: bool = True) -> Beside:
     @contextmanager
     def shown(running: Running[Any, Any]) -> Iterator[None]:
         try:
-            journey, display = Journey(plan), _display(redacted(plan.name))
+            journey, display = Journey(plan), _display(plan.name)
         except Exception as error:  # a screen that fails leaves the run in peace
-            log(WARNING, "no progress is shown: %s", summary(error))
+            log(WARNING, "no progress is shown: %s", summary(error), pipeline=plan.name)
             yield
             return
+
+        def standing() -> Standing:
+            return journey.standing(running.statistics(), has_failed=failing(running))
+
         try:
-            with looking(running, lambda running: display.show(journey.standing(running.statistics()))):
+            with looking(running, lambda running: display.show(standing())):
                 yield
         finally:
             with suppress(Exception):  # as above
-                display.close(journey.standing(running.statistics()) if stays and running.report else None)
+                display.close(standing() if stays and running.report else None)
 
     return shown
 
@@ -69,9 +73,17 @@ def _display(name: str) -> _Display:
     """What fits the place where the program runs."""
     if (notebook := _notebook()) is not None:
         return _Notebook(name, notebook)
-    if sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+    if _is_terminal(sys.stderr) and os.environ.get("TERM") != "dumb":
         return _OnTerminal(name)
     return _Lines(name)
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    """Whether somebody sits at the stream; programs put objects there that only have ``write`` and ``flush``."""
+    try:
+        return stream is not None and stream.isatty()
+    except Exception:
+        return False
 
 
 # -- without a terminal ---------------------------------------------------------------------------
@@ -180,7 +192,8 @@ class _Foot:
 
     def __init__(self) -> None:
         self.lines: dict[_OnTerminal, Standing | None] = {}
-        self.board: _Board = _PlainBoard()
+        self.stream = sys.stderr
+        self.board: _Board = _PlainBoard(self.stream)
         self.streams = ExitStack()
         self.back_at = 0.0  # seconds of the monotonic clock; infinite in the middle of a line of the program
         self.draws = False  # whether what is written now is the lines themselves
@@ -190,10 +203,13 @@ class _Foot:
         """Add a line."""
         with self.lock:
             if not self.lines:
-                self.board, self.back_at = _board(), 0.0
-                for stream in {sys.stderr, sys.stdout}:
-                    if stream is not None and stream.isatty():
-                        self.streams.enter_context(self._giving_way(stream))
+                self.stream, self.back_at = sys.stderr, 0.0  # kept, since the program may redirect it meanwhile
+                self.board = _board(self.stream)
+                with ExitStack() as streams:
+                    for stream in {id(one): one for one in (sys.stderr, sys.stdout)}.values():
+                        if _is_terminal(stream):
+                            streams.enter_context(self._giving_way(stream))
+                    self.streams = streams.pop_all()  # all of them, or none
             self.lines[line] = None
 
     def draw(self, line: _OnTerminal, standing: Standing) -> None:
@@ -209,12 +225,14 @@ class _Foot:
     def leave(self, line: _OnTerminal, last: Standing | None) -> None:
         """Take a line away; ``last`` is left above the others."""
         with self.lock:
-            self._clear()
-            del self.lines[line]
-            if not self.lines:
-                self.streams.close()
+            try:
+                self._clear()
+            finally:
+                del self.lines[line]
+                if not self.lines:
+                    self.streams.close()
             if last is not None:
-                _write(sys.stderr, f"{line.name}: {last}\n")
+                _write(self.stream, f"{line.name}: {last}\n")
 
     def _clear(self) -> None:
         with self._drawing():
@@ -235,7 +253,7 @@ class _Foot:
 
         def giving_way(text: str) -> int:
             with self.lock:
-                if not self.draws:
+                if text and not self.draws:
                     self._clear()
                     self.back_at = time.monotonic() + QUIET if text.endswith("\n") else math.inf
                 return write(text)
@@ -244,37 +262,38 @@ class _Foot:
         try:
             yield
         finally:
-            del vars(stream)["write"]  # the method of its class is there again
+            vars(stream).pop("write", None)  # the method of its class is there again
 
 
 class _PlainBoard:
     """One line, drawn with spaces and carriage returns only, so that any terminal can show it."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: TextIO | None) -> None:
+        self.stream = stream
         self.drawn = 0  # columns
 
     def draw(self, lines: Sequence[tuple[str, float | None]]) -> None:
         text = "  |  ".join([text if share is None else f"{_bar(share, '#', '-')} {text}" for text, share in lines])
         text = _cut(text, shutil.get_terminal_size().columns - 1)
         drawn = width(text)
-        _write(sys.stderr, "\r" + text + " " * (self.drawn - drawn) + "\r")
+        _write(self.stream, "\r" + text + " " * (self.drawn - drawn) + "\r")
         self.drawn = drawn
 
     def clear(self) -> None:
         if self.drawn:
-            _write(sys.stderr, "\r" + " " * self.drawn + "\r")
+            _write(self.stream, "\r" + " " * self.drawn + "\r")
             self.drawn = 0
 
 
 class _RichBoard:
     """A line for each run, in colours; raises ``ImportError`` without rich."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: TextIO) -> None:
         from rich.console import Console
         from rich.live import Live
 
         self.live = Live(
-            console=Console(file=sys.stderr),
+            console=Console(file=stream),
             auto_refresh=False,
             transient=True,
             redirect_stdout=False,
@@ -301,11 +320,11 @@ class _RichBoard:
 _foot: Final = _Foot()
 
 
-def _board() -> _Board:
+def _board(stream: TextIO) -> _Board:
     try:
-        return _RichBoard()
+        return _RichBoard(stream)
     except ImportError:
-        return _PlainBoard()
+        return _PlainBoard(stream)
 
 
 def _bar(share: float, done: str, rest: str) -> str:

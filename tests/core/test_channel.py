@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from queues import cancelled, full, lines, ready, spin
@@ -12,6 +13,7 @@ from virtual import EAGER, both, idle, run_virtual
 
 from asyncpc import END, Batch, Pipeline, Running, consumer
 from asyncpc.core.channel import Channel
+from asyncpc.core.seams import Container
 
 
 async def test_a_cancelled_push_leaves_its_item_one_above_the_bound_per_writer() -> None:
@@ -215,3 +217,39 @@ def test_a_put_that_raises_passes_the_room_on(option: Any, eager: bool) -> None:
             return await asyncio.gather(*[put(running, item) for item in ({}, {"n": 1}, {}, {"n": 1})])
 
     assert run_virtual(main, eager=eager) == ["refused", "in", "refused", "in"]
+
+
+# -- what waits for more --------------------------------------------------------------------------
+
+
+class Triples(deque[Any]):
+    """A container that gives nothing before it has three items, or is full."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def __bool__(self) -> bool:
+        return len(self) >= 3 or len(self) == self.limit
+
+    def available(self) -> int:
+        return len(self)
+
+
+@pytest.mark.parametrize("writers", [1, 2, 5])
+async def test_writers_are_woken_for_each_place_when_nothing_can_be_taken(writers: int) -> None:
+    """Protects from a hang: what is left, more than half of the bound, can be taken only with what they have."""
+    queue = Channel[Any](3)
+    queue.keep_in(cast(Container, Triples(3)))
+    for n in range(3):
+        queue.put_nowait(n)
+    waiting = [asyncio.create_task(queue.put_or_leave(n)) for n in range(writers)]
+    await spin()
+    assert queue.get_nowait() == 0
+    assert not queue.items
+    await spin()
+    assert sum(one.done() for one in waiting) == 1  # there was one place
+    assert list(queue.items) == [1, 2, 0]
+    for one in waiting:
+        one.cancel()
+    await asyncio.wait(waiting)

@@ -724,6 +724,77 @@ async def test_put_many_from_a_source_that_fails_keeps_what_it_gave() -> None:
     assert [queue.get_nowait() for _ in range(queue.qsize())] == [1, 2]
 
 
+# What an iterator may do beside, in the same queue, when it is asked for an item.
+
+
+@virtual
+async def test_what_an_iterator_puts_beside_is_counted_once() -> None:
+    """Protects ``join``: it waits for what was put, and not for ever."""
+    queue = Queue(10)
+
+    def rows() -> Iterator[Any]:
+        yield 1
+        queue.put_nowait("beside")
+        yield 2
+
+    await queue.put_many(rows())
+    assert [queue.get_nowait() for _ in range(queue.qsize())] == [1, "beside", 2]
+    assert queue.statistics().received == 3
+    for _ in range(3):
+        queue.task_done()
+    await queue.join()
+
+
+async def test_what_an_iterator_takes_beside_is_counted() -> None:
+    """An iterator that makes its items of those before them, as in a search: each was put, each is done."""
+    queue = Queue(10)
+
+    def rows() -> Iterator[int]:
+        yield 1
+        for _ in range(300):
+            number = queue.get_nowait()
+            queue.task_done()
+            yield number + 1
+
+    await queue.put_many(rows())
+    assert [queue.get_nowait() for _ in range(queue.qsize())] == [301]
+    assert (queue.statistics().received, queue.statistics().settled, queue.statistics().peak_queued) == (301, 300, 1)
+
+
+@virtual
+async def test_what_an_iterator_puts_beside_takes_room() -> None:
+    """The bound holds: the iterator waits, with the one item above it that had been read."""
+    queue = Queue(3)
+
+    def rows() -> Iterator[Any]:
+        yield 1
+        queue.put_nowait("beside")
+        queue.put_nowait("too")
+        yield 2
+        yield 3
+
+    putting = asyncio.create_task(queue.put_many(rows()))
+    await spin()
+    assert (queue.qsize(), queue.statistics().peak_queued) == (4, 4)
+    assert [await queue.get() for _ in range(5)] == [1, "beside", "too", 2, 3]
+    await putting
+
+
+async def test_an_iterator_that_closes_the_queue_puts_nothing_more() -> None:
+    """END was told: what came later would be handled by nobody."""
+    queue = Queue(10)
+
+    def rows() -> Iterator[int]:
+        yield 1
+        queue.close()
+        yield 2
+
+    with pytest.raises(QueueShutDown):
+        await queue.put_many(rows())
+    assert queue.get_nowait() == 1
+    assert queue.statistics().received == 1
+
+
 # -- statistics -----------------------------------------------------------------------------------
 
 

@@ -23,6 +23,7 @@ from asyncpc import (
     Pipeline,
     PipelineError,
     Report,
+    TooManyFailures,
     Unroutable,
     broadcast,
     consumer,
@@ -182,6 +183,31 @@ def test_a_slow_branch_sets_the_pace_unless_it_may_drop() -> None:
 
     assert run_virtual(main, "wait")[0] <= 3
     assert run_virtual(main, "drop_newest") == (50, 48)
+
+
+def test_an_item_that_a_branch_refuses_may_be_skipped_or_told() -> None:
+    """A branch that is behind may say no: the item has failed in the broadcast, and the run need not end."""
+
+    @consumer(maxsize=1, overflow="raise")
+    async def live(n: int) -> None:
+        await asyncio.sleep(10)
+
+    store, after, dead = Sink("store"), Sink("after"), Sink("dead")
+    with pytest.raises(PipelineError) as failed:
+        ran(source(range(5)) >> broadcast(store.consumer, live))
+    assert "stage 'live': its queue is full, and overflow='raise'" in str(failed.value.exceptions[0])
+    store.items.clear()
+    report = ran(source(range(5)) >> broadcast(store.consumer, live, after.consumer, on_error=dead.consumer))
+    assert store.items == [0, 1, 2, 3, 4]
+    assert [failure.item for failure in dead.items] == [n for n in range(5) if n not in after.items]
+    assert counts_by_stage(report)["broadcast"] == (5, len(after.items), len(dead.items))
+    assert len(dead.items) >= 3
+    report = ran(source(range(5)) >> broadcast(store.consumer, live, on_error="skip", max_failures=4))
+    assert report.complete
+    assert report.failed >= 3
+    with pytest.raises(PipelineError, match="failed") as failed:
+        ran(source(range(5)) >> broadcast(live, on_error="skip", max_failures=1))
+    assert isinstance(failed.value.exceptions[0], TooManyFailures)
 
 
 def test_a_cancelled_broadcast_has_given_its_item_to_all_branches() -> None:
@@ -346,6 +372,8 @@ def test_any_graph_gives_what_plain_loops_give(chain: Chain, count: int, maxsize
         (lambda c: route(str, {"a": c}, name="a\nb"), "must be printable"),
         (lambda c: cast(Any, broadcast)(), "broadcast 'broadcast' needs at least one branch"),
         (lambda c: broadcast(c, cast(Any, [1])), "branch 2 of 'broadcast'"),
+        (lambda c: broadcast(c, on_error=cast(Any, "ignore")), "consumer 'broadcast': on_error='ignore' must be"),
+        (lambda c: broadcast(c, max_failures=3), "max_failures= needs on_error='skip' or a receiver"),
         (lambda c: consumer(on_error=c, max_failures=-1)(c.__wrapped__), "max_failures=-1"),
     ],
 )

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from children import UNMEASURED, run_child
-from support import endless, workers
+from support import cancelled_with, endless, workers
 from virtual import both, now, ran, run_virtual
 
-from asyncpc import Batch, DefinitionError, Pipeline, PipelineError, StateError, broadcast, consumer, source
+from asyncpc import (
+    Batch,
+    DefinitionError,
+    Failure,
+    Pipeline,
+    PipelineError,
+    StateError,
+    broadcast,
+    consumer,
+    producer,
+    route,
+    source,
+)
 
 
 @consumer(concurrency=3)
@@ -100,6 +113,96 @@ def test_what_was_collected_before_a_failure_is_kept(eager: bool) -> None:
         assert awaited.value.results == []
 
     run_virtual(main, eager=eager)
+
+
+@both
+@pytest.mark.parametrize("kind", ["async", "thread", "list"])
+def test_pairs_have_each_item_with_its_result_or_its_error(kind: str, eager: bool) -> None:
+    """Protects whoever needs both: nothing is matched by hand, and a failure stands where the result would."""
+
+    async def later() -> AsyncIterator[int]:
+        for n in range(6):
+            yield n
+
+    def plainly() -> Iterator[int]:
+        yield from range(6)
+
+    sources: dict[str, Any] = {"async": producer(later), "thread": producer(plainly), "list": source(range(6))}
+
+    @consumer(on_error="skip", concurrency=2)
+    async def odd_fails(n: int) -> int:
+        if n % 2:
+            raise ValueError(n)
+        return 10 * n
+
+    @consumer(batch=Batch(4))
+    async def plus_one(batch: list[int]) -> list[int]:
+        return [n + 1 for n in batch]
+
+    async def main() -> None:
+        pipeline = sources[kind] >> odd_fails >> plus_one
+        pairs = await pipeline.collect(pairs=True)
+        assert sorted((item, repr(result)) for item, result in pairs) == [
+            *[(0, "1"), (1, "ValueError(1)"), (2, "21"), (3, "ValueError(3)"), (4, "41"), (5, "ValueError(5)")]
+        ]
+
+    if kind == "thread":
+        asyncio.run(main())
+    else:
+        run_virtual(main, eager=eager)
+
+
+@both
+def test_pairs_leave_out_what_has_no_result(eager: bool) -> None:
+    """A run that fails or is cancelled keeps the pairs it has; the report lists the others, as the user's items."""
+
+    @consumer
+    async def fragile(n: int) -> int:
+        await asyncio.sleep(1)
+        if n == 3:
+            raise ValueError(n)
+        return -n
+
+    @consumer(maxsize=1, overflow="drop_newest")
+    async def drops(n: int) -> None:
+        await asyncio.sleep(10)
+
+    async def main() -> None:
+        with pytest.raises(PipelineError) as failed:
+            await (source(range(6)) >> fragile).collect(pairs=True)
+        assert failed.value.results[:3] == [(0, 0), (1, -1), (2, -2)]
+        assert repr(failed.value.results[3:]) == "[(3, ValueError(3))]"  # which ended the run
+        assert [one.item for one in failed.value.report.unfinished] == [4, 5]
+        cancelled = await cancelled_with(lambda: (source(range(6)) >> fragile).collect(pairs=True))
+        assert cancelled.results == [(0, 0)]  # type: ignore[attr-defined]
+        pairs = await (source(range(3)) >> drops).collect(pairs=True)
+        assert {type(result) for _, result in pairs} == {type(None), asyncio.QueueFull}
+        assert sorted(item for item, _ in pairs) == [0, 1, 2]
+
+    run_virtual(main, eager=eager)
+
+
+def test_pairs_are_refused_where_an_item_may_have_several_results() -> None:
+    """Protects from pairs that lie: the error names the stage and what to do instead."""
+
+    @consumer
+    async def told(failure: Failure) -> None: ...
+
+    @consumer(on_error=told, name="tells")
+    async def tells(n: int) -> int:
+        return n
+
+    async def main() -> None:
+        for pipeline, why in (
+            (source([1]) >> twice, "stage 'twice' may give more than one: use collect"),
+            (source([1]) >> broadcast(double, double), "may give more than one: use collect"),
+            (source([1]) >> tells, "stage 'tells' go to consumer 'told': write on_error='skip'"),
+        ):
+            with pytest.raises(DefinitionError, match=re.escape(why)):
+                await pipeline.collect(pairs=True)
+        assert await (source([1]) >> route(lambda n: n, {1: double})).collect(pairs=True) == [(1, 2)]
+
+    run_virtual(main)
 
 
 @both

@@ -160,7 +160,7 @@ async def test_an_item_that_kills_its_process_fails_by_name() -> None:
         await (source([3]) >> consumer(run_in="process")(elsewhere.kill_always.__wrapped__))
     (error,) = caught.value.exceptions
     assert isinstance(error, WorkerDied)
-    assert "'kill_always': two processes died with this item, by SIGKILL" in str(error)
+    assert "'kill_always': two processes died with this item, by SIGKILL: find out what" in str(error)
 
 
 async def test_a_timeout_ends_the_call() -> None:
@@ -218,12 +218,15 @@ async def test_feed_in_a_process_says_what_to_do_instead() -> None:
 
 
 async def test_an_error_over_there_comes_out_as_itself() -> None:
-    """With its class, so that ``except*`` and ``Retry(on=)`` work, and its traceback as a note."""
+    """With its class, so that ``except*`` and ``Retry(on=)`` work, and its traceback as a note without the password."""
     with pytest.raises(PipelineError) as caught:
         await (source(["plainly"]) >> elsewhere.fails)
     (error,) = caught.value.exceptions
     assert isinstance(error, ValueError)
-    assert "elsewhere.py" in "".join(error.__notes__)
+    notes = "".join(error.__notes__)
+    assert "elsewhere.py" in notes
+    assert "redis://me:***@host" in notes
+    assert "hunter2" not in notes
 
 
 async def test_a_process_may_ask_for_patience(tmp_path: Path) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from virtual import measuring_with, now, run_virtual
 
-from asyncpc import Adaptive, Pipeline, consumer
+from asyncpc import Adaptive, Breaker, Pipeline, Rate, Retry, StageStatistics, consumer
 
 
 @pytest.fixture
@@ -61,3 +62,33 @@ def test_adaptive_concurrency_stays_within_its_bounds(virtual_clock: None) -> No
     assert run_virtual(lambda: main(1.0, 10**6)) == 2
     assert run_virtual(lambda: main(0.01, 10**6)) == 5
     assert run_virtual(lambda: main(0.01, 3)) == 2
+
+
+HELD: dict[str, dict[str, Any]] = {
+    "rate": {"rate": Rate(2, key=lambda n: n % 40)},
+    "breaker": {"breaker": Breaker(1, reset_after=1), "on_error": "skip"},
+    "retry": {"retry": Retry(2, wait=lambda attempt: 1), "on_error": "skip"},
+}
+
+
+@pytest.mark.parametrize("options", HELD.values(), ids=HELD.keys())
+def test_calls_that_are_held_back_are_not_slow(virtual_clock: None, options: dict[str, Any]) -> None:
+    """What a call waits for before it begins says nothing of the service: no workers are taken away for it."""
+
+    async def ask(n: int) -> None:
+        await asyncio.sleep(0.02)
+        if "rate" not in options and n % 10 == 0:
+            raise ValueError
+
+    async def main() -> StageStatistics:
+        stage = consumer(concurrency=Adaptive(2, 20, target=0.1, every=0.2), name="ask", **options)
+        async with Pipeline(range(10**6), stage(ask)) as running:
+            await asyncio.sleep(60)
+            (statistics,) = running.statistics().stages
+            await running.drain(timeout=0)
+        return statistics
+
+    ask_statistics = run_virtual(main)
+    assert ask_statistics.concurrency == 20
+    assert ask_statistics.latency_p99 == pytest.approx(0.02, rel=0.02) or "retry" in options
+    assert sum(seconds for _, seconds in ask_statistics.held_back) > 60

@@ -21,6 +21,7 @@ from asyncpc import (
     Rate,
     Report,
     Retry,
+    Running,
     consumer,
     feed,
     route,
@@ -110,6 +111,52 @@ def test_a_full_queue_flushes() -> None:
     assert {reason for _, reason in batcher.items} == {"full", "end"}
 
 
+@both
+@pytest.mark.parametrize("keys", [3, 5])
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_batches_that_wait_for_more_items_do_not_keep_these_out(keys: int, concurrency: int, eager: bool) -> None:
+    """Several incomplete batches may fill more than half of the queue: then there is nothing to wait for but items."""
+
+    @consumer(batch=Batch(3, key=lambda n: n % 3), key=lambda n: n % keys, maxsize=12, concurrency=concurrency)
+    async def handle(rows: list[int]) -> None:
+        await asyncio.sleep(1)
+
+    report = ran(source(range(200)) >> handle, eager=eager)
+    assert (report.done, report.stages[0].peak_queued) == (200, 12)
+
+
+@both
+@pytest.mark.parametrize("upstream", ["workers", "callers"])
+def test_what_completes_a_batch_comes_in_while_incomplete_ones_wait(upstream: str, eager: bool) -> None:
+    """Ten batches of one item each, and room for one more each time that one was handled."""
+    turn, handled = asyncio.Semaphore(0), 0
+
+    async def up(n: int) -> int:
+        if n >= 11:
+            await turn.acquire()
+        return n
+
+    @consumer(batch=Batch(5, key=lambda n: n), maxsize=10)
+    async def handle(rows: list[int]) -> None:
+        nonlocal handled
+        await asyncio.sleep(1)
+        handled += 1
+        if handled > 1:
+            turn.release()
+
+    async def put(running: Running[int, Any], n: int) -> None:
+        await running.put(await up(n))
+
+    async def main() -> int:
+        if upstream == "workers":
+            return (await (source(range(20)) >> named("up", up, concurrency=2) >> handle)).done
+        async with Pipeline(handle) as running:
+            await asyncio.gather(*[put(running, n) for n in range(20)])
+            return (await running.drain()).done
+
+    assert run_virtual(main, eager=eager) == 20
+
+
 def test_the_queue_of_a_batch_stage_holds_more_than_a_batch() -> None:
     """Batch(500) behind the default bound of 128 would never be full."""
     batcher = Batcher()
@@ -133,6 +180,145 @@ def test_a_batch_fails_as_one_unless_it_is_split(eager: bool) -> None:
         report = ran(source(range(12)) >> insert, eager=eager)
         assert (report.done, report.failed, len(told)) == (12 - failed, failed, failed)
         assert 5 in [one.item for one in told]
+
+
+@both
+@pytest.mark.parametrize("retry", [None, Retry(2, wait=no_wait)], ids=["once", "retried"])
+@pytest.mark.parametrize("key", [None, lambda n: n % 2], ids=["", "key"])
+def test_a_batch_whose_call_was_cancelled_by_a_stranger_is_split_too(retry: Any, key: Any, eager: bool) -> None:
+    """Invariant 7: it is a failure like any other, so its outcome is that of a ValueError."""
+    calls: list[list[int]] = []
+
+    @consumer(batch=Batch(4, split_on_error=True), key=key, on_error="skip", retry=retry)
+    async def handle(rows: list[int]) -> None:
+        calls.append(list(rows))
+        if 3 in rows:
+            if retry is not None and calls.count(rows) == 1:
+                raise ValueError
+            raise asyncio.CancelledError
+
+    report = ran(source(range(8)) >> handle, eager=eager)
+    assert counts(report.stages[0]) == (8, 7, 1)
+    assert [rows for rows in calls if len(rows) == 1] == [[0], [1], [2], *[[3]] * (1 if retry is None else 2)]
+
+
+@both
+@pytest.mark.parametrize("key", [None, lambda n: n], ids=["", "key"])
+def test_what_a_split_batch_gives_back_is_counted_in_the_peak(key: Any, eager: bool) -> None:
+    """Invariant 1: it may exceed the bound by the batches that were in flight, and the report says so."""
+    seen = [0]
+
+    async def main() -> Report:
+        @consumer(batch=Batch(10, split_on_error=True), key=key, maxsize=20, concurrency=8, on_error="skip", retry=None)
+        async def handle(rows: list[int]) -> None:
+            seen.append(running.statistics().stages[0].queued)
+            await asyncio.sleep(1)
+            seen.append(running.statistics().stages[0].queued)
+            if len(rows) > 1:
+                raise ValueError
+
+        async with Pipeline(handle) as running:
+            for n in range(400):
+                await running.put(n)
+            return await running.drain(timeout=1000)
+
+    (stage,) = run_virtual(main, eager=eager).stages
+    assert 20 < max(seen) <= stage.peak_queued <= 20 + 8 * 10
+    assert stage.done == 400
+
+
+@both
+@pytest.mark.parametrize("key", [None, lambda n: n % 100], ids=["", "key"])
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_splitting_a_large_batch_lets_others_run(key: Any, concurrency: int, eager: bool) -> None:
+    """Invariant 10: its items go back in turns, each in its order, before what came later."""
+    singles: list[int] = []
+    grown, before = [0], 0
+
+    @consumer(batch=Batch(5_000, split_on_error=True), key=key, maxsize=0, concurrency=concurrency, on_error="skip")
+    async def handle(rows: list[int]) -> None:
+        if len(rows) > 1:
+            for _ in range(5):
+                await asyncio.sleep(0)  # so that it is seen in flight
+            raise ValueError
+        singles.extend(rows)
+
+    async def main() -> Report:
+        nonlocal before
+        async with Pipeline(handle) as running:
+            for n in range(5_001):
+                running.put_nowait(n)
+            drain = asyncio.create_task(running.drain())
+            while not drain.done():
+                (stage,) = running.statistics().stages
+                grown.append(stage.queued + stage.done - before)
+                before = stage.queued + stage.done
+                await asyncio.sleep(0)
+            return await drain
+
+    report = run_virtual(main, eager=eager)
+    assert counts(report.stages[0]) == (5_001, 5_001, 0)
+    assert max(grown[3:]) <= 256
+    kept_apart = [singles] if key is None else [[n for n in singles if n % 100 == one] for one in range(100)]
+    assert all(numbers == sorted(numbers) for numbers in kept_apart)
+
+
+@both
+@pytest.mark.parametrize("key", [None, lambda n: n % 100], ids=["", "key"])
+def test_a_drain_is_heard_while_a_batch_is_split(key: Any, eager: bool) -> None:
+    """Promise 5: at the deadline each item is either back or in flight, and listed once."""
+
+    @consumer(batch=Batch(5_000, split_on_error=True), key=key, maxsize=0, on_error="skip")
+    async def handle(rows: list[int]) -> None:
+        raise ValueError
+
+    async def main() -> Report:
+        async with Pipeline(handle) as running:
+            for n in range(5_000):
+                running.put_nowait(n)
+            while not 0 < running.statistics().stages[0].queued < 5_000:
+                assert now() < 10
+                await asyncio.sleep(0)
+            return await running.drain(timeout=0)
+
+    report = run_virtual(main, eager=eager)
+    assert sorted(one.item for one in report.unfinished) == list(range(5_000))
+    assert (report.done, report.failed) == (0, 0)
+
+
+@both
+@pytest.mark.parametrize("key", [None, lambda item: item[0]], ids=["", "key"])
+def test_a_batch_that_is_as_heavy_as_it_can_get_is_complete(key: Any, eager: bool) -> None:
+    """Also where the item that is too heavy for it has to wait for it: the source may give nothing more for long."""
+    times: list[float] = []
+
+    async def give() -> AsyncIterator[tuple[str, int]]:
+        for _ in range(4):
+            yield "k", 6
+        await asyncio.sleep(100)
+
+    @consumer(batch=Batch(10, weigh=lambda item: item[1]), key=key)
+    async def handle(rows: list[tuple[str, int]]) -> None:
+        assert len(rows) == 1
+        times.append(now())
+        await asyncio.sleep(1)
+
+    ran(source(give()) >> handle, eager=eager)
+    assert times == pytest.approx([0, 1, 2, 100])
+
+
+@both
+def test_a_heavy_item_of_a_busy_key_completes_no_batch_of_others(eager: bool) -> None:
+    """It waits for its own key, so the batch that it does not fit may still take what fits."""
+    batches: list[list[str]] = []
+
+    @consumer(batch=Batch(10, weigh=len, key=lambda item: item[0] == "z"), key=lambda item: item[0], concurrency=2)
+    async def handle(rows: list[str]) -> None:
+        batches.append(list(rows))
+        await asyncio.sleep(1)
+
+    ran(source(["a" * 10, "b" * 6, "a" * 6, "c" * 4]) >> handle, eager=eager)
+    assert batches[:2] == [["a" * 10], ["b" * 6, "c" * 4]]
 
 
 @pytest.mark.parametrize("results", [[1], "abc", 7])

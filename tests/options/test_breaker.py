@@ -7,10 +7,11 @@ import itertools
 from typing import Any
 
 import pytest
+from spy import Sink
 from support import named, no_wait, places
 from virtual import both, now, ran
 
-from asyncpc import Breaker, Retry, RetryLater, broadcast, consumer, source
+from asyncpc import Batch, Breaker, Rate, Retry, RetryLater, broadcast, consumer, source
 
 
 @both
@@ -65,6 +66,62 @@ def test_a_breaker_opens_after_so_many_failures_and_not_one_more_or_less(failure
     assert len(before) == worked + 1 + failures
     assert calls[len(before)] == pytest.approx(100)
     assert report.failed == 2 * failures
+
+
+@both
+@pytest.mark.parametrize("options", [{}, {"timeout": 5}, {"ordered": True}, {"batch": Batch(1)}], ids=str)
+def test_calls_that_wait_for_their_rate_do_not_begin_while_the_breaker_rests(
+    options: dict[str, Any], eager: bool
+) -> None:
+    """The circuit may open meanwhile; then they wait for it, and take their turns anew, none faster than the rate."""
+    calls: list[float] = []
+
+    async def call(item: Any) -> Any:
+        calls.append(now())
+        if now() < 50:
+            raise ConnectionError
+        return [item] if options.get("batch") else item
+
+    stage: Any = consumer(concurrency=20, rate=Rate(20), breaker=Breaker(2, reset_after=60), on_error="skip", **options)
+    report = ran(source(range(100)) >> stage(call) >> consumer(Sink()), eager=eager)
+    assert (report.stages[0].failed, report.stages[0].done) == (2, 98)
+    assert calls[:2] == pytest.approx([0, 0.05])
+    assert calls[2:] == pytest.approx([60.05 + n / 20 for n in range(98)], abs=0.06)
+    assert min(later - sooner for sooner, later in itertools.pairwise(calls)) > 0.0499
+
+
+@both
+def test_one_call_tries_for_all_that_wait_for_their_rate(eager: bool) -> None:
+    """Also when it fails: they wait on, and the rest begins again."""
+    calls: list[float] = []
+
+    @consumer(concurrency=20, rate=Rate(20), breaker=Breaker(2, reset_after=10), on_error="skip")
+    async def call(n: int) -> None:
+        calls.append(now())
+        await asyncio.sleep(0.5)
+        if now() < 25:
+            raise ConnectionError
+
+    ran(source(range(40)) >> call, eager=eager)
+    down = [when for when in calls if 1 < when < 30]
+    assert all(later - sooner >= 10 for sooner, later in itertools.pairwise(down))
+    assert len(down) == 2
+
+
+@both
+def test_a_call_that_was_cancelled_by_a_stranger_has_failed(eager: bool) -> None:
+    """A handler that awaits something that somebody cancelled: invariant 7 says that this is a failure."""
+    calls: list[float] = []
+
+    @consumer(breaker=Breaker(2, reset_after=60), on_error="skip")
+    async def call(n: int) -> None:
+        calls.append(now())
+        if len(calls) < 3:
+            raise asyncio.CancelledError
+
+    report = ran(source(range(4)) >> call, eager=eager)
+    assert calls == pytest.approx([0, 0, 60, 60])
+    assert (report.done, report.failed) == (2, 2)
 
 
 @both

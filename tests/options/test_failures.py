@@ -7,6 +7,7 @@ import gc
 import pickle
 import signal
 import weakref
+from traceback import walk_tb
 from typing import Any, cast
 
 import pytest
@@ -23,6 +24,7 @@ from asyncpc import (
     PipelineError,
     Report,
     Retry,
+    RetryLater,
     TooManyFailures,
     consumer,
     source,
@@ -484,3 +486,116 @@ def test_the_item_that_fails_counts_in_its_share(eager: bool) -> None:
     with pytest.raises(PipelineError) as failed:
         ran(source(range(201)) >> handle, eager=eager)
     assert error_types(failed.value) == [TooManyFailures]
+
+
+# -- one error for many items ---------------------------------------------------------------------
+
+
+def raised_by(how: str) -> tuple[ValueError, Any]:
+    """An error, and a handler that raises it for every item: from one failed future, or as an object of the program."""
+    error = ValueError("no connection")
+    error.add_note("a note of the program's")
+
+    async def from_future(n: int) -> None:
+        future = asyncio.get_running_loop().create_future()
+        future.set_exception(error)
+        await future
+
+    async def itself(n: int) -> None:
+        raise error
+
+    return error, from_future if how == "future" else itself
+
+
+@both
+@pytest.mark.parametrize("how", ["future", "itself"])
+def test_one_error_raised_for_many_items_stays_small(how: str, eager: bool) -> None:
+    """Protects a service that lost its connection: notes and traceback do not grow with the items that fail."""
+
+    def told(items: int) -> tuple[list[str], Failure]:
+        error, handler = raised_by(how)
+        stage: Any = consumer(on_error=lambda failure: None, retry=Retry(2, wait=no_wait))(handler)
+        report = ran(source(range(items)) >> stage, eager=eager)
+        assert report.failed == items
+        return error.__notes__, report.failures[-1]
+
+    notes, failure = told(10)
+    assert notes == ["a note of the program's", "asyncpc: after 2 calls"]
+    again, later = told(110)
+    assert again == notes
+    assert later.traceback.count("\n") == failure.traceback.count("\n") < 50
+    assert "line" in later.traceback
+
+
+@both
+@pytest.mark.parametrize("how", ["future", "itself"])
+def test_one_error_of_many_runs_names_the_last_item(how: str, eager: bool) -> None:
+    """Protects who reads it: it says once which item it is about, and once where."""
+    error, handler = raised_by(how)
+    stage: Any = consumer(name="store")(handler)
+    for n in range(20):
+        with pytest.raises(PipelineError):
+            ran(Pipeline([n], stage, name="orders"), eager=eager)
+    assert error.__notes__[1:] == ["asyncpc: item 19", "asyncpc: in store-1 of pipeline 'orders'"]
+
+
+@both
+def test_one_error_that_stops_many_workers_names_one_of_them(eager: bool) -> None:
+    """The same where a thousand handlers wait for it at once."""
+    error, handler = raised_by("itself")
+
+    async def main() -> None:
+        gate = asyncio.Event()
+
+        async def wait(n: int) -> None:
+            await gate.wait()
+            await handler(n)
+
+        stage: Any = consumer(name="store", concurrency=100)(wait)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(Pipeline(range(100), stage).collect())
+            await asyncio.sleep(1)
+            gate.set()
+
+    with pytest.raises(ExceptionGroup):
+        run_virtual(main, eager=eager)
+    assert len(error.__notes__) == 3
+
+
+@both
+def test_one_retry_later_for_many_calls_keeps_no_old_frames(eager: bool) -> None:
+    """Protects memory: an object of the program that asks for another attempt a thousand times."""
+    later, calls = RetryLater(1), 0
+
+    @consumer
+    async def busy(n: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls <= 1000:
+            raise later
+
+    assert ran(source([1]) >> busy, eager=eager).done == 1
+    assert len(list(walk_tb(later.__traceback__))) < 20
+
+
+def test_an_error_keeps_the_way_through_the_runs_that_call_each_other() -> None:
+    """Protects the traceback of a call inside a handler: it is no repetition."""
+
+    @consumer
+    async def inner(n: int) -> None:
+        raise ValueError(n)
+
+    async def main() -> None:
+        async with Pipeline(inner) as running:
+
+            @consumer
+            async def outer(n: int) -> None:
+                await running.call(n)
+
+            await (source([1]) >> outer)
+
+    with pytest.raises(PipelineError) as failed:
+        run_virtual(main)
+    names = [frame.f_code.co_name for frame, _ in walk_tb(failed.value.exceptions[0].__traceback__)]
+    assert names[0] == "outer"
+    assert names[-1] == "inner"

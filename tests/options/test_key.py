@@ -58,6 +58,20 @@ def test_a_slow_key_holds_up_only_itself() -> None:
     assert others_end(1.0) <= 1.2 * others_end(0.01)
 
 
+@both
+def test_a_busy_key_that_fills_the_queue_keeps_no_room_from_others(eager: bool) -> None:
+    """When all that is queued waits for its key, the next item may be of another: an idle worker gets it at once."""
+    began: dict[str, float] = {}
+
+    @consumer(concurrency=2, key=lambda item: item, maxsize=8)
+    async def handle(item: str) -> None:
+        began.setdefault(item, now())
+        await asyncio.sleep(1)
+
+    ran(source([*["busy"] * 9, "other"]) >> handle, eager=eager)
+    assert began == {"busy": 0, "other": 1}  # its source had the ninth of the busy key in hand before
+
+
 def test_waiting_items_of_a_key_count_against_the_bound() -> None:
     """Promise 6: a key that hangs must not fill the memory with what waits for it."""
 
@@ -69,9 +83,9 @@ def test_waiting_items_of_a_key_count_against_the_bound() -> None:
         async with Pipeline(range(100), hangs) as running:
             await asyncio.sleep(1)
             (stage,) = running.statistics().stages
-            assert (stage.in_flight, stage.queued, stage.received) == (1, 9, 10)
+            assert (stage.in_flight, stage.queued, stage.received) == (1, 10, 11)
             report = await running.drain(timeout=1)
-            assert [left.item for left in report.unfinished] == list(range(10))
+            assert [left.item for left in report.unfinished] == list(range(11))
 
     run_virtual(main)
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from collections.abc import Callable
 from contextlib import nullcontext
 from contextvars import ContextVar
 from typing import Any
 
 import pytest
 from spy import Sink
-from support import AnyStage, named, places, same
+from support import AnyStage, endless, named, places, same
 from virtual import both, now, ran, run_virtual
 
-from asyncpc import Pipeline, Rate, Report, broadcast, consumer, source
+from asyncpc import Batch, Breaker, Pipeline, Rate, Report, Retry, broadcast, consumer, source
 from asyncpc.core.channel import Channel
 from asyncpc.core.plan import Handler
 from asyncpc.core.stage import ConsumerWorker, RunLinks, Stage
@@ -69,7 +71,22 @@ def test_a_rate_forgets_keys_that_rest() -> None:
             await asyncio.sleep(0.001)
 
     run_virtual(main)
-    assert len(throttle._due) < 2_500
+    assert sum(map(len, throttle._portions.values())) < 2_500
+
+
+@pytest.mark.parametrize("key", [lambda n: n, str, lambda n: ("host", n)], ids=["number", "text", "tuple"])
+def test_many_keys_that_do_not_rest_are_kept_in_small_portions(key: Any) -> None:
+    """Invariant 10: to look through a portion, or to make it larger, takes no time to speak of."""
+    throttle = Throttle(Rate(1, per=600, key=key))
+
+    async def main() -> None:
+        for n in range(20_000):
+            throttle._reserve(n)
+
+    run_virtual(main)
+    sizes = [len(keys) for keys in throttle._portions.values()]
+    assert sum(sizes) == 20_000
+    assert max(sizes) < 2 * 20_000 / 64
 
 
 @both
@@ -101,7 +118,111 @@ def test_a_stage_without_a_rate_can_be_given_one(options: dict[str, Any], eager:
     run_virtual(main, eager=eager)
 
 
+@both
+@pytest.mark.parametrize("how", ["chain", "branches"])
+def test_a_rate_given_later_holds_for_all_places_of_the_consumer(how: str, eager: bool) -> None:
+    """Like one that it had from the beginning."""
+    times: list[float] = []
+
+    @consumer(concurrency=4)
+    async def call(n: int) -> int:
+        times.append(now())
+        return n
+
+    async def main() -> None:
+        async with Pipeline(twice(call, how)) as running:
+            await running.put(0)
+            await asyncio.sleep(1)
+            times.clear()
+            running.set_rate("call", Rate(10))
+            for n in range(20):
+                await running.put(n)
+            await running.drain(timeout=1000)
+
+    run_virtual(main, eager=eager)
+    assert len(times) == 40
+    assert times[-1] - times[0] == pytest.approx(3.9, abs=0.1)
+
+
+@both
+def test_a_rate_given_later_does_not_count_what_a_breaker_or_a_batch_waits_for(eager: bool) -> None:
+    """It nests where one from the beginning would: calls that waited for the breaker begin at the rate too."""
+    times: list[float] = []
+
+    @consumer(concurrency=20, batch=Batch(1), breaker=Breaker(1, reset_after=2.5), on_error="skip", timeout=1)
+    async def call(rows: list[int]) -> None:
+        times.append(now())
+        if rows == [0]:
+            raise ConnectionError
+
+    async def main() -> None:
+        async with Pipeline(call) as running:
+            await asyncio.sleep(0)
+            running.set_rate("call", Rate(10))
+            for n in range(30):
+                await running.put(n)
+            await running.drain(timeout=1000)
+
+    run_virtual(main, eager=eager)
+    assert times[:2] == pytest.approx([0, 2.5])
+    assert min(later - sooner for sooner, later in itertools.pairwise(times)) > 0.0999
+    assert len(times) == 30
+
+
+@both
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"timeout": 5}, {"ordered": True}, {"context": nullcontext()}],
+    ids=["none", "timeout", "ordered", "context"],
+)
+def test_a_rate_given_later_holds_for_the_attempts_of_an_item(options: dict[str, Any], eager: bool) -> None:
+    """An item that is tried again and again is the very one that should be tried less often."""
+    times: list[float] = []
+    stage: Any = consumer(retry=Retry(100, wait=lambda attempt: 0.001), on_error="skip", name="call", **options)
+
+    async def call(n: int, *resource: Any) -> None:
+        seen.set(n)
+        times.append(now())
+        if n or len(times) < 60:
+            raise ValueError
+
+    seen: ContextVar[int] = ContextVar("seen", default=-1)
+
+    async def main() -> None:
+        async with Pipeline(stage(call) >> consumer(Sink())) as running:
+            await running.put(0)
+            await running.put(1)
+            await asyncio.sleep(0.0105)
+            assert len(times) == 11
+            running.set_rate("call", Rate(10))
+            await asyncio.sleep(10)
+            assert len(times) == pytest.approx(11 + 100, abs=2)
+            await running.drain(timeout=0)
+
+    run_virtual(main, eager=eager)
+    late = [later - sooner for sooner, later in itertools.pairwise(times[11:])]
+    assert min(late) > 0.0999
+
+
 # -- a new rate holds at once (H12) ---------------------------------------------------------------
+
+
+def test_h17_a_rate_that_follows_a_server_is_one_thing_that_holds_back() -> None:
+    """Protects who sets a rate every second: the statistics do not grow, and the limit is named as it is now."""
+
+    @consumer
+    async def ask(n: int) -> None: ...
+
+    async def main() -> None:
+        async with Pipeline(endless(), ask) as running:
+            for n in range(100):
+                running.set_rate("ask", Rate(10 + n % 7))
+                await asyncio.sleep(1)
+            now = running.statistics()
+            assert [why for why, _ in now.stages[0].held_back] == ["its rate of 11 calls in 1 s"]
+            assert "held back 100% of the time of 1 worker by its rate of 11 calls in 1 s" in now.bottleneck()
+
+    run_virtual(main)
 
 
 def test_set_rate_takes_effect_at_once() -> None:
@@ -198,6 +319,75 @@ def test_h12_calls_that_have_not_begun_follow_a_slower_rate_too(eager: bool) -> 
     gaps = [later - sooner for sooner, later in zip(sink.times[1:], sink.times[2:], strict=False)]
     assert len(gaps) == 3
     assert min(gaps) > 59
+
+
+NEW_RATES: dict[str, Callable[[int], Rate]] = {
+    "the same": lambda n: Rate(5),
+    "written in another way": lambda n: Rate(10, per=2),
+    "a bit more or less": lambda n: Rate(5 + n % 2 / 10),
+    "with a burst": lambda n: Rate(5 + n % 2 / 10, burst=3),
+    "by a new function": lambda n: Rate(5, key=lambda n: "key"),
+}
+
+
+@both
+@pytest.mark.parametrize("new", NEW_RATES.values(), ids=NEW_RATES.keys())
+def test_a_rate_that_is_set_with_each_call_lifts_no_limit(new: Callable[[int], Rate], eager: bool) -> None:
+    """A server says with each answer how much it bears; who obeys must not ask more often for that."""
+    times: list[float] = []
+
+    async def main() -> None:
+        @consumer(rate=new(0), concurrency=3, maxsize=1000)
+        async def ask(n: int) -> None:
+            times.append(now())
+            running.set_rate("ask", new(n))
+
+        async with Pipeline(ask) as running:
+            for n in range(1000):
+                await running.put(n)
+            await asyncio.sleep(10)
+            await running.drain(timeout=0)
+
+    run_virtual(main, eager=eager)
+    assert most_in_a_window(times, 1.0) <= 6 + new(0).burst
+    assert len(times) == pytest.approx(50, abs=4)
+
+
+@both
+def test_what_was_used_of_a_large_burst_does_not_count_against_a_small_one(eager: bool) -> None:
+    """Fifty calls at once, then one each ten seconds: not one after 500 seconds."""
+    sink = Sink()
+
+    async def main() -> None:
+        async with Pipeline(named("call", sink, rate=Rate(50, burst=50))) as running:
+            for n in range(50):
+                await running.put(n)
+            await asyncio.sleep(0.1)
+            assert sink.times == [0] * 50
+            running.set_rate("call", Rate(0.1))
+            await running.put(50)
+            await running.put(51)
+            await running.drain(timeout=1000)
+
+    run_virtual(main, eager=eager)
+    assert sink.times[50:] == pytest.approx([10.1, 20.1])
+
+
+@both
+def test_a_faster_rate_counts_the_time_that_has_passed(eager: bool) -> None:
+    """Half of the time to the next call is over: half of the new time is left."""
+    sink = Sink()
+
+    async def main() -> None:
+        async with Pipeline(named("call", sink, rate=Rate(1, per=60), concurrency=2)) as running:
+            for n in range(3):
+                await running.put(n)
+            await asyncio.sleep(30)
+            running.set_rate("call", Rate(1, per=10))
+            await running.drain(timeout=1000)
+
+    run_virtual(main, eager=eager)
+    assert sink.times == pytest.approx([0, 35, 45])
 
 
 # -- one consumer in several places (H16) ---------------------------------------------------------

@@ -145,25 +145,68 @@ def test_a_generator_is_retried_from_its_beginning(eager: bool) -> None:
 
 @both
 @pytest.mark.timeout(5)
-@pytest.mark.parametrize("seconds", [math.nan, -1.0, -math.inf], ids=str)
+@pytest.mark.parametrize("seconds", [math.nan, math.inf, -math.inf, None, "1", 10**400], ids=lambda one: f"{one!s:.9}")
+@pytest.mark.parametrize("by", ["wait", "RetryLater"])
 @pytest.mark.parametrize("on_error", ["stop", "skip"])
-def test_h13_a_wait_that_is_no_time_is_refused(seconds: float, on_error: Any, eager: bool) -> None:
-    """It is a mistake in the program: the run fails at once, and the error names the stage and the value."""
+def test_h13_a_wait_that_is_no_time_fails_the_item(seconds: Any, by: str, on_error: Any, eager: bool) -> None:
+    """Under the stage's policy, like any other failure: the error names the stage and the value."""
     calls: list[int] = []
 
     @consumer(retry=Retry(3, wait=lambda attempt: seconds), on_error=on_error, name="stage")
     async def handle(n: int) -> None:
         calls.append(n)
-        raise ValueError(n)
+        if n == 1:
+            raise RetryLater(seconds) if by == "RetryLater" else ValueError(n)
 
+    report, told = _outcome(source([1, 2]) >> handle, on_error, eager)
+    for word in ("wait", repr(seconds)[:9], "stage"):
+        assert word in told
+    assert calls == [1] if on_error == "stop" else [1, 2]
+    assert report.failed == 1
+    assert balanced(report)
+
+
+@both
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_a_wait_that_raises_fails_the_item(on_error: Any, eager: bool) -> None:
+    """A mistake in a function of the user is a failure like any other, and says where it was made."""
+
+    def wait(attempt: int) -> float:
+        raise KeyError("no such attempt")
+
+    @consumer(retry=Retry(3, wait=wait), on_error=on_error, name="stage")
+    async def handle(n: int) -> None:
+        if n == 1:
+            raise ValueError(n)
+
+    report, told = _outcome(source([1, 2]) >> handle, on_error, eager)
+    assert "no such attempt" in told
+    assert report.failed == 1
+    assert "in Retry(wait=) of stage 'stage'" in report.failures[0].traceback
+    assert balanced(report)
+
+
+def _outcome(pipeline: Pipeline[Any, Any], on_error: str, eager: bool) -> tuple[Report, str]:
+    """The report of a run with one failure, and what was said of that."""
+    if on_error == "skip":
+        report = ran(pipeline, eager=eager)
+        return report, report.stages[0].last_failure
     with pytest.raises(PipelineError) as failed:
-        ran(source([1]) >> handle, eager=eager)
-    told = " ".join(str(error) for error in failed.value.exceptions)
-    assert "wait" in told
-    assert repr(seconds) in told
-    assert "stage" in told
-    assert calls == [1]
-    assert balanced(failed.value.report)
+        ran(pipeline, eager=eager)
+    return failed.value.report, str(failed.value.exceptions[0])
+
+
+@both
+@pytest.mark.parametrize("seconds", [-0.01, -1e9, 0])
+def test_after_a_moment_that_has_passed_the_handler_is_called_at_once(seconds: float, eager: bool) -> None:
+    """``Retry-After`` may be a date, and that may be over by the time it is read."""
+    flaky = Flaky(1, error=lambda item: RetryLater(seconds))
+    report = ran(source([1, 2]) >> consumer(flaky), eager=eager)
+    assert [when for when, _ in flaky.calls] == [0, 0, 0, 0]
+    assert (report.done, report.failed, report.stages[0].retried) == (2, 0, 2)
+    flaky = Flaky(1)
+    report = ran(source([1, 2]) >> consumer(retry=Retry(2, wait=lambda attempt: seconds))(flaky), eager=eager)
+    assert (report.done, report.failed, report.stages[0].retried) == (2, 0, 2)
 
 
 # -- patience is no failure (H9) ------------------------------------------------------------------

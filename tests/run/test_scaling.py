@@ -11,7 +11,7 @@ import pytest
 from spy import Sink, Spy
 from virtual import both, idle, now, run_virtual
 
-from asyncpc import Pipeline, consumer, source
+from asyncpc import Pipeline, StateError, broadcast, consumer, route, source
 
 
 @both
@@ -55,6 +55,54 @@ def test_scale_up_and_down(with_resource: bool, eager: bool) -> None:
         assert opened == 0
 
     run_virtual(main, eager=eager)
+
+
+@both
+def test_workers_that_come_to_idle_ones_open_their_resource_at_once(eager: bool) -> None:
+    """Who scales up before the rush wants the connections before it, and their errors too."""
+    opened = 0
+
+    @asynccontextmanager
+    async def resource() -> AsyncIterator[None]:
+        nonlocal opened
+        opened += 1
+        yield
+        opened -= 1
+
+    @consumer(concurrency=3, context=resource)
+    async def handle(n: int, resource: None) -> None: ...
+
+    async def main() -> None:
+        async with Pipeline(handle) as running:
+            await idle()
+            assert opened == 3
+            running.scale("handle", 6)
+            await idle()
+            assert opened == 6
+            await asyncio.sleep(1)
+            assert running.statistics().stages[0].get_waited == 6
+            report = await running.drain(timeout=5)
+            assert report.complete
+        assert opened == 0
+
+    run_virtual(main, eager=eager)
+
+
+@pytest.mark.parametrize("branching", ["route", "broadcast"])
+def test_a_branching_has_one_worker(branching: str) -> None:
+    """With several, items would reach a branch in another order than they came."""
+    sink = Sink("sink")
+    part: Any = broadcast(sink.consumer) if branching == "broadcast" else route(lambda n: 0, {0: sink.consumer})
+
+    async def main() -> None:
+        async with Pipeline(range(300), part) as running:
+            with pytest.raises(StateError, match=f"stage '{branching}' has one worker.*scale the stages of its branch"):
+                running.scale(branching, 4)
+            running.scale("sink", 4)
+            await running.wait()
+
+    run_virtual(main)
+    assert sink.items == list(range(300))
 
 
 def test_idle_workers_that_are_too_many_leave_at_once() -> None:

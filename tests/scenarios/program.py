@@ -297,11 +297,13 @@ def _change(batch: list[Any], how: str) -> None:
 def _options(spec: StageSpec, stage: int, ledger: Ledger) -> dict[str, Any]:
     """The arguments that the options stand for; retries outlast all trouble, and no timeout is ever reached."""
     of_item = partial(ledger.function_of_item, stage)
+    few, longest = ledger.rng.randint(1, 2), 0.001 if ledger.calls_come else None
+    within = ledger.rng.choice([longest, 0.002, 0.01])
     batch = Batch(
-        ledger.rng.randint(1, 2),
-        within=ledger.rng.choice([0.001 if ledger.calls_come else None, 0.002, 0.01]),
+        spec.size or few,
+        within=longest if spec.size else within,
         weigh=of_item("weigh", lambda item: 1 + item.path[-1] % 2) if spec.gathers == "weigh" else None,
-        key=of_item("batch key", key_of) if spec.gathers == "key" else None,
+        key=of_item("batch key", lambda item: sum(item.path) % spec.keys) if spec.gathers == "key" else None,
     )
     given: dict[str, dict[str, Any]] = {
         "batch": {"batch": batch},

@@ -78,6 +78,10 @@ class StageSpec:
     """Which items those are."""
     gathers: str = ""
     """What its batches go by: weigh, key; else by their number."""
+    keys: int = 3
+    """How many keys there are for its batches to go by."""
+    size: int = 0
+    """Items of a batch, however long they take; 0: one or two, as the ledger draws, and perhaps for a while only."""
     changes: str = ""
     """What its handler does to the list of a batch: pops, appends, reverses."""
     gives_list: bool = False
@@ -573,6 +577,25 @@ def _with_puts_from_threads(scenario: Scenario, rng: Random) -> Scenario:
     return replace(scenario, threads=scenario.shape == "pushed" and plain and rng.random() < 0.5)
 
 
+def _with_batches_that_wait(scenario: Scenario, rng: Random) -> Scenario:
+    """Several batches that are complete with more items only, in a queue that has little room for them."""
+    first = _first(scenario.layout)
+    places = [
+        place
+        for place, spec in enumerate(scenario.stages)
+        if not (spec.branching or spec.refuses or "raise" in spec.options or (scenario.threads and place == first))
+    ]
+    if not places or rng.random() > 0.12:
+        return scenario
+    place, size = rng.choice(places), rng.choice([2, 3, 3, 4])
+    options = scenario.stages[place].options - {"ordered", "priority"} | {"batch"}
+    if rng.random() < 0.7:
+        options |= {"key"}
+    maxsize = size + rng.choice([0, 1, 2, 3, 5, 8])
+    change = {"gathers": "key", "keys": rng.choice([2, 4, 5, 7]), "size": size, "maxsize": maxsize, "options": options}
+    return _change(scenario, place, **change)
+
+
 def _change(scenario: Scenario, place: int, **change: Any) -> Scenario:
     stages = list(scenario.stages)
     stages[place] = replace(stages[place], **change)
@@ -594,5 +617,6 @@ FURTHER: Final[dict[str, Callable[[Scenario, Random], Scenario]]] = {
     "raise when full": _with_raise_when_full,
     "slow end of a refused source": _with_slow_end,
     "put from a thread": _with_puts_from_threads,
+    "batches that wait": _with_batches_that_wait,
 }
 """What is drawn after the rest, in this order."""

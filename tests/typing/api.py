@@ -299,6 +299,9 @@ async def branches() -> None:
     assert_type(route(country, {"CH": swiss}, on_error=dead_letters), Pipeline[Order, int])
     assert_type(orders >> broadcast(index, notify, maxsize=3, name="all"), Pipeline[Order, None])
     assert_type(orders >> broadcast(index, swiss >> save), Pipeline[Order, None])
+    assert_type(broadcast(index, swiss, on_error="skip", max_failures=3), Pipeline[Order, int | None])
+    assert_type(broadcast(swiss, index, german, on_error=dead_letters), Pipeline[Order, int | None])
+    assert_type(broadcast(swiss, german, ship, swiss, on_error=dead_letters), Pipeline[Order, int])
     assert_type(orders >> broadcast(swiss, german, ship) >> save, Pipeline[Order, None])
     assert_type(orders >> broadcast(swiss, index), Pipeline[Order, int | None])
     assert_type(broadcast(swiss), Pipeline[Order, int])
@@ -369,6 +372,7 @@ async def flows() -> None:
         async for value in values:
             assert_type(value, float)
     assert_type(await (numbers >> double).collect(), list[float])
+    assert_type(await (numbers >> double).collect(pairs=True), list[tuple[int, float | Exception]])
     async for n in numbers():
         assert_type(n, int)
     assert_type(await double(1), float)
@@ -499,7 +503,8 @@ async def mistakes_in_branches() -> None:
     merge()  # type: ignore[call-overload]
     _ = merge(numbers, numbers, numbers, numbers) >> words  # type: ignore[operator]
     _ = orders >> broadcast(index, index, index, words)  # type: ignore[arg-type]
-    broadcast(index, on_error="skip")  # type: ignore[call-overload]
+    broadcast(index, on_error=save)  # type: ignore[arg-type]
+    broadcast(index, on_error="ignore")  # type: ignore[call-overload]
     _ = merge(orders >> swiss, numbers) >> words  # type: ignore[operator]
     merge(swiss, numbers)  # type: ignore[call-overload]
     merge(orders >> swiss, 3)  # type: ignore[call-overload]

@@ -13,7 +13,7 @@ from hypothesis import given
 from virtual import run_virtual
 
 from asyncpc import Pipeline, broadcast, consumer, merge, route, source
-from asyncpc.watch.extent import Extent
+from asyncpc.watch.extent import Extent, Standing
 
 
 def throughs(pipeline: Pipeline[Any, Any]) -> list[int]:
@@ -95,3 +95,10 @@ def test_never_more_items_are_through_than_there_are(graph: Graph) -> None:
     seen = throughs(graph.pipeline)
     assert all(0 <= through <= 3 * graph.sources for through in seen)
     assert seen[-1] == 3 * graph.sources
+
+
+def test_a_rate_that_is_almost_none_is_none() -> None:
+    """After an hour without an item the rate that fades is no figure to read."""
+    standing = Standing(1, None, 3.1e-13, 3600.0, None, 0, 0, "", "slow queue 0/128")
+    assert str(standing) == "1 · 0/s · 1:00:00 · slow queue 0/128"
+    assert "· 0.0012/s ·" in str(standing._replace(rate=0.00123))

@@ -8,6 +8,7 @@ import re
 import sys
 import types
 from collections.abc import AsyncIterator, Iterator
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,12 @@ def test_a_pipe_gets_the_name_of_the_pipeline(capsys: pytest.CaptureFixture[str]
     """Several may share a log."""
 
     async def main() -> Report:
-        pipeline = Pipeline([1], slow, name="orders")
+        pipeline = Pipeline(range(40), slow, name="orders")
         async with pipeline.progress():
             return await pipeline
 
     run_virtual(main)
-    assert capsys.readouterr().err == "orders: 100 % · 1/1 · 10/s · 0:00\n"
+    assert capsys.readouterr().err == "orders: 100 % · 40/40 · 10/s · 0:03\n"
 
 
 def test_without_a_stderr_nothing_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,12 +99,12 @@ def test_a_stream_that_has_no_such_characters_gets_others(monkeypatch: pytest.Mo
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(written, "ascii", write_through=True))
 
     async def main() -> Report:
-        pipeline = Pipeline([1], slow)
+        pipeline = Pipeline(range(40), slow)  # long enough that a busy machine does not change its rate
         async with pipeline.progress():
             return await pipeline
 
     run_virtual(main)
-    assert written.getvalue() == b"source(list) >> slow: 100 %, 1/1, 10/s, 0:00\n"
+    assert written.getvalue() == b"source(range) >> slow: 100 %, 40/40, 10/s, 0:03\n"
 
 
 # -- totals ---------------------------------------------------------------------------------------
@@ -295,6 +296,117 @@ def test_the_time_left_follows_the_rate_of_the_last_seconds(capsys: pytest.Captu
     assert 60 <= 60 * int(left[1]) + int(left[2]) <= 90  # 70 s at the rate of now; at the mean rate it is 187 s
 
 
+def test_100_percent_is_said_only_when_all_is_done(capsys: pytest.CaptureFixture[str]) -> None:
+    """Values behind a generator may be most of the work; how long they take nobody knows, so no time is promised."""
+
+    @consumer
+    async def expand(n: int) -> AsyncIterator[int]:
+        for _ in range(50):
+            yield n
+
+    @consumer(maxsize=0)
+    async def handle(n: int) -> None:
+        await slow(n)
+
+    lines = shown(source(range(10)) >> expand >> handle, capsys)
+    assert lines[0] == "99 % · 10/10 · 0.59/s · 0:10 · finishing · handle queue 399"
+    assert not any("left" in line for line in lines)
+    assert lines[-1].startswith("100 % · 10/10 · ")
+
+
+def test_the_time_left_is_that_of_the_items_while_few_values_wait_behind(capsys: pytest.CaptureFixture[str]) -> None:
+    """With a bound between the stages it is a good guess until near the end."""
+
+    @consumer
+    async def expand(n: int) -> AsyncIterator[int]:
+        yield n
+        yield n
+
+    lines = shown(Pipeline(range(200), expand >> slow, maxsize=4), capsys)
+    assert lines[0].startswith("26 % · 52/200 · 5.1/s · 0:10 · 0:29 left · ")
+
+
+def stopped_after(seconds: float, pipeline: Pipeline[Any, Any], drain: float, capsys: Any) -> list[str]:
+    """The lines of a run that somebody stops."""
+
+    async def main() -> None:
+        with suppress(PipelineError):
+            async with pipeline.progress(), pipeline as running:
+                await asyncio.sleep(seconds)
+                running.stop(drain)
+                await running.wait()
+
+    run_virtual(main)
+    return [line.partition(": ")[2] for line in capsys.readouterr().err.splitlines()]
+
+
+def test_a_run_that_was_stopped_says_how_far_it_came(capsys: pytest.CaptureFixture[str]) -> None:
+    """What the sources would still have given is not done; while it drains, the time left is that of the drain."""
+    lines = stopped_after(9, Pipeline(range(100_000), slow, maxsize=200), 100, capsys)
+    assert lines[0] == "0 % · 100/100,000 · 10/s · 0:10 · 0:11 left · draining · slow queue 100/200"
+    assert lines[-1] == "stopped at 0 % · 201/100,000 · 10/s · 0:20"
+
+
+def test_a_run_of_unknown_length_that_was_stopped_shows_no_share(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody can say what 100 % would have been."""
+    lines = stopped_after(9, Pipeline((n for n in range(100_000)), slow, maxsize=200), 100, capsys)
+    assert lines[0] == "100 · 10/s · 0:10 · 0:11 left · draining · slow queue 100/200"
+    assert lines[-1] == "stopped at 201 · 10/s · 0:20"
+
+
+def test_what_is_put_in_has_no_other_end_than_a_stop(capsys: pytest.CaptureFixture[str]) -> None:
+    """To leave the block is the natural end of a pipeline without a source; what was left at a deadline is said."""
+
+    async def run(drain_timeout: float) -> None:
+        pipeline = Pipeline(slow, drain_timeout=drain_timeout)
+        with suppress(PipelineError):
+            async with pipeline.progress(), pipeline as running:
+                for n in range(40):
+                    await running.put(n)
+
+    run_virtual(lambda: run(30))
+    assert capsys.readouterr().err == "slow: 100 % · 40/40 · 10/s · 0:03\n"
+    run_virtual(lambda: run(2))
+    assert capsys.readouterr().err == "slow: stopped at 50 % · 20/40 · 10/s · 0:02\n"
+
+
+def test_values_that_were_left_behind_the_items_are_not_done(capsys: pytest.CaptureFixture[str]) -> None:
+    """All items may be through when the deadline comes, and what was made of them not."""
+
+    @consumer
+    async def expand(n: int) -> AsyncIterator[int]:
+        for _ in range(50):
+            yield n
+
+    lines = stopped_after(2, Pipeline([1], expand >> slow), 1, capsys)
+    assert lines == ["stopped at 99 % · 1/1 · 0.29/s · 0:03"]
+
+
+@pytest.mark.parametrize("total", [None, 1000])
+def test_a_run_that_failed_says_how_far_it_came(total: int | None, capsys: pytest.CaptureFixture[str]) -> None:
+    """A source that raises would have given more, so what it gave is not 100 %, neither while that is drained."""
+
+    @producer(total=total)
+    async def broken() -> AsyncIterator[int]:
+        for n in range(120):
+            yield n
+        raise ValueError
+
+    async def main() -> None:
+        pipeline = Pipeline(broken, slow, maxsize=128)
+        with suppress(PipelineError):
+            async with pipeline.progress():
+                await pipeline
+
+    run_virtual(main)
+    lines = [line.partition(": ")[2] for line in capsys.readouterr().err.splitlines()]
+    share, of = ("10 % · ", "/1,000") if total else ("", "")
+    assert lines == [
+        f"{share}100{of} · 10/s · 0:10 · 0:02 left · slow queue 19/128",
+        f"failed at {share.replace('10', '12')}120{of} · 10/s · 0:11",
+    ]
+
+
 def test_an_empty_source_is_all_done(capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing of nothing is all of it."""
     assert shown(Pipeline([], slow), capsys) == ["100 % · 0/0 · 0/s · 0:00"]
@@ -334,6 +446,125 @@ def test_a_notebook_gets_a_bar_that_is_redrawn_in_place(
     assert first.startswith('<div>&lt;b&gt;a <progress value="0.0500"></progress> 5 % · 2/40 · ')
     assert last == '<div>&lt;b&gt;a <progress value="1.0000"></progress> 100 % · 40/40 · 10/s · 0:03</div>'
     assert capsys.readouterr().err == ""
+
+
+# -- at the foot of a screen ----------------------------------------------------------------------
+
+
+class Screen(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class Tee:
+    """What many programs put in the place of a stream: it can be written to, and no more."""
+
+    __slots__ = ("written",)
+
+    def __init__(self) -> None:
+        self.written: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.written.append(text)
+        return len(text)
+
+    def flush(self) -> None: ...
+
+
+@pytest.fixture(params=["rich", "plain"])
+def screen(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Screen:
+    """A terminal, with rich and without."""
+    if request.param == "plain":
+        monkeypatch.setitem(sys.modules, "rich", None)
+    else:
+        pytest.importorskip("rich.live")  # here, since it reads files
+        pytest.importorskip("rich.text")
+    monkeypatch.setenv("TERM", "xterm")
+    return Screen()
+
+
+def run_shown(pipeline: Pipeline[Any, Any], screen: Screen, stdout: Any = None) -> None:
+    """Run it with ``screen`` as stderr."""
+
+    async def main() -> None:
+        async with pipeline.progress():
+            await pipeline
+
+    with redirect_stderr(screen), redirect_stdout(stdout):
+        run_virtual(main)
+
+
+def test_a_stdout_that_can_only_be_written_to_is_no_terminal(screen: Screen) -> None:
+    """Whoever copies stdout into a file sees the progress all the same, and gets the streams back as they were."""
+    tee = Tee()
+
+    @consumer
+    async def talks(n: int) -> None:
+        await slow(n)
+        print("line", n)
+
+    run_shown(Pipeline(range(10), talks), screen, tee)
+    assert "% · 2/10 · " in screen.getvalue()
+    assert ": 100 % · 10/10 · " in screen.getvalue()
+    assert "".join(tee.written) == "".join(f"line {n}\n" for n in range(10))
+    assert "write" not in vars(screen)
+
+
+def test_a_stream_that_gets_no_other_write_leaves_the_others_as_they_were(
+    screen: Screen, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The line would be torn apart by what such a stream writes: there is none, and it is said."""
+
+    class Fixed(Tee):
+        __slots__ = ()
+
+        def isatty(self) -> bool:
+            return True
+
+    run_shown(Pipeline(range(10), slow), screen, Fixed())
+    assert "no progress is shown" in caplog.text
+    assert "write" not in vars(screen)
+
+
+def test_nothing_written_takes_no_room(screen: Screen) -> None:
+    """``print(end="")`` is how some libraries flush: the line must not wait for the end of a line for ever."""
+
+    @consumer
+    async def flushes(n: int) -> None:
+        print("", end="", file=screen)
+        await slow(n)
+
+    run_shown(Pipeline(range(10), flushes), screen)
+    assert "% · 2/10 · " in screen.getvalue()
+
+
+def test_the_line_stays_where_it_began_when_stderr_is_redirected(screen: Screen) -> None:
+    """Who collects what a call says on stderr must not find a progress line in it."""
+    elsewhere = io.StringIO()
+
+    @consumer
+    async def redirects(n: int) -> None:
+        sys.stderr = elsewhere
+        await slow(n)
+
+    run_shown(Pipeline(range(10), redirects), screen)
+    assert elsewhere.getvalue() == ""
+    assert "% · 2/10 · " in screen.getvalue()
+    assert ": 100 % · 10/10 · " in screen.getvalue()
+
+
+def test_a_screen_that_is_closed_gets_its_write_back(screen: Screen) -> None:
+    """What the line replaced must not outlive it, whatever happens to the terminal."""
+
+    @consumer
+    async def closes(n: int) -> None:
+        await slow(n)
+        screen.close()
+
+    run_shown(Pipeline(range(10), closes), screen)
+    assert "write" not in vars(screen)
 
 
 # -- on a terminal --------------------------------------------------------------------------------

@@ -1,0 +1,66 @@
+"""``asyncpc run --metrics``: serves ``/metrics``, ``/live`` and ``/ready`` while a pipeline runs."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from typing import Any, Final
+
+from ..errors import DefinitionError, StateError
+from ..graph.pipeline import Pipeline
+from ..wording import shown
+
+__all__ = ["Address", "address", "served"]
+
+Address = tuple[str, int]
+
+THIS_MACHINE: Final = "127.0.0.1"
+
+
+def address(text: str) -> Address:
+    """``HOST:PORT``, or a port alone, which only this machine can reach."""
+    host, colon, port = text.rpartition(":")
+    if not (port.isascii() and port.isdigit() and int(port) < 65536) or bool(host) != bool(colon):
+        raise argparse.ArgumentTypeError(
+            f"{shown(text)} is not HOST:PORT, such as 0.0.0.0:9000 for everybody, nor a port alone for this machine"
+        )
+    return host.strip("[]") or THIS_MACHINE, int(port)
+
+
+@contextmanager
+def served(pipeline: Pipeline[Any, Any], where: Address | None) -> Iterator[AbstractAsyncContextManager[None]]:
+    """What serves the pages while a run is under way; nothing if ``where`` is None.
+
+    The port is taken at once, so that the run does not begin if it is in use.
+    """
+    if where is None:
+        yield nullcontext()
+        return
+    try:
+        from ..metrics import metrics_in
+        from ..watch.http import serving
+    except ImportError as error:
+        raise DefinitionError("--metrics needs prometheus_client: pip install 'asyncpc[metrics]'") from error
+    metrics = metrics_in()
+    metrics.watch(pipeline)
+    with _listening(where) as listening:
+        host, port = listening.getsockname()[:2]
+        if where[1] == 0:
+            sys.stderr.write(f"asyncpc: {_url(host, port)}/metrics, /live, /ready\n")
+            sys.stderr.flush()
+        yield serving(metrics.pages(), listening)
+
+
+def _listening(where: Address) -> socket.socket:
+    try:
+        return socket.create_server(where, family=socket.AF_INET6 if ":" in where[0] else socket.AF_INET)
+    except OSError as error:
+        what = (error.strerror or str(error)).partition(" (while")[0]  # Python repeats the address
+        raise StateError(f"--metrics: cannot listen at {_url(*where)}: {what}") from error
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
