@@ -16,7 +16,7 @@ from contextvars import Context, copy_context
 from inspect import iscoroutine
 from itertools import count
 from queue import Empty, SimpleQueue
-from threading import Thread, current_thread
+from threading import Lock, Thread, current_thread
 from time import monotonic
 from typing import Any, Final
 
@@ -33,7 +33,7 @@ STEP: Final = 0.001
 class Job:
     """One call, on its way to a thread and back."""
 
-    __slots__ = ("args", "began", "caller", "context", "error", "function", "future", "tries", "value")
+    __slots__ = ("args", "began", "caller", "context", "ended", "error", "function", "future", "overdue", "timer", "tries", "value")
 
     def __init__(
         self, future: asyncio.Future[None], context: Context, function: Callable[..., Any], args: tuple[Any, ...]
@@ -44,6 +44,9 @@ class Job:
         self.args: tuple[Any, ...] = args
         self.caller: ThreadCaller | None = None
         self.began: float | None = None  # monotonic seconds
+        self.ended: bool = False  # set and read under the lock, since its thread may be at another call from then on
+        self.overdue: bool = False  # its timeout came first
+        self.timer: asyncio.TimerHandle | None = None
         self.tries: int = 0
         self.value: Any = None
         self.error: BaseException | None = None
@@ -66,7 +69,10 @@ class ThreadCaller:
                 job.error = error
 
     def interrupt(self) -> bool:
-        """End the current call, from another thread; return whether that is possible."""
+        """End the current call, from another thread; return whether that is possible.
+
+        The call has not ended by then, and nobody waits for it any more.
+        """
         return False
 
     def close(self) -> None:
@@ -98,6 +104,7 @@ class WorkerThreads:
         self._numbers = count(1) if numbers is None else numbers
         self._leaving = 0  # how many of them are to end, since there are too many
         self._under_way = 0
+        self._lock = Lock()  # between a call that ends and who interrupts it
         self._done: deque[Job] = deque()
         self._called = False  # whether the loop will look at what is done
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -147,14 +154,20 @@ class WorkerThreads:
         job = Job(loop.create_future(), context or copy_context(), function, args)
         self._under_way += 1
         self._jobs.put(job)
-        timer = None if self._timeout is None else loop.call_later(self._timeout, self._look, job)
+        if self._timeout is not None:
+            job.timer = loop.call_later(self._timeout, self._look, job)
         try:
             await job.future
         finally:
-            if timer is not None:
-                timer.cancel()
+            if job.timer is not None:
+                job.timer.cancel()
+        if job.overdue:
+            raise TimeoutError(self._too_long())
         if job.error is not None:
-            raise job.error
+            try:
+                raise job.error
+            finally:
+                job.error = None  # its traceback leads here: no circle, which would keep the item alive
         if iscoroutine(job.value):
             job.value.close()  # or Python warns that it was never awaited
             raise TypeError(
@@ -174,20 +187,27 @@ class WorkerThreads:
 
     def _work(self, caller: ThreadCaller) -> None:
         try:
-            while jobs := list(self._next(caller)):
-                wanted = [job for job in jobs if not job.future.done()]
-                for job in wanted:
-                    job.caller = caller
-                if wanted:
-                    self._make(caller, wanted)
-                self._done.extend(jobs)
-                del jobs, wanted  # an idle thread keeps nothing alive
+            while self._work_once(caller):  # in a frame of its own: an idle thread keeps nothing alive
                 self._notify()
         finally:
             caller.close()
             with suppress(RuntimeError):  # the loop is closed, so nobody waits any more
                 assert self._loop is not None
                 self._loop.call_soon_threadsafe(self._left, current_thread())
+
+    def _work_once(self, caller: ThreadCaller) -> bool:
+        """Wait for calls and make them; whether there were any."""
+        jobs = list(self._next(caller))
+        wanted = [job for job in jobs if not job.future.done()]
+        for job in wanted:
+            job.caller = caller
+        if wanted:
+            self._make(caller, wanted)
+        with self._lock:
+            for job in jobs:
+                job.ended = True
+        self._done.extend(jobs)
+        return bool(jobs)
 
     def _make(self, caller: ThreadCaller, jobs: list[Job]) -> None:
         try:
@@ -242,13 +262,24 @@ class WorkerThreads:
             return
         left = self._timeout if job.began is None else job.began + self._timeout - monotonic()
         if left > 0:
-            asyncio.get_running_loop().call_later(left, self._look, job)
+            job.timer = asyncio.get_running_loop().call_later(left, self._look, job)
             return
         assert job.caller is not None
-        message = f"stage {self._name!r}: the call took longer than timeout={self._timeout:g} seconds"
-        job.future.set_exception(TimeoutError(message))
-        if not job.caller.interrupt():
-            log(WARNING, "%s; a thread cannot be interrupted, so its worker waits until the call ends", message)
+        with self._lock:
+            if job.ended:  # its thread may be at another call already
+                return
+            job.overdue = True
+            job.future.set_result(None)  # before the interrupt: its thread takes a call that is awaited up again
+            interrupted = job.caller.interrupt()
+        if not interrupted:
+            log(
+                WARNING,
+                "%s; a thread cannot be interrupted, so its worker waits until the call ends",
+                self._too_long(),
+            )
+
+    def _too_long(self) -> str:
+        return f"stage {self._name!r}: the call took longer than timeout={self._timeout:g} seconds"
 
 
 class Steps:

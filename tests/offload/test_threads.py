@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import pytest
 from support import BUSY, PATIENCE, results, until
 
 from asyncpc import DefinitionError, Pipeline, PipelineError, consumer, source
+from asyncpc.offload.threads import ThreadCaller, WorkerThreads
 
 pytestmark = pytest.mark.realtime
 
@@ -135,6 +139,79 @@ async def test_a_call_that_outlives_its_timeout_keeps_its_slot(caplog: pytest.Lo
         report = await run.wait()
     assert (report.done, report.failed, peak) == (2, 1, 1)
     assert "cannot be interrupted" in caplog.text
+
+
+class Interruptible(ThreadCaller):
+    """Can end its call, and counts how often it was told to."""
+
+    def __init__(self) -> None:
+        self.interrupts = 0
+
+    def interrupt(self) -> bool:
+        self.interrupts += 1
+        return True
+
+
+async def test_a_timeout_never_interrupts_another_call() -> None:
+    """It fires when its thread has ended that call and begun the next, which the loop, busy till now, does not know."""
+    loop, caller = asyncio.get_running_loop(), Interruptible()
+    begun, go_on = [threading.Event() for _ in range(2)], [threading.Event() for _ in range(2)]
+
+    def work(n: int) -> int:
+        begun[n].set()
+        assert go_on[n].wait(PATIENCE)
+        return n
+
+    def let_the_next_begin() -> None:
+        go_on[0].set()
+        assert begun[1].wait(PATIENCE)
+        go_on[1].set()
+
+    async with WorkerThreads("stage", 1, 0.1, lambda: caller) as threads:
+        loop.call_later(0.05, let_the_next_begin)
+        calls = [asyncio.ensure_future(threads.call(work, n)) for n in range(2)]
+        await until(begun[0].is_set)
+        ends = loop.time() + 0.15
+        while loop.time() < ends:
+            pass  # the loop does not run meanwhile: both timers are due in its next iteration, this one's first
+        assert await asyncio.gather(*calls) == [0, 1]
+    assert caller.interrupts == 0
+
+
+class Item:
+    """Can be watched."""
+
+
+watched: list[weakref.ref[Any]] = []
+
+
+class Mistake(Exception):
+    """Is watched."""
+
+    def __init__(self) -> None:
+        watched.append(weakref.ref(self))
+
+
+async def test_an_idle_thread_keeps_nothing_alive() -> None:
+    """Neither the item of its last call, nor its error: not even in a circle that the collector would have to find."""
+
+    @consumer(timeout=60, retry=2)
+    def handle(item: Item) -> None:
+        if len(watched) == 1:
+            raise Mistake
+
+    watched.clear()
+    gc.disable()
+    try:
+        async with Pipeline(handle) as running:
+            item = Item()
+            watched.append(weakref.ref(item))
+            running.put_nowait(item)
+            del item
+            await until(lambda: running.statistics().done == 1)
+            await until(lambda: [one() for one in watched] == [None, None])
+    finally:
+        gc.enable()
 
 
 async def test_a_drain_does_not_wait_for_a_stuck_thread(caplog: pytest.LogCaptureFixture) -> None:
