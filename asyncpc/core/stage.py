@@ -18,7 +18,7 @@ from ..wording import annotate
 from .channel import Channel
 from .latency import Latency, LoopProbe
 from .plan import Handler
-from .seams import Adjust, Call, GiveUp, Recover, Stopwatch, Ticket, Window, Wrap
+from .seams import Adjust, Call, Calls, GiveUp, Recover, Stopwatch, Ticket, Window, Wrap
 from .tracked import fail_all, plain
 from .waiting import Budget, Waits
 
@@ -85,13 +85,26 @@ class Worker:
 class ConsumerWorker(Worker):
     """One of a stage's workers."""
 
-    __slots__ = ("call", "home", "inside", "item", "passing", "settled", "stage", "stopwatch", "ticket", "watched")
+    __slots__ = (
+        "call",
+        "calls",
+        "home",
+        "inside",
+        "item",
+        "passing",
+        "settled",
+        "stage",
+        "stopwatch",
+        "ticket",
+        "watched",
+    )
 
     def __init__(self, name: str, stage: Stage) -> None:
         super().__init__(name)
         self.stage: Stage = stage
         self.item: Any = NO_ITEM  # in flight; or all that it took at once
         self.call: Call = stage.handler.function  # how it calls its handler
+        self.calls: Calls | None = None  # outside the loop, if one may go on after it has failed
         self.home: Context | None = None  # what each call of the handler sees
         self.watched: tuple[Context | None, Context | None] = None, None  # they differ once a handler has changed one
         self.inside: Context | None = None  # the context of the item in flight, if that has one of its own
@@ -159,13 +172,14 @@ class Counts:
 class Staff:
     """The workers of a stage, and how many it may have."""
 
-    __slots__ = ("adjust", "changes", "concurrency", "gate", "opening", "started", "surplus", "workers")
+    __slots__ = ("adjust", "changes", "concurrency", "gate", "opening", "resting", "started", "surplus", "workers")
 
     def __init__(self, concurrency: int) -> None:
         self.concurrency: int = concurrency
         self.workers: dict[ConsumerWorker, None] = {}  # at work, or ended with an item in flight
         self.started: int = 0  # workers so far
         self.opening: set[ConsumerWorker] = set()  # their resource
+        self.resting: int = 0  # workers that wait for the end of a call that has failed
         self.surplus: int = 0  # workers that are to leave
         self.gate: asyncio.Event | None = None  # while the stage is paused: set when it goes on
         self.changes: int = 0  # how often the stage's wraps were changed, so that workers call in another way
@@ -311,8 +325,8 @@ class Stage:
     @property
     def is_idle(self) -> bool:
         """Whether nothing can be taken and every worker waits, with no item in flight."""
-        inbox = self.inbox
-        return not inbox.items and inbox.workers == inbox.getters.waiting + len(self.staff.opening)
+        inbox, staff = self.inbox, self.staff
+        return not inbox.items and inbox.workers == inbox.getters.waiting + len(staff.opening) + staff.resting
 
     @property
     def has_ended(self) -> bool:

@@ -2,15 +2,15 @@
 
 Why not a library's pool? A call cannot be interrupted, so what matters is who waits for it, and how long. These threads
 end with their run, not later. They are daemons, so one that is stuck cannot keep the program from ending (fault D4). A
-call that exceeded its timeout keeps its thread until it ends, so a stage never has more calls under way than it may
-(fault C11). Calls that finish in one iteration of the loop wake it once.
+call that exceeded its timeout keeps its thread and its worker until it ends, so a stage never has more calls under way
+than it may (fault C11), nor two of one key. Calls that finish in one iteration of the loop wake it once.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import suppress
 from contextvars import Context, copy_context
 from inspect import iscoroutine
@@ -29,11 +29,30 @@ __all__ = ["Job", "Steps", "ThreadCaller", "WorkerThreads", "until_ended"]
 STEP: Final = 0.001
 """Seconds for which a generator gathers values before they go to the loop."""
 
+MOST: Final = 128
+"""Values that a generator may be ahead."""
+
+LONGEST: Final = 0.05
+"""Seconds between two looks at a step that has to wait for its thread."""
+
 
 class Job:
     """One call, on its way to a thread and back."""
 
-    __slots__ = ("args", "began", "caller", "context", "ended", "error", "function", "future", "overdue", "timer", "tries", "value")
+    __slots__ = (
+        "args",
+        "began",
+        "caller",
+        "context",
+        "ended",
+        "error",
+        "function",
+        "future",
+        "overdue",
+        "timer",
+        "tries",
+        "value",
+    )
 
     def __init__(
         self, future: asyncio.Future[None], context: Context, function: Callable[..., Any], args: tuple[Any, ...]
@@ -50,6 +69,12 @@ class Job:
         self.tries: int = 0
         self.value: Any = None
         self.error: BaseException | None = None
+
+    def leave(self) -> None:
+        """Nobody awaits it any more."""
+        self.future.cancel()
+        if self.timer is not None:
+            self.timer.cancel()
 
 
 class ThreadCaller:
@@ -107,6 +132,7 @@ class WorkerThreads:
         self._lock = Lock()  # between a call that ends and who interrupts it
         self._done: deque[Job] = deque()
         self._called = False  # whether the loop will look at what is done
+        self._free: asyncio.Future[None] | None = None  # who waits until no call is under way
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __aenter__(self) -> WorkerThreads:
@@ -134,6 +160,17 @@ class WorkerThreads:
                     raise LeftBehind from None
                 raise
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a call is under way, awaited or not."""
+        return self._under_way > 0
+
+    async def until_free(self) -> None:
+        """Wait until no call is under way."""
+        while self.is_busy:
+            self._free = asyncio.get_running_loop().create_future()
+            await self._free
+
     def resize(self, size: int) -> None:
         """Change the number of threads to ``size``; surplus threads end after the calls that wait already."""
         self._size = size
@@ -148,19 +185,68 @@ class WorkerThreads:
 
         *Cancel safety*: a call that has not begun is not made; a call that has begun goes on, and its value is dropped.
         """
-        loop = self._loop = asyncio.get_running_loop()
-        if len(self._threads) - self._leaving < min(self._size, self._under_way + 1):
-            self._start_thread()  # first, since the system may refuse one: then the call is not made
-        job = Job(loop.create_future(), context or copy_context(), function, args)
-        self._under_way += 1
-        self._jobs.put(job)
-        if self._timeout is not None:
-            job.timer = loop.call_later(self._timeout, self._look, job)
+        job = self._begin(context or copy_context(), function, args, self._timeout)
         try:
             await job.future
         finally:
-            if job.timer is not None:
-                job.timer.cancel()
+            job.leave()
+        value = self._value(job)
+        if iscoroutine(value):
+            value.close()  # or Python warns that it was never awaited
+            raise TypeError(
+                f"stage {self._name!r} gave a coroutine: write its function as 'async def', "
+                "or see whether a decorator around it hides that it is"
+            )
+        return value
+
+    async def values(self, function: Callable[..., Any], *args: Any) -> AsyncGenerator[Any, None]:
+        """The values of a generator function, which is called and read in one of the threads.
+
+        They come as they are given; fast ones come together, a moment later. The thread is at most 128 values ahead.
+        Raises what the generator raises, and ``TimeoutError`` when it has worked longer than the timeout in all; both
+        after the values before. Its time does not run while it is ahead and waits for its values to be taken.
+
+        *Cancel safety*: the generator is closed in its thread; values that it was ahead are dropped.
+        """
+        steps, context = Steps(function, *args), copy_context()
+        job: Job | None = None
+        try:
+            while not steps.ended:
+                job = self._begin(context, steps.step, (), self._time_left(steps.seconds))
+                patience, over = STEP, False
+                while True:
+                    has_ended = job.future.done()
+                    while steps.values:
+                        yield steps.values.popleft()
+                    if has_ended:
+                        break
+                    await asyncio.wait((job.future,), timeout=None if over else patience)
+                    patience, over = min(2 * patience, LONGEST), over or steps.gathers_no_more()
+                job.leave()
+                self._value(job)
+        finally:
+            if job is not None:
+                job.leave()
+                steps.left = True
+                if job.overdue:  # closed when the call has ended: its failure is told now
+                    self._begin(context, steps.close, (), None)
+                elif not steps.ended:
+                    await self.call(steps.close, context=context)
+
+    def _begin(self, context: Context, function: Callable[..., Any], args: tuple[Any, ...], limit: float | None) -> Job:
+        """Let one of the threads make a call, which may take ``limit`` seconds."""
+        loop = self._loop = asyncio.get_running_loop()
+        if len(self._threads) - self._leaving < min(self._size, self._under_way + 1):
+            self._start_thread()  # first, since the system may refuse one: then the call is not made
+        job = Job(loop.create_future(), context, function, args)
+        self._under_way += 1
+        self._jobs.put(job)
+        if limit is not None:
+            job.timer = loop.call_later(limit, self._look, job, limit)
+        return job
+
+    def _value(self, job: Job) -> Any:
+        """What a call gave that has ended, or is overdue; raises what it raised."""
         if job.overdue:
             raise TimeoutError(self._too_long())
         if job.error is not None:
@@ -168,13 +254,15 @@ class WorkerThreads:
                 raise job.error
             finally:
                 job.error = None  # its traceback leads here: no circle, which would keep the item alive
-        if iscoroutine(job.value):
-            job.value.close()  # or Python warns that it was never awaited
-            raise TypeError(
-                f"stage {self._name!r} gave a coroutine: write its function as 'async def', "
-                "or see whether a decorator around it hides that it is"
-            )
         return job.value
+
+    def _time_left(self, seconds: float) -> float | None:
+        """Seconds that a call may still take that has taken so many; raises ``TimeoutError`` if that is none."""
+        if self._timeout is None:
+            return None
+        if seconds >= self._timeout:
+            raise TimeoutError(self._too_long())
+        return self._timeout - seconds
 
     def _start_thread(self) -> None:
         caller = self._make_caller()
@@ -249,20 +337,21 @@ class WorkerThreads:
             self._under_way -= 1
             if not job.future.done():
                 job.future.set_result(None)
+        if self._free is not None and not self._under_way and not self._free.done():
+            self._free.set_result(None)
 
     def _left(self, thread: Thread) -> None:
         staying = [one for one in self._threads if one[0] is not thread]
         self._leaving -= len(self._threads) - len(staying)
         self._threads = staying
 
-    def _look(self, job: Job) -> None:
-        """Check the timeout of a call, which runs from its beginning: a wait for a thread does not count."""
-        assert self._timeout is not None
+    def _look(self, job: Job, limit: float) -> None:
+        """Check the limit of a call, which runs from its beginning: a wait for a thread does not count."""
         if job.future.done():
             return
-        left = self._timeout if job.began is None else job.began + self._timeout - monotonic()
+        left = limit if job.began is None else job.began + limit - monotonic()
         if left > 0:
-            job.timer = asyncio.get_running_loop().call_later(left, self._look, job)
+            job.timer = asyncio.get_running_loop().call_later(left, self._look, job, limit)
             return
         assert job.caller is not None
         with self._lock:
@@ -283,38 +372,52 @@ class WorkerThreads:
 
 
 class Steps:
-    """A generator that is read in a thread, in steps of as many values as come within a moment."""
+    """A generator that is read in a thread, in steps of as many values as come within a moment.
+
+    The loop may take the values of a step before that has ended, so none waits until the next one comes.
+    """
 
     def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        self.values: deque[Any] = deque()
+        """What it has given and nobody has taken yet."""
+        self.ended: bool = False
+        """Whether it has given its last value, or raised."""
+        self.left: bool = False
+        """Whether nobody takes its values any more."""
+        self.seconds: float = 0.0
+        """How long it has worked, in steps that have ended."""
         self._function = function
         self._args = args
-        self._values: Any = None
-        self._error: BaseException | None = None  # that it raised after the values of the last step
+        self._iterator: Any = None
+        self._until: float | None = None  # until when a step gathers values, once it has begun
 
-    def step(self) -> tuple[list[Any], bool]:
-        """Some values, and whether there may be more; raises what the generator raises, after the values before."""
-        if self._values is None:
-            self._values = iter(self._function(*self._args))
-        if self._error is not None:
-            raise self._error
-        values: list[Any] = []
-        until = monotonic() + STEP
+    def step(self) -> None:
+        """Gather some values; raises what the generator raises."""
+        began = monotonic()
+        self._until = until = began + STEP
         try:
-            for value in self._values:
-                values.append(value)
-                if len(values) == 128 or monotonic() > until:
-                    return values, True
-        except BaseException as error:
-            if not values:
-                raise
-            self._error = error
-            return values, True
-        return values, False
+            if self._iterator is None:
+                self._iterator = iter(self._function(*self._args))
+            for value in self._iterator:
+                self.values.append(value)
+                if len(self.values) >= MOST or monotonic() > until or self.left:
+                    return
+            self.ended = True
+        except BaseException:
+            self.ended = True
+            raise
+        finally:
+            self.seconds += monotonic() - began
+            self._until = None
+
+    def gathers_no_more(self) -> bool:
+        """Whether the step that is under way ends with the next value that is not here by now."""
+        return self._until is not None and monotonic() > self._until
 
     def close(self) -> None:
         """Close the generator, so that its ``finally`` runs."""
-        if hasattr(self._values, "close"):
-            self._values.close()
+        if hasattr(self._iterator, "close"):
+            self._iterator.close()
 
 
 async def until_ended(*threads: Thread) -> None:
