@@ -32,7 +32,7 @@ STEP: Final = 0.001
 MOST: Final = 128
 """Values that a generator may be ahead."""
 
-LONGEST: Final = 0.05
+LONGEST: Final = 0.01
 """Seconds between two looks at a step that has to wait for its thread."""
 
 
@@ -48,6 +48,7 @@ class Job:
         "error",
         "function",
         "future",
+        "over",
         "overdue",
         "timer",
         "tries",
@@ -65,10 +66,16 @@ class Job:
         self.began: float | None = None  # monotonic seconds
         self.ended: bool = False  # set and read under the lock, since its thread may be at another call from then on
         self.overdue: bool = False  # its timeout came first
+        self.over: bool = False  # for the loop: it has ended, or is overdue
         self.timer: asyncio.TimerHandle | None = None
         self.tries: int = 0
         self.value: Any = None
         self.error: BaseException | None = None
+
+    def wake(self) -> None:
+        """Wake who awaits it."""
+        if not self.future.done():
+            self.future.set_result(None)
 
     def leave(self) -> None:
         """Nobody awaits it any more."""
@@ -132,6 +139,8 @@ class WorkerThreads:
         self._lock = Lock()  # between a call that ends and who interrupts it
         self._done: deque[Job] = deque()
         self._called = False  # whether the loop will look at what is done
+        self._read: tuple[Steps, Job] | None = None  # the generator whose values are awaited
+        self._looks: asyncio.TimerHandle | None = None  # set while the loop will look at them
         self._free: asyncio.Future[None] | None = None  # who waits until no call is under way
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -147,6 +156,8 @@ class WorkerThreads:
         self._members -= 1
         if self._members == 0:
             threads, self._threads = self._threads, []
+            if self._looks is not None:
+                self._looks.cancel()
             for _, caller in threads:
                 if self._under_way:
                     caller.interrupt()
@@ -213,18 +224,18 @@ class WorkerThreads:
         try:
             while not steps.ended:
                 job = self._begin(context, steps.step, (), self._time_left(steps.seconds))
-                patience, over = STEP, False
-                while True:
-                    has_ended = job.future.done()
+                self._watch(steps, job)
+                over = False
+                while not over:
+                    await job.future
+                    if not (over := job.over):
+                        job.future = job.future.get_loop().create_future()
                     while steps.values:
                         yield steps.values.popleft()
-                    if has_ended:
-                        break
-                    await asyncio.wait((job.future,), timeout=None if over else patience)
-                    patience, over = min(2 * patience, LONGEST), over or steps.gathers_no_more()
                 job.leave()
                 self._value(job)
         finally:
+            self._read = None
             if job is not None:
                 job.leave()
                 steps.left = True
@@ -335,8 +346,8 @@ class WorkerThreads:
         while self._done:
             job = self._done.popleft()
             self._under_way -= 1
-            if not job.future.done():
-                job.future.set_result(None)
+            job.over = True
+            job.wake()
         if self._free is not None and not self._under_way and not self._free.done():
             self._free.set_result(None)
 
@@ -347,7 +358,7 @@ class WorkerThreads:
 
     def _look(self, job: Job, limit: float) -> None:
         """Check the limit of a call, which runs from its beginning: a wait for a thread does not count."""
-        if job.future.done():
+        if job.over or job.future.cancelled():
             return
         left = limit if job.began is None else job.began + limit - monotonic()
         if left > 0:
@@ -357,8 +368,8 @@ class WorkerThreads:
         with self._lock:
             if job.ended:  # its thread may be at another call already
                 return
-            job.overdue = True
-            job.future.set_result(None)  # before the interrupt: its thread takes a call that is awaited up again
+            job.overdue = job.over = True
+            job.wake()  # before the interrupt, after which a call that is still awaited is made again
             interrupted = job.caller.interrupt()
         if not interrupted:
             log(
@@ -366,6 +377,25 @@ class WorkerThreads:
                 "%s; a thread cannot be interrupted, so its worker waits until the call ends",
                 self._too_long(),
             )
+
+    def _watch(self, steps: Steps, job: Job, patience: float = STEP) -> None:
+        """Look at the values of a step when the first have waited long enough for others.
+
+        One timer does for many short steps.
+        """
+        self._read = steps, job
+        if self._looks is None:
+            self._looks = job.future.get_loop().call_later(patience, self._look_at_values, min(2 * patience, LONGEST))
+
+    def _look_at_values(self, patience: float) -> None:
+        self._looks = None
+        if self._read is None:
+            return
+        steps, job = self._read
+        if not steps.gathers_no_more():
+            self._watch(steps, job, patience)
+        elif steps.values:
+            job.wake()
 
     def _too_long(self) -> str:
         return f"stage {self._name!r}: the call took longer than timeout={self._timeout:g} seconds"
