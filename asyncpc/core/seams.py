@@ -11,6 +11,7 @@ from typing import Any, Protocol
 __all__ = [
     "Adjust",
     "Call",
+    "Calls",
     "Container",
     "Full",
     "GiveUp",
@@ -120,6 +121,18 @@ class Adjust(Protocol):
     def __call__(self, stage: Any, /) -> int:
         """The concurrency it is to have from now on."""
         ...
+
+
+class Calls(Protocol):
+    """The calls of one worker outside the loop. One that exceeded its timeout has failed, but may go on."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether one is under way."""
+        ...
+
+    async def until_free(self) -> None:
+        """Wait until none is."""
 
 
 class Pool(Protocol):

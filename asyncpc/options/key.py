@@ -140,7 +140,10 @@ _NO_KEY: Any = object()
 
 
 class Lease:
-    """One worker's way to a :class:`KeyedQueue`: the key of its item is free again when it looks for the next one."""
+    """One worker's way to a :class:`KeyedQueue`: the key of its item is free again when it looks for the next one.
+
+    It does not look before all of its calls have ended, even those that have failed.
+    """
 
     __slots__ = ("_key", "_queue")
 

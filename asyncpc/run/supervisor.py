@@ -314,6 +314,8 @@ class Supervisor:
         if all(stage.is_idle for stage in self.stages):
             if any(stage.inbox.complete() for stage in self.stages):
                 return  # the worker that handles the last batch will come back here
+            if any(len(stage.inbox.items) for stage in self.stages):
+                return  # and so will the worker with their key, when a call has ended that goes on after its timeout
             for stage in self.stages:
                 if not stage.before:
                     stage.inbox.close()
