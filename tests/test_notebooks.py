@@ -54,7 +54,7 @@ def watched(folder: Path, *cells: str) -> list[list[str]]:
 
 
 def executed(folder: Path, cells: list[str]) -> list[list[dict[str, Any]]]:
-    """What each cell shows: its outputs, by their types."""
+    """What each cell shows, by its types; not what it logs."""
     python = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     empty: dict[str, Any] = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None}
     book = {"nbformat": 4, "nbformat_minor": 5, "metadata": python}
@@ -63,7 +63,7 @@ def executed(folder: Path, cells: list[str]) -> list[list[dict[str, Any]]]:
     ended = run_child(folder, "-c", EXECUTE, str(file), "--inplace", **UNMEASURED)
     assert ended.status == 0, ended.err
     return [
-        [{kind: "".join(text) for kind, text in output["data"].items()} for output in cell["outputs"]]
+        [{kind: "".join(text) for kind, text in one["data"].items()} for one in cell["outputs"] if "data" in one]
         for cell in json.loads(file.read_text())["cells"]
     ]
 
@@ -104,7 +104,8 @@ def test_the_stop_button_leaves_nothing_running(tmp_path: Path) -> None:
         "import sys; print(len(sys.last_value.results), sys.last_value.report.produced)",
         "print([task for task in asyncio.all_tasks() if task.get_name().startswith('asyncpc')])",
     )
-    assert stopped == ["under way\n", "CancelledError"]
+    assert stopped[0] == "under way\n"
+    assert "CancelledError" in stopped  # beside what the log says of items that were left
     results, produced = map(int, kept[0].split())
     assert 0 < results <= produced
     assert left == ["[]\n"]

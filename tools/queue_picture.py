@@ -1,6 +1,6 @@
-"""``python -m tools.queue_picture`` draws from a real run how a queue fills and drains: ``docs/explanation/queue.svg``.
+"""``python -m tools.queue_picture`` draws ``docs/explanation/queue.svg``: how a queue fills and drains in a real run.
 
-The source gives an item every 10 ms, twice as fast as three workers handle them. After 1.25 s somebody stops the run.
+The source gives an item every 20 ms, twice as fast as three workers handle them. After 2.5 s somebody stops the run.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ PICTURE = Path(__file__).parent.parent / "docs" / "explanation" / "queue.svg"
 
 BOUND = 20
 """Items that the queue holds."""
-STOP = 1.25
+STOP = 2.5
 """Seconds after which the run is stopped."""
 
-WIDTH, HEIGHT = 760, 300
-LEFT, RIGHT, TOP, BOTTOM = 56, 744, 62, 250
+WIDTH, HEIGHT = 600, 300
+LEFT, RIGHT, TOP, BOTTOM = 36, 588, 44, 240
 """The edges of the curve."""
 
 
@@ -34,17 +34,17 @@ class Moment(NamedTuple):
 
 
 async def record() -> list[Moment]:
-    """Run the pipeline, and look at it every 5 ms."""
+    """Run the pipeline, and look at it every millisecond."""
 
     @producer
     async def source() -> AsyncIterator[int]:
         for n in itertools.count():
             yield n
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.02)
 
     @consumer(concurrency=3, maxsize=BOUND)
     async def handle(n: int) -> None:
-        await asyncio.sleep(0.06)
+        await asyncio.sleep(0.12)
 
     moments = []
     loop = asyncio.get_running_loop()
@@ -55,7 +55,7 @@ async def record() -> list[Moment]:
                 running.stop()
             statistics = running.statistics()
             moments.append(Moment(loop.time() - began, statistics.state, statistics.stages[0].queued))
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.001)
     return [*moments, Moment(loop.time() - began, running.statistics().state, 0)]
 
 
@@ -77,20 +77,18 @@ def picture(moments: list[Moment]) -> str:
             steps.append(f"H{x(after.seconds)}V{y(after.queued)}")
     curve = "".join(steps) + f"H{x(end)}"
     texts = [
-        (LEFT, TOP - 42, "start", "items in the queue"),
-        (x(full) + 6, TOP - 42, "start", "full: the source waits"),
-        (x(full) + 6, TOP - 24, "start", "until half of it is free"),
-        (x(stop) + 6, TOP - 42, "start", "stop: no more comes in,"),
-        (x(stop) + 6, TOP - 24, "start", "what is there is handled"),
-        (x(end), BOTTOM + 42, "end", "nothing is left: END"),
-        (LEFT - 8, y(BOUND) + 4, "end", f"{BOUND}"),
-        (LEFT - 8, y(0) + 4, "end", "0"),
-        *[(x(tenths / 10), BOTTOM + 20, "middle", f"{tenths / 10:g} s") for tenths in range(0, int(10 * end) + 1, 2)],
+        (LEFT, TOP - 24, "start", "items in the queue"),
+        (x(full) + 6, TOP - 24, "start", "full: the source waits"),
+        (x(stop) + 6, TOP - 24, "start", "stop"),
+        (x(end), BOTTOM + 46, "end", "nothing is left: END"),
+        (LEFT - 8, y(BOUND) + 5, "end", f"{BOUND}"),
+        (LEFT - 8, y(0) + 5, "end", "0"),
+        *[(x(halves / 2), BOTTOM + 22, "middle", f"{halves / 2:g} s") for halves in range(int(2 * end) + 1)],
     ]
     lines = [
         f'<path d="M{LEFT} {y(BOUND)}H{RIGHT}" stroke-dasharray="4 4"/>',
         f'<path d="M{LEFT} {BOTTOM}H{RIGHT}"/>',
-        *[f'<path d="M{x(seconds)} {TOP - 50}V{BOTTOM + 6}"/>' for seconds in (full, stop, end)],
+        *[f'<path d="M{x(seconds)} {TOP - 38}V{BOTTOM + 6}"/>' for seconds in (full, stop, end)],
     ]
     return "\n".join(
         [
@@ -101,7 +99,7 @@ def picture(moments: list[Moment]) -> str:
             "</g>",
             f'<path d="{curve}V{BOTTOM}H{LEFT}Z" fill="#5c6bc0" fill-opacity="0.25"/>',
             f'<path d="{curve}" fill="none" stroke="#5c6bc0" stroke-width="2"/>',
-            '<g fill="#808080" font-family="system-ui, sans-serif" font-size="13">',
+            '<g fill="#808080" font-family="system-ui, sans-serif" font-size="16">',
             *[f'<text x="{left}" y="{top}" text-anchor="{side}">{text}</text>' for left, top, side, text in texts],
             "</g>",
             "</svg>\n",
