@@ -223,6 +223,11 @@ class Batches:
         self._complete: deque[Batched] = deque()
         self._count = 0
 
+    @property
+    def runs_code(self) -> bool:
+        """Whether there are functions of the user."""
+        return self._batch.key is not None or self._batch.weigh is not None
+
     def group_of(self, item: Any) -> Group:
         """Where the item belongs; raises what a function of the user raises."""
         batch = self._batch
@@ -343,6 +348,9 @@ class KeyedBatches:
     A key belongs to one batch, from the moment one of its items is in it until that has been handled. An item whose key
     belongs to a batch that it cannot join waits beside the batches, so it keeps no item of another key waiting.
     """
+
+    runs_code: bool = True
+    """Of the user: the function of an item."""
 
     __slots__ = ("_again", "_batches", "_key", "_limit", "_made_item", "_owner", "_parked", "_parked_count")
 
