@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ..checks import check_item_function, is_positive, is_whole
 from ..core.emit import emit_each
@@ -206,6 +206,10 @@ class Group(NamedTuple):
     weight: float
 
 
+TOGETHER: Final = Group(None, 1.0)
+"""The only group where a batch has no functions of an item."""
+
+
 class Batches:
     """Items gathered into batches, for each key of the batch its own; whole batches are taken."""
 
@@ -231,6 +235,8 @@ class Batches:
     def group_of(self, item: Any) -> Group:
         """Where the item belongs; raises what a function of the user raises."""
         batch = self._batch
+        if batch.key is None and batch.weigh is None:
+            return TOGETHER
         key = None if batch.key is None else batch.key(item)
         return Group(key, 1.0 if batch.weigh is None else float(batch.weigh(item)))
 
