@@ -46,7 +46,9 @@ class Ended:
 class Child:
     """A Python program running in ``folder``; its stderr goes to a file, so that neither stream can block it."""
 
-    def __init__(self, folder: Path, *arguments: str, own_group: bool = False, **environment: str) -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, own_group: bool = False, patience: float = PATIENCE, **environment: str
+    ) -> None:
         self._stderr = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  # end() closes it
         self._process = subprocess.Popen(
             [sys.executable, "-W", "default", *arguments],
@@ -62,7 +64,7 @@ class Child:
         self.pid = self._process.pid
         self._read = ""
         self._since = time.monotonic()
-        self._guard = threading.Timer(PATIENCE, self._process.kill)
+        self._guard = threading.Timer(patience, self._process.kill)
         self._guard.start()
 
     def line_with(self, word: str) -> str:
@@ -107,7 +109,7 @@ class Child:
 
 def run_child(folder: Path, *arguments: str, **environment: str) -> Ended:
     """Run a Python program to its end."""
-    return Child(folder, *arguments, **environment).end()  # type: ignore[arg-type]  # no variable is named own_group
+    return Child(folder, *arguments, **environment).end()  # type: ignore[arg-type]  # no variable is named as they are
 
 
 def run_on_terminal(folder: Path, *arguments: str, columns: int = 120) -> Ended:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import httpx
 import pytest
-from children import UNMEASURED, Child
+from children import PATIENCE, UNMEASURED, Child
 from pages import DOCS, differs, programs
 
 pytestmark = pytest.mark.realtime
@@ -84,7 +84,8 @@ class Shop:
     """An app of the tutorial, served."""
 
     def __init__(self, folder: Path) -> None:
-        self.child = Child(folder, "-c", ON_STDOUT, own_group=False, PYTHONUNBUFFERED="1", **UNMEASURED)
+        environment = UNMEASURED | {"PYTHONUNBUFFERED": "1"}
+        self.child = Child(folder, "-c", ON_STDOUT, own_group=False, patience=PATIENCE, **environment)
         address = re.search(r"http://[\w.:]+", self.child.line_with("running on"))
         assert address
         self.address = address[0]

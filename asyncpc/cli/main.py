@@ -8,94 +8,120 @@ a full drain.
 from __future__ import annotations
 
 import argparse
-import importlib
 import logging
 import math
-import os
 import shutil
-import sys
-import traceback
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from importlib.metadata import version
-from inspect import isfunction
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final, NoReturn
 
+from .. import __version__
 from ..errors import ConservationError, DefinitionError, StateError
 from ..graph.decorators import consumer, source
 from ..graph.pipeline import Pipeline, plan_of
 from ..run.report import PipelineError, Report
 from ..run.running import Running
+from ..run.watching import Beside
 from ..runner import run_watched
 from ..watch.drawing import draw, mermaid
 from ..watch.progress import progress
-from ..wording import NOTED, escaped, message_of, place_of, redacted
+from ..wording import escaped, redacted, shown
+from .as_json import as_line, report_as_json
+from .factory import setting
 from .metrics import address, served
+from .output import (
+    OutputError,
+    UsageError,
+    fill_standard_files,
+    flush,
+    let_go_of_stdout,
+    line_of,
+    line_of_exit,
+    lines_of,
+    logged_at,
+    print_error,
+    print_exit,
+    print_failure,
+    print_left,
+    print_line,
+    print_text,
+    print_trace,
+    status_of_exit,
+)
+from .target import load
 
 __all__ = ["main"]
 
-SHOWN: Final = 10
-"""How many errors, and how many stages with items left, are listed."""
-
-LONGEST: Final = 500
-"""Characters of an error's message that are shown."""
-
-ASCII: Final = str.maketrans(dict(zip("─│┐├┤┴┌└┘►▼×", "-|+++++++>vx", strict=True)) | {"∞": "unbounded"})
-"""For terminals that cannot draw lines."""
-
-
 SILENT: Final = logging.NullHandler()
 """Keeps Python from printing the log of a target that sets up none: the command itself says what went wrong."""
-
-
-class _OutputError(Exception):
-    """What there is to print cannot be written to stdout."""
-
-
-class _UsageError(Exception):
-    """The command cannot begin; the message says what to write instead."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return the exit status."""
     logging.getLogger("asyncpc").addHandler(SILENT)
     options = _parser().parse_args(argv)
-    _fill_standard_files()
+    fill_standard_files()
     try:
         status: int = options.command(options)
-        _flush()
-    except (_UsageError, DefinitionError, StateError) as error:
-        _print_error(f"asyncpc: {error}")
-        _trace(options, error.__cause__ if isinstance(error, _UsageError) else error)
+        flush()
+    except (UsageError, DefinitionError, StateError) as error:
+        print_error(f"asyncpc: {error}")
+        print_trace(options, error.__cause__ if isinstance(error, UsageError) else error)
         return 2
     except KeyboardInterrupt as error:
-        _print_error("asyncpc: interrupted")
-        _trace(options, error)
+        print_error("asyncpc: interrupted")
+        print_trace(options, error)
         return 130
     except SystemExit as error:
-        return _asked_for(error, is_done=False)
+        print_exit(error)
+        return status_of_exit(error, is_done=False)
     except BrokenPipeError:  # the reader of the output is gone
-        _let_go_of_stdout()
+        let_go_of_stdout()
         return 1
-    except _OutputError as error:
-        _print_error(f"asyncpc: cannot write to stdout: {error}")
-        _trace(options, error.__cause__)
-        _let_go_of_stdout()
+    except OutputError as error:
+        print_error(f"asyncpc: cannot write to stdout: {error}")
+        print_trace(options, error.__cause__)
+        let_go_of_stdout()
         return 1
     return status
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what was typed without passwords and control characters."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(escaped(redacted(message)))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="asyncpc", description="Run a pipeline, draw it, or find what limits it.")
-    parser.add_argument("--version", action="version", version=f"asyncpc {version('asyncpc')}")
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("target", metavar="module:pipeline", help="a pipeline in a module, such as app.pipelines:crawl")
+    parser = _Parser(prog="asyncpc", description="Run a pipeline, draw it, or find what limits it.")
+    parser.add_argument("--version", action="version", version=f"asyncpc {__version__}")
+    common = _Parser(add_help=False)
+    common.add_argument(
+        "target",
+        metavar="module[:pipeline]",
+        help="a pipeline in a module, such as app.pipelines:crawl; the only one of a module need not be named",
+    )
+    common.add_argument(
+        "--set",
+        type=setting,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a value for the function that makes the pipeline, if module:function names one",
+    )
     common.add_argument("--traceback", action="store_true", help="show errors in full")
     commands = parser.add_subparsers(required=True, metavar="run|show|profile")
+    _add_run(commands.add_parser, common)
+    show = commands.add_parser("show", parents=[common], help="draw a pipeline", description="Draw a pipeline.")
+    show.add_argument("--mermaid", action="store_true", help="as a mermaid flowchart")
+    show.set_defaults(command=_show)
+    _add_profile(commands.add_parser, common)
+    return parser
 
-    run = commands.add_parser(
+
+def _add_run(add: Callable[..., _Parser], common: _Parser) -> None:
+    run = add(
         "run",
         parents=[common],
         help="run a pipeline to its end",
@@ -105,6 +131,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_loop(run)
     run.add_argument("--drain-timeout", type=_seconds, metavar="S", help="seconds a drain may take after a signal")
+    run.add_argument("--quiet", action="store_true", help="show no progress and no report; errors are shown")
+    run.add_argument("--json", action="store_true", help="print one JSON object in place of the report, on a line")
+    run.add_argument(
+        "--log-level",
+        type=str.lower,
+        choices=("debug", "info", "warning", "error", "critical"),
+        help="write the log to stderr, from this level on",
+    )
     run.add_argument(
         "--metrics",
         type=address,
@@ -113,11 +147,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.set_defaults(command=_run)
 
-    show = commands.add_parser("show", parents=[common], help="draw a pipeline", description="Draw a pipeline.")
-    show.add_argument("--mermaid", action="store_true", help="as a mermaid flowchart")
-    show.set_defaults(command=_show)
 
-    profile = commands.add_parser(
+def _add_profile(add: Callable[..., _Parser], common: _Parser) -> None:
+    profile = add(
         "profile",
         parents=[common],
         help="find which stage limits a pipeline, and which setting would help",
@@ -133,17 +165,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_loop(profile)
     profile.set_defaults(command=_profile)
-    return parser
 
 
-def _add_loop(command: argparse.ArgumentParser) -> None:
+def _add_loop(command: _Parser) -> None:
     choices = ("auto", "uvloop", "asyncio")
     command.add_argument("--loop", choices=choices, default="auto", help="auto: uvloop if installed")
 
 
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, at least 1")
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a whole number, at least 1")
     return int(text)
 
 
@@ -153,7 +184,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, 0 or more")
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a number of seconds, 0 or more")
     return seconds
 
 
@@ -161,15 +192,23 @@ def _seconds(text: str) -> float:
 
 
 def _run(options: argparse.Namespace) -> int:
-    """Run the pipeline, print its report, and say what went wrong."""
-    pipeline = _load(options.target)
+    """Run the pipeline, and tell how that went."""
+    with logged_at(options.log_level):
+        pipeline = load(options.target, options.set)
+        beside = [] if options.quiet else [progress(plan_of(pipeline), stays=False)]  # the report follows
+        return _run_and_tell(pipeline, options, beside)
+
+
+def _run_and_tell(pipeline: Pipeline[Any, Any], options: argparse.Namespace, beside: Sequence[Beside]) -> int:
+    """Run the pipeline, print its report, and say what went wrong; each ``beside`` is entered while it runs."""
     runs: list[Running[Any, Any]] = []
-    shown = progress(plan_of(pipeline), stays=False)  # the report follows
 
     @contextmanager
     def watch(running: Running[Any, Any]) -> Iterator[None]:
         runs.append(running)
-        with shown(running):
+        with ExitStack() as stack:
+            for one in beside:
+                stack.enter_context(one(running))
             yield
 
     try:
@@ -179,28 +218,37 @@ def _run(options: argparse.Namespace) -> int:
     except SystemExit as error:  # of a handler or a source
         left = runs[0].report
         assert left is not None
-        _print(str(left))
-        status = _asked_for(error, is_done=left.complete and not left.failed)
-        _print_left(left)
-        _trace(options, error)
+        status = status_of_exit(error, is_done=left.complete and not left.failed)
+        _tell(left, status, [line_of_exit(error)], options)
+        print_exit(error)
+        print_left(left)
+        print_trace(options, error)
         return status
     except PipelineError as error:
-        _print(str(error.report))
-        _print_failure(error, options)
+        _tell(error.report, 1, lines_of(error), options)
+        print_failure(error, options)
         return 1
     except ConservationError as error:
-        _print_error(f"asyncpc: {_line(error)}")
-        _trace(options, error)
+        print_error(f"asyncpc: {line_of(error)}")
+        print_trace(options, error)
         return 1
-    _print(str(report))
+    _tell(report, report.exit_status, [], options)
     return report.exit_status
+
+
+def _tell(report: Report, status: int, errors: list[str], options: argparse.Namespace) -> None:
+    """Print the report in the way that was asked for, if any."""
+    if options.json:
+        print_line(as_line(report_as_json(report, status, errors)))
+    elif not options.quiet:
+        print_text(str(report))
 
 
 def _show(options: argparse.Namespace) -> int:
     """Draw the pipeline."""
-    plan = plan_of(_load(options.target))
+    plan = plan_of(load(options.target, options.set))
     picture = mermaid(plan) if options.mermaid else draw(plan, shutil.get_terminal_size().columns)
-    _print(picture)
+    print_text(picture)
     return 0
 
 
@@ -209,7 +257,7 @@ def _profile(options: argparse.Namespace) -> int:
     from ..watch.findings import Profile, Record, verdict
     from ..watch.profile import profile
 
-    pipeline = _load(options.target)
+    pipeline = load(options.target, options.set)
     records: list[Record] = []
     profiles: list[Profile] = []
 
@@ -218,194 +266,16 @@ def _profile(options: argparse.Namespace) -> int:
             records.append(part)
         else:
             profiles.append(part)
-        _print(f"{part}\n")
+        print_text(f"{part}\n")
 
     parts = source(profile(pipeline, options.items, options.seconds), plan_of(pipeline).name)
     try:
         report = run_watched(parts >> consumer(show), loop=options.loop)
     except PipelineError as error:
-        _print_failure(error, options)
+        print_failure(error, options)
         return 1
     if report.signal is not None:
-        _print_error("asyncpc: stopped before all stages were measured")
+        print_error("asyncpc: stopped before all stages were measured")
         return report.exit_status
-    _print(verdict(records[0], profiles))
+    print_text(verdict(records[0], profiles))
     return 1 if not records[0].items or any(one.failed for one in profiles) else 0
-
-
-# -- finding the pipeline -------------------------------------------------------------------------
-
-
-def _load(target: str) -> Pipeline[Any, Any]:
-    """Load the pipeline that ``module:pipeline`` names."""
-    name, _, path = target.partition(":")
-    if name.endswith(".py"):
-        raise _UsageError(f"{name!r} is a file; write the module's name: {_module_in(name)}:{path or '…'}")
-    if not all(part.isidentifier() for part in name.split(".")):
-        raise _UsageError(f"{target!r} is not module:pipeline; write it as for an import, such as app.pipelines:crawl")
-    module = _import(name)
-    found: Any = module
-    for attribute in path.split("."):
-        try:
-            found = getattr(found, attribute)
-        except AttributeError as error:
-            missing = f"no {attribute!r} in {target!r}" if path else f"which pipeline of {name!r}?"
-            raise _UsageError(f"{missing}; {_pipelines_of(name, module)}") from error
-        except Exception as error:
-            raise _UsageError(f"{target!r} cannot be read: {_line(error)}") from error
-    if not isinstance(found, Pipeline):
-        cure = (
-            f"if it makes one, add to the module: pipeline = {path}()"
-            if isfunction(found)
-            else _pipelines_of(name, module)
-        )
-        raise _UsageError(f"{target!r} is a {type(found).__name__}, not a Pipeline; {cure}")
-    return found
-
-
-def _module_in(file: str) -> str:
-    """The name that the module in a file has for an import from the current directory."""
-    path = Path(os.path.abspath(file)).with_suffix("")  # not resolved: what is typed is what is known
-    here = Path.cwd()
-    return ".".join(path.relative_to(here).parts if path.is_relative_to(here) else path.parts[-1:])
-
-
-def _import(name: str) -> Any:
-    """Import the module; the current directory is searched first."""
-    here = str(Path.cwd())
-    if sys.path[:1] != [here]:
-        sys.path.insert(0, here)
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name and f"{name}.".startswith(f"{error.name}."):
-            raise _UsageError(f"no module {error.name!r} in {here} or on sys.path") from None
-        raise _UsageError(f"{name!r} cannot be imported: {_line(error)}") from error
-    except SystemExit as error:
-        cure = "put that below: if __name__ == '__main__':"
-        raise _UsageError(f"{name!r} cannot be imported: it called {_call_of(error)}; {cure}") from error
-    except Exception as error:
-        raise _UsageError(f"{name!r} cannot be imported: {_line(error)}") from error
-
-
-def _pipelines_of(name: str, module: object) -> str:
-    """Say which pipelines a module has."""
-    names = [attribute for attribute, value in vars(module).items() if isinstance(value, Pipeline)]
-    if not names:
-        return f"{name!r} has no Pipeline: make one with pipeline = source >> consumer"
-    return f"{name!r} has: {', '.join(f'{name}:{attribute}' for attribute in names)}"
-
-
-# -- the user's own exit --------------------------------------------------------------------------
-
-
-def _asked_for(error: SystemExit, *, is_done: bool) -> int:
-    """Say that the program called ``sys.exit()``; the status it asked for, but never 0 for work that is not done."""
-    _print_error(f"asyncpc: the program called {_call_of(error)}, which ended the run")
-    status = error.code if isinstance(error.code, int) else int(error.code is not None)
-    return status or int(not is_done)
-
-
-def _call_of(error: SystemExit) -> str:
-    return f"sys.exit({'' if error.code is None else repr(error.code)})"
-
-
-# -- output ---------------------------------------------------------------------------------------
-
-
-def _print(text: str) -> None:
-    """Print ``text`` on stdout; line breaks stay, other control characters are escaped."""
-    if sys.stdout is None:  # the program was started without one
-        return
-    safe = "\n".join(map(escaped, redacted(text).split("\n")))
-    encoding = sys.stdout.encoding or "utf-8"
-    try:
-        safe.encode(encoding)
-    except UnicodeEncodeError:
-        safe = safe.translate(ASCII).encode(encoding, "backslashreplace").decode(encoding)
-    with _writing():
-        print(safe)
-    _flush()
-
-
-def _flush() -> None:
-    with _writing():
-        if sys.stdout is not None:
-            sys.stdout.flush()
-
-
-@contextmanager
-def _writing() -> Iterator[None]:
-    """Tell an error of stdout, such as a full disk, from those of the program."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise _OutputError(error.strerror or type(error).__name__) from error
-
-
-def _fill_standard_files() -> None:
-    """Open what is closed of stdin, stdout and stderr: uvloop ends a process that uses their numbers for a socket."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
-
-
-def _let_go_of_stdout() -> None:
-    """Let what is still to be written vanish, or Python complains when it ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _print_error(line: str) -> None:
-    """Print ``line`` on stderr, without passwords and control characters."""
-    if sys.stderr is not None:
-        print(escaped(redacted(line)), file=sys.stderr)
-
-
-def _trace(options: argparse.Namespace, error: BaseException | None) -> None:
-    """Print the whole traceback, if ``--traceback`` asks for it."""
-    if options.traceback and error is not None:
-        for line in "".join(traceback.format_exception(error)).split("\n"):
-            _print_error(line)
-
-
-def _print_failure(failed: PipelineError, options: argparse.Namespace) -> None:
-    """Print each error on a line, and how many items each stage left; never an item itself."""
-    lines = [_line(error, notes) for error, notes in _leaves(failed)]
-    _print_error(f"asyncpc: {failed.message}{'' if options.traceback else ' (--traceback shows more)'}")
-    for line in lines[:SHOWN]:
-        _print_error(f"  {line}")
-    if len(lines) > SHOWN:
-        _print_error(f"  … and {len(lines) - SHOWN} more")
-    _print_left(failed.report)
-    _trace(options, failed)
-
-
-def _print_left(report: Report) -> None:
-    left = Counter(report.left_by_stage()).most_common()
-    if left:
-        stages = ", ".join(f"{stage} {count:,}" for stage, count in left[:SHOWN])
-        others = f" and {len(left) - SHOWN} more stages" if len(left) > SHOWN else ""
-        _print_error(f"left unfinished: {sum(report.left_by_stage().values()):,} items ({stages}{others})")
-
-
-def _leaves(error: BaseException, notes: tuple[str, ...] = ()) -> Iterator[tuple[BaseException, tuple[str, ...]]]:
-    """The errors in a group, at any depth, each with its notes and those of the groups around it."""
-    notes += tuple(getattr(error, "__notes__", ()))
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner, notes)
-    else:
-        yield error, notes
-
-
-def _line(error: BaseException, notes: tuple[str, ...] = ()) -> str:
-    """An error on one line: its message, its place and its notes."""
-    what = " ".join(message_of(error).split())
-    what = what if len(what) <= LONGEST else what[:LONGEST] + "…"
-    where = [place for place in [place_of(error)] if place]
-    details = ", ".join([*where, *(note.removeprefix(NOTED) for note in notes)])
-    return type(error).__name__ + (f": {what}" if what else "") + (f" ({details})" if details else "")

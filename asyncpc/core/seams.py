@@ -170,6 +170,11 @@ class Container(Protocol):
     are woken, one for each free place. Once it is full, something can be taken, or will be when a worker looks again.
     """
 
+    @property
+    def runs_code(self) -> bool:
+        """Whether adding an item calls a function of the user, which belongs into the loop."""
+        ...
+
     def append(self, item: Any, /) -> None:
         """Add an item; whatever this raises, the item is not in."""
 

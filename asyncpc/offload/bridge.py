@@ -23,7 +23,6 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from itertools import islice
 from math import inf
 from threading import Lock, RLock, get_ident
 from time import monotonic
@@ -118,7 +117,7 @@ class Bridge:
         self._thread = channel.thread
         self._loop = channel.loop
         self._is_dead = self._loop.is_closed
-        self._plain = channel.container is None and channel.when_full is None  # or putting runs the user's code
+        self._plain = not channel.runs_code  # of the user, when an item is put
         self._lock = RLock()  # a finalizer or signal handler of the user's may put, too, in the midst of it
         self._moving: deque[Any] = deque()  # put, not yet in the channel
         self._from_sources: deque[tuple[Any, ThreadedSource]] = deque()  # likewise, of sources
@@ -440,15 +439,15 @@ class Bridge:
     def _move(self, most: float) -> int:
         """Move up to ``most`` items; return how many were moved."""
         moving, moved = self._moving, 0
-        if moving:  # or the channel may have a container, into which threads put nothing themselves
+        if moving:  # or the channel may have a container that runs code, into which threads put nothing themselves
             moved = min(len(moving), max(0, int(most)))
-            self._items.extend(moving if moved == len(moving) else islice(moving, moved))
             self._channel.came_from_outside(moved)
-            if moved == len(moving):
+            if moved == len(moving) and self._channel.container is None:
+                self._items.extend(moving)
                 moving.clear()
             else:
                 for _ in range(moved):
-                    moving.popleft()
+                    self._items.append(moving.popleft())
         while moved < most and self._from_sources:
             item, source = self._from_sources.popleft()
             self._items.append(item)

@@ -48,6 +48,9 @@ class KeyedQueue:
     taken. No key is bound to a worker: any free worker takes the next item whose key is free.
     """
 
+    runs_code: bool = True
+    """Of the user: the function of an item."""
+
     __slots__ = ("_count", "_parked", "_priority", "_ready", "key")
 
     def __init__(self, key: Callable[[Any], Hashable], priority: Callable[[Any], Any] | None = None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import re
 import signal
 import subprocess
@@ -9,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from children import Child, Ended, run_child, run_on_terminal
@@ -20,7 +23,7 @@ from asyncpc.cli.main import main
 pytestmark = pytest.mark.realtime
 
 APP = r"""
-import asyncio, contextlib, sys, time
+import asyncio, contextlib, logging, sys, time
 from asyncpc import Pipeline, Restart, consumer, feed, merge, producer, source
 
 @producer
@@ -104,6 +107,13 @@ async def mute(n):
 async def leaves(n):
     sys.exit(7)
 
+@consumer(on_error="skip")
+async def logs(n):
+    logging.getLogger("app").info("item %s of ftp://me:hunter2@host\x1b[2J", n)
+    logging.getLogger("app").debug("seen")
+    if n == 4:
+        raise ValueError("ftp://me:hunter2@host")
+
 @consumer
 async def ends(n):
     sys.exit()
@@ -150,6 +160,7 @@ stalled = ready >> twice >> hangs
 stuck = ready >> swallows
 blocked = ready >> blocks
 leaving = numbers >> leaves
+logging_ = numbers >> logs
 ending = numbers >> ends
 complaining = numbers >> complains
 left_at_last = leaves_at_last >> work
@@ -314,6 +325,97 @@ def test_loop_chooses_the_loop(folder: Path, loop: str) -> None:
     assert asyncpc_run(folder, "loop", "--loop", loop).end().out.splitlines()[0] == loop
 
 
+# -- what is told ---------------------------------------------------------------------------------
+
+
+def as_json(out: str) -> dict[str, Any]:
+    """The one line of JSON that was printed."""
+    assert out.count("\n") == 1
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+def test_json_is_one_object_on_stdout(called: Callable[..., tuple[int, str, str]]) -> None:
+    """Scripts get each figure by its name, on the last line of stdout, whatever the program has printed before."""
+    status, out, err = called("run", "app:done", "--json")
+    told = as_json(out)
+    assert (status, err) == (0, "")
+    assert told.pop("statistics")["stages"][1]["done"] == 10
+    assert told == {
+        "state": "closed",
+        "exit_status": 0,
+        "signal": None,
+        "failures": [],
+        "unfinished": {},
+        "abandoned": [],
+        "errors": [],
+    }
+
+
+def test_json_tells_what_failed_and_what_was_left(called: Callable[..., tuple[int, str, str]]) -> None:
+    """A failed run is told in full too, and on stderr as ever; no password is in either (fault F7)."""
+    status, out, err = called("run", "app:failing", "--json")
+    told = as_json(out)
+    assert (status, told["exit_status"], told["state"]) == (1, 1, "failed")
+    assert told["failures"] == [
+        {
+            "stage": "bad",
+            "item": "canary-5",
+            "error": "ValueError: boom at redis://me:***@host/0\x1b[2J\nsecond line",
+            "attempts": 1,
+        }
+    ]
+    assert told["unfinished"] == {"bad": 4}
+    [error] = told["errors"]
+    assert error.startswith("ValueError: boom at redis://me:***@host/0")
+    assert "left unfinished: 4 items (bad 4)" in err
+    assert "hunter2" not in out + err
+    assert "\x1b" not in out + err
+
+
+def test_json_tells_that_the_program_ended_the_run(called: Callable[..., tuple[int, str, str]]) -> None:
+    """The status is the one of the command, and the reason is there too."""
+    status, out, _ = called("run", "app:leaving", "--json")
+    told = as_json(out)
+    assert (status, told["exit_status"], told["unfinished"]) == (7, 7, {"leaves": 9})
+    assert told["errors"] == ["the program called sys.exit(7), which ended the run"]
+
+
+def test_json_tells_the_signal(folder: Path) -> None:
+    """Whoever started it sees that it was stopped, and that nothing was left."""
+    child = asyncpc_run(folder, "waiting", "--json")
+    child.line_with("ready")
+    child.send(signal.SIGTERM)
+    ended = child.end()
+    told = json.loads(ended.out.splitlines()[-1])
+    assert (ended.status, told["exit_status"], told["signal"], told["state"]) == (143, 143, 15, "closed")
+
+
+def test_quiet_shows_errors_only(folder: Path, called: Callable[..., tuple[int, str, str]]) -> None:
+    """A job of cron that has nothing to say sends no mail; one that failed says why."""
+    assert called("run", "app:done", "--quiet") == (0, "", "")
+    status, out, err = called("run", "app:failing", "--quiet")
+    assert (status, out) == (1, "")
+    assert "ValueError: boom" in err
+    assert as_json(called("run", "app:done", "--quiet", "--json")[1])["state"] == "closed"
+    ended = run_on_terminal(folder, "-m", "asyncpc", "run", "app:counted", "--quiet")
+    assert (ended.status, ended.out) == (0, "")
+
+
+def test_the_log_is_shown_when_asked_for(called: Callable[..., tuple[int, str, str]]) -> None:
+    """A line says when, how bad, who and what; without passwords and control characters, whoever logs (F7, F9)."""
+    status, out, err = called("run", "app:logging_", "--log-level", "INFO")
+    assert (status, len(out.splitlines())) == (1, 6)
+    lines = err.splitlines()
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (INFO app|WARNING asyncpc): ", one) for one in lines)
+    assert len(lines) == 11
+    assert lines[0].endswith(r" INFO app: item 0 of ftp://me:***@host\x1b[2J")
+    assert " WARNING asyncpc: stage 'logs': 1 failed, the last on 4: ValueError: ftp://me:***@host" in err
+    assert "DEBUG app: seen" in called("run", "app:logging_", "--log-level", "debug")[2]
+    assert called("run", "app:logging_", "--log-level", "error")[2] == ""
+    assert called("run", "app:logging_")[2] == ""
+
+
 # -- signals --------------------------------------------------------------------------------------
 
 
@@ -402,14 +504,18 @@ def test_an_incomplete_drain_exits_1_and_tells_what_is_left(folder: Path, loop: 
 @pytest.mark.parametrize(
     ("target", "told"),
     [
-        ("app", "which pipeline of 'app'?; 'app' has: app:done, app:failing"),
+        ("app", "which pipeline of 'app'? 'app' has: app:done, app:failing"),
+        ("app.done", "no module 'app.done' in "),
+        ("app.done", "write app:done"),
+        ("app.other", "or on sys.path\n"),
+        ("json", "'json' has no Pipeline: make one with pipeline = source >> consumer"),
         ("app:dnoe", "no 'dnoe' in 'app:dnoe'; 'app' has: app:done"),
         ("app:work", "'app:work' is a Consumer, not a Pipeline; 'app' has: app:done"),
         ("app:Inner.other", "no 'other'"),
         ("apq:done", "no module 'apq' in "),
         ("app.py:done", "'app.py' is a file; write the module's name: app:done"),
         ("./app.py:done", "'./app.py' is a file; write the module's name: app:done"),
-        ("deep/er/app.py", "write the module's name: deep.er.app:…"),
+        ("deep/er/app.py", "write the module's name: deep.er.app\n"),
         ("/no/such/app.py:done", "write the module's name: app:done"),
         ("./app:done", "is not module:pipeline"),
         (
@@ -417,10 +523,7 @@ def test_an_incomplete_drain_exits_1_and_tells_what_is_left(folder: Path, loop: 
             "'app:inner.broken' cannot be read: OSError: no settings at redis://me:***@host/0 (app.py:",
         ),
         ("", "is not module:pipeline"),
-        (
-            "json:dumps",
-            "'json:dumps' is a function, not a Pipeline; if it makes one, add to the module: pipeline = dumps()",
-        ),
+        ("json:JSONEncoder", "'json:JSONEncoder' is a type, not a Pipeline; 'json' has no Pipeline: make one with"),
         ("app:headless", "has no source"),
         ("a\x1b[2J:b", r"a\x1b[2J:b"),
     ],
@@ -433,6 +536,25 @@ def test_a_wrong_target_exits_2_and_says_what_to_write(
     assert (status, out) == (2, "")
     assert told in err.replace("\\\\", "\\")
     assert len(err.splitlines()) == 1
+
+
+def test_the_only_pipeline_of_a_module_need_not_be_named(
+    folder: Path, called: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most modules have one; its parts and its other names are no others. In doubt nothing is run."""
+    (folder / "single.py").write_text("from app import done, headless\npipeline = again = done\n")
+    (folder / "part.py").write_text("from app import headless\n")
+    (folder / "parts.py").write_text("from app import headless\nfrom app import work\nother = work >> work\n")
+    (folder / "maker.py").write_text(
+        "from asyncpc import Pipeline\ndef make() -> Pipeline[int, int]: ...\ndef no(): ...\n"
+    )
+    for name in ("single", "part", "parts", "maker"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    assert called("run", "single")[0] == 0
+    assert called("show", "part")[1].startswith("put() ")
+    assert (
+        called("show", "parts")[2] == "asyncpc: which pipeline of 'parts'? 'parts' has: parts:headless, parts:other\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -465,6 +587,7 @@ def test_a_module_that_cannot_be_imported_exits_2_and_says_why(
         ["walk", "app:done"],
         ["run"],
         ["run", "app:done", "--loop", "trio"],
+        ["run", "app:done", "--log-level", "loud"],
         ["run", "app:done", "--drain-timeout", "-1"],
         ["run", "app:done", "--drain-timeout", "nan"],
         ["run", "app:done", "--drain-timeout", "soon"],
@@ -723,6 +846,26 @@ def test_version_is_the_package_s(tmp_path: Path) -> None:
     assert (ended.status, ended.out) == (0, f"asyncpc {asyncpc.__version__}\n")
 
 
+def test_a_checkout_that_is_not_installed_runs(folder: Path) -> None:
+    """``python -m asyncpc`` in a clone needs no metadata, which only an installation has."""
+    for arguments in (["--version"], ["show", "app:done"]):
+        ended = run_child(folder, "-S", "-m", "asyncpc", *arguments, PYTHONPATH=str(Path(asyncpc.__file__).parents[1]))
+        assert (ended.status, ended.err) == (0, "")
+
+
+def test_what_is_typed_is_shown_without_passwords(capsys: pytest.CaptureFixture[str]) -> None:
+    """A password in the wrong place of a command must not end in a log (fault F7)."""
+    for arguments in (
+        ["run", "app:done", "redis://me:hunter2@host"],
+        ["run", "a:b", "--loop", "http://me:hunter2@host"],
+    ):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        told = capsys.readouterr().err
+        assert "://me:***@host" in told
+        assert "hunter2" not in told
+
+
 def test_a_piped_run_imports_no_rich(folder: Path) -> None:
     """What is used on terminals only costs nothing elsewhere."""
     program = (
@@ -733,8 +876,14 @@ def test_a_piped_run_imports_no_rich(folder: Path) -> None:
 
 def test_main_leaves_its_caller_in_peace(in_folder: Callable[..., str]) -> None:
     """``main`` may be called by another program: its streams and signal handlers are as before."""
-    before = sys.stdout, sys.stderr, signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+
+    def state() -> tuple[object, ...]:
+        log = logging.getLogger()
+        signals = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+        return sys.stdout, sys.stderr, signals, list(log.handlers), log.level
+
+    before = state()
     started = time.monotonic()
-    assert "10 produced, 10 done" in in_folder("run", "app:done")
+    assert "10 produced, 10 done" in in_folder("run", "app:done", "--log-level", "debug")
     assert time.monotonic() - started < BUSY
-    assert before == (sys.stdout, sys.stderr, signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
+    assert before == state()

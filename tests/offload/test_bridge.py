@@ -15,7 +15,20 @@ from typing import Any
 import pytest
 from support import PATIENCE, ignore, results, switching_often, until
 
-from asyncpc import Pipeline, PipelineError, QueueShutDown, Running, StateError, consumer, feed, merge, producer, source
+from asyncpc import (
+    Batch,
+    Consumer,
+    Pipeline,
+    PipelineError,
+    QueueShutDown,
+    Running,
+    StateError,
+    consumer,
+    feed,
+    merge,
+    producer,
+    source,
+)
 from asyncpc.offload.bridge import bridge_to
 from asyncpc.run.accounting import Accounts as Books_
 
@@ -47,6 +60,23 @@ def in_thread_at_once(function: Callable[..., Any], *args: Any) -> Any:
     """The same while the loop does not run."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(function, *args).result()
+
+
+def taking(batch: Batch | None, take: Callable[[list[int]], object]) -> Consumer[int, None, ..., Any]:
+    """A consumer that gives ``take`` its batches, or single items."""
+    if batch is None:
+
+        @consumer
+        async def single(n: int) -> None:
+            take([n])
+
+        return single
+
+    @consumer(batch=batch)
+    async def several(items: list[int]) -> None:
+        take(items)
+
+    return several
 
 
 # -- put_from_thread ------------------------------------------------------------------------------
@@ -261,6 +291,38 @@ async def test_where_nothing_can_be_put_a_thread_is_told() -> None:
                 call(1)
 
 
+@pytest.mark.parametrize("option", ["priority", "key", "batch key", "batch weigh", "key beside batch"])
+async def test_functions_of_an_item_run_in_the_loop_for_a_thread_too(option: str) -> None:
+    """They may use what belongs to the loop, and what they raise is told to the thread whose item it is."""
+    ran_in: set[int] = set()
+
+    def function(n: int) -> int:
+        ran_in.add(threading.get_ident())
+        if n == 0:
+            raise ValueError("no zeros")
+        return 1
+
+    options: dict[str, Any] = {
+        "priority": {"priority": function},
+        "key": {"key": function},
+        "batch key": {"batch": Batch(2, key=function)},
+        "batch weigh": {"batch": Batch(2, weigh=function)},
+        "key beside batch": {"key": function, "batch": Batch(2)},
+    }
+    got: list[Any] = []
+
+    async def keep(taken: Any) -> None:
+        got.append(taken)
+
+    stage: Consumer[int, None, ..., Any] = consumer(**options[option])(keep)
+    async with Pipeline(stage) as running:
+        await in_thread(running.put_from_thread, 7)
+        with pytest.raises(ValueError, match="no zeros"):
+            await in_thread(running.put_from_thread, 0)
+    assert got == [[7] if "batch" in option else 7]
+    assert ran_in == {threading.get_ident()}
+
+
 async def test_the_loop_does_not_stop_looking_while_a_thread_hands_over() -> None:
     """An item handed over in the moment in which the loop finds nothing more is seen, not left until the next one."""
     handled: list[int] = []
@@ -326,7 +388,8 @@ def test_a_closed_loop_is_an_error_never_a_hang(full: bool) -> None:
     assert isinstance(failed[0], QueueShutDown)
 
 
-async def test_a_burst_wakes_the_loop_once() -> None:
+@pytest.mark.parametrize("batch", [None, Batch(50)], ids=["single", "batches"])
+async def test_a_burst_wakes_the_loop_once(batch: Batch | None) -> None:
     """Not once per item (fault D8): a wake-up is a system call and a switch of threads."""
     loop = asyncio.get_running_loop()
     calls = 0
@@ -344,7 +407,7 @@ async def test_a_burst_wakes_the_loop_once() -> None:
             calls += 1
             return call(*args)
 
-    async with Pipeline(ignore, maxsize=1000) as running:
+    async with Pipeline(taking(batch, lambda items: None), maxsize=1000) as running:
         bridge_to(running._run.first)._loop = Counting(loop)  # type: ignore[assignment]  # a loop that counts
 
         def put() -> None:
@@ -355,7 +418,7 @@ async def test_a_burst_wakes_the_loop_once() -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join()  # the loop does not run meanwhile
+            thread.join(PATIENCE)  # the loop does not run meanwhile
         assert calls == 1
     assert running.report is not None
     assert running.report.done == 400
@@ -388,19 +451,19 @@ async def test_h4_threads_that_wait_for_room_need_no_timer(monkeypatch: pytest.M
 
 @pytest.mark.parametrize("threads", [2, 4, 16])
 @pytest.mark.parametrize("maxsize", [1, 2, 8])
-async def test_no_item_of_a_thread_stays_on_its_way(threads: int, maxsize: int) -> None:
+@pytest.mark.parametrize("batch", [None, Batch(2), Batch(3, within=0.01)], ids=["single", "pairs", "in time"])
+async def test_no_item_of_a_thread_stays_on_its_way(threads: int, maxsize: int, batch: Batch | None) -> None:
     """An item that is taken of a thread that waits for room is moved, also if all threads have gone by then."""
     got: list[int] = []
     all_came = asyncio.Event()
 
-    @consumer
-    async def keep(n: int) -> None:
-        got.append(n)
+    def keep(items: list[int]) -> None:
+        got.extend(items)
         if len(got) == 600:
             all_came.set()
 
     with switching_often():
-        async with Pipeline(keep, maxsize=maxsize) as running:
+        async with Pipeline(taking(batch, keep), maxsize=maxsize) as running:
 
             def put_all(first: int) -> None:
                 for n in range(first, 600, threads):
