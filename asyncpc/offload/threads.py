@@ -36,6 +36,10 @@ LONGEST: Final = 0.01
 """Seconds between two looks at a step that has to wait for its thread."""
 
 
+IDLE: Final = 1.0
+"""Seconds between two looks of an idle thread whether the loop is still there."""
+
+
 class Job:
     """One call, on its way to a thread and back."""
 
@@ -318,7 +322,7 @@ class WorkerThreads:
 
     def _next(self, caller: ThreadCaller) -> Iterator[Job]:
         """The next job, and some that wait after it, but no more than this thread's share; none means the end."""
-        job = self._jobs.get()
+        job = self._get()
         most = min(caller.most(), 1 + self._jobs.qsize() // self._size)
         while job is not None:
             yield job
@@ -329,6 +333,15 @@ class WorkerThreads:
                 return
             if job is None and most > 0:
                 self._jobs.put(None)  # the end is for the next thread
+
+    def _get(self) -> Job | None:
+        """Wait for a job, or the end; a loop that was closed under its run gives neither (fault D6)."""
+        while True:
+            with suppress(Empty):
+                return self._jobs.get(timeout=IDLE)
+            assert self._loop is not None
+            if self._loop.is_closed():
+                return None
 
     def _notify(self) -> None:
         """Wake the loop once for all calls that end before it looks (fault D8)."""

@@ -492,11 +492,13 @@ class Supervisor:
         if self.outcome.report is None:
             return
         counts = {stage.name: stage for stage in self.outcome.report.stages}
+        left_early = self.results is not None and self.outcome.is_clean()  # by whoever reads its results
         for name, left in self.outcome.report.left_by_stage().items():
             one = counts[name]
             message = "pipeline %r: stage %r left %d of %d items unfinished (%d done, %d failed, %d dropped)"
             numbers = left, one.received, one.done, one.failed, one.dropped
-            log(WARNING, message, self.plan.name, name, *numbers, pipeline=self.plan.name, stage=name)
+            level = DEBUG if left_early else WARNING
+            log(level, message, self.plan.name, name, *numbers, pipeline=self.plan.name, stage=name)
 
     def _conclude(self) -> None:
         """Write the report, with what is left, and let go of it."""
