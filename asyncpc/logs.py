@@ -12,7 +12,7 @@ from contextvars import Context, ContextVar
 from logging import DEBUG, ERROR, WARNING
 from typing import Any, Final
 
-from .wording import redacted, traceback_of
+from .wording import traceback_of
 
 __all__ = ["DEBUG", "ERROR", "WARNING", "log", "log_as"]
 
@@ -45,10 +45,8 @@ def log(
             return
         file, line, function, _ = _logger.findCaller(stacklevel=2)
         exc_info = None if error is None else (type(error), error, error.__traceback__)
-        safe = tuple([redacted(one) if isinstance(one, str) else one for one in args])  # a name may be a URL (F7)
-        record = _logger.makeRecord(_logger.name, level, file, line, message, safe, exc_info, function)
-        name = _pipeline.get() if pipeline is None else pipeline
-        vars(record).update(pipeline=redacted(name), stage=redacted(stage))
+        record = _logger.makeRecord(_logger.name, level, file, line, message, args, exc_info, function)
+        vars(record).update(pipeline=_pipeline.get() if pipeline is None else pipeline, stage=stage)
         if error is not None:
             record.exc_text = traceback_of(error).rstrip()  # or a formatter would show the passwords in it (fault F7)
         _logger.handle(record)

@@ -21,7 +21,7 @@ from .errors import DefinitionError
 from .graph.pipeline import Pipeline, accompany, plan_of
 from .run.health import Health
 from .watch.http import AsgiApp, Page, Pages, asgi_app, text_page
-from .watch.totals import Totals, label
+from .watch.totals import Totals
 from .wording import shown
 
 try:
@@ -118,16 +118,13 @@ class Metrics:
         if any(one.pipeline is pipeline for one in self._watched.values()):
             return
         plan = plan_of(pipeline)
-        known_as = label(plan.name if name is None else check_name(name))
-        if known_as in self._watched:
+        name = plan.name if name is None else check_name(name)
+        if name in self._watched:
             raise DefinitionError(
-                f"another pipeline is watched as {shown(known_as)}: give this one a name of its own, "
-                "watch(pipeline, name='…')"
+                f"another pipeline is watched as {name!r}: give this one a name of its own, watch(pipeline, name='…')"
             )
         totals = Totals(plan)
-        self._watched = self._watched | {
-            known_as: _Watched(pipeline, totals, health)
-        }  # other threads may be reading it
+        self._watched = self._watched | {name: _Watched(pipeline, totals, health)}  # other threads may be reading it
         accompany(pipeline, totals.beside)
 
     def asgi(self) -> AsgiApp:

@@ -6,10 +6,12 @@ How do several consumers share the work?                      ``multiple_consume
 How do several producers feed one pipeline?                   ``multiple_producers``
 How does an item go to one of several places, or to all?      ``fan_out``
 How long does a queue get, and how long do people wait?       ``checkout_line``
+How does an endless source keep to the speed of consumers?    ``random_numbers``
 What does a whole job with real input look like?              ``stdlib_report``
 How does work create more work, and when does that end?       ``crawler``
 How does a web app hand work to the background?               ``order_service``
 How does it finish after a restart what a stop cut short?     ``resume_orders``
+How do threads of a server without a loop do that?            ``threaded_server``
 How do many callers share one call of a model?                ``micro_batching``
 How does a client deal with 429, 500 and 400?                 ``api_client``
 How do parallel downloads come out in order?                  ``ordered_download``
@@ -19,6 +21,7 @@ How does a slow display keep up with a fast sensor?           ``sensor_overflow`
 What happens at SIGTERM while no items come in?               ``graceful_shutdown``
 How does a thread put items in?                               ``thread_sensor``
 How do several processors share the work?                     ``log_pipeline``
+How is a large file loaded, in several runs if need be?       ``etl``
 ============================================================  =====================
 
 Each is a script, and a pipeline for the command line::

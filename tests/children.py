@@ -46,7 +46,9 @@ class Ended:
 class Child:
     """A Python program running in ``folder``; its stderr goes to a file, so that neither stream can block it."""
 
-    def __init__(self, folder: Path, *arguments: str, own_group: bool = False, **environment: str) -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, own_group: bool = False, patience: float = PATIENCE, **environment: str
+    ) -> None:
         self._stderr = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  # end() closes it
         self._process = subprocess.Popen(
             [sys.executable, "-W", "default", *arguments],
@@ -62,7 +64,7 @@ class Child:
         self.pid = self._process.pid
         self._read = ""
         self._since = time.monotonic()
-        self._guard = threading.Timer(PATIENCE, self._process.kill)
+        self._guard = threading.Timer(patience, self._process.kill)
         self._guard.start()
 
     def line_with(self, word: str) -> str:
@@ -74,6 +76,10 @@ class Child:
                 return line
         ended = self.end()
         raise AssertionError(f"ended with {ended.status} and without {word!r}: {ended.out}{ended.err}")
+
+    def errors_so_far(self) -> str:
+        """What it has written to stderr by now."""
+        return os.pread(self._stderr.fileno(), 65536, 0).decode()  # without moving the place where it writes
 
     def send(self, number: signal.Signals) -> float:
         """Send a signal, and return the moment (monotonic clock, the same in all processes)."""
@@ -103,7 +109,7 @@ class Child:
 
 def run_child(folder: Path, *arguments: str, **environment: str) -> Ended:
     """Run a Python program to its end."""
-    return Child(folder, *arguments, **environment).end()  # type: ignore[arg-type]  # no variable is named own_group
+    return Child(folder, *arguments, **environment).end()  # type: ignore[arg-type]  # no variable is named as they are
 
 
 def run_on_terminal(folder: Path, *arguments: str, columns: int = 120) -> Ended:

@@ -53,6 +53,24 @@ def announce(path: str) -> None:
         time.sleep(1)  # what is tested is that the process is ended in the middle of it
 
 
+@consumer(run_in="process")
+def stuck_once(path: str) -> str:
+    """Works for ever, the first time."""
+    if not Path(path).exists():
+        announce.__wrapped__(path)
+    return path
+
+
+@consumer(run_in="process", timeout=0.5, on_error="skip")
+def forks(path: str) -> None:
+    """Starts a process of its own, which goes on, and works for ever itself, unless there is no path."""
+    if path and (helper := os.fork()):
+        Path(path + ".new").write_text(str(helper))
+        Path(path + ".new").rename(path)
+    while path:
+        time.sleep(1)  # what is tested is that this process is ended, and not the other one
+
+
 @consumer(run_in="process", timeout=0.2, on_error="skip")
 def too_slow(n: int) -> int:
     while n == 1:

@@ -279,7 +279,7 @@ FAULTS: Final = (
     _fault(
         "END while work is under way",
         "I3",
-        (_STAGE, "is_idle", " and inbox.workers == inbox.getters.waiting + len(self.staff.opening)", ""),
+        (_STAGE, "is_idle", " and inbox.workers == inbox.getters.waiting + len(staff.opening) + staff.resting", ""),
     ),
     _fault("drain without a deadline", "C1", (_RUN, "_drain", "self._limit(", "(lambda seconds: None)(")),
     _fault("caller's cancel swallowed", "B5", (_RUN, "wait_hastening", "raise cancelled", "pass")),

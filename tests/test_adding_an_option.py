@@ -42,7 +42,7 @@ def files() -> dict[str, str]:
 
 def changes() -> Iterator[Change]:
     """The changes of files that are there, piece by piece: each names its file, then has lines with ' ', '+' or '-'."""
-    for path, pieces in re.findall(r"^```diff\n--- ([\w/.]+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL):
+    for path, pieces in re.findall(r"^```diff\n--- ([\w/.-]+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL):
         for piece in pieces.split("@@\n"):
             lines = piece.splitlines(keepends=True)
             before, after = ([line[1:] for line in lines if line[0] in f" {sign}"] for sign in "-+")
@@ -50,8 +50,9 @@ def changes() -> Iterator[Change]:
 
 
 def copied(folder: Path, changes: Sequence[Change], files: dict[str, str]) -> None:
-    """Put a copy of the package into ``folder``, with these changes and files."""
-    shutil.copytree(ROOT / "asyncpc", folder / "asyncpc", ignore=shutil.ignore_patterns("__pycache__"))
+    """Put a copy of the package and its documents into ``folder``, with these changes and files."""
+    for part in ("asyncpc", "docs"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     for change in changes:
         text = (folder / change.path).read_text()
         assert text.count(change.before) == 1, f"{change.path} has this not once:\n{change.before}"
@@ -61,11 +62,15 @@ def copied(folder: Path, changes: Sequence[Change], files: dict[str, str]) -> No
         (folder / path).write_text(text)
 
 
-def run_its_tests(folder: Path) -> Ended:
-    """Run the page's tests against the copy in ``folder``."""
-    (test,) = folder.rglob("tests/**/test_*.py")
-    paths = f"{folder}:{ROOT / 'tests'}"
-    return run_child(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(test), PYTHONPATH=paths, **UNMEASURED)
+def run_tests(folder: Path, *tests: str) -> Ended:
+    """Run the page's tests, and ``tests`` of ours, against the copy in ``folder``."""
+    for path in "README.md", "tests/pages.py", *(test.partition("::")[0] for test in tests):
+        shutil.copy(ROOT / path, folder / path)  # where it looks for the documents
+    page = "tests/options/test_dedupe.py"
+    paths = f"{folder}:{folder / 'tests'}:{ROOT / 'tests'}"
+    return run_child(
+        folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", page, *tests, PYTHONPATH=paths, **UNMEASURED
+    )
 
 
 def typed_options(source: str) -> set[str]:
@@ -76,12 +81,20 @@ def typed_options(source: str) -> set[str]:
     return set()
 
 
-def test_the_option_of_the_page_works(tmp_path: Path) -> None:
-    """Protects whoever follows the page: with its files and changes, and nothing else, its own tests pass."""
+RULES: Final = (
+    "tests/test_docs.py::test_the_map_is_complete",
+    "tests/test_docs.py::test_the_reference_describes_every_public_name_once",
+    "tests/test_architecture.py::test_an_option_has_one_room",
+)
+"""What the house asks of every option."""
+
+
+def test_the_option_of_the_page_works_and_keeps_the_rules_of_the_house(tmp_path: Path) -> None:
+    """Protects whoever follows the page: with its files and changes, and nothing else, its tests and ours pass."""
     copied(tmp_path, list(changes()), files())
-    ended = run_its_tests(tmp_path)
+    ended = run_tests(tmp_path, *RULES)
     assert ended.status == 0, ended.out + ended.err
-    assert "10 passed" in ended.out
+    assert f"{10 + 2 + len(options.ORDER) + 1} passed" in ended.out
 
 
 @pytest.mark.thorough
@@ -90,18 +103,20 @@ def test_the_page_s_tests_need_the_option(tmp_path: Path) -> None:
     left_out = [one for one in changes() if "ORDER" not in one.after and "(Deduping" not in one.after]
     assert len(left_out) == len(list(changes())) - 1
     copied(tmp_path, left_out, files())
-    ended = run_its_tests(tmp_path)
+    ended = run_tests(tmp_path)
     assert ended.status == 1
     assert "consumer has no option dedupe" in ended.out
 
 
-def test_three_places_are_touched() -> None:
-    """Protects the promise of the page: one file, the ordered list, the typed options; and the public name."""
+def test_four_places_are_touched() -> None:
+    """Protects the promise of the page: one file, the ordered list, the typed options, the map; and the public name."""
     assert sorted(files()) == ["asyncpc/options/dedupe.py", "tests/options/test_dedupe.py"]
     assert [one.path for one in changes()] == [
         *["asyncpc/options/__init__.py"] * 2,
         *["asyncpc/graph/decorators.py"] * 3,
+        "docs/how-it-works.md",
         *["asyncpc/__init__.py"] * 2,
+        "docs/reference/options.md",
     ]
 
 

@@ -8,21 +8,18 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from documents import blocks_of, run_as_written, unmeasured
+from children import UNMEASURED, run_child
+from pages import DOCS, PAGES, README, differs, files, programs, unmeasured
 
 import asyncpc
 
 ROOT: Final = Path(__file__).parents[1]
 PACKAGE: Final = Path(asyncpc.__file__).parent
-DOCS: Final = sorted((ROOT / "docs").rglob("*.md"))
-ELSEWHERE: Final = {"adding-an-option.md", "messages.md"}
-"""Pages with a test of their own: their blocks are parts of files, or programs that fail."""
-PROGRAMS: Final = [path for path in DOCS if path.name not in ELSEWHERE and blocks_of(path.read_text())]
-HOW: Final = (ROOT / "docs" / "how-it-works.md").read_text()
-MADE_THERE: Final = {"options/dedupe.py", "tests/options/test_dedupe.py"}
-"""Files that a page tells its reader to write."""
 BESIDE: Final = ("runner", "metrics")
 """Modules that are a wing by themselves."""
+HOW: Final = (DOCS / "how-it-works.md").read_text()
+MADE_THERE: Final = {"options/dedupe.py", "tests/options/test_dedupe.py"}
+"""Files that a page tells its reader to write."""
 
 
 def anchors(text: str) -> set[str]:
@@ -47,7 +44,7 @@ def map_of(text: str) -> dict[str, list[str]]:
     }
 
 
-@pytest.mark.parametrize("path", [*DOCS, ROOT / "README.md"], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*PAGES, README], ids=lambda path: path.stem)
 def test_links_and_files_are_there(path: Path) -> None:
     """A reader who follows a link, or looks for a file that is named, finds it."""
     text = path.read_text()
@@ -62,11 +59,61 @@ def test_links_and_files_are_there(path: Path) -> None:
     assert not missing
 
 
+# -- the programs ---------------------------------------------------------------------------------
+
+ELSEWHERE: Final = {"adding-an-option.md", "messages.md", "notebooks.md"}
+"""Pages whose programs only a test of its own can run."""
+
+SERVES: Final = "app.py"
+"""The title of a program that waits for requests; ``test_web_pages.py`` makes them."""
+
+NOT_HERE: Final = {"streamable", "FastStream", "FastStream with asyncpc"}
+"""Titles of programs that need another library, or a broker beside it. They are compiled here, and tried by hand."""
+
+RUNNABLE: Final = [page for page in [*PAGES, README] if programs(page) and page.name not in ELSEWHERE]
+
+
 @pytest.mark.realtime
-@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
-def test_the_programs_run_as_written(path: Path, tmp_path: Path) -> None:
-    """Who copies a program from a page can run it as it is, sees what the page shows, and has no complaint to read."""
-    run_as_written(blocks_of(path.read_text()), tmp_path)
+@pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: page.stem)
+def test_the_programs_of_a_page_run(page: Path, tmp_path: Path) -> None:
+    """Who copies a program from a page can run it as it is, and sees what the page shows, a traceback included."""
+    for name, text in files(page).items():
+        (tmp_path / name).write_text(text)
+    tested = [one.title for one in programs(page) if one.title.startswith("test_")]
+    for program in programs(page):
+        name = program.title or "app.py"
+        if program.language == "python":
+            (tmp_path / name).write_text(program.text)
+        if program.title == SERVES or name in tested or name in NOT_HERE:
+            compile(program.text, name, "exec")
+            continue
+        fails = "Traceback" in program.output
+        for arguments in program.commands() or [[name]]:
+            ended = run_child(tmp_path, *arguments, **UNMEASURED)
+            assert ended.status == fails, ended.err
+            assert fails or "Traceback" not in ended.err
+            written = (ended.out + ended.err * fails).replace(f"{tmp_path}/", "")
+            assert not program.output or not (wrong := differs(written, program.output)), wrong
+    if tested:
+        ended = run_child(tmp_path, "-m", "pytest", "-p", "no:cacheprovider", *tested, **UNMEASURED)
+        assert ended.status == 0, ended.out + ended.err
+
+
+def test_outputs_are_compared() -> None:
+    """Protects the test above: another figure or another line is noticed, another rate or duration is not."""
+    table = (
+        "a     done  peak queued  rate\n----  ----  -----------  ----\nshow     {}            {}    {}\nshow in {} s\n"
+    )
+    promised = table.format(9, 1, 30, 0.1)
+    assert unmeasured(promised) == "a done peak queued rate\nshow 9\nshow in # s\n"
+    assert not differs(table.format(9, 2, 31, 0.2), promised)
+    assert differs(table.format(8, 1, 30, 0.1), promised)
+    assert not differs("1\n2\n3\n4\n", "1\n...\n4\n")
+    assert differs("1\n2\n3\n4\n", "1\n...\n5\n")
+    assert differs("1\n2\n", "1\n")
+
+
+# -- the site -------------------------------------------------------------------------------------
 
 
 def test_the_site_has_every_page() -> None:
@@ -74,13 +121,13 @@ def test_the_site_has_every_page() -> None:
     with (ROOT / "zensical.toml").open("rb") as file:
         navigation = tomllib.load(file)["project"]["nav"]
     assert sorted(re.findall(r"'([\w/-]+\.md)'", repr(navigation))) == [
-        path.relative_to(ROOT / "docs").as_posix() for path in DOCS
+        path.relative_to(DOCS).as_posix() for path in PAGES
     ]
 
 
 def test_the_reference_describes_every_public_name_once() -> None:
     """Who looks a name up finds it, whatever is added to the package."""
-    pages = "".join(path.read_text() for path in (ROOT / "docs" / "reference").glob("*.md"))
+    pages = "".join(path.read_text() for path in (DOCS / "reference").glob("*.md"))
     assert sorted(re.findall(r"^::: asyncpc\.(\w+)$", pages, re.MULTILINE)) == sorted(asyncpc.__all__)
 
 
@@ -107,11 +154,3 @@ def test_what_is_looked_for_is_found() -> None:
         "": ["e"],
     }
     assert len(files_named(HOW)) > 20
-    assert {path.name for path in DOCS if path.parent.name == "how-to"} <= {path.name for path in PROGRAMS}
-    assert blocks_of("```python\na\n```\n\n```text\nb\n```\n```sh\nasyncpc c\n```\n\nd\n") == [
-        ("python", "a\n", "b\n"),
-        ("sh", "asyncpc c\n", ""),
-    ]
-    assert unmeasured(
-        "stage   done  queued   rate\n------  ----  ------  -----\na  3 of 4       7  1,234\n4 in 0.1 s\n"
-    ) == ("stage done queued rate\n- - - -\na 3 of 4 #\n4 in # s\n")

@@ -13,21 +13,27 @@ import heapq
 import json
 import math
 import os
+import random
 import re
 import signal
+import sqlite3
 import sys
 import sysconfig
 import time
 import uuid
+from collections.abc import Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from children import PATIENCE, Child, Ended, run_child
+from children import PATIENCE, UNMEASURED, Child, Ended, run_child
 from support import BUSY
 from virtual import ran, run_virtual
+
+from asyncpc import Pipeline, consumer
 
 pytestmark = pytest.mark.realtime
 
@@ -37,7 +43,7 @@ EXAMPLES = ROOT / "examples"
 FINITE = (
     *("basic", "multiple_consumers", "multiple_producers", "checkout_line", "crawler", "stdlib_report"),
     *("micro_batching", "api_client", "ordered_download", "per_customer", "priority_triage", "sensor_overflow"),
-    *("thread_sensor", "log_pipeline", "fan_out"),
+    *("thread_sensor", "log_pipeline", "fan_out", "etl"),
 )
 """The examples that end by themselves."""
 
@@ -61,10 +67,10 @@ both_ways = pytest.mark.parametrize("way", [as_script, pytest.param(as_pipeline,
 """As a script, as its header says first; ``basic`` and a signal are tried through the command line as well."""
 
 
-def started(command: list[str], **environment: str) -> Child:
+def started(command: list[str], patience: float = PATIENCE, **environment: str) -> Child:
     """The example, with warnings as errors, in a process group of its own, which Ctrl-C goes to."""
     here = {"PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
-    return Child(ROOT, "-W", "error", *command, own_group=True, **here, **environment)
+    return Child(ROOT, "-W", "error", *command, own_group=True, patience=patience, **here, **environment)
 
 
 def output(command: list[str], status: int = 0) -> str:
@@ -142,11 +148,11 @@ def command_of(pid: int) -> bytes:
 needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="looks for left-over processes in /proc")
 
 
-def until(condition: Any, what: str) -> None:
+def until(condition: Any, what: str, patience: float = PATIENCE) -> None:
     """For what writes nothing that could be read: look until it is so."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {PATIENCE} s"
+        assert time.monotonic() < deadline, f"{what}: not within {patience} s"
         time.sleep(0.01)  # between two looks, in the test's own process; nothing depends on how long
 
 
@@ -164,7 +170,8 @@ def test_every_example_has_a_test() -> None:
     for name in modules():
         assert any(test.startswith(f"test_{name}_") for test in tests), f"examples/{name}.py has no test"
         assert f"``{name}``" in index, f"examples/__init__.py does not list {name}"
-    assert set(FINITE) == modules() - {"order_service", "resume_orders", "graceful_shutdown"}
+    endless = {"order_service", "resume_orders", "threaded_server", "graceful_shutdown", "random_numbers"}
+    assert set(FINITE) == modules() - endless
 
 
 @pytest.mark.parametrize("name", sorted(modules()))
@@ -426,8 +433,8 @@ def test_api_client_loses_no_prompt(way: Any) -> None:
         # four 500s, two 429s, one that never answers, two more calls for what is given up; slow machines: more
         assert number(r"(\d+) calls repeated", written) >= 9
     else:
-        assert re.search(r"^ask +40 +37 +3 +0 +0 ", written, re.MULTILINE)
-        assert re.search(r"^dead_letters +3 +3 +0 +0 +0 ", written, re.MULTILINE)
+        assert re.search(r"^ask +40 +37 +3 ", written, re.MULTILINE)
+        assert re.search(r"^dead_letters +3 +3 ", written, re.MULTILINE)
 
 
 @pytest.mark.thorough
@@ -563,7 +570,7 @@ def test_graceful_shutdown_while_idle(way: Any, sent: signal.Signals, status: in
         if sent is signal.SIGTERM:
             assert_keeps("graceful_shutdown", ended.out)
     else:
-        assert re.search(r"^handle +5 +5 +0 +0 +0 ", ended.out, re.MULTILINE)
+        assert re.search(r"^handle +5 +5 ", ended.out, re.MULTILINE)
 
 
 @both_ways
@@ -578,6 +585,42 @@ def test_graceful_shutdown_under_load(way: Any) -> None:
     accepted = number(r"of (\d+) events" if way is as_script else r"(\d+) produced", ended.out)
     assert handled == accepted
     assert "source closed" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("way", "sent", "status"),
+    [(as_script, signal.SIGINT, 130), pytest.param(as_pipeline, signal.SIGTERM, 143, marks=pytest.mark.thorough)],
+)
+def test_random_numbers_end_at_a_signal(way: Any, sent: signal.Signals, status: int) -> None:
+    """Protects a drain of an endless source: it gives no more, and each number that it has given is handled."""
+    child = started(way("random_numbers"))
+    for _ in range(5):
+        child.line_with("handled")
+    child.send(sent)
+    ended = child.end()
+    assert ended.status == status, ended.err
+    handled = [int(one) for one in re.findall(r"handled (\d+)$", ended.out, re.MULTILINE)]
+    assert all(1 <= one <= 100 for one in handled)
+    if way is as_script:
+        assert_keeps("random_numbers", ended.out)
+        assert ended.out.splitlines()[-1] == f"{len(handled)} numbers made, {len(handled)} handled, exit status 130"
+    else:
+        assert number(r"(\d+) produced", ended.out) == number(r"(\d+) done", ended.out) == len(handled)
+
+
+def test_random_numbers_come_as_fast_as_they_are_handled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects the memory: ten numbers wait, and the source gives thirty a second, as are handled, not a hundred."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    example = import_module("examples.random_numbers")
+
+    async def main() -> Any:
+        async with example.pipeline as running:
+            await asyncio.sleep(10)
+            return await running.drain()
+
+    report = run_virtual(main)
+    assert report.produced == report.done == pytest.approx(10 * 30 + 10, abs=4)
+    assert report.stages[0].peak_queued == 10
 
 
 @both_ways
@@ -650,6 +693,168 @@ def test_log_pipeline_reads_a_file(tmp_path: Path) -> None:
     assert "1 requests, 1 of them 5xx" in written
 
 
+# -- a million rows -----------------------------------------------------------------------------------
+
+
+LONG = 240.0
+"""Seconds for a million rows on a busy machine; half a minute on a quiet one."""
+
+ROW = re.compile(rb'"(Shop \d+, Z\xc3\xbcrich)",(\d{4}-\d\d-\d\d),(tea \d+),(\d+),([\d.]+)\n')
+
+
+def rows_of(file: Path) -> Iterator[tuple[Any, ...]]:
+    """What must become of each line of a file that the example has made: an order, or None for a bad one."""
+    with file.open("rb") as lines:
+        next(lines)
+        for line, text in enumerate(lines, start=2):
+            row = ROW.fullmatch(text)
+            fields = row and (
+                row[1].decode(),
+                row[2].decode(),
+                row[3].decode(),
+                int(row[4]),
+                round(float(row[5]) * 100),
+            )
+            yield (line, *fields) if fields else (line, None)
+
+
+def assert_loaded(file: Path) -> tuple[int, int]:
+    """Each line of the file is in the database once, as what it is; how many orders and dead letters there are."""
+    orders = dead = 0
+    with contextlib.closing(sqlite3.connect(file.with_suffix(".db"))) as database:
+        there = database.execute(
+            "SELECT line, customer, day, product, quantity, cents FROM orders "
+            "UNION ALL SELECT line, NULL, NULL, NULL, NULL, NULL FROM dead_letters ORDER BY line"
+        )
+        for row, expected in zip(there, rows_of(file), strict=True):
+            is_dead = expected[1] is None
+            assert row == ((expected[0], *[None] * 5) if is_dead else expected)
+            dead += is_dead
+            orders += not is_dead
+    return orders, dead
+
+
+def last_line(file: Path) -> int:
+    """The last line of the file that is in the database."""
+    with contextlib.suppress(sqlite3.OperationalError):  # there is no table yet
+        address = f"{file.with_suffix('.db').as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(address, uri=True)) as database:
+            return database.execute("SELECT max(line) FROM orders").fetchone()[0] or 0
+    return 0
+
+
+def is_loaded(file: Path, line: int) -> bool:
+    return last_line(file) >= line
+
+
+def loading(file: Path) -> Child:
+    return started(as_script("etl", "load", str(file)), patience=LONG, **UNMEASURED)
+
+
+@pytest.fixture(scope="module")
+def million(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of a million rows, one of a thousand bad."""
+    file = tmp_path_factory.mktemp("etl") / "rows.csv"
+    assert "1,000,000 rows" in output(as_script("etl", "make", str(file), "1_000_000"))
+    return file
+
+
+def test_etl_loads_each_row_once(tmp_path: Path) -> None:
+    """Protects the rows: good and bad ones are told apart, and another run reads only what is not there, holes too."""
+    file = tmp_path / "rows.csv"
+    assert output(as_script("etl", "make", str(file), "4_000")) == f"4,000 rows in {file}, 4 of them bad\n"
+    database = file.with_suffix(".db")
+    told = f"3,996 orders and 4 dead letters are in {database}\n"
+    assert output(as_script("etl", "load", str(file))) == told
+    assert assert_loaded(file) == (3996, 4)
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("DELETE FROM orders WHERE line % 7 = 3 OR line > 3000")
+        connection.execute("DELETE FROM dead_letters WHERE line > 3000")
+        (left,) = connection.execute("SELECT (SELECT count(*) FROM orders) + (SELECT count(*) FROM dead_letters)")
+    again = run_to_its_end(as_script("etl", "load", str(file)))
+    assert again.out == f"{left[0]:,} lines of {file} are in {database} already\n{told}"
+    assert f"100 % · {4000 - left[0]:,}/{4000 - left[0]:,}" in again.err
+    assert assert_loaded(file) == (3996, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"", "ValueError: not enough values"),
+        (b"Ada,2026-01-01,tea,1\n", "ValueError: not enough values"),
+        (b"Ada,2026-01-01,tea,1,2,3\n", "ValueError: too many values"),
+        (b"Ada,2026-02-30,tea,1,2.50\n", "ValueError: day is out of range"),
+        (b"Ada,2026-01-01,tea,one,2.50\n", "ValueError: invalid literal"),
+        (b"Ada,2026-01-01,tea,0,2.50\n", "ValueError: 0 pieces at 2.50"),
+        (b"Ada,2026-01-01,tea,99999999999999999999,1\n", "ValueError: 99999999999999999999 pieces"),
+        (b"Ada,2026-01-01,tea,1,2.505\n", "ValueError: 1 pieces at 2.505"),
+        (b"Ada,2026-01-01,tea,1,1e99\n", "ValueError: 1 pieces at 1e99"),
+        (b"Ada,2026-01-01,tea,1,NaN\n", "InvalidOperation"),
+        (b"Ada,2026-01-01,tea,1,cheap\n", "InvalidOperation"),
+        (b'Ada,2026-01-01,"tea,1,2.50\n', "Error: unexpected end of data"),
+        (b"\xff\xfe,2026-01-01,tea,1,2.50\n", "UnicodeDecodeError"),
+    ],
+)
+def test_etl_makes_a_dead_letter_of_each_fault(text: bytes, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects the run from a row: whatever is in it, it becomes a value that the database takes, with the reason."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    example = import_module("examples.etl")
+    dead = example.parsed(7, text)
+    assert isinstance(dead, example.DeadLetter)
+    assert dead.line == 7
+    assert dead.text.encode() or not text  # there is no half of a character in it
+    assert reason in dead.reason
+
+
+@pytest.mark.thorough
+def test_etl_through_the_command_line(tmp_path: Path) -> None:
+    """Protects the other way to run it, in the folder of the file."""
+    output(as_script("etl", "make", str(tmp_path / "rows.csv"), "4_000"))
+    ended = run_child(tmp_path, *as_pipeline("etl"), PYTHONPATH=str(ROOT))
+    assert ended.status == 0, ended.err
+    assert number(r"(\d+) produced", ended.out) == 4000
+    assert assert_loaded(tmp_path / "rows.csv") == (3996, 4)
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(4 * LONG)
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_etl_goes_on_where_it_was(sent: signal.Signals, million: Path, tmp_path: Path) -> None:
+    """Protects a million rows from two stops, each at a random moment: all are there in the end, and none twice."""
+    file = tmp_path / "rows.csv"
+    file.hardlink_to(million)
+    for _ in range(2):
+        moment = last_line(file) + random.randrange(1, 400_000)
+        child = loading(file)
+        until(partial(is_loaded, file, moment), f"line {moment:,}", LONG)
+        if sent is signal.SIGINT:
+            child.send_to_group(sent)
+        else:
+            child.send(sent)
+        ended = child.end()
+        assert ended.status == (130 if sent is signal.SIGINT else -signal.SIGKILL), ended.err
+        assert ("stopped: " in ended.out) == (sent is signal.SIGINT)
+        assert last_line(file) < 1_000_001
+    ended = loading(file).end()
+    assert ended.status == 0, ended.err
+    assert assert_loaded(file) == (999_000, 1_000)
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(4 * LONG)
+def test_etl_costs_at_most_twice_what_chunks_by_hand_cost(million: Path, tmp_path: Path) -> None:
+    """Protects what ``batch=`` in processes is for: rows, one by one, at no more than twice the CPU time of chunks."""
+    used = {}
+    for name, command in ("by hand", ["tests/chunked_etl.py"]), ("asyncpc", as_script("etl", "load")):
+        file = tmp_path / f"{name}.csv"
+        file.hardlink_to(million)
+        ended = started([*command, str(file)], patience=LONG, **UNMEASURED).end()
+        assert ended.status == 0, ended.err
+        assert assert_loaded(file) == (999_000, 1_000)
+        used[name] = ended.cpu
+    assert used["asyncpc"] <= 2 * used["by hand"], used  # 1.5 to 1.6 times
+
+
 # -- the web service ----------------------------------------------------------------------------------
 
 
@@ -661,12 +866,13 @@ def orders(*arguments: str) -> dict[str, Any]:
     return seen
 
 
-def assert_none_lost(seen: dict[str, Any]) -> None:
+def assert_none_lost(seen: dict[str, Any], exit_status: int = -signal.SIGTERM) -> None:
+    """Each accepted order was handled once; uvicorn raises the signal again after its shutdown."""
     assert seen["accepted"] == seen["handled"] == seen["answers"]["202"]
     assert (seen["lost"], seen["unasked"], seen["twice"]) == ([], [], [])
     assert seen["last_line"] == f"{seen['accepted']} orders accepted, {seen['handled']} handled, 0 unfinished"
     assert seen["without_retry_after"] == 0
-    assert seen["exit_status"] == -signal.SIGTERM  # uvicorn raises the signal again after its shutdown
+    assert seen["exit_status"] == exit_status
 
 
 @pytest.mark.thorough
@@ -688,7 +894,10 @@ def test_order_service_drains_at_sigterm(count: int) -> None:
     assert_none_lost(seen)
 
 
-@pytest.mark.parametrize("name", ["order_service", pytest.param("resume_orders", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(
+    "name",
+    ["order_service", *(pytest.param(one, marks=pytest.mark.thorough) for one in ("resume_orders", "threaded_server"))],
+)
 def test_order_service_through_the_command_line(name: str) -> None:
     """Protects the reader who tries it: a pipeline without a source is refused, with the cure, and does not hang."""
     ended = started(as_pipeline(name)).end()
@@ -730,6 +939,47 @@ def test_order_service_says_when_to_come_again(monkeypatch: pytest.MonkeyPatch) 
         assert running.report.done == filled + 1
 
     run_virtual(scenario)
+
+
+# -- the web server without a loop --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [100, pytest.param(3000, marks=pytest.mark.thorough)])
+def test_threaded_server_drains_at_sigterm(count: int) -> None:
+    """Protects the hand-over from threads: SIGTERM in the midst of the load, and each 202 is kept."""
+    service = "--service=-m examples.threaded_server --port 0 --verbose"
+    seen = orders(str(count), "--terminate-after", str(count // 2), service)
+    assert seen["accepted"] >= count // 2
+    assert seen["waiting_at_signal"] > 0
+    assert_none_lost(seen, exit_status=143)
+
+
+async def test_threaded_server_says_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects clients: full and draining are 503 with Retry-After, nonsense is 400 or 404, and nothing is lost."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    example = import_module("examples.threaded_server")
+    may_go_on = asyncio.Event()
+
+    @consumer
+    async def wait(order: dict[str, Any]) -> None:
+        await may_go_on.wait()
+
+    async with Pipeline(wait, maxsize=1) as running:
+        with example.served(0, running) as server:
+            address = f"http://127.0.0.1:{server.server_port}"
+            async with httpx.AsyncClient(base_url=address, trust_env=False, timeout=60) as http:
+                for nonsense in (b"tea", b"[1]", b"\xff", b""):
+                    assert (await http.post("/orders", content=nonsense)).status_code == 400
+                assert (await http.post("/elsewhere", json={})).status_code == 404
+                first, second, full = [await http.post("/orders", json={"id": n}) for n in range(3)]
+                assert (first.status_code, second.status_code, second.json()) == (202, 202, {"accepted": 1})
+                running.stop()
+                draining = await http.post("/orders", json={"id": 3})
+                for answer in full, draining:
+                    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+            may_go_on.set()
+            report = await running.wait()
+    assert (report.produced, report.done) == (2, 2)
 
 
 # -- the web service that resumes ---------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import httpx
@@ -15,7 +16,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 from starlette.applications import Starlette
 from starlette.routing import Mount
-from support import named
+from support import named, until
 from virtual import run_virtual
 
 from asyncpc import DefinitionError, Pipeline, PipelineError, consumer
@@ -86,6 +87,20 @@ def test_several_pipelines_are_told_apart(registry: CollectorRegistry) -> None:
     found = samples(registry)
     assert found["asyncpc_items_done_total", "jobs", "stage"] == 1
     assert found["asyncpc_items_done_total", "others", "stage"] == 2
+
+
+async def test_a_run_under_way_can_be_watched_from_another_thread(registry: CollectorRegistry) -> None:
+    """A web server in a thread of its own may begin to watch what the main thread runs."""
+    metrics = Metrics(registry)
+    pipeline = Pipeline(named("stage", same), name="jobs")
+    async with pipeline as running:
+        await running.put(1)
+        thread = Thread(target=lambda: metrics.watch(pipeline))
+        thread.start()
+        thread.join()
+        await until(lambda: running.statistics().done == 1)
+        assert samples(registry)["asyncpc_running", "jobs"] == 1
+    assert samples(registry)["asyncpc_items_done_total", "jobs", "stage"] == 1
 
 
 def test_only_a_pipeline_can_be_watched(registry: CollectorRegistry) -> None:

@@ -1,23 +1,12 @@
-"""The README's programs run as written, and print what it says."""
+"""The README is short, and begins with a program; ``test_docs.py`` runs its programs."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-import pytest
-from documents import blocks_of, run_as_written
-
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-
-
-@pytest.mark.realtime
-def test_the_programs_run_as_written(tmp_path: Path) -> None:
-    """Each program runs as it is; where an output is shown, it is that output."""
-    blocks = blocks_of(README)
-    assert blocks[0].shown
-    run_as_written(blocks, tmp_path)
 
 
 def test_the_first_screen_has_a_program() -> None:

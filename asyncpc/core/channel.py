@@ -108,6 +108,11 @@ class Channel(BoundedQueue[T]):
         return self._refusal
 
     @property
+    def runs_code(self) -> bool:
+        """Whether putting an item calls a function of the user, or an overflow policy."""
+        return self.when_full is not None or (self.container is not None and self.container.runs_code)
+
+    @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """The loop it belongs to."""
         return self._loop

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -79,29 +80,44 @@ async def put_waiting(worker: ConsumerWorker, channel: Channel[Any], value: Any)
 
 
 def generating(worker: ConsumerWorker, function: Callable[[Any], AsyncGenerator[Any, None]]) -> Call:
-    """An async generator as a call that emits each value itself."""
-    if worker.stage.window is not None:
-        return _collecting(worker, function)
+    """An async generator as a call that emits each value itself; or that gives all at once, if they leave in order."""
     outlet = worker.stage.outlets[0]
+    put = partial(_emit_or_refuse, worker, outlet)
 
-    async def handle(item: Any) -> Any:
-        values, budget = function(item), Budget()
-        try:
-            async for value in values:
-                if worker.ticket is not None:
-                    await _emit_tracked(worker, outlet, Tracked(value, worker.ticket))
-                else:
-                    await _emit_or_refuse(worker, outlet, value)
-                if budget.is_spent():
-                    await budget.renew()
-                if worker.cancelled:  # the generator swallowed it (fault B4), or asked for it
-                    await obey_cancel()
-        except BaseException as error:
-            await _close(values, error)
-            raise
+    async def put_tracked(value: Any) -> None:
+        assert worker.ticket is not None
+        await _emit_tracked(worker, outlet, Tracked(value, worker.ticket))
+
+    async def emit_each_value(item: Any) -> Any:
+        await _read(worker, function(item), put if worker.ticket is None else put_tracked)
         return DONE
 
-    return handle
+    async def collect(item: Any) -> list[Any]:
+        collected: list[Any] = []
+
+        async def keep(value: Any) -> None:
+            collected.append(value)
+
+        await _read(worker, function(item), keep)
+        return collected
+
+    return emit_each_value if worker.stage.window is None else collect
+
+
+async def _read(
+    worker: ConsumerWorker, values: AsyncGenerator[Any, None], take: Callable[[Any], Coroutine[Any, Any, None]]
+) -> None:
+    budget = Budget()
+    try:
+        async for value in values:
+            await take(value)
+            if budget.is_spent():
+                await budget.renew()
+            if worker.cancelled:  # the generator swallowed it (fault B4), or asked for it
+                await obey_cancel()
+    except BaseException as error:
+        await _close(values, error)
+        raise
 
 
 async def _close(values: AsyncGenerator[Any, None], why: BaseException) -> None:
@@ -136,26 +152,6 @@ async def _emit_tracked(worker: ConsumerWorker, outlet: Outlet, value: Tracked) 
         raise
     if outlet.channel is None:
         value.ticket.settle(value.item)
-
-
-def _collecting(worker: ConsumerWorker, function: Callable[[Any], AsyncGenerator[Any, None]]) -> Call:
-    """An async generator as a call that gives all of its values at once, since they leave in order."""
-
-    async def handle(item: Any) -> list[Any]:
-        values, collected, budget = function(item), [], Budget()
-        try:
-            async for value in values:
-                collected.append(value)
-                if budget.is_spent():
-                    await budget.renew()
-                if worker.cancelled:  # the generator swallowed it (fault B4), or asked for it
-                    await obey_cancel()
-        except BaseException as error:
-            await _close(values, error)
-            raise
-        return collected
-
-    return handle
 
 
 # -- several at once ------------------------------------------------------------------------------

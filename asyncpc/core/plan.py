@@ -15,7 +15,7 @@ from .queue import DEFAULT_MAXSIZE
 if TYPE_CHECKING:
     from ..backoff import Restart
     from ..checks import Resource
-    from .seams import Option, Pool
+    from .seams import Calls, Option, Pool
 
 __all__ = ["Handler", "Node", "Origin", "Plan"]
 
@@ -87,6 +87,8 @@ class Handler(NamedTuple):
     """Why else no ``call`` can be answered through it; empty if one can."""
     call_limit: float | None = None
     """Seconds that a call outside the loop may take."""
+    calls_of: Callable[[Any], Calls] | None = None
+    """Of a worker's resource, its calls outside the loop, if one may go on after it has failed."""
     pool: Pool | None = None
     """What makes its calls outside the loop, in one run, if all workers share it."""
     depth: int = 1

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 __all__ = [
     "Adjust",
     "Call",
+    "Calls",
     "Container",
     "Full",
     "GiveUp",
@@ -122,6 +123,18 @@ class Adjust(Protocol):
         ...
 
 
+class Calls(Protocol):
+    """The calls of one worker outside the loop. One that exceeded its timeout has failed, but may go on."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether one is under way."""
+        ...
+
+    async def until_free(self) -> None:
+        """Wait until none is."""
+
+
 class Pool(Protocol):
     """Makes a stage's calls outside the loop."""
 
@@ -156,6 +169,11 @@ class Container(Protocol):
     It may hold items back until others have come, as long as it has room: when nothing can be taken, writers that wait
     are woken, one for each free place. Once it is full, something can be taken, or will be when a worker looks again.
     """
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether adding an item calls a function of the user, which belongs into the loop."""
+        ...
 
     def append(self, item: Any, /) -> None:
         """Add an item; whatever this raises, the item is not in."""

@@ -18,7 +18,7 @@ from ..wording import annotate
 from .channel import Channel
 from .latency import Latency, LoopProbe
 from .plan import Handler
-from .seams import Adjust, Call, GiveUp, Recover, Stopwatch, Ticket, Window, Wrap
+from .seams import Adjust, Call, Calls, GiveUp, Recover, Stopwatch, Ticket, Window, Wrap
 from .tracked import fail_all, plain
 from .waiting import Budget, Waits
 
@@ -88,6 +88,7 @@ class ConsumerWorker(Worker):
     __slots__ = (
         "attempt",
         "call",
+        "calls",
         "changes",
         "function",
         "given_up",
@@ -109,6 +110,7 @@ class ConsumerWorker(Worker):
         self.function: Callable[[Any], Any] = stage.handler.function  # the handler, with the resource if it has one
         self.attempt: Call = self.function  # how it makes one attempt at an item, with what the stage was asked for
         self.call: Call = self.function  # how it handles an item: the same, or an attempt whose values wait their turn
+        self.calls: Calls | None = None  # outside the loop, if one may go on after it has failed
         self.changes: int = -1  # of the stage's wraps that these know
         self.home: Context | None = None  # what each call of the handler sees
         self.watched: tuple[Context | None, Context | None] = None, None  # they differ once a handler has changed one
@@ -183,13 +185,14 @@ class Counts:
 class Staff:
     """The workers of a stage, and how many it may have."""
 
-    __slots__ = ("adjust", "changes", "concurrency", "gate", "opening", "started", "surplus", "workers")
+    __slots__ = ("adjust", "changes", "concurrency", "gate", "opening", "resting", "started", "surplus", "workers")
 
     def __init__(self, concurrency: int) -> None:
         self.concurrency: int = concurrency
         self.workers: dict[ConsumerWorker, None] = {}  # at work, or ended with an item in flight
         self.started: int = 0  # workers so far
         self.opening: set[ConsumerWorker] = set()  # their resource
+        self.resting: int = 0  # workers that wait for the end of a call that has failed
         self.surplus: int = 0  # workers that are to leave
         self.gate: asyncio.Event | None = None  # while the stage is paused: set when it goes on
         self.changes: int = 0  # how often the stage's wraps were changed, so that workers call in another way
@@ -348,8 +351,8 @@ class Stage:
     @property
     def is_idle(self) -> bool:
         """Whether nothing can be taken and every worker waits, with no item in flight."""
-        inbox = self.inbox
-        return not inbox.items and inbox.workers == inbox.getters.waiting + len(self.staff.opening)
+        inbox, staff = self.inbox, self.staff
+        return not inbox.items and inbox.workers == inbox.getters.waiting + len(staff.opening) + staff.resting
 
     @property
     def has_ended(self) -> bool:

@@ -62,6 +62,8 @@ async def _with_resource(worker: ConsumerWorker) -> None:
                     return
             resource = await stack.enter_async_context(handler.open_context())
             opening.discard(worker)
+            if handler.calls_of is not None:
+                worker.calls = handler.calls_of(resource)
             await _work(worker, lambda item: handler.function(item, resource))
             if worker.failures:
                 worker.stage.run.failing(worker)
@@ -196,7 +198,7 @@ async def _handle_some(worker: ConsumerWorker, items: Any, inbox: Channel[Any], 
             settled += 1
             worker.settled = settled
             if worker.interrupted:
-                await _leave_if_cancelled(worker)
+                await _interrupted(worker)
                 break
         elapsed = clock() - started
         worker.item = NO_ITEM  # what follows may raise: a key is let go there, which may compare priorities
@@ -229,11 +231,26 @@ async def _is_to_leave(stage: Stage) -> bool:
     return True
 
 
-async def _leave_if_cancelled(worker: ConsumerWorker) -> None:
-    """Take nothing more if the worker was cancelled, and its handler swallowed that (fault B4), or asked for it."""
+async def _interrupted(worker: ConsumerWorker) -> None:
+    """Take nothing more if the worker was cancelled, and its handler swallowed that (fault B4), or asked for it.
+
+    Wait for the end of a call that has failed but goes on in its thread: until then the key of its item is not free
+    (invariant 5), and other workers can handle the next item sooner.
+    """
     if worker.cancelled:
         worker.item = NO_ITEM
         await obey_cancel()
+    if worker.calls is not None and worker.calls.is_busy:
+        worker.item = NO_ITEM
+        inbox, staff, began = worker.stage.inbox, worker.stage.staff, perf_counter()
+        staff.resting += 1
+        try:
+            if inbox.getters.on_wait is not None:
+                inbox.getters.on_wait()
+            await worker.calls.until_free()
+        finally:
+            staff.resting -= 1
+            worker.passing += perf_counter() - began
 
 
 async def _not_emitted(worker: ConsumerWorker, item: Any, error: BaseException) -> None:
@@ -291,4 +308,6 @@ async def _recovered(worker: ConsumerWorker, item: Any, error: BaseException) ->
         raise ended.error from None
     finally:
         worker.inside = None  # the next item may have no context of its own
+        if worker.calls is not None:
+            worker.interrupted = True  # its call may go on
     return DONE

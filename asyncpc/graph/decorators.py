@@ -256,10 +256,11 @@ def consumer(
         makes the calls in as many processes as ``concurrency`` says, for work that keeps a processor busy. A process
         imports the function by its name; items, results and errors are pickled, and small items travel together.
         Results are unpickled in this process, so a process is no sandbox for code that you do not trust. A call whose
-        process died is made once more. A thread cannot be interrupted: a call that exceeds its timeout keeps its thread
-        until it ends. A process is ended and replaced. ``"interpreter"`` (CPython 3.13 and later) makes the calls in
-        interpreters inside this process, one for each worker, by the rules of a process. The function must not be in
-        the program's main module; a call cannot be ended, so there is no ``timeout``.
+        process died is made once more. A thread cannot be interrupted: a call that exceeds its timeout keeps its
+        worker, and the ``key`` of its item, until it ends. A process is ended and replaced. ``"interpreter"`` (CPython
+        3.13 and later) makes the calls in interpreters inside this process, one for each worker, by the rules of a
+        process. The function must not be in the program's main module. A call cannot be ended, so there is no
+        ``timeout``, and neither ``asyncio.run`` nor the program ends before it, though a drain returns in its time.
     ``name``
         What the report and errors call the stage; None: what the function is called.
 

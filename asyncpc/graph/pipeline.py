@@ -301,7 +301,9 @@ class Pipeline(StageLike[In_contra, Out_co]):
     @asynccontextmanager
     async def _accompanied(self, beside: Beside) -> AsyncIterator[None]:
         """Enter ``beside`` for each run in the block, until that run has ended, or the block."""
-        own = accompany(self, beside)
+        self._beside[beside] = own = ExitStack()
+        if self._run is not None and self._run.belongs_here():
+            self._enter_beside(self._run, beside, own)
         try:
             yield
         finally:
@@ -412,12 +414,11 @@ def plan_of(pipeline: Pipeline[Any, Any]) -> Plan:
     return pipeline._as_plan()
 
 
-def accompany(pipeline: Pipeline[Any, Any], beside: Beside) -> ExitStack:
-    """Enter ``beside`` for each run of the pipeline from now on, and for one that is under way; what ends that."""
+def accompany(pipeline: Pipeline[Any, Any], beside: Beside) -> None:
+    """Enter ``beside`` for each run of the pipeline from now on, and for one that is under way, in any loop."""
     pipeline._beside[beside] = own = ExitStack()
-    if pipeline._run is not None and pipeline._run.belongs_here():
+    if pipeline._run is not None:
         pipeline._enter_beside(pipeline._run, beside, own)
-    return own
 
 
 async def run_beside(pipeline: Pipeline[Any, Any], *beside: Beside) -> Report:

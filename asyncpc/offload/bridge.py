@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from itertools import islice
+from functools import partial
 from math import inf
 from threading import Lock, RLock, get_ident
 from time import monotonic
@@ -36,9 +36,19 @@ from ..errors import QueueShutDown, StateError
 __all__ = ["Bridge", "Feedable", "ThreadedSource", "bridge_to"]
 
 LOOK: Final = 0.05
-"""Seconds after which a parked thread looks by itself: a loop that died wakes nobody (fault D6)."""
+"""Seconds after which one of the threads that wait looks by itself.
+
+A loop that died wakes nobody (fault D6), and one that lives wakes them when half of the room is free.
+"""
+
+LONGEST_LOOK: Final = 1.0
+"""The most seconds between two looks of one thread."""
 
 LOOP_IS_CLOSED: Final = "the loop of this run is closed"
+
+TIME_IS_UP: Final = "time is up"
+
+NOT_TAKEN: Final = "the item was not taken"
 
 NO_ITEM: Final = object()
 
@@ -118,7 +128,7 @@ class Bridge:
         self._thread = channel.thread
         self._loop = channel.loop
         self._is_dead = self._loop.is_closed
-        self._plain = channel.container is None and channel.when_full is None  # or putting runs the user's code
+        self._plain = not channel.runs_code  # of the user, when an item is put
         self._lock = RLock()  # a finalizer or signal handler of the user's may put, too, in the midst of it
         self._moving: deque[Any] = deque()  # put, not yet in the channel
         self._from_sources: deque[tuple[Any, ThreadedSource]] = deque()  # likewise, of sources
@@ -142,7 +152,8 @@ class Bridge:
         """Put ``item`` from a thread; wait for room for at most ``timeout`` seconds.
 
         Raises ``TimeoutError`` after that, ``QueueShutDown`` when the run drains or has ended or its loop is closed,
-        and ``StateError`` in the loop's own thread (fault D7). A put that raised left nothing behind.
+        and ``StateError`` in the loop's own thread (fault D7). A put that raised left nothing behind; one that is
+        interrupted, as by Ctrl-C, leaves nothing behind unless the loop is taking its item just then.
         """
         if self._plain and get_ident() != self._thread:
             with self._lock:
@@ -187,7 +198,7 @@ class Bridge:
         that, so the run never seems to have nothing left to do (invariant 3).
         """
         if self._channel.container is not None:  # a container runs user code, whose errors belong to the caller
-            self._in_loop(run.feed, item)
+            self._in_loop(None, run.feed, item)
             return
         with self._lock:
             if not self._fed:
@@ -199,22 +210,27 @@ class Bridge:
                 self._fed.pop()
                 raise QueueShutDown("feed() after the end of its run: the item was not taken")
 
-    def result_of(self, future: Future[Any], lost: str) -> Any:
+    def result_of(self, future: Future[Any], lost: str, deadline: float | None = None) -> Any:
         """Wait for a result that the loop will set; raise ``QueueShutDown``, with what is ``lost``, if it is closed.
 
-        A loop that was closed under its run answers nobody any more (fault D6).
+        A loop that was closed under its run answers nobody any more (fault D6). At ``deadline``: ``TimeoutError``.
         """
+        patience = LOOK
         while True:
             dead = self._is_dead()  # before it looks for the result, which may have been the loop's last act
             if future.done():
                 return future.result()
             if dead:
                 raise QueueShutDown(f"{LOOP_IS_CLOSED}: {lost}")
+            left = patience if deadline is None else min(patience, deadline - monotonic())
+            if left <= 0:
+                raise TimeoutError(TIME_IS_UP)
             with suppress(TimeoutError):
-                future.exception(LOOK)
+                future.exception(left)
+            patience = min(2 * patience, LONGEST_LOOK)
 
     def _deliver(self, item: Any, source: ThreadedSource | None, deadline: float | None) -> None:
-        attempt = self._attempt if self._plain else self._attempt_in_loop
+        attempt = self._attempt if self._plain else partial(self._attempt_in_loop, deadline)
         while (parked := attempt(item, source)) is not None and not self._sleep(parked, deadline):
             pass
 
@@ -244,49 +260,73 @@ class Bridge:
             raise
         return parked
 
-    def _attempt_in_loop(self, item: Any, source: ThreadedSource | None) -> _Parked | None:
-        """As :meth:`_attempt`, where a container or a policy runs the user's code, which belongs into the loop."""
+    def _attempt_in_loop(self, deadline: float | None, item: Any, source: ThreadedSource | None) -> _Parked | None:
+        """As :meth:`_attempt`, where a container or a policy runs the user's code, which belongs into the loop.
+
+        The loop has a moment to answer, even if there is no time to wait for room.
+        """
         self._check(source)
-        parked: _Parked | None = self._in_loop(self._place, item, source)
+        answer = None if deadline is None else max(deadline, monotonic() + LOOK)
+        parked: _Parked | None = self._in_loop(answer, self._place, item, source)
         return parked
 
-    def _in_loop(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call ``function`` in the loop and return its result."""
+    def _in_loop(self, deadline: float | None, function: Callable[..., Any], *args: Any) -> Any:
+        """Call ``function`` in the loop and return its result; raises ``TimeoutError`` if it has not begun by then.
+
+        Whatever ends the wait withdraws the call, unless that has begun: then its end is awaited.
+        """
         result: Future[Any] = Future()
 
         def call() -> None:
-            try:
-                result.set_result(function(*args))
-            except BaseException as error:
-                result.set_exception(error)
+            if result.set_running_or_notify_cancel():  # or it was withdrawn
+                try:
+                    result.set_result(function(*args))
+                except BaseException as error:
+                    result.set_exception(error)
 
-        self._call(call)
-        return self.result_of(result, "the item was not taken")
+        try:
+            self._call(call)
+            return self.result_of(result, NOT_TAKEN, deadline)
+        except BaseException as error:
+            if result.cancel():
+                raise
+            outcome = self.result_of(result, NOT_TAKEN)
+            if isinstance(error, Exception):
+                return outcome
+            if isinstance(outcome, _Parked):
+                with self._lock:
+                    self._leave(outcome)
+            raise
 
     def _call(self, function: Callable[[], None]) -> None:
         try:
             self._loop.call_soon_threadsafe(function)
         except RuntimeError:
-            raise QueueShutDown(f"{LOOP_IS_CLOSED}: the item was not taken") from None
+            raise QueueShutDown(f"{LOOP_IS_CLOSED}: {NOT_TAKEN}") from None
 
     def _sleep(self, parked: _Parked, deadline: float | None) -> bool:
-        """Sleep until woken, or until it is time to look; return whether the item was taken meanwhile."""
-        left = LOOK if deadline is None else min(LOOK, deadline - monotonic())
+        """Sleep until woken, or until it is time to look; return whether the item was taken meanwhile.
+
+        The threads look one after the other: if all did each time, many would keep a core busy.
+        """
+        left = min(LOOK * max(1, len(self._parked)), LONGEST_LOOK)
+        if deadline is not None:
+            left = min(left, deadline - monotonic())
         try:
             if left > 0:
                 parked.lock.acquire(timeout=left)
         finally:
             with self._lock:
                 self._leave(parked)
-        if not parked.woken and deadline is not None and monotonic() >= deadline:
-            raise TimeoutError("time is up")
+        if left <= 0 and not parked.woken:
+            raise TimeoutError(TIME_IS_UP)
         return parked.taken
 
     # -- for threads, under the lock ----------------------------------------------------------
 
     def _check(self, source: ThreadedSource | None) -> None:
         if self._is_dead():
-            raise QueueShutDown(f"{LOOP_IS_CLOSED}: the item was not taken")
+            raise QueueShutDown(f"{LOOP_IS_CLOSED}: {NOT_TAKEN}")
         if source is None and self._channel.refusal is not None:
             raise self._channel.refusal()
         if source is not None and source.left:
@@ -440,15 +480,15 @@ class Bridge:
     def _move(self, most: float) -> int:
         """Move up to ``most`` items; return how many were moved."""
         moving, moved = self._moving, 0
-        if moving:  # or the channel may have a container, into which threads put nothing themselves
+        if moving:  # or the channel may have a container that runs code, into which threads put nothing themselves
             moved = min(len(moving), max(0, int(most)))
-            self._items.extend(moving if moved == len(moving) else islice(moving, moved))
             self._channel.came_from_outside(moved)
-            if moved == len(moving):
+            if moved == len(moving) and self._channel.container is None:
+                self._items.extend(moving)
                 moving.clear()
             else:
                 for _ in range(moved):
-                    moving.popleft()
+                    self._items.append(moving.popleft())
         while moved < most and self._from_sources:
             item, source = self._from_sources.popleft()
             self._items.append(item)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from contextvars import copy_context
 from itertools import count
 from typing import Any
 
 from ..core.plan import Handler, Plan
 from .child import each_of
 from .processes import DEPTH, ProcessCaller, reference
-from .threads import Steps, WorkerThreads
+from .threads import WorkerThreads
 
 __all__ = ["with_pools"]
 
@@ -44,22 +43,19 @@ def _in_threads(handler: Handler) -> Handler:
     def call(item: Any, given: Given) -> Any:
         return given[0].call(function, item, *given[1])
 
-    async def step(item: Any, given: Given) -> AsyncIterator[Any]:
-        steps, context, more = Steps(function, item, *given[1]), copy_context(), True
-        try:
-            while more:
-                values, more = await given[0].call(steps.step, context=context)
-                for value in values:
-                    yield value
-        finally:
-            if more:
-                await given[0].call(steps.close, context=context)
+    def values(item: Any, given: Given) -> AsyncIterator[Any]:
+        return given[0].values(function, item, *given[1])
 
     def make() -> WorkerThreads:
         return WorkerThreads(handler.name, 1, handler.call_limit, numbers=numbers)
 
-    inside: Callable[..., Any] = step if handler.generates else call
-    return handler._replace(function=inside, context=_resources(handler, make), call_limit=None)
+    inside: Callable[..., Any] = values if handler.generates else call
+    return handler._replace(
+        function=inside,
+        context=_resources(handler, make),
+        call_limit=None,
+        calls_of=None if handler.call_limit is None else lambda given: given[0],
+    )
 
 
 def _in_processes(handler: Handler) -> Handler:

@@ -2,7 +2,9 @@
 
 They need CPython 3.13 or newer. An interpreter shares nothing with the others: items, results and errors are pickled,
 as for a process, but starting one takes a tenth of the time, and a call in one cannot be ended: a cancelled worker
-waits for it, and is left behind by name if it takes too long.
+waits for it, and is left behind by name if it takes too long. The drain returns then, but ``asyncio.run`` waits for the
+worker's task, and the program for the thread, which is anyio's and no daemon: Python cannot end with an interpreter at
+work. (So fault D4 and promise 5 hold for the run, not for the program.)
 """
 
 from __future__ import annotations

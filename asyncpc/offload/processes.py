@@ -8,6 +8,7 @@ one that dies with its process again has failed. The other half is in ``child``.
 from __future__ import annotations
 
 import pickle
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -31,6 +32,10 @@ DEPTH: Final = 16
 
 TRIP: Final = 0.002
 """Seconds of work that one trip should carry: much longer than the trip itself."""
+
+
+PATIENCE: Final = 0.2
+"""Seconds between two looks whether the process is still there."""
 
 
 def reference(where: str, function: Callable[..., Any], run_in: str) -> Reference:
@@ -62,6 +67,7 @@ class ProcessCaller(ThreadCaller):
         self._several = several
         self._process: BaseProcess | None = None
         self._pipe: Connection | None = None
+        self._has_sent: Callable[[float], Any]  # in so many seconds
         self._killed = False
         self._seconds = TRIP  # that an item takes, over there
 
@@ -71,15 +77,17 @@ class ProcessCaller(ThreadCaller):
 
     def make(self, jobs: list[Job]) -> None:
         """Make the calls in the process. If it dies, each of its items is tried once more, alone."""
-        self._killed = False  # first, since calls stop being awaited before the process is killed
+        if self._killed:  # just when it had answered
+            self._reap()
+        self._killed = False  # before the look at the calls, which stop being awaited before the process is killed
         calls = [(job, packed) for job in jobs if not job.future.done() and (packed := self._packed(job)) is not None]
         try:
             self._send(calls)
         except (EOFError, OSError) as error:
             status = self._reap()
             for job, _ in calls:
-                job.tries += 1
-                if self._killed or job.future.done():
+                job.tries += not self._killed
+                if job.future.done():
                     job.error = error
                 elif job.tries == 2:
                     job.error = WorkerDied(
@@ -124,7 +132,7 @@ class ProcessCaller(ThreadCaller):
         for job, _ in calls:
             job.began = monotonic()  # the start of a process does not count
         self._pipe.send_bytes(pickle.dumps([packed for _, packed in calls]))
-        seconds, answers = pickle.loads(self._pipe.recv_bytes())
+        seconds, answers = pickle.loads(self._answer())
         self._seconds += (max(seconds / len(calls), 1e-6) - self._seconds) / 2
         for (job, _), (well, packed) in zip(calls, answers, strict=True):
             try:
@@ -143,6 +151,7 @@ class ProcessCaller(ThreadCaller):
 
         spawning = multiprocessing.get_context("spawn")  # a fork of a program with threads may hang
         self._pipe, theirs = spawning.Pipe()
+        self._has_sent = _looking_at(self._pipe)
         process = spawning.Process(target=serve, args=(theirs, *self._about), name=self._name, daemon=True)
         with theirs:
             _start_deaf(process)
@@ -150,7 +159,7 @@ class ProcessCaller(ThreadCaller):
         if self._killed:  # before it was there
             process.kill()
         try:
-            trouble = pickle.loads(self._pipe.recv_bytes())
+            trouble = pickle.loads(self._answer())
         except EOFError:
             raise EOFError(
                 "the process ended before it began; if it imports the program's main module, what runs there "
@@ -158,6 +167,18 @@ class ProcessCaller(ThreadCaller):
             ) from None
         if trouble is not None:
             raise trouble
+
+    def _answer(self) -> bytes:
+        """What the process sends; raises ``EOFError`` once it has ended.
+
+        The end of the pipe does not tell that if the call has started a process of its own, which keeps the pipe open.
+        """
+        assert self._pipe is not None
+        assert self._process is not None
+        while not self._has_sent(PATIENCE):
+            if self._process.exitcode is not None and not self._has_sent(0):
+                raise EOFError("the process has ended")
+        return self._pipe.recv_bytes()
 
     def _reap(self) -> str:
         """Let the process end; say in words how it ended."""
@@ -167,24 +188,46 @@ class ProcessCaller(ThreadCaller):
             pipe.close()
         if process is None:
             return "which could not start"
-        process.join(1)
-        if process.exitcode is None:
+        if not _has_ended(process):
             process.kill()
+            _has_ended(process)
         return _status(process)
 
 
+def _looking_at(pipe: Connection) -> Callable[[float], Any]:
+    """What says whether there is something to be received, within so many seconds.
+
+    As ``pipe.poll``, which takes 10 µs, since it makes a selector each time.
+    """
+    if not hasattr(select, "poll"):
+        return pipe.poll
+    poller = select.poll()
+    poller.register(pipe, select.POLLIN)
+    return lambda seconds: poller.poll(1000 * seconds)
+
+
+def _has_ended(process: BaseProcess) -> bool:
+    """Whether a process ended that is dead, or about to be, as soon as the system reports it; waits for a second.
+
+    It looks now and then, since the wait does not end if the process has left one that it started itself.
+    """
+    for _ in range(100):
+        if process.exitcode is not None:
+            return True
+        process.join(0.01)
+    return False
+
+
 def _status(process: BaseProcess) -> str:
-    """Say how a process ended that is dead, or about to be, as soon as the system reports it.
+    """Say how a process ended.
 
     The system reports it only once: maybe to another thread that starts a process at this moment, or, where the program
     ignores SIGCHLD or waits for any child, not to asyncpc.
     """
-    for _ in range(100):
-        process.join(0.01)
-        if (status := process.exitcode) is not None:
-            process.close()
-            return f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
-    return "in a way that only another part of the program knows"
+    if (status := process.exitcode) is None:
+        return "in a way that only another part of the program knows"
+    process.close()
+    return f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
 
 
 def _start_deaf(process: BaseProcess) -> None:

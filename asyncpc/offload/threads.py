@@ -2,21 +2,21 @@
 
 Why not a library's pool? A call cannot be interrupted, so what matters is who waits for it, and how long. These threads
 end with their run, not later. They are daemons, so one that is stuck cannot keep the program from ending (fault D4). A
-call that exceeded its timeout keeps its thread until it ends, so a stage never has more calls under way than it may
-(fault C11). Calls that finish in one iteration of the loop wake it once.
+call that exceeded its timeout keeps its thread and its worker until it ends, so a stage never has more calls under way
+than it may (fault C11), nor two of one key. Calls that finish in one iteration of the loop wake it once.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import suppress
 from contextvars import Context, copy_context
 from inspect import iscoroutine
 from itertools import count
 from queue import Empty, SimpleQueue
-from threading import Thread, current_thread
+from threading import Lock, Thread, current_thread
 from time import monotonic
 from typing import Any, Final
 
@@ -29,11 +29,35 @@ __all__ = ["Job", "Steps", "ThreadCaller", "WorkerThreads", "until_ended"]
 STEP: Final = 0.001
 """Seconds for which a generator gathers values before they go to the loop."""
 
+MOST: Final = 128
+"""Values that a generator may be ahead."""
+
+LONGEST: Final = 0.01
+"""Seconds between two looks at a step that has to wait for its thread."""
+
+
+IDLE: Final = 1.0
+"""Seconds between two looks of an idle thread whether the loop is still there."""
+
 
 class Job:
     """One call, on its way to a thread and back."""
 
-    __slots__ = ("args", "began", "caller", "context", "error", "function", "future", "tries", "value")
+    __slots__ = (
+        "args",
+        "began",
+        "caller",
+        "context",
+        "ended",
+        "error",
+        "function",
+        "future",
+        "over",
+        "overdue",
+        "timer",
+        "tries",
+        "value",
+    )
 
     def __init__(
         self, future: asyncio.Future[None], context: Context, function: Callable[..., Any], args: tuple[Any, ...]
@@ -44,9 +68,24 @@ class Job:
         self.args: tuple[Any, ...] = args
         self.caller: ThreadCaller | None = None
         self.began: float | None = None  # monotonic seconds
+        self.ended: bool = False  # set and read under the lock, since its thread may be at another call from then on
+        self.overdue: bool = False  # its timeout came first
+        self.over: bool = False  # for the loop: it has ended, or is overdue
+        self.timer: asyncio.TimerHandle | None = None
         self.tries: int = 0
         self.value: Any = None
         self.error: BaseException | None = None
+
+    def wake(self) -> None:
+        """Wake who awaits it."""
+        if not self.future.done():
+            self.future.set_result(None)
+
+    def leave(self) -> None:
+        """Nobody awaits it any more."""
+        self.future.cancel()
+        if self.timer is not None:
+            self.timer.cancel()
 
 
 class ThreadCaller:
@@ -66,7 +105,10 @@ class ThreadCaller:
                 job.error = error
 
     def interrupt(self) -> bool:
-        """End the current call, from another thread; return whether that is possible."""
+        """End the current call, from another thread; return whether that is possible.
+
+        The call has not ended by then, and nobody waits for it any more.
+        """
         return False
 
     def close(self) -> None:
@@ -98,8 +140,12 @@ class WorkerThreads:
         self._numbers = count(1) if numbers is None else numbers
         self._leaving = 0  # how many of them are to end, since there are too many
         self._under_way = 0
+        self._lock = Lock()  # between a call that ends and who interrupts it
         self._done: deque[Job] = deque()
         self._called = False  # whether the loop will look at what is done
+        self._read: tuple[Steps, Job] | None = None  # the generator whose values are awaited
+        self._looks: asyncio.TimerHandle | None = None  # set while the loop will look at them
+        self._free: asyncio.Future[None] | None = None  # who waits until no call is under way
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __aenter__(self) -> WorkerThreads:
@@ -114,6 +160,8 @@ class WorkerThreads:
         self._members -= 1
         if self._members == 0:
             threads, self._threads = self._threads, []
+            if self._looks is not None:
+                self._looks.cancel()
             for _, caller in threads:
                 if self._under_way:
                     caller.interrupt()
@@ -127,6 +175,17 @@ class WorkerThreads:
                     log(ERROR, message, self._name, ", ".join(stuck), stage=self._name)
                     raise LeftBehind from None
                 raise
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a call is under way, awaited or not."""
+        return self._under_way > 0
+
+    async def until_free(self) -> None:
+        """Wait until no call is under way."""
+        while self.is_busy:
+            self._free = asyncio.get_running_loop().create_future()
+            await self._free
 
     def resize(self, size: int) -> None:
         """Change the number of threads to ``size``; surplus threads end after the calls that wait already."""
@@ -142,27 +201,84 @@ class WorkerThreads:
 
         *Cancel safety*: a call that has not begun is not made; a call that has begun goes on, and its value is dropped.
         """
-        loop = self._loop = asyncio.get_running_loop()
-        if len(self._threads) - self._leaving < min(self._size, self._under_way + 1):
-            self._start_thread()  # first, since the system may refuse one: then the call is not made
-        job = Job(loop.create_future(), context or copy_context(), function, args)
-        self._under_way += 1
-        self._jobs.put(job)
-        timer = None if self._timeout is None else loop.call_later(self._timeout, self._look, job)
+        job = self._begin(context or copy_context(), function, args, self._timeout)
         try:
             await job.future
         finally:
-            if timer is not None:
-                timer.cancel()
-        if job.error is not None:
-            raise job.error
-        if iscoroutine(job.value):
-            job.value.close()  # or Python warns that it was never awaited
+            job.leave()
+        value = self._value(job)
+        if iscoroutine(value):
+            value.close()  # or Python warns that it was never awaited
             raise TypeError(
                 f"stage {self._name!r} gave a coroutine: write its function as 'async def', "
                 "or see whether a decorator around it hides that it is"
             )
+        return value
+
+    async def values(self, function: Callable[..., Any], *args: Any) -> AsyncGenerator[Any, None]:
+        """The values of a generator function, which is called and read in one of the threads.
+
+        They come as they are given; fast ones come together, a moment later. The thread is at most 128 values ahead.
+        Raises what the generator raises, and ``TimeoutError`` when it has worked longer than the timeout in all; both
+        after the values before. Its time does not run while it is ahead and waits for its values to be taken.
+
+        *Cancel safety*: the generator is closed in its thread; values that it was ahead are dropped.
+        """
+        steps, context = Steps(function, *args), copy_context()
+        job: Job | None = None
+        try:
+            while not steps.ended:
+                job = self._begin(context, steps.step, (), self._time_left(steps.seconds))
+                self._watch(steps, job)
+                over = False
+                while not over:
+                    await job.future
+                    if not (over := job.over):
+                        job.future = job.future.get_loop().create_future()
+                    while steps.values:
+                        yield steps.values.popleft()
+                job.leave()
+                self._value(job)
+        finally:
+            self._read = None
+            if job is not None:
+                job.leave()
+                steps.left = True
+                if job.overdue:  # closed when the call has ended: its failure is told now
+                    self._begin(context, steps.close, (), None)
+                elif not steps.ended:
+                    await self.call(steps.close, context=context)
+
+    def _begin(self, context: Context, function: Callable[..., Any], args: tuple[Any, ...], limit: float | None) -> Job:
+        """Let one of the threads make a call, which may take ``limit`` seconds."""
+        loop = self._loop = asyncio.get_running_loop()
+        if len(self._threads) - self._leaving < min(self._size, self._under_way + 1):
+            self._start_thread()  # first, since the system may refuse one: then the call is not made
+        job = Job(loop.create_future(), context, function, args)
+        self._under_way += 1
+        self._jobs.put(job)
+        if limit is not None:
+            job.timer = loop.call_later(limit, self._look, job, limit)
+        return job
+
+    def _value(self, job: Job) -> Any:
+        """What a call gave that has ended, or is overdue; raises what it raised."""
+        if job.overdue:
+            raise TimeoutError(self._too_long())
+        if job.error is not None:
+            try:
+                raise job.error
+            finally:
+                job.error = None  # its traceback leads here: no circle, which would keep the item alive
         return job.value
+
+    def _time_left(self, seconds: float) -> float | None:
+        """Seconds that a call may still take that has taken so many; raises ``TimeoutError`` if that is none."""
+        if self._timeout is None:
+            return None
+        if seconds >= self._timeout:
+            raise TimeoutError(self._too_long())
+        return self._timeout - seconds
 
     def _start_thread(self) -> None:
         caller = self._make_caller()
@@ -175,20 +291,27 @@ class WorkerThreads:
 
     def _work(self, caller: ThreadCaller) -> None:
         try:
-            while jobs := list(self._next(caller)):
-                wanted = [job for job in jobs if not job.future.done()]
-                for job in wanted:
-                    job.caller = caller
-                if wanted:
-                    self._make(caller, wanted)
-                self._done.extend(jobs)
-                del jobs, wanted  # an idle thread keeps nothing alive
+            while self._work_once(caller):  # in a frame of its own: an idle thread keeps nothing alive
                 self._notify()
         finally:
             caller.close()
             with suppress(RuntimeError):  # the loop is closed, so nobody waits any more
                 assert self._loop is not None
                 self._loop.call_soon_threadsafe(self._left, current_thread())
+
+    def _work_once(self, caller: ThreadCaller) -> bool:
+        """Wait for calls and make them; whether there were any."""
+        jobs = list(self._next(caller))
+        wanted = [job for job in jobs if not job.future.done()]
+        for job in wanted:
+            job.caller = caller
+        if wanted:
+            self._make(caller, wanted)
+        with self._lock:
+            for job in jobs:
+                job.ended = True
+        self._done.extend(jobs)
+        return bool(jobs)
 
     def _make(self, caller: ThreadCaller, jobs: list[Job]) -> None:
         try:
@@ -199,7 +322,7 @@ class WorkerThreads:
 
     def _next(self, caller: ThreadCaller) -> Iterator[Job]:
         """The next job, and some that wait after it, but no more than this thread's share; none means the end."""
-        job = self._jobs.get()
+        job = self._get()
         most = min(caller.most(), 1 + self._jobs.qsize() // self._size)
         while job is not None:
             yield job
@@ -210,6 +333,15 @@ class WorkerThreads:
                 return
             if job is None and most > 0:
                 self._jobs.put(None)  # the end is for the next thread
+
+    def _get(self) -> Job | None:
+        """Wait for a job, or the end; a loop that was closed under its run gives neither (fault D6)."""
+        while True:
+            with suppress(Empty):
+                return self._jobs.get(timeout=IDLE)
+            assert self._loop is not None
+            if self._loop.is_closed():
+                return None
 
     def _notify(self) -> None:
         """Wake the loop once for all calls that end before it looks (fault D8)."""
@@ -228,64 +360,109 @@ class WorkerThreads:
         while self._done:
             job = self._done.popleft()
             self._under_way -= 1
-            if not job.future.done():
-                job.future.set_result(None)
+            job.over = True
+            job.wake()
+        if self._free is not None and not self._under_way and not self._free.done():
+            self._free.set_result(None)
 
     def _left(self, thread: Thread) -> None:
         staying = [one for one in self._threads if one[0] is not thread]
         self._leaving -= len(self._threads) - len(staying)
         self._threads = staying
 
-    def _look(self, job: Job) -> None:
-        """Check the timeout of a call, which runs from its beginning: a wait for a thread does not count."""
-        assert self._timeout is not None
-        if job.future.done():
+    def _look(self, job: Job, limit: float) -> None:
+        """Check the limit of a call, which runs from its beginning: a wait for a thread does not count."""
+        if job.over or job.future.cancelled():
             return
-        left = self._timeout if job.began is None else job.began + self._timeout - monotonic()
+        left = limit if job.began is None else job.began + limit - monotonic()
         if left > 0:
-            asyncio.get_running_loop().call_later(left, self._look, job)
+            job.timer = asyncio.get_running_loop().call_later(left, self._look, job, limit)
             return
         assert job.caller is not None
-        message = f"stage {self._name!r}: the call took longer than timeout={self._timeout:g} seconds"
-        job.future.set_exception(TimeoutError(message))
-        if not job.caller.interrupt():
-            why = "a thread cannot be interrupted, so its worker waits until the call ends"
-            log(WARNING, "%s; %s", message, why, stage=self._name)
+        with self._lock:
+            if job.ended:  # its thread may be at another call already
+                return
+            job.overdue = job.over = True
+            job.wake()  # before the interrupt, after which a call that is still awaited is made again
+            interrupted = job.caller.interrupt()
+        if not interrupted:
+            log(
+                WARNING,
+                "%s; a thread cannot be interrupted, so its worker waits until the call ends",
+                self._too_long(),
+                stage=self._name,
+            )
+
+    def _watch(self, steps: Steps, job: Job, patience: float = STEP) -> None:
+        """Look at the values of a step when the first have waited long enough for others.
+
+        One timer does for many short steps.
+        """
+        self._read = steps, job
+        if self._looks is None:
+            self._looks = job.future.get_loop().call_later(patience, self._look_at_values, min(2 * patience, LONGEST))
+
+    def _look_at_values(self, patience: float) -> None:
+        self._looks = None
+        if self._read is None:
+            return
+        steps, job = self._read
+        if not steps.gathers_no_more():
+            self._watch(steps, job, patience)
+        elif steps.values:
+            job.wake()
+
+    def _too_long(self) -> str:
+        return f"stage {self._name!r}: the call took longer than timeout={self._timeout:g} seconds"
 
 
 class Steps:
-    """A generator that is read in a thread, in steps of as many values as come within a moment."""
+    """A generator that is read in a thread, in steps of as many values as come within a moment.
+
+    The loop may take the values of a step before that has ended, so none waits until the next one comes.
+    """
 
     def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        self.values: deque[Any] = deque()
+        """What it has given and nobody has taken yet."""
+        self.ended: bool = False
+        """Whether it has given its last value, or raised."""
+        self.left: bool = False
+        """Whether nobody takes its values any more."""
+        self.seconds: float = 0.0
+        """How long it has worked, in steps that have ended."""
         self._function = function
         self._args = args
-        self._values: Any = None
-        self._error: BaseException | None = None  # that it raised after the values of the last step
+        self._iterator: Any = None
+        self._until: float | None = None  # until when a step gathers values, once it has begun
 
-    def step(self) -> tuple[list[Any], bool]:
-        """Some values, and whether there may be more; raises what the generator raises, after the values before."""
-        if self._values is None:
-            self._values = iter(self._function(*self._args))
-        if self._error is not None:
-            raise self._error
-        values: list[Any] = []
-        until = monotonic() + STEP
+    def step(self) -> None:
+        """Gather some values; raises what the generator raises."""
+        began = monotonic()
+        self._until = until = began + STEP
         try:
-            for value in self._values:
-                values.append(value)
-                if len(values) == 128 or monotonic() > until:
-                    return values, True
-        except BaseException as error:
-            if not values:
-                raise
-            self._error = error
-            return values, True
-        return values, False
+            if self._iterator is None:
+                self._iterator = iter(self._function(*self._args))
+            for value in self._iterator:
+                self.values.append(value)
+                if len(self.values) >= MOST or monotonic() > until or self.left:
+                    return
+            self.ended = True
+        except BaseException:
+            self.ended = True
+            raise
+        finally:
+            self.seconds += monotonic() - began
+            self._until = None
+
+    def gathers_no_more(self) -> bool:
+        """Whether the step that is under way ends with the next value that is not here by now."""
+        return self._until is not None and monotonic() > self._until
 
     def close(self) -> None:
         """Close the generator, so that its ``finally`` runs."""
-        if hasattr(self._values, "close"):
-            self._values.close()
+        if hasattr(self._iterator, "close"):
+            self._iterator.close()
 
 
 async def until_ended(*threads: Thread) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ..checks import check_item_function, is_positive, is_whole
 from ..core.emit import emit_each
@@ -206,6 +206,10 @@ class Group(NamedTuple):
     weight: float
 
 
+TOGETHER: Final = Group(None, 1.0)
+"""The only group where a batch has no functions of an item."""
+
+
 class Batches:
     """Items gathered into batches, for each key of the batch its own; whole batches are taken."""
 
@@ -223,9 +227,16 @@ class Batches:
         self._complete: deque[Batched] = deque()
         self._count = 0
 
+    @property
+    def runs_code(self) -> bool:
+        """Whether there are functions of the user."""
+        return self._batch.key is not None or self._batch.weigh is not None
+
     def group_of(self, item: Any) -> Group:
         """Where the item belongs; raises what a function of the user raises."""
         batch = self._batch
+        if batch.key is None and batch.weigh is None:
+            return TOGETHER
         key = None if batch.key is None else batch.key(item)
         return Group(key, 1.0 if batch.weigh is None else float(batch.weigh(item)))
 
@@ -343,6 +354,9 @@ class KeyedBatches:
     A key belongs to one batch, from the moment one of its items is in it until that has been handled. An item whose key
     belongs to a batch that it cannot join waits beside the batches, so it keeps no item of another key waiting.
     """
+
+    runs_code: bool = True
+    """Of the user: the function of an item."""
 
     __slots__ = ("_again", "_batches", "_key", "_limit", "_made_item", "_owner", "_parked", "_parked_count")
 

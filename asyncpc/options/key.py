@@ -48,6 +48,9 @@ class KeyedQueue:
     taken. No key is bound to a worker: any free worker takes the next item whose key is free.
     """
 
+    runs_code: bool = True
+    """Of the user: the function of an item."""
+
     __slots__ = ("_count", "_parked", "_priority", "_ready", "key")
 
     def __init__(self, key: Callable[[Any], Hashable], priority: Callable[[Any], Any] | None = None) -> None:
@@ -140,7 +143,10 @@ _NO_KEY: Any = object()
 
 
 class Lease:
-    """One worker's way to a :class:`KeyedQueue`: the key of its item is free again when it looks for the next one."""
+    """One worker's way to a :class:`KeyedQueue`: the key of its item is free again when it looks for the next one.
+
+    It does not look before all of its calls have ended, even those that have failed.
+    """
 
     __slots__ = ("_key", "_queue")
 

@@ -47,6 +47,9 @@ class PriorityHeap:
     refused is not in.
     """
 
+    runs_code: bool = True
+    """Of the user: the function of an item."""
+
     __slots__ = ("_came", "_heap", "priority")
 
     def __init__(self, priority: Callable[[Any], Any] | None = None) -> None:

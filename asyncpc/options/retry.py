@@ -1,4 +1,7 @@
-"""``retry=``: how often a handler that raised is called again with its item; and ``RetryLater``, which asks for it."""
+"""``retry=``: how often a handler that raised is called again with its item; and ``RetryLater``, which asks for it.
+
+``RetryLater`` itself is in ``errors``, and the default wait between two calls, ``exponential``, in ``backoff``.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from ..core.channel import Channel
 from ..core.stage import NO_ITEM, Stage
-from ..wording import place_of, redacted
+from ..wording import place_of
 from .outcome import Outcome
 from .report import Statistics
 from .state import State
@@ -150,7 +150,7 @@ def judge(state: State, outcome: Outcome, look: Look, stalled_after: float) -> H
         live=state is not State.FAILED and not is_dead,
         ready=state is State.RUNNING and not is_silent,
         stalled=stalled,
-        why=redacted("; ".join(words)),
+        why="; ".join(words),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from html import escape
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ..failure import Failure, KeptFailure
 from .verdict import bottleneck, loop_holders
@@ -112,14 +112,20 @@ class Statistics(NamedTuple):
         return self._shown().html()
 
     def _shown(self) -> _Shown:
-        head = ("stage", "received", "done", "failed", "dropped", "in flight", "queued", "rate")
         rows = [
-            (s.name, s.received, s.done, s.failed, s.dropped, s.in_flight, s.queued, f"{s.rate:,.0f}")
+            {
+                "stage": s.name,
+                **_counts(s),
+                "in flight": s.in_flight,
+                "queued": s.queued,
+                "held back": s.held_back,
+                "rate": f"{s.rate:,.0f}",
+            }
             for s in self.stages
         ]
         fed = f", {self.fed} fed" if self.fed else ""
         line = f"{self.state}: {self.produced} produced{fed} in {self.elapsed:.3f} s"
-        return _Shown(_cells(head, self.sources, rows), [line])
+        return _Shown(_cells(self.sources, rows), [line])
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as dictionaries and lists, ready for JSON."""
@@ -274,9 +280,15 @@ class Report:
 
     def _shown(self) -> _Shown:
         left = self.left_by_stage()
-        head = ("stage", "received", "done", "failed", "dropped", "unfinished", "peak queued", "rate")
         rows = [
-            (s.name, s.received, s.done, s.failed, s.dropped, left.get(s.name, 0), s.peak_queued, f"{s.rate:,.0f}")
+            {
+                "stage": s.name,
+                **_counts(s),
+                "unfinished": left.get(s.name, 0),
+                "peak queued": s.peak_queued,
+                "held back": s.held_back,
+                "rate": f"{s.rate:,.0f}",
+            }
             for s in self.stages
         ]
         lines = [f"{s.name}: {s.failed} failed, the last on {s.last_failure}" for s in self.stages if s.last_failure]
@@ -285,7 +297,7 @@ class Report:
         lines += [f"abandoned: {name} could not be stopped" for name in self.abandoned]
         fed = f", {self.fed} fed" if self.fed else ""
         lines.append(f"{self.produced} produced{fed}, {self.done} done in {self.elapsed:.3f} s")
-        return _Shown(_cells(head, self.sources, rows), lines)
+        return _Shown(_cells(self.sources, rows), lines)
 
 
 class PipelineError(ExceptionGroup[Exception]):
@@ -346,9 +358,27 @@ class _Shown(NamedTuple):
         return f"<table><thead><tr>{first}</tr></thead><tbody>{''.join(rest)}</tbody></table>{lines}"
 
 
-def _cells(
-    head: tuple[str, ...], sources: Sequence[SourceStatistics], stages: list[tuple[Any, ...]]
-) -> list[tuple[str, ...]]:
-    """A row for each source and stage; what a source produced is shown under ``done``."""
-    first = [(source.name, "", source.produced, *[""] * (len(head) - 3)) for source in sources]
-    return [head, *[tuple(map(str, row)) for row in (*first, *stages)]]
+OPTIONAL: Final = ("failed", "dropped", "retried", "unfinished", "held back")
+"""Columns that are left out where all of their counts are 0."""
+
+
+def _counts(stage: StageStatistics) -> dict[str, int]:
+    return {
+        "received": stage.received,
+        "done": stage.done,
+        "failed": stage.failed,
+        "dropped": stage.dropped,
+        "retried": stage.retried,
+    }
+
+
+def _cells(sources: Sequence[SourceStatistics], stages: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """A head, and a row for each source and stage; what a source produced is shown under ``done``."""
+    head = [name for name in stages[0] if name not in OPTIONAL or any(row[name] for row in stages)]
+    first = [{"stage": source.name, "done": source.produced} for source in sources]
+    return [tuple(head), *[tuple([_cell(row.get(name, "")) for name in head]) for row in (*first, *stages)]]
+
+
+def _cell(value: Any) -> str:
+    """A cell; of what held calls back, the seconds in all."""
+    return f"{sum([seconds for _, seconds in value]):.1f} s" if isinstance(value, tuple) else str(value)

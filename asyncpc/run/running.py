@@ -156,8 +156,9 @@ class Running(Generic[In_contra, Out_co]):
 
         ``timeout`` is in seconds, by default the pipeline's ``drain_timeout``. Returns within that plus 100 ms; to
         cancel tens of thousands of workers, or to list millions of items by key or priority, takes longer. Raises
-        ``PipelineError`` if the run failed. Inside one of the run's own handlers, which cannot wait for itself, it
-        starts the drain and returns the report so far. *Cancel safety*: the drain goes on.
+        ``PipelineError`` if the run failed; items left at the deadline are no error here: see ``report.complete``.
+        Inside one of the run's own handlers, which cannot wait for itself, it starts the drain and returns the report
+        so far. *Cancel safety*: the drain goes on.
         """
         self.stop(timeout)
         if self._run.runs_here():
@@ -211,8 +212,9 @@ class Running(Generic[In_contra, Out_co]):
     async def wait(self) -> Report:
         """Wait until the sources have ended and everything is handled; raises ``PipelineError`` if the run failed.
 
-        Raises ``StateError`` in one of the run's own handlers, which would wait for itself. (A task that a handler
-        waits for would do the same, but cannot be recognized.) *Cancel safety*: waiting changes nothing.
+        Items left at the deadline of a stop are no error here: see ``report.complete``. Raises ``StateError`` in one of
+        the run's own handlers, which would wait for itself. (A task that a handler waits for would do the same, but
+        cannot be recognized.) *Cancel safety*: waiting changes nothing.
         """
         if self._run.runs_here():
             raise StateError("wait() in a handler would wait for itself: call stop() instead")

@@ -9,14 +9,16 @@ How a run stops
 1. *Intake ends*: puts are refused and the sources' tasks are cancelled, also while they sit in their next item; each
    source is closed in its own task. (Sources that end by themselves lead to the same point.)
 2. *The queues drain*: when every queue is empty and every worker waits with nothing in flight, nothing can make new
-   work, not even ``feed``; the queues that no stage writes to are closed, and each of their consumers sees END. When
-   the last worker of a stage has ended, the next queue is closed, stage by stage; where branches meet, when the last of
-   them has ended.
-3. *One deadline* over all of it: then the workers are cancelled, once more after ``GRACE`` seconds, and after another
-   ``GRACE`` a worker that ignored both is abandoned by name. What was not handled is listed, item by item.
+   work, not even ``feed``.
+3. *END goes through the stages*: the queues that no stage writes to are closed, and each of their consumers sees END.
+   When the last worker of a stage has ended, the next queue is closed, stage by stage; where branches meet, when the
+   last of them has ended.
+4. *One deadline* over all of it, set when a stop is asked for or a source raises; sources that end by themselves set
+   none. Then the workers are cancelled, once more after ``GRACE`` seconds, and after another ``GRACE`` a worker that
+   ignored both is abandoned by name. What was not handled is listed, item by item.
 
-A failure cancels at once instead of step 2; what it leaves is listed as well. When a source raises, the run drains the
-items that it produced, then raises the error (fault C13).
+A failure cancels at once instead of steps 2 and 3; what it leaves is listed as well. When a source raises, the run
+drains the items that it produced, then raises the error (fault C13).
 """
 
 from __future__ import annotations
@@ -312,6 +314,8 @@ class Supervisor:
         if all(stage.is_idle for stage in self.stages):
             if any(stage.inbox.complete() for stage in self.stages):
                 return  # the worker that handles the last batch will come back here
+            if any(len(stage.inbox.items) for stage in self.stages):
+                return  # and so will the worker with their key, when a call has ended that goes on after its timeout
             for stage in self.stages:
                 if not stage.before:
                     stage.inbox.close()
@@ -488,11 +492,13 @@ class Supervisor:
         if self.outcome.report is None:
             return
         counts = {stage.name: stage for stage in self.outcome.report.stages}
+        left_early = self.results is not None and self.outcome.is_clean()  # by whoever reads its results
         for name, left in self.outcome.report.left_by_stage().items():
             one = counts[name]
             message = "pipeline %r: stage %r left %d of %d items unfinished (%d done, %d failed, %d dropped)"
             numbers = left, one.received, one.done, one.failed, one.dropped
-            log(WARNING, message, self.plan.name, name, *numbers, pipeline=self.plan.name, stage=name)
+            level = DEBUG if left_early else WARNING
+            log(level, message, self.plan.name, name, *numbers, pipeline=self.plan.name, stage=name)
 
     def _conclude(self) -> None:
         """Write the report, with what is left, and let go of it."""

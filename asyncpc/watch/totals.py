@@ -14,9 +14,8 @@ from ..core.plan import Plan
 from ..run.health import Health, Look
 from ..run.report import Statistics
 from ..run.running import Running, look_at
-from ..wording import escaped, redacted
 
-__all__ = ["Figures", "Seen", "Totals", "label"]
+__all__ = ["Figures", "Seen", "Totals"]
 
 COUNTED: Final = ("received", "done", "failed", "dropped", "retried")
 """What is counted of each stage."""
@@ -28,7 +27,7 @@ PUT: Final = "put()"
 """Stands for a source where items are put in from outside."""
 
 Figures = Mapping[tuple[str, ...], float]
-"""Figures, each by what it is and where: ``("received", "fetch")``, ``("held_back", "fetch", "a rate")``."""
+"""Figures, each by what it is and where: ``("received", "fetch")``, ``("held_back", "fetch", "its rate")``."""
 
 
 class Seen(NamedTuple):
@@ -60,9 +59,9 @@ class Totals:
     """The counts of one pipeline; :meth:`beside` is entered for each of its runs."""
 
     def __init__(self, plan: Plan) -> None:
-        self._stages = [label(node.handler.name) for node in plan.nodes]
+        self._stages = [node.handler.name for node in plan.nodes]
         self._bounds = [float(plan.bound(node.handler)) or math.inf for node in plan.nodes]
-        sources = [label(origin.name) for origin in plan.origins] or [PUT]
+        sources = [origin.name for origin in plan.origins] or [PUT]
         whats = [("produced", name) for name in sources] + [(what, name) for name in self._stages for what in COUNTED]
         # The counts of all runs before, and the run that is under way; in one place, since other threads read them.
         self._now: tuple[Figures, _Run | None] = dict.fromkeys(whats, 0.0), None
@@ -107,38 +106,24 @@ class Totals:
             present["maxsize", name] = bound
         if look is not None and look.statistics is not None:
             for stage in look.statistics.stages:
-                name = label(stage.name)
-                present["queued", name] += stage.queued
-                present["in_flight", name] += stage.in_flight
-                present["workers", name] += stage.concurrency
-            for stalled, seconds in look.unsettled:
-                present["stalled", label(stalled)] = seconds
+                present["queued", stage.name] = stage.queued
+                present["in_flight", stage.name] = stage.in_flight
+                present["workers", stage.name] = stage.concurrency
+            for name, seconds in look.unsettled:
+                present["stalled", name] = seconds
         return present
 
 
-def label(name: str) -> str:
-    """A name as others may read it."""
-    return escaped(redacted(name))
-
-
 def _counts(now: Statistics) -> Figures:
-    counts: dict[tuple[str, ...], float] = {}
-
-    def add(what: tuple[str, ...], count: float) -> None:  # two names may differ in their passwords only
-        counts[what] = counts.get(what, 0.0) + count
-
-    for source in now.sources:
-        add(("produced", label(source.name)), source.produced)
+    counts: dict[tuple[str, ...], float] = {("produced", source.name): source.produced for source in now.sources}
     if now.put or not now.sources:
-        add(("produced", PUT), now.put)
+        counts["produced", PUT] = now.put
     for stage in now.stages:
-        name = label(stage.name)
-        for what, count in zip(
-            COUNTED, (stage.received, stage.done, stage.failed, stage.dropped, stage.retried), strict=True
-        ):
-            add((what, name), count)
-        for cause, seconds in stage.held_back:
-            add(("held_back", name, label(cause)), seconds)
+        numbers = stage.received, stage.done, stage.failed, stage.dropped, stage.retried
+        counts |= {(what, stage.name): number for what, number in zip(COUNTED, numbers, strict=True)}
+        for words, seconds in stage.held_back:
+            held_back = "held_back", stage.name, words.partition(" of ")[0]  # its rate, of which the rest may change
+            counts[held_back] = counts.get(held_back, 0.0) + seconds
     return counts
 
 

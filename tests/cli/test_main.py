@@ -430,7 +430,7 @@ def test_a_signal_while_the_source_is_idle_drains_and_exits_within_a_second(
     child.send(number)
     ended = child.end()
     assert (ended.status, ended.err) == (128 + number, "")
-    assert ended.row("save")[:5] == ["5", "5", "0", "0", "0"]
+    assert ended.row("save")[:3] == ["5", "5", "5"]
     assert ended.cpu < 1.0
     assert ended.seconds < BUSY
 
@@ -448,7 +448,7 @@ def test_the_second_signal_cancels_now_and_tells_what_is_left(folder: Path, loop
     assert ended.status == 1
     assert ended.seconds < BUSY
     assert "left unfinished: 2 items (hangs 2)" in ended.err
-    assert ended.row("hangs")[:5] == ["2", "0", "0", "0", "2"]
+    assert ended.row("hangs")[:3] == ["2", "0", "2"]
 
 
 @both_loops

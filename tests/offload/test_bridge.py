@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import inspect
 import queue
+import sys
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -13,10 +15,23 @@ from contextvars import copy_context
 from typing import Any
 
 import pytest
-from support import PATIENCE, ignore, results, switching_often, until
+from support import PATIENCE, ignore, named, results, switching_often, until
 
-from asyncpc import Pipeline, PipelineError, QueueShutDown, Running, StateError, consumer, feed, merge, producer, source
-from asyncpc.offload.bridge import bridge_to
+from asyncpc import (
+    Batch,
+    Consumer,
+    Pipeline,
+    PipelineError,
+    QueueShutDown,
+    Running,
+    StateError,
+    consumer,
+    feed,
+    merge,
+    producer,
+    source,
+)
+from asyncpc.offload.bridge import Bridge, bridge_to
 from asyncpc.run.accounting import Accounts as Books_
 
 pytestmark = pytest.mark.realtime
@@ -47,6 +62,23 @@ def in_thread_at_once(function: Callable[..., Any], *args: Any) -> Any:
     """The same while the loop does not run."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(function, *args).result()
+
+
+def taking(batch: Batch | None, take: Callable[[list[int]], object]) -> Consumer[int, None, ..., Any]:
+    """A consumer that gives ``take`` its batches, or single items."""
+    if batch is None:
+
+        @consumer
+        async def single(n: int) -> None:
+            take([n])
+
+        return single
+
+    @consumer(batch=batch)
+    async def several(items: list[int]) -> None:
+        take(items)
+
+    return several
 
 
 # -- put_from_thread ------------------------------------------------------------------------------
@@ -139,6 +171,147 @@ async def test_a_full_pipeline_makes_threads_wait() -> None:
         await waiting
     assert running.report is not None
     assert running.report.done == 3
+
+
+@pytest.mark.parametrize(
+    "options", [{"key": abs}, {"priority": abs}, {"batch": Batch(1, weigh=abs)}, {"overflow": "drop_oldest"}], ids=str
+)
+async def test_a_put_that_the_loop_does_not_answer_in_time_left_nothing_behind(options: dict[str, Any]) -> None:
+    """The loop, which must call the user's function, is busy: the thread is told in time, and its item not taken."""
+    handled: list[Any] = []
+
+    async def handle(item: Any) -> None:
+        handled.extend(item if "batch" in options else [item])
+
+    async with Pipeline(named("handle", handle, **options)) as running:
+        with pytest.raises(TimeoutError, match="time is up"):
+            in_thread_at_once(running.put_from_thread, 1, 0.05)
+        await in_thread(running.put_from_thread, 2, 0)  # it has a moment to answer, though none to wait for room
+        report = await running.drain()
+    assert (handled, report.produced) == ([2], 1)
+
+
+def interrupt(thread: threading.Thread) -> None:
+    """As Ctrl-C would, if it were the main thread."""
+    assert thread.ident is not None
+    raised = ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(Interrupted))
+    assert raised == 1
+
+
+class Interrupted(BaseException):
+    """What comes in the midst of a put."""
+
+
+def was_interrupted(thread: threading.Thread) -> bool:
+    """Whether it knows, and still waits for what the loop is at."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    while frame is not None and frame.f_code.co_name != "_in_loop":
+        frame = frame.f_back
+    return frame is not None and "error" in frame.f_locals
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_put_that_is_interrupted_left_nothing_behind(begun: bool) -> None:
+    """Its item is withdrawn before the loop comes to it. If the loop is at it, the thread waits for the outcome."""
+    handled: list[int] = []
+    called, looking, go_on, told = [threading.Event() for _ in range(4)]
+    loop = asyncio.get_running_loop()
+
+    class Telling:
+        """The loop, and says when it is called."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(loop, name)
+
+        def call_soon_threadsafe(self, *args: Any) -> Any:
+            loop.call_soon_threadsafe(*args)
+            called.set()
+
+    def key(n: int) -> int:
+        looking.set()
+        while not go_on.is_set():
+            pass  # the loop does not run meanwhile
+        return n
+
+    @consumer(key=key)
+    async def handle(n: int) -> None:
+        handled.append(n)
+
+    def put() -> None:
+        try:
+            running.put_from_thread(1)
+        except Interrupted:
+            told.set()
+
+    def disturb() -> None:
+        assert (looking if begun else called).wait(PATIENCE)
+        interrupt(putting)
+        while not (was_interrupted(putting) if begun else told.is_set()):
+            pass
+        go_on.set()
+
+    async with Pipeline(handle) as running:
+        bridge_to(running._run.first)._loop = Telling()  # type: ignore[assignment]  # a loop that tells
+        putting, disturbing = threading.Thread(target=put), threading.Thread(target=disturb)
+        putting.start()
+        disturbing.start()
+        if not begun:
+            while not told.is_set():
+                pass  # the loop does not run meanwhile
+        await until(lambda: not (putting.is_alive() or disturbing.is_alive()))
+        report = await running.drain()
+    assert (handled, report.produced) == (([1], 1) if begun else ([], 0))
+
+
+async def test_threads_that_wait_for_long_look_seldom() -> None:
+    """Two hundred of them, each awake twenty times a second, took a tenth of a core."""
+    parked = 0
+
+    class Counted(Bridge):
+        """Counts how often a thread lay down."""
+
+        __slots__ = ()
+
+        def _park(self, *args: Any) -> Any:
+            nonlocal parked
+            parked += 1
+            return super()._park(*args)
+
+    @consumer(maxsize=1)
+    async def never(n: int) -> None:
+        await asyncio.Event().wait()
+
+    async with Pipeline(never) as running:
+        await running.put(0)
+        await until(lambda: running.statistics().stages[0].in_flight == 1)
+        await running.put(1)
+        bridge_to(running._run.first).__class__ = Counted
+        waiting = [asyncio.ensure_future(in_thread(running.put_from_thread, n, 0.6)) for n in range(10)]
+        for one in waiting:
+            with pytest.raises(TimeoutError):
+                await one
+        await running.drain(timeout=0)
+    assert parked <= 10 + 12 + 10  # as they come, one each 0.05 s, and a last look; it was twelve times each
+
+
+async def test_a_thread_whose_time_is_up_looks_once_more() -> None:
+    """A place that became free since its last look is not passed over: it is woken when half of the room is free."""
+    gate = asyncio.Semaphore(0)
+
+    @consumer
+    async def wait(n: int) -> None:
+        await gate.acquire()
+
+    async with Pipeline(wait, maxsize=4) as running:
+        for n in range(5):
+            await running.put(n)
+        waiting = [asyncio.ensure_future(in_thread(running.put_from_thread, n, 0.3)) for n in range(5, 25)]
+        await asyncio.sleep(0.1)
+        gate.release()
+        await asyncio.wait(waiting)
+        assert sum(one.exception() is None for one in waiting) == 1
+        for _ in range(10):
+            gate.release()
 
 
 async def test_a_drain_refuses_threads_that_wait() -> None:
@@ -261,6 +434,38 @@ async def test_where_nothing_can_be_put_a_thread_is_told() -> None:
                 call(1)
 
 
+@pytest.mark.parametrize("option", ["priority", "key", "batch key", "batch weigh", "key beside batch"])
+async def test_functions_of_an_item_run_in_the_loop_for_a_thread_too(option: str) -> None:
+    """They may use what belongs to the loop, and what they raise is told to the thread whose item it is."""
+    ran_in: set[int] = set()
+
+    def function(n: int) -> int:
+        ran_in.add(threading.get_ident())
+        if n == 0:
+            raise ValueError("no zeros")
+        return 1
+
+    options: dict[str, Any] = {
+        "priority": {"priority": function},
+        "key": {"key": function},
+        "batch key": {"batch": Batch(2, key=function)},
+        "batch weigh": {"batch": Batch(2, weigh=function)},
+        "key beside batch": {"key": function, "batch": Batch(2)},
+    }
+    got: list[Any] = []
+
+    async def keep(taken: Any) -> None:
+        got.append(taken)
+
+    stage: Consumer[int, None, ..., Any] = consumer(**options[option])(keep)
+    async with Pipeline(stage) as running:
+        await in_thread(running.put_from_thread, 7)
+        with pytest.raises(ValueError, match="no zeros"):
+            await in_thread(running.put_from_thread, 0)
+    assert got == [[7] if "batch" in option else 7]
+    assert ran_in == {threading.get_ident()}
+
+
 async def test_the_loop_does_not_stop_looking_while_a_thread_hands_over() -> None:
     """An item handed over in the moment in which the loop finds nothing more is seen, not left until the next one."""
     handled: list[int] = []
@@ -326,7 +531,8 @@ def test_a_closed_loop_is_an_error_never_a_hang(full: bool) -> None:
     assert isinstance(failed[0], QueueShutDown)
 
 
-async def test_a_burst_wakes_the_loop_once() -> None:
+@pytest.mark.parametrize("batch", [None, Batch(50)], ids=["single", "batches"])
+async def test_a_burst_wakes_the_loop_once(batch: Batch | None) -> None:
     """Not once per item (fault D8): a wake-up is a system call and a switch of threads."""
     loop = asyncio.get_running_loop()
     calls = 0
@@ -344,7 +550,7 @@ async def test_a_burst_wakes_the_loop_once() -> None:
             calls += 1
             return call(*args)
 
-    async with Pipeline(ignore, maxsize=1000) as running:
+    async with Pipeline(taking(batch, lambda items: None), maxsize=1000) as running:
         bridge_to(running._run.first)._loop = Counting(loop)  # type: ignore[assignment]  # a loop that counts
 
         def put() -> None:
@@ -355,7 +561,7 @@ async def test_a_burst_wakes_the_loop_once() -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join()  # the loop does not run meanwhile
+            thread.join(PATIENCE)  # the loop does not run meanwhile
         assert calls == 1
     assert running.report is not None
     assert running.report.done == 400
@@ -388,19 +594,19 @@ async def test_h4_threads_that_wait_for_room_need_no_timer(monkeypatch: pytest.M
 
 @pytest.mark.parametrize("threads", [2, 4, 16])
 @pytest.mark.parametrize("maxsize", [1, 2, 8])
-async def test_no_item_of_a_thread_stays_on_its_way(threads: int, maxsize: int) -> None:
+@pytest.mark.parametrize("batch", [None, Batch(2), Batch(3, within=0.01)], ids=["single", "pairs", "in time"])
+async def test_no_item_of_a_thread_stays_on_its_way(threads: int, maxsize: int, batch: Batch | None) -> None:
     """An item that is taken of a thread that waits for room is moved, also if all threads have gone by then."""
     got: list[int] = []
     all_came = asyncio.Event()
 
-    @consumer
-    async def keep(n: int) -> None:
-        got.append(n)
+    def keep(items: list[int]) -> None:
+        got.extend(items)
         if len(got) == 600:
             all_came.set()
 
     with switching_often():
-        async with Pipeline(keep, maxsize=maxsize) as running:
+        async with Pipeline(taking(batch, keep), maxsize=maxsize) as running:
 
             def put_all(first: int) -> None:
                 for n in range(first, 600, threads):
@@ -966,6 +1172,26 @@ def test_a_blocking_source_that_waits_for_room_ends_with_its_loop() -> None:
     loop.run_until_complete(begin())
     closed(loop)
     assert ended.wait(PATIENCE)
+
+
+def test_an_idle_thread_of_a_stage_ends_with_its_loop() -> None:
+    """Fault D6: nobody gives it a call any more, and nobody tells it to end."""
+    before = set(threading.enumerate())
+    loop = asyncio.new_event_loop()
+
+    @consumer
+    def handle(n: int) -> None: ...
+
+    async def begin() -> None:
+        running = await Pipeline(handle).__aenter__()
+        await running.put(1)
+        await until(lambda: running.statistics().done == 1)
+
+    loop.run_until_complete(begin())
+    closed(loop)
+    (thread,) = set(threading.enumerate()) - before
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
 
 
 def test_what_a_thread_feeds_after_its_loop_was_closed_is_refused() -> None:

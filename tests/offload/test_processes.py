@@ -11,7 +11,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextvars import copy_context
 from pathlib import Path
+from typing import Any
 
 import elsewhere
 import pytest
@@ -19,6 +21,8 @@ from children import Child, run_child
 from support import BUSY, results, until
 
 from asyncpc import DefinitionError, NotPicklable, Pipeline, PipelineError, StateError, WorkerDied, consumer, source
+from asyncpc.offload.processes import ProcessCaller
+from asyncpc.offload.threads import Job
 
 pytestmark = [pytest.mark.realtime, pytest.mark.processes]
 
@@ -167,6 +171,42 @@ async def test_a_timeout_ends_the_call() -> None:
     """Unlike a thread, a process can be interrupted: the call fails in time, and the next has a fresh one."""
     report = await (source(range(3)) >> elsewhere.too_slow)
     assert (report.done, report.failed) == (2, 1)
+
+
+def one_job(handler: Any, path: Path) -> Job:
+    """A call that somebody awaits."""
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    return Job(future, copy_context(), handler, (str(path),))
+
+
+async def test_a_call_that_was_killed_for_another_is_made_again(tmp_path: Path) -> None:
+    """As long as somebody awaits it; it has not failed, and this is no try of its own."""
+    caller = ProcessCaller("stage", ("elsewhere", "stuck_once", True), generates=False, several=False)
+    job = one_job(elsewhere.stuck_once, tmp_path / "begun")
+    made = asyncio.ensure_future(asyncio.to_thread(caller.make, [job]))
+    await written_by_another_process(tmp_path / "begun")
+    caller.interrupt()
+    await made
+    assert (job.error, job.tries) == (None, 0)
+    assert job.value == str(tmp_path / "begun")
+    caller.interrupt()  # it has answered just before
+    job = one_job(elsewhere.stuck_once, tmp_path / "begun")
+    await asyncio.to_thread(caller.make, [job])
+    await asyncio.to_thread(caller.close)
+    assert (job.error, job.tries, job.value) == (None, 0, str(tmp_path / "begun"))
+
+
+async def test_a_timeout_ends_a_call_that_started_a_process(tmp_path: Path) -> None:
+    """That one keeps the pipe open, so the pipe does not tell that the process has ended."""
+    path = tmp_path / "pid"
+    async with Pipeline(elsewhere.forks) as running:
+        await running.put(str(path))
+        helper = await written_by_another_process(path)
+        await until(lambda: running.statistics().failed == 1)
+        await running.put("")
+        await until(lambda: running.statistics().done == 1)
+        assert not gone(helper)
+        os.kill(helper, signal.SIGKILL)
 
 
 async def test_a_drain_interrupts_what_is_stuck(tmp_path: Path) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from typing import Any, cast
 
 import pytest
-from support import BUSY, PATIENCE, results, until
+from support import BUSY, PATIENCE, ignore, results, until
 
-from asyncpc import DefinitionError, Pipeline, PipelineError, consumer, source
+from asyncpc import Batch, DefinitionError, Pipeline, PipelineError, consumer, feed, source
+from asyncpc.offload.threads import ThreadCaller, WorkerThreads
 
 pytestmark = pytest.mark.realtime
 
@@ -60,6 +64,82 @@ async def test_sync_generators_give_any_number_under_backpressure() -> None:
         assert given < 10 + 2 * 128 + 3
     assert closed.is_set()
     assert await results(source([3, 0, 2]) >> count) == [0, 1, 2, 0, 1]
+
+
+async def test_a_value_does_not_wait_for_the_next_one() -> None:
+    """A generator that follows a log gives a line, then blocks: what it has given goes on at once."""
+    go_on = threading.Event()
+
+    @consumer
+    def lines(n: int) -> Iterator[int]:
+        yield from range(n)
+        assert go_on.wait(PATIENCE)
+        yield n
+
+    async with Pipeline([3], lines).stream() as values:
+        assert [await anext(values) for _ in range(3)] == [0, 1, 2]
+        go_on.set()
+        assert [value async for value in values] == [3]
+
+
+async def test_values_before_a_timeout_are_passed_on() -> None:
+    """As those of an async generator; the failure is told in time, and the generator closed when it comes back."""
+    go_on, closed, got = threading.Event(), threading.Event(), list[int]()
+
+    @consumer(timeout=0.1, on_error="skip")
+    def lines(n: int) -> Iterator[int]:
+        try:
+            yield from range(n)
+            go_on.wait(PATIENCE)
+            yield n
+        finally:
+            closed.set()
+
+    @consumer
+    async def keep(n: int) -> None:
+        got.append(n)
+
+    async with source([3]) >> lines >> keep as running:
+        await until(lambda: running.statistics().failed == 1)
+        assert (got, closed.is_set()) == ([0, 1, 2], False)
+        go_on.set()
+        await running.wait()
+    assert got == [0, 1, 2]
+    assert closed.is_set()
+
+
+async def test_a_timeout_limits_all_that_a_generator_does_for_an_item() -> None:
+    """Not each of its values, as if none took too long."""
+    given = 0
+
+    @consumer(timeout=0.2, on_error="skip")
+    def slow(n: int) -> Iterator[int]:
+        nonlocal given
+        for given in range(n):
+            ends = time.monotonic() + 0.02
+            while time.monotonic() < ends:
+                pass
+            yield given
+
+    report = await (source([1000]) >> slow >> ignore)
+    assert (report.stages[0].failed, report.stages[0].done) == (1, 0)
+    assert 0 < given < 100
+
+
+async def test_the_time_of_a_generator_does_not_run_while_its_values_wait() -> None:
+    """A slow stage behind it is no fault of its own."""
+
+    @consumer(timeout=0.1)
+    def count(n: int) -> Iterator[int]:
+        yield from range(n)
+
+    @consumer(maxsize=1)
+    async def slow(n: int) -> None:
+        if n % 100 == 0:
+            await asyncio.sleep(0.2)
+
+    report = await (source([400]) >> count >> slow)
+    assert (report.failed, report.done) == (0, 400)
 
 
 var: ContextVar[int] = ContextVar("var", default=0)
@@ -135,6 +215,138 @@ async def test_a_call_that_outlives_its_timeout_keeps_its_slot(caplog: pytest.Lo
         report = await run.wait()
     assert (report.done, report.failed, peak) == (2, 1, 1)
     assert "cannot be interrupted" in caplog.text
+
+
+@pytest.mark.parametrize("batch", [None, Batch(1)])
+async def test_a_key_is_not_free_while_a_call_of_it_goes_on(batch: Batch | None) -> None:
+    """Invariant 5, though that call has failed at its timeout; other keys are handled by other workers meanwhile."""
+    release, begun = threading.Event(), list[str]()
+
+    @consumer(concurrency=2, timeout=0.05, on_error="skip", key=lambda job: job[0], batch=cast(Any, batch))
+    def handle(given: Any) -> None:
+        (job,) = given if batch else (given,)
+        begun.append(job)
+        if job == "k1":
+            assert release.wait(PATIENCE)
+            begun.append("k1 has ended")
+        if job == "k2":
+            feed("k3")  # which is handled, too
+
+    async with Pipeline(handle) as running:
+        await running.put("k1")
+        await until(lambda: running.statistics().failed == 1)
+        for job in "k2", "x1", "y1":
+            await running.put(job)
+        await until(lambda: running.statistics().done == 2)
+        assert begun == ["k1", "x1", "y1"]
+        running.stop()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert running.statistics().state == "draining"
+        release.set()
+        report = await running.wait()
+    assert begun == ["k1", "x1", "y1", "k1 has ended", "k2", "k3"]
+    assert (report.done, report.failed) == (4, 1)
+
+
+async def test_a_stop_does_not_wait_for_a_call_that_goes_on_after_its_timeout() -> None:
+    """Promise 5: what waits for its key is listed, its worker named; a batch of others is completed before."""
+    release, handled = threading.Event(), list[list[str]]()
+
+    @consumer(concurrency=2, timeout=0.5, on_error="skip", key=lambda job: job[0])
+    def handle(job: str) -> str:
+        if job == "k1":
+            release.wait(PATIENCE)
+        return job
+
+    @consumer(batch=Batch(100))
+    async def keep(jobs: list[str]) -> None:
+        handled.append(jobs)
+
+    async with Pipeline(handle, keep) as running:
+        await running.put("k1")
+        await until(lambda: running.statistics().failed == 1)
+        await running.put("k2")
+        await running.put("x1")
+        began = time.monotonic()
+        report = await running.drain(timeout=1)
+        assert time.monotonic() - began < 1 + BUSY
+    assert [one.item for one in report.unfinished] == ["k2"]
+    assert (report.abandoned, handled) == (("handle-1",), [["x1"]])
+    release.set()
+
+
+class Interruptible(ThreadCaller):
+    """Can end its call, and counts how often it was told to."""
+
+    def __init__(self) -> None:
+        self.interrupts = 0
+
+    def interrupt(self) -> bool:
+        self.interrupts += 1
+        return True
+
+
+async def test_a_timeout_never_interrupts_another_call() -> None:
+    """It fires when its thread has ended that call and begun the next, which the loop, busy till now, does not know."""
+    loop, caller = asyncio.get_running_loop(), Interruptible()
+    begun, go_on = [threading.Event() for _ in range(2)], [threading.Event() for _ in range(2)]
+
+    def work(n: int) -> int:
+        begun[n].set()
+        assert go_on[n].wait(PATIENCE)
+        return n
+
+    def let_the_next_begin() -> None:
+        go_on[0].set()
+        assert begun[1].wait(PATIENCE)
+        go_on[1].set()
+
+    async with WorkerThreads("stage", 1, 0.1, lambda: caller) as threads:
+        loop.call_later(0.05, let_the_next_begin)
+        calls = [asyncio.ensure_future(threads.call(work, n)) for n in range(2)]
+        await until(begun[0].is_set)
+        ends = loop.time() + 0.15
+        while loop.time() < ends:
+            pass  # the loop does not run meanwhile: both timers are due in its next iteration, this one's first
+        assert await asyncio.gather(*calls) == [0, 1]
+    assert caller.interrupts == 0
+
+
+class Item:
+    """Can be watched."""
+
+
+watched: list[weakref.ref[Any]] = []
+
+
+class Mistake(Exception):
+    """Is watched."""
+
+    def __init__(self) -> None:
+        watched.append(weakref.ref(self))
+
+
+async def test_an_idle_thread_keeps_nothing_alive() -> None:
+    """Neither the item of its last call, nor its error: not even in a circle that the collector would have to find."""
+
+    @consumer(timeout=60, retry=2)
+    def handle(item: Item) -> None:
+        if len(watched) == 1:
+            raise Mistake
+
+    watched.clear()
+    gc.disable()
+    try:
+        async with Pipeline(handle) as running:
+            item = Item()
+            watched.append(weakref.ref(item))
+            running.put_nowait(item)
+            del item
+            await until(lambda: running.statistics().done == 1)
+            await until(lambda: [one() for one in watched] == [None, None])
+    finally:
+        gc.enable()
 
 
 async def test_a_drain_does_not_wait_for_a_stuck_thread(caplog: pytest.LogCaptureFixture) -> None:

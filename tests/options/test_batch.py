@@ -217,8 +217,10 @@ def test_what_a_split_batch_gives_back_is_counted_in_the_peak(key: Any, eager: b
             if len(rows) > 1:
                 raise ValueError
 
-        async with Pipeline(range(400), handle) as running:
-            return await running.wait()
+        async with Pipeline(handle) as running:
+            for n in range(400):
+                await running.put(n)
+            return await running.drain(timeout=1000)
 
     (stage,) = run_virtual(main, eager=eager).stages
     assert 20 < max(seen) <= stage.peak_queued <= 20 + 8 * 10

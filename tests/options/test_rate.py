@@ -337,12 +337,14 @@ def test_a_rate_that_is_set_with_each_call_lifts_no_limit(new: Callable[[int], R
     times: list[float] = []
 
     async def main() -> None:
-        @consumer(rate=new(0), concurrency=3)
+        @consumer(rate=new(0), concurrency=3, maxsize=1000)
         async def ask(n: int) -> None:
             times.append(now())
             running.set_rate("ask", new(n))
 
-        async with Pipeline(range(1000), ask) as running:
+        async with Pipeline(ask) as running:
+            for n in range(1000):
+                await running.put(n)
             await asyncio.sleep(10)
             await running.drain(timeout=0)
 

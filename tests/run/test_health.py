@@ -305,26 +305,27 @@ class Prober(Thread):
         except BaseException as error:
             self.error = error
 
-    def __enter__(self) -> Prober:
+    async def __aenter__(self) -> Prober:
         self.start()
         return self
 
-    def __exit__(self, *details: object) -> None:
+    async def __aexit__(self, *details: object) -> None:
         self.over.set()
-        self.join()
+        await until(lambda: not self.is_alive())  # and answer its last question
         assert self.error is None
 
 
 async def test_another_thread_is_told_the_same() -> None:
     """A health server in a thread, such as that of Flask, asks the loop, which counts while nothing changes."""
     async with endless >> named("quick", quick, concurrency=3) as running:
-        with Prober(running) as prober:
+        async with Prober(running) as prober:
             await until(lambda: len(prober.told) > 20)
         running.stop()
-        with Prober(running) as last:
+        async with Prober(running) as last:
             await until(lambda: bool(last.told) and not last.told[-1].ready)
-    assert set(prober.told) == {Health(True, True, (), "running")}
-    with Prober(running) as after:
+    assert Health(True, True, (), "running") in prober.told
+    assert all(one.live for one in prober.told)  # a busy machine may be late with an answer
+    async with Prober(running) as after:
         await until(lambda: bool(after.told))
     assert after.told[-1].why == "ended"
 
@@ -352,14 +353,13 @@ async def test_another_thread_is_told_that_the_loop_does_not_answer() -> None:
             thread.start()
         await running.put(1)
         await until(lambda: len(told) == 2)
-        with Prober(running) as afterwards:
-            await until(lambda: bool(afterwards.told))
+        async with Prober(running) as afterwards:
+            await until(lambda: Health(True, True, (), "running") in afterwards.told)
         for thread in threads:
             thread.join()
     assert (told[60].live, told[60].ready) == (True, False)
     assert "its event loop has not answered for 0." in told[60].why
     assert not told[0].live
-    assert afterwards.told[-1] == Health(True, True, (), "running")
 
 
 def test_a_run_whose_loop_was_closed_under_it_is_not_live() -> None:
@@ -367,8 +367,12 @@ def test_a_run_whose_loop_was_closed_under_it_is_not_live() -> None:
     pipeline = Pipeline(named("quick", quick))
     loop = asyncio.new_event_loop()
     running = loop.run_until_complete(pipeline.__aenter__())
-    with Prober(running) as prober:
-        loop.run_until_complete(until(lambda: len(prober.told) > 3))
+
+    async def probe() -> None:
+        async with Prober(running) as prober:
+            await until(lambda: len(prober.told) > 3)
+
+    loop.run_until_complete(probe())
     loop.close()
     assert running.health() == Health(False, False, (), "running; its event loop is closed")
     told: list[Health] = []

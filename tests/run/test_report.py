@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator
 import pytest
 from spy import Sink
 from support import AnyStage, named
-from virtual import run_virtual
+from virtual import ran, run_virtual
 
-from asyncpc import PipelineError, Report, Statistics, consumer, producer, source
+from asyncpc import PipelineError, Report, Retry, Statistics, consumer, producer, source
 
 
 def test_statistics_are_a_table() -> None:
@@ -29,10 +29,36 @@ def test_statistics_are_a_table() -> None:
             return str(running.statistics())
 
     lines = run_virtual(main).splitlines()
-    assert lines[0].split() == ["stage", "received", "done", "failed", "dropped", "in", "flight", "queued", "rate"]
+    assert lines[0].split() == ["stage", "received", "done", "in", "flight", "queued", "rate"]
     assert lines[2].split() == ["source(range)", "4"]
-    assert lines[3].split()[:7] == ["slow", "4", "1", "0", "0", "1", "2"]
+    assert lines[3].split()[:5] == ["slow", "4", "1", "1", "2"]
     assert lines[4] == "running: 4 produced in 1.500 s"
+
+
+def test_a_table_leaves_out_the_columns_that_say_nothing() -> None:
+    """What is 0 in every stage is not read; what is not has a column, in every row."""
+
+    @consumer(name="first")
+    async def first(n: int) -> int:
+        return n
+
+    @consumer(name="second", on_error="skip", retry=Retry(2, wait=lambda attempt: 1.5))
+    async def second(n: int) -> None:
+        if n == 2:
+            raise ValueError(n)
+
+    assert str(ran(source(range(2)) >> first)).splitlines()[0].split() == [
+        "stage",
+        "received",
+        "done",
+        "peak",
+        "queued",
+        "rate",
+    ]
+    head, _, _, *rows, _, _ = str(ran(source(range(5)) >> first >> second)).splitlines()
+    assert head.split() == ["stage", "received", "done", "failed", "retried", "peak", "queued", "held", "back", "rate"]
+    assert [row.split()[:5] for row in rows] == [["first", "5", "5", "0", "0"], ["second", "5", "4", "1", "1"]]
+    assert [row.split()[6:8] for row in rows] == [["0.0", "s"], ["1.5", "s"]]
 
 
 def test_a_notebook_shows_tables() -> None:
@@ -52,7 +78,7 @@ def test_a_notebook_shows_tables() -> None:
         return now, report._repr_html_()
 
     now, report = run_virtual(main)
-    assert "<tr><th>a&lt;b&gt;</th><td>5</td><td>1</td><td>1</td><td>0</td><td>1</td><td>2</td>" in now
+    assert "<tr><th>a&lt;b&gt;</th><td>5</td><td>1</td><td>1</td><td>1</td><td>2</td>" in now
     assert now.endswith("<div>draining: 5 produced in 1.500 s</div>")
     assert "<tr><th>ftp://me:***@host</th><td></td><td>5</td>" in report
     told = "<div>a&lt;b&gt;: 2 failed, the last on 3: ValueError: no &lt;i&gt;luck&lt;/i&gt; at redis://me:***@"

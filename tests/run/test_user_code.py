@@ -74,6 +74,7 @@ async def test_a_source_that_stops_its_run_is_closed() -> None:
     @producer
     async def stops() -> AsyncIterator[int]:
         try:
+            await asyncio.sleep(0)  # an eager task runs before the block has its run
             for n in range(100):
                 yield n
                 if n == 4:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 
@@ -10,6 +11,7 @@ from . import WAITING, draw, failing
 
 
 def main() -> int:
+    logging.getLogger("asyncpc").addHandler(logging.NullHandler())  # what the runs log is no news here
     parser = argparse.ArgumentParser(prog="python -m tests.scenarios", description="Run random scenarios.")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0, help="the first seed")

