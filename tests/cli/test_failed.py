@@ -165,7 +165,7 @@ def test_a_full_disk_changes_no_count(folder: Path) -> None:
     child.line_with("ready")
     child.send(signal.SIGTERM)
     ended = child.end()
-    assert (ended.status, ended.row("hangs")[:5]) == (1, ["3", "0", "0", "0", "3"])
+    assert (ended.status, ended.row("hangs")[:3]) == (1, ["3", "0", "3"])
     assert ended.seconds < BUSY
     assert "left unfinished: 3 items (hangs 3)" in ended.err
     assert ended.err.endswith("asyncpc: --failed: /dev/full is not complete: No space left on device\n")
