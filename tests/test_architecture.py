@@ -430,6 +430,8 @@ def test_import_brings_in_nothing_optional() -> None:
         "starlette",
         "pytest",
         "prometheus_client",
+        "shtab",
+        "watchfiles",
     }
     ours = {"cli", "watch", "offload", "metrics"}
     assert not (others | {f"asyncpc.{name}" for name in ours}) & set(output)

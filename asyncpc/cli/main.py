@@ -27,6 +27,7 @@ from ..watch.drawing import draw, mermaid
 from ..watch.progress import progress
 from ..wording import escaped, redacted, shown
 from .as_json import as_line, report_as_json
+from .completion import FILES, completion_of
 from .factory import setting
 from .failed import FailedItems
 from .metrics import address, served
@@ -112,12 +113,20 @@ def _parser() -> argparse.ArgumentParser:
         help="a value for the function that makes the pipeline, if module:function names one",
     )
     common.add_argument("--traceback", action="store_true", help="show errors in full")
-    commands = parser.add_subparsers(required=True, metavar="run|show|profile")
+    commands = parser.add_subparsers(required=True, metavar="run|show|profile|completion")
     _add_run(commands.add_parser, common)
     show = commands.add_parser("show", parents=[common], help="draw a pipeline", description="Draw a pipeline.")
     show.add_argument("--mermaid", action="store_true", help="as a mermaid flowchart")
     show.set_defaults(command=_show)
     _add_profile(commands.add_parser, common)
+    completion = commands.add_parser(
+        "completion",
+        help="print a script that completes commands in a shell",
+        description="Print a script that completes commands in a shell: "
+        'eval "$(asyncpc completion bash)" loads it, and so does a line in ~/.bashrc or ~/.zshrc.',
+    )
+    completion.add_argument("shell", choices=("bash", "zsh"))
+    completion.set_defaults(command=_completion, traceback=False)
     return parser
 
 
@@ -140,9 +149,10 @@ def _add_run(add: Callable[..., _Parser], common: _Parser) -> None:
         choices=("debug", "info", "warning", "error", "critical"),
         help="write the log to stderr, from this level on",
     )
-    run.add_argument(
+    failed = run.add_argument(
         "--failed", metavar="FILE", help="append each item that fails, or is left unfinished, to FILE as a line of JSON"
     )
+    vars(failed)["complete"] = FILES
     run.add_argument(
         "--metrics",
         type=address,
@@ -257,6 +267,12 @@ def _show(options: argparse.Namespace) -> int:
     plan = plan_of(load(options.target, options.set))
     picture = mermaid(plan) if options.mermaid else draw(plan, shutil.get_terminal_size().columns)
     print_text(picture)
+    return 0
+
+
+def _completion(options: argparse.Namespace) -> int:
+    """Print a script for a shell."""
+    print_line(completion_of(_parser(), options.shell))
     return 0
 
 
