@@ -11,6 +11,7 @@ import argparse
 import logging
 import math
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from typing import Any, Final, NoReturn
@@ -50,6 +51,7 @@ from .output import (
     print_trace,
     status_of_exit,
 )
+from .reload import run_again_and_again
 from .target import load
 
 __all__ = ["main"]
@@ -61,7 +63,9 @@ SILENT: Final = logging.NullHandler()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return the exit status."""
     logging.getLogger("asyncpc").addHandler(SILENT)
-    options = _parser().parse_args(argv)
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    options = _parser().parse_args(arguments)
+    options.arguments = arguments
     fill_standard_files()
     try:
         status: int = options.command(options)
@@ -149,6 +153,11 @@ def _add_run(add: Callable[..., _Parser], common: _Parser) -> None:
         choices=("debug", "info", "warning", "error", "critical"),
         help="write the log to stderr, from this level on",
     )
+    run.add_argument(
+        "--reload",
+        action="store_true",
+        help="run it in a child process, again whenever a .py file below this folder changes",
+    )
     failed = run.add_argument(
         "--failed", metavar="FILE", help="append each item that fails, or is left unfinished, to FILE as a line of JSON"
     )
@@ -207,6 +216,10 @@ def _seconds(text: str) -> float:
 
 def _run(options: argparse.Namespace) -> int:
     """Run the pipeline, and tell how that went."""
+    if options.reload:
+        # argparse takes the beginning of an option for the option
+        again = [one for one in options.arguments if len(one) < 3 or not "--reload".startswith(one)]
+        return run_again_and_again(again)
     with logged_at(options.log_level):
         pipeline = load(options.target, options.set)
         beside = [] if options.quiet else [progress(plan_of(pipeline), stays=False)]  # the report follows

@@ -4,7 +4,7 @@ This table says who may start what; a test reads it and finds any other module t
 
     tasks         run.supervisor
     threads       offload.threads, offload.sources, offload.child, cli.failed
-    processes     offload.processes
+    processes     offload.processes, cli.reload
     interpreters  offload.interpreters
     loops         runner
 
