@@ -18,7 +18,6 @@ from typing import Any, Final, NoReturn
 
 from .. import __version__
 from ..errors import ConservationError, DefinitionError, StateError
-from ..graph.decorators import consumer, source
 from ..graph.pipeline import Pipeline, plan_of
 from ..run.report import PipelineError, Report
 from ..run.running import Running
@@ -290,29 +289,7 @@ def _completion(options: argparse.Namespace) -> int:
 
 
 def _profile(options: argparse.Namespace) -> int:
-    """Print the profile of each stage as soon as it is known, and at the end which stage limits."""
-    from ..watch.findings import Profile, Record, verdict
-    from ..watch.profile import profile
+    """Measure each stage, and say which limits."""
+    from .profiling import profile_and_tell  # here, since nobody else needs it
 
-    pipeline = load(options.target, options.set)
-    records: list[Record] = []
-    profiles: list[Profile] = []
-
-    async def show(part: Record | Profile) -> None:
-        if isinstance(part, Record):
-            records.append(part)
-        else:
-            profiles.append(part)
-        print_text(f"{part}\n")
-
-    parts = source(profile(pipeline, options.items, options.seconds), plan_of(pipeline).name)
-    try:
-        report = run_watched(parts >> consumer(show), loop=options.loop)
-    except PipelineError as error:
-        print_failure(error, options)
-        return 1
-    if report.signal is not None:
-        print_error("asyncpc: stopped before all stages were measured")
-        return report.exit_status
-    print_text(verdict(records[0], profiles))
-    return 1 if not records[0].items or any(one.failed for one in profiles) else 0
+    return profile_and_tell(load(options.target, options.set), options)

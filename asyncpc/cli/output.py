@@ -10,7 +10,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, TextIO
 
 from ..run.report import PipelineError, Report
 from ..wording import NOTED, escaped, message_of, place_of, redacted
@@ -115,10 +115,11 @@ def let_go_of_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def print_error(line: str) -> None:
+def print_error(line: str, stream: TextIO | None = None) -> None:
     """Print ``line`` on stderr, without passwords and control characters."""
-    if sys.stderr is not None:
-        print(escaped(redacted(line)), file=sys.stderr)
+    stream = stream or sys.stderr
+    if stream is not None:
+        print(escaped(redacted(line)), file=stream, flush=True)
 
 
 def print_trace(options: argparse.Namespace, error: BaseException | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from typing import Final, NamedTuple
 
 from ..core.plan import Handler
@@ -18,6 +19,11 @@ WORTH: Final = 1.25
 
 BUSY: Final = 0.6
 """A stage that uses at least this share of one processor counts as bound by it; other programs need some too."""
+
+ONE_CORE: Final = 1.3
+"""Threads that together use no more processors than this are taken to be kept apart by the GIL."""
+
+PROCESS: Final = "run_in='process' would use more processors"
 
 HELD_BACK: Final = 0.5
 """A stage whose calls are held back for at least this share of its workers' time counts as bound by that."""
@@ -38,7 +44,7 @@ class Record(NamedTuple):
     def __str__(self) -> str:
         """Format the record as a line."""
         recorded = f"{_items(self.items)} recorded from {self.source} in {self.seconds:.2f} s"
-        return f"{recorded}; now each stage's handler is called with them, many times over" if self.items else recorded
+        return f"{recorded}; each stage's handler was called with them, many times over" if self.items else recorded
 
 
 class Measurement(NamedTuple):
@@ -149,7 +155,11 @@ def _limits(limit: Profile) -> str:
     if abs(limit.share - 1) >= 0.005:
         words += f", which is {_number(limit.capacity(present))} of those that come in"
     if enough.rate >= WORTH * present.rate:
-        more = ", and more may give more" if enough is limit.measurements[-1] else ""
+        more = ""
+        if enough is limit.measurements[-1]:
+            more = ", and more may give more"
+        elif _is_bound_by_gil(limit.handler, enough) and not limit.handler.context:
+            more = f", and beyond that the GIL binds it; {PROCESS}"
         return f"{words}; {enough.concurrency} would give {_number(enough.rate)}{more}"
     return f"{words}; raising it does not help: {_bound(limit)}"
 
@@ -170,6 +180,9 @@ def _bound(limit: Profile) -> str:
         return f"it is bound by {why}"
     if handler.run_in == "process":
         return f"its processes share {os.cpu_count()} processors, or wait for the same thing"
+    if _is_bound_by_gil(handler, present):
+        cure = "" if handler.context else f"; {PROCESS}"
+        return f"it is bound by the GIL, which lets one thread compute at a time{cure}"
     if present.busy >= BUSY:
         what = "run_in='process' would use more of them"
         cure = "" if handler.context else f"; {'as a plain function, ' if handler.run_in == 'loop' else ''}{what}"
@@ -179,6 +192,12 @@ def _bound(limit: Profile) -> str:
     if "key" in handler.kept_by:
         return "its key= handles items of one key one at a time"
     return "its calls wait for the same thing: a lock, a server, a rate elsewhere"
+
+
+def _is_bound_by_gil(handler: Handler, one: Measurement) -> bool:
+    """Whether its threads keep one processor busy, and no more, since only one of them can compute at a time."""
+    has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()  # CPython 3.13 and later may be built without
+    return handler.run_in == "thread" and BUSY <= one.busy <= ONE_CORE and has_gil
 
 
 def _items(count: int) -> str:

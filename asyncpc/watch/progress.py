@@ -22,7 +22,7 @@ from ..wording import summary
 from .drawing import width
 from .extent import Journey, Standing
 
-__all__ = ["progress"]
+__all__ = ["PlainBoard", "progress"]
 
 QUIET: Final = 0.5
 """Seconds that the line stays away from a terminal after the program itself has written there."""
@@ -193,7 +193,7 @@ class _Foot:
     def __init__(self) -> None:
         self.lines: dict[_OnTerminal, Standing | None] = {}
         self.stream = sys.stderr
-        self.board: _Board = _PlainBoard(self.stream)
+        self.board: _Board = PlainBoard(self.stream)
         self.streams = ExitStack()
         self.back_at = 0.0  # seconds of the monotonic clock; infinite in the middle of a line of the program
         self.draws = False  # whether what is written now is the lines themselves
@@ -265,7 +265,7 @@ class _Foot:
             vars(stream).pop("write", None)  # the method of its class is there again
 
 
-class _PlainBoard:
+class PlainBoard:
     """One line, drawn with spaces and carriage returns only, so that any terminal can show it."""
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -273,6 +273,7 @@ class _PlainBoard:
         self.drawn = 0  # columns
 
     def draw(self, lines: Sequence[tuple[str, float | None]]) -> None:
+        """Draw texts, each with the share of its bar if it has one."""
         text = "  |  ".join([text if share is None else f"{_bar(share, '#', '-')} {text}" for text, share in lines])
         text = _cut(text, shutil.get_terminal_size().columns - 1)
         drawn = width(text)
@@ -280,6 +281,7 @@ class _PlainBoard:
         self.drawn = drawn
 
     def clear(self) -> None:
+        """Remove what was drawn."""
         if self.drawn:
             _write(self.stream, "\r" + " " * self.drawn + "\r")
             self.drawn = 0
@@ -324,7 +326,7 @@ def _board(stream: TextIO) -> _Board:
     try:
         return _RichBoard(stream)
     except ImportError:
-        return _PlainBoard(stream)
+        return PlainBoard(stream)
 
 
 def _bar(share: float, done: str, rest: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ from time import perf_counter, process_time
 from typing import Any
 
 import pytest
-from children import Child, run_child
+from children import Child, run_child, run_on_terminal
 from support import BUSY
 from virtual import EAGER, measuring_with, now, run_virtual
 
@@ -33,7 +34,8 @@ from asyncpc import (
     source,
 )
 from asyncpc.cli.main import main
-from asyncpc.watch.findings import Profile, Record, verdict
+from asyncpc.graph.pipeline import handler_of
+from asyncpc.watch.findings import Measurement, Profile, Record, verdict
 from asyncpc.watch.profile import profile
 
 
@@ -66,6 +68,23 @@ def takes(seconds: float, **options: Any) -> Any:
         return item
 
     return work
+
+
+GIL = "it is bound by the GIL, which lets one thread compute at a time"
+
+
+def measured(run_in: Any, busy: tuple[float, ...], rates: tuple[float, ...]) -> Profile:
+    """The profile of a stage that is set to one worker, at rising concurrency."""
+
+    @consumer(name="work")
+    def work(item: int) -> None: ...
+
+    handler = handler_of(work)._replace(run_in=run_in)
+    found = [
+        Measurement(2**power, rate, 0.01, 0.01, 0, 9, used, held=0.0)
+        for power, (rate, used) in enumerate(zip(rates, busy, strict=True))
+    ]
+    return Profile(handler, 9, 1.0, tuple(found), 27)
 
 
 # -- measuring ------------------------------------------------------------------------------------
@@ -187,6 +206,33 @@ def test_a_stage_that_computes_is_told_so() -> None:
         "compute limits: 20 items/s at concurrency 1; raising it does not help: it is bound by the processor; as a "
         "plain function, run_in='process' would use more of them"
     )
+
+
+@pytest.mark.parametrize(
+    ("busy", "run_in", "told"),
+    [
+        ((0.95, 1.0, 1.0), "thread", f"raising it does not help: {GIL}; run_in='process' would use more processors"),
+        ((0.2, 0.2, 0.2), "thread", "raising it does not help: its calls wait for the same thing"),
+        ((1.9, 1.9, 1.9), "thread", "it is bound by the processor; run_in='process' would use more of them"),
+        (
+            (0.95, 1.0, 1.0),
+            "loop",
+            "it is bound by the processor; as a plain function, run_in='process' would use more",
+        ),
+    ],
+)
+def test_threads_that_wait_for_the_gil_are_told_so(busy: tuple[float, ...], run_in: Any, told: str) -> None:
+    """More threads are no use to what computes in Python; whoever reads "one processor" must learn what would help."""
+    assert told in verdict(Record("numbers", 9, 0.0), [measured(run_in, busy, rates=(100, 101, 99))])
+
+
+def test_threads_that_come_to_the_gil_are_told_so() -> None:
+    """Half of a call waits, half computes: two workers give twice as much, and beyond that only processes would."""
+    record = Record("numbers", 9, 0.0)
+    words = verdict(record, [measured("thread", (0.5, 1.0, 1.0), rates=(100, 198, 200))])
+    assert "2 would give 198, and beyond that the GIL binds it; run_in='process' would use more processors" in words
+    assert "GIL" not in verdict(record, [measured("thread", (0.1, 0.2, 0.2), rates=(100, 198, 200))])
+    assert "GIL" not in verdict(record, [measured("thread", (0.5, 1.0, 1.0), rates=(100, 198, 380))])
 
 
 def test_an_adaptive_stage_is_measured_at_its_highest() -> None:
@@ -466,18 +512,20 @@ def test_nothing_is_dropped() -> None:
 # -- the command ----------------------------------------------------------------------------------
 
 APP = """
-import asyncio, time
+import asyncio, os, subprocess, sys, time
 from asyncpc import Pipeline, consumer, producer, route, source
+
+out = os.dup(1)  # for the test that waits for a word; what is printed is kept away
 
 @producer
 async def events():
     try:
         yield 1
         yield 2
-        print("waiting", flush=True)
+        os.write(out, b"waiting\\n")
         await asyncio.Event().wait()
     finally:
-        print("closed", flush=True)
+        os.write(out, b"closed\\n")
 
 @producer
 async def broken():
@@ -495,7 +543,7 @@ async def bad(n):
 
 @consumer
 async def hangs(n):
-    print("hanging", flush=True)
+    os.write(out, b"hanging\\n")
     await asyncio.Event().wait()
 
 @consumer(run_in="process")
@@ -503,6 +551,20 @@ def double(n):
     time.sleep(0.001)  # work for a process, where it blocks nobody
     return 2 * n
 
+@consumer
+async def loud(n):
+    print("NOISE")
+    print("NOISE", file=sys.stderr)
+    os.write(1, b"NOISE")
+    os.write(2, b"NOISE")
+    return n
+
+@consumer(run_in="process")
+def apart_and_loud(n):
+    print("NOISE", flush=True)
+    subprocess.run("echo NOISE; echo NOISE >&2", shell=True)
+
+noisy = Pipeline(range(3), loud, apart_and_loud)
 good = Pipeline(range(40), fetch)
 failing = source([1]) >> fetch >> bad
 unsourced = Pipeline(fetch)
@@ -523,6 +585,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def says(sources: str, stages: str) -> str:
+    """The line on stderr while it measures."""
+    return f"asyncpc: recording {sources}, then calling {stages}, many times; what they print is kept away\n"
+
+
 def asyncpc_profile(folder: Path, name: str, *options: str) -> Child:
     return Child(folder, "-m", "asyncpc", "profile", f"app:{name}", *options)
 
@@ -530,12 +597,13 @@ def asyncpc_profile(folder: Path, name: str, *options: str) -> Child:
 @pytest.mark.parametrize("loop", ["uvloop", pytest.param("asyncio", marks=pytest.mark.thorough)])
 @pytest.mark.realtime
 def test_the_command_tells_what_it_does_and_found(folder: Path, loop: str) -> None:
-    """It says before it begins that the handlers run many times, then a table per stage, then the verdict."""
+    """It says before it begins that the handlers run many times; at the end a table per stage, then the verdict."""
     ended = asyncpc_profile(folder, "good", "--items", "20", "--loop", loop).end()
-    assert (ended.status, ended.err) == (0, "")
+    assert ended.status == 0
+    assert ended.err == says("source(range)", "fetch")
     first, blank, head, *_ = ended.out.splitlines()
     assert first.startswith("20 items recorded from source(range) in 0.")
-    assert first.endswith("; now each stage's handler is called with them, many times over")
+    assert first.endswith("; each stage's handler was called with them, many times over")
     assert (blank, head) == ("", "fetch: concurrency 2, 20 items recorded")
     *_, limits, called = ended.out.splitlines()
     assert limits.startswith("fetch limits: ")
@@ -543,12 +611,33 @@ def test_the_command_tells_what_it_does_and_found(folder: Path, loop: str) -> No
     assert "Called: fetch " in called
 
 
+@pytest.mark.realtime
+def test_what_the_program_prints_is_kept_away(folder: Path) -> None:
+    """A few thousand calls would bury the tables: nothing is seen of handlers, processes and their children."""
+    ended = asyncpc_profile(folder, "noisy", "--items", "3").end()
+    assert ended.status == 0
+    assert ended.err == says("source(range)", "loud, apart_and_loud")
+    assert "NOISE" not in ended.out
+    assert "apart_and_loud: concurrency 1, 3 items recorded" in ended.out
+    assert ended.out.index("loud limits: ") > ended.out.rindex("its setting")
+
+
+@pytest.mark.realtime
+def test_a_terminal_shows_what_is_measured_now(folder: Path) -> None:
+    """It takes a while: the line says how far it is, and is gone before the tables."""
+    ended = run_on_terminal(folder, "-m", "asyncpc", "profile", "app:good", "--items", "20")
+    assert ended.status == 0
+    line, tables = ended.out.index("asyncpc: measuring fetch, 1 of 1 stages"), ended.out.index("20 items recorded")
+    assert ended.out.index("asyncpc: recording source(range)") < line < tables
+    assert re.search(r"\r +\r20 items recorded", ended.out)
+
+
 @pytest.mark.thorough
 @pytest.mark.realtime
 def test_processes_are_measured_without_their_start(folder: Path) -> None:
     """A process takes longer to start than to handle all that was recorded."""
     ended = asyncpc_profile(folder, "apart").end()
-    assert (ended.status, ended.err) == (0, "")
+    assert (ended.status, ended.err) == (0, says("source(range)", "double"))
     rate = next(line.split()[1] for line in ended.out.splitlines() if line.split()[:1] == ["1"])
     assert float(rate.replace(",", "")) > 100
 
@@ -593,7 +682,10 @@ def test_a_signal_stops_it_at_once(folder: Path, name: str, word: str, number: s
     child.line_with(word)
     child.send(number)
     ended = child.end()
-    assert (ended.status, ended.err) == (128 + number, "asyncpc: stopped before all stages were measured\n")
+    assert ended.status == 128 + number
+    assert ended.err == says("events", "hangs" if name == "hanging" else "fetch") + (
+        "asyncpc: stopped before all stages were measured\n"
+    )
     assert ended.seconds < BUSY
     assert "closed" in ended.out
 
