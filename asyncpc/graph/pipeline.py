@@ -293,8 +293,8 @@ class Pipeline(StageLike[In_contra, Out_co]):
 
         A terminal and a notebook show a line that moves, with a bar if the sources know their total; elsewhere stderr
         gets a line every 10 s. The last state stays. A block may have several runs, one after the other, each started
-        in any way; of a run that goes on after the block, no more is shown. An error of the screen is logged and leaves
-        the run in peace.
+        in any way; of a run that goes on after the block, no more is shown. An error of the display is logged and
+        does not affect the run.
         """
         return self._accompanied(screens().progress(self._plan))
 
