@@ -289,8 +289,8 @@ def source(
     An iterable that may block, such as a file or a cursor, is read in a thread of its own with ``run_in="thread"``, as
     a plain generator with ``@producer`` is. Otherwise its ``next()`` holds up the event loop.
 
-    ``total`` says how many items there are: a number, or a function of ``items``, such as ``len``. Lists and other
-    containers of Python know it by themselves. Only progress shows it.
+    ``total`` says how many items there are: a number, or a function of ``items``, such as ``len``. For lists and
+    Python's other containers it is known. Only progress shows it.
     """
     if isinstance(items, (Producer, Source)):
         raise DefinitionError(f"source({shown(items)}): it is a source already; use it without source()")
