@@ -38,7 +38,7 @@ class KeptFailure(NamedTuple):
     trace: TracebackException | None
 
     @classmethod
-    def of(cls, item: Any, error: Exception, attempts: int, stage: str) -> KeptFailure:
+    def of(cls, item: Any, error: BaseException, attempts: int, stage: str) -> KeptFailure:
         """Keep what there is to say of a failed item; neither the error nor its frames are kept alive."""
         try:
             trace = TracebackException.from_exception(error, lookup_lines=False)

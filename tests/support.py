@@ -20,6 +20,7 @@ import uvloop
 from virtual import run_virtual
 
 from asyncpc import Consumer, Pipeline, PipelineError, Report, StageStatistics, consumer, producer
+from asyncpc.failure import FAILURES_KEPT
 
 __all__ = [
     "BUSY",
@@ -281,9 +282,10 @@ def left_after_cancel(error: BaseException | None) -> dict[str, int]:
 
 
 def balanced(report: Report) -> bool:
-    """Whether each stage accounts for all that it received."""
+    """Whether each stage accounts for all that it received, and the report names what failed."""
     left = report.left_by_stage()
-    return all(s.received == s.done + s.failed + s.dropped + left.get(s.name, 0) for s in report.stages)
+    named = len(report.failures) == min(report.failed, FAILURES_KEPT)
+    return named and all(s.received == s.done + s.failed + s.dropped + left.get(s.name, 0) for s in report.stages)
 
 
 class Broken(RuntimeError):

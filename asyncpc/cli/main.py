@@ -11,8 +11,9 @@ import argparse
 import logging
 import math
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any, Final, NoReturn
 
 from .. import __version__
@@ -27,7 +28,9 @@ from ..watch.drawing import draw, mermaid
 from ..watch.progress import progress
 from ..wording import escaped, redacted, shown
 from .as_json import as_line, report_as_json
+from .completion import FILES, completion_of
 from .factory import setting
+from .failed import FailedItems
 from .metrics import address, served
 from .output import (
     OutputError,
@@ -48,6 +51,7 @@ from .output import (
     print_trace,
     status_of_exit,
 )
+from .reload import run_again_and_again
 from .target import load
 
 __all__ = ["main"]
@@ -59,7 +63,9 @@ SILENT: Final = logging.NullHandler()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return the exit status."""
     logging.getLogger("asyncpc").addHandler(SILENT)
-    options = _parser().parse_args(argv)
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    options = _parser().parse_args(arguments)
+    options.arguments = arguments
     fill_standard_files()
     try:
         status: int = options.command(options)
@@ -111,12 +117,20 @@ def _parser() -> argparse.ArgumentParser:
         help="a value for the function that makes the pipeline, if module:function names one",
     )
     common.add_argument("--traceback", action="store_true", help="show errors in full")
-    commands = parser.add_subparsers(required=True, metavar="run|show|profile")
+    commands = parser.add_subparsers(required=True, metavar="run|show|profile|completion")
     _add_run(commands.add_parser, common)
     show = commands.add_parser("show", parents=[common], help="draw a pipeline", description="Draw a pipeline.")
     show.add_argument("--mermaid", action="store_true", help="as a mermaid flowchart")
     show.set_defaults(command=_show)
     _add_profile(commands.add_parser, common)
+    completion = commands.add_parser(
+        "completion",
+        help="print a script that completes commands in a shell",
+        description="Print a script that completes commands in a shell: "
+        'eval "$(asyncpc completion bash)" loads it, and so does a line in ~/.bashrc or ~/.zshrc.',
+    )
+    completion.add_argument("shell", choices=("bash", "zsh"))
+    completion.set_defaults(command=_completion, traceback=False)
     return parser
 
 
@@ -139,6 +153,15 @@ def _add_run(add: Callable[..., _Parser], common: _Parser) -> None:
         choices=("debug", "info", "warning", "error", "critical"),
         help="write the log to stderr, from this level on",
     )
+    run.add_argument(
+        "--reload",
+        action="store_true",
+        help="run it in a child process, again whenever a .py file below this folder changes",
+    )
+    failed = run.add_argument(
+        "--failed", metavar="FILE", help="append each item that fails, or is left unfinished, to FILE as a line of JSON"
+    )
+    vars(failed)["complete"] = FILES
     run.add_argument(
         "--metrics",
         type=address,
@@ -193,10 +216,18 @@ def _seconds(text: str) -> float:
 
 def _run(options: argparse.Namespace) -> int:
     """Run the pipeline, and tell how that went."""
+    if options.reload:
+        # argparse takes the beginning of an option for the option
+        again = [one for one in options.arguments if len(one) < 3 or not "--reload".startswith(one)]
+        return run_again_and_again(again)
     with logged_at(options.log_level):
         pipeline = load(options.target, options.set)
         beside = [] if options.quiet else [progress(plan_of(pipeline), stays=False)]  # the report follows
-        return _run_and_tell(pipeline, options, beside)
+        if options.failed is None:
+            return _run_and_tell(pipeline, options, beside)
+        with closing(FailedItems(options.failed)) as failed:
+            status = _run_and_tell(pipeline, options, [*beside, failed.told])
+        return status if failed.is_complete else 1
 
 
 def _run_and_tell(pipeline: Pipeline[Any, Any], options: argparse.Namespace, beside: Sequence[Beside]) -> int:
@@ -249,6 +280,12 @@ def _show(options: argparse.Namespace) -> int:
     plan = plan_of(load(options.target, options.set))
     picture = mermaid(plan) if options.mermaid else draw(plan, shutil.get_terminal_size().columns)
     print_text(picture)
+    return 0
+
+
+def _completion(options: argparse.Namespace) -> int:
+    """Print a script for a shell."""
+    print_line(completion_of(_parser(), options.shell))
     return 0
 
 

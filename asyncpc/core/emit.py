@@ -18,10 +18,11 @@ from functools import partial
 from time import perf_counter
 from typing import Any
 
+from ..failure import KeptFailure
 from .channel import Channel, Ended
 from .seams import Call
 from .stage import DONE, ConsumerWorker, Outlet, Stage
-from .tracked import Tracked, fail_all
+from .tracked import Tracked, fail_all, plain
 from .waiting import Budget, obey_cancel
 
 __all__ = ["Refused", "branching", "emit", "emit_each", "generating", "leave", "put_waiting"]
@@ -186,7 +187,7 @@ async def emit_each(worker: ConsumerWorker, made: Iterable[tuple[Any, Any]]) -> 
         for item, value in rest:
             worker.item.pop()
             stage.counts.settled_besides += 1
-            leave(stage, outlet, _with_ticket(item, value))
+            leave(stage, outlet, _with_ticket(item, value), item)
         raise
     stage.counts.settled_besides -= 1  # the worker counts one
 
@@ -204,16 +205,16 @@ def _with_ticket(item: Any, value: Any) -> Any:
     return Tracked(value, item.ticket) if type(item) is Tracked else value
 
 
-def leave(stage: Stage, outlet: Outlet, value: Any) -> bool:
-    """Leave ``value`` in the next channel whatever its bound says; whether it was taken.
+def leave(stage: Stage, outlet: Outlet, value: Any, item: Any) -> bool:
+    """Leave ``value``, which was made of ``item``, in the next channel whatever its bound says; whether it was taken.
 
-    If not, its item, which counts as done, has failed, and so has the run.
+    If not, the item, which counts as done, has failed, and so has the run.
     """
     try:
         if outlet.channel is not None:
             outlet.channel.enqueue(value)
     except Exception as error:  # of a function of the user
-        stage.counts.failed += 1
+        stage.count_failed(KeptFailure.of(plain(item), error, 1, stage.handler.name))
         fail_all([value], error)
         stage.run.trouble(error, stage.handler.name)
         return False
@@ -265,7 +266,7 @@ def _leave_copies(worker: ConsumerWorker, item: Any, outlets: deque[Outlet]) -> 
     """Leave the item in the channels of these outlets, as far as none refuses it."""
     while outlets:
         outlet = outlets.popleft()
-        if not leave(worker.stage, outlet, _copy(item, bool(outlets))):
+        if not leave(worker.stage, outlet, _copy(item, bool(outlets)), item):
             if outlets:
                 _take_back(item)
             return

@@ -91,6 +91,7 @@ class ConsumerWorker(Worker):
         "calls",
         "changes",
         "function",
+        "given_up",
         "home",
         "inside",
         "item",
@@ -117,6 +118,7 @@ class ConsumerWorker(Worker):
         self.settled: int = 0  # times that what it took was done or failed
         self.ticket: Ticket | None = None  # of the item in flight
         self.stopwatch: Stopwatch | None = None  # what times its calls
+        self.given_up: KeptFailure | None = None  # the item in flight, if it has failed and ends the run with that
         self.passing: float = 0.0  # seconds of this run of items in which it waited, and the handler did not work
 
     def fail(self, error: BaseException) -> None:
@@ -125,10 +127,16 @@ class ConsumerWorker(Worker):
         if self.item is not NO_ITEM:
             items = self.stage.inbox.items_in(self.item)
             self.item = NO_ITEM
-            self.stage.counts.failed += len(items)
             self.stage.counts.settled_besides += len(items) - 1
             self.settled += 1
+            for item in items:
+                self.stage.count_failed(self._failure(item, error))
             fail_all(items, error)
+
+    def _failure(self, item: Any, error: BaseException) -> KeptFailure:
+        if self.given_up is None:
+            return KeptFailure.of(plain(item), error, 1, self.stage.handler.name)
+        return self.given_up._replace(item=plain(item))  # of a batch, the first was given up, and the others go with it
 
     def settle(self) -> None:
         """Count the item in flight as done, before a cancel comes out: its values are in a place of their own."""
@@ -217,7 +225,7 @@ class Timing:
 class RunLinks:
     """What a stage knows of its run."""
 
-    __slots__ = ("failing", "failures", "machines", "tracks", "trouble")
+    __slots__ = ("failing", "failures", "machines", "receivers", "tracks", "trouble")
 
     def __init__(
         self, tracks: bool, trouble: Callable[[Exception, str], None], failing: Callable[[Worker], None]
@@ -230,6 +238,8 @@ class RunLinks:
         """Tells the run of a worker that has failed, but has yet to close what it has opened."""
         self.failures: deque[KeptFailure] = deque(maxlen=FAILURES_KEPT)
         """The last items that failed, in any stage."""
+        self.receivers: list[Callable[[KeptFailure], None]] = []
+        """Who gets each item that fails, in any stage, as it fails; they never raise."""
         self.machines: dict[int, Any] = {}
         """What stages share that were asked for with one and the same option, by its identity."""
 
@@ -283,6 +293,13 @@ class Stage:
             self.outlets = [Outlet(following[0].inbox if following else results)]
         if self.window is not None:
             self.window.connect(self)
+
+    def count_failed(self, failure: KeptFailure) -> None:
+        """Count an item that has failed at last, and tell it."""
+        self.counts.failed += 1
+        self.run.failures.append(failure)
+        for receive in self.run.receivers:
+            receive(failure)
 
     @property
     def emits_one_each(self) -> bool:

@@ -20,7 +20,7 @@ from ..core.tracked import Tracked, plain
 from ..errors import DefinitionError, TooManyFailures
 from ..failure import Failure, KeptFailure
 from ..logs import WARNING, log
-from ..wording import ITEM, annotate, described, escaped, forget_repeats, shown, summary, traceback_of
+from ..wording import ITEM, annotate, escaped, forget_repeats, shown, summary, traceback_of
 
 __all__ = ["Failures", "OnError"]
 
@@ -93,22 +93,21 @@ class GiveUp:
         )
         if type(item) is Tracked and item.ticket.answers:
             item.ticket.fail(error)
-            stage.counts.failed += 1
             stage.counts.last_failure = what
-            stage.run.failures.append(kept)
+            stage.count_failed(kept)
             return
+        worker.given_up = kept  # whatever is raised below, the item has failed with its own error
         if worker.cancelled or self._on_error == "stop":
-            stage.run.failures.append(kept)
             stage.counts.last_failure = what
             annotate(error, ITEM, _note(worker, item))
             raise error
         failed = stage.counts.failed + stage.counts.reporting + 1
         self._check_budget(stage, failed, error)
         if self._on_error != "skip":
-            await self._report(worker, item, calls, error)
+            await self._report(worker, item, kept, error)
+        worker.given_up = None
         stage.counts.last_failure = what
-        stage.counts.failed += 1
-        stage.run.failures.append(kept)
+        stage.count_failed(kept)
         if type(item) is Tracked and stage.dead_letters is None:
             item.ticket.fail(error)
         if failed & (failed - 1) == 0:  # 1, 2, 4, 8, …: not a line for each of a million
@@ -128,14 +127,14 @@ class GiveUp:
                 f"stage {stage.handler.name!r}: {failed} items failed, max_failures={self._max_failures} allows no more"
             ) from error
 
-    async def _report(self, worker: ConsumerWorker, item: Any, calls: int, error: Exception) -> None:
+    async def _report(self, worker: ConsumerWorker, item: Any, kept: KeptFailure, error: Exception) -> None:
         """Deliver the failure to the receiver that ``on_error`` names, and wait for that."""
         stage = worker.stage
-        failure = Failure(plain(item), described(error), calls, stage.handler.name, traceback_of(error))
+        failure = Failure(*kept[:4], traceback_of(error))
         stage.counts.reporting += 1
         try:
             if stage.dead_letters is not None:
-                await _put(worker, stage.dead_letters, item, failure)
+                await _put(worker, stage.dead_letters, item, kept, failure)
             else:
                 delivery = self._deliver(worker, failure)
                 # in the item's own context, so that nobody else sees what the function sets
@@ -160,7 +159,7 @@ def _note(worker: ConsumerWorker, item: Any) -> str:
     return f"{shown(plain(item))}{batch}"
 
 
-async def _put(worker: ConsumerWorker, dead_letters: Outlet, item: Any, failure: Failure) -> None:
+async def _put(worker: ConsumerWorker, dead_letters: Outlet, item: Any, kept: KeptFailure, failure: Failure) -> None:
     """Put the failure into the channel of its receiver; it ends there, and counts, even after a cancel."""
     dead_letter = Tracked(failure, item.ticket) if type(item) is Tracked else failure
     assert dead_letters.channel is not None
@@ -168,7 +167,7 @@ async def _put(worker: ConsumerWorker, dead_letters: Outlet, item: Any, failure:
         await put_waiting(worker, dead_letters.channel, dead_letter)
     except asyncio.CancelledError:
         dead_letters.emitted += 1
-        worker.stage.counts.failed += 1
+        worker.stage.count_failed(kept)
         worker.settle_one()
         raise
     dead_letters.emitted += 1

@@ -127,8 +127,8 @@ class OrderWindow:
 
     def release(self) -> None:
         """At the end of a run, leave what waits in the next channel."""
-        for _, (_, values) in sorted(self._finished.items(), key=lambda one: one[0]):
-            while values and leave(self._stage, self._stage.outlets[0], values.popleft()):
+        for _, (item, values) in sorted(self._finished.items(), key=lambda one: one[0]):
+            while values and leave(self._stage, self._stage.outlets[0], values.popleft(), item):
                 pass
             settle_all(values)  # those after one that was refused: the item has failed
         self._finished.clear()

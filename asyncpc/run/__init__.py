@@ -3,8 +3,8 @@
 This table says who may start what; a test reads it and finds any other module that does::
 
     tasks         run.supervisor
-    threads       offload.threads, offload.sources, offload.child
-    processes     offload.processes
+    threads       offload.threads, offload.sources, offload.child, cli.failed
+    processes     offload.processes, cli.reload
     interpreters  offload.interpreters
     loops         runner
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from ..checks import at_least_1, check_seconds
 from ..core.tracked import CallTicket, Tracked
 from ..errors import QueueShutDown, StateError
+from ..failure import KeptFailure
 from ..mistakes import absent
 from ..options.rate import Rate, set_rate
 from .health import Health, Look, judge
@@ -21,7 +22,7 @@ from .supervisor import Supervisor
 if TYPE_CHECKING:
     from ..offload.bridge import Bridge
 
-__all__ = ["Results", "Running", "end_block", "failing", "leave", "look_at", "opening", "signals_handled"]
+__all__ = ["Results", "Running", "end_block", "failing", "leave", "look_at", "on_failure", "opening", "signals_handled"]
 
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
@@ -352,6 +353,11 @@ def failing(running: Running[Any, Any]) -> bool:
 def look_at(running: Running[Any, Any]) -> Look:
     """What there is to see of a run, in any thread."""
     return running._run.looks.look()
+
+
+def on_failure(running: Running[Any, Any], receive: Callable[[KeptFailure], None]) -> None:
+    """Call ``receive``, which must not raise, with each item that fails from now on, as it fails."""
+    running._run.stages[0].run.receivers.append(receive)
 
 
 def opening(running: Running[Any, Any], place: int) -> bool:

@@ -7,6 +7,8 @@ import gc
 import pickle
 import signal
 import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from traceback import walk_tb
 from typing import Any, cast
 
@@ -25,10 +27,14 @@ from asyncpc import (
     Report,
     Retry,
     RetryLater,
+    Running,
     TooManyFailures,
     consumer,
     source,
 )
+from asyncpc.failure import KeptFailure
+from asyncpc.graph.pipeline import run_beside
+from asyncpc.run.running import on_failure
 
 # -- policies -------------------------------------------------------------------------------------
 
@@ -428,6 +434,79 @@ def test_the_report_keeps_the_last_hundred_failures_and_no_error(eager: bool) ->
     assert [failure.item for failure in report.failures] == list(range(150, 250))
     gc.collect()
     assert [one for one in made if one() is not None] == []
+
+
+async def refused(failure: Failure) -> None:
+    raise OSError("no dead letters today")
+
+
+@both
+@pytest.mark.parametrize(
+    ("options", "items", "told"),
+    [
+        pytest.param({"on_error": "skip"}, 250, range(250), id="skip"),
+        pytest.param({}, 9, [0], id="stop"),
+        pytest.param({"retry": Retry(3, wait=no_wait)}, 9, [0], id="retry"),
+        pytest.param({"on_error": "skip", "max_failures": 2}, 9, [0, 1, 2], id="too many"),
+        pytest.param({"on_error": refused}, 9, [0], id="receiver that raises"),
+        pytest.param({"on_error": Sink()}, 9, range(9), id="receiver"),
+        pytest.param({"on_error": consumer(Sink())}, 9, range(9), id="consumer"),
+        pytest.param({"batch": Batch(4)}, 9, range(4), id="batch"),
+        pytest.param({"batch": Batch(4), "on_error": "skip", "max_failures": 5}, 9, range(8), id="too many in a batch"),
+        pytest.param({"batch": Batch(4, split_on_error=True), "on_error": "skip"}, 9, range(9), id="split batch"),
+        pytest.param({"ordered": True, "on_error": "skip"}, 9, range(9), id="ordered"),
+    ],
+)
+def test_each_item_that_fails_is_told_once_as_it_fails(
+    options: Any, items: int, told: Sequence[int], eager: bool
+) -> None:
+    """Protects the dead letters on disk: all that count as failed, in their order, with their own error and calls."""
+
+    @consumer(**options)  # type: ignore[untyped-decorator]  # which options, only the test knows
+    async def fails(taken: Any) -> Any:
+        raise ValueError("no")
+
+    found: list[KeptFailure] = []
+
+    @contextmanager
+    def beside(running: Running[Any, Any]) -> Iterator[None]:
+        on_failure(running, found.append)
+        yield
+
+    async def main() -> Report:
+        try:
+            return await run_beside(source(range(items)) >> fails >> consumer(Sink()), beside)
+        except PipelineError as error:
+            return error.report
+
+    report = run_virtual(main, eager=eager)
+    assert [failure.item for failure in found] == list(told)
+    assert {failure[1:4] for failure in found} == {("ValueError: no", 3 if "retry" in options else 1, "fails")}
+    assert balanced(report)
+    assert report.failed == len(told)
+
+
+@both
+def test_an_item_whose_handler_ends_the_program_is_told_too(eager: bool) -> None:
+    """Protects the item that a SystemExit took with it: it counts as failed, so it is named."""
+
+    @consumer
+    async def ends(n: int) -> None:
+        if n == 5:
+            raise SystemExit(3)
+
+    async def main() -> Report:
+        running: Running[Any, Any] | None = None
+        with pytest.raises(SystemExit):
+            async with source(range(9)) >> ends as running:
+                await running.wait()
+        assert running is not None
+        assert running.report is not None
+        return running.report
+
+    report = run_virtual(main, eager=eager)
+    assert [failure[:4] for failure in report.failures] == [(5, "SystemExit: 3", 1, "ends")]
+    assert balanced(report)
 
 
 def test_a_failed_batch_says_how_many_items_were_in_it() -> None:

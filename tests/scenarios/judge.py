@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Final
 
 from asyncpc import DrainTimeout, PipelineError, Report, StageStatistics, WorkerCancelled
+from asyncpc.failure import FAILURES_KEPT
 
 from .ledger import Boom, Item, Ledger
 from .player import Outcome, perform
@@ -119,6 +120,8 @@ def _balances(scenario: Scenario, ledger: Ledger, outcome: Outcome, report: Repo
     for stage in report.stages[count:]:
         left = [ledger.known(item.item) for name, item in unfinished if name == stage.name]
         yield from _all_told(scenario, ledger, outcome, stage, left)
+    if len(report.failures) != min(report.failed, FAILURES_KEPT):
+        yield f"{report.failed} failed, but {len(report.failures)} are told"
     if report.produced != outcome.outside or report.fed != ledger.fed:
         yield f"produced {report.produced} and fed {report.fed}, should be {outcome.outside} and {ledger.fed}"
     if (
