@@ -144,8 +144,8 @@ def _packed_error(name: str, place: str, error: BaseException) -> bytes:
         if type(pickle.loads(packed)) is type(error):  # some classes can only be sent
             return packed
     unsent = NotPicklable(
-        f"stage {name!r}: its handler raised {described(error)}, which cannot be sent back as it is: let its class pass "
-        "all arguments to super().__init__()"
+        f"stage {name!r}: its handler raised {described(error)}, which cannot be sent back as it is: let its class "
+        "pass all arguments to super().__init__()"
     )
     with suppress(Exception):
         unsent.add_note(f"in {'an' if place[0] == 'i' else 'a'} {place} of stage {name!r}:\n{text}")
