@@ -5,7 +5,7 @@
                 items flow this way ──────────────────────────────────────────►
      producer ──► BoundedQueue ──► consumer × n ──► BoundedQueue ──► consumer × m ──► (results)
      ◄───────────────────────────────────────────── room (backpressure) flows back
-                after the last item: one END per consumer, stage by stage
+                after the last item: one END per worker, stage by stage
                 the Supervisor owns every task: start · watch · drain · close
 
 Two decorators, one object, one awaitable::

@@ -86,7 +86,7 @@ _made: Final[weakref.WeakKeyDictionary[CollectorRegistry, weakref.ref[Metrics]]]
 
 
 class Metrics:
-    """Reads the counters of pipelines when Prometheus scrapes, and tells probes whether they are well.
+    """Reads the counters of pipelines when Prometheus scrapes, and answers health probes.
 
     It registers itself in ``registry``, by default that of prometheus_client, so that every way of serving that shows
     them. ``stalled_after`` is how many seconds of no progress the pages of :meth:`asgi` call stalled. Make one for all

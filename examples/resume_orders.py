@@ -47,16 +47,20 @@ class Shelf:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.waiting: list[Order] = []  # of the last run, and not yet put into this one
 
     def save(self, items: tuple[Unfinished, ...]) -> None:
-        """Keep what a run has left, all of it or nothing."""
+        """Keep what a run has left, and what still waits for it, in place of what was kept: all of it or nothing."""
+        orders = [one.item for one in items] + self.waiting
         with closing(self._connected()) as database, database:
-            database.executemany("INSERT INTO orders VALUES (?)", [(json.dumps(one.item),) for one in items])
+            database.execute("DELETE FROM orders")
+            database.executemany("INSERT INTO orders VALUES (?)", [(json.dumps(order),) for order in orders])
 
-    def orders(self) -> list[Order]:
-        """Return what is kept."""
+    def open(self) -> None:
+        """Let what is kept wait to be put in."""
         with closing(self._connected()) as database:
-            return [json.loads(text) for (text,) in database.execute("SELECT text FROM orders ORDER BY rowid")]
+            rows = database.execute("SELECT text FROM orders ORDER BY rowid")
+            self.waiting = [json.loads(text) for (text,) in rows]
 
     def clear(self) -> None:
         """Forget what is kept."""
@@ -85,14 +89,18 @@ pipeline = Pipeline(process_order, maxsize=1000, drain_timeout=1, on_unfinished=
 async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Running[Order, None]]]:
     try:
         async with pipeline as orders:
-            kept = shelf.orders()
-            for order in kept:
-                await orders.put(order)
+            shelf.open()
+            kept = len(shelf.waiting)
+            while shelf.waiting:
+                await orders.put(shelf.waiting[0])
+                del shelf.waiting[0]
             shelf.clear()  # only now: a crash in between would repeat orders, not lose them
             if kept:
-                print(f"{len(kept)} orders taken back", flush=True)
+                print(f"{kept} orders taken back", flush=True)
             yield {"orders": orders}
     except PipelineError as error:  # the deadline has passed, and what was left is saved
+        if shelf.waiting:  # the run failed before the service had started
+            raise
         logger.warning("%s", error)
     if report := orders.report:
         left = len(report.unfinished)

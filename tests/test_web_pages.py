@@ -132,7 +132,7 @@ def test_the_tutorials_shop_resumes(tmp_path: Path) -> None:
     while recorded < saved:
         recorded += int(shop.child.line_with("recorded").split()[1])
     second = shop.stop(signal.SIGTERM)
-    assert f"took back {saved} orders" in second
+    assert f"taking back {saved} orders" in second
     for written, shown in zip((first, second), promised, strict=True):
         assert not (wrong := differs(re.sub(r"\d+", "9", written), shown)), wrong
     with closing(sqlite3.connect(tmp_path / "shop.db")) as database:

@@ -7,6 +7,9 @@ from typing import Any
 
 import griffe
 
+ELSEWHERE = {"asyncpc.run": "asyncpc.runner.run"}
+"""Where the pages describe a name that is also that of a wing."""
+
 ROLE = re.compile(r":(?:class|data|func|meth|mod):`(~?)\.?([\w.]+)`")
 
 
@@ -17,7 +20,7 @@ def as_markdown(text: str, public: frozenset[str]) -> str:
         name = role[2].rpartition(".")[2]
         for path in (f"asyncpc.{role[2]}", f"asyncpc.{name}"):
             if path in public:
-                return f"[`{name}`][{path}]"
+                return f"[`{name}`][{ELSEWHERE.get(path, path)}]"
         return f"`{name if role[1] else role[2]}`"
 
     return re.sub(r"::$", ":", ROLE.sub(link, text), flags=re.MULTILINE).replace("``", "`")

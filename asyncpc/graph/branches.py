@@ -36,7 +36,7 @@ def merge(one: Mergeable[A], two: Mergeable[B], three: Mergeable[C], /) -> Sourc
 def merge(one: Mergeable[T], /, *more: Mergeable[T]) -> Source[T]: ...
 @explained
 def merge(*sources: Any) -> Source[Any]:
-    """Make several sources one: items enter in the order in which they come, and one bound holds for all.
+    """Make several sources one: items enter one queue in the order in which they come, and share its bound.
 
     A pipeline with a source of its own enters the values of its last stage.
     """
@@ -85,7 +85,7 @@ def route(
     one. A branch whose queue is full holds up the others: give it more workers, ``maxsize`` or ``overflow``.
 
     An item that matches no branch fails with ``Unroutable``, under ``on_error``. See :func:`consumer` for ``on_error``,
-    ``max_failures``, ``maxsize`` and ``name``. Raises ``DefinitionError`` for a branch that is none.
+    ``max_failures``, ``maxsize`` and ``name``. Raises ``DefinitionError`` for anything that cannot be a branch.
     """
     label = check_name(name or "route")
     where = f"route {label!r}"
@@ -164,7 +164,8 @@ def broadcast(
 
     An item that a branch refuses (``overflow="raise"``, or a ``key`` that raises) has failed in the broadcast, under
     ``on_error``: the branches before that one have it, those after it do not get it. See :func:`consumer` for
-    ``on_error``, ``max_failures``, ``maxsize`` and ``name``. Raises ``DefinitionError`` for a branch that is none.
+    ``on_error``, ``max_failures``, ``maxsize`` and ``name``. Raises ``DefinitionError`` for anything that cannot be a
+    branch.
     """
     label = check_name(name or "broadcast")
     if not branches or isinstance(branches[0], (list, tuple)):

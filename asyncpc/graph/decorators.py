@@ -207,12 +207,12 @@ def consumer(
 ) -> Any:
     """Make a function (one value per item) or a generator (any number of values) a stage; both may be async or not.
 
-    The values go on to the next stage. All options are optional; the first line shows their defaults, and None means
-    that nothing was asked for, unless it says otherwise:
+    The values go on to the next stage. All options are optional; the first line shows their defaults, and None turns
+    an option off, unless its text says otherwise:
 
     ``concurrency``
         The most items that the stage handles at once; workers start when there is work for them. An :class:`Adaptive`
-        follows the latency of the calls. A consumer that stands in several places of a pipeline has its own workers in
+        follows the latency of the calls. A consumer that is used in several places of a pipeline has its own workers in
         each.
     ``maxsize``
         The most items that wait in the queue before the stage; 0 means unbounded, None what the pipeline says (128).
@@ -254,17 +254,18 @@ def consumer(
     ``run_in``
         None is ``"loop"`` for async functions, ``"thread"`` for all others: one thread for each worker. ``"process"``
         makes the calls in as many processes as ``concurrency`` says, for work that keeps a processor busy. A process
-        imports the function by its name; items, results and errors are pickled, and small items travel together.
-        Results are unpickled in this process, so a process is no sandbox for code that you do not trust. A call whose
-        process died is made once more. A thread cannot be interrupted: a call that exceeds its timeout keeps its
-        worker, and the ``key`` of its item, until it ends. A process is ended and replaced. ``"interpreter"`` (CPython
-        3.13 and later) makes the calls in interpreters inside this process, one for each worker, by the rules of a
-        process. The function must not be in the program's main module. A call cannot be ended, so there is no
-        ``timeout``, and neither ``asyncio.run`` nor the program ends before it, though a drain returns in its time.
+        imports the function by its name; items, results and errors are pickled, and small items are sent several at a
+        time. Results are unpickled in this process, so do not use it as a sandbox for code that you do not trust. A
+        call whose process died is made once more. A thread cannot be interrupted: a call that exceeds its timeout keeps
+        its worker, and the ``key`` of its item, until it ends. A process is ended and replaced. ``"interpreter"``
+        (CPython 3.13 and later) makes the calls in interpreters inside this process, one for each worker, by the rules
+        of a process. The function must not be in the program's main module. A call cannot be ended, so there is no
+        ``timeout``, and neither ``asyncio.run`` nor the program ends before it. A drain still returns by its deadline.
     ``name``
         What the report and errors call the stage; None: what the function is called.
 
-    Raises ``DefinitionError``, which names the stage and the cure, for a function or option that does not fit.
+    Raises ``DefinitionError``, which names the stage and says what to write, for a function or option that does not
+    fit.
     """
     if "on_error" in options:
         options["on_error"] = as_listener(options["on_error"])
@@ -288,8 +289,8 @@ def source(
     An iterable that may block, such as a file or a cursor, is read in a thread of its own with ``run_in="thread"``, as
     a plain generator with ``@producer`` is. Otherwise its ``next()`` holds up the event loop.
 
-    ``total`` says how many items there are: a number, or a function of ``items``, such as ``len``. Lists and other
-    containers of Python know it by themselves. Only progress shows it.
+    ``total`` says how many items there are: a number, or a function of ``items``, such as ``len``. For lists and
+    Python's other containers it is known. Only progress shows it.
     """
     if isinstance(items, (Producer, Source)):
         raise DefinitionError(f"source({shown(items)}): it is a source already; use it without source()")

@@ -247,7 +247,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
     async def collect(self: Pipeline[A, B], *, pairs: Literal[True]) -> list[tuple[A, B | Exception]]: ...
 
     async def collect(self, *, pairs: bool = False) -> Any:
-        """Run to the end and return what the last stage gave, in a list; with several branches, what each gave.
+        """Run to the end and return the values of the last stage, or of the last stage of each branch, in a list.
 
         They come in the order in which they were made; with ``ordered=True``, in that of the items. The list holds all
         of them: read with :meth:`stream` what does not fit into memory. Raises ``PipelineError`` as ``await`` does; its
@@ -293,8 +293,8 @@ class Pipeline(StageLike[In_contra, Out_co]):
 
         A terminal and a notebook show a line that moves, with a bar if the sources know their total; elsewhere stderr
         gets a line every 10 s. The last state stays. A block may have several runs, one after the other, each started
-        in any way; of a run that goes on after the block, no more is shown. An error of the screen is logged and leaves
-        the run in peace.
+        in any way; of a run that goes on after the block, no more is shown. An error of the display is logged and
+        does not affect the run.
         """
         return self._accompanied(screens().progress(self._plan))
 

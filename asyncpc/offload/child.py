@@ -143,7 +143,13 @@ def _packed_error(name: str, place: str, error: BaseException) -> bytes:
         packed = pickle.dumps(error)
         if type(pickle.loads(packed)) is type(error):  # some classes can only be sent
             return packed
-    return pickle.dumps(NotPicklable(f"stage {name!r}: its handler raised what cannot be sent back:\n{text}"))
+    unsent = NotPicklable(
+        f"stage {name!r}: its handler raised {described(error)}, which cannot be sent back as it is: let its class "
+        "pass all arguments to super().__init__()"
+    )
+    with suppress(Exception):
+        unsent.add_note(f"in {'an' if place[0] == 'i' else 'a'} {place} of stage {name!r}:\n{text}")
+    return pickle.dumps(unsent)
 
 
 def explained(what: str, error: Exception) -> NotPicklable:

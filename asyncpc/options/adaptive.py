@@ -26,13 +26,13 @@ class Adaptive(NamedTuple):
     """
 
     min: int
-    """Workers, also at the start."""
+    """The fewest workers; a run begins with this number."""
     max: int
-    """Workers."""
+    """The most workers."""
     target: float
     """Seconds that a call should take on average."""
     every: float = 0.5
-    """Seconds between two looks."""
+    """Seconds between two checks."""
 
 
 class Concurrency(NamedTuple):

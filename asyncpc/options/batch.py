@@ -32,19 +32,19 @@ class Batch(NamedTuple):
     ``size`` is the most a batch may weigh (a heavier item comes alone). ``key`` gathers the items of each key apart.
 
     A batch fails as one: it is retried, skipped or given up as a whole. With ``split_on_error`` the items of a batch
-    that has failed for good are handled one by one, so that only the items fail that are the reason.
+    that has failed for good are handled one by one, so that only the items that cause errors fail.
     """
 
     size: float
     """Items, or with ``weigh`` the most that they may weigh together."""
     within: float | None = None
-    """Seconds after its first item; None: as long as it takes."""
+    """Seconds after the first item in which the batch may grow; None: no limit."""
     weigh: Callable[[Any], float] | None = None
-    """A function of an item."""
+    """A function of an item that returns its weight."""
     key: Callable[[Any], Hashable] | None = None
-    """A function of an item."""
+    """A function of an item that returns the key of its batch."""
     split_on_error: bool = False
-    """Whether a batch that failed is tried again one by one."""
+    """Whether the items of a batch that has failed for good are handled again, one by one."""
 
 
 class Batching(NamedTuple):

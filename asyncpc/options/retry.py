@@ -31,11 +31,11 @@ class Retry(NamedTuple):
     attempts: int = 3
     """The most calls for one item, the first included."""
     on: type[Exception] | tuple[type[Exception], ...] = Exception
-    """What is worth another attempt; anything else fails at once."""
+    """Exceptions after which the handler is called again; after any other the item fails at once."""
     wait: Callable[[int], float] = exponential
-    """Seconds before attempt 2, 3, …, asked for with 1, 2, …; any ``attempt -> seconds`` callable.
+    """Returns the seconds to wait before attempt 2, 3, …; it gets the number of the last attempt, 1, 2, …
 
-    If it raises, or gives no time, the item has failed with that.
+    If it raises, or returns something that is not a time, the item fails with that error.
     """
 
 

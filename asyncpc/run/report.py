@@ -32,7 +32,7 @@ class SourceStatistics(NamedTuple):
     restarts: int
     """How many times it was started again after it raised."""
     loop_held: float
-    """Seconds in which it let nothing else run while it made an item, if that took half a millisecond or more."""
+    """Seconds in which it blocked the event loop to make an item, as far as each took half a millisecond or more."""
 
 
 class StageStatistics(NamedTuple):

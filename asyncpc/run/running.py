@@ -129,9 +129,9 @@ class Running(Generic[In_contra, Out_co]):
         self._run.scaling.scale(found, at_least_1(f"stage {found.handler.name!r}", "concurrency", concurrency))
 
     def set_rate(self, stage: str, rate: Rate) -> None:
-        """Set the :class:`~asyncpc.Rate` at which calls of the stage of that name begin, also calls that wait already.
+        """Set the :class:`~asyncpc.Rate` of the stage of that name; calls that wait already follow it too.
 
-        It holds for all places of the stage's consumer. What was used up of the old rate stays so.
+        It holds for all places of the stage's consumer. Calls made under the old rate still count.
 
         Raises ``StateError`` for an unknown stage, ``DefinitionError`` for anything but a rate.
         """

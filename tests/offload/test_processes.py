@@ -228,8 +228,11 @@ async def test_a_drain_interrupts_what_is_stuck(tmp_path: Path) -> None:
     ("item", "told"),
     [
         (threading.Lock(), "its item cannot be sent to a process"),
-        ("unreadably", "its handler raised what cannot be sent back"),
-        ("as nothing", "its handler raised what cannot be sent back"),
+        (
+            "unreadably",
+            "its handler raised Unreadable: unreadable, which cannot be sent back as it is: let its class pass all",
+        ),
+        ("as nothing", "its handler raised Vanishing: , which cannot be sent back as it is: let its class pass all"),
         ("unpicklable result", "its result cannot be sent back"),
     ],
 )
