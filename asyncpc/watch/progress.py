@@ -294,7 +294,7 @@ class _RichBoard:
         from rich.console import Console
         from rich.live import Live
 
-        self.live = Live(
+        self._live = Live(
             console=Console(file=stream),
             auto_refresh=False,
             transient=True,
@@ -305,18 +305,18 @@ class _RichBoard:
     def draw(self, lines: Sequence[tuple[str, float | None]]) -> None:
         from rich.text import Text
 
-        if not self.live.is_started:
-            self.live.start()
-            self.live.console.show_cursor()  # a third signal would leave no time to restore it
+        if not self._live.is_started:
+            self._live.start()
+            self._live.console.show_cursor()  # a third signal would leave no time to restore it
         text = Text(no_wrap=True, overflow="ellipsis")
         for number, (line, share) in enumerate(lines):
             text.append("\n" if number else "")
             text.append("" if share is None else f"{_bar(share, '━', ' ')} ", "green")
             text.append(line)
-        self.live.update(text, refresh=True)
+        self._live.update(text, refresh=True)
 
     def clear(self) -> None:
-        self.live.stop()
+        self._live.stop()
 
 
 _foot: Final = _Foot()
