@@ -269,8 +269,8 @@ class PlainBoard:
     """One line, drawn with spaces and carriage returns only, so that any terminal can show it."""
 
     def __init__(self, stream: TextIO | None) -> None:
-        self.stream = stream
-        self.drawn = 0  # columns
+        self.stream: TextIO | None = stream
+        self.drawn: int = 0  # columns
 
     def draw(self, lines: Sequence[tuple[str, float | None]]) -> None:
         """Draw texts, each with the share of its bar if it has one."""
