@@ -49,7 +49,7 @@ class Child:
     def __init__(
         self, folder: Path, *arguments: str, own_group: bool = False, patience: float = PATIENCE, **environment: str
     ) -> None:
-        self._stderr = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  # end() closes it
+        self._stderr = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  # it lives as long as the process: end() closes it
         self._process = subprocess.Popen(
             [sys.executable, "-W", "default", *arguments],
             cwd=folder,
@@ -109,7 +109,7 @@ class Child:
 
 def run_child(folder: Path, *arguments: str, **environment: str) -> Ended:
     """Run a Python program to its end."""
-    return Child(folder, *arguments, **environment).end()  # type: ignore[arg-type]  # no variable is named as they are
+    return Child(folder, *arguments, own_group=False, patience=PATIENCE, **environment).end()
 
 
 def run_on_terminal(folder: Path, *arguments: str, columns: int = 120) -> Ended:

@@ -261,7 +261,7 @@ async def test_what_is_no_page_is_refused(registry: CollectorRegistry) -> None:
     async with client(metrics) as web:
         refused = await web.post("/ops/live")
     assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
-    with pytest.raises(NotImplementedError, match="only, not lifespan"):
+    with pytest.raises(ValueError, match="only, not lifespan"):
         await metrics.asgi()({"type": "lifespan"}, _never, _never)
 
 

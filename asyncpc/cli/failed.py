@@ -27,7 +27,7 @@ class FailedItems:
         self._path = path
         try:
             # appended to, since it may hold the items of an earlier run that are yet to be tried again
-            self._file = open(path, "a", encoding="ascii")  # noqa: SIM115  # close() closes it
+            self._file = open(path, "a", encoding="ascii")  # noqa: SIM115  # open for the whole run: close() ends it
         except OSError as error:
             raise UsageError(f"--failed: cannot write to {path}: {error.strerror}") from error
         self._running: Running[Any, Any] | None = None

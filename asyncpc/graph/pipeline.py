@@ -264,13 +264,13 @@ class Pipeline(StageLike[In_contra, Out_co]):
         results: list[Out_co] = []
         try:
             async with Results[Out_co](lambda: self._start("collect from it", streamed=True), self._release) as values:
-                async for value in values:  # one by one, since what came before an error is kept
-                    results.append(value)  # noqa: PERF401
+                async for value in values:
+                    results.append(value)  # noqa: PERF401  # a comprehension would lose what came before an error
         except PipelineError as error:
             error.results = results
             raise
         except asyncio.CancelledError as cancelled:
-            cancelled.results = results  # type: ignore[attr-defined]  # likewise
+            vars(cancelled)["results"] = results  # no class of ours: the caller's cancel has to come out as it is
             raise
         return results
 
@@ -282,7 +282,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
             await run.wait_hastening()
             run.outcome.complete_result()
         except (PipelineError, asyncio.CancelledError) as error:
-            error.results = pairs.found  # type: ignore[union-attr]  # as collect does
+            vars(error)["results"] = pairs.found
             raise
         finally:
             self._release()

@@ -45,7 +45,7 @@ class Outcome:
 
     def hang_on(self, cancelled: asyncio.CancelledError) -> None:
         """Hang the report on a cancel that the run raises, and the errors, which nobody else would raise."""
-        cancelled.report = self.report  # type: ignore[attr-defined]  # there is no other way to pass it on
+        vars(cancelled)["report"] = self.report  # asyncio needs its own class, so there is no attribute for it
         if self.errors and cancelled.__cause__ is None and self.report is not None:
             cancelled.__cause__ = PipelineError(f"pipeline {self._name!r} failed", self.errors, self.report)
 

@@ -90,8 +90,8 @@ def asgi_app(pages: Pages) -> AsgiApp:
         receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
         send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
     ) -> None:
-        if scope["type"] != "http":
-            raise NotImplementedError(f"this app serves http only, not {scope['type']}")
+        if scope["type"] != "http":  # ASGI asks an app to raise then; a server goes on without "lifespan"
+            raise ValueError(f"this app serves http only, not {scope['type']}")
         path, mounted_at = scope["path"], scope.get("root_path", "").rstrip("/")
         if f"{path}/".startswith(f"{mounted_at}/"):  # older frameworks have removed it themselves
             path = path[len(mounted_at) :]

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 from queues import cancelled, full, lines, ready, spin
+from support import named
 from virtual import EAGER, both, idle, run_virtual
 
 from asyncpc import END, Batch, Pipeline, Running, consumer
@@ -198,9 +199,10 @@ OPTIONS: list[Callable[[Callable[[Any], Any]], dict[str, Any]]] = [
 def test_a_put_that_raises_passes_the_room_on(option: Any, eager: bool) -> None:
     """Fault A3: one bad request that had waited for room must not leave the next one waiting at an empty queue."""
 
-    @consumer(maxsize=1, **option(lambda item: item["n"]))  # type: ignore[untyped-decorator]  # which options, only the test knows
-    async def handle(item: object) -> None:
+    async def slow(item: object) -> None:
         await asyncio.sleep(1)
+
+    handle = named("handle", slow, maxsize=1, **option(lambda item: item["n"]))
 
     async def put(running: Running[Any, None], item: object) -> str:
         try:

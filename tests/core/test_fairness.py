@@ -247,7 +247,7 @@ def test_what_goes_past_those_who_wait_is_counted(more: int, eager: bool) -> Non
 
     @producer
     async def burst() -> AsyncIterator[str]:
-        while not fed or queued() != 5:  # noqa: ASYNC110  # nothing tells of it
+        while not fed or queued() != 5:  # noqa: ASYNC110  # no event tells how many are queued; the time is virtual
             await asyncio.sleep(0.5)
         for n in range(6):
             yield f"burst{n}"

@@ -39,8 +39,7 @@ def virtual(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[bool], N
 class Odd:
     """An item that cannot be compared, counted or tested for truth."""
 
-    # How Python itself marks a class as not hashable; typeshed's object says that every object is.
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # Python's own mark of what has no hash; typeshed says that all have one
 
     def __eq__(self, other: object) -> bool:
         raise RuntimeError("compared")
