@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
@@ -16,6 +17,9 @@ from blockbuster import BlockBuster
 from coverage import Coverage
 from hypothesis import HealthCheck, settings
 from support import LOOP_FACTORIES, Watch, pending, timeout_of
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so begins what a shell runs in the background, and its children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "asyncpc", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
