@@ -1,0 +1,1 @@
+"""Remote queues: the same consumers beyond one process."""
