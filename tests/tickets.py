@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from asyncpc import Running
 from asyncpc.core.tracked import Tracked
+from asyncpc.failure import KeptFailure
 
 __all__ = ["CountingTicket", "put_tracked", "wrong"]
 
@@ -14,7 +15,7 @@ __all__ = ["CountingTicket", "put_tracked", "wrong"]
 class CountingTicket:
     """Counts the values under way that were made of one item, and remembers what became of each."""
 
-    answers = False
+    takes_failures: Final = "none"
 
     def __init__(self, item: Any) -> None:
         self.item = item
@@ -36,10 +37,18 @@ class CountingTicket:
         self.settled.append(value)
         self._one_less("settled")
 
-    def fail(self, error: BaseException) -> None:
+    def skip(self, error: Exception) -> None:
         """One was given up."""
         self.failed.append(error)
         self._one_less("failed")
+
+    def fail(self, error: Exception, failure: KeptFailure) -> None:
+        """One failed, and nobody else is told."""
+        self.skip(error)
+
+    def stop(self, error: Exception) -> None:
+        """One failed, and so did the run."""
+        self.skip(error)
 
     def release(self) -> None:
         """One is left."""

@@ -15,7 +15,7 @@ from .queue import DEFAULT_MAXSIZE
 if TYPE_CHECKING:
     from ..backoff import Restart
     from ..checks import Resource
-    from .seams import Calls, Option, Pool
+    from .seams import Attendant, Calls, Option, Pool
 
 __all__ = ["Handler", "Node", "Origin", "Plan"]
 
@@ -32,6 +32,11 @@ class Origin(NamedTuple):
     """How many items it will produce, if that is known, or what to ask for it."""
     into: int | None = None
     """The place of the stage it writes to, once that is known."""
+    attended: Callable[[int], Attendant] | None = None
+    """Makes what attends it in a run, if its items have to be settled, and gives them; instead of ``open``.
+
+    It is told how many items the stages of the run can work on at once.
+    """
 
     def iterate(self) -> AsyncIterator[Any]:
         """A fresh iterator; a plain iterable is wrapped, so that workers know one kind only."""
@@ -77,6 +82,8 @@ class Handler(NamedTuple):
     """Whether a call gets several items, as a list."""
     items_per_call: int = 1
     """How many items a call gets, as far as that is known."""
+    waits_for_more: bool = False
+    """Whether a call may wait without limit until more items have come."""
     needs_single: str = ""
     """What needs one item for each call; empty if nothing does."""
     kept_by: str = ""

@@ -5,11 +5,14 @@ The core calls these and never names what stands behind them.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from typing import Any, Literal, Protocol
+
+from ..failure import KeptFailure
 
 __all__ = [
     "Adjust",
+    "Attendant",
     "Call",
     "Calls",
     "Container",
@@ -142,11 +145,43 @@ class Pool(Protocol):
         """Change the number of its members to ``size``."""
 
 
+class Attendant(Protocol):
+    """What a source has beside it in a run, from before its first item until all of them have been settled.
+
+    The run starts :meth:`run` in a task of its own, then reads :meth:`items`. It calls :meth:`end_intake` when it takes
+    no more, and :meth:`finish` when every item has been settled or released; the run ends when :meth:`run` has.
+    """
+
+    label: str
+    """What errors and the report call it."""
+
+    def items(self) -> AsyncIterator[Any]:
+        """The items, each with its ticket (``Tracked``)."""
+        ...
+
+    async def run(self) -> None:
+        """Work until :meth:`finish`; what it raises fails the run. *Cancel safety*: it lets go of everything."""
+        ...
+
+    def end_intake(self) -> None:
+        """Give no more items."""
+        ...
+
+    def finish(self) -> None:
+        """Let :meth:`run` return once it has told everybody how the items ended."""
+        ...
+
+
 class Ticket(Protocol):
     """Somebody waits for all that is made of an item; the ticket counts the values that are under way."""
 
-    answers: bool
-    """Whether a failure goes only to the caller that waits, and not to the stage's policies."""
+    @property
+    def takes_failures(self) -> Literal["all", "unhandled", "none"]:
+        """Which failures go to whoever waits, and not to the policies of the stage, so that the run goes on.
+
+        ``"unhandled"``: those of a stage for which the user has written no policy.
+        """
+        ...
 
     def hold(self, more: int = 1) -> None:
         """``more`` further values made of the item are on their way; call it before the first of them leaves."""
@@ -154,8 +189,14 @@ class Ticket(Protocol):
     def settle(self, value: Any = None) -> None:
         """One of the values is finished, with ``value`` where it is a result."""
 
-    def fail(self, error: BaseException) -> None:
-        """One of them is finished, but a policy gave it up."""
+    def skip(self, error: Exception) -> None:
+        """One of them is finished: a policy of its stage gave it up."""
+
+    def fail(self, error: Exception, failure: KeptFailure) -> None:
+        """One of them is finished: it failed, and only whoever waits deals with that (``takes_failures``)."""
+
+    def stop(self, error: Exception) -> None:
+        """One of them failed, and so does the run."""
 
     def release(self) -> None:
         """One of them is neither: its worker was cancelled, or the run ended before it."""

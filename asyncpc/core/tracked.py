@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from types import CoroutineType
 from typing import Any, Final
 
+from ..failure import KeptFailure
 from .seams import Call, Ticket
 
 __all__ = [
@@ -50,11 +51,11 @@ def plain(item: Any) -> Any:
 
 
 def fail_all(items: Iterable[Any], error: BaseException) -> None:
-    """Settle the tickets of these items as failed, with the error of their worker."""
+    """Tell the tickets of these items that they failed with the error of their worker, as does the run."""
     for item in items:
         if type(item) is Tracked:
             if isinstance(error, Exception):
-                item.ticket.fail(error)
+                item.ticket.stop(error)
             else:  # KeyboardInterrupt and the like go to the caller of the run
                 item.ticket.release()
 
@@ -79,7 +80,7 @@ class _NobodysTicket:
 
     __slots__ = ()
 
-    answers = False
+    takes_failures: Final = "none"
 
     def hold(self, more: int = 1) -> None:
         """Nothing, as all of these."""
@@ -87,7 +88,13 @@ class _NobodysTicket:
     def settle(self, value: Any = None) -> None:
         """See hold."""
 
-    def fail(self, error: BaseException) -> None:
+    def skip(self, error: Exception) -> None:
+        """See hold."""
+
+    def fail(self, error: Exception, failure: KeptFailure) -> None:
+        """See hold."""
+
+    def stop(self, error: Exception) -> None:
         """See hold."""
 
     def release(self) -> None:
@@ -102,7 +109,7 @@ class CallTicket:
 
     __slots__ = ("_future", "_lost")
 
-    answers = True
+    takes_failures: Final = "all"
 
     def __init__(self, future: asyncio.Future[Any], lost: Callable[[], Exception]) -> None:
         """What ``lost`` makes is raised for the caller if the run ends before it comes to the item."""
@@ -117,14 +124,22 @@ class CallTicket:
         if not self._future.done():
             self._future.set_result(value)
 
-    def fail(self, error: BaseException) -> None:
+    def skip(self, error: Exception) -> None:
         """Give the caller the error, unless it has gone."""
         if not self._future.done():
             self._future.set_exception(error)
 
+    def fail(self, error: Exception, failure: KeptFailure) -> None:
+        """See skip."""
+        self.skip(error)
+
+    def stop(self, error: Exception) -> None:
+        """See skip."""
+        self.skip(error)
+
     def release(self) -> None:
         """Tell the caller that no result comes."""
-        self.fail(self._lost())
+        self.skip(self._lost())
 
 
 class JointTicket:
@@ -132,7 +147,8 @@ class JointTicket:
 
     __slots__ = ("_tickets",)
 
-    answers = False
+    takes_failures: Final = "none"
+    """It belongs to values; failures are those of the items."""
 
     def __init__(self, tickets: Sequence[Ticket]) -> None:
         self._tickets = tickets
@@ -147,10 +163,20 @@ class JointTicket:
         for ticket in self._tickets:
             ticket.settle(value)
 
-    def fail(self, error: BaseException) -> None:
+    def skip(self, error: Exception) -> None:
+        """Skip each."""
+        for ticket in self._tickets:
+            ticket.skip(error)
+
+    def fail(self, error: Exception, failure: KeptFailure) -> None:
         """Fail each."""
         for ticket in self._tickets:
-            ticket.fail(error)
+            ticket.fail(error, failure)
+
+    def stop(self, error: Exception) -> None:
+        """Stop each."""
+        for ticket in self._tickets:
+            ticket.stop(error)
 
     def release(self) -> None:
         """Release each."""

@@ -52,7 +52,7 @@ def route(
     default: None = None,
     *,
     maxsize: int | None = None,
-    on_error: OnError | Listener = "stop",
+    on_error: OnError | Listener | None = None,
     max_failures: float | None = None,
     name: str | None = None,
 ) -> Pipeline[A, B]: ...
@@ -63,7 +63,7 @@ def route(
     default: StageLike[A, C],
     *,
     maxsize: int | None = None,
-    on_error: OnError | Listener = "stop",
+    on_error: OnError | Listener | None = None,
     max_failures: float | None = None,
     name: str | None = None,
 ) -> Pipeline[A, B | C]: ...
@@ -74,7 +74,7 @@ def route(
     default: StageLike[A, Any] | None = None,
     *,
     maxsize: int | None = None,
-    on_error: OnError | Listener = "stop",
+    on_error: OnError | Listener | None = None,
     max_failures: float | None = None,
     name: str | None = None,
 ) -> Pipeline[A, Any]:
@@ -122,7 +122,7 @@ def broadcast(
     /,
     *,
     maxsize: int | None = None,
-    on_error: OnError | Listener = "stop",
+    on_error: OnError | Listener | None = None,
     max_failures: float | None = None,
     name: str | None = None,
 ) -> Pipeline[A, B | C]: ...
@@ -134,7 +134,7 @@ def broadcast(
     /,
     *,
     maxsize: int | None = None,
-    on_error: OnError | Listener = "stop",
+    on_error: OnError | Listener | None = None,
     max_failures: float | None = None,
     name: str | None = None,
 ) -> Pipeline[A, B | C | D]: ...
@@ -144,7 +144,7 @@ def broadcast(
     /,
     *more: StageLike[A, B],
     maxsize: int | None = None,
-    on_error: OnError | Listener = "stop",
+    on_error: OnError | Listener | None = None,
     max_failures: float | None = None,
     name: str | None = None,
 ) -> Pipeline[A, B]: ...
@@ -152,7 +152,7 @@ def broadcast(
 def broadcast(
     *branches: Any,
     maxsize: int | None = None,
-    on_error: OnError | Listener = "stop",
+    on_error: OnError | Listener | None = None,
     max_failures: float | None = None,
     name: str | None = None,
 ) -> Pipeline[Any, Any]:

@@ -32,6 +32,15 @@ class Part(Composable):
         """What it is made of, where it becomes a part of something."""
         return self._layout
 
+    def _as_stage(self) -> Layout:
+        """What it is made of, where items go into it; raises ``DefinitionError`` if none can."""
+        if self._layout.origins:
+            raise DefinitionError(
+                f"{self._named()} produces items itself, so it can only come first; join several sources with "
+                "merge(a, b)"
+            )
+        return self._as_part()
+
     def _label(self) -> str:
         """What it adds to the name of a pipeline that has no name of its own."""
         return _names(self._layout.origins)
@@ -76,11 +85,7 @@ def stage_layout(part: Any, where: str) -> Layout:
     refuse_called(where, part)
     if not isinstance(part, Part):
         raise DefinitionError(f"{where}, {shown(part)}, is not a stage: decorate it with @consumer")
-    if part._layout.origins:
-        raise DefinitionError(
-            f"{part._named()} produces items itself, so it can only come first; join several sources with merge(a, b)"
-        )
-    return part._as_part()
+    return part._as_stage()
 
 
 def join(

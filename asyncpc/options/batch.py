@@ -38,7 +38,7 @@ class Batch(NamedTuple):
     size: float
     """Items, or with ``weigh`` the most that they may weigh together."""
     within: float | None = None
-    """Seconds after the first item in which the batch may grow; None: no limit."""
+    """Seconds after the first item in which the batch may grow; 0: a worker takes what is there; None: no limit."""
     weigh: Callable[[Any], float] | None = None
     """A function of an item that returns its weight."""
     key: Callable[[Any], Hashable] | None = None
@@ -67,8 +67,8 @@ class Batching(NamedTuple):
             raise DefinitionError(
                 f"{where}: {shown(batch)}: size must be a whole number of items, or with weigh= a weight"
             )
-        if batch.within is not None and not is_positive(batch.within):
-            raise DefinitionError(f"{where}: {shown(batch)}: within must be more than 0 seconds")
+        if batch.within is not None and not (is_positive(batch.within) or batch.within == 0):
+            raise DefinitionError(f"{where}: {shown(batch)}: within must be a number of seconds, 0 or more")
         for name in "weigh", "key":
             check_item_function(where, f"batch {name}", getattr(batch, name))
         if handler.maxsize and batch.weigh is None and handler.maxsize < batch.size:
@@ -91,6 +91,7 @@ class Batching(NamedTuple):
             items_per_call=1 if batch.weigh is not None else math.ceil(batch.size),
             kept_by="batch",
             least_bound=0 if batch.weigh is not None else 2 * math.ceil(batch.size),  # or none would ever be complete
+            waits_for_more=waits,
             no_calls=handler.no_calls or ("would wait for others: give Batch(…, within=)" if waits else ""),
         )
 
@@ -213,13 +214,14 @@ TOGETHER: Final = Group(None, 1.0)
 class Batches:
     """Items gathered into batches, for each key of the batch its own; whole batches are taken."""
 
-    __slots__ = ("_again", "_batch", "_complete", "_count", "_limit", "_loop", "_made_item", "_open", "_timers")
+    __slots__ = ("_again", "_batch", "_complete", "_count", "_is_eager", "_limit", "_loop", "_made_item", "_open", "_timers")
 
     def __init__(self, batch: Batch, limit: float, made_item: Callable[[], None]) -> None:
         """``made_item`` is called when a batch can be taken without an item having come."""
         self._batch = batch
         self._limit = limit
         self._made_item = made_item
+        self._is_eager = batch.within == 0
         self._loop = asyncio.get_running_loop()
         self._open: dict[Hashable, Batched] = {}
         self._timers: dict[Hashable, asyncio.TimerHandle] = {}
@@ -261,7 +263,7 @@ class Batches:
         batch, items = self._batch, self.open_for(group)
         if items is None:
             items = self._open[group.key] = Batched()
-            if batch.within is not None:
+            if batch.within:
                 self._timers[group.key] = self._loop.call_later(batch.within, self._time_is_up, group.key)
         items.append(item)
         items.weight += group.weight
@@ -273,7 +275,9 @@ class Batches:
         return items
 
     def popleft(self) -> Batched:
-        """Take a batch; raises ``IndexError`` when none is complete."""
+        """Take a batch; raises ``IndexError`` when none can be taken."""
+        if self._is_eager and self._open and not (self._again or self._complete):
+            self._close(next(iter(self._open)), "time")
         batch = (self._again or self._complete).popleft()
         self._count -= len(batch)
         return batch
@@ -305,7 +309,7 @@ class Batches:
 
     def available(self) -> int:
         """How many batches can be taken now."""
-        return len(self._again) + len(self._complete)
+        return len(self._again) + len(self._complete) + (len(self._open) if self._is_eager else 0)
 
     def clear(self) -> None:
         """Forget all."""
@@ -321,7 +325,7 @@ class Batches:
         return self._count
 
     def __bool__(self) -> bool:
-        return bool(self._complete or self._again)
+        return bool(self._complete or self._again or (self._is_eager and self._open))
 
     def __iter__(self) -> Iterator[Any]:
         for batch in (*self._again, *self._complete, *self._open.values()):

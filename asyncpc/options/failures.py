@@ -32,14 +32,17 @@ class Failures(NamedTuple):
     """The option; every stage has it."""
 
     on_error: Any
-    """``"stop"``, ``"skip"``, a function, a queue, or the handler of a consumer."""
+    """``"stop"``, ``"skip"``, a function, a queue, or the handler of a consumer.
+
+    None: as ``"stop"``, unless whoever waits for the item takes its failure.
+    """
     max_failures: float | None
     """How many items may fail; a float below 1 is a share of the settled items."""
 
     @classmethod
-    def made_from(cls, where: str, on_error: Any = "stop", max_failures: Any = None) -> Failures:
+    def made_from(cls, where: str, on_error: Any = None, max_failures: Any = None) -> Failures:
         """Take a policy by name, or a receiver; raises ``DefinitionError`` for what cannot receive failures."""
-        if on_error not in ("stop", "skip") and not isinstance(on_error, (asyncio.Queue, Handler)):
+        if on_error not in (None, "stop", "skip") and not isinstance(on_error, (asyncio.Queue, Handler)):
             what = "'stop', 'skip', or a consumer, function or queue for Failures"
             check_callback(where, "on_error", on_error, what, may_be_async=True)
         return cls(on_error, max_failures)
@@ -48,7 +51,7 @@ class Failures(NamedTuple):
         """Check for a number of items, or a share; only where failures do not stop the run."""
         most = self.max_failures
         if most is not None:
-            if self.on_error == "stop":
+            if self.stops:
                 raise DefinitionError(
                     f"{where}: max_failures= needs on_error='skip' or a receiver: else the first failure stops the run"
                 )
@@ -59,13 +62,18 @@ class Failures(NamedTuple):
                 )
         return handler._replace(dead_letters=self.on_error) if isinstance(self.on_error, Handler) else handler
 
+    @property
+    def stops(self) -> bool:
+        """Whether the first failure ends the run."""
+        return self.on_error is None or self.on_error == "stop"
+
     def install(self, stage: Stage) -> None:
         """Install the policy."""
         stage.give_up = GiveUp(self)
 
     def words(self) -> str:
         """Say what happens to items that fail."""
-        if self.on_error == "stop" or isinstance(self.on_error, Handler):  # a stage of its own is in the picture
+        if self.stops or isinstance(self.on_error, Handler):  # a stage of its own is in the picture
             return ""
         return (
             "skips what fails"
@@ -77,10 +85,12 @@ class Failures(NamedTuple):
 class GiveUp:
     """Counts a failed item of one stage and reports it under the policy; raises if it was one too many."""
 
-    __slots__ = ("_max_failures", "_on_error")
+    __slots__ = ("_max_failures", "_on_error", "_stops", "_taken")
 
     def __init__(self, policy: Failures) -> None:
         self._on_error = policy.on_error
+        self._stops = policy.stops
+        self._taken = ("all", "unhandled") if policy.on_error is None else ("all",)  # by whoever waits for an item
         self._max_failures = policy.max_failures
 
     async def __call__(self, worker: ConsumerWorker, item: Any, calls: int, error: Exception) -> None:
@@ -91,13 +101,13 @@ class GiveUp:
             KeptFailure.of(plain(item), error, calls, stage.handler.name),
             f"{shown(plain(item))}: {summary(error)}",
         )
-        if type(item) is Tracked and item.ticket.answers:
-            item.ticket.fail(error)
+        if type(item) is Tracked and item.ticket.takes_failures in self._taken:
+            item.ticket.fail(error, kept)
             stage.counts.last_failure = what
             stage.count_failed(kept)
             return
         worker.given_up = kept  # whatever is raised below, the item has failed with its own error
-        if worker.cancelled or self._on_error == "stop":
+        if worker.cancelled or self._stops:
             stage.counts.last_failure = what
             annotate(error, ITEM, _note(worker, item))
             raise error
@@ -109,7 +119,7 @@ class GiveUp:
         stage.counts.last_failure = what
         stage.count_failed(kept)
         if type(item) is Tracked and stage.dead_letters is None:
-            item.ticket.fail(error)
+            item.ticket.skip(error)
         if failed & (failed - 1) == 0:  # 1, 2, 4, 8, …: not a line for each of a million
             name = stage.handler.name
             try:

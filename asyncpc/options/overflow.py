@@ -73,7 +73,7 @@ class Full:
             item = inbox.items.popleft()
         stage.counts.dropped += 1
         if type(item) is Tracked:
-            item.ticket.fail(asyncio.QueueFull(f"stage {stage.handler.name!r} dropped it: its queue is full"))
+            item.ticket.skip(asyncio.QueueFull(f"stage {stage.handler.name!r} dropped it: its queue is full"))
         if self._policy.on_drop is not None:
             try:
                 self._policy.on_drop(plain(item))

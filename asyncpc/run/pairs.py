@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Final
 
 from ..core.plan import Origin, Plan
 from ..core.tracked import Tracked
 from ..errors import DefinitionError
+from ..failure import KeptFailure
 
 __all__ = ["Pairs"]
 
@@ -53,7 +54,7 @@ class _PairTicket:
 
     __slots__ = ("_found", "_item")
 
-    answers = False
+    takes_failures: Final = "none"
 
     def __init__(self, item: Any, found: list[tuple[Any, Any]]) -> None:
         self._item = item
@@ -66,9 +67,17 @@ class _PairTicket:
         """Keep the result."""
         self._found.append((self._item, value))
 
-    def fail(self, error: BaseException) -> None:
+    def skip(self, error: Exception) -> None:
         """Keep the error in its place."""
         self._found.append((self._item, error))
+
+    def fail(self, error: Exception, failure: KeptFailure) -> None:
+        """See skip."""
+        self.skip(error)
+
+    def stop(self, error: Exception) -> None:
+        """See skip."""
+        self.skip(error)
 
     def release(self) -> None:
         """Nothing: the report lists the item as unfinished."""

@@ -433,7 +433,7 @@ def test_a_joint_ticket_tells_each() -> None:
     joint = JointTicket(tickets)
     joint.hold(3)
     joint.settle("value")
-    joint.fail(Odd())
+    joint.skip(Odd())
     joint.release()
     assert [(ticket.left, ticket.settled, len(ticket.failed), ticket.released) for ticket in tickets] == [
         (1, ["value"], 1, 1),

@@ -100,7 +100,7 @@ def test_help_tells_what_each_argument_is_for(thing: Callable[..., Any]) -> None
 
 def test_the_signature_is_of_use() -> None:
     """Protects who asks with ``inspect`` or an editor: names and defaults, not ``**options``."""
-    assert first_line(consumer)["on_error"].default == "stop"
+    assert first_line(consumer)["on_error"].default is None
     assert first_line(consumer)["overflow"].annotation == "Overflow"
     assert not [one for one in signature(consumer).parameters.values() if one.kind is Parameter.VAR_KEYWORD]
     assert list(signature(consumer).bind(concurrency=4, context=None).arguments) == ["context", "concurrency"]

@@ -73,7 +73,7 @@ def test_an_option_that_raises_fails_the_run_with_its_own_error(where: str, opti
         {"breaker": 3}, {"breaker": Breaker(0, 1)}, {"breaker": Breaker(1, 0)},
         {"retries": 3},
         {"concurrency": Adaptive(0, 5, 1)}, {"concurrency": Adaptive(5, 2, 1)}, {"concurrency": Adaptive(1, 5, 0)},
-        {"batch": 500}, {"batch": Batch(0)}, {"batch": Batch(2.5)}, {"batch": Batch(3, within=0)},
+        {"batch": 500}, {"batch": Batch(0)}, {"batch": Batch(2.5)}, {"batch": Batch(3, within=-1)},
         {"batch": Batch(10), "maxsize": 5}, {"batch": Batch(3, key=cast(Any, 3))},
         {"batch": Batch(3, weigh=cast(Any, 3))},
         {"ordered": "yes"}, {"ordered": True, "key": len}, {"ordered": True, "batch": Batch(3)},

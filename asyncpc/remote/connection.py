@@ -1,0 +1,93 @@
+"""``Connection``: a broker whose calls outlive a lost connection: they wait for the next one and are made again."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final, TypeVar
+
+from ..logs import WARNING, log
+from ..wording import summary
+from .broker import Broker, Disconnected
+
+__all__ = ["Connection"]
+
+R = TypeVar("R")
+
+FIRST_WAIT: Final = 0.1
+LONGEST_WAIT: Final = 5.0
+"""Seconds between two attempts to connect."""
+
+PATIENCE: Final = 15.0
+"""Seconds in which the first connection has to come about; a wrong address should not look like a slow server."""
+
+
+class Connection:
+    """Makes the calls of one session, all of which may be repeated; connects again without end, with full jitter."""
+
+    def __init__(self, broker: Broker, label: str) -> None:
+        self.broker: Broker = broker
+        self.generation: int = 0
+        """How many times it was connected."""
+        self._label = label
+        self._lock = asyncio.Lock()
+        self._hurry = asyncio.Event()
+
+    async def open(self) -> None:
+        """Connect for the first time; raises ``Disconnected`` if that fails for 15 seconds."""
+        await self._connect(asyncio.get_running_loop().time() + PATIENCE, lambda: False)
+
+    async def call(self, command: Callable[[], Awaitable[R]], in_vain: Callable[[], bool] = lambda: False) -> R:
+        """What ``command`` returns; after a lost connection it is called again on the next one.
+
+        Raises ``Disconnected`` once ``in_vain()``: nobody needs the answer any more. See :meth:`hurry`.
+        """
+        while True:
+            generation = self.generation
+            try:
+                return await command()
+            except Disconnected as error:
+                if in_vain():
+                    raise
+                await self._reconnect(generation, error, in_vain)
+
+    def hurry(self) -> None:
+        """Let calls that wait for a connection look now whether they still need one."""
+        self._hurry.set()
+
+    async def close(self) -> None:
+        """Let go of it, whatever state it is in."""
+        with suppress(Disconnected):
+            await self.broker.close()
+
+    async def _reconnect(self, generation: int, error: Disconnected, in_vain: Callable[[], bool]) -> None:
+        async with self._lock:
+            if generation != self.generation or in_vain():
+                return
+            log(WARNING, "%s: the connection is lost: %s", self._label, summary(error))
+            await self.close()
+            await self._connect(None, in_vain)
+
+    async def _connect(self, deadline: float | None, in_vain: Callable[[], bool]) -> None:
+        loop, attempt = asyncio.get_running_loop(), 0
+        while True:
+            attempt += 1
+            try:
+                await self.broker.open()
+            except Disconnected as error:
+                await self.close()
+                if in_vain() or (deadline is not None and loop.time() > deadline):
+                    raise
+                if attempt & (attempt - 1) == 0:
+                    log(WARNING, "%s: cannot connect (attempt %d): %s", self._label, attempt, summary(error))
+            else:
+                if self.generation:
+                    log(WARNING, "%s: connected again", self._label)
+                self.generation += 1
+                return
+            self._hurry.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(random.uniform(FIRST_WAIT, min(LONGEST_WAIT, FIRST_WAIT * 2**attempt))):
+                    await self._hurry.wait()

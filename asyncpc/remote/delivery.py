@@ -1,0 +1,79 @@
+"""``Delivery``: the ticket of a message on its way through the stages of a run.
+
+It counts the values that are under way of all that was made of the message (:class:`~asyncpc.core.seams.Ticket`). When
+the last has finished, the session acknowledges the message, buries it, or gives it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from ..failure import KeptFailure
+from .broker import Message
+
+__all__ = ["Delivery"]
+
+PAUSE: Final = 1.0
+"""Seconds before a message comes again whose failure has ended the run."""
+
+
+class Delivery:
+    """One handing out of a message; see the module."""
+
+    __slots__ = ("_ended", "_values", "delay", "failure", "is_counted", "is_lost", "is_released", "message", "number")
+
+    takes_failures: Final = "unhandled"
+    """A failure that no ``on_error=`` is written for ends in the dead letter queue of the message's own queue."""
+
+    def __init__(self, message: Message, number: int, ended: Callable[[Delivery], None]) -> None:
+        self.message: Message = message
+        self.number: int = number
+        """In the order of receipt."""
+        self._ended: Callable[[Delivery], None] = ended
+        self._values = 1
+        self.failure: KeptFailure | None = None
+        """What the message is buried with."""
+        self.is_released: bool = False
+        """Whether something made of it has not been handled to its end."""
+        self.is_counted: bool = False
+        """Whether the release counts as an attempt."""
+        self.delay: float = 0.0
+        """Seconds until it may come again."""
+        self.is_lost: bool = False
+        """Whether its lease has run out, and somebody else may have it."""
+
+    def hold(self, more: int = 1) -> None:
+        """See ``Ticket``."""
+        self._values += more
+
+    def settle(self, value: object = None) -> None:
+        """See ``Ticket``."""
+        self._values -= 1
+        if self._values == 0:
+            ended, self._ended = self._ended, _nothing  # a call that goes on after its timeout may still feed
+            ended(self)
+
+    def skip(self, error: BaseException) -> None:
+        """See ``Ticket``; the policy that gave it up has dealt with it, so the message is acknowledged."""
+        self.settle()
+
+    def fail(self, error: BaseException, failure: KeptFailure) -> None:
+        """See ``Ticket``; the message is buried with the first failure."""
+        self.failure = self.failure or failure
+        self.settle()
+
+    def stop(self, error: BaseException) -> None:
+        """See ``Ticket``; the message comes again, after a pause, and this was an attempt."""
+        self.is_released = self.is_counted = True
+        self.delay = PAUSE
+        self.settle()
+
+    def release(self) -> None:
+        """See ``Ticket``; the message comes again, and this was no attempt."""
+        self.is_released = True
+        self.settle()
+
+
+def _nothing(delivery: Delivery) -> None:
+    """A delivery ends once."""

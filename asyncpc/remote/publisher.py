@@ -1,0 +1,111 @@
+"""``Publisher``: puts messages for many callers at once; all that came while a publish was under way go together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from ..wording import summary
+from .broker import Disconnected, Outgoing, PublishError
+from .connection import Connection
+
+__all__ = ["Publisher"]
+
+MOST: Final = 500
+"""Messages that are published together."""
+
+MOST_BYTES: Final = 4 * 1024 * 1024
+"""Bytes that are published together, unless one caller gives more."""
+
+
+class _Call(NamedTuple):
+    messages: Sequence[Outgoing]
+    confirmed: asyncio.Future[None]
+
+    @property
+    def size(self) -> int:
+        return sum([len(one.body) for one in self.messages])
+
+
+class Publisher:
+    """See the module."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._waiting: deque[_Call] = deque()
+        self._came = asyncio.Event()
+        self._is_finishing = False
+
+    async def publish(self, messages: Sequence[Outgoing], timeout: float | None) -> None:
+        """Return when all messages are confirmed.
+
+        Raises ``TimeoutError`` after ``timeout`` seconds if none was sent, and ``PublishError`` if some may have been.
+        *Cancel safety*: what was not sent yet is not sent.
+        """
+        call = _Call(messages, asyncio.get_running_loop().create_future())
+        self._waiting.append(call)
+        self._came.set()
+        try:
+            async with asyncio.timeout(timeout):
+                await call.confirmed
+        except TimeoutError:
+            if call not in self._waiting:
+                raise PublishError(
+                    f"{len(messages)} messages were sent, but not confirmed within {timeout:g} s", messages
+                ) from None
+            raise TimeoutError(f"the broker took no message within {timeout:g} s") from None
+        finally:
+            if not call.confirmed.done() or call.confirmed.cancelled():
+                self._forget(call)
+
+    def _forget(self, call: _Call) -> None:
+        for place, one in enumerate(self._waiting):
+            if one is call:
+                del self._waiting[place]
+                return
+
+    def finish(self) -> None:
+        """Let :meth:`run` return once all is confirmed."""
+        self._is_finishing = True
+        self._came.set()
+
+    async def run(self) -> None:
+        """Publish what comes, until :meth:`finish`."""
+        while self._waiting or not self._is_finishing:
+            if not self._waiting:
+                self._came.clear()
+                await self._came.wait()
+                continue
+            await self._publish(self._next())
+
+    def _next(self) -> list[_Call]:
+        """The calls that go together."""
+        calls = [self._waiting.popleft()]
+        messages, size = len(calls[0].messages), calls[0].size
+        while self._waiting:
+            messages, size = messages + len(self._waiting[0].messages), size + self._waiting[0].size
+            if messages > MOST or size > MOST_BYTES:
+                break
+            calls.append(self._waiting.popleft())
+        return calls
+
+    async def _publish(self, calls: list[_Call]) -> None:
+        messages = [message for call in calls for message in call.messages]
+        broker = self._connection.broker
+        try:
+            await self._connection.call(lambda: broker.publish(messages))
+        except Disconnected:
+            raise
+        except Exception as error:
+            if len(calls) > 1:  # or one bad message would fail those of other callers
+                for call in calls:
+                    await self._publish([call])
+            elif not calls[0].confirmed.done():
+                refused = PublishError(f"the broker refused {len(messages)} messages: {summary(error)}", messages)
+                calls[0].confirmed.set_exception(refused)
+        else:
+            for call in calls:
+                if not call.confirmed.done():
+                    call.confirmed.set_result(None)

@@ -1,0 +1,317 @@
+"""``Session``: the only caller of a broker in one run, or in one block of ``queue.open()``.
+
+Its tasks are a receiver, which asks for as many messages as there is room for; a flusher, which acknowledges, gives back
+and buries what has ended while the last flush was under way, without any timer; an extender, which keeps the leases of
+all that has not ended, to the very end (fault E21); and a publisher. No call of a broker is cancelled while it is under
+way (fault E1); if the whole session is, it drops the connection.
+
+How it ends
+-----------
+1. :meth:`Session.end_intake`: nothing more is received, and what has not begun is given back at once.
+2. The run ends what it has, and every delivery says so.
+3. :meth:`Session.finish`: the last flush, the last confirmations; then the connection is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from itertools import count, groupby
+from typing import Any, Final, NamedTuple
+
+import anyio
+
+from ..core.tracked import Tracked
+from ..failure import KeptFailure
+from ..logs import WARNING, log
+from ..wording import summary
+from .broker import SUSPECT_AFTER, Broker, Disconnected, Message
+from .codec import Codec, PayloadError
+from .connection import Connection
+from .delivery import Delivery
+from .publisher import Publisher
+
+__all__ = ["Session", "SessionCounts", "Terms"]
+
+WAIT: Final = 5.0
+"""Seconds that one receive waits for a message."""
+
+MOST: Final = 1000
+"""The prefetch that is chosen at most."""
+
+AHEAD: Final = 0.2
+"""Seconds of work that are received ahead."""
+
+LOOK_EVERY: Final = 0.1
+"""Seconds over which the pace is measured."""
+
+SUSPECTS_WAIT: Final = 1.0
+"""Seconds after which a suspect comes again that was given back because another is at work."""
+
+
+class Terms(NamedTuple):
+    """What the user of a remote queue asks of its sessions."""
+
+    prefetch: int | None
+    """The most messages that may be unacknowledged; None: as the pace asks for."""
+    lease: float
+    """Seconds; every third of it the leases begin anew."""
+    attempts: int
+    """Deliveries after which a message that never ended is buried."""
+
+
+class SessionCounts:
+    """What a session has done so far, in messages."""
+
+    __slots__ = ("acknowledged", "buried", "overtaken", "received", "released")
+
+    def __init__(self) -> None:
+        self.received: int = 0
+        self.acknowledged: int = 0
+        self.released: int = 0
+        self.buried: int = 0
+        self.overtaken: int = 0
+        """Deliveries whose lease ran out, so that somebody else may have handled the message too."""
+
+
+class Session:
+    """See the module. All methods but :meth:`run` and :meth:`items` are plain functions."""
+
+    def __init__(self, broker: Broker, codec: Codec, terms: Terms, label: str, at_once: int = 0) -> None:
+        """``at_once`` is how many messages the stages can work on at once; 0 if nothing is to be received."""
+        self.label: str = label
+        self.counts: SessionCounts = SessionCounts()
+        self.connection: Connection = Connection(broker, label)
+        self.publisher: Publisher = Publisher(self.connection)
+        self.opened: asyncio.Event = asyncio.Event()
+        self._broker = broker
+        self._codec = codec
+        self._terms = terms
+        self._at_once = at_once
+        self._numbers = count()
+        self._deliveries: dict[int, Delivery] = {}  # all that the broker takes for unacknowledged
+        self._arrived: deque[Delivery] = deque()  # not yet in the pipeline
+        self._held_back: deque[Delivery] = deque()  # suspects that the engine could not hold back
+        self._ended: list[Delivery] = []  # to be flushed
+        self._suspect: Delivery | None = None
+        self._more = asyncio.Event()
+        self._room = asyncio.Event()
+        self._flush_asked = asyncio.Event()
+        self._flushed = asyncio.Event()  # for the last time
+        self._is_intake_over = at_once == 0
+        self._is_finishing = False
+        self._prefetch = terms.prefetch or min(MOST, 2 * at_once)
+        self._looked = 0.0  # loop time
+        self._ended_then = 0
+        self._ended_count = 0
+
+    # -- its life ---------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Connect, and work until :meth:`finish` and the last flush; then close the connection.
+
+        Raises ``Disconnected`` if there is no first connection; later ones are waited for without end. *Cancel safety*:
+        the connection is dropped, and what was not settled comes again when its lease has run out.
+        """
+        try:
+            await self.connection.open()
+            self.opened.set()
+            async with anyio.create_task_group() as group:
+                for loop in (self._receive, self._flush, self._extend, self.publisher.run):
+                    group.start_soon(loop)
+        except* Exception as failed:
+            raise _first(failed) from None
+        finally:
+            self._end_all()
+            await self.connection.close()
+
+    def end_intake(self) -> None:
+        """Receive nothing more, and give back what has not begun, in the order of receipt."""
+        self._is_intake_over = True
+        self._broker.wake()
+        self.connection.hurry()
+        for event in self._room, self._more:
+            event.set()
+        for waiting in self._arrived, self._held_back:
+            while waiting:
+                waiting.popleft().release()
+
+    def finish(self) -> None:
+        """All that the run had has ended: let :meth:`run` return after the last flush."""
+        self.end_intake()
+        self._is_finishing = True
+        self._flush_asked.set()
+        self.publisher.finish()
+
+    def _end_all(self) -> None:
+        self._flushed.set()
+
+    # -- receiving --------------------------------------------------------------------------------
+
+    async def items(self) -> AsyncIterator[Tracked]:
+        """The messages' items, each with its delivery as a ticket, until the intake ends."""
+        while True:
+            while self._arrived:
+                delivery = self._arrived.popleft()
+                message = delivery.message
+                try:
+                    item = self._codec.decoded(message.body, message.headers)
+                except PayloadError as error:
+                    self._bury(delivery, error)
+                else:
+                    yield Tracked(item, delivery)
+            if self._is_intake_over:
+                return
+            self._more.clear()
+            await self._more.wait()
+
+    async def _receive(self) -> None:
+        while not self._is_intake_over:
+            self._choose_prefetch()
+            if len(self._deliveries) > self._prefetch // 2:
+                self._room.clear()
+                await self._room.wait()
+                continue
+            room = self._prefetch - len(self._deliveries)
+            try:
+                messages = await self.connection.call(
+                    lambda room=room: self._broker.receive(room, WAIT, int(self._suspect is None)),  # type: ignore[misc]
+                    lambda: self._is_intake_over,
+                )
+            except Disconnected:
+                return  # the intake is over
+            for message in messages:
+                self._arrive(message)
+
+    def _choose_prefetch(self) -> None:
+        """As many messages as end in ``AHEAD`` seconds, as far as that is seen; twice what is worked on at least."""
+        now = asyncio.get_running_loop().time()
+        if self._terms.prefetch is None and now - self._looked >= LOOK_EVERY:
+            pace = (self._ended_count - self._ended_then) / (now - self._looked)
+            self._looked, self._ended_then = now, self._ended_count
+            self._prefetch = int(min(MOST, max(2 * self._at_once, AHEAD * pace)))
+
+    def _arrive(self, message: Message) -> None:
+        self.counts.received += 1
+        delivery = Delivery(message, next(self._numbers), self._has_ended)
+        self._deliveries[delivery.number] = delivery
+        if self._is_intake_over:
+            delivery.release()
+        elif message.attempt > self._terms.attempts:
+            self._bury(delivery, _Poison(f"delivered {message.attempt - 1} times without an end: it may kill its process"))
+        elif message.attempt <= SUSPECT_AFTER or self._suspect is None:
+            if message.attempt > SUSPECT_AFTER:
+                self._suspect = delivery
+            self._arrived.append(delivery)
+            self._more.set()
+        elif self._broker.guarantees.delays:
+            delivery.delay = SUSPECTS_WAIT
+            delivery.release()
+        else:
+            self._held_back.append(delivery)
+
+    def _bury(self, delivery: Delivery, error: Exception) -> None:
+        log(WARNING, "%s: a message is given up: %s", self.label, summary(error), stage=self.label)
+        delivery.fail(error, KeptFailure.of(None, error, delivery.message.attempt, self.label))
+
+    # -- settling ---------------------------------------------------------------------------------
+
+    def _has_ended(self, delivery: Delivery) -> None:
+        self._ended.append(delivery)
+        self._ended_count += 1
+        if delivery is self._suspect:
+            self._suspect = None
+            if self._held_back:
+                self._suspect = self._held_back.popleft()
+                self._arrived.append(self._suspect)
+                self._more.set()
+            self._broker.wake()  # it may wait for others only
+        self._flush_asked.set()
+
+    async def _flush(self) -> None:
+        while not (self._is_finishing and not self._deliveries):
+            self._flush_asked.clear()
+            if not self._ended:
+                await self._flush_asked.wait()
+                continue
+            ended, self._ended = self._ended, []
+            await self._settle([one for one in ended if not one.is_lost])
+            for one in ended:
+                del self._deliveries[one.number]
+            if len(self._deliveries) <= self._prefetch // 2:
+                self._room.set()
+        self._flushed.set()
+
+    async def _settle(self, ended: list[Delivery]) -> None:
+        """Tell the broker how these ended: first what must not be lost, in one call for each way."""
+        call, broker, counts = self.connection.call, self._broker, self.counts
+        released = [one for one in ended if one.is_released]
+        dead = [(one.message, _death(one)) for one in ended if one.failure is not None and not one.is_released]
+        done = [one.message for one in ended if one.failure is None and not one.is_released]
+        if dead:
+            await call(lambda: broker.bury(dead))
+            counts.buried += len(dead)
+        if done:
+            generation = self.connection.generation
+            acknowledged = await call(lambda: broker.ack(done))
+            counts.acknowledged += acknowledged
+            if generation == self.connection.generation:  # else some were acknowledged by a call without an answer
+                counts.overtaken += len(done) - acknowledged
+        for (delay, counted), some in groupby(sorted(released, key=_how), key=lambda one: _how(one)[:2]):
+            messages = [one.message for one in some]
+            await call(lambda messages=messages, delay=delay, counted=counted: broker.release(messages, delay, counted))  # type: ignore[misc]
+            counts.released += len(messages)
+
+    async def _extend(self) -> None:
+        while not self._flushed.is_set():
+            try:
+                async with asyncio.timeout(self._terms.lease / 3):
+                    await self._flushed.wait()
+            except TimeoutError:
+                await self._extend_all()
+
+    async def _extend_all(self) -> None:
+        held = {id(one.message): one for one in self._deliveries.values() if not one.is_lost}
+        messages = [one.message for one in held.values()]
+        if not messages:
+            return
+        for lost in await self.connection.call(lambda: self._broker.extend(messages)):
+            delivery = held[id(lost)]
+            if not delivery.is_lost and delivery.number in self._deliveries:
+                delivery.is_lost = True
+                self.counts.overtaken += 1
+                log(WARNING, "%s: a lease ran out: a message may be handled twice", self.label, stage=self.label)
+
+
+class _Poison(Exception):
+    """A message was delivered too often."""
+
+
+def _how(delivery: Delivery) -> tuple[float, bool, int]:
+    return delivery.delay, delivery.is_counted, delivery.number
+
+
+def _death(delivery: Delivery) -> bytes:
+    """What is kept of a failure in the dead letter queue: texts (fault C8), and no item."""
+    assert delivery.failure is not None
+    failure = delivery.failure.failure()
+    told = {
+        "reason": failure.error,
+        "stage": failure.stage,
+        "calls": failure.attempts,
+        "deliveries": delivery.message.attempt,
+        "died": time.time(),
+        "traceback": failure.traceback,
+    }
+    return json.dumps(told).encode()
+
+
+def _first(failed: BaseExceptionGroup[Exception]) -> Exception:
+    error: BaseException = failed
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, Exception)
+    return error
