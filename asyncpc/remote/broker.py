@@ -208,7 +208,10 @@ class Broker(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let go of the connection. What was received and not settled goes to others, at the latest after its lease."""
+        """Let go of the connection, whatever state it is in; a ``receive`` that waits ends, maybe with an error.
+
+        What was received and not settled goes to others, at the latest after its lease. A second call does nothing.
+        """
         ...
 
 

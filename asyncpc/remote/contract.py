@@ -19,12 +19,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from itertools import count
 from typing import Any, ClassVar
 
 import pytest
 
-from .broker import SUSPECT_AFTER, Broker, Engine, Message, Outgoing, Settings
+from .broker import SUSPECT_AFTER, Broker, Disconnected, Engine, Message, Outgoing, Settings
 
 __all__ = ["BrokerContract", "Connect"]
 
@@ -132,6 +133,15 @@ class BrokerContract:
         broker.wake()  # nobody waits: nothing happens
         await broker.publish([outgoing()])
         assert len(await received(broker, 1)) == 1
+
+    async def test_close_ends_a_receive_that_waits(self, broker: Broker) -> None:
+        """The session that lost its connection waits for no answer on it."""
+        waiting = asyncio.create_task(broker.receive(10, 60.0, 1))
+        await asyncio.sleep(0.1)
+        await broker.close()
+        with suppress(Disconnected):
+            async with asyncio.timeout(PATIENCE):
+                assert await waiting == []
 
     async def test_calls_overlap_with_a_receive_that_waits(self, broker: Broker) -> None:
         """A receive that waits holds up no ack and no publish (fault E2)."""
@@ -252,7 +262,9 @@ class BrokerContract:
         theirs = await received(other, 1, seconds=self.lease + PATIENCE)
         await broker.publish([outgoing(b"ours")])
         ours = await received(broker, 1)
-        assert [one.body for one in await broker.extend([*lost, *ours])] == [b"lost"]
+        told = await broker.extend([*lost, *ours])
+        assert [one.body for one in told] == [b"lost"]
+        assert told[0] is lost[0]  # the session knows it by that
         assert await other.ack(theirs) == 1
 
     async def test_the_next_process_gets_what_a_closed_one_had(self, connect: Connect) -> None:

@@ -102,6 +102,7 @@ class Session:
         self._flush_asked = asyncio.Event()
         self._flushed = asyncio.Event()  # for the last time
         self._is_intake_over = at_once == 0
+        self._is_receiving = at_once > 0
         self._is_finishing = False
         self._prefetch = terms.prefetch or min(MOST, 2 * at_once)
         self._looked = 0.0  # loop time
@@ -125,7 +126,6 @@ class Session:
         except* Exception as failed:
             raise _first(failed) from None
         finally:
-            self._end_all()
             await self.connection.close()
 
     def end_intake(self) -> None:
@@ -145,9 +145,6 @@ class Session:
         self._is_finishing = True
         self._flush_asked.set()
         self.publisher.finish()
-
-    def _end_all(self) -> None:
-        self._flushed.set()
 
     # -- receiving --------------------------------------------------------------------------------
 
@@ -169,6 +166,13 @@ class Session:
             await self._more.wait()
 
     async def _receive(self) -> None:
+        try:
+            await self._receive_what_comes()
+        finally:
+            self._is_receiving = False
+            self._flush_asked.set()
+
+    async def _receive_what_comes(self) -> None:
         while not self._is_intake_over:
             self._choose_prefetch()
             if len(self._deliveries) > self._prefetch // 2:
@@ -232,7 +236,7 @@ class Session:
         self._flush_asked.set()
 
     async def _flush(self) -> None:
-        while not (self._is_finishing and not self._deliveries):
+        while self._deliveries or self._is_receiving or not self._is_finishing:
             self._flush_asked.clear()
             if not self._ended:
                 await self._flush_asked.wait()

@@ -77,11 +77,11 @@ class MemoryBroker:
 
     async def open(self) -> None:
         """Nothing to connect to."""
-        self._changed = asyncio.Event()  # of this loop
         self._queue.watchers.add(self)
 
     async def close(self) -> None:
         """What was received stays leased."""
+        self.wake()
         self._queue.watchers.discard(self)
 
     # -- receiving --------------------------------------------------------------------------------

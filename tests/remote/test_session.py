@@ -1,0 +1,408 @@
+"""A session settles each delivery once, as its run ended it, and never holds more than it may."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from itertools import count
+from typing import Any
+
+import pytest
+from virtual import run_virtual
+
+from asyncpc.core.tracked import Tracked
+from asyncpc.failure import KeptFailure
+from asyncpc.remote.broker import SUSPECT_AFTER, Broker, Disconnected, Message, Outgoing, PublishError, Settings
+from asyncpc.remote.codec import codec_for
+from asyncpc.remote.engines.memory import MemoryBroker
+from asyncpc.remote.session import Session, Terms
+
+_names = count()
+
+
+def memory(name: str | None = None, lease: float = 60.0) -> MemoryBroker:
+    return MemoryBroker(f"memory://{name or f'session-{next(_names)}'}", Settings(lease, "dead", {}))
+
+
+class Flaky:
+    """A broker whose calls fail as told, before or after they did their work."""
+
+    def __init__(self, broker: Broker, faults: Sequence[str]) -> None:
+        self._broker = broker
+        self._faults = list(faults)
+        self.opened = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._broker, name)
+
+    async def open(self) -> None:
+        self.opened += 1
+        await self._broker.open()
+
+    async def _call(self, name: str, *args: Any) -> Any:
+        if f"{name} before" in self._faults:
+            self._faults.remove(f"{name} before")
+            raise Disconnected("lost before it began")
+        result = await getattr(self._broker, name)(*args)
+        if f"{name} after" in self._faults:
+            self._faults.remove(f"{name} after")
+            raise Disconnected("lost before it answered")
+        return result
+
+    async def ack(self, messages: Sequence[Message]) -> int:
+        result: int = await self._call("ack", messages)
+        return result
+
+    async def publish(self, messages: Sequence[Outgoing]) -> None:
+        await self._call("publish", messages)
+
+    async def release(self, messages: Sequence[Message], delay: float, counted: bool) -> None:
+        await self._call("release", messages, delay, counted)
+
+
+@asynccontextmanager
+async def running(broker: Any, at_once: int = 4, **terms: Any) -> AsyncIterator[Session]:
+    """A session as a run has it."""
+    asked = {"prefetch": None, "lease": 60.0, "attempts": 5, **terms}
+    session = Session(broker, codec_for("queue", int, "json", 1000), Terms(**asked), "queue", at_once)
+    task = asyncio.create_task(session.run())
+    try:
+        await asyncio.wait({task, asyncio.ensure_future(session.opened.wait())}, return_when="FIRST_COMPLETED")
+        yield session
+    finally:
+        session.finish()
+        await task
+
+
+async def put(session: Session, *numbers: int) -> None:
+    await session.publisher.publish([Outgoing(f"id-{n}", b"%d" % n) for n in numbers], None)
+
+
+async def taken(session: Session, number: int) -> list[Tracked]:
+    """So many items, as a source gives them."""
+    found: list[Tracked] = []
+    items = session.items()
+    async for item in items:
+        found.append(item)
+        if len(found) == number:
+            break
+    await items.aclose()  # type: ignore[attr-defined]  # it is a generator
+    return found
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_what_has_ended_is_settled_as_it_ended(eager: bool) -> None:
+    """Protects every way in which a delivery can end: each is told to the broker once."""
+
+    async def main() -> None:
+        broker = memory()
+        async with running(broker) as session:
+            await put(session, *range(5))
+            done, failed, skipped, stopped, released = await taken(session, 5)
+            error = ValueError("no")
+            done.ticket.settle()
+            failed.ticket.fail(error, KeptFailure.of(1, error, 3, "stage"))
+            skipped.ticket.skip(error)
+            stopped.ticket.stop(error)
+            released.ticket.release()
+            session.end_intake()
+        counts = session.counts
+        assert (counts.received, counts.acknowledged, counts.buried, counts.released) == (5, 2, 1, 2)
+        (dead,) = await broker.dead(10, "")
+        assert dead.message.body == b"1"
+        assert b"ValueError: no" in dead.failure
+        assert b'"stage": "stage"' in dead.failure
+        depth = await broker.depth()
+        assert (depth.ready, depth.unacknowledged, depth.delayed, depth.dead) == (1, 0, 1, 1)
+
+    run_virtual(main, eager=eager)
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_a_message_is_acknowledged_when_the_last_value_made_of_it_has_ended(eager: bool) -> None:
+    """Protects the promise: never before, whatever order the values end in; one that is left takes all back."""
+
+    async def main() -> None:
+        broker = memory()
+        async with running(broker) as session:
+            await put(session, 1, 2)
+            one, two = await taken(session, 2)
+            one.ticket.hold(2)
+            two.ticket.hold()
+            for _ in range(2):
+                one.ticket.settle()
+                await asyncio.sleep(1)
+                assert session.counts.acknowledged == 0
+            one.ticket.settle()
+            two.ticket.release()
+            await asyncio.sleep(1)
+            assert (session.counts.acknowledged, session.counts.released) == (1, 0)
+            two.ticket.settle()
+            one.ticket.hold()  # a call that goes on after its timeout feeds: the message has ended already
+            one.ticket.settle()
+            session.end_intake()
+        assert session.counts.acknowledged == 1
+        assert [one.body for one in await broker.peek(10)] == [b"2"]
+
+    run_virtual(main, eager=eager)
+
+
+def test_never_more_than_the_prefetch_is_unacknowledged() -> None:
+    """Protects backpressure through the engine; it asks again when half has ended."""
+
+    async def main() -> None:
+        broker = memory()
+        async with running(broker, prefetch=10) as session:
+            await put(session, *range(100))
+            items = await taken(session, 10)
+            await asyncio.sleep(1)
+            assert (await broker.depth()).unacknowledged == 10
+            for item in items[:4]:
+                item.ticket.settle()
+            await asyncio.sleep(1)
+            assert (await broker.depth()).unacknowledged == 6
+            items[4].ticket.settle()
+            await asyncio.sleep(1)
+            assert (await broker.depth()).unacknowledged == 10
+            for item in items[5:]:
+                item.ticket.release()
+            session.end_intake()
+        assert (await broker.depth()).ready == 95
+
+    run_virtual(main)
+
+
+def test_the_prefetch_follows_the_pace() -> None:
+    """Protects throughput: what ends in 0.2 s is received ahead, at most 1,000, at least twice what is at work."""
+
+    async def main() -> None:
+        broker = memory()
+        async with running(broker, at_once=3) as session:
+            await put(session, *range(3000))
+            first = await taken(session, 6)
+            await asyncio.sleep(1)
+            assert (await broker.depth()).unacknowledged == 6
+            for item in first:
+                item.ticket.settle()
+            for _ in range(300):
+                for item in await taken(session, min(5, len(session._arrived)) or 1):
+                    item.ticket.settle()
+                await asyncio.sleep(0.01)
+            assert 90 <= session._prefetch <= 110  # five in 0.01 s
+            session.end_intake()
+
+    run_virtual(main)
+
+
+def test_what_was_not_begun_is_given_back_at_once_and_in_order() -> None:
+    """Protects a drain: others go on with it while this run ends what it has."""
+
+    async def main() -> None:
+        broker = memory()
+        async with running(broker, prefetch=6) as session:
+            await put(session, *range(6))
+            (first,) = await taken(session, 1)
+            session.end_intake()
+            await asyncio.sleep(0.1)
+            assert [one.body for one in await broker.peek(10)] == [b"1", b"2", b"3", b"4", b"5"]
+            assert [one.attempt for one in await broker.peek(10)] == [0] * 5
+            first.ticket.settle()
+
+    run_virtual(main)
+
+
+def test_a_slow_handler_keeps_its_message() -> None:
+    """Protects against a second handling: leases are extended until the last handler has ended (fault E21)."""
+
+    async def main() -> None:
+        broker, other = memory("slow", lease=3.0), memory("slow", lease=3.0)
+        await other.open()
+        async with running(broker, lease=3.0) as session:
+            await put(session, 1)
+            (item,) = await taken(session, 1)
+            assert await other.receive(1, 30.0, 1) == []
+            session.end_intake()
+            assert await other.receive(1, 30.0, 1) == []
+            item.ticket.settle()
+        assert session.counts.acknowledged == 1
+        await other.close()
+
+    run_virtual(main)
+
+
+def test_a_lease_that_was_lost_is_counted_and_not_acknowledged(caplog: pytest.LogCaptureFixture) -> None:
+    """Protects the other process: its delivery is not acknowledged by the one who was too late."""
+
+    async def main() -> None:
+        broker, other = memory("lost", lease=3.0), memory("lost", lease=3.0)
+        await other.open()
+        async with running(broker, prefetch=1, lease=15.0) as session:  # it extends too late, every 5 s
+            await put(session, 1)
+            (item,) = await taken(session, 1)
+            (theirs,) = await other.receive(1, 10.0, 1)
+            await asyncio.sleep(2.2)
+            item.ticket.settle()
+            await asyncio.sleep(0.1)
+            assert session.counts.overtaken == 1
+            session.end_intake()
+        assert session.counts.acknowledged == 0
+        await other.close()
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("fault", ["ack before", "ack after", "release before", "publish before", "publish after"])
+def test_a_lost_connection_loses_and_doubles_nothing(fault: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Protects against a lost answer: each call is made again on the next connection."""
+
+    async def main() -> None:
+        broker = memory()
+        flaky = Flaky(broker, [fault])
+        async with running(flaky) as session:
+            await put(session, 1, 2, 3)
+            one, two, three = await taken(session, 3)
+            one.ticket.settle()
+            two.ticket.settle()
+            three.ticket.release()
+            session.end_intake()
+        assert flaky.opened == 2
+        depth = await broker.depth()
+        assert (depth.ready, depth.unacknowledged) == (1, 0)
+        assert session.counts.overtaken == 0
+        assert "the connection is lost" in caplog.text
+
+    run_virtual(main)
+
+
+def test_a_first_connection_that_fails_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    """Protects whoever mistyped a host: it does not look like a slow server."""
+
+    class Nowhere(MemoryBroker):
+        async def open(self) -> None:
+            raise Disconnected("nobody listens there")
+
+    async def main() -> None:
+        session = Session(
+            Nowhere("memory://nowhere", Settings(1.0, "dead", {})), codec_for("q", int, "json", 9), Terms(1, 1.0, 1), "q"
+        )
+        with pytest.raises(Disconnected, match="nobody listens there"):
+            await session.run()
+
+    run_virtual(main)
+    assert "cannot connect" in caplog.text
+
+
+def test_a_put_that_is_not_confirmed_says_so() -> None:
+    """Protects the sender: it knows whether nothing was sent, or something may have been."""
+
+    class Slow(MemoryBroker):
+        async def publish(self, messages: Sequence[Outgoing]) -> None:
+            await asyncio.sleep(10)
+            await super().publish(messages)
+
+    async def main() -> None:
+        async with running(Slow("memory://not-confirmed", Settings(60.0, "dead", {})), at_once=0) as session:
+            sent = asyncio.create_task(session.publisher.publish([Outgoing("a", b"1")], 1.0))
+            await asyncio.sleep(0.5)
+            with pytest.raises(TimeoutError, match="took no message within"):
+                await session.publisher.publish([Outgoing("b", b"2")], 0.1)
+            with pytest.raises(PublishError) as raised:
+                await sent
+            assert [one.id for one in raised.value.unconfirmed] == ["a"]
+            cancelled = asyncio.create_task(session.publisher.publish([Outgoing("c", b"3")], None))
+            await asyncio.sleep(0.1)
+            cancelled.cancel()
+            with suppress(asyncio.CancelledError):
+                await cancelled
+        assert [one.body for one in await memory("not-confirmed").peek(10)] == [b"1"]
+
+    run_virtual(main)
+
+
+def test_a_poisonous_message_dies_alone() -> None:
+    """Protects its neighbours: of 200 messages received together, one kills its process each time it is handled."""
+    handled: set[int] = set()
+
+    async def life(name: str) -> bool:
+        """A process: it handles until the poison kills it; whether it lived."""
+        broker = memory(name, lease=1.0)
+        session = Session(broker, codec_for("q", int, "json", 99), Terms(200, 1.0, 5), "q", 200)
+        task = asyncio.create_task(session.run())
+        try:
+            async with asyncio.timeout(20):
+                async for item in session.items():
+                    if item.item == 100:
+                        return False
+                    handled.add(item.item)
+                    await asyncio.sleep(0.001)
+                    item.ticket.settle()
+        except TimeoutError:
+            return True
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+        raise AssertionError
+
+    async def main() -> None:
+        broker = memory("poison", lease=1.0)
+        await broker.open()
+        await broker.publish([Outgoing(f"id-{n}", b"%d" % n) for n in range(200)])
+        deaths = 0
+        while not await life("poison"):
+            deaths += 1
+        assert deaths == 5
+        dead = await broker.dead(1000, "")
+        assert [one.message.body for one in dead] == [b"100"]
+        assert b"may kill its process" in dead[0].failure
+        assert handled == set(range(200)) - {100}
+        await broker.close()
+
+    run_virtual(main)
+
+
+def test_suspects_that_the_engine_cannot_hold_back_are_given_back() -> None:
+    """Protects innocents on NATS and RabbitMQ: what waits is not in this process when it dies."""
+
+    class Unselective(MemoryBroker):
+        guarantees = MemoryBroker.guarantees._replace(selects=False)
+
+        async def receive(self, limit: int, wait: float, suspects: int) -> list[Message]:
+            return await super().receive(limit, wait, limit)
+
+    async def main() -> None:
+        broker = Unselective("memory://unselective", Settings(60.0, "dead", {}))
+        await broker.open()
+        await broker.publish([Outgoing(f"id-{n}", b"%d" % n) for n in range(5)])
+        for _ in range(SUSPECT_AFTER):
+            await broker.release(await broker.receive(5, 1.0, 5), 0.0, counted=True)
+        async with running(broker) as session:
+            for _ in range(5):
+                (item,) = await taken(session, 1)
+                await asyncio.sleep(0.5)
+                assert (await broker.depth()).unacknowledged == 1
+                item.ticket.settle()
+            session.end_intake()
+        assert session.counts.acknowledged == 5
+
+    run_virtual(main)
+
+
+def test_a_cancelled_session_drops_the_connection() -> None:
+    """Protects a deadline: nothing waits for an answer any more, and the leases bring back what was received."""
+
+    async def main() -> None:
+        broker = memory("cancelled", lease=2.0)
+        session = Session(broker, codec_for("q", int, "json", 9), Terms(5, 2.0, 5), "q", 1)
+        task = asyncio.create_task(session.run())
+        await session.opened.wait()
+        await put(session, 1)
+        await taken(session, 1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await broker.open()
+        assert len(await broker.receive(1, 10.0, 1)) == 1
+        await broker.close()
+
+    run_virtual(main)
