@@ -24,7 +24,6 @@ drains the items that it produced, then raises the error (fault C13).
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Sequence
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
@@ -43,7 +42,8 @@ from ..logs import DEBUG, ERROR, WARNING, log, log_as
 from ..wording import item_of, summary
 from .accounting import Accounts
 from .build import build
-from .handover import GRACE, HandOver
+from .deadline import Deadline
+from .handover import HandOver
 from .health import Looks
 from .outcome import Outcome
 from .report import Report, Statistics
@@ -106,8 +106,6 @@ class Supervisor:
         self._handing: HandOver | None = None  # what was left to on_unfinished
         self._cancels = 0  # rounds of cancellation
         self._aborts = 0
-        self._deadline: asyncio.TimerHandle | None = None
-        self._deadline_at = math.inf  # kept here, since a handle of uvloop that has fired cannot say it
         self._began = 0.0  # loop time
         self._began_really = 0.0
         self._ended = asyncio.Event()
@@ -119,6 +117,7 @@ class Supervisor:
         """Start the sources; consumers' workers start when there is work for them, or a resource to open."""
         self._advance(State.RUNNING)
         self._loop = asyncio.get_running_loop()
+        self._deadline = Deadline(self._loop, self._at_deadline)
         _under_way.difference_update([run for run in tuple(_under_way) if run.lost_its_loop()])  # other threads' too
         _under_way.add(self)
         self._began, self._began_really = self._loop.time(), perf_counter()
@@ -324,21 +323,14 @@ class Supervisor:
 
     def _limit(self, timeout: float) -> None:
         """Bring the one deadline forward to ``timeout`` seconds from now; it is never postponed."""
-        when = self._loop.time() + max(0.0, timeout)
-        if when < self._deadline_at and self._cancels < 2:  # after the second round workers have their last GRACE
-            self._set_deadline(when)
-
-    def _set_deadline(self, when: float) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-        self._deadline_at = when
-        self._deadline = self._loop.call_at(when, self._at_deadline)
+        if self._cancels < 2:  # after the second round workers have their last GRACE
+            self._deadline.limit(timeout)
 
     def _at_deadline(self) -> None:
         if self._cancels < 2:
             self._end_intake()
             self._cancel()
-            self._set_deadline(self._loop.time() + GRACE)
+            self._deadline.renew()
         else:
             self._abandon()
 
@@ -470,9 +462,7 @@ class Supervisor:
 
     def _finish(self) -> None:
         self.scaling.close()
-        if self._deadline is not None:
-            self._deadline.cancel()
-        self._deadline_at = -math.inf  # a failure in what follows sets no other
+        self._deadline.close()  # a failure in what follows sets no other
         for queue in self._channels:  # first, or a thread could feed an item that no report lists
             queue.close()  # an abandoned worker that comes back finds END
         try:
