@@ -25,9 +25,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextvars import Context, ContextVar, copy_context
+from contextvars import Context, copy_context
 from functools import partial
-from threading import get_ident
 from time import perf_counter
 from typing import Any
 
@@ -37,7 +36,7 @@ from ..core.source import ProducerWorker
 from ..core.stage import ConsumerWorker, RunLinks, Stage, Worker
 from ..core.tracked import release_all
 from ..core.worker import consume
-from ..errors import ConservationError, QueueShutDown, StateError, WorkerCancelled
+from ..errors import ConservationError, StateError, WorkerCancelled
 from ..logs import DEBUG, ERROR, WARNING, log, log_as
 from ..wording import item_of, summary
 from .accounting import Accounts
@@ -45,40 +44,16 @@ from .build import build
 from .deadline import Deadline
 from .handover import HandOver
 from .health import Looks
+from .intake import Intake
 from .outcome import Outcome
 from .report import Report, Statistics
 from .scaling import Scaling
 from .state import ADVANCES, State
 
-__all__ = ["Supervisor", "feed"]
+__all__ = ["Supervisor"]
 
 _under_way: set[Supervisor] = set()
 """Runs with tasks; the loop holds these weakly, so without this they could be garbage-collected."""
-
-_current: ContextVar[Supervisor] = ContextVar("asyncpc_run")
-
-
-def feed(item: Any) -> None:
-    """Put ``item`` into the first stage of the run that the calling handler belongs to, without waiting.
-
-    It ignores the bound of the queue, so a full queue cannot deadlock on its own workers. The report counts the item as
-    ``fed``. The run does not end before the item, and all that its handling feeds in turn, has been handled. A handler
-    in a thread may call it too; many calls wake the loop once.
-
-    Raises ``StateError`` outside a handler, and in a process, which cannot reach the run; ``QueueShutDown`` when the
-    run has ended.
-    """
-    run = _current.get(None)
-    if run is None:
-        from ..offload.child import serving  # here, since most programs have none
-
-        if serving:
-            raise StateError(
-                f"feed() does not reach the run from a process or interpreter of stage {serving!r}: return the items, "
-                "or yield them, and let the next stage feed them"
-            )
-        raise StateError("feed() works only inside a consumer's handler; elsewhere, use 'await running.put(item)'")
-    run.feed(item)
 
 
 class Supervisor:
@@ -96,6 +71,8 @@ class Supervisor:
         self._channels: list[Channel[Any]] = parts.channels
         self.scaling: Scaling = Scaling(plan.name, self.stages, self._start_worker)
         self.accounts: Accounts = Accounts(self._producers, self.stages, plan.ends, self.results)
+        self._ended = asyncio.Event()
+        self.intake: Intake = Intake(plan, self.first, self.accounts, self._ended.is_set, self.runs_here)
         self.outcome: Outcome = Outcome(plan.name)
         self.looks: Looks = Looks(self.first, self.stages, self.outcome, self.statistics)
         self._live: dict[Worker, None] = {}  # a set that keeps its order, so that runs can be repeated
@@ -108,7 +85,6 @@ class Supervisor:
         self._aborts = 0
         self._began = 0.0  # loop time
         self._began_really = 0.0
-        self._ended = asyncio.Event()
         self._context = copy_context()  # consumers' workers begin with a copy of it
 
     # -- start --------------------------------------------------------------------------------
@@ -126,8 +102,7 @@ class Supervisor:
         if len(self.plan.entries) > 1:  # then it is none of those
             self.first.check_caller()
         log_as(self.plan.name, self._context)
-        self._context.run(_current.set, self)
-        self.first.check_waiter = self._check_waiter
+        self.intake.open(self._context)
         self.scaling.start(self._loop)
         self._sources_live = len(self._producers)
         for producer in self._producers:
@@ -171,28 +146,6 @@ class Supervisor:
             self._loop.call_soon(self._worker_ended, worker)  # not now: the caller is in the middle of something
         else:
             worker.task.add_done_callback(partial(self._worker_ended, worker))
-
-    # -- intake -------------------------------------------------------------------------------
-
-    def feed(self, item: Any) -> None:
-        """See :func:`feed`."""
-        if len(self.plan.entries) > 1:
-            assert self.first.refusal is not None
-            raise self.first.refusal()
-        if get_ident() != self.first.thread:
-            from ..offload.bridge import bridge_to  # here, since most programs have no threads
-
-            bridge_to(self.first).feed(item, self)
-            return
-        self.first.check_caller()
-        if self._ended.is_set() or self.first.closed:
-            raise QueueShutDown("feed() after the end of its run: the item was not taken")
-        self.first.enqueue(item)  # first, since key= or priority= may refuse it
-        self.accounts.fed += 1
-
-    def count_fed(self, items: int) -> None:
-        """Count items that handlers have fed in threads."""
-        self.accounts.fed += items
 
     # -- stop ---------------------------------------------------------------------------------
 
@@ -275,24 +228,11 @@ class Supervisor:
         task = asyncio.current_task()
         return any(worker.task is task for worker in self._live)
 
-    def _refusal(self) -> QueueShutDown:
-        state = "has ended" if self._ended.is_set() else "is draining"
-        return QueueShutDown(f"pipeline {self.plan.name!r} {state}: the item was not taken")
-
-    def _check_waiter(self) -> None:
-        """Refuse to let a handler of this run wait for room in ``put``: it may be the one that has to make it."""
-        if _current.get(None) is self and (get_ident() != self.first.thread or self.runs_here()):
-            raise StateError(
-                f"the queue of stage {self.stages[self.plan.entries[0]].handler.name!r} is full, and a handler of the "
-                "same run that waits for room there may wait for itself: write feed(item), which never waits, give "
-                "the stage a larger maxsize=, or put from outside the handlers"
-            )
-
     def _end_intake(self) -> None:
         if self.state is not State.RUNNING:
             return
         self._advance(State.DRAINING)
-        self.first.refuse(self._refusal)
+        self.intake.close()
         for producer in self._producers:
             self._cancel_worker(producer)
         if self._sources_live == 0:
@@ -432,8 +372,7 @@ class Supervisor:
         """Stop the run at its first failure: cancel other workers, refuse waiting callers of ``put`` (invariant 7)."""
         if self.state is not State.FAILED:
             self._advance(State.FAILED)
-            why = f"pipeline {self.plan.name!r} failed in {where}: the item was not taken"
-            self.first.refuse(partial(QueueShutDown, why))
+            self.intake.fail(where)
             self._limit(self.plan.drain_timeout)
             if self._cancels == 0:  # or a clean-up under way would be cut short
                 self._cancel()
