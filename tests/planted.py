@@ -243,7 +243,12 @@ FAULTS: Final = (
     _fault(
         "END as an item",
         "A18, I3",
-        (_RUN, "_cascade", "inbox.close()", "inbox.closed or inbox.items.append(None); inbox.close()"),
+        (
+            supervisor,
+            "end_following_stages",
+            "inbox.close()",
+            "inbox.closed or inbox.items.append(None); inbox.close()",
+        ),
     ),
     _fault("push without the give-back", "I2", (_CHANNEL, "put_or_leave", "self._leave(item)\n        raise", "raise")),
     _fault(

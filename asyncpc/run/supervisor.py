@@ -42,6 +42,7 @@ from ..wording import item_of, summary
 from .accounting import Accounts
 from .build import build
 from .deadline import Deadline
+from .ending import end_first_stages, end_following_stages, is_quiet
 from .handover import HandOver
 from .health import Looks
 from .intake import Intake
@@ -246,20 +247,11 @@ class Supervisor:
 
     def _close_if_quiet(self) -> None:
         """Send END into the first stages when nothing is queued or running anywhere (invariant 3)."""
-        if self.stages[0].inbox.closed or self._sources_live:
+        if self.stages[0].inbox.closed or self._sources_live or not is_quiet(self.stages, self.first):
             return
-        if self.first.inlet is not None:
-            self.first.inlet.take_fed()  # by a call in a thread that exceeded its timeout
-        if all(stage.is_idle for stage in self.stages):
-            if any(stage.inbox.complete() for stage in self.stages):
-                return  # the worker that handles the last batch will come back here
-            if any(len(stage.inbox.items) for stage in self.stages):
-                return  # and so will the worker with their key, when a call has ended that goes on after its timeout
-            for stage in self.stages:
-                if not stage.before:
-                    stage.inbox.close()
-            self._cascade()
-            self._finish_if_ended()
+        end_first_stages(self.stages)
+        self._cascade()
+        self._finish_if_ended()
 
     def _limit(self, timeout: float) -> None:
         """Bring the one deadline forward to ``timeout`` seconds from now; it is never postponed."""
@@ -378,18 +370,8 @@ class Supervisor:
                 self._cancel()
 
     def _cascade(self) -> None:
-        """END goes on: a queue is closed when all stages before it have seen it, by all of their workers."""
-        for stage in self.stages:  # each after those before it
-            inbox = stage.inbox
-            if stage.before and all(before.has_ended for before in stage.before):
-                inbox.close()
-            if inbox.closed and len(inbox.items) == 0:
-                inbox.drop_spares()
-                while stage.staff.opening:  # nobody needs their resources any more
-                    worker = stage.staff.opening.pop()
-                    if not worker.cancelled:
-                        inbox.count_unseen_end()
-                        self._cancel_worker(worker)
+        """END goes on: to the next stages, and at last to whoever reads the results."""
+        end_following_stages(self.stages, self._cancel_worker)
         if self.results is not None and all(self.stages[place].has_ended for place in self.plan.ends):
             self.results.close()
 
