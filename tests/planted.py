@@ -254,7 +254,7 @@ FAULTS: Final = (
     _fault(
         "outside cancellation ignored",
         "B1, I7",
-        (_RUN, "_judge", "not worker.completed and not worker.cancelled", "False"),
+        (_OUTCOME, "judge", "not worker.completed and not worker.cancelled", "False"),
     ),
     _fault(
         "join counted on put-attempt",

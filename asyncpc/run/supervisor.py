@@ -24,7 +24,7 @@ drains the items that it produced, then raises the error (fault C13).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextvars import Context, copy_context
 from functools import partial
 from time import perf_counter
@@ -36,9 +36,9 @@ from ..core.source import ProducerWorker
 from ..core.stage import ConsumerWorker, RunLinks, Stage, Worker
 from ..core.tracked import release_all
 from ..core.worker import consume
-from ..errors import ConservationError, StateError, WorkerCancelled
+from ..errors import ConservationError, StateError
 from ..logs import DEBUG, ERROR, WARNING, log, log_as
-from ..wording import item_of, summary
+from ..wording import summary
 from .accounting import Accounts
 from .build import build
 from .deadline import Deadline
@@ -199,7 +199,7 @@ class Supervisor:
             self._judge_hand_over(self._handing.error)
         if cancelled is not None:
             if not self._entered:  # else they were logged when they came
-                self._log_failures(self.outcome.errors, "while its caller was cancelled")
+                self.outcome.log_failures(self.outcome.errors, "while its caller was cancelled")
             self.outcome.hang_on(cancelled)
             if first is None:
                 raise cancelled
@@ -304,7 +304,9 @@ class Supervisor:
             self._left_behind.append(worker.name)
         if task is not None and not task.cancelled() and (error := task.exception()) is not None:
             worker.failed_with(error)  # of the framework itself
-        errors = self._judge(worker)
+        errors = self.outcome.judge(worker)
+        if errors:
+            self._stop_for(worker)
         if isinstance(worker, ProducerWorker):
             self._sources_live -= 1
             if self._sources_live == 0:
@@ -319,25 +321,14 @@ class Supervisor:
         self._finish_if_ended()
         if self._entered:  # the caller of a run that is awaited gets them anyway
             stage = worker.stage.handler.name if isinstance(worker, ConsumerWorker) else worker.name
-            self._log_failures(errors, f"in {worker.name}", stage)
+            self.outcome.log_failures(errors, f"in {worker.name}", stage)
 
-    def _judge(self, worker: ConsumerWorker | ProducerWorker) -> Sequence[BaseException]:
-        """Keep what the worker failed with, if anything, and stop the run for it."""
-        errors: Sequence[BaseException] = worker.failures
-        if not errors and not worker.completed and not worker.cancelled:
-            errors = [
-                WorkerCancelled(
-                    f"{worker.name}: its task was cancelled from outside the run, or its handler raised "
-                    "CancelledError; the item it had is listed as unfinished"
-                )
-            ]
-        for error in errors:
-            self.outcome.keep(error, worker.name)
-        if errors and isinstance(worker, ProducerWorker) and self.outcome.interrupt is None:
+    def _stop_for(self, worker: Worker) -> None:
+        """Stop the run, since a worker has failed."""
+        if isinstance(worker, ProducerWorker) and self.outcome.interrupt is None:
             self._drain(self.plan.drain_timeout)  # what it produced is handled first (fault C13)
-        elif errors:
+        else:
             self._fail(worker.name)
-        return errors
 
     def _failing(self, worker: Worker) -> None:
         """Stop the run for a worker that has failed already, since what it closes first may take its time."""
@@ -351,14 +342,7 @@ class Supervisor:
         self.outcome.keep(error, where)
         self._fail(where)
         if self._entered:
-            self._log_failures([error], f"in {where}", where)
-
-    def _log_failures(self, errors: Sequence[BaseException], how: str, stage: str = "") -> None:
-        name = self.plan.name
-        for error in errors:
-            if isinstance(error, Exception):
-                what = summary(error) + item_of(error)
-                log(ERROR, "pipeline %r failed %s: %s", name, how, what, error=error, pipeline=name, stage=stage)
+            self.outcome.log_failures([error], f"in {where}", where)
 
     def _fail(self, where: str) -> None:
         """Stop the run at its first failure: cancel other workers, refuse waiting callers of ``put`` (invariant 7)."""
@@ -396,20 +380,8 @@ class Supervisor:
         finally:
             self._ended.set()
             _under_way.discard(self)
-        self._log_left()
-
-    def _log_left(self) -> None:
-        """Log how many items each stage has left; never an item itself."""
-        if self.outcome.report is None:
-            return
-        counts = {stage.name: stage for stage in self.outcome.report.stages}
-        left_early = self.results is not None and self.outcome.is_clean()  # by whoever reads its results
-        for name, left in self.outcome.report.left_by_stage().items():
-            one = counts[name]
-            message = "pipeline %r: stage %r left %d of %d items unfinished (%d done, %d failed, %d dropped)"
-            numbers = left, one.received, one.done, one.failed, one.dropped
-            level = DEBUG if left_early else WARNING
-            log(level, message, self.plan.name, name, *numbers, pipeline=self.plan.name, stage=name)
+        is_left_early = self.results is not None and self.outcome.is_clean()  # by whoever reads its results
+        self.outcome.log_left(DEBUG if is_left_early else WARNING)
 
     def _conclude(self) -> None:
         """Write the report, with what is left, and let go of it."""
