@@ -26,6 +26,7 @@ from virtual import Deadlock, VirtualLoop, run_virtual
 from asyncpc import Pipeline, Running, consumer
 from asyncpc.core import channel, emit, queue, source, stage, waiting, worker
 from asyncpc.core.queue import BoundedQueue
+from asyncpc.graph import pipeline
 from asyncpc.run import outcome, running, supervisor
 
 __all__ = ["FAULTS", "Fault", "Withered", "planted"]
@@ -287,7 +288,7 @@ FAULTS: Final = (
         (_STAGE, "is_idle", " and inbox.workers == inbox.getters.waiting + len(staff.opening) + staff.resting", ""),
     ),
     _fault("drain without a deadline", "C1", (_RUN, "_drain", "self._limit(", "(lambda seconds: None)(")),
-    _fault("caller's cancel swallowed", "B5", (_RUN, "wait_hastening", "raise cancelled", "pass")),
+    _fault("caller's cancel swallowed", "B5", (pipeline, "wait_hastening", "raise cancelled", "pass")),
     _fault(
         "context leaks between items", "B12", (worker, "_handle_some", "leaked = context != home", "leaked = False")
     ),

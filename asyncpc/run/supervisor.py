@@ -24,7 +24,6 @@ drains the items that it produced, then raises the error (fault C13).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from contextvars import Context, copy_context
 from functools import partial
 from time import perf_counter
@@ -38,7 +37,6 @@ from ..core.tracked import release_all
 from ..core.worker import consume
 from ..errors import ConservationError, StateError
 from ..logs import DEBUG, ERROR, WARNING, log, log_as
-from ..wording import summary
 from .accounting import Accounts
 from .build import build
 from .deadline import Deadline
@@ -63,7 +61,7 @@ class Supervisor:
     def __init__(self, plan: Plan, *, streamed: bool = False, tracks: bool = False, entered: bool = False) -> None:
         self.plan: Plan = plan
         self.state: State = State.NEW
-        self._entered = entered
+        self.entered: bool = entered  # with 'async with'
         parts = build(plan, streamed, RunLinks(tracks, self._trouble, self._failing))
         self.stages: list[Stage] = parts.stages
         self.results: Channel[Any] | None = parts.results
@@ -72,8 +70,9 @@ class Supervisor:
         self._channels: list[Channel[Any]] = parts.channels
         self.scaling: Scaling = Scaling(plan.name, self.stages, self._start_worker)
         self.accounts: Accounts = Accounts(self._producers, self.stages, plan.ends, self.results)
-        self._ended = asyncio.Event()
-        self.intake: Intake = Intake(plan, self.first, self.accounts, self._ended.is_set, self.runs_here)
+        self.ended: asyncio.Event = asyncio.Event()
+        """Set when the run is over and its report written."""
+        self.intake: Intake = Intake(plan, self.first, self.accounts, self.ended.is_set, self.runs_here)
         self.outcome: Outcome = Outcome(plan.name)
         self.looks: Looks = Looks(self.first, self.stages, self.outcome, self.statistics)
         self._live: dict[Worker, None] = {}  # a set that keeps its order, so that runs can be repeated
@@ -154,8 +153,8 @@ class Supervisor:
         """End the intake and drain, within ``timeout`` seconds (default: the plan's); another call shortens it."""
         if self.state is State.NEW:
             self._advance(State.CLOSED)
-            self._ended.set()
-        elif not self._ended.is_set():
+            self.ended.set()
+        elif not self.ended.is_set():
             self.first.check_caller()
             self._stop_asked = True
             self._drain(self.plan.drain_timeout if timeout is None else timeout)
@@ -169,7 +168,7 @@ class Supervisor:
 
     def abort(self) -> None:
         """Cancel every worker now; clean-up gets ``drain_timeout`` seconds, after a second call none (fault B7)."""
-        if self._ended.is_set() or self.state is State.NEW:
+        if self.ended.is_set() or self.state is State.NEW:
             self.stop()
             return
         self._aborts += 1
@@ -180,41 +179,13 @@ class Supervisor:
             self._drain(self.plan.drain_timeout)
             self._cancel()
 
-    async def wait(self) -> None:
-        """Wait for the end of the run; *cancel safety*: waiting changes nothing."""
-        await self._ended.wait()
-
-    async def wait_hastening(self, cause: BaseException | None = None) -> None:
-        """Wait for the end, and until ``on_unfinished`` has got what was left.
-
-        Each cancel of the caller hastens that, and is raised when no task is left (faults B5, B6); the report hangs on
-        it. ``cause`` is the error that the caller is leaving with; if that is a cancel, it counts as the first.
-        """
-        first = cause if isinstance(cause, asyncio.CancelledError) else None
-        cancelled = await _outlast(self._ended, self.abort, first)
+    def hand_over(self) -> HandOver | None:
+        """Begin to give what the run has left to ``on_unfinished=``, once; None if there is nothing to give."""
         report, receive = self.outcome.report, self.plan.on_unfinished
-        if receive is not None and report is not None and report.left and self._handing is None:
-            self._handing = HandOver(receive, report.unfinished, self._loop.create_task)
-            cancelled = await _outlast(self._handing.ended, self._handing.cancel, cancelled)
-            self._judge_hand_over(self._handing.error)
-        if cancelled is not None:
-            if not self._entered:  # else they were logged when they came
-                self.outcome.log_failures(self.outcome.errors, "while its caller was cancelled")
-            self.outcome.hang_on(cancelled)
-            if first is None:
-                raise cancelled
-
-    def _judge_hand_over(self, error: Exception | None) -> None:
-        if error is not None:
-            self.outcome.keep(error, "on_unfinished=")
-            self.outcome.is_delivered = False  # the caller has not seen this error yet
-            name = self.plan.name
-            log(ERROR, "pipeline %r: on_unfinished= raised %s", name, summary(error), error=error, pipeline=name)
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether the run is over and its report written."""
-        return self._ended.is_set()
+        if receive is None or report is None or not report.left or self._handing is not None:
+            return None
+        self._handing = HandOver(receive, report.unfinished, self._loop.create_task)
+        return self._handing
 
     def lost_its_loop(self) -> bool:
         """Whether the loop was closed under the run."""
@@ -319,7 +290,7 @@ class Supervisor:
                 self._close_if_quiet()  # a surplus worker that left may have been the last at work
             self._cascade()
         self._finish_if_ended()
-        if self._entered:  # the caller of a run that is awaited gets them anyway
+        if self.entered:  # the caller of a run that is awaited gets them anyway
             stage = worker.stage.handler.name if isinstance(worker, ConsumerWorker) else worker.name
             self.outcome.log_failures(errors, f"in {worker.name}", stage)
 
@@ -341,7 +312,7 @@ class Supervisor:
         """End the run, since a callback of the user failed where nobody could raise it."""
         self.outcome.keep(error, where)
         self._fail(where)
-        if self._entered:
+        if self.entered:
             self.outcome.log_failures([error], f"in {where}", where)
 
     def _fail(self, where: str) -> None:
@@ -362,7 +333,7 @@ class Supervisor:
     # -- the end of the run -------------------------------------------------------------------
 
     def _finish_if_ended(self) -> None:
-        if not (self._live or self._ended.is_set() or self.state is State.RUNNING):
+        if not (self._live or self.ended.is_set() or self.state is State.RUNNING):
             self._finish()
 
     def _finish(self) -> None:
@@ -378,7 +349,7 @@ class Supervisor:
             )
             self.outcome.breach.__cause__ = error
         finally:
-            self._ended.set()
+            self.ended.set()
             _under_way.discard(self)
         is_left_early = self.results is not None and self.outcome.is_clean()  # by whoever reads its results
         self.outcome.log_left(DEBUG if is_left_early else WARNING)
@@ -424,22 +395,3 @@ class Supervisor:
             raise StateError(f"pipeline {self.plan.name!r} is {self.state.value}; it cannot become {state.value}")
         before, self.state = self.state, state
         log(DEBUG, "pipeline %r: %s -> %s", self.plan.name, before, state, pipeline=self.plan.name)
-
-
-async def _outlast(
-    ended: asyncio.Event, hasten: Callable[[], None], cancelled: asyncio.CancelledError | None
-) -> asyncio.CancelledError | None:
-    """Wait for ``ended``; each new cancel of the caller hastens it. The last cancel, or the one that came before."""
-    while not ended.is_set():
-        try:
-            await ended.wait()
-        except asyncio.CancelledError as error:
-            if cancelled is None or not _delivered_again(error, cancelled):
-                hasten()
-            cancelled = error
-    return cancelled
-
-
-def _delivered_again(error: asyncio.CancelledError, before: asyncio.CancelledError) -> bool:
-    """Whether anyio delivers the same cancel of a scope again, as it does in every iteration of the loop."""
-    return bool(error.args) and error.args == before.args and "cancel scope" in str(error.args[0])
