@@ -1,8 +1,12 @@
 """The supervisor of one run: the only module that creates tasks. It starts, watches, drains and closes.
 
+Other modules of this wing have what needs no tasks: what comes in from outside (``intake``), when END may be sent and
+how it goes on (``ending``), the timer of the deadline (``deadline``), the counts (``accounting``), what a worker's end
+means for the result (``outcome``), and how a caller waits for the end (``leaving``).
+
 It is a state machine of plain functions, called when a task ends, a timer fires or a user asks; it has no task of its
-own that could be cancelled. It judges each worker's end itself and knows which tasks it cancelled, so a worker that
-was cancelled by anyone else is a failure with a name (fault B1).
+own that could be cancelled. It sees each worker's end itself and knows which tasks it cancelled, so a worker that was
+cancelled by anyone else is a failure with a name (fault B1).
 
 How a run stops
 ---------------
@@ -33,7 +37,6 @@ from ..core.channel import Channel
 from ..core.plan import Plan
 from ..core.source import ProducerWorker
 from ..core.stage import ConsumerWorker, RunLinks, Stage, Worker
-from ..core.tracked import release_all
 from ..core.worker import consume
 from ..errors import ConservationError, StateError
 from ..logs import DEBUG, ERROR, WARNING, log, log_as
@@ -56,7 +59,7 @@ _under_way: set[Supervisor] = set()
 
 
 class Supervisor:
-    """Runs a :class:`~asyncpc.core.plan.Plan` once. All methods but those that wait are plain functions."""
+    """Runs a :class:`~asyncpc.core.plan.Plan` once. All methods are plain functions, which wait for nothing."""
 
     def __init__(self, plan: Plan, *, streamed: bool = False, tracks: bool = False, entered: bool = False) -> None:
         self.plan: Plan = plan
@@ -90,7 +93,10 @@ class Supervisor:
     # -- start --------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the sources; consumers' workers start when there is work for them, or a resource to open."""
+        """Start what takes items, then the sources, which need it.
+
+        Consumers' workers start when there is work for them, or a resource to open.
+        """
         self._advance(State.RUNNING)
         self._loop = asyncio.get_running_loop()
         self._deadline = Deadline(self._loop, self._at_deadline)
@@ -104,6 +110,9 @@ class Supervisor:
         log_as(self.plan.name, self._context)
         self.intake.open(self._context)
         self.scaling.start(self._loop)
+        self._start_sources()
+
+    def _start_sources(self) -> None:
         self._sources_live = len(self._producers)
         for producer in self._producers:
             if producer.origin.blocks:
@@ -161,11 +170,6 @@ class Supervisor:
         elif self._handing is not None:
             self._handing.limit(self.plan.drain_timeout if timeout is None else timeout)
 
-    def _drain(self, timeout: float) -> None:
-        self.scaling.stop()
-        self._limit(timeout)
-        self._end_intake()
-
     def abort(self) -> None:
         """Cancel every worker now; clean-up gets ``drain_timeout`` seconds, after a second call none (fault B7)."""
         if self.ended.is_set() or self.state is State.NEW:
@@ -179,28 +183,13 @@ class Supervisor:
             self._drain(self.plan.drain_timeout)
             self._cancel()
 
-    def hand_over(self) -> HandOver | None:
-        """Begin to give what the run has left to ``on_unfinished=``, once; None if there is nothing to give."""
-        report, receive = self.outcome.report, self.plan.on_unfinished
-        if receive is None or report is None or not report.left or self._handing is not None:
-            return None
-        self._handing = HandOver(receive, report.unfinished, self._loop.create_task)
-        return self._handing
-
-    def lost_its_loop(self) -> bool:
-        """Whether the loop was closed under the run."""
-        return self.state is not State.NEW and self._loop.is_closed()
-
-    def belongs_here(self) -> bool:
-        """Whether it runs in the loop of the caller."""
-        return self.state is not State.NEW and self._loop is asyncio.get_running_loop()
-
-    def runs_here(self) -> bool:
-        """Whether the caller is one of this run's workers, which cannot wait for its own end."""
-        task = asyncio.current_task()
-        return any(worker.task is task for worker in self._live)
+    def _drain(self, timeout: float) -> None:
+        self.scaling.stop()
+        self._limit(timeout)
+        self._end_intake()
 
     def _end_intake(self) -> None:
+        """Take nothing from outside any more: refuse callers of ``put``, and cancel the sources."""
         if self.state is not State.RUNNING:
             return
         self._advance(State.DRAINING)
@@ -209,6 +198,8 @@ class Supervisor:
             self._cancel_worker(producer)
         if self._sources_live == 0:
             self._watch_for_quiet()
+
+    # -- END ----------------------------------------------------------------------------------
 
     def _watch_for_quiet(self) -> None:
         """From now on every worker that becomes idle checks whether it was the last."""
@@ -223,6 +214,14 @@ class Supervisor:
         end_first_stages(self.stages)
         self._cascade()
         self._finish_if_ended()
+
+    def _cascade(self) -> None:
+        """END goes on: to the next stages, and at last to whoever reads the results."""
+        end_following_stages(self.stages, self._cancel_worker)
+        if self.results is not None and all(self.stages[place].has_ended for place in self.plan.ends):
+            self.results.close()
+
+    # -- the deadline -------------------------------------------------------------------------
 
     def _limit(self, timeout: float) -> None:
         """Bring the one deadline forward to ``timeout`` seconds from now; it is never postponed."""
@@ -279,20 +278,27 @@ class Supervisor:
         if errors:
             self._stop_for(worker)
         if isinstance(worker, ProducerWorker):
-            self._sources_live -= 1
-            if self._sources_live == 0:
-                self._end_intake()
-                self._watch_for_quiet()
+            self._source_ended()
         else:
-            worker.stage.staff.left(worker, worker.stage.counts)
-            worker.stage.inbox.workers -= 1
-            if worker.stage.inbox.getters.on_wait is not None:
-                self._close_if_quiet()  # a surplus worker that left may have been the last at work
-            self._cascade()
+            self._left_stage(worker)
         self._finish_if_ended()
         if self.entered:  # the caller of a run that is awaited gets them anyway
             stage = worker.stage.handler.name if isinstance(worker, ConsumerWorker) else worker.name
             self.outcome.log_failures(errors, f"in {worker.name}", stage)
+
+    def _source_ended(self) -> None:
+        self._sources_live -= 1
+        if self._sources_live == 0:
+            self._end_intake()
+            self._watch_for_quiet()
+
+    def _left_stage(self, worker: ConsumerWorker) -> None:
+        stage = worker.stage
+        stage.staff.left(worker, stage.counts)
+        stage.inbox.workers -= 1
+        if stage.inbox.getters.on_wait is not None:
+            self._close_if_quiet()  # a surplus worker that left may have been the last at work
+        self._cascade()
 
     def _stop_for(self, worker: Worker) -> None:
         """Stop the run, since a worker has failed."""
@@ -324,19 +330,19 @@ class Supervisor:
             if self._cancels == 0:  # or a clean-up under way would be cut short
                 self._cancel()
 
-    def _cascade(self) -> None:
-        """END goes on: to the next stages, and at last to whoever reads the results."""
-        end_following_stages(self.stages, self._cancel_worker)
-        if self.results is not None and all(self.stages[place].has_ended for place in self.plan.ends):
-            self.results.close()
-
     # -- the end of the run -------------------------------------------------------------------
 
     def _finish_if_ended(self) -> None:
+        """Finish when all that was started has ended.
+
+        Until then the deadline holds, and ends what takes longer. So what takes time is done by something that is live,
+        never in :meth:`_finish`.
+        """
         if not (self._live or self.ended.is_set() or self.state is State.RUNNING):
             self._finish()
 
     def _finish(self) -> None:
+        """End the run, at which nobody is at work any more but those who were abandoned; this waits for nothing."""
         self.scaling.close()
         self._deadline.close()  # a failure in what follows sets no other
         for queue in self._channels:  # first, or a thread could feed an item that no report lists
@@ -366,10 +372,7 @@ class Supervisor:
         self.outcome.report = Report(self.statistics(), left, abandoned, failures=self.accounts.failures)
         self.outcome.report.signal = self.outcome.signal  # last, since a signal may come between any two steps
         self.outcome.breach = self.accounts.breach(self.outcome.report.statistics)
-        for stage in self.stages:
-            if self.accounts.tracked:
-                release_all(self.accounts.items_of(stage))
-            stage.inbox.items.clear()
+        self.accounts.let_go()
 
     def report_so_far(self) -> Report:
         """The report as it would be now: items queued and in flight count as unfinished."""
@@ -380,6 +383,14 @@ class Supervisor:
             return ()
         return tuple(sorted([*self._left_behind, *(worker.name for worker in self._live if worker.abandoned)]))
 
+    def hand_over(self) -> HandOver | None:
+        """Begin to give what the run has left to ``on_unfinished=``, once; None if there is nothing to give."""
+        report, receive = self.outcome.report, self.plan.on_unfinished
+        if receive is None or report is None or not report.left or self._handing is not None:
+            return None
+        self._handing = HandOver(receive, report.unfinished, self._loop.create_task)
+        return self._handing
+
     # -- insight ------------------------------------------------------------------------------
 
     def statistics(self) -> Statistics:
@@ -389,6 +400,19 @@ class Supervisor:
         now = self._loop.time()
         elapsed = max(now - self._began, perf_counter() - self._began_really)  # uvloop's clock has steps of 1 ms
         return self.accounts.statistics(self.state.value, elapsed, now, self._stop_asked)
+
+    def lost_its_loop(self) -> bool:
+        """Whether the loop was closed under the run."""
+        return self.state is not State.NEW and self._loop.is_closed()
+
+    def belongs_here(self) -> bool:
+        """Whether it runs in the loop of the caller."""
+        return self.state is not State.NEW and self._loop is asyncio.get_running_loop()
+
+    def runs_here(self) -> bool:
+        """Whether the caller is one of this run's workers, which cannot wait for its own end."""
+        task = asyncio.current_task()
+        return any(worker.task is task for worker in self._live)
 
     def _advance(self, state: State) -> None:
         if state not in ADVANCES[self.state]:
