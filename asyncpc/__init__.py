@@ -66,9 +66,9 @@ from .options.breaker import Breaker
 from .options.rate import Rate
 from .options.retry import Retry
 from .run.health import Health
+from .run.intake import feed
 from .run.report import PipelineError, Report, SourceStatistics, StageStatistics, Statistics, Unfinished
 from .run.running import Results, Running
-from .run.supervisor import feed
 from .runner import run
 
 __all__ = [

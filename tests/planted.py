@@ -26,6 +26,7 @@ from virtual import Deadlock, VirtualLoop, run_virtual
 from asyncpc import Pipeline, Running, consumer
 from asyncpc.core import channel, emit, queue, source, stage, waiting, worker
 from asyncpc.core.queue import BoundedQueue
+from asyncpc.graph import pipeline
 from asyncpc.run import outcome, running, supervisor
 
 __all__ = ["FAULTS", "Fault", "Withered", "planted"]
@@ -243,13 +244,18 @@ FAULTS: Final = (
     _fault(
         "END as an item",
         "A18, I3",
-        (_RUN, "_cascade", "inbox.close()", "inbox.closed or inbox.items.append(None); inbox.close()"),
+        (
+            supervisor,
+            "end_following_stages",
+            "inbox.close()",
+            "inbox.closed or inbox.items.append(None); inbox.close()",
+        ),
     ),
     _fault("push without the give-back", "I2", (_CHANNEL, "put_or_leave", "self._leave(item)\n        raise", "raise")),
     _fault(
         "outside cancellation ignored",
         "B1, I7",
-        (_RUN, "_judge", "not worker.completed and not worker.cancelled", "False"),
+        (_OUTCOME, "judge", "not worker.completed and not worker.cancelled", "False"),
     ),
     _fault(
         "join counted on put-attempt",
@@ -282,7 +288,7 @@ FAULTS: Final = (
         (_STAGE, "is_idle", " and inbox.workers == inbox.getters.waiting + len(staff.opening) + staff.resting", ""),
     ),
     _fault("drain without a deadline", "C1", (_RUN, "_drain", "self._limit(", "(lambda seconds: None)(")),
-    _fault("caller's cancel swallowed", "B5", (_RUN, "wait_hastening", "raise cancelled", "pass")),
+    _fault("caller's cancel swallowed", "B5", (pipeline, "wait_hastening", "raise cancelled", "pass")),
     _fault(
         "context leaks between items", "B12", (worker, "_handle_some", "leaked = context != home", "leaked = False")
     ),

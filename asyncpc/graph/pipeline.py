@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, cas
 from ..core.plan import Handler, Node, Origin, Plan
 from ..errors import DefinitionError, StateError
 from ..mistakes import explained
+from ..run.leaving import end_block, leave, wait_hastening
 from ..run.pairs import Pairs
 from ..run.report import PipelineError, Report, Unfinished
-from ..run.running import Results, Running, end_block, leave
+from ..run.running import Results, Running
 from ..run.supervisor import Supervisor
 from ..run.watching import Beside, screens
 from .definitions import bind_origin
@@ -212,7 +213,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
         """Run to the end; each ``beside`` is entered while it runs."""
         run = self._start("await it", beside)
         try:
-            await run.wait_hastening()
+            await wait_hastening(run)
         finally:
             self._release()
         return run.outcome.complete_result()
@@ -279,7 +280,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
         run = self._start("collect from it", plan=pairs.plan(self._plan), tracks=True)
         run.accounts.tracked = True
         try:
-            await run.wait_hastening()
+            await wait_hastening(run)
             run.outcome.complete_result()
         except (PipelineError, asyncio.CancelledError) as error:
             vars(error)["results"] = pairs.found

@@ -68,7 +68,7 @@ class ThreadedSource(Protocol):
 
 
 class Feedable(Protocol):
-    """A run whose handlers feed items."""
+    """What handlers of a run feed their items to."""
 
     def feed(self, item: Any, /) -> None:
         """Feed an item, in the loop."""

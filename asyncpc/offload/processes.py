@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import DefinitionError, WorkerDied
 from ..wording import shown
+from .calls import Job, ThreadCaller
 from .child import Reference, explained, serve
-from .threads import Job, ThreadCaller
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

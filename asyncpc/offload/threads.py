@@ -22,97 +22,13 @@ from typing import Any, Final
 
 from ..errors import LeftBehind
 from ..logs import ERROR, WARNING, log
+from .calls import Job, ThreadCaller
+from .steps import Steps, StepTimer
 
-__all__ = ["Job", "Steps", "ThreadCaller", "WorkerThreads", "until_ended"]
-
-
-STEP: Final = 0.001
-"""Seconds for which a generator gathers values before they go to the loop."""
-
-MOST: Final = 128
-"""Values that a generator may be ahead."""
-
-LONGEST: Final = 0.01
-"""Seconds between two looks at a step that has to wait for its thread."""
-
+__all__ = ["WorkerThreads", "until_ended"]
 
 IDLE: Final = 1.0
 """Seconds between two looks of an idle thread whether the loop is still there."""
-
-
-class Job:
-    """One call, on its way to a thread and back."""
-
-    __slots__ = (
-        "args",
-        "began",
-        "caller",
-        "context",
-        "ended",
-        "error",
-        "function",
-        "future",
-        "over",
-        "overdue",
-        "timer",
-        "tries",
-        "value",
-    )
-
-    def __init__(
-        self, future: asyncio.Future[None], context: Context, function: Callable[..., Any], args: tuple[Any, ...]
-    ) -> None:
-        self.future: asyncio.Future[None] = future
-        self.context: Context = context
-        self.function: Callable[..., Any] = function
-        self.args: tuple[Any, ...] = args
-        self.caller: ThreadCaller | None = None
-        self.began: float | None = None  # monotonic seconds
-        self.ended: bool = False  # set and read under the lock, since its thread may be at another call from then on
-        self.overdue: bool = False  # its timeout came first
-        self.over: bool = False  # for the loop: it has ended, or is overdue
-        self.timer: asyncio.TimerHandle | None = None
-        self.tries: int = 0
-        self.value: Any = None
-        self.error: BaseException | None = None
-
-    def wake(self) -> None:
-        """Wake who awaits it."""
-        if not self.future.done():
-            self.future.set_result(None)
-
-    def leave(self) -> None:
-        """Nobody awaits it any more."""
-        self.future.cancel()
-        if self.timer is not None:
-            self.timer.cancel()
-
-
-class ThreadCaller:
-    """Makes the calls of one thread; ``processes`` has one that makes them in a process."""
-
-    def most(self) -> int:
-        """How many calls it would take at once."""
-        return 1
-
-    def make(self, jobs: list[Job]) -> None:
-        """Make the calls and keep the result or error in each job; raises nothing."""
-        for job in jobs:
-            job.began = monotonic()
-            try:
-                job.value = job.context.run(job.function, *job.args)
-            except BaseException as error:
-                job.error = error
-
-    def interrupt(self) -> bool:
-        """End the current call, from another thread; return whether that is possible.
-
-        The call has not ended by then, and nobody waits for it any more.
-        """
-        return False
-
-    def close(self) -> None:
-        """Release its resources; called in its thread, after its last call."""
 
 
 class WorkerThreads:
@@ -143,8 +59,7 @@ class WorkerThreads:
         self._lock = Lock()  # between a call that ends and who interrupts it
         self._done: deque[Job] = deque()
         self._called = False  # whether the loop will look at what is done
-        self._read: tuple[Steps, Job] | None = None  # the generator whose values are awaited
-        self._looks: asyncio.TimerHandle | None = None  # set while the loop will look at them
+        self._step_timer = StepTimer()
         self._free: asyncio.Future[None] | None = None  # who waits until no call is under way
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -160,8 +75,7 @@ class WorkerThreads:
         self._members -= 1
         if self._members == 0:
             threads, self._threads = self._threads, []
-            if self._looks is not None:
-                self._looks.cancel()
+            self._step_timer.close()
             for _, caller in threads:
                 if self._under_way:
                     caller.interrupt()
@@ -229,7 +143,7 @@ class WorkerThreads:
         try:
             while not steps.ended:
                 job = self._begin(context, steps.step, (), self._time_left(steps.seconds))
-                self._watch(steps, job)
+                self._step_timer.watch(steps, job.wake)
                 over = False
                 while not over:
                     await job.future
@@ -240,7 +154,7 @@ class WorkerThreads:
                 job.leave()
                 self._value(job)
         finally:
-            self._read = None
+            self._step_timer.forget()
             if job is not None:
                 job.leave()
                 steps.left = True
@@ -393,76 +307,8 @@ class WorkerThreads:
                 stage=self._name,
             )
 
-    def _watch(self, steps: Steps, job: Job, patience: float = STEP) -> None:
-        """Look at the values of a step when the first have waited long enough for others.
-
-        One timer does for many short steps.
-        """
-        self._read = steps, job
-        if self._looks is None:
-            self._looks = job.future.get_loop().call_later(patience, self._look_at_values, min(2 * patience, LONGEST))
-
-    def _look_at_values(self, patience: float) -> None:
-        self._looks = None
-        if self._read is None:
-            return
-        steps, job = self._read
-        if not steps.gathers_no_more():
-            self._watch(steps, job, patience)
-        elif steps.values:
-            job.wake()
-
     def _too_long(self) -> str:
         return f"stage {self._name!r}: the call took longer than timeout={self._timeout:g} seconds"
-
-
-class Steps:
-    """A generator that is read in a thread, in steps of as many values as come within a moment.
-
-    The loop may take the values of a step before that has ended, so none waits until the next one comes.
-    """
-
-    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
-        self.values: deque[Any] = deque()
-        """What it has given and nobody has taken yet."""
-        self.ended: bool = False
-        """Whether it has given its last value, or raised."""
-        self.left: bool = False
-        """Whether nobody takes its values any more."""
-        self.seconds: float = 0.0
-        """How long it has worked, in steps that have ended."""
-        self._function = function
-        self._args = args
-        self._iterator: Any = None
-        self._until: float | None = None  # until when a step gathers values, once it has begun
-
-    def step(self) -> None:
-        """Gather some values; raises what the generator raises."""
-        began = monotonic()
-        self._until = until = began + STEP
-        try:
-            if self._iterator is None:
-                self._iterator = iter(self._function(*self._args))
-            for value in self._iterator:
-                self.values.append(value)
-                if len(self.values) >= MOST or monotonic() > until or self.left:
-                    return
-            self.ended = True
-        except BaseException:
-            self.ended = True
-            raise
-        finally:
-            self.seconds += monotonic() - began
-            self._until = None
-
-    def gathers_no_more(self) -> bool:
-        """Whether the step that is under way ends with the next value that is not here by now."""
-        return self._until is not None and monotonic() > self._until
-
-    def close(self) -> None:
-        """Close the generator, so that its ``finally`` runs."""
-        if hasattr(self._iterator, "close"):
-            self._iterator.close()
 
 
 async def until_ended(*threads: Thread) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from ..core.channel import Channel
 from ..core.source import ProducerWorker
 from ..core.stage import Stage
-from ..core.tracked import plain
+from ..core.tracked import plain, release_all
 from ..errors import ConservationError
 from ..failure import KeptFailure
 from .report import SourceStatistics, StageStatistics, Statistics
@@ -68,13 +68,15 @@ class Accounts:
 
     def left(self) -> tuple[tuple[str, tuple[Any, ...]], ...]:
         """The items in flight and queued, for each stage that has any."""
-        left = [(stage.handler.name, self.items_of(stage)) for stage in self._stages]
+        left = [(stage.handler.name, _items_of(stage)) for stage in self._stages]
         return tuple([(name, tuple(map(plain, items)) if self.tracked else items) for name, items in left if items])
 
-    @staticmethod
-    def items_of(stage: Stage) -> tuple[Any, ...]:
-        """The items that a stage has in flight and queued; some may be tracked."""
-        return (*stage.in_flight, *stage.inbox.items)
+    def let_go(self) -> None:
+        """Let go of the items that are left; whoever waits for one of them gets to know that it was not handled."""
+        for stage in self._stages:
+            if self.tracked:
+                release_all(_items_of(stage))
+            stage.inbox.items.clear()
 
     def breach(self, statistics: Statistics) -> ConservationError | None:
         """Check conservation: what went in has come out, is in flight, or is queued."""
@@ -93,6 +95,11 @@ class Accounts:
                 "this is a bug in asyncpc, please report it"
             )
         return None
+
+
+def _items_of(stage: Stage) -> tuple[Any, ...]:
+    """The items that a stage has in flight and queued; some may be tracked."""
+    return (*stage.in_flight, *stage.inbox.items)
 
 
 def _stage_statistics(stage: Stage, received: int, is_last: bool, elapsed: float, now: float) -> StageStatistics:

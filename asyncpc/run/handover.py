@@ -8,11 +8,9 @@ from inspect import isawaitable
 from typing import Any, Final
 
 from ..errors import DrainTimeout, WorkerCancelled
+from .deadline import Deadline
 
-__all__ = ["GRACE", "HandOver"]
-
-GRACE: Final = 0.04
-"""Seconds from the first cancel to the second, and from that to giving up: below the 100 ms promised."""
+__all__ = ["HandOver"]
 
 LONGEST: Final = 30.0
 """Seconds that the function may take; a stop may shorten them."""
@@ -21,7 +19,7 @@ LONGEST: Final = 30.0
 class HandOver:
     """A call of ``on_unfinished=`` that is under way, in a task of its own: a cancel of the caller is not one of it."""
 
-    __slots__ = ("_at", "_cancels", "_loop", "_task", "_timer", "ended", "error")
+    __slots__ = ("_cancels", "_deadline", "_task", "ended", "error")
 
     def __init__(
         self,
@@ -33,9 +31,8 @@ class HandOver:
         self.error: Exception | None = None
         """What the function raised, or that it was cancelled, once it has ended."""
         self._cancels = 0
-        self._loop = asyncio.get_running_loop()
-        self._at = self._loop.time() + LONGEST
-        self._timer = self._loop.call_at(self._at, self.cancel)
+        self._deadline = Deadline(asyncio.get_running_loop(), self.cancel)
+        self._deadline.limit(LONGEST)
         self._task = start(self._call(receive, items))
         self._task.add_done_callback(lambda _: self._end())
 
@@ -52,24 +49,21 @@ class HandOver:
 
     def limit(self, seconds: float) -> None:
         """Let it go on for ``seconds`` at most; the limit is never postponed."""
-        when = self._loop.time() + seconds
-        if when < self._at and not self._cancels:
-            self._timer.cancel()
-            self._at, self._timer = when, self._loop.call_at(when, self.cancel)
+        if not self._cancels:
+            self._deadline.limit(seconds)
 
     def cancel(self) -> None:
         """Cancel it, and once more after ``GRACE``; after another ``GRACE`` nobody waits for it any more."""
-        self._timer.cancel()
         self._cancels += 1
         if self._cancels > 2:
             self.error = _cut_short()
             self._end()
         else:
             self._task.cancel()
-            self._timer = self._loop.call_later(GRACE, self.cancel)
+            self._deadline.renew()
 
     def _end(self) -> None:
-        self._timer.cancel()
+        self._deadline.close()
         self.ended.set()
 
 

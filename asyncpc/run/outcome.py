@@ -1,12 +1,15 @@
-"""How a run ended: its report, or the errors that it failed with."""
+"""How a run ended: its report, or the errors that it failed with, and what the log says of them."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 
-from ..errors import ConservationError, DrainTimeout, QueueShutDown
-from ..wording import annotate, begin_at_user_code
+from ..core.stage import Worker
+from ..errors import ConservationError, DrainTimeout, QueueShutDown, WorkerCancelled
+from ..logs import ERROR, log
+from ..wording import annotate, begin_at_user_code, item_of, summary
 from .report import PipelineError, Report
 
 __all__ = ["Outcome"]
@@ -42,6 +45,20 @@ class Outcome:
         self.errors.append(error)
         annotate(error, "in ", where, f" of pipeline {self._name!r}")
         begin_at_user_code(error)
+
+    def judge(self, worker: Worker) -> Sequence[BaseException]:
+        """Keep what a worker failed with that has ended, and return it; a cancel from outside is a failure too."""
+        errors: Sequence[BaseException] = worker.failures
+        if not errors and not worker.completed and not worker.cancelled:
+            errors = [
+                WorkerCancelled(
+                    f"{worker.name}: its task was cancelled from outside the run, or its handler raised "
+                    "CancelledError; the item it had is listed as unfinished"
+                )
+            ]
+        for error in errors:
+            self.keep(error, worker.name)
+        return errors
 
     def hang_on(self, cancelled: asyncio.CancelledError) -> None:
         """Hang the report on a cancel that the run raises, and the errors, which nobody else would raise."""
@@ -84,6 +101,25 @@ class Outcome:
         except PipelineError as failed:
             errors = [*failed.exceptions, *([] if isinstance(error, QueueShutDown) else [error])]
             raise PipelineError(failed.message, errors, failed.report) from error
+
+    def log_failures(self, errors: Sequence[BaseException], how: str, stage: str = "") -> None:
+        """Log errors that the run failed with."""
+        for error in errors:
+            if isinstance(error, Exception):
+                what = summary(error) + item_of(error)
+                message = "pipeline %r failed %s: %s"
+                log(ERROR, message, self._name, how, what, error=error, pipeline=self._name, stage=stage)
+
+    def log_left(self, level: int) -> None:
+        """Log how many items each stage has left; never an item itself."""
+        if self.report is None:
+            return
+        counts = {stage.name: stage for stage in self.report.stages}
+        for name, left in self.report.left_by_stage().items():
+            one = counts[name]
+            message = "pipeline %r: stage %r left %d of %d items unfinished (%d done, %d failed, %d dropped)"
+            numbers = left, one.received, one.done, one.failed, one.dropped
+            log(level, message, self._name, name, *numbers, pipeline=self._name, stage=name)
 
 
 def _left(report: Report) -> DrainTimeout:

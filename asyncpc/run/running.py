@@ -15,6 +15,7 @@ from ..failure import KeptFailure
 from ..mistakes import absent
 from ..options.rate import Rate, set_rate
 from .health import Health, Look, judge
+from .leaving import end_block, leave, wait_hastening
 from .report import Report, Statistics
 from .signals import Signals, can_handle_signals
 from .supervisor import Supervisor
@@ -22,7 +23,7 @@ from .supervisor import Supervisor
 if TYPE_CHECKING:
     from ..offload.bridge import Bridge
 
-__all__ = ["Results", "Running", "end_block", "failing", "leave", "look_at", "on_failure", "opening", "signals_handled"]
+__all__ = ["Results", "Running", "failing", "look_at", "on_failure", "opening", "signals_handled"]
 
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
@@ -207,7 +208,7 @@ class Running(Generic[In_contra, Out_co]):
             finally:
                 signals.awaits_end = True
                 end_block(self._run, error)
-                await self._run.wait_hastening(error)
+                await wait_hastening(self._run, error)
 
     async def wait(self) -> Report:
         """Wait until the sources have ended and everything is handled; raises ``PipelineError`` if the run failed.
@@ -218,7 +219,7 @@ class Running(Generic[In_contra, Out_co]):
         """
         if self._run.runs_here():
             raise StateError("wait() in a handler would wait for itself: call stop() instead")
-        await self._run.wait()
+        await self._run.ended.wait()
         self._run.outcome.is_delivered = True
         return self._run.outcome.result()
 
@@ -290,7 +291,7 @@ class Results(Generic[Out_co]):
         else:
             run.accounts.results_read += 1
             return cast(Out_co, value)
-        await run.wait()
+        await run.ended.wait()
         run.outcome.is_delivered = True
         run.outcome.complete_result()
         raise StopAsyncIteration
@@ -309,28 +310,6 @@ class Results(Generic[Out_co]):
         if self._run is None:
             raise StateError("read results inside 'async with pipeline.stream() as values:'")
         return self._run
-
-
-async def leave(
-    run: Supervisor, error: BaseException | None, end: Callable[[], None], outcome: Callable[[], object]
-) -> None:
-    """Leave the block of a run, which may have raised ``error``: wait for the end, call ``end``, raise the outcome."""
-    try:
-        await run.wait_hastening(error)
-    finally:
-        end()
-    if error is None and not run.outcome.is_delivered:
-        outcome()
-    elif isinstance(error, Exception) and not run.outcome.is_delivered:
-        run.outcome.raise_with(error)
-
-
-def end_block(run: Supervisor, error: BaseException | None) -> None:
-    """Begin to leave the block of a run, which may have raised ``error``: drain, or cancel if nobody waits for more."""
-    if run.results is None and (error is None or isinstance(error, Exception)):
-        run.stop()
-    else:
-        run.abort()
 
 
 @contextmanager

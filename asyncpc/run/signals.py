@@ -53,7 +53,7 @@ class Signals:
 
     def is_over(self) -> bool:
         """Whether a signal has nothing to stop any more."""
-        return self._run.has_ended and not self.awaits_end
+        return self._run.ended.is_set() and not self.awaits_end
 
     def receive(self, number: int) -> bool:
         """Stop the run; return whether this is not the first signal."""

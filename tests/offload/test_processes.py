@@ -21,8 +21,8 @@ from children import Child, run_child
 from support import BUSY, results, until
 
 from asyncpc import DefinitionError, NotPicklable, Pipeline, PipelineError, StateError, WorkerDied, consumer, source
+from asyncpc.offload.calls import Job
 from asyncpc.offload.processes import ProcessCaller
-from asyncpc.offload.threads import Job
 
 pytestmark = [pytest.mark.realtime, pytest.mark.processes]
 

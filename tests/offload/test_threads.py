@@ -18,7 +18,8 @@ import pytest
 from support import BUSY, PATIENCE, ignore, results, until
 
 from asyncpc import Batch, DefinitionError, Pipeline, PipelineError, consumer, feed, source
-from asyncpc.offload.threads import ThreadCaller, WorkerThreads
+from asyncpc.offload.calls import ThreadCaller
+from asyncpc.offload.threads import WorkerThreads
 
 pytestmark = pytest.mark.realtime
 
