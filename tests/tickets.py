@@ -32,6 +32,11 @@ class CountingTicket:
             self.problems.append(f"{self!r} was held when nothing was left")
         self.left += more
 
+    def for_fed(self) -> CountingTicket:
+        """One more is under way."""
+        self.hold()
+        return self
+
     def settle(self, value: Any = None) -> None:
         """One is finished."""
         self.settled.append(value)

@@ -162,6 +162,17 @@ class Plan(NamedTuple):
         return handler.bound(self.default_bound)
 
     @property
+    def at_once(self) -> int:
+        """How many items its stages can work on at once."""
+        handlers = [node.handler for node in self.nodes[: self.main]]
+        return sum([max(one.concurrency, one.most_concurrency) * one.items_per_call for one in handlers])
+
+    @property
+    def is_attended(self) -> bool:
+        """Whether somebody waits for what becomes of the items of a source."""
+        return any(origin.attended is not None for origin in self.origins)
+
+    @property
     def default_bound(self) -> int:
         """Items a queue holds whose stage does not say otherwise, and that of the results; 0 is unbounded."""
         return DEFAULT_MAXSIZE if self.maxsize is None else self.maxsize

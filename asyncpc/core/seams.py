@@ -186,6 +186,10 @@ class Ticket(Protocol):
     def hold(self, more: int = 1) -> None:
         """``more`` further values made of the item are on their way; call it before the first of them leaves."""
 
+    def for_fed(self) -> Ticket | None:
+        """The ticket of an item that the handler of this one feeds, held already; None if nobody waits for that."""
+        ...
+
     def settle(self, value: Any = None) -> None:
         """One of the values is finished, with ``value`` where it is a result."""
 

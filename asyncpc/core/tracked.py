@@ -27,6 +27,7 @@ __all__ = [
     "JointTicket",
     "Tracked",
     "fail_all",
+    "fed",
     "never_awaited",
     "plain",
     "release_all",
@@ -48,6 +49,12 @@ class Tracked:
 def plain(item: Any) -> Any:
     """The user's item."""
     return item.item if type(item) is Tracked else item
+
+
+def fed(item: Any, ticket: Ticket | None) -> Any:
+    """An item that a handler feeds in the call of one with that ticket: with a ticket of its own, if it needs one."""
+    own = None if ticket is None else ticket.for_fed()
+    return item if own is None else Tracked(item, own)
 
 
 def fail_all(items: Iterable[Any], error: BaseException) -> None:
@@ -85,6 +92,9 @@ class _NobodysTicket:
     def hold(self, more: int = 1) -> None:
         """Nothing, as all of these."""
 
+    def for_fed(self) -> None:
+        """See hold."""
+
     def settle(self, value: Any = None) -> None:
         """See hold."""
 
@@ -118,6 +128,9 @@ class CallTicket:
 
     def hold(self, more: int = 1) -> None:
         """Nothing: stages that give several values cannot be called."""
+
+    def for_fed(self) -> None:
+        """Nothing: the caller waits for one result."""
 
     def settle(self, value: Any = None) -> None:
         """Give the caller the result, unless it has gone."""
@@ -157,6 +170,11 @@ class JointTicket:
         """Hold each."""
         for ticket in self._tickets:
             ticket.hold(more)
+
+    def for_fed(self) -> Ticket | None:
+        """Those of the items that need one."""
+        own = [one for ticket in self._tickets if (one := ticket.for_fed()) is not None]
+        return JointTicket(own) if own else None
 
     def settle(self, value: Any = None) -> None:
         """Settle each."""

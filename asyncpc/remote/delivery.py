@@ -47,6 +47,11 @@ class Delivery:
         """See ``Ticket``."""
         self._values += more
 
+    def for_fed(self) -> Delivery:
+        """See ``Ticket``; the message is acknowledged when what was fed has been handled too."""
+        self._values += 1
+        return self
+
     def settle(self, value: object = None) -> None:
         """See ``Ticket``."""
         self._values -= 1

@@ -14,7 +14,7 @@ from ..core.stage import Stage
 from ..core.tracked import plain, release_all
 from ..errors import ConservationError
 from ..failure import KeptFailure
-from .report import SourceStatistics, StageStatistics, Statistics
+from .report import Report, SourceStatistics, StageStatistics, Statistics
 
 __all__ = ["Accounts"]
 
@@ -45,11 +45,11 @@ class Accounts:
         """The counts at this moment."""
         last = [self._stages[place] for place in self._ends]
         stages = tuple([_stage_statistics(one, self._received(one), one in last, elapsed, now) for one in self._stages])
-        sources = tuple(
-            [SourceStatistics(one.name, one.produced, one.restarts, one.probe.held) for one in self._producers]
-        )
         ends = tuple([self._stages[place].handler.name for place in self._ends])
-        return Statistics(state, elapsed, sources, stages, self._stages[0].inbox.accepted, self.fed, ends, stop_asked)
+        return Statistics(state, elapsed, self._sources(), stages, self._stages[0].inbox.accepted, self.fed, ends, stop_asked)
+
+    def _sources(self) -> tuple[SourceStatistics, ...]:
+        return tuple([SourceStatistics(one.name, one.produced, one.restarts, one.probe.held) for one in self._producers])
 
     def _received(self, stage: Stage) -> int:
         """How many items came into a stage, as its writers counted them."""
@@ -70,6 +70,10 @@ class Accounts:
         """The items in flight and queued, for each stage that has any."""
         left = [(stage.handler.name, _items_of(stage)) for stage in self._stages]
         return tuple([(name, tuple(map(plain, items)) if self.tracked else items) for name, items in left if items])
+
+    def renew_sources(self, report: Report) -> None:
+        """Tell in the report what has become of the sources' items since it was written."""
+        report.statistics = report.statistics._replace(sources=self._sources())
 
     def let_go(self) -> None:
         """Let go of the items that are left; whoever waits for one of them gets to know that it was not handled."""

@@ -11,6 +11,7 @@ from ..core.source import ProducerWorker
 from ..core.stage import RunLinks, Stage
 from ..core.waiting import Waits
 from ..errors import StateError
+from .attending import AttendantWorker
 
 __all__ = ["Parts", "build"]
 
@@ -21,6 +22,8 @@ class Parts(NamedTuple):
     stages: list[Stage]
     """Each stage comes before those it writes to."""
     producers: list[ProducerWorker]
+    attendants: list[AttendantWorker]
+    """What attends the sources."""
     first: Channel[Any]
     """Takes the items that are put and fed: the channel of the first stage, if there is only one."""
     results: Channel[Any] | None
@@ -52,8 +55,15 @@ def build(plan: Plan, streamed: bool, links: RunLinks) -> Parts:
             stage.inbox.sharing = FairWriters(stage.inbox)
         for before in stage.before:
             before.timing.out_waits = before.timing.out_waits or Waits()
-    producers = [ProducerWorker(origin.name, origin, stages[origin.into or 0].inbox, links) for origin in plan.origins]
-    return Parts(stages, producers, _first(plan, stages), results)
+    attendants: list[AttendantWorker] = []
+    producers: list[ProducerWorker] = []
+    for origin in plan.origins:
+        if origin.attended is not None:
+            attendant = origin.attended(plan.at_once)
+            attendants.append(AttendantWorker(attendant))
+            origin = origin._replace(open=attendant.items)
+        producers.append(ProducerWorker(origin.name, origin, stages[origin.into or 0].inbox, links))
+    return Parts(stages, producers, attendants, _first(plan, stages), results)
 
 
 def _first(plan: Plan, stages: list[Stage]) -> Channel[Any]:

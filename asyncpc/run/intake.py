@@ -10,6 +10,9 @@ from typing import Any
 
 from ..core.channel import Channel
 from ..core.plan import Plan
+from ..core.seams import Ticket
+from ..core.stage import ConsumerWorker
+from ..core.tracked import fed, settle_all
 from ..errors import QueueShutDown, StateError
 from .accounting import Accounts
 
@@ -17,6 +20,9 @@ __all__ = ["Intake", "feed"]
 
 _current: ContextVar[Intake] = ContextVar("asyncpc_run")
 """The intake of the run that the calling handler belongs to."""
+
+_worker: ContextVar[ConsumerWorker] = ContextVar("asyncpc_worker")
+"""The worker that made the call, where items may have tickets."""
 
 
 def feed(item: Any) -> None:
@@ -39,7 +45,8 @@ def feed(item: Any) -> None:
                 "or yield them, and let the next stage feed them"
             )
         raise StateError("feed() works only inside a consumer's handler; elsewhere, use 'await running.put(item)'")
-    intake.feed(item)
+    worker = _worker.get(None)
+    intake.feed(item, None if worker is None else worker.ticket)
 
 
 class Intake:
@@ -78,8 +85,12 @@ class Intake:
         why = f"pipeline {self._plan.name!r} failed in {where}: the item was not taken"
         self._first.refuse(partial(QueueShutDown, why))
 
-    def feed(self, item: Any) -> None:
-        """See :func:`feed`."""
+    def know(self, worker: ConsumerWorker, context: Context) -> None:
+        """Let what the worker's handler feeds count as made of its item; it begins in ``context``."""
+        context.run(_worker.set, worker)
+
+    def feed(self, item: Any, ticket: Ticket | None) -> None:
+        """See :func:`feed`; ``ticket`` is that of the item in whose call it was called."""
         first = self._first
         if len(self._plan.entries) > 1:
             assert first.refusal is not None
@@ -87,12 +98,17 @@ class Intake:
         if get_ident() != first.thread:
             from ..offload.bridge import bridge_to  # here, since most programs have no threads
 
-            bridge_to(first).feed(item, self)
+            bridge_to(first).feed(item, ticket, self)
             return
         first.check_caller()
         if self._has_ended() or first.closed:
             raise QueueShutDown("feed() after the end of its run: the item was not taken")
-        first.enqueue(item)  # first, since key= or priority= may refuse it
+        item = fed(item, ticket)
+        try:
+            first.enqueue(item)  # first, since key= or priority= may refuse it
+        except BaseException:
+            settle_all([item])
+            raise
         self._accounts.fed += 1
 
     def count_fed(self, items: int) -> None:

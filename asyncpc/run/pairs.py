@@ -63,6 +63,9 @@ class _PairTicket:
     def hold(self, more: int = 1) -> None:
         """Nothing: no stage gives several values."""
 
+    def for_fed(self) -> None:
+        """Nothing: what is fed has no pair."""
+
     def settle(self, value: Any = None) -> None:
         """Keep the result."""
         self._found.append((self._item, value))

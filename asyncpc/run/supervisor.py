@@ -28,6 +28,7 @@ drains the items that it produced, then raises the error (fault C13).
 from __future__ import annotations
 
 import asyncio
+import math
 from contextvars import Context, copy_context
 from functools import partial
 from time import perf_counter
@@ -41,6 +42,7 @@ from ..core.worker import consume
 from ..errors import ConservationError, StateError
 from ..logs import DEBUG, ERROR, WARNING, log, log_as
 from .accounting import Accounts
+from .attending import AttendantWorker, reserve
 from .build import build
 from .deadline import Deadline
 from .ending import end_first_stages, end_following_stages, is_quiet
@@ -65,14 +67,16 @@ class Supervisor:
         self.plan: Plan = plan
         self.state: State = State.NEW
         self.entered: bool = entered  # with 'async with'
-        parts = build(plan, streamed, RunLinks(tracks, self._trouble, self._failing))
+        parts = build(plan, streamed, RunLinks(tracks or plan.is_attended, self._trouble, self._failing))
         self.stages: list[Stage] = parts.stages
         self.results: Channel[Any] | None = parts.results
         self.first: Channel[Any] = parts.first
         self._producers: list[ProducerWorker] = parts.producers
+        self._attendants: list[AttendantWorker] = parts.attendants
         self._channels: list[Channel[Any]] = parts.channels
         self.scaling: Scaling = Scaling(plan.name, self.stages, self._start_worker)
         self.accounts: Accounts = Accounts(self._producers, self.stages, plan.ends, self.results)
+        self.accounts.tracked = plan.is_attended
         self.ended: asyncio.Event = asyncio.Event()
         """Set when the run is over and its report written."""
         self.intake: Intake = Intake(plan, self.first, self.accounts, self.ended.is_set, self.runs_here)
@@ -81,10 +85,13 @@ class Supervisor:
         self._live: dict[Worker, None] = {}  # a set that keeps its order, so that runs can be repeated
         self._left_behind: list[str] = []  # workers that left a call running in a thread
         self._sources_live = 0
+        self._attending = 0  # attendants that have not ended
+        self._last_moment = math.inf  # loop time at which what attends the sources has to have ended
         self._starting = False  # whether a worker's task is being made
         self._stop_asked = False
         self._handing: HandOver | None = None  # what was left to on_unfinished
         self._cancels = 0  # rounds of cancellation
+        self._is_settled = False  # whether what is left is known, and nothing is handled any more
         self._aborts = 0
         self._began = 0.0  # loop time
         self._began_really = 0.0
@@ -113,6 +120,11 @@ class Supervisor:
         self._start_sources()
 
     def _start_sources(self) -> None:
+        self._attending = len(self._attendants)
+        for attendant in self._attendants:  # first, since the sources need them
+            context = copy_context()
+            log_as(self.plan.name, context)
+            self._spawn(attendant, context)
         self._sources_live = len(self._producers)
         for producer in self._producers:
             if producer.origin.blocks:
@@ -139,8 +151,10 @@ class Supervisor:
         finally:
             self._starting = False
 
-    def _spawn(self, worker: ConsumerWorker | ProducerWorker, context: Context) -> None:
+    def _spawn(self, worker: ConsumerWorker | ProducerWorker | AttendantWorker, context: Context) -> None:
         worker.context = context
+        if isinstance(worker, ConsumerWorker) and worker.stage.run.tracks:
+            self.intake.know(worker, context)
         self._live[worker] = None
         if worker.cancelled or self._cancels:  # in the meantime
             worker.cancelled = True
@@ -196,6 +210,8 @@ class Supervisor:
         self.intake.close()
         for producer in self._producers:
             self._cancel_worker(producer)
+        for worker in self._attendants:
+            worker.attendant.end_intake()
         if self._sources_live == 0:
             self._watch_for_quiet()
 
@@ -225,11 +241,19 @@ class Supervisor:
 
     def _limit(self, timeout: float) -> None:
         """Bring the one deadline forward to ``timeout`` seconds from now; it is never postponed."""
-        if self._cancels < 2:  # after the second round workers have their last GRACE
+        if self._attendants:
+            self._last_moment = min(self._last_moment, self._loop.time() + max(0.0, timeout))
+            timeout -= 0.0 if self._is_settled else reserve(timeout)
+        if self._cancels < 2 or self._is_settled:  # after the second round workers have their last GRACE
             self._deadline.limit(timeout)
 
     def _at_deadline(self) -> None:
-        if self._cancels < 2:
+        if self._is_settled and self._cancels < 3:
+            self._cancels = 3
+            for worker in self._attendants:
+                self._cancel_worker(worker)
+            self._deadline.renew()
+        elif self._cancels < 2:
             self._end_intake()
             self._cancel()
             self._deadline.renew()
@@ -244,7 +268,9 @@ class Supervisor:
         for stage in self.stages:
             stage.inbox.drop_spares()
         for worker in list(self._live):
-            if self._cancels > 1 or not (worker.cancelled or worker.completed or worker.failures):  # those are closing
+            if isinstance(worker, AttendantWorker):
+                worker.attendant.end_intake()  # it has to settle what the others leave
+            elif self._cancels > 1 or not (worker.cancelled or worker.completed or worker.failures):  # those are closing
                 self._cancel_worker(worker)
         self._finish_if_ended()
 
@@ -255,15 +281,18 @@ class Supervisor:
 
     def _abandon(self) -> None:
         for worker in self._live:
-            worker.abandoned = True
-        self._finish()
+            worker.abandoned = self._is_settled or not isinstance(worker, AttendantWorker)
+        if self._is_settled:
+            self._end()
+        else:
+            self._finish()
         _under_way.add(self)  # or a task could be garbage-collected, and Python would complain that it is pending (B9)
         names = ", ".join(self._abandoned())
         log(ERROR, "workers that ignored two cancellations are left behind: %s", names, pipeline=self.plan.name)
 
     # -- the end of a worker ------------------------------------------------------------------
 
-    def _worker_ended(self, worker: ConsumerWorker | ProducerWorker, task: asyncio.Task[None] | None = None) -> None:
+    def _worker_ended(self, worker: ConsumerWorker | ProducerWorker | AttendantWorker, task: asyncio.Task[None] | None = None) -> None:
         if worker.abandoned:  # came back after all; the run is long over
             self._live.pop(worker, None)
             if not self._live:
@@ -275,12 +304,14 @@ class Supervisor:
         if task is not None and not task.cancelled() and (error := task.exception()) is not None:
             worker.failed_with(error)  # of the framework itself
         errors = self.outcome.judge(worker)
-        if errors:
+        if errors and not self._is_settled:
             self._stop_for(worker)
         if isinstance(worker, ProducerWorker):
             self._source_ended()
-        else:
+        elif isinstance(worker, ConsumerWorker):
             self._left_stage(worker)
+        else:
+            self._attending -= 1
         self._finish_if_ended()
         if self.entered:  # the caller of a run that is awaited gets them anyway
             stage = worker.stage.handler.name if isinstance(worker, ConsumerWorker) else worker.name
@@ -338,15 +369,24 @@ class Supervisor:
         Until then the deadline holds, and ends what takes longer. So what takes time is done by something that is live,
         never in :meth:`_finish`.
         """
-        if not (self._live or self.ended.is_set() or self.state is State.RUNNING):
-            self._finish()
+        if self.ended.is_set() or self.state is State.RUNNING:
+            return
+        if not self._is_settled:
+            if len(self._live) == self._attending:
+                self._finish()
+        elif self._attending == 0:
+            self._end()
 
     def _finish(self) -> None:
-        """End the run, at which nobody is at work any more but those who were abandoned; this waits for nothing."""
+        """End the run, at which nobody is at work any more but those who were abandoned; this waits for nothing.
+
+        What attends the sources is told to finish; if there is any, the run ends when that has.
+        """
         self.scaling.close()
         self._deadline.close()  # a failure in what follows sets no other
         for queue in self._channels:  # first, or a thread could feed an item that no report lists
             queue.close()  # an abandoned worker that comes back finds END
+        self._is_settled = True
         try:
             self._conclude()
         except Exception as error:  # or the run would never end
@@ -354,9 +394,21 @@ class Supervisor:
                 "the report cannot be written; this is a bug in asyncpc, please report it"
             )
             self.outcome.breach.__cause__ = error
-        finally:
-            self.ended.set()
-            _under_way.discard(self)
+        for worker in self._attendants:
+            worker.attendant.finish()
+        if self._attending:
+            self._deadline = Deadline(self._loop, self._at_deadline)
+            latest = self._loop.time() + self.plan.drain_timeout
+            self._deadline.limit(min(self._last_moment, latest) - self._loop.time())
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        self._deadline.close()
+        if self._attendants and self.outcome.report is not None:
+            self.accounts.renew_sources(self.outcome.report)
+        self.ended.set()
+        _under_way.discard(self)
         is_left_early = self.results is not None and self.outcome.is_clean()  # by whoever reads its results
         self.outcome.log_left(DEBUG if is_left_early else WARNING)
 
