@@ -20,9 +20,6 @@ yet; the side that ends one of these takes care of the parked threads.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future
-from contextlib import suppress
 from functools import partial
 from math import inf
 from threading import Lock, RLock, get_ident
@@ -32,23 +29,9 @@ from typing import Any, Final, Protocol
 from ..core.channel import Channel
 from ..core.waiting import BUDGET
 from ..errors import QueueShutDown, StateError
+from .into_loop import LONGEST_LOOK, LOOK, LOOP_IS_CLOSED, NOT_TAKEN, TIME_IS_UP, call_soon, in_loop
 
 __all__ = ["Bridge", "Feedable", "ThreadedSource", "bridge_to"]
-
-LOOK: Final = 0.05
-"""Seconds after which one of the threads that wait looks by itself.
-
-A loop that died wakes nobody (fault D6), and one that lives wakes them when half of the room is free.
-"""
-
-LONGEST_LOOK: Final = 1.0
-"""The most seconds between two looks of one thread."""
-
-LOOP_IS_CLOSED: Final = "the loop of this run is closed"
-
-TIME_IS_UP: Final = "time is up"
-
-NOT_TAKEN: Final = "the item was not taken"
 
 NO_ITEM: Final = object()
 
@@ -198,36 +181,17 @@ class Bridge:
         that, so the run never seems to have nothing left to do (invariant 3).
         """
         if self._channel.container is not None:  # a container runs user code, whose errors belong to the caller
-            self._in_loop(None, run.feed, item)
+            in_loop(self._loop, run.feed, item)
             return
         with self._lock:
             if not self._fed:
-                self._call(self.take_fed)
+                call_soon(self._loop, self.take_fed)
             self._run = run
             self._fed.append(item)
             # Looked at last: unless the channel is closed by now, the loop takes the item before anyone sees END.
             if self._channel.closed or self._is_dead():
                 self._fed.pop()
                 raise QueueShutDown("feed() after the end of its run: the item was not taken")
-
-    def result_of(self, future: Future[Any], lost: str, deadline: float | None = None) -> Any:
-        """Wait for a result that the loop will set; raise ``QueueShutDown``, with what is ``lost``, if it is closed.
-
-        A loop that was closed under its run answers nobody any more (fault D6). At ``deadline``: ``TimeoutError``.
-        """
-        patience = LOOK
-        while True:
-            dead = self._is_dead()  # before it looks for the result, which may have been the loop's last act
-            if future.done():
-                return future.result()
-            if dead:
-                raise QueueShutDown(f"{LOOP_IS_CLOSED}: {lost}")
-            left = patience if deadline is None else min(patience, deadline - monotonic())
-            if left <= 0:
-                raise TimeoutError(TIME_IS_UP)
-            with suppress(TimeoutError):
-                future.exception(left)
-            patience = min(2 * patience, LONGEST_LOOK)
 
     def _deliver(self, item: Any, source: ThreadedSource | None, deadline: float | None) -> None:
         attempt = self._attempt if self._plain else partial(self._attempt_in_loop, deadline)
@@ -253,7 +217,7 @@ class Bridge:
                 else:
                     parked = self._park(item, source)
             if calls:
-                self._call(self._look)
+                call_soon(self._loop, self._look)
         except BaseException:
             if calls:  # a signal handler may raise before the call; the others must not rely on it then
                 self._called = False
@@ -267,47 +231,19 @@ class Bridge:
         """
         self._check(source)
         answer = None if deadline is None else max(deadline, monotonic() + LOOK)
-        parked: _Parked | None = self._in_loop(answer, self._place, item, source)
+        parked: _Parked | None = in_loop(self._loop, self._place, item, source, deadline=answer, undo=self._unpark)
         return parked
 
-    def _in_loop(self, deadline: float | None, function: Callable[..., Any], *args: Any) -> Any:
-        """Call ``function`` in the loop and return its result; raises ``TimeoutError`` if it has not begun by then.
-
-        Whatever ends the wait withdraws the call, unless that has begun: then its end is awaited.
-        """
-        result: Future[Any] = Future()
-
-        def call() -> None:
-            if result.set_running_or_notify_cancel():  # or it was withdrawn
-                try:
-                    result.set_result(function(*args))
-                except BaseException as error:
-                    result.set_exception(error)
-
-        try:
-            self._call(call)
-            return self.result_of(result, NOT_TAKEN, deadline)
-        except BaseException as error:
-            if result.cancel():
-                raise
-            outcome = self.result_of(result, NOT_TAKEN)
-            if isinstance(error, Exception):
-                return outcome
-            if isinstance(outcome, _Parked):
-                with self._lock:
-                    self._leave(outcome)
-            raise
-
-    def _call(self, function: Callable[[], None]) -> None:
-        try:
-            self._loop.call_soon_threadsafe(function)
-        except RuntimeError:
-            raise QueueShutDown(f"{LOOP_IS_CLOSED}: {NOT_TAKEN}") from None
+    def _unpark(self, parked: _Parked | None) -> None:
+        if parked is not None:
+            with self._lock:
+                self._leave(parked)
 
     def _sleep(self, parked: _Parked, deadline: float | None) -> bool:
         """Sleep until woken, or until it is time to look; return whether the item was taken meanwhile.
 
-        The threads look one after the other: if all did each time, many would keep a core busy.
+        The loop wakes threads when half of the room is free; one that looks by itself may be in time for less. They
+        look one after the other: if all did each time, many would keep a core busy.
         """
         left = min(LOOK * max(1, len(self._parked)), LONGEST_LOOK)
         if deadline is not None:
@@ -364,7 +300,7 @@ class Bridge:
     def _see_to_parked(self) -> None:
         """Make sure that the loop looks while a thread is parked, or an item of a woken thread is on its way."""
         if (self._on_way or not self._woken) and not (self._waits or self._called or self._is_dead()):
-            self._call(self._look)
+            call_soon(self._loop, self._look)
             self._called = True
 
     def _wake_next(self) -> bool:

@@ -77,12 +77,14 @@ class Running(Generic[In_contra, Out_co]):
         from concurrent.futures import Future
 
         from ..offload.bridge import bridge_to
+        from ..offload.into_loop import result_of
 
         self._check_call()
         result: Future[Out_co] = Future()
-        bridge = bridge_to(self._run.first)
-        bridge.put(Tracked(item, self._ticket(cast(Any, result))), timeout)
-        return cast(Out_co, bridge.result_of(result, "the result of this item is lost"))
+        first = self._run.first
+        bridge_to(first).put(Tracked(item, self._ticket(cast(Any, result))), timeout)
+        assert first.loop is not None  # the run has begun
+        return cast(Out_co, result_of(first.loop, result, "the result of this item is lost"))
 
     async def call(self, item: In_contra, timeout: float | None = None) -> Out_co:
         """Put ``item`` and return the last stage's value for it; raises what a handler raised for it.

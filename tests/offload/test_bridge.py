@@ -205,7 +205,7 @@ class Interrupted(BaseException):
 def was_interrupted(thread: threading.Thread) -> bool:
     """Whether it knows, and still waits for what the loop is at."""
     frame = sys._current_frames().get(thread.ident or 0)
-    while frame is not None and frame.f_code.co_name != "_in_loop":
+    while frame is not None and frame.f_code.co_name != "in_loop":
         frame = frame.f_back
     return frame is not None and "error" in frame.f_locals
 
