@@ -92,6 +92,8 @@ class Handler(NamedTuple):
     """Whether it may give more than one result of an item."""
     no_calls: str = ""
     """Why else no ``call`` can be answered through it; empty if one can."""
+    nothing_follows: str = ""
+    """Why no stage can come after it; empty if one can."""
     call_limit: float | None = None
     """Seconds that a call outside the loop may take."""
     calls_of: Callable[[Any], Calls] | None = None

@@ -12,6 +12,7 @@ from itertools import accumulate
 from typing import Any, Final, NamedTuple, TypeVar
 
 from ..core.plan import Handler, Node, Origin, Plan
+from ..errors import DefinitionError
 
 __all__ = ["Layout", "OnUnfinished", "branching", "complete", "side_by_side"]
 
@@ -46,6 +47,9 @@ class Layout(NamedTuple):
     def then(self, following: Layout) -> Layout:
         """This and ``following``: all open ends write to the first stage of that."""
         first = len(self.nodes)
+        for node in self.nodes:
+            if not node.following and node.handler.nothing_follows:
+                raise DefinitionError(f"nothing can come after {node.handler.name!r}: {node.handler.nothing_follows}")
         origins = [one._replace(into=first) if one.into is None else one for one in self.origins]
         nodes = [node if node.following else node._replace(following=(first,)) for node in self.nodes]
         nodes += [node.moved(first) for node in following.nodes]
@@ -81,6 +85,7 @@ def _first_settings(*layouts: Layout) -> tuple[float | None, OnUnfinished | None
 def complete(name: str, layout: Layout, maxsize: int | None) -> Plan:
     """The plan of a layout: each consumer that receives failures becomes a stage, and each name becomes unique."""
     nodes, receivers = layout.nodes, _failure_receivers(layout.nodes)
+    _check_attended(name, layout)
     place = {id(handler): len(nodes) + at for at, handler in enumerate(receivers)}
     all_nodes = (*nodes, *map(Node, receivers))
     every = [node._replace(failures_to=place.get(id(node.handler.dead_letters))) for node in all_nodes]
@@ -97,6 +102,17 @@ def complete(name: str, layout: Layout, maxsize: int | None) -> Plan:
         drain_timeout=DRAIN_TIMEOUT if layout.drain_timeout is None else layout.drain_timeout,
         on_unfinished=layout.on_unfinished,
     )
+
+
+def _check_attended(name: str, layout: Layout) -> None:
+    """Refuse a stage that could keep the items of a source for ever, if the source gives so many and no more."""
+    if any(origin.attended is not None for origin in layout.origins):
+        for node in layout.nodes:
+            if node.handler.waits_for_more:
+                raise DefinitionError(
+                    f"pipeline {name!r}: stage {node.handler.name!r} waits until its batch is full, and a remote queue "
+                    "gives no more messages while those wait: write Batch(…, within=seconds)"
+                )
 
 
 def _shared(origins: Sequence[Origin], nodes: Sequence[Node]) -> tuple[int, ...]:

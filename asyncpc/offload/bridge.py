@@ -27,6 +27,8 @@ from time import monotonic
 from typing import Any, Final, Protocol
 
 from ..core.channel import Channel
+from ..core.seams import Ticket
+from ..core.tracked import Tracked, fed
 from ..core.waiting import BUDGET
 from ..errors import QueueShutDown, StateError
 from .into_loop import LONGEST_LOOK, LOOK, LOOP_IS_CLOSED, NOT_TAKEN, TIME_IS_UP, call_soon, in_loop
@@ -53,7 +55,7 @@ class ThreadedSource(Protocol):
 class Feedable(Protocol):
     """What handlers of a run feed their items to."""
 
-    def feed(self, item: Any, /) -> None:
+    def feed(self, item: Any, ticket: Ticket | None, /) -> None:
         """Feed an item, in the loop."""
 
     def count_fed(self, items: int, /) -> None:
@@ -174,20 +176,20 @@ class Bridge:
                 parked = self._park(NO_ITEM, source)
             self._sleep(parked, None)
 
-    def feed(self, item: Any, run: Feedable) -> None:
+    def feed(self, item: Any, ticket: Ticket | None, run: Feedable) -> None:
         """Put an item that a handler feeds, without waiting for room; raises ``QueueShutDown`` when its run has ended.
 
         The handler's worker is busy until the loop learns that the handler has returned. The loop takes the item before
         that, so the run never seems to have nothing left to do (invariant 3).
         """
         if self._channel.container is not None:  # a container runs user code, whose errors belong to the caller
-            in_loop(self._loop, run.feed, item)
+            in_loop(self._loop, run.feed, item, ticket)
             return
         with self._lock:
             if not self._fed:
                 call_soon(self._loop, self.take_fed)
             self._run = run
-            self._fed.append(item)
+            self._fed.append(item if ticket is None else Tracked(item, ticket))
             # Looked at last: unless the channel is closed by now, the loop takes the item before anyone sees END.
             if self._channel.closed or self._is_dead():
                 self._fed.pop()
@@ -367,7 +369,7 @@ class Bridge:
         """Move all fed items in one step, since the handlers that fed them are about to return."""
         with self._lock:
             if self._run is not None:
-                self._items.extend(self._fed)
+                self._items.extend([fed(one.item, one.ticket) if type(one) is Tracked else one for one in self._fed])
                 self._run.count_fed(len(self._fed))
                 self._fed.clear()
         self._channel.note_length()

@@ -152,16 +152,15 @@ def _gathering(call: Call, worker: ConsumerWorker) -> Call:
         stage.inbox.made_room(len(batch) - 1)  # the worker has freed one
         tickets = [item.ticket for item in batch if type(item) is Tracked] if stage.run.tracks else []
         rows = Batched(map(plain, batch), batch.reason)  # the handler's own, which it may change
+        worker.ticket = JointTicket(tickets) if tickets else None
+        try:
+            results = await call(rows)
+        finally:
+            worker.ticket = None
         if stage.handler.generates:
-            worker.ticket = JointTicket(tickets) if tickets else None
-            try:
-                await call(rows)
-            finally:
-                worker.ticket = None
             settle_all(batch)
             stage.counts.settled_besides += len(batch) - 1
             return DONE
-        results = await call(rows)
         if outlet.channel is None and not tickets:
             outlet.emitted += len(batch)
             if results is not None:

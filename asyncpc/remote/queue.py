@@ -15,8 +15,8 @@ from ..core.queue import DEFAULT_MAXSIZE
 from ..errors import DefinitionError, StateError
 from ..graph.definitions import define_handler
 from ..graph.layout import Layout
+from ..graph.parts import Part
 from ..graph.pipeline import Pipeline, Source, StageLike
-from ..mistakes import explained
 from ..options.batch import Batch
 from ..wording import redacted, shown
 from .address import engine_of, name_in
@@ -38,7 +38,6 @@ CLOSES_WITHIN: Final = 10.0
 """Seconds that the last confirmations may take when a block of ``open()`` is left."""
 
 
-@explained
 def remote_queue(
     url: str,
     type: type[T],  # noqa: A002  # the word for it
@@ -126,6 +125,12 @@ class RemoteQueue(Source[T], StageLike[T, None], Generic[T]):  # type: ignore[mi
     def __rshift__(self, following: StageLike[T, B]) -> Pipeline[T, B]:  # type: ignore[override]  # as a source
         return Source.__rshift__(self, following)
 
+    if not TYPE_CHECKING:  # checkers know that what comes before takes it
+
+        def __rrshift__(self, first: object) -> Pipeline[Any, None]:
+            # asked first, as it is a kind of Source itself
+            return Pipeline(first, self) if isinstance(first, Part) else StageLike.__rrshift__(self, first)
+
     def open(self) -> OpenQueue[T]:
         """Connect, to put items or to look: ``async with queue.open() as q: await q.put(item)``."""
         return OpenQueue(self._name, self._session, self._codec)
@@ -147,7 +152,7 @@ class RemoteQueue(Source[T], StageLike[T, None], Generic[T]):  # type: ignore[mi
             batch=Batch(AT_ONCE, within=0),
             context=cast(Callable[[], AbstractAsyncContextManager[OpenQueue[T]]], self.open),
             maxsize=max(2 * AT_ONCE, DEFAULT_MAXSIZE),
-        )
+        )._replace(nothing_follows="it is a remote queue; write two pipelines, … >> queue and queue >> …")
         return Layout(nodes=(Node(handler),))
 
     def _session(self, at_once: int = 0) -> Session:

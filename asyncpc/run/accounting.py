@@ -82,6 +82,11 @@ class Accounts:
                 release_all(_items_of(stage))
             stage.inbox.items.clear()
 
+    def let_go_of_results(self) -> None:
+        """Release the values that nobody will read."""
+        if self._results is not None and self.tracked:
+            release_all(self._results.items)
+
     def breach(self, statistics: Statistics) -> ConservationError | None:
         """Check conservation: what went in has come out, is in flight, or is queued."""
         for one in statistics.stages:

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ..checks import at_least_1, check_seconds
+from ..core.seams import Ticket
 from ..core.tracked import CallTicket, Tracked
 from ..errors import QueueShutDown, StateError
 from ..failure import KeptFailure
@@ -257,9 +258,10 @@ class Running(Generic[In_contra, Out_co]):
 class Results(Generic[Out_co]):
     """A run whose last stage's values are read; after the block nothing is left running."""
 
-    __slots__ = ("_end", "_run", "_start")
+    __slots__ = ("_end", "_last", "_run", "_start")
 
     def __init__(self, start: Callable[[], Supervisor], end: Callable[[], None]) -> None:
+        self._last: Ticket | None = None  # of the value that the reader has
         self._start = start
         self._end = end
         self._run: Supervisor | None = None
@@ -273,6 +275,10 @@ class Results(Generic[Out_co]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         run = self._entered()
+        if self._last is not None:
+            (self._last.settle if error is None else self._last.release)()
+            self._last = None
+        run.accounts.let_go_of_results()
         end_block(run, error)
         await leave(run, error, self._end, run.outcome.result)
 
@@ -282,16 +288,23 @@ class Results(Generic[Out_co]):
     async def __anext__(self) -> Out_co:
         """Return the next value; the iteration ends with the run, and raises ``PipelineError`` if the run failed.
 
+        A message of a remote queue is acknowledged when the reader asks for the value after the last one made of it.
+
         *Cancel safety*: all or nothing; no value is lost.
         """
         run = self._entered()
         assert run.results is not None
+        if self._last is not None:  # the reader has done with it, as it asks for more
+            self._last.settle()
+            self._last = None
         try:
             value = await run.results.get()
         except QueueShutDown:
             pass  # and an error of the run comes out without this one as its context
         else:
             run.accounts.results_read += 1
+            if type(value) is Tracked:
+                self._last, value = value.ticket, value.item
             return cast(Out_co, value)
         await run.ended.wait()
         run.outcome.is_delivered = True

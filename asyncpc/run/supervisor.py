@@ -425,6 +425,8 @@ class Supervisor:
         self.outcome.report.signal = self.outcome.signal  # last, since a signal may come between any two steps
         self.outcome.breach = self.accounts.breach(self.outcome.report.statistics)
         self.accounts.let_go()
+        if self._cancels:  # or their reader may still come for them
+            self.accounts.let_go_of_results()
 
     def report_so_far(self) -> Report:
         """The report as it would be now: items queued and in flight count as unfinished."""

@@ -675,7 +675,7 @@ async def test_nothing_comes_between_a_look_and_a_put_in_the_loop() -> None:
         assert not channel.is_full()
         with pytest.raises(TimeoutError):
             in_thread_at_once(running.put_from_thread, 1, 0)
-        running._run.intake.feed(2)  # as if it had seen room
+        running._run.intake.feed(2, None)  # as if it had seen room
         with pytest.raises(TimeoutError):
             in_thread_at_once(running.put_from_thread, 1, 0)
         go_on.set()

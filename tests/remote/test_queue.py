@@ -1,0 +1,411 @@
+"""A pipeline is cut at a remote queue and nothing else changes; each message ends as all that was made of it ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import pytest
+from virtual import run_virtual
+
+from asyncpc import Batch, DefinitionError, Failure, Pipeline, PipelineError, StateError, broadcast, consumer, feed, source
+from asyncpc.remote.broker import Depth, Message
+from asyncpc.remote.codec import PayloadError
+from asyncpc.remote.queue import RemoteQueue, remote_queue
+
+_names = count()
+
+
+@dataclass
+class Job:
+    number: int
+    text: str = ""
+
+
+def fresh(**options: Any) -> RemoteQueue[Job]:
+    """A queue in memory of its own."""
+    return remote_queue(f"memory://queue-{next(_names)}", Job, **options)
+
+
+async def put(queue: RemoteQueue[Job], *numbers: int) -> None:
+    async with queue.open() as opened:
+        await opened.put_many([Job(number) for number in numbers])
+
+
+def counts(depth: Depth) -> tuple[int, int, int, int]:
+    return depth.ready, depth.unacknowledged, depth.delayed, depth.dead
+
+
+EMPTY = (0, 0, 0, 0)
+
+eager = pytest.mark.parametrize("eager", [False, True])
+
+
+@eager
+def test_the_same_consumers_run_on_both_sides_of_a_queue(eager: bool) -> None:
+    """Protects program 13 of the contract: one process publishes what the other handles."""
+    queue, shown = fresh(), []
+
+    @consumer
+    async def scan(number: int) -> Job:
+        return Job(number)
+
+    @consumer(concurrency=3)
+    async def resize(job: Job) -> str:
+        await asyncio.sleep(0.01)
+        return f"<{job.number}>"
+
+    @consumer
+    async def upload(text: str) -> None:
+        shown.append(text)
+
+    async def main() -> None:
+        report = await (source(range(1000)) >> scan >> queue)
+        assert report.stages[-1].done == 1000
+        assert counts(await queue.depth()) == (1000, 0, 0, 0)
+        async with queue >> resize >> upload as running:
+            await asyncio.sleep(10)
+            report = await running.drain()
+        assert report.done == 1000
+        assert sorted(shown) == sorted(f"<{number}>" for number in range(1000))
+        assert counts(await queue.depth()) == EMPTY
+
+    run_virtual(main, eager=eager)
+
+
+@eager
+def test_a_message_is_acknowledged_after_everything_made_of_it(eager: bool) -> None:
+    """Protects the promise: generators, branches, feed and a batch at the end all count."""
+    queue = fresh()
+    under_way = 0
+
+    @consumer
+    async def split(job: Job) -> AsyncIterator[int]:
+        if job.number < 100:
+            feed(Job(100 + job.number))
+        for part in range(3):
+            yield part
+
+    @consumer
+    async def left(part: int) -> int:
+        await asyncio.sleep(5)
+        return part
+
+    @consumer
+    async def right(part: int) -> int:
+        return part
+
+    @consumer(batch=Batch(4, within=3.0))
+    async def store(parts: list[int]) -> None:
+        nonlocal under_way
+        under_way -= len(parts)
+
+    async def main() -> None:
+        nonlocal under_way
+        under_way = 12
+        await put(queue, 1)
+        async with queue >> split >> broadcast(left, right) >> store as running:
+            while under_way:
+                await asyncio.sleep(0.5)
+                assert counts(await queue.depth()) == (0, 1, 0, 0) or not under_way
+            await asyncio.sleep(0.5)
+            assert counts(await queue.depth()) == EMPTY
+            await running.drain()
+
+    run_virtual(main, eager=eager)
+
+
+def test_feed_from_a_thread_counts_too() -> None:
+    """Protects plain handlers: what they feed holds the message, though another thread told it."""
+    queue, seen = fresh(), []
+    go_on = asyncio.Event()
+
+    @consumer
+    def crawl(job: Job) -> Job:
+        if job.number < 3:
+            feed(Job(job.number + 1))
+        return job
+
+    @consumer(concurrency=4)
+    async def keep(job: Job) -> None:
+        seen.append(job.number)
+        if job.number == 3:
+            await go_on.wait()
+
+    async def main() -> None:
+        await put(queue, 0)
+        async with queue >> crawl >> keep:
+            while len(seen) < 4:
+                await asyncio.sleep(0.01)
+            assert counts(await queue.depth()) == (0, 1, 0, 0)
+            go_on.set()
+        assert counts(await queue.depth()) == EMPTY
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("batch", [None, Batch(2, within=0.1)])
+@eager
+def test_what_fails_goes_to_the_dead_letters_and_the_run_goes_on(batch: Batch | None, eager: bool) -> None:
+    """Protects a worker from one bad message; nothing has to be written for it."""
+    queue = fresh()
+
+    async def handle(job: Any) -> Any:
+        if any(one.number == 2 for one in (job if isinstance(job, list) else [job])):
+            raise ValueError("two")
+
+    stage: Any = consumer(handle, batch=batch, retry=2) if batch is None else consumer(handle, batch=batch)
+
+    async def main() -> None:
+        await put(queue, *range(5))
+        async with queue >> stage as running:
+            await asyncio.sleep(5)
+            report = await running.drain()
+        assert report.failed == (1 if batch is None else 2)
+        assert report.complete
+        async with queue.open() as opened:
+            dead = await opened.broker.dead(10, "")
+        assert b'{"number":2,"text":""}' in [one.message.body for one in dead]
+        assert b"ValueError: two" in dead[0].failure
+        assert counts(await queue.depth())[:3] == (0, 0, 0)
+
+    run_virtual(main, eager=eager)
+
+
+@pytest.mark.parametrize("on_error", ["skip", "function", "consumer"])
+def test_a_policy_that_is_written_is_obeyed(on_error: str) -> None:
+    """Protects what the user wrote: then the queue's dead letters stay empty, and the message is done with."""
+    queue, told = fresh(), []
+
+    @consumer
+    async def tell(failure: Failure) -> None:
+        await asyncio.sleep(1)
+        told.append(failure)
+
+    policy: Any = {"skip": "skip", "function": told.append, "consumer": tell}[on_error]
+
+    @consumer(on_error=policy)
+    async def handle(job: Job) -> None:
+        raise ValueError(job.number)
+
+    async def main() -> None:
+        await put(queue, *range(3))
+        async with queue >> handle as running:
+            await asyncio.sleep(10)
+            await running.drain()
+        assert len(told) == (0 if on_error == "skip" else 3)
+        assert counts(await queue.depth()) == EMPTY
+
+    run_virtual(main)
+
+
+def test_stop_written_out_gives_the_message_back() -> None:
+    """Protects ``on_error="stop"``: the run fails, the message comes again after a pause, and that was an attempt."""
+    queue = fresh()
+
+    @consumer(on_error="stop")
+    async def handle(job: Job) -> None:
+        if job.number == 1:
+            raise ValueError("one")
+        await asyncio.sleep(100)
+
+    async def main() -> None:
+        await put(queue, 1, 2, 3)
+        with pytest.raises(PipelineError):
+            async with queue >> handle as running:
+                await running.wait()
+        depth = await queue.depth()
+        assert counts(depth) == (2, 0, 1, 0)
+        await asyncio.sleep(2)
+        async with queue.open() as opened:
+            assert [one.attempt for one in await opened.broker.receive(3, 1.0, 1)] == [1, 1, 2]
+
+    run_virtual(main)
+
+
+@eager
+def test_a_drain_gives_back_what_it_cannot_finish(eager: bool) -> None:
+    """Protects a deadline: what was cancelled comes again, no attempt counted, in its order, before the time is up."""
+    queue = fresh(prefetch=10)
+
+    @consumer(concurrency=2)
+    async def handle(job: Job) -> None:
+        await asyncio.sleep(1000)
+
+    async def main() -> None:
+        await put(queue, *range(20))
+        loop = asyncio.get_running_loop()
+        async with queue >> handle as running:
+            await asyncio.sleep(1)
+            began = loop.time()
+            report = await running.drain(timeout=5)
+            assert loop.time() - began <= 5.1
+            assert len(report.unfinished) >= 2
+            async with queue.open() as opened:
+                again = await opened.broker.receive(20, 1.0, 1)
+            assert [one.body[10:12].strip(b",") for one in again] == [b"%d" % n for n in range(20)]
+            assert {one.attempt for one in again} == {1}
+            running._run.outcome.is_delivered = True
+
+    run_virtual(main, eager=eager)
+
+
+def test_a_reader_of_results_acknowledges_as_it_reads() -> None:
+    """Protects ``stream()``: what a reader did not come to is given back; so is what it failed with."""
+    queue = fresh(prefetch=10)
+
+    @consumer
+    async def double(job: Job) -> int:
+        return 2 * job.number
+
+    async def main() -> None:
+        await put(queue, *range(10))
+        async with (queue >> double).stream() as values:
+            async for value in values:
+                if value == 8:
+                    break
+                await asyncio.sleep(1)
+                assert counts(await queue.depth())[:2] == (0, 10 - value // 2)
+        assert counts(await queue.depth()) == (5, 0, 0, 0)
+        with pytest.raises(KeyError):
+            async with (queue >> double).stream() as values:
+                async for value in values:
+                    if value == 12:
+                        raise KeyError(value)
+        assert counts(await queue.depth()) == (4, 0, 0, 0)
+
+    run_virtual(main)
+
+
+def test_payloads_are_checked_when_they_arrive() -> None:
+    """Protects the handlers: what is not as declared is buried at once, and never decoded if it is too large."""
+    queue, seen = fresh(max_bytes=100), []
+
+    @consumer
+    async def handle(job: Job) -> None:
+        seen.append(job)
+
+    async def main() -> None:
+        from asyncpc.remote.broker import Outgoing
+
+        bodies = [
+            b'{"number": 1}',
+            b'{"number": "one"}',
+            b"\xff\xfe",
+            b"[" * 50 + b"]" * 50,
+            b"[" * 99,
+            b'{"number": 1' + b"0" * 80 + b"}",
+            b'{"number": 1, "text": "' + b"x" * 1000,
+            b"",
+            b"null",
+        ]
+        async with queue.open() as opened:
+            await opened.broker.publish([Outgoing(f"p{at}", body) for at, body in enumerate(bodies)])
+            await opened.broker.publish([Outgoing("pickle", b"{}", {"content-type": "application/python-pickle"})])
+            async with queue >> handle:
+                await asyncio.sleep(5)
+            dead = await opened.broker.dead(100, "")
+        assert [job.number for job in seen][0] == 1
+        assert len(dead) + len(seen) == 10
+        assert len(seen) <= 2  # a huge number is one
+        assert b"allows no more" in b"".join(one.failure for one in dead)
+
+    run_virtual(main)
+
+
+def test_a_put_says_what_cannot_be_put() -> None:
+    """Protects the sender: the item is refused where it is put, not where it arrives."""
+    queue = fresh(max_bytes=40)
+
+    async def main() -> None:
+        async with queue.open() as opened:
+            with pytest.raises(PayloadError, match="max_bytes=40 allows no more"):
+                await opened.put(Job(1, "x" * 100))
+            with pytest.raises(PayloadError, match="cannot be encoded"):
+                await opened.put(object())  # type: ignore[arg-type]  # that is the mistake
+            with pytest.raises(StateError, match="cannot do what key= asks for"):
+                await opened.put(Job(1), key="a")
+            with pytest.raises(StateError, match="cannot do what connection= asks for"):
+                await opened.put(Job(1), connection=object())
+            with pytest.raises(PayloadError, match="begin with 'x-'"):
+                await opened.put(Job(1), headers={"content-type": "text/html"[:9], "cookie": "a"})
+            await opened.put(Job(1), id="one", headers={"x-tenant": "a", "traceparent": "00-1-2-01"})
+            await opened.put(Job(1), id="one")
+            messages: list[Message] = await opened.broker.receive(9, 0.1, 1)
+            assert [dict(one.headers) for one in messages] == [
+                {"x-tenant": "a", "traceparent": "00-1-2-01", "content-type": "application/json"}
+            ]
+        with pytest.raises(StateError, match="is not open"):
+            await opened.put(Job(1))
+
+    run_virtual(main)
+
+
+def test_put_from_thread() -> None:
+    """Protects a web server without a loop; in the loop's own thread it would wait for itself."""
+    queue = fresh()
+
+    async def main() -> None:
+        async with queue.open() as opened:
+            await asyncio.to_thread(opened.put_from_thread, Job(1))
+            with pytest.raises(StateError, match="write await q.put"):
+                opened.put_from_thread(Job(2))
+        assert counts(await queue.depth()) == (1, 0, 0, 0)
+
+    asyncio.run(main())
+
+
+def test_mistakes_are_refused_where_they_are_written() -> None:
+    """Protects a first hour: each wrong argument names itself and what would be right."""
+    for url, message in [
+        ("jobs", "names no engine; it has to begin with amqp://"),
+        ("kafka://host/jobs", "names no engine"),
+        ("memory://", "expected memory://name"),
+        (7, "names no engine"),
+    ]:
+        with pytest.raises(DefinitionError, match=message):
+            remote_queue(url, Job)  # type: ignore[arg-type]  # that is the mistake
+    for options, message in [
+        ({"prefetch": 0}, "prefetch"),
+        ({"lease": -1}, "lease=-1 must be a number of seconds"),
+        ({"codec": "pickle"}, "must be 'json' or 'msgpack'"),
+        ({"host": "a"}, "takes no option"),
+    ]:
+        with pytest.raises(DefinitionError, match=message):
+            fresh(**options)
+    with pytest.raises(DefinitionError, match="no type of plain data"):
+        remote_queue("memory://a", asyncio.Event)
+    with pytest.raises(DefinitionError, match="://user:\\*\\*\\*@host/jobs' names no engine"):
+        remote_queue("kafka://user:secret@host/jobs", Job)
+
+
+def test_a_batch_without_a_limit_of_time_is_refused_behind_a_remote_queue() -> None:
+    """Protects against a pipeline that waits for ever: its messages would fill the prefetch, and no more would come."""
+
+    @consumer(batch=Batch(100))
+    async def store(jobs: list[Job]) -> None: ...
+
+    with pytest.raises(DefinitionError, match=r"Batch\(…, within=seconds\)"):
+        fresh() >> store
+    source([Job(1)]) >> store
+
+
+def test_a_remote_queue_in_the_middle_is_refused() -> None:
+    """Protects against a pipeline that publishes and never handles: it is two."""
+
+    @consumer
+    async def handle(job: Job) -> None: ...
+
+    queue = fresh()
+    pipeline = source([Job(1)]) >> queue
+    assert isinstance(pipeline, Pipeline)
+    with pytest.raises(DefinitionError, match="write two pipelines"):
+        pipeline >> handle  # type: ignore[operator]  # checkers refuse it too
+
+
+def test_a_queue_shows_no_password() -> None:
+    """Protects logs: the address is shown without it (fault F7)."""
+    assert "memory://" in repr(fresh())
