@@ -26,6 +26,7 @@ The wings of the house. Imports only go down this list, and inside a wing no two
 
     cli       reads arguments, writes to the terminal, sets exit codes
     runner    owns a loop
+    remote    carries items between processes: queues with a URL, on engines such as SQLite or Redis
     metrics   lets Prometheus read counters, and tells probes whether runs are well
     watch     shows a pipeline, a run or a profile to people
     graph     what a user writes: sources and stages, joined into pipelines
@@ -65,6 +66,7 @@ from .options.batch import Batch
 from .options.breaker import Breaker
 from .options.rate import Rate
 from .options.retry import Retry
+from .remote.queue import RemoteQueue, remote_queue
 from .run.health import Health
 from .run.intake import feed
 from .run.report import PipelineError, Report, SourceStatistics, StageStatistics, Statistics, Unfinished
@@ -92,6 +94,7 @@ __all__ = [
     "QueueShutDown",
     "QueueStatistics",
     "Rate",
+    "RemoteQueue",
     "Report",
     "Restart",
     "Results",
@@ -114,6 +117,7 @@ __all__ = [
     "feed",
     "merge",
     "producer",
+    "remote_queue",
     "route",
     "run",
     "source",

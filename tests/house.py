@@ -128,11 +128,15 @@ def _reachable(edges: Mapping[str, set[str]], name: str) -> set[str]:
 
 @cache
 def attributes_read(module: Module) -> set[str]:
-    """The attributes that ``module`` reads of anything: names after a dot, and those that ``getattr`` is given."""
+    """The attributes that ``module`` reads of anything: names after a dot, and those that ``getattr`` is given.
+
+    Not those of asyncio, whose ``timeout`` is no option of ours.
+    """
     found: set[str] = set()
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-            found.add(node.attr)
+            if not (isinstance(node.value, ast.Name) and node.value.id == "asyncio"):
+                found.add(node.attr)
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("getattr", "hasattr"):
             found |= {arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)}
     return found

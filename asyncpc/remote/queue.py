@@ -19,7 +19,6 @@ from ..graph.parts import Part
 from ..graph.pipeline import Pipeline, Source, StageLike
 from ..options.batch import Batch
 from ..wording import redacted, shown
-from .address import engine_of, name_in
 from .broker import Broker, Depth, Disconnected, Outgoing, Settings
 
 if TYPE_CHECKING:
@@ -85,12 +84,13 @@ def remote_queue(
     What else is given goes to the client library of the engine. Raises ``DefinitionError`` for a URL or an option that
     cannot work, and if the package of the engine's client is not installed.
     """
+    from .address import engine_of, name_in  # here, since most programs have no remote queue, and no msgspec
+    from .codec import codec_for
+    from .session import Terms
+
     label = check_name(name or name_in(url) if isinstance(url, str) else name or "remote queue")
     where = f"remote queue {label!r}"
     engine = engine_of(url)
-    from .codec import codec_for  # here, since most programs have no remote queue, and no msgspec
-    from .session import Terms
-
     if prefetch is not None:
         at_least_1(where, "prefetch", prefetch)
     at_least_1(where, "attempts", attempts)

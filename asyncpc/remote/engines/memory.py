@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from ...errors import DefinitionError
+from ...wording import shown
 from ..broker import SUSPECT_AFTER, DeadLetter, Depth, Guarantees, Message, Outgoing, Settings
 
 __all__ = ["MemoryBroker"]
@@ -69,7 +70,7 @@ class MemoryBroker:
         if not name or parts.query:
             raise DefinitionError("remote_queue: expected memory://name")
         if settings.client:
-            raise DefinitionError(f"remote_queue: memory:// takes no option {sorted(settings.client)[0]!r}")
+            raise DefinitionError(f"remote_queue: memory:// takes no option {shown(min(settings.client))}")
         self._queue = _queues.setdefault(name, _Queue())
         self._lease = settings.lease
         self._changed = asyncio.Event()  # since receive looked last
