@@ -14,7 +14,7 @@ FAILURES_KEPT: Final = 100
 
 
 class Failure(NamedTuple):
-    """An item that failed, for ``on_error=`` and the report: texts, so that nothing but the item is kept alive."""
+    """An item that failed, for ``on_error=`` and the report; its error is kept as text, so nothing else stays alive."""
 
     item: Any
     """The item as the stage got it."""

@@ -49,7 +49,7 @@ HOUSE: Final = the_house()
 
 def levels_in(text: str) -> dict[str, int]:
     """The level of each wing or module on the map, from the ground floor (0) up."""
-    text = text[text.index("The wings of the house") :]
+    text = text[text.index("The package is divided into wings") :]
     rows = re.findall(r"^    (\w+(?:, \w+)*)(?:: |  +)\S", text, re.MULTILINE)
     return {name: level for level, row in enumerate(reversed(rows)) for name in row.split(", ")}
 

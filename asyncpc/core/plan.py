@@ -108,7 +108,7 @@ class Handler(NamedTuple):
         opened = self.context()
         if not isinstance(opened, AbstractAsyncContextManager):
             raise TypeError(
-                f"stage {self.name!r}: context= gave a {type(opened).__name__}, which is no async context manager: "
+                f"stage {self.name!r}: context= gave a {type(opened).__name__}, which is not an async context manager: "
                 "decorate the function with @asynccontextmanager"
             )
         return opened

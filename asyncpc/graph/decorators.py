@@ -237,7 +237,7 @@ def consumer(
         A :class:`Breaker` that lets the stage rest after calls that failed in a row. All places of one consumer in a
         run share it.
     ``batch``
-        A :class:`Batch`: the handler gets several items in a list of its own, which it may change. Beside ``key``, a
+        A :class:`Batch`: the handler gets several items in a list of its own, which it may change. With ``key``, a
         batch may hold items of several keys, but the items of one key are never in two calls at once.
     ``ordered``
         Whether values leave in the order in which the items came in. A worker that is ahead need not wait for a slow

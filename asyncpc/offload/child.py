@@ -153,7 +153,7 @@ def _packed_error(name: str, place: str, error: BaseException) -> bytes:
 
 
 def explained(what: str, error: Exception) -> NotPicklable:
-    """The error that says what cannot travel, and the cure."""
+    """The error that says what cannot be sent, and what to use instead."""
     return NotPicklable(
         f"{what} ({described(error)}); use plain data and classes from the top of a module, or run_in='thread'"
     )

@@ -36,7 +36,7 @@ class Batch(NamedTuple):
     """
 
     size: float
-    """Items, or with ``weigh`` the most that they may weigh together."""
+    """The most items in a batch, or with ``weigh`` the most that they may weigh together."""
     within: float | None = None
     """Seconds after the first item in which the batch may grow; None: no limit."""
     weigh: Callable[[Any], float] | None = None

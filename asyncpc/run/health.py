@@ -31,7 +31,7 @@ class Health(NamedTuple):
     """Whether a run is well at one moment. A run that drains is live and not ready."""
 
     live: bool
-    """Whether the run has not failed and its event loop answers. If not, restarting the process is the cure."""
+    """Whether the run has not failed and its event loop answers. If not, restart the process."""
     ready: bool
     """Whether it is running and takes items: neither before its start, nor while it drains, nor after its end."""
     stalled: tuple[tuple[str, float], ...]

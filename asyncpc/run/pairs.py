@@ -25,8 +25,8 @@ class Pairs:
             handler = node.handler
             if handler.gives_several:
                 raise DefinitionError(
-                    f"collect(pairs=True) needs one result of each item, but stage {handler.name!r} may give more than "
-                    "one: use collect() or stream()"
+                    f"collect(pairs=True) needs one result for each item, but stage {handler.name!r} may give more "
+                    "than one: use collect() or stream()"
                 )
             if handler.dead_letters is not None:
                 raise DefinitionError(

@@ -62,8 +62,8 @@ def bottleneck(run: Figures) -> str:
     slow = max(run.sources, key=lambda source: source.loop_held, default=None)
     if slow is not None and slow.loop_held > MOST * run.elapsed:
         share = _share(slow.loop_held, run.elapsed)
-        cure = "read it in a thread: source(…, run_in='thread')"
-        return f"{slow.name}: holds up the event loop {share:.0%} of the time; {cure}"
+        advice = "read it in a thread: source(…, run_in='thread')"
+        return f"{slow.name}: holds up the event loop {share:.0%} of the time; {advice}"
     busy = {stage.name: _busy_share(stage, run.elapsed) for stage in run.stages}
     limit = max(run.stages, key=lambda stage: busy[stage.name])
     if run.elapsed <= 0 or limit.received == 0:
@@ -83,12 +83,12 @@ def bottleneck(run: Figures) -> str:
 
 
 def loop_holders(run: Figures) -> list[str]:
-    """A line for each stage and source that held up the event loop for most of a run, with the cure."""
+    """A line for each stage and source that held up the event loop for most of a run, with advice."""
     held = [(one.name, one.loop_held, "write it without async") for one in run.stages]
     held += [(one.name, one.loop_held, "read it in a thread, as a plain generator is") for one in run.sources]
     return [
-        f"{name!r} held the event loop {100 * _share(seconds, run.elapsed):.0f} % of the time: {cure}"
-        for name, seconds, cure in held
+        f"{name!r} held the event loop {100 * _share(seconds, run.elapsed):.0f} % of the time: {advice}"
+        for name, seconds, advice in held
         if seconds > max(TOLD_FROM, MOST * run.elapsed)
     ]
 

@@ -60,7 +60,7 @@ def looking(running: Running[Any, Any], look: Callable[[Running[Any, Any]], None
         try:
             look(running)
         except Exception as error:
-            log(WARNING, "a run is not watched any more: %s", summary(error))
+            log(WARNING, "a run is no longer watched: %s", summary(error))
         else:
             timer = loop.call_later(LOOK_EVERY, look_again)
 

@@ -221,7 +221,7 @@ def _total_of(origin: Origin, pipeline: str) -> int | None:
         return None
     if isinstance(total, int) and total >= 0:
         return total
-    message = "source %r: total= returned no number of items, so its progress has no total"
+    message = "source %r: total= did not return a number of items, so its progress has no total"
     log(WARNING, message, origin.name, pipeline=pipeline, stage=origin.name)
     return None
 
