@@ -66,7 +66,7 @@ def level(module: str) -> int:
 
 def test_the_map_shows_every_wing() -> None:
     """Somebody who reads ``asyncpc/__init__.py`` knows all wings, all modules beside them, and nothing that is gone."""
-    sample = "The wings of the house\n\n    high      said\n    low       said\n    one, two: said\n"
+    sample = "The package is divided into wings\n\n    high      said\n    low       said\n    one, two: said\n"
     assert levels_in(sample) == {"one": 0, "two": 0, "low": 1, "high": 2}
     assert set(LEVELS) == {module.wing for module in HOUSE.values()} - {"", "__main__"}
     assert LEVELS["core"] == 1

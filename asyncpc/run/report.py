@@ -304,7 +304,7 @@ class PipelineError(ExceptionGroup[Exception]):
     """A run failed: a group of the original exceptions, so that ``except*`` works.
 
     ``report`` is the :class:`~asyncpc.Report` of the run, with what was not handled. ``results`` are those that
-    ``collect()`` had got before; an empty list for all other ways to run.
+    ``collect()`` had before the failure; for other ways to run, an empty list.
     """
 
     report: Report
