@@ -33,7 +33,7 @@ other::
     run       runs a pipeline: its supervisor, its accounts, its report, the object that its user gets
     options   what a user asks of a stage, one file each
     offload   calls and sources that would block the event loop: threads, processes, interpreters
-    core      what an item meets: channels, stages, workers
+    core      what every item goes through: channels, stages, workers
     errors, failure, wording, checks, mistakes, backoff, logs: everything above may use them
 """
 

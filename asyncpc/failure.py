@@ -10,7 +10,7 @@ from .wording import described, redacted
 __all__ = ["FAILURES_KEPT", "Failure", "KeptFailure"]
 
 FAILURES_KEPT: Final = 100
-"""How many of a run's failures its report tells: the last ones."""
+"""How many failures a report keeps: the last ones."""
 
 
 class Failure(NamedTuple):

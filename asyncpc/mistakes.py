@@ -141,7 +141,7 @@ def unknown_attribute(thing: object, name: str) -> AttributeError:
 def absent(kind: C) -> C:
     """A class whose objects say what to write for the attributes in :data:`MEANT`; for a decorator.
 
-    It does what ``__getattr__`` does, which would make each call of a method dearer (by 100 ns in CPython 3.11).
+    It does what ``__getattr__`` does, which would make each call of a method slower (by 100 ns in CPython 3.11).
     """
     for name, advice in _meant(kind.__name__).items():
         setattr(kind, name, _Absent(name, advice))

@@ -76,7 +76,7 @@ class Handler(NamedTuple):
     takes_lists: bool = False
     """Whether a call gets several items, as a list."""
     items_per_call: int = 1
-    """How many items a call gets, as far as that is known."""
+    """How many items a call gets, if that is known."""
     needs_single: str = ""
     """What needs one item for each call; empty if nothing does."""
     kept_by: str = ""

@@ -249,7 +249,7 @@ def consumer(
     ``overflow``, ``on_drop``
         What happens to an item that finds the queue full. ``"wait"`` is backpressure. ``"drop_oldest"`` and
         ``"drop_newest"`` drop an item, count it, and call ``on_drop`` with it. ``"raise"`` raises ``asyncio.QueueFull``
-        in ``put``. If the stage before emits a value that is refused this way, the item that it was made of fails
+        in ``put``. If the stage before emits a value that is refused this way, the item from which it was made fails
         there, under that stage's ``on_error``.
     ``run_in``
         None is ``"loop"`` for async functions, ``"thread"`` for all others: one thread for each worker. ``"process"``

@@ -103,7 +103,7 @@ class StageLike(Part, Generic[In_contra, Out_co]):
 
 
 class Consumer(StageLike[In_contra, Out_co], Generic[In_contra, Out_co, P, Call_co]):
-    """A function or generator, async or not, as a stage; a call of it calls just the function."""
+    """A function or generator, async or not, as a stage; calling it calls just the function."""
 
     __wrapped__: Callable[..., Any]
 

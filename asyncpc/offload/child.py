@@ -1,6 +1,6 @@
 """The other process's half of a process stage: it imports the handler, makes calls and answers.
 
-It says what it cannot do instead of dying of it, and ends when the process that asks is gone.
+It reports what it cannot do instead of dying, and ends when the process that asks is gone.
 """
 
 from __future__ import annotations

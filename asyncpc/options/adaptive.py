@@ -1,4 +1,4 @@
-"""``concurrency=``: how many workers a stage has; with ``Adaptive``, as many as its calls stay quick with."""
+"""``concurrency=``: how many workers a stage has; with ``Adaptive``, as many as keep its calls quick."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ class Batching(NamedTuple):
 
 
 class SplitOnError:
-    """Gives the items of a batch that failed back, one by one, so that only those fail which are the reason."""
+    """Gives back the items of a batch that failed, one by one, so that only those that cause errors fail."""
 
     __slots__ = ("_otherwise",)
 
@@ -283,7 +283,7 @@ class Batches:
         self.add_alone(Batched([batch[place]], batch.reason))
 
     def add_alone(self, batch: Batched) -> Batched:
-        """Put a batch of one item before all that is no such batch."""
+        """Put a batch of one item before every other kind of batch."""
         self._again.append(batch)
         self._count += 1
         return batch

@@ -17,7 +17,7 @@ from ..wording import shown
 __all__ = ["Rate", "RateLimit", "set_rate"]
 
 PORTIONS: Final = 64
-"""Keys are kept in so many portions, so that looking through one, or making it larger, takes no time to speak of."""
+"""Keys are kept in so many portions, so that looking through one, or making it larger, takes hardly any time."""
 
 
 @explained

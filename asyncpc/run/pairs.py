@@ -1,4 +1,4 @@
-"""``collect(pairs=True)``: each item of the sources with the one result that was made of it."""
+"""``collect(pairs=True)``: each item of the sources with the one result that was made from it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Pairs:
 
 
 class _PairTicket:
-    """The ticket of an item of which one result is made."""
+    """The ticket of an item from which one result is made."""
 
     __slots__ = ("_found", "_item")
 

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 __all__ = ["bottleneck", "loop_holders"]
 
 MOST: Final = 0.5
-"""The share of a run from which on whoever held up the event loop is named."""
+"""What holds up the event loop for at least this share of a run is named."""
 
 TOLD_FROM: Final = 0.1
 """Seconds: a shorter time is not worth a line of the report."""

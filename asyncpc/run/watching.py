@@ -50,7 +50,7 @@ def screens() -> Screens:
 def looking(running: Running[Any, Any], look: Callable[[Running[Any, Any]], None]) -> Iterator[None]:
     """Call ``look`` about four times a second while the block runs.
 
-    What it raises is logged, and ends the looking: whoever only watches a run cannot disturb it.
+    If it raises, that is logged, and it is not called again: what only watches a run cannot disturb it.
     """
     loop = asyncio.get_running_loop()
     timer: asyncio.TimerHandle

@@ -20,7 +20,7 @@ LONGEST: Final = 100 * 86400.0
 """Seconds; a longer time left says nothing."""
 
 SLOWEST: Final = 0.001
-"""Items per second; a lower rate is none."""
+"""Items per second; a lower rate counts as none."""
 
 ALMOST: Final = 0.99
 """The share that is shown while not all is done."""

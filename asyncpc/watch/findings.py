@@ -12,7 +12,7 @@ from ..core.plan import Handler
 __all__ = ["Measurement", "Profile", "Record", "verdict"]
 
 GAIN: Final = 1.1
-"""A concurrency with less than so many times the rate is no gain."""
+"""A concurrency with less than so many times the rate is not a gain."""
 
 WORTH: Final = 1.25
 """A setting with less than so many times the rate is not advised: measurements vary."""
