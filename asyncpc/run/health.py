@@ -2,7 +2,7 @@
 
 Nothing is measured per item: a look compares the counters of each stage with those at the look before. Only the thread
 of the loop reads them, so the figures of a look fit together. In any other thread :meth:`Looks.look` asks the loop; if
-the loop does not answer, something holds it up, and that is what matters.
+the loop does not answer, something holds it up, and the result says so.
 """
 
 from __future__ import annotations
