@@ -22,7 +22,8 @@ Two decorators, one object, one awaitable::
     run(numbers >> show)              # owns the loop; SIGINT and SIGTERM drain
     report = await (numbers >> show)  # or inside an async program
 
-The wings of the house. Imports only go down this list, and inside a wing no two modules import each other::
+The package is divided into wings. Imports only go down this list, and within a wing no two modules import each
+other::
 
     cli       reads arguments, writes to the terminal, sets exit codes
     runner    owns a loop
@@ -30,10 +31,10 @@ The wings of the house. Imports only go down this list, and inside a wing no two
     metrics   lets Prometheus read counters, and tells probes whether runs are well
     watch     shows a pipeline, a run or a profile to people
     graph     what a user writes: sources and stages, joined into pipelines
-    run       runs a pipeline: its supervisor, its accounts, its report, the handle that its user gets
+    run       runs a pipeline: its supervisor, its accounts, its report, the object that its user gets
     options   what a user asks of a stage, one file each
     offload   calls and sources that would block the event loop: threads, processes, interpreters
-    core      what an item meets: channels, stages, workers
+    core      what every item goes through: channels, stages, workers
     errors, failure, wording, checks, mistakes, backoff, logs: everything above may use them
 """
 

@@ -1,4 +1,4 @@
-"""Checks that refuse a mistake where it is written; each error names the stage and the cure.
+"""Checks that refuse a mistake where it is written; each error names the stage and says what to write.
 
 A check returns what it has checked, in the form that the definition keeps.
 """
@@ -58,11 +58,11 @@ SECONDS_OF_ATTEMPT: Final = "a function of the number of the attempt, which retu
 """What a back-off has to be."""
 
 DEEPEST: Final = 50
-"""Decorators that are looked through; an object may have any attribute that it is asked for, for ever."""
+"""The most decorators that are looked through: an object may have every attribute, so there must be a limit."""
 
 
 class Composable:
-    """What is joined with ``>>``. It may be callable, but is not the function that a decorator or an option wants."""
+    """Something that is joined with ``>>``. It may be callable, but is not what a decorator or an option wants."""
 
     __slots__ = ()
 

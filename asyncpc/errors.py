@@ -87,11 +87,11 @@ class Unroutable(AsyncpcError, LookupError):
 
 
 class RetryLater(AsyncpcError):
-    """A handler raises it to be called again with its item after ``seconds``: a sink is full, or a server said 429.
+    """Raise it in a handler to be called again with the same item after ``seconds``, as when a server answered 429.
 
     This does not count as a failure or as an attempt, only in ``retried``, and a handler may raise it any number of
-    times. Its worker waits with the item and takes no other. After a time that has passed (less than 0) the handler is
-    called at once; with one that is no time, such as NaN, the item has failed.
+    times. Its worker waits with the item and takes no other. If ``seconds`` is less than 0, the handler is called at
+    once. If it is not a valid time, such as NaN, the item has failed.
     """
 
     def __init__(self, seconds: float) -> None:

@@ -10,11 +10,11 @@ from .wording import described, redacted
 __all__ = ["FAILURES_KEPT", "Failure", "KeptFailure"]
 
 FAILURES_KEPT: Final = 100
-"""How many of a run's failures its report tells: the last ones."""
+"""How many failures a report keeps: the last ones."""
 
 
 class Failure(NamedTuple):
-    """An item that failed, for ``on_error=`` and the report: texts, so that nothing but the item is kept alive."""
+    """An item that failed, for ``on_error=`` and the report; its error is kept as text, so nothing else stays alive."""
 
     item: Any
     """The item as the stage got it."""

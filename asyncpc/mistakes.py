@@ -1,4 +1,4 @@
-"""First mistakes and their cures: names that asyncpc does not have, and what it calls the thing."""
+"""Common first mistakes: names that asyncpc does not have, and what to write instead."""
 
 from __future__ import annotations
 
@@ -128,32 +128,32 @@ def explained(thing: C) -> C:
 
 
 def unknown_attribute(thing: object, name: str) -> AttributeError:
-    """The error of whoever reads an attribute that ``thing`` does not have: with the cure, if it has one elsewhere."""
+    """The error for reading an attribute that ``thing`` does not have: says what to write instead, if that is known."""
     of = thing.__name__ if isinstance(thing, ModuleType) else type(thing).__name__
     what = f"module {shown(of)}" if isinstance(thing, ModuleType) else f"{shown(of)} object"
     text = f"{what} has no attribute {shown(name)}"
-    cure = _meant(of).get(name)
-    if cure is None:
+    advice = _meant(of).get(name)
+    if advice is None:
         return AttributeError(text, name=name, obj=thing)  # Python names what is like it
-    return AttributeError(f"{text}: {cure}", name=name)
+    return AttributeError(f"{text}: {advice}", name=name)
 
 
 def absent(kind: C) -> C:
     """A class whose objects say what to write for the attributes in :data:`MEANT`; for a decorator.
 
-    It does what ``__getattr__`` does, which would make each call of a method dearer (by 100 ns in CPython 3.11).
+    It does what ``__getattr__`` does, which would make each call of a method slower (by 100 ns in CPython 3.11).
     """
-    for name, cure in _meant(kind.__name__).items():
-        setattr(kind, name, _Absent(name, cure))
+    for name, advice in _meant(kind.__name__).items():
+        setattr(kind, name, _Absent(name, advice))
     return kind
 
 
 class _Absent:
     """An attribute that is not there."""
 
-    def __init__(self, name: str, cure: str) -> None:
+    def __init__(self, name: str, advice: str) -> None:
         self.name = name
-        self.__doc__ = f"Not there: {cure}."  # help() shows it
+        self.__doc__ = f"Not there: {advice}."  # help() shows it
 
     def __repr__(self) -> str:
         return "(not there)"
@@ -166,7 +166,7 @@ class _Absent:
 
 def _meant(of: str) -> dict[str, str]:
     """What to write, by attribute."""
-    return {name: cure for names, cure in MEANT.get(of, {}).items() for name in names.split()}
+    return {name: advice for names, advice in MEANT.get(of, {}).items() for name in names.split()}
 
 
 def _checking(function: Callable[..., Any], name: str, bound: int = 0) -> Callable[..., Any]:
@@ -184,13 +184,13 @@ def _checking(function: Callable[..., Any], name: str, bound: int = 0) -> Callab
 
 
 def _explanation(name: str, wrong: Sequence[str]) -> str:
-    cures = ", ".join(dict.fromkeys(filter(None, [_cure(name, word) for word in wrong])))
-    write = f": write {cures}" if cures else ""
+    advice = ", ".join(dict.fromkeys(filter(None, [_advice(name, word) for word in wrong])))
+    write = f": write {advice}" if advice else ""
     has = ", ".join(_arguments[name]) or "none"
     return f"{name} has no option {', '.join(wrong)}{write}; it has {has}"
 
 
-def _cure(name: str, word: str) -> str:
+def _advice(name: str, word: str) -> str:
     """What to write in place of a wrong word; empty if nothing is like it."""
     from difflib import get_close_matches  # here, since most programs make no mistake
 

@@ -105,7 +105,7 @@ def run_watched(
 
 
 def _not_a_pipeline(thing: object) -> str:
-    """What somebody gave to ``run`` in place of a pipeline, and the cure if there is one."""
+    """What somebody gave to ``run`` in place of a pipeline, and what to write instead."""
     if inspect.iscoroutine(thing):
         thing.close()  # or Python warns that it was never awaited
         return f"the coroutine {thing.__name__}(): write asyncio.run({thing.__name__}())"

@@ -49,7 +49,7 @@ HOUSE: Final = the_house()
 
 def levels_in(text: str) -> dict[str, int]:
     """The level of each wing or module on the map, from the ground floor (0) up."""
-    text = text[text.index("The wings of the house") :]
+    text = text[text.index("The package is divided into wings") :]
     rows = re.findall(r"^    (\w+(?:, \w+)*)(?:: |  +)\S", text, re.MULTILINE)
     return {name: level for level, row in enumerate(reversed(rows)) for name in row.split(", ")}
 
@@ -66,7 +66,7 @@ def level(module: str) -> int:
 
 def test_the_map_shows_every_wing() -> None:
     """Somebody who reads ``asyncpc/__init__.py`` knows all wings, all modules beside them, and nothing that is gone."""
-    sample = "The wings of the house\n\n    high      said\n    low       said\n    one, two: said\n"
+    sample = "The package is divided into wings\n\n    high      said\n    low       said\n    one, two: said\n"
     assert levels_in(sample) == {"one": 0, "two": 0, "low": 1, "high": 2}
     assert set(LEVELS) == {module.wing for module in HOUSE.values()} - {"", "__main__"}
     assert LEVELS["core"] == 1

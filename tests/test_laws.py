@@ -46,9 +46,9 @@ def laws_in(text: str) -> list[Law]:
 
 
 def _law(entry: str) -> Law:
-    head = re.match(r"\*\*(?:(Invariant|Promise) (\d+)|([A-H]\d+(?:, [A-H]\d+)*))\b", entry)
+    head = re.match(r"\*\*(?:(Invariant|Promise) (\d+)\b|([A-H]\d+(?:, [A-H]\d+)*)\. [^*]+\.\*\* \S)", entry)
     standing = STATUS.search(entry)
-    assert head, f"it has no number: {entry}"
+    assert head, f"it has no number, or does not name the fault in bold: {entry}"
     assert standing, f"it says neither which test holds it nor why none does: {entry}"
     numbers = (f"{head[1].lower()} {head[2]}",) if head[1] else tuple(head[3].split(", "))
     status = {"Held by": "held", "Open": "open"}.get(standing[standing.lastindex or 0], "later")
@@ -189,9 +189,9 @@ SAMPLE = """
 - **Invariant 4: conservation.** What came in
   came out. Held by nobody is no status.
   Held by `test_books`, `test_b3_…`.
-- **B5, B6.** A cancel: it ends.
+- **B5, B6. A cancel.** It ends.
   *Open:* `test_b5_…`.
-- **E1.** A reply: read. *Later: comes with queues.*
+- **E1. A reply.** It is read. *Later: comes with queues.*
 """
 
 

@@ -34,7 +34,7 @@ class Entry(NamedTuple):
     message: str
     """Lines that come in this order, in each of which ``…`` stands for anything."""
     cause: str
-    cure: str
+    fix: str
 
 
 def entries() -> Iterator[Entry]:
@@ -49,7 +49,7 @@ def entries() -> Iterator[Entry]:
         yield Entry(heading.strip("`"), *(part[1] for part in parts if part))
 
 
-WORDS: Final = ("Cause", "Cure")
+WORDS: Final = ("Cause", "Fix")
 
 ENTRIES: Final = list(entries())
 
@@ -94,7 +94,7 @@ def test_the_program_gives_the_message(entry: Entry, tmp_path: Path) -> None:
 
 
 def test_every_entry_is_tested() -> None:
-    """A heading whose program, message, cause or cure is missing would be a message without a test."""
+    """A heading whose program, message, cause or fix is missing would be a message without a test."""
     assert [entry.heading for entry in ENTRIES] == re.findall(r"^### `(.+)`$", PAGE, re.MULTILINE)
     assert len(ENTRIES) > 60
     assert PAGE.count("```python") == PAGE.count("```text") == len(ENTRIES)

@@ -35,7 +35,7 @@ PLAIN: Final[Mapping[type, tuple[Callable[[str], Any], str]]] = {
 
 
 class _UnfitError(Exception):
-    """The text is no such value."""
+    """The text does not stand for a value of the type."""
 
 
 def setting(text: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""``asyncpc run --failed FILE``: what failed, as it fails, and what was left unfinished, a line of JSON each."""
+"""``asyncpc run --failed FILE``: writes each item that fails, or is left unfinished, to a file as a line of JSON."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ def _add_run(add: Callable[..., _Parser], common: _Parser) -> None:
     run.add_argument(
         "--reload",
         action="store_true",
-        help="run it in a child process, again whenever a .py file below this folder changes",
+        help="run it in a child process, and again whenever a .py file below this folder changes",
     )
     failed = run.add_argument(
         "--failed", metavar="FILE", help="append each item that fails, or is left unfinished, to FILE as a line of JSON"
@@ -165,7 +165,7 @@ def _add_run(add: Callable[..., _Parser], common: _Parser) -> None:
         "--metrics",
         type=address,
         metavar="[HOST:]PORT",
-        help="serve /metrics, /live and /ready while it runs; a port alone is for this machine, 0 means any port",
+        help="serve /metrics, /live and /ready while it runs; a port alone serves this machine, 0 means any free port",
     )
     run.set_defaults(command=_run)
 

@@ -25,7 +25,7 @@ def address(text: str) -> Address:
     host, colon, port = text.rpartition(":")
     if not (port.isascii() and port.isdigit() and int(port) < 65536) or bool(host) != bool(colon):
         raise argparse.ArgumentTypeError(
-            f"{shown(text)} is not HOST:PORT, such as 0.0.0.0:9000 for everybody, nor a port alone for this machine"
+            f"{shown(text)} must be HOST:PORT, such as 0.0.0.0:9000 for everybody, or a port alone for this machine"
         )
     return host.strip("[]") or THIS_MACHINE, int(port)
 

@@ -50,7 +50,7 @@ ASCII: Final = str.maketrans(dict(zip("─│┐├┤┴┌└┘►▼×", "-|
 
 
 class OutputError(Exception):
-    """What there is to print cannot be written to stdout."""
+    """The output cannot be written to stdout."""
 
 
 class UsageError(Exception):

@@ -1,4 +1,4 @@
-"""``asyncpc profile``: measures while what the program prints is kept away, and tells everything at the end."""
+"""``asyncpc profile``: measures while the program's output is hidden, and prints everything at the end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .output import print_error, print_failure, print_text
 
 __all__ = ["profile_and_tell"]
 
-KEPT_AWAY: Final = "what they print is kept away"
+HIDDEN: Final = "what they print is hidden"
 
 
 def profile_and_tell(pipeline: Pipeline[Any, Any], options: argparse.Namespace) -> int:
@@ -66,7 +66,7 @@ def _saying(plan: Plan, stderr: TextIO) -> Iterator[Callable[[list[Record | Prof
     names = [node.handler.name for node in plan.nodes[: plan.main] if node.handler.branches is None]
     sources = " + ".join([origin.name for origin in plan.origins])
     if not stderr.isatty():
-        print_error(f"asyncpc: recording {sources}, then calling {', '.join(names)}, many times; {KEPT_AWAY}", stderr)
+        print_error(f"asyncpc: recording {sources}, then calling {', '.join(names)}, many times; {HIDDEN}", stderr)
         yield lambda found: None
         return
     board = PlainBoard(stderr)

@@ -1,4 +1,4 @@
-"""``asyncpc run --reload``: runs the command in a child process, again whenever a ``.py`` file has changed."""
+"""``asyncpc run --reload``: runs the command in a child process, and again whenever a ``.py`` file has changed."""
 
 from __future__ import annotations
 

@@ -82,14 +82,14 @@ def _import(name: str) -> Any:
             raise UsageError(f"no module {error.name!r} in {here} or on sys.path{_colon(error.name)}") from None
         raise UsageError(f"{name!r} cannot be imported: {line_of(error)}") from error
     except SystemExit as error:
-        cure = "put that below: if __name__ == '__main__':"
-        raise UsageError(f"{name!r} cannot be imported: it called {call_of(error)}; {cure}") from error
+        advice = "put that below: if __name__ == '__main__':"
+        raise UsageError(f"{name!r} cannot be imported: it called {call_of(error)}; {advice}") from error
     except Exception as error:
         raise UsageError(f"{name!r} cannot be imported: {line_of(error)}") from error
 
 
 def _colon(missing: str) -> str:
-    """The cure where a dot was written for the colon."""
+    """What to write if a dot stands in place of the colon."""
     name, _, attribute = missing.rpartition(".")
     return f"; write {name}:{attribute}" if hasattr(sys.modules.get(name), attribute) else ""
 

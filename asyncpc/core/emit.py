@@ -243,7 +243,7 @@ def branching(worker: ConsumerWorker, choose: Call) -> Call:
 
 
 async def _send(worker: ConsumerWorker, item: Any, outlets: Iterable[Outlet]) -> None:
-    """Emit the item to one outlet after the other, as far as none refuses it.
+    """Emit the item to one outlet after the other, until one refuses it.
 
     *Cancel safety*: all have it, and it is settled.
     """
@@ -263,7 +263,7 @@ async def _send(worker: ConsumerWorker, item: Any, outlets: Iterable[Outlet]) ->
 
 
 def _leave_copies(worker: ConsumerWorker, item: Any, outlets: deque[Outlet]) -> None:
-    """Leave the item in the channels of these outlets, as far as none refuses it."""
+    """Leave the item in the channels of these outlets, until one refuses it."""
     while outlets:
         outlet = outlets.popleft()
         if not leave(worker.stage, outlet, _copy(item, bool(outlets)), item):

@@ -81,7 +81,7 @@ class Handler(NamedTuple):
     takes_lists: bool = False
     """Whether a call gets several items, as a list."""
     items_per_call: int = 1
-    """How many items a call gets, as far as that is known."""
+    """How many items a call gets, if that is known."""
     waits_for_more: bool = False
     """Whether a call may wait without limit until more items have come."""
     needs_single: str = ""
@@ -117,7 +117,7 @@ class Handler(NamedTuple):
         opened = self.context()
         if not isinstance(opened, AbstractAsyncContextManager):
             raise TypeError(
-                f"stage {self.name!r}: context= gave a {type(opened).__name__}, which is no async context manager: "
+                f"stage {self.name!r}: context= gave a {type(opened).__name__}, which is not an async context manager: "
                 "decorate the function with @asynccontextmanager"
             )
         return opened

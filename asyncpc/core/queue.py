@@ -92,7 +92,7 @@ class QueueStatistics(NamedTuple):
 class BoundedQueue(asyncio.Queue[T], Generic[T]):
     """A drop-in ``asyncio.Queue`` that is bounded by default, can be closed, and counts.
 
-    All methods of ``asyncio.Queue`` keep their meaning, on every Python version alike. The queue is FIFO, and not a
+    All methods of ``asyncio.Queue`` keep their meaning, on every Python version. The queue is FIFO, and not a
     base for queues of another order: a subclass that overrides how items are stored is refused with ``TypeError``. The
     queue belongs to the loop that first waits on it; a call from another loop or thread raises ``StateError``.
 
@@ -279,7 +279,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         return self
 
     async def __anext__(self) -> T:
-        """Return the next item; the iteration ends when the queue is closed and empty. Cancel safety as :meth:`get`."""
+        """Return the next item; the iteration ends when the queue is closed and empty. Cancel-safe like :meth:`get`."""
         try:
             return await self.get()
         except QueueShutDown:

@@ -38,7 +38,7 @@ def merge(one: Mergeable[T], /, *more: Mergeable[T]) -> Source[T]: ...
 def merge(*sources: Any) -> Source[Any]:
     """Make several sources one: items enter one queue in the order in which they come, and share its bound.
 
-    A pipeline with a source of its own enters the values of its last stage.
+    A pipeline that has a source contributes the values of its last stage.
     """
     if not sources:
         raise DefinitionError("merge() needs at least one source")

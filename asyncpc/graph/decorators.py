@@ -237,7 +237,7 @@ def consumer(
         A :class:`Breaker` that lets the stage rest after calls that failed in a row. All places of one consumer in a
         run share it.
     ``batch``
-        A :class:`Batch`: the handler gets several items in a list of its own, which it may change. Beside ``key``, a
+        A :class:`Batch`: the handler gets several items in a list of its own, which it may change. With ``key``, a
         batch may hold items of several keys, but the items of one key are never in two calls at once.
     ``ordered``
         Whether values leave in the order in which the items came in. A worker that is ahead need not wait for a slow
@@ -249,7 +249,7 @@ def consumer(
     ``overflow``, ``on_drop``
         What happens to an item that finds the queue full. ``"wait"`` is backpressure. ``"drop_oldest"`` and
         ``"drop_newest"`` drop an item, count it, and call ``on_drop`` with it. ``"raise"`` raises ``asyncio.QueueFull``
-        in ``put``. If the stage before emits a value that is refused this way, the item that it was made of fails
+        in ``put``. If the stage before emits a value that is refused this way, the item from which it was made fails
         there, under that stage's ``on_error``.
     ``run_in``
         None is ``"loop"`` for async functions, ``"thread"`` for all others: one thread for each worker. ``"process"``

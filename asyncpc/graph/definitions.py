@@ -41,7 +41,7 @@ OPTIONS: Final[Mapping[str, Any]] = {"maxsize": None, "context": None, "run_in":
 
 
 def define_handler(function: Callable[..., Any], **options: Any) -> Handler:
-    """Check a consumer's function and options; raises ``DefinitionError``, which names the stage and the cure."""
+    """Check a consumer's function and options; raises ``DefinitionError``, which says what to write."""
     label = label_of(options.get("name"), function)
     where = f"consumer {label!r}"
     context, maxsize = options.get("context"), options.get("maxsize")
@@ -63,7 +63,7 @@ def define_handler(function: Callable[..., Any], **options: Any) -> Handler:
 def define_origin(function: Callable[..., Any], restart: Restart | None, name: str | None, total: Total) -> Origin:
     """Check a producer's function; ``open`` and ``total`` still take its arguments, which :func:`bind_origin` gives.
 
-    Raises ``DefinitionError`` with the cure.
+    Raises ``DefinitionError``, which says what to write.
     """
     label = label_of(name, function)
     where = f"producer {label!r}"
@@ -94,8 +94,8 @@ def iterable_origin(items: object, name: str | None = None, run_in: object = "lo
     label = label_of(name or f"source({type(items).__name__})", items)
     refuse_called(label, items)
     if not isinstance(items, (AsyncIterable, Iterable)):
-        cure = f": decorate {shown(name_of(items))} with @producer" if callable(items) else ""
-        raise DefinitionError(f"{label} is neither a producer, an iterable nor an async iterable{cure}")
+        advice = f": decorate {shown(name_of(items))} with @producer" if callable(items) else ""
+        raise DefinitionError(f"{label} is neither a producer, an iterable nor an async iterable{advice}")
     if run_in not in ("loop", "thread"):
         raise DefinitionError(f"{label}: run_in={shown(run_in)} must be 'loop' or 'thread'")
     blocks = run_in == "thread"

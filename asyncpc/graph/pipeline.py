@@ -99,12 +99,12 @@ class StageLike(Part, Generic[In_contra, Out_co]):
     if not TYPE_CHECKING:  # checkers refuse it as it is
 
         def __rrshift__(self, first: object) -> None:
-            cure = "decorate it with @producer" if callable(first) else "write source(…) >> …"
-            raise DefinitionError(f"a {type(first).__name__} before {self._named()} is no source: {cure}")
+            advice = "decorate it with @producer" if callable(first) else "write source(…) >> …"
+            raise DefinitionError(f"a {type(first).__name__} before {self._named()} is not a source: {advice}")
 
 
 class Consumer(StageLike[In_contra, Out_co], Generic[In_contra, Out_co, P, Call_co]):
-    """A function or generator, async or not, as a stage; a call of it calls just the function."""
+    """A function or generator, async or not, as a stage; calling it calls just the function."""
 
     __wrapped__: Callable[..., Any]
 
@@ -211,7 +211,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
 
     async def _complete(self, *beside: Beside) -> Report:
         """Run to the end; each ``beside`` is entered while it runs."""
-        run = self._start("await it", beside)
+        run = self._start("awaiting it", beside)
         try:
             await wait_hastening(run)
         finally:
@@ -239,7 +239,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
 
         At most ``maxsize`` values wait to be read; a reader that pauses is backpressure.
         """
-        return Results(lambda: self._start("stream it", streamed=True), self._release)
+        return Results(lambda: self._start("streaming it", streamed=True), self._release)
 
     @overload
     async def collect(self, *, pairs: Literal[False] = ...) -> list[Out_co]: ...
@@ -250,21 +250,24 @@ class Pipeline(StageLike[In_contra, Out_co]):
     async def collect(self, *, pairs: bool = False) -> Any:
         """Run to the end and return the values of the last stage, or of the last stage of each branch, in a list.
 
-        They come in the order in which they were made; with ``ordered=True``, in that of the items. The list holds all
-        of them: read with :meth:`stream` what does not fit into memory. Raises ``PipelineError`` as ``await`` does; its
-        ``results`` are the values that came before. *Cancel safety*: as with ``await``, the workers are cancelled too;
-        the ``CancelledError`` has the ``results`` too.
+        They come in the order in which they were made; with ``ordered=True``, in that of the items. If they do not all
+        fit into memory, use :meth:`stream`. Raises ``PipelineError`` as ``await`` does; its ``results`` are the values
+        that came before. *Cancel safety*: as with ``await``, the workers are cancelled too; the ``CancelledError`` has
+        the ``results`` too.
 
-        With ``pairs=True`` the list has a pair for each item of the sources: the item, and the result that was made of
-        it. Where ``on_error="skip"`` or a function lets the run go on after a failure, the error is in the result's
-        place; an item that was dropped has ``asyncio.QueueFull``. Then ``DefinitionError`` refuses a stage that may
-        give several results of an item, and one whose failures go to a consumer. What is fed has no pair.
+        With ``pairs=True`` the list has a pair for each item of the sources: the item, and the result that was made
+        from it. If ``on_error="skip"`` or a function lets the run go on after a failure, the error takes the place of
+        the result; an item that was dropped has ``asyncio.QueueFull``. A stage that may give several results for an
+        item is refused with ``DefinitionError``, and so is one whose failures go to a consumer. Items that are fed have
+        no pair.
         """
         if pairs:
             return await self._collect_pairs()
         results: list[Out_co] = []
         try:
-            async with Results[Out_co](lambda: self._start("collect from it", streamed=True), self._release) as values:
+            async with Results[Out_co](
+                lambda: self._start("collecting from it", streamed=True), self._release
+            ) as values:
                 async for value in values:
                     results.append(value)  # noqa: PERF401  # a comprehension would lose what came before an error
         except PipelineError as error:
@@ -277,7 +280,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
 
     async def _collect_pairs(self) -> list[tuple[Any, Any]]:
         pairs = Pairs()
-        run = self._start("collect from it", plan=pairs.plan(self._plan), tracks=True)
+        run = self._start("collecting from it", plan=pairs.plan(self._plan), tracks=True)
         run.accounts.tracked = True
         try:
             await wait_hastening(run)
@@ -294,7 +297,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
 
         A terminal and a notebook show a line that moves, with a bar if the sources know their total; elsewhere stderr
         gets a line every 10 s. The last state stays. A block may have several runs, one after the other, each started
-        in any way; of a run that goes on after the block, no more is shown. An error of the display is logged and
+        in any way; a run that goes on after the block is no longer shown. An error of the display is logged and
         does not affect the run.
         """
         return self._accompanied(screens().progress(self._plan))
@@ -336,7 +339,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
             )
         if means is not None and not self._plan.origins:
             raise DefinitionError(
-                f"pipeline {self._plan.name!r} has no source, so to {means} would wait for ever: "
+                f"pipeline {self._plan.name!r} has no source, so {means} would never end: "
                 "begin it with a producer, or use 'async with pipeline as running' and running.put(item)"
             )
         self._run = run = Supervisor(plan or self._plan, streamed=streamed, tracks=tracks, entered=entered)
@@ -368,8 +371,8 @@ class Pipeline(StageLike[In_contra, Out_co]):
 
     def __repr__(self) -> str:
         # asyncio shows it where it refuses a pipeline, as asyncio.run(pipeline) does
-        cure = "await it, or asyncpc.run(it)" if self._plan.origins else "enter it: async with it as running"
-        return f"<Pipeline {self._plan.name}; {cure}>"
+        advice = "await it, or asyncpc.run(it)" if self._plan.origins else "enter it: async with it as running"
+        return f"<Pipeline {self._plan.name}; {advice}>"
 
     if sys.flags.dev_mode:  # a coroutine may have made it and forgotten to await it; a module may have any number
 
@@ -392,7 +395,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
         __iter__ = __aiter__
 
         def __enter__(self) -> None:
-            raise DefinitionError(f"{self._named()}: write 'async with' for 'with'")
+            raise DefinitionError(f"{self._named()}: write 'async with' instead of 'with'")
 
         __exit__ = __enter__
 

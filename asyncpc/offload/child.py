@@ -1,6 +1,6 @@
 """The other process's half of a process stage: it imports the handler, makes calls and answers.
 
-It says what it cannot do instead of dying of it, and ends when the process that asks is gone.
+It reports what it cannot do instead of dying, and ends when the process that asks is gone.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def _packed_error(name: str, place: str, error: BaseException) -> bytes:
 
 
 def explained(what: str, error: Exception) -> NotPicklable:
-    """The error that says what cannot travel, and the cure."""
+    """The error that says what cannot be sent, and what to use instead."""
     return NotPicklable(
         f"{what} ({described(error)}); use plain data and classes from the top of a module, or run_in='thread'"
     )

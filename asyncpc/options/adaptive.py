@@ -1,4 +1,4 @@
-"""``concurrency=``: how many workers a stage has; with ``Adaptive``, as many as its calls stay quick with."""
+"""``concurrency=``: how many workers a stage has; with ``Adaptive``, as many as keep its calls quick."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ __all__ = ["Adaptive", "Concurrency"]
 class Adaptive(NamedTuple):
     """A concurrency that follows the latency of the calls: as high as it can be while they take at most ``target``.
 
-    Every ``every`` seconds the mean of the calls since is compared with ``target`` (seconds). Above it the stage gets a
-    quarter fewer workers, but at least ``min``; below it one more, at most ``max``, if those it has are all at work.
+    Every ``every`` seconds the mean duration of the calls since the last check is compared with ``target`` (seconds).
+    If it is above, the stage gets a quarter fewer workers, but at least ``min``. If it is below, and all workers are
+    busy, the stage gets one more, up to ``max``.
 
     Additive increase, multiplicative decrease: Dah-Ming Chiu and Raj Jain, *Analysis of the Increase and Decrease
     Algorithms for Congestion Avoidance in Computer Networks*, 1989.

@@ -36,7 +36,7 @@ class Batch(NamedTuple):
     """
 
     size: float
-    """Items, or with ``weigh`` the most that they may weigh together."""
+    """The most items in a batch, or with ``weigh`` the most that they may weigh together."""
     within: float | None = None
     """Seconds after the first item in which the batch may grow; 0: a worker takes what is there; None: no limit."""
     weigh: Callable[[Any], float] | None = None
@@ -120,7 +120,7 @@ class Batching(NamedTuple):
 
 
 class SplitOnError:
-    """Gives the items of a batch that failed back, one by one, so that only those fail which are the reason."""
+    """Gives back the items of a batch that failed, one by one, so that only those that cause errors fail."""
 
     __slots__ = ("_otherwise",)
 
@@ -286,7 +286,7 @@ class Batches:
         self.add_alone(Batched([batch[place]], batch.reason))
 
     def add_alone(self, batch: Batched) -> Batched:
-        """Put a batch of one item before all that is no such batch."""
+        """Put a batch of one item before every other kind of batch."""
         self._again.append(batch)
         self._count += 1
         return batch

@@ -17,14 +17,14 @@ from ..wording import shown
 __all__ = ["Rate", "RateLimit", "set_rate"]
 
 PORTIONS: Final = 64
-"""Keys are kept in so many portions, so that looking through one, or making it larger, takes no time to speak of."""
+"""Keys are kept in so many portions, so that looking through one, or making it larger, takes hardly any time."""
 
 
 @explained
 class Rate(NamedTuple):
     """At most ``n`` calls of a handler in ``per`` seconds, evenly spaced, of which ``burst`` may come at once.
 
-    In no window of ``per`` seconds begin more than ``n + burst`` calls. With ``key``, each key has a rate of its own.
+    At most ``n + burst`` calls begin in any window of ``per`` seconds. With ``key``, each key has a rate of its own.
     The generic cell rate algorithm, ITU-T I.371: the virtual scheduling form of a leaky bucket.
     """
 
@@ -67,7 +67,7 @@ class RateLimit(NamedTuple):
 
 
 def set_rate(stage: Stage, rate: Rate) -> None:
-    """Let calls of the consumer begin at that rate from now on; raises ``DefinitionError`` for what is no rate."""
+    """Let calls of the consumer begin at that rate from now on; raises ``DefinitionError`` for anything but a rate."""
     _check(f"stage {stage.handler.name!r}", rate, stage.handler)
     (option,) = [option for option in stage.handler.options if isinstance(option, RateLimit)]
     stage.run.machines[id(option)].set(rate)

@@ -2,7 +2,7 @@
 
 Nothing is measured per item: a look compares the counters of each stage with those at the look before. Only the thread
 of the loop reads them, so the figures of a look fit together. In any other thread :meth:`Looks.look` asks the loop; if
-the loop does not answer, something holds it up, and that is the news.
+the loop does not answer, something holds it up, and the result says so.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Health(NamedTuple):
     """Whether a run is well at one moment. A run that drains is live and not ready."""
 
     live: bool
-    """Whether the run has not failed and its event loop answers. If not, restarting the process is the cure."""
+    """Whether the run has not failed and its event loop answers. If not, restart the process."""
     ready: bool
     """Whether it is running and takes items: neither before its start, nor while it drains, nor after its end."""
     stalled: tuple[tuple[str, float], ...]

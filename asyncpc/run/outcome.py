@@ -61,7 +61,7 @@ class Outcome:
         return errors
 
     def hang_on(self, cancelled: asyncio.CancelledError) -> None:
-        """Hang the report on a cancel that the run raises, and the errors, which nobody else would raise."""
+        """Attach the report to a cancel that the run raises, and the errors, which nobody else would raise."""
         vars(cancelled)["report"] = self.report  # asyncio needs its own class, so there is no attribute for it
         if self.errors and cancelled.__cause__ is None and self.report is not None:
             cancelled.__cause__ = PipelineError(f"pipeline {self._name!r} failed", self.errors, self.report)

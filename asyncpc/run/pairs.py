@@ -1,4 +1,4 @@
-"""``collect(pairs=True)``: each item of the sources with the one result that was made of it."""
+"""``collect(pairs=True)``: each item of the sources with the one result that was made from it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Pairs:
             handler = node.handler
             if handler.gives_several:
                 raise DefinitionError(
-                    f"collect(pairs=True) needs one result of each item, but stage {handler.name!r} may give more than "
-                    "one: use collect() or stream()"
+                    f"collect(pairs=True) needs one result for each item, but stage {handler.name!r} may give more "
+                    "than one: use collect() or stream()"
                 )
             if handler.dead_letters is not None:
                 raise DefinitionError(
@@ -50,7 +50,7 @@ class Pairs:
 
 
 class _PairTicket:
-    """The ticket of an item of which one result is made."""
+    """The ticket of an item from which one result is made."""
 
     __slots__ = ("_found", "_item")
 

@@ -32,7 +32,7 @@ class SourceStatistics(NamedTuple):
     restarts: int
     """How many times it was started again after it raised."""
     loop_held: float
-    """Seconds in which it blocked the event loop to make an item, as far as each took half a millisecond or more."""
+    """Seconds for which making items blocked the event loop; less than half a millisecond at a time does not count."""
 
 
 class StageStatistics(NamedTuple):
@@ -73,7 +73,7 @@ class StageStatistics(NamedTuple):
     held_back: tuple[tuple[str, float], ...]
     """What delayed calls, in words (a rate, a breaker, a back-off), and for how many seconds, summed over the calls."""
     loop_held: float
-    """Seconds in which its calls held up the event loop, as far as each took half a millisecond or more."""
+    """Seconds for which its calls held up the event loop; calls of less than half a millisecond do not count."""
     latency_p50: float
     """Half of the sampled calls took no longer (seconds; within 1 %); 0 before the first call."""
     latency_p90: float
@@ -304,7 +304,7 @@ class PipelineError(ExceptionGroup[Exception]):
     """A run failed: a group of the original exceptions, so that ``except*`` works.
 
     ``report`` is the :class:`~asyncpc.Report` of the run, with what was not handled. ``results`` are those that
-    ``collect()`` had got before; an empty list for all other ways to run.
+    ``collect()`` had before the failure; for other ways to run, an empty list.
     """
 
     report: Report

@@ -145,7 +145,7 @@ class Running(Generic[In_contra, Out_co]):
     def pause(self) -> None:
         """Let handlers finish their current items, and take no more before :meth:`resume`.
 
-        Sources and callers of ``put`` go on until the first queue is full. A drain resumes.
+        Sources and callers of ``put`` go on until the first queue is full. A drain ends the pause.
         """
         self._run.first.check_caller()
         self._run.scaling.pause()
@@ -158,9 +158,9 @@ class Running(Generic[In_contra, Out_co]):
     async def drain(self, timeout: float | None = None) -> Report:
         """Stop the intake and finish what is queued; at the deadline, cancel what is left and list it in the report.
 
-        ``timeout`` is in seconds, by default the pipeline's ``drain_timeout``. Returns within that plus 100 ms; to
-        cancel tens of thousands of workers, or to list millions of items by key or priority, takes longer. Raises
-        ``PipelineError`` if the run failed; items left at the deadline are no error here: see ``report.complete``.
+        ``timeout`` is in seconds, by default the pipeline's ``drain_timeout``. Returns within that plus 100 ms;
+        cancelling tens of thousands of workers, or listing millions of items by key or priority, takes longer. Raises
+        ``PipelineError`` if the run failed, but not for items left at the deadline: see ``report.complete``.
         Inside one of the run's own handlers, which cannot wait for itself, it starts the drain and returns the report
         so far. *Cancel safety*: the drain goes on.
         """
@@ -216,9 +216,9 @@ class Running(Generic[In_contra, Out_co]):
     async def wait(self) -> Report:
         """Wait until the sources have ended and everything is handled; raises ``PipelineError`` if the run failed.
 
-        Items left at the deadline of a stop are no error here: see ``report.complete``. Raises ``StateError`` in one of
-        the run's own handlers, which would wait for itself. (A task that a handler waits for would do the same, but
-        cannot be recognized.) *Cancel safety*: waiting changes nothing.
+        Items left at the deadline of a stop raise nothing: see ``report.complete``. Raises ``StateError`` in one of the
+        run's own handlers, which would wait for itself. (A task that a handler waits for would do the same, but cannot
+        be recognized.) *Cancel safety*: waiting changes nothing.
         """
         if self._run.runs_here():
             raise StateError("wait() in a handler would wait for itself: call stop() instead")

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 __all__ = ["bottleneck", "loop_holders"]
 
 MOST: Final = 0.5
-"""The share of a run from which on whoever held up the event loop is named."""
+"""What holds up the event loop for at least this share of a run is named."""
 
 TOLD_FROM: Final = 0.1
 """Seconds: a shorter time is not worth a line of the report."""
@@ -62,8 +62,8 @@ def bottleneck(run: Figures) -> str:
     slow = max(run.sources, key=lambda source: source.loop_held, default=None)
     if slow is not None and slow.loop_held > MOST * run.elapsed:
         share = _share(slow.loop_held, run.elapsed)
-        cure = "read it in a thread: source(…, run_in='thread')"
-        return f"{slow.name}: holds up the event loop {share:.0%} of the time; {cure}"
+        advice = "read it in a thread: source(…, run_in='thread')"
+        return f"{slow.name}: holds up the event loop {share:.0%} of the time; {advice}"
     busy = {stage.name: _busy_share(stage, run.elapsed) for stage in run.stages}
     limit = max(run.stages, key=lambda stage: busy[stage.name])
     if run.elapsed <= 0 or limit.received == 0:
@@ -83,12 +83,12 @@ def bottleneck(run: Figures) -> str:
 
 
 def loop_holders(run: Figures) -> list[str]:
-    """A line for each stage and source that held up the event loop for most of a run, with the cure."""
+    """A line for each stage and source that held up the event loop for most of a run, with advice."""
     held = [(one.name, one.loop_held, "write it without async") for one in run.stages]
     held += [(one.name, one.loop_held, "read it in a thread, as a plain generator is") for one in run.sources]
     return [
-        f"{name!r} held the event loop {100 * _share(seconds, run.elapsed):.0f} % of the time: {cure}"
-        for name, seconds, cure in held
+        f"{name!r} held the event loop {100 * _share(seconds, run.elapsed):.0f} % of the time: {advice}"
+        for name, seconds, advice in held
         if seconds > max(TOLD_FROM, MOST * run.elapsed)
     ]
 

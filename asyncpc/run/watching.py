@@ -50,7 +50,7 @@ def screens() -> Screens:
 def looking(running: Running[Any, Any], look: Callable[[Running[Any, Any]], None]) -> Iterator[None]:
     """Call ``look`` about four times a second while the block runs.
 
-    What it raises is logged, and ends the looking: whoever only watches a run cannot disturb it.
+    If it raises, that is logged, and it is not called again: what only watches a run cannot disturb it.
     """
     loop = asyncio.get_running_loop()
     timer: asyncio.TimerHandle
@@ -60,7 +60,7 @@ def looking(running: Running[Any, Any], look: Callable[[Running[Any, Any]], None
         try:
             look(running)
         except Exception as error:
-            log(WARNING, "a run is not watched any more: %s", summary(error))
+            log(WARNING, "a run is no longer watched: %s", summary(error))
         else:
             timer = loop.call_later(LOOK_EVERY, look_again)
 

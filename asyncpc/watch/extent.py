@@ -20,7 +20,7 @@ LONGEST: Final = 100 * 86400.0
 """Seconds; a longer time left says nothing."""
 
 SLOWEST: Final = 0.001
-"""Items per second; a lower rate is none."""
+"""Items per second; a lower rate counts as none."""
 
 ALMOST: Final = 0.99
 """The share that is shown while not all is done."""
@@ -221,7 +221,7 @@ def _total_of(origin: Origin, pipeline: str) -> int | None:
         return None
     if isinstance(total, int) and total >= 0:
         return total
-    message = "source %r: total= returned no number of items, so its progress has no total"
+    message = "source %r: total= did not return a number of items, so its progress has no total"
     log(WARNING, message, origin.name, pipeline=pipeline, stage=origin.name)
     return None
 

@@ -12,7 +12,7 @@ from ..core.plan import Handler
 __all__ = ["Measurement", "Profile", "Record", "verdict"]
 
 GAIN: Final = 1.1
-"""A concurrency with less than so many times the rate is no gain."""
+"""A concurrency with less than so many times the rate is not a gain."""
 
 WORTH: Final = 1.25
 """A setting with less than so many times the rate is not advised: measurements vary."""
@@ -181,12 +181,12 @@ def _bound(limit: Profile) -> str:
     if handler.run_in == "process":
         return f"its processes share {os.cpu_count()} processors, or wait for the same thing"
     if _is_bound_by_gil(handler, present):
-        cure = "" if handler.context else f"; {PROCESS}"
-        return f"it is bound by the GIL, which lets one thread compute at a time{cure}"
+        advice = "" if handler.context else f"; {PROCESS}"
+        return f"it is bound by the GIL, which lets one thread compute at a time{advice}"
     if present.busy >= BUSY:
         what = "run_in='process' would use more of them"
-        cure = "" if handler.context else f"; {'as a plain function, ' if handler.run_in == 'loop' else ''}{what}"
-        return f"it is bound by the processor{cure}"
+        advice = "" if handler.context else f"; {'as a plain function, ' if handler.run_in == 'loop' else ''}{what}"
+        return f"it is bound by the processor{advice}"
     if present.held >= BUSY:
         return "its calls hold up the event loop; written without 'async', they would run in threads"
     if "key" in handler.kept_by:

@@ -159,7 +159,7 @@ class _Connection(asyncio.Protocol):
         request, *lines = head.split("\n")
         words = request.split(" ")
         if len(words) != 3 or not words[2].startswith("HTTP/1."):
-            self._send(text_page(HTTPStatus.BAD_REQUEST, "this is no request of HTTP/1.1"))
+            self._send(text_page(HTTPStatus.BAD_REQUEST, "this is not an HTTP/1.1 request"))
             return
         method, target, _ = words
         fields = [line.partition(":") for line in lines]

@@ -190,5 +190,5 @@ def test_an_address(text: str, found: tuple[str, int]) -> None:
 @pytest.mark.parametrize("text", ["", ":9000", "host", "host:", "host:65536", "host:-1", "host:²"])
 def test_what_is_no_address_is_refused(text: str) -> None:
     """``:9000`` means everybody to some programs and this machine to others."""
-    with pytest.raises(argparse.ArgumentTypeError, match=r"is not HOST:PORT, such as 0\.0\.0\.0:9000"):
+    with pytest.raises(argparse.ArgumentTypeError, match=r"must be HOST:PORT, such as 0\.0\.0\.0:9000"):
         address(text)

@@ -286,7 +286,7 @@ def test_mistakes_that_only_a_run_can_see() -> None:
     """No source to await; the same iterator, resource or pipeline used twice: refused, never a silent nothing."""
 
     async def main() -> None:
-        with pytest.raises(DefinitionError, match="has no source, so to await it would wait for ever"):
+        with pytest.raises(DefinitionError, match="has no source, so awaiting it would never end"):
             await Pipeline(ignore)
         with pytest.raises(DefinitionError, match="has no source"):
             async with Pipeline(ignore).stream():
@@ -312,7 +312,9 @@ def test_a_resource_that_is_none_is_named() -> None:
 
     with pytest.raises(PipelineError) as failed:
         ran(source([1]) >> handle)
-    assert "stage 'handle': context= gave a _GeneratorContextManager, which is no async" in str(failed.value.exceptions)
+    assert "stage 'handle': context= gave a _GeneratorContextManager, which is not an async" in str(
+        failed.value.exceptions
+    )
 
 
 def test_a_forgotten_await_fails_the_run() -> None:

@@ -227,7 +227,7 @@ def test_collect_needs_a_source_and_a_pipeline_at_rest() -> None:
     """Protects from waiting for ever: the error says what to do."""
 
     async def main() -> None:
-        with pytest.raises(DefinitionError, match="has no source, so to collect from it would wait for ever"):
+        with pytest.raises(DefinitionError, match="has no source, so collecting from it would never end"):
             await Pipeline(double).collect()
         pipeline = source(range(3)) >> double
         async with pipeline:
@@ -315,7 +315,7 @@ async def in_a_source(pipeline: Any) -> None:
         (in_a_group, ITSELF),
         (as_iterator, "async with pipeline.stream() as values: async for value in values"),
         (as_plain_iterator, "await pipeline.collect()"),
-        (as_plain_manager, "write 'async with' for 'with'"),
+        (as_plain_manager, "write 'async with' instead of 'with'"),
         (with_a_bar, "joined with >>"),
         (behind_a_bar, "joined with >>"),
         (in_a_source, "merge(pipeline)"),

@@ -515,7 +515,7 @@ APP = """
 import asyncio, os, subprocess, sys, time
 from asyncpc import Pipeline, consumer, producer, route, source
 
-out = os.dup(1)  # for the test that waits for a word; what is printed is kept away
+out = os.dup(1)  # for the test that waits for a word; what is printed is hidden
 
 @producer
 async def events():
@@ -587,7 +587,7 @@ def folder(tmp_path: Path) -> Path:
 
 def says(sources: str, stages: str) -> str:
     """The line on stderr while it measures."""
-    return f"asyncpc: recording {sources}, then calling {stages}, many times; what they print is kept away\n"
+    return f"asyncpc: recording {sources}, then calling {stages}, many times; what they print is hidden\n"
 
 
 def asyncpc_profile(folder: Path, name: str, *options: str) -> Child:
@@ -612,7 +612,7 @@ def test_the_command_tells_what_it_does_and_found(folder: Path, loop: str) -> No
 
 
 @pytest.mark.realtime
-def test_what_the_program_prints_is_kept_away(folder: Path) -> None:
+def test_what_the_program_prints_is_hidden(folder: Path) -> None:
     """A few thousand calls would bury the tables: nothing is seen of handlers, processes and their children."""
     ended = asyncpc_profile(folder, "noisy", "--items", "3").end()
     assert ended.status == 0
