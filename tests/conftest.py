@@ -24,21 +24,14 @@ from support import LOOP_FACTORIES, Watch, pending, timeout_of
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so begins what a shell runs in the background, and its children
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# A run starts hundreds of processes. Without bytecode each compiles the package again: a quarter of all CPU time.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 settings.register_profile(
     "asyncpc", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("asyncpc")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Keep bytecode below pytest's cache where the environment asks for none beside the sources.
-
-    A run starts hundreds of processes, and each would compile the package again: a third of all CPU time.
-    """
-    if sys.dont_write_bytecode and config.cache is not None:
-        sys.dont_write_bytecode = False
-        sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(config.cache.mkdir("bytecode"))
-        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.hookimpl(wrapper=True)
