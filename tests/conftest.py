@@ -13,7 +13,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 
 import pytest
 from blockbuster import BlockBuster
@@ -35,7 +35,7 @@ settings.load_profile("asyncpc")
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_xdist_auto_num_workers() -> Iterator[int | None]:
+def pytest_xdist_auto_num_workers() -> Generator[None, int | None, int | None]:
     """One worker more than processors: some tests only wait for a process or for a second to pass."""
     processors = yield
     chosen = os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS")
@@ -43,12 +43,14 @@ def pytest_xdist_auto_num_workers() -> Iterator[int | None]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[pytest.CollectReport]:
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """Let each worker import its share of a folder's modules first, so that on a first run each is compiled once.
 
     In the same order, all workers would rewrite the assertions of the same module at the same time.
     """
-    report: pytest.CollectReport = yield
+    report = yield
     worker = getattr(collector.config, "workerinput", None)
     if worker is not None and isinstance(collector, pytest.Directory):
         modules = [node for node in report.result if isinstance(node, pytest.Module)]
