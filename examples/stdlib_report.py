@@ -65,7 +65,7 @@ def measure(batch: list[tuple[str, Path]]) -> list[Module]:
 def measured(name: str, path: Path) -> Module:
     try:
         text = path.read_bytes()
-        nodes = list(ast.walk(ast.parse(text)))
+        nodes = statements(ast.parse(text))
     except (OSError, SyntaxError, ValueError) as error:
         return Module(name, problem=f"{type(error).__name__}: {error}")
     functions = tuple(
@@ -74,6 +74,13 @@ def measured(name: str, path: Path) -> Module:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     )
     return Module(name, len(text.splitlines()), functions, frozenset(imported(nodes)))
+
+
+def statements(tree: ast.AST) -> list[ast.AST]:
+    nodes = [tree]
+    for node in nodes:  # the list grows meanwhile; expressions, most of all nodes, are left out
+        nodes += [child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.expr)]
+    return nodes
 
 
 @asynccontextmanager

@@ -8,9 +8,12 @@ socket or loop never closed) into warnings of the test that collected it; so eac
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Generator, Iterator, Mapping
 
 import pytest
 from blockbuster import BlockBuster
@@ -21,10 +24,41 @@ from support import LOOP_FACTORIES, Watch, pending, timeout_of
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so begins what a shell runs in the background, and its children
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# A run starts hundreds of processes. Without bytecode each compiles the package again: a quarter of all CPU time.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 settings.register_profile(
     "asyncpc", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("asyncpc")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_xdist_auto_num_workers() -> Generator[None, int | None, int | None]:
+    """One worker more than processors: some tests only wait for a process or for a second to pass."""
+    processors = yield
+    chosen = os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS")
+    return processors if chosen or not processors else processors + 1
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Let each worker import its share of a folder's modules first, so that on a first run each is compiled once.
+
+    In the same order, all workers would rewrite the assertions of the same module at the same time.
+    """
+    report = yield
+    worker = getattr(collector.config, "workerinput", None)
+    if worker is not None and isinstance(collector, pytest.Directory):
+        modules = [node for node in report.result if isinstance(node, pytest.Module)]
+        for module in modules[int(worker["workerid"].removeprefix("gw")) :: worker["workercount"]]:
+            with contextlib.suppress(Exception):  # it fails again, and is reported, when it is collected
+                _ = module.obj
+    return report
+
 
 _loops: list[asyncio.AbstractEventLoop] = []  # that pytest-asyncio made for the test that runs
 

@@ -69,7 +69,7 @@ def run_tests(folder: Path, *tests: str) -> Ended:
     page = "tests/options/test_dedupe.py"
     paths = f"{folder}:{folder / 'tests'}:{ROOT / 'tests'}"
     return run_child(
-        folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", page, *tests, PYTHONPATH=paths, **UNMEASURED
+        folder, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:faker", page, *tests, PYTHONPATH=paths, **UNMEASURED
     )
 
 

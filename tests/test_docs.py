@@ -95,7 +95,7 @@ def test_the_programs_of_a_page_run(page: Path, tmp_path: Path) -> None:
             written = (ended.out + ended.err * fails).replace(f"{tmp_path}/", "")
             assert not program.output or not (wrong := differs(written, program.output)), wrong
     if tested:
-        ended = run_child(tmp_path, "-m", "pytest", "-p", "no:cacheprovider", *tested, **UNMEASURED)
+        ended = run_child(tmp_path, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:faker", *tested, **UNMEASURED)
         assert ended.status == 0, ended.out + ended.err
 
 

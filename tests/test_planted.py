@@ -14,7 +14,11 @@ from asyncpc.core.queue import BoundedQueue
 SEEDS = range(1500)
 
 
-RARE = {"only the first error told", "failure of a stream's block hides the run's"}
+RARE = {
+    "only the first error told",
+    "failure of a stream's block hides the run's",
+    "writers asleep beside room while batches wait for them",
+}
 """Faults that few scenarios meet: it takes seconds to find one."""
 
 

@@ -18,9 +18,12 @@ from asyncpc.cli.main import main
 
 APP = r"""
 import asyncio, sys
-from asyncpc import Batch, consumer, producer, source
+from asyncpc import Batch, Retry, consumer, producer, source
 
-@consumer(on_error="skip", retry=2, name="odd")
+def at_once(attempt):
+    return 0
+
+@consumer(on_error="skip", retry=Retry(2, wait=at_once), name="odd")
 async def odd(item):
     if isinstance(item, int) and item % 2:
         raise ValueError(f"boom {item} at redis://me:hunter2@host/0\nagain")

@@ -602,14 +602,14 @@ async def test_no_item_of_a_thread_stays_on_its_way(threads: int, maxsize: int, 
 
     def keep(items: list[int]) -> None:
         got.extend(items)
-        if len(got) == 600:
+        if len(got) == 240:
             all_came.set()
 
     with switching_often():
         async with Pipeline(taking(batch, keep), maxsize=maxsize) as running:
 
             def put_all(first: int) -> None:
-                for n in range(first, 600, threads):
+                for n in range(first, 240, threads):
                     running.put_from_thread(n)
 
             pool = ThreadPoolExecutor(threads)
@@ -620,7 +620,7 @@ async def test_no_item_of_a_thread_stays_on_its_way(threads: int, maxsize: int, 
                     await all_came.wait()
             finally:
                 pool.shutdown()
-    assert sorted(got) == list(range(600))
+    assert sorted(got) == list(range(240))
 
 
 @pytest.mark.parametrize("maxsize", [1, 8])

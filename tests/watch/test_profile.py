@@ -564,7 +564,8 @@ def apart_and_loud(n):
     print("NOISE", flush=True)
     subprocess.run("echo NOISE; echo NOISE >&2", shell=True)
 
-noisy = Pipeline(range(3), loud, apart_and_loud)
+noisy = Pipeline(range(3), loud)
+noisy_apart = Pipeline(range(3), apart_and_loud)
 good = Pipeline(range(40), fetch)
 failing = source([1]) >> fetch >> bad
 unsourced = Pipeline(fetch)
@@ -611,15 +612,19 @@ def test_the_command_tells_what_it_does_and_found(folder: Path, loop: str) -> No
     assert "Called: fetch " in called
 
 
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [("noisy", "loud"), pytest.param("noisy_apart", "apart_and_loud", marks=pytest.mark.thorough)],
+)
 @pytest.mark.realtime
-def test_what_the_program_prints_is_hidden(folder: Path) -> None:
+def test_what_the_program_prints_is_hidden(folder: Path, name: str, stage: str) -> None:
     """A few thousand calls would bury the tables: nothing is seen of handlers, processes and their children."""
-    ended = asyncpc_profile(folder, "noisy", "--items", "3").end()
+    ended = asyncpc_profile(folder, name, "--items", "3").end()
     assert ended.status == 0
-    assert ended.err == says("source(range)", "loud, apart_and_loud")
+    assert ended.err == says("source(range)", stage)
     assert "NOISE" not in ended.out
-    assert "apart_and_loud: concurrency 1, 3 items recorded" in ended.out
-    assert ended.out.index("loud limits: ") > ended.out.rindex("its setting")
+    assert f"{stage}: concurrency 1, 3 items recorded" in ended.out
+    assert ended.out.index(" limits: ") > ended.out.rindex("its setting")
 
 
 @pytest.mark.realtime
