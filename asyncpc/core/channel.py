@@ -205,7 +205,7 @@ class Channel(BoundedQueue[T]):
         of the user does not let it, the call raises ``Ended`` instead.
         """
         if self.when_full is not None and len(self.items) >= self.limit:
-            self.when_full(item)
+            self.when_full.from_within(item)
             return
         in_vain = False  # then it is the first to be woken again
         try:
