@@ -194,9 +194,6 @@ class Container(Protocol):
         """The items in what was taken."""
         ...
 
-    def worker_left(self, taker: Any, /) -> None:
-        """The worker that was given ``taker`` takes nothing more from it."""
-
     def complete(self) -> bool:
         """Let what waits for more be taken as it is; whether there was any."""
         ...
