@@ -174,6 +174,36 @@ def test_every_example_has_a_test() -> None:
     assert set(FINITE) == modules() - endless
 
 
+def test_the_page_of_the_site_lists_every_example() -> None:
+    """Protects the reader of the site, who does not see the folder: each is there once, and its command is real."""
+    page = (ROOT / "docs/examples.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \|$", page, re.MULTILINE)
+    assert sorted(name for name, _, _ in rows) == sorted(modules())
+    for name, _, commands in rows:
+        header = ast.get_docstring(ast.parse((EXAMPLES / f"{name}.py").read_text(encoding="utf-8"))) or ""
+        for command in re.findall(r"`([^`]+)`", commands):
+            assert f"    {command}" in header, f"examples/{name}.py is not run so"
+
+
+def test_how_to_pages_lead_to_the_examples_they_name() -> None:
+    """Protects the reader of a page: what it names is a click away, at the heading of the program."""
+    page = (ROOT / "docs/examples.md").read_text(encoding="utf-8")
+    sections = re.split(r"^## (.+)$", page, flags=re.MULTILINE)[1:]
+    there = {
+        name: re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+        for heading, text in zip(sections[::2], sections[1::2], strict=True)
+        for name in re.findall(r"^\| `(\w+)`", text, re.MULTILINE)
+    }
+    named = 0
+    for path in (ROOT / "docs/how-to").glob("*.md"):
+        text = path.read_text(encoding="utf-8")
+        links = dict(re.findall(r"\[`examples/(\w+)\.py`\]\(\.\./examples\.md#([\w-]+)\)", text))
+        assert set(re.findall(r"`examples/(\w+)\.py`", text)) == set(links), path.name
+        assert all(there[name] == anchor for name, anchor in links.items()), path.name
+        named += len(links)
+    assert named > 10
+
+
 @pytest.mark.parametrize("name", sorted(modules()))
 def test_headers_say_how_to_run(name: str) -> None:
     """Protects the reader: each header gives a command that names this very file, the other way, and real output."""

@@ -147,11 +147,6 @@ class Channel(BoundedQueue[T]):
         """The items in what a worker took at once."""
         return [taken] if self.container is None else self.container.items_in(taken)
 
-    def worker_left(self, taker: Any) -> None:
-        """A worker takes nothing more from what :meth:`taker` gave it."""
-        if self.container is not None:
-            self.container.worker_left(taker)
-
     def complete(self) -> bool:
         """Release items that wait for more; return whether there were any."""
         if self.container is not None and self.container.complete():
@@ -205,7 +200,7 @@ class Channel(BoundedQueue[T]):
         of the user does not let it, the call raises ``Ended`` instead.
         """
         if self.when_full is not None and len(self.items) >= self.limit:
-            self.when_full(item)
+            self.when_full.from_within(item)
             return
         in_vain = False  # then it is the first to be woken again
         try:

@@ -239,9 +239,6 @@ class Container(Protocol):
         """The items in what was taken."""
         ...
 
-    def worker_left(self, taker: Any, /) -> None:
-        """The worker that was given ``taker`` takes nothing more from it."""
-
     def complete(self) -> bool:
         """Let what waits for more be taken as it is; whether there was any."""
         ...
@@ -260,7 +257,10 @@ class Full(Protocol):
     """What is done with an item that finds its channel full, instead of waiting: drop one, or raise."""
 
     def __call__(self, item: Any, /) -> None:
-        """See the class."""
+        """Take the item of a caller of ``put``, who gets an interrupt that a function of the user raises."""
+
+    def from_within(self, item: Any, /) -> None:
+        """Take the item of a worker or source, which goes on with its books: an interrupt ends the run."""
 
 
 class Inlet(Protocol):

@@ -228,11 +228,11 @@ class RunLinks:
     __slots__ = ("failing", "failures", "machines", "receivers", "tracks", "trouble")
 
     def __init__(
-        self, tracks: bool, trouble: Callable[[Exception, str], None], failing: Callable[[Worker], None]
+        self, tracks: bool, trouble: Callable[[BaseException, str], None], failing: Callable[[Worker], None]
     ) -> None:
         self.tracks: bool = tracks
         """Whether items may come with tickets."""
-        self.trouble: Callable[[Exception, str], None] = trouble
+        self.trouble: Callable[[BaseException, str], None] = trouble
         """Ends the run with an error that nobody can raise in the midst of its work, and the name of the stage."""
         self.failing: Callable[[Worker], None] = failing
         """Tells the run of a worker that has failed, but has yet to close what it has opened."""

@@ -115,7 +115,6 @@ async def _work(worker: ConsumerWorker, function: Callable[[Any], Any]) -> None:
     finally:
         if worker.stopwatch is not None:
             worker.stopwatch.close()
-        inbox.worker_left(items)
 
 
 def _make_call(worker: ConsumerWorker) -> None:

@@ -386,7 +386,7 @@ class Bridge:
             channel.put_nowait(item)
             return None
         if full and channel.when_full is not None:
-            channel.when_full(item)
+            channel.when_full.from_within(item)
         else:
             channel.enqueue(item)
         source.count_item()

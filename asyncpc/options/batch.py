@@ -295,9 +295,6 @@ class Batches:
         """Any worker takes from this itself."""
         return self
 
-    def worker_left(self, taker: object) -> None:
-        """Nothing is kept for a worker."""
-
     def items_in(self, taken: Iterable[Any]) -> list[Any]:
         """The items of the batch, or what is left of it."""
         return list(taken)
@@ -437,10 +434,6 @@ class KeyedBatches:
     def taker(self) -> BatchLease:
         """What keeps the keys of one worker's batch from the others."""
         return BatchLease(self)
-
-    def worker_left(self, taker: BatchLease) -> None:
-        """The keys of its last batch are free."""
-        taker.end()
 
     def items_in(self, taken: Iterable[Any]) -> list[Any]:
         """The items of the batch, or what is left of it."""

@@ -104,10 +104,6 @@ class KeyedQueue:
         """What keeps the key of one worker's item from the others."""
         return Lease(self)
 
-    def worker_left(self, taker: Lease) -> None:
-        """The key of its last item is free."""
-        taker.end()
-
     def items_in(self, taken: Any) -> list[Any]:
         """One item is taken at once."""
         return [taken]
@@ -145,7 +141,8 @@ _NO_KEY: Any = object()
 class Lease:
     """One worker's way to a :class:`KeyedQueue`: the key of its item is free again when it looks for the next one.
 
-    It does not look before all of its calls have ended, even those that have failed.
+    It does not look before all of its calls have ended, even those that have failed. A worker whose item ends the run
+    does not look again: what waits for that key stays where it is.
     """
 
     __slots__ = ("_key", "_queue")

@@ -64,7 +64,10 @@ class Full:
         self._stage = stage
 
     def __call__(self, item: Any) -> None:
-        """Drop this item or the oldest one; raises ``asyncio.QueueFull`` if the policy says so."""
+        """Drop this item or the oldest one; raises ``asyncio.QueueFull`` if the policy says so.
+
+        ``KeyboardInterrupt`` or ``SystemExit`` of ``on_drop`` comes out when the item has been dropped and counted.
+        """
         stage, inbox, how = self._stage, self._stage.inbox, self._policy.overflow
         if how == "raise":
             raise asyncio.QueueFull(f"stage {stage.handler.name!r}: its queue is full, and overflow='raise'")
@@ -83,3 +86,12 @@ class Full:
                 stage.run.trouble(stray, stage.handler.name)
             except Exception as error:  # it is not the fault of the one who put the item
                 stage.run.trouble(error, stage.handler.name)
+
+    def from_within(self, item: Any) -> None:
+        """The same for a worker or source of the run, which counts the item as given: an interrupt ends the run."""
+        try:
+            self(item)
+        except Exception:
+            raise
+        except BaseException as interrupt:  # fault B13: the run raises it as it is
+            self._stage.run.trouble(interrupt, self._stage.handler.name)

@@ -110,9 +110,6 @@ class PriorityHeap:
         """Any worker takes from this itself."""
         return self
 
-    def worker_left(self, taker: object) -> None:
-        """Nothing is kept for a worker."""
-
     def items_in(self, taken: Any) -> list[Any]:
         """One item is taken at once."""
         return [taken]

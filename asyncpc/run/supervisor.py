@@ -345,7 +345,7 @@ class Supervisor:
         else:
             self._limit(self.plan.drain_timeout)
 
-    def _trouble(self, error: Exception, where: str) -> None:
+    def _trouble(self, error: BaseException, where: str) -> None:
         """End the run, since a callback of the user failed where nobody could raise it."""
         self.outcome.keep(error, where)
         self._fail(where)

@@ -1,4 +1,4 @@
-"""How far a run has come: how many items of its sources are through, how fast, and how long the rest will take."""
+"""How far a run has come: how many items are through, how fast, and how long the rest will take."""
 
 from __future__ import annotations
 
@@ -27,12 +27,14 @@ ALMOST: Final = 0.99
 
 
 class Standing(NamedTuple):
-    """How far a run has come at one moment; counts are items of its sources, times are seconds."""
+    """How far a run has come at one moment; counts are items of its sources and fed ones, times are seconds."""
 
     through: int
     """Items that were handled to their end, failed, or were dropped."""
     total: int | None
     """Items that there will be, if that is known: never less than are through."""
+    waiting: int | None
+    """Items that came in and are not through, in a run that feeds itself: all that is known of its end. Else None."""
     rate: float
     """Items through per second, lately."""
     elapsed: float
@@ -56,8 +58,13 @@ class Standing(NamedTuple):
         return min(share, ALMOST) if self.behind else share
 
     def __str__(self) -> str:
-        """One line: ``45 % · 450/1,000 · 120/s · 0:04 · 0:05 left · fetch queue 100/128``."""
+        """One line: ``45 % · 450/1,000 · 120/s · 0:04 · 0:05 left · fetch queue 100/128``.
+
+        In a run that feeds itself it begins with ``1,234 done, 56 waiting``.
+        """
         count = f"{self.through:,}" + ("" if self.total is None else f"/{self.total:,}")
+        if self.waiting is not None and self.total is None:
+            count += f" done, {self.waiting:,} waiting"
         rate = f"{self.rate:,.0f}/s" if self.rate >= 10 or self.rate < SLOWEST else f"{self.rate:.2g}/s"
         is_over = self.word in ("stopped", "failed")
         parts = [
@@ -94,6 +101,7 @@ class Journey:
         return Standing(
             through=through,
             total=total,
+            waiting=now.produced + now.fed - through if now.fed else None,
             rate=rate,
             elapsed=now.elapsed,
             left=left if left < LONGEST else None,
@@ -106,13 +114,13 @@ class Journey:
     def _total(self, now: Statistics, has_failed: bool) -> int | None:
         """How many items there will be: as the sources say, or as they have given once they have ended by themselves.
 
-        With ``feed`` nobody can tell. A source that has given more than it said was wrong, so its word is dropped.
+        With ``feed`` nobody can tell before the end. A source that has given more than it said was wrong, so its word
+        is dropped.
         """
-        if now.fed:
-            return None
-        if now.state != "running" and not self._is_cut_short(now, has_failed):
-            return now.produced
-        return None if self._expected is None or now.produced > self._expected else self._expected
+        may_feed = now.fed and _is_under_way(now)
+        if now.state != "running" and not may_feed and not self._is_cut_short(now, has_failed):
+            return now.produced + now.fed
+        return None if now.fed or self._expected is None or now.produced > self._expected else self._expected
 
     def _is_cut_short(self, now: Statistics, has_failed: bool) -> bool:
         """Whether the sources might have given more; what is put in has no other end than a stop."""
@@ -141,7 +149,7 @@ class Journey:
 
 
 class Extent:
-    """How many source items are through: past the first stages that emit any number of values per item.
+    """How many items, of the sources and fed ones, are through: past the first stages that emit any number of values.
 
     Beyond those stages nobody can say which items a value was made of. An item that failed or was dropped is through.
     """
@@ -177,7 +185,7 @@ class Extent:
             if place in self.counted:
                 within[place] += stage.queued + stage.in_flight
             until_the_end[place] = within[place] + until_the_end[meeting]
-        return max(0, now.produced - sum(within[place] for place in self.trunk))
+        return max(0, now.produced + now.fed - sum(within[place] for place in self.trunk))
 
     def behind(self, now: Statistics) -> int:
         """How many values are on their way beyond the stages that count; failures that are reported are among them."""

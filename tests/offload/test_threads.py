@@ -10,18 +10,54 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, cast
 
 import pytest
 from support import BUSY, PATIENCE, ignore, results, until
 
-from asyncpc import Batch, DefinitionError, Pipeline, PipelineError, consumer, feed, source
+from asyncpc import Batch, DefinitionError, Pipeline, PipelineError, Rate, consumer, feed, source
 from asyncpc.offload.calls import ThreadCaller
 from asyncpc.offload.threads import WorkerThreads
 
 pytestmark = pytest.mark.realtime
+
+
+async def test_functions_given_to_options_are_called_in_the_loop() -> None:
+    """They may touch what belongs to the loop, whichever thread the handler runs in, or puts items in from."""
+    called: dict[str, set[bool]] = {}
+
+    def here(what: str, value: Any) -> Any:
+        called.setdefault(what, set()).add(threading.get_ident() == loop_thread)
+        return value
+
+    @consumer(
+        key=lambda n: here("key", n),
+        priority=lambda n: here("priority", n),
+        rate=Rate(1000, key=lambda n: here("rate", n)),
+        maxsize=2,
+        overflow="drop_newest",
+        on_drop=lambda n: here("on_drop", n),
+        on_error=lambda failure: here("on_error", failure),
+    )
+    def handle(n: int) -> None:
+        if here("handler", n) == 0:
+            raise ValueError
+        ended.wait()
+
+    loop_thread, ended = threading.get_ident(), threading.Event()
+    pipeline = Pipeline(handle, drain_timeout=0, on_unfinished=lambda items: here("on_unfinished", items))
+    with suppress(PipelineError):
+        async with pipeline as running:
+            await asyncio.to_thread(running.put_from_thread, 0)
+            await until(lambda: "on_error" in called)
+            for n in range(1, 9):
+                await asyncio.to_thread(running.put_from_thread, n)
+            running.stop()
+            ended.set()
+    names = "key", "priority", "rate", "on_drop", "on_error", "on_unfinished"
+    assert called == {"handler": {False}, **{name: {True} for name in names}}
 
 
 async def test_sync_handlers_run_in_threads_of_their_own() -> None:

@@ -165,6 +165,18 @@ def test_the_queue_of_a_batch_stage_holds_more_than_a_batch() -> None:
     assert [(len(items), reason) for items, reason in batcher.items] == [(500, "size"), (500, "size")]
 
 
+@pytest.mark.parametrize(("size", "bound"), [(500, 1000), (65, 130), (10, 128)])
+def test_the_queue_of_a_batch_stage_holds_two_batches(size: int, bound: int) -> None:
+    """So one is gathered while another is handled; of small ones it holds as many as any queue does."""
+
+    @consumer(batch=Batch(size))
+    async def slow(rows: list[int]) -> None:
+        await asyncio.sleep(1)
+
+    (stage,) = ran(source(range(3000)) >> slow).stages
+    assert stage.peak_queued == bound
+
+
 @both
 def test_a_batch_fails_as_one_unless_it_is_split(eager: bool) -> None:
     """Whole by default; with split_on_error only the item that is the reason fails, each with its own attempts."""

@@ -193,6 +193,24 @@ def test_a_share_is_of_all_items_settled() -> None:
     assert ran(source(range(10_000)) >> one_in_a_hundred).failed == 100
 
 
+def test_a_share_counts_each_run_by_itself() -> None:
+    """A run that goes on where another stopped has settled nothing yet: its second failure may be one too many."""
+
+    @consumer(on_error="skip", max_failures=0.01)
+    async def fails(n: int) -> None:
+        if n in failing:
+            raise ValueError(n)
+
+    failing = {998, 999}
+    pipeline = source(range(1000)) >> fails
+    assert ran(pipeline).failed == 2
+    failing = {0, 198}  # the second of 199 items
+    with pytest.raises(PipelineError):
+        ran(pipeline)
+    failing = {0, 199}
+    assert ran(pipeline).failed == 2
+
+
 @both
 def test_an_item_whose_failure_was_not_told_has_not_failed(eager: bool) -> None:
     """The report says what the last one failed with that did fail; this one is unfinished."""

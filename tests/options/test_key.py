@@ -11,7 +11,7 @@ import pytest
 from spy import Sink
 from virtual import both, now, ran, run_virtual
 
-from asyncpc import Pipeline, PipelineError, Report, consumer, source
+from asyncpc import Batch, Pipeline, PipelineError, Report, consumer, source
 from asyncpc.options.key import KeyedQueue
 
 
@@ -153,3 +153,25 @@ def test_a_worker_that_leaves_gives_its_key_back(eager: bool) -> None:
 
     run_virtual(main, eager=eager)
     assert handled == ["a1", "b1", "a2"]
+
+
+@both
+@pytest.mark.parametrize(
+    "options", [{}, {"priority": lambda item: 0}, {"batch": Batch(1)}], ids=["key", "priority", "batch"]
+)
+def test_nothing_of_a_key_begins_behind_an_item_that_ends_the_run(options: Any, eager: bool) -> None:
+    """Its key is not let go: a worker that becomes free at the same moment would take the next item of the key."""
+    begun: list[str] = []
+
+    async def handle(item: Any) -> None:
+        (one,) = item if "batch" in options else [item]
+        begun.append(one)
+        await asyncio.sleep(1)
+        if one == "a1":
+            raise ValueError
+
+    stage: Any = consumer(concurrency=2, key=lambda item: item[0], **options)
+    with pytest.raises(PipelineError) as failed:
+        ran(source(["a1", "b1", "a2", "a3"]) >> stage(handle), eager=eager)
+    assert begun == ["a1", "b1"]
+    assert sorted(one.item for one in failed.value.report.unfinished) == ["a2", "a3"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, cast
 
 import pytest
@@ -11,7 +11,18 @@ from spy import Sink
 from support import balanced
 from virtual import both, idle, now, run_virtual
 
-from asyncpc import Pipeline, PipelineError, QueueShutDown, Report, consumer, source
+from asyncpc import (
+    Batch,
+    Pipeline,
+    PipelineError,
+    QueueShutDown,
+    Report,
+    broadcast,
+    consumer,
+    merge,
+    producer,
+    source,
+)
 
 
 @both
@@ -154,3 +165,95 @@ def test_an_interrupt_of_on_drop_keeps_the_books(eager: bool) -> None:
 
     report = run_virtual(main, eager=eager)
     assert (report.produced, report.done, report.dropped) == (3, 2, 1)
+
+
+@consumer
+async def same(n: int) -> int:
+    return n
+
+
+@consumer
+async def twice(n: int) -> AsyncIterator[int]:
+    yield n
+    yield n
+
+
+@consumer(batch=Batch(3, within=1))
+async def batched(rows: list[int]) -> list[int]:
+    return rows
+
+
+@producer
+def in_thread() -> Iterator[int]:
+    yield from range(9)
+
+
+async def fails(n: int) -> None:
+    raise ValueError(n)
+
+
+WAYS: dict[str, Any] = {
+    "source": lambda slow: source(range(9)) >> slow,
+    "merged": lambda slow: merge(source(range(9)), source(range(9)) >> same) >> slow,
+    "stage": lambda slow: source(range(9)) >> same >> slow,
+    "generator": lambda slow: source(range(9)) >> twice >> slow,
+    "batch": lambda slow: source(range(9)) >> batched >> slow,
+    "in order": lambda slow: source(range(9)) >> consumer(ordered=True, concurrency=2)(same.__wrapped__) >> slow,
+    "branch": lambda slow: source(range(9)) >> broadcast(slow, same),
+    "dead letter": lambda slow: source(range(9)) >> consumer(on_error=slow)(fails),
+}
+
+
+@both
+@pytest.mark.parametrize("interrupt", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("overflow", ["drop_newest", "drop_oldest"])
+@pytest.mark.parametrize("way", list(WAYS))
+def test_an_interrupt_of_on_drop_ends_the_run_and_keeps_the_books(
+    way: str, overflow: Any, interrupt: type[BaseException], eager: bool
+) -> None:
+    """Fault B13: it comes out of the run; the value was dropped first, so it counts as come in and as dropped."""
+
+    def dropped(item: object) -> None:
+        raise interrupt
+
+    @consumer(maxsize=1, overflow=overflow, on_drop=dropped)
+    async def slow(item: object) -> None:
+        await asyncio.sleep(1)
+
+    report = interrupted(WAYS[way](slow), interrupt, lambda main: run_virtual(main, eager=eager))
+    assert balanced(report)
+    assert report.dropped >= 1
+
+
+@pytest.mark.realtime
+def test_an_interrupt_of_on_drop_keeps_the_books_of_a_source_in_a_thread() -> None:
+    """The item of the thread was dropped in the event loop."""
+
+    def dropped(item: object) -> None:
+        raise SystemExit
+
+    @consumer(maxsize=1, overflow="drop_newest", on_drop=dropped)
+    async def slow(item: object) -> None:
+        await asyncio.sleep(100)
+
+    report = interrupted(in_thread() >> slow, SystemExit, lambda main: asyncio.run(main()))
+    assert balanced(report)
+    assert report.dropped >= 1
+
+
+def interrupted(
+    pipeline: Pipeline[Any, Any], interrupt: type[BaseException], run: Callable[[Callable[[], Any]], None]
+) -> Report:
+    """The report of a run that an interrupt comes out of."""
+    reports = list[Report]()
+
+    async def main() -> None:
+        async with pipeline as running:
+            try:
+                await running.wait()
+            finally:
+                reports.append(cast(Report, running.report))
+
+    with pytest.raises(interrupt):
+        run(main)
+    return reports[0]

@@ -12,8 +12,8 @@ from graphs import Graph, graphs, stage
 from hypothesis import given
 from virtual import run_virtual
 
-from asyncpc import Pipeline, broadcast, consumer, merge, route, source
-from asyncpc.watch.extent import Extent, Standing
+from asyncpc import Consumer, Pipeline, Retry, broadcast, consumer, feed, merge, route, source
+from asyncpc.watch.extent import Extent, Journey, Standing
 
 
 def throughs(pipeline: Pipeline[Any, Any]) -> list[int]:
@@ -27,6 +27,21 @@ def throughs(pipeline: Pipeline[Any, Any]) -> list[int]:
                 await asyncio.sleep(0.5)
                 seen.append(way.through(running.statistics()))
             return [*seen, way.through((await waiting).statistics)]
+
+    return run_virtual(main)
+
+
+def standings(pipeline: Pipeline[Any, Any]) -> list[Standing]:
+    """How far a run had come, every half second of it, and at its end."""
+
+    async def main() -> list[Standing]:
+        journey, seen = Journey(pipeline._plan), list[Standing]()
+        async with pipeline as running:
+            waiting = asyncio.ensure_future(running.wait())
+            while not waiting.done():
+                await asyncio.sleep(0.5)
+                seen.append(journey.standing(running.statistics()))
+            return [*seen, journey.standing((await waiting).statistics)]
 
     return run_virtual(main)
 
@@ -89,6 +104,57 @@ def test_what_comes_behind_a_generator_is_not_counted() -> None:
     assert (max(seen), seen[-1]) == (7, 7)
 
 
+def tree(depth: int) -> Consumer[int, int, ..., Any]:
+    """A stage that handles an item in a second and feeds two more, down to a depth: 2 to its power, less 1, in all."""
+
+    @consumer(maxsize=0)
+    async def node(n: int) -> int:
+        await asyncio.sleep(1)
+        if n < depth:
+            feed(n + 1)
+            feed(n + 1)
+        return n
+
+    return node
+
+
+@consumer
+async def even(n: int) -> AsyncIterator[int]:
+    """A filter."""
+    if n % 2 == 0:
+        yield n
+
+
+def odd(n: int) -> None:
+    """Fails for each odd item, at each attempt."""
+    if n % 2:
+        raise ValueError
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        [tree(5)],
+        [tree(5), slow],
+        [tree(5), consumer(on_error="skip", retry=Retry(2, wait=lambda attempt: 0.5))(odd), stage("b")],
+        [tree(5), broadcast(slow, stage("sink")), stage("save")],
+        [tree(5), route(lambda n: n % 2, {0: slow}, default=stage("a")), stage("save")],
+        [tree(5), even, stage("save")],
+    ],
+    ids=["one stage", "two stages", "retried and failed", "broadcast", "routed", "filtered"],
+)
+def test_a_run_that_feeds_itself_counts_what_is_done_and_what_waits(stages: list[Any]) -> None:
+    """Its end is not known, but how much there is to do now: each item is done once, whatever became of it."""
+    seen = standings(Pipeline[Any, Any]([1], *stages))
+    under_way, last = seen[1:-2], seen[-1]
+    assert all(one.share is None and one.left is None for one in under_way)
+    assert all(one.waiting is not None and one.through + one.waiting <= 31 for one in under_way)
+    assert all(before.through <= after.through for before, after in pairwise(seen))
+    assert max(one.waiting for one in under_way if one.waiting) > 10
+    assert len({one.through for one in under_way}) > 5  # it moves
+    assert (last.through, last.total, last.waiting, last.share) == (31, 31, 0, 1.0)
+
+
 @given(graph=graphs)
 def test_never_more_items_are_through_than_there_are(graph: Graph) -> None:
     """In any graph, at any moment; and at the end it is all of them, whatever became of each."""
@@ -99,6 +165,6 @@ def test_never_more_items_are_through_than_there_are(graph: Graph) -> None:
 
 def test_a_rate_that_is_almost_none_is_none() -> None:
     """After an hour without an item the rate that fades is no figure to read."""
-    standing = Standing(1, None, 3.1e-13, 3600.0, None, 0, 0, "", "slow queue 0/128")
+    standing = Standing(1, None, None, 3.1e-13, 3600.0, None, 0, 0, "", "slow queue 0/128")
     assert str(standing) == "1 · 0/s · 1:00:00 · slow queue 0/128"
     assert "· 0.0012/s ·" in str(standing._replace(rate=0.00123))

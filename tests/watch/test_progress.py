@@ -220,17 +220,30 @@ def test_a_total_that_is_no_number_of_items_is_refused(wrong: Any) -> None:
 # -- what the line says ---------------------------------------------------------------------------
 
 
-def test_a_run_that_feeds_itself_has_no_total(capsys: pytest.CaptureFixture[str]) -> None:
-    """With ``feed`` nobody knows the end."""
+@consumer(maxsize=0)
+async def crawl(page: int) -> None:
+    """Finds ten pages on each of the first thirty; a page takes a little less than a second."""
+    await asyncio.sleep(0.999)
+    if page < 30:
+        for link in range(10):
+            feed(30 + link if page > 3 else page + 1 + link)
 
-    @consumer
-    async def countdown(n: int) -> None:
-        await asyncio.sleep(1)
-        if n:
-            feed(n - 1)
 
-    lines = shown(Pipeline([25], countdown), capsys)
-    assert not any("%" in line or "left" in line for line in lines)
+def test_a_run_that_feeds_itself_says_what_is_done_and_what_waits(capsys: pytest.CaptureFixture[str]) -> None:
+    """With ``feed`` nobody knows the end, so there is no percent; but whether a crawl gets anywhere can be seen."""
+    lines = shown(Pipeline([3], crawl), capsys)
+    assert lines[0] == "10 done, 91 waiting · 1/s · 0:10 · crawl queue 90"
+    assert not any("%" in line or "left" in line for line in lines[:-1])
+    assert lines[-1] == "100 % · 111/111 · 1/s · 1:50"
+
+
+def test_a_crawl_that_was_stopped_says_how_far_it_came(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is still fed while it drains is counted too; what was left at the deadline waits."""
+    lines = stopped_after(9, Pipeline([3], crawl), 4, capsys)
+    assert lines == [
+        "10 done, 91 waiting · 1/s · 0:10 · draining · crawl queue 90",
+        "stopped at 13 done, 98 waiting · 1/s · 0:13",
+    ]
 
 
 def test_failures_and_filters_are_through(capsys: pytest.CaptureFixture[str]) -> None:
