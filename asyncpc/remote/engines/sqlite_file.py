@@ -1,0 +1,256 @@
+"""``DatabaseFile``: a SQLite file that many processes write, as the one thread sees it that works with it.
+
+SQLite lets one process write at a time, and lets the others try again and again, without an order: of eight processes
+some write fifty times as often as others, and some not at all. So they queue at a lock file first, where who has waited
+longest looks most often. The lock file only shares out the turns: what keeps two processes from writing at once is
+SQLite, so a lock that fails (a program that does not know of it, a file system without locks) costs order, not data.
+
+All calls that wait together are made in one transaction, as its commit takes longer than they do.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from time import monotonic, sleep
+from typing import Final
+
+from ...errors import DefinitionError
+from ...offload.threads import Job, ThreadCaller
+from ...wording import shown, summary
+from ..broker import Disconnected
+
+__all__ = ["DatabaseFile"]
+
+PATIENCE: Final = 10.0
+"""Seconds to wait for the turn to write; then a process that has it hangs."""
+
+LONGEST_PAUSE: Final = 0.001
+SHORTEST_PAUSE: Final = 0.00005
+"""Seconds between two looks at the lock file."""
+
+HURRY: Final = 50.0
+"""How much more often a process looks for each second that it has waited; the shorter pause of two wins most turns."""
+
+BUSY: Final = 0.25
+"""Seconds for which SQLite tries by itself, where a program that does not know the lock file is in the way."""
+
+LOG_SIZE: Final = 64 * 1024 * 1024
+"""Bytes of the write-ahead log that stay on disk after a rush."""
+
+MISTAKES: Final = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT})
+"""Errors on opening that no later attempt mends."""
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_lock(file: int) -> None:
+        os.lseek(file, 0, os.SEEK_SET)
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+
+    def _unlock(file: int) -> None:
+        os.lseek(file, 0, os.SEEK_SET)
+        msvcrt.locking(file, msvcrt.LK_UNLCK, 1)
+
+else:
+    import fcntl
+
+    def _try_lock(file: int) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _unlock(file: int) -> None:
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
+class DatabaseFile(ThreadCaller):
+    """Makes calls that read and write the file at ``path``; all of one group, or none, are written.
+
+    Every call raises ``Disconnected`` if the file cannot be read or written, or another process does not let it write
+    within ten seconds.
+    """
+
+    def __init__(self, path: str, kind: int, version: int, schema: Sequence[str], synchronous: str) -> None:
+        self.path: str = path
+        self._kind = kind  # the application id that says whose file it is
+        self._version = version
+        self._schema = schema
+        self._synchronous = synchronous
+        self._lock_file = -1
+        self._has_lock = False
+        self._is_leaving = False
+        self._connection: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
+
+    # -- for its calls ----------------------------------------------------------------------------
+
+    def open(self) -> str:
+        """Open the file, and make it if it is not there; return its path, without links, wherever the program goes.
+
+        Raises ``DefinitionError`` if it cannot be used, now or later: no such directory, no permission, no database, or
+        one of somebody else.
+        """
+        try:
+            self.path = os.path.realpath(self.path)
+            self._lock_file = os.open(self.path + "-lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+            self._wait_for_lock(monotonic() + PATIENCE)
+            self._connection = sqlite3.connect(self.path, timeout=BUSY, isolation_level=None)
+            self._prepare(self._connection)
+            self._file = self._on_disk()
+            return self.path
+        except (FileNotFoundError, NotADirectoryError):
+            raise DefinitionError(f"sqlite: {self._name}: its directory does not exist") from None
+        except PermissionError:
+            raise DefinitionError(f"sqlite: {self._name}: its directory may not be written to") from None
+        except sqlite3.Error as error:
+            if _code(error) in MISTAKES or not self._is_allowed():
+                raise DefinitionError(f"sqlite: {self._name}: {error}") from None
+            raise
+
+    def reading(self) -> sqlite3.Connection:
+        """The connection, to read with."""
+        if self._is_leaving or self._connection is None:
+            raise Disconnected(f"sqlite: {self._name} is closed")
+        return self._connection
+
+    def writing(self) -> sqlite3.Connection:
+        """The connection, in a transaction that no other process is in; it is over when the calls are."""
+        connection = self.reading()
+        if not connection.in_transaction:
+            ends = monotonic() + PATIENCE
+            self._wait_for_lock(ends)
+            while not self._begins(connection):
+                self._go_on(ends)
+        return connection
+
+    # -- as a caller of calls ---------------------------------------------------------------------
+
+    def most(self) -> int:
+        """As many calls as there can be at once."""
+        return 16
+
+    def make(self, jobs: list[Job]) -> None:
+        """Make them in one transaction; one that fails fails them all."""
+        try:
+            if self._file is not None and self._on_disk() != self._file:
+                raise Disconnected(f"sqlite: {self._name} was removed or replaced")
+            super().make(jobs)
+            failed = next((job.error for job in jobs if job.error is not None), None)
+            if failed is None and self._connection is not None and self._connection.in_transaction:
+                self._connection.execute("COMMIT")
+        except (Disconnected, OSError, sqlite3.Error) as error:
+            failed = error
+        finally:
+            self._end()
+        if failed is not None:
+            for job in jobs:
+                job.error = self._told(job.error or failed)
+
+    def interrupt(self) -> bool:
+        """Let the calls end that are under way or wait; the file is to be closed."""
+        self._is_leaving = True
+        if self._connection is not None:
+            with suppress(sqlite3.Error):  # it is closed
+                self._connection.interrupt()
+        return True
+
+    def close(self) -> None:
+        """Close the file; what was not committed is undone."""
+        self._is_leaving = True
+        with suppress(sqlite3.Error):
+            if self._connection is not None:
+                self._connection.close()
+        if self._lock_file >= 0:
+            os.close(self._lock_file)
+
+    # -- the turn to write ------------------------------------------------------------------------
+
+    def _wait_for_lock(self, ends: float) -> None:
+        began = monotonic()
+        while not self._has_lock:
+            try:
+                _try_lock(self._lock_file)
+                self._has_lock = True
+            except (BlockingIOError, PermissionError):  # the latter on Windows
+                self._go_on(ends)
+                sleep(max(SHORTEST_PAUSE, LONGEST_PAUSE / (1 + HURRY * (monotonic() - began))))
+
+    def _go_on(self, ends: float) -> None:
+        """Raise if it is time to give up."""
+        if self._is_leaving or monotonic() > ends:
+            why = "closed" if self._is_leaving else f"locked by another process for {PATIENCE:.0f} seconds"
+            raise Disconnected(f"sqlite: {self._name} is {why}")
+
+    def _begins(self, connection: sqlite3.Connection) -> bool:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if _code(error) != sqlite3.SQLITE_BUSY:
+                raise
+            return False
+        return True
+
+    def _end(self) -> None:
+        with suppress(sqlite3.Error):
+            if self._connection is not None and self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        if self._has_lock:
+            self._has_lock = False
+            with suppress(OSError):
+                _unlock(self._lock_file)
+
+    # -- the file ---------------------------------------------------------------------------------
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        """Set what holds for this connection, and make the tables if they are not there."""
+        (kind,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if kind != self._kind and tables:
+            raise DefinitionError(f"sqlite: {self._name} is the database of another program: give queues their own")
+        if version > self._version:
+            raise DefinitionError(f"sqlite: {self._name} was written by a newer version of asyncpc")
+        (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+        if mode != "wal":
+            raise DefinitionError(f"sqlite: {self._name}: its file system cannot share a file; queues need a local one")
+        connection.execute(f"PRAGMA synchronous={self._synchronous}")
+        connection.execute(
+            f"PRAGMA fullfsync={int(self._synchronous == 'FULL')}"
+        )  # macOS: through the cache of the disk
+        connection.execute(f"PRAGMA journal_size_limit={LOG_SIZE}")
+        if version < self._version:
+            connection.execute("BEGIN IMMEDIATE")
+            for statement in self._schema:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id={self._kind}")
+            connection.execute(f"PRAGMA user_version={self._version}")
+
+    def _on_disk(self) -> tuple[int, int] | None:
+        """Which file has the path now."""
+        try:
+            status = os.stat(self.path)
+        except FileNotFoundError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def _is_allowed(self) -> bool:
+        return not os.path.isdir(self.path) and (
+            not os.path.exists(self.path) or os.access(self.path, os.R_OK | os.W_OK)
+        )
+
+    def _told(self, error: BaseException) -> BaseException:
+        """The error as the caller of a call gets it."""
+        if isinstance(error, sqlite3.Error | OSError) and not isinstance(error, Disconnected):
+            return Disconnected(f"sqlite: {self._name}: {summary(error)}")
+        return error
+
+    @property
+    def _name(self) -> str:
+        return shown(self.path)
+
+
+def _code(error: sqlite3.Error) -> int:
+    """What went wrong, without the detail; 0 for an error of the module ``sqlite3`` itself."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF

@@ -1,0 +1,249 @@
+"""``QueueFile``: the tables and statements that make queues of a SQLite file.
+
+``due`` is at once when a message was put, the end of its delay and the end of its lease, so nobody has to look after
+those: what is due can be received. Times are those of the system's clock.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from math import inf
+from random import getrandbits
+from time import time
+from typing import Any, Final, NamedTuple
+
+from ..broker import SUSPECT_AFTER, DeadLetter, Depth, Message, Outgoing
+from .sqlite_file import DatabaseFile
+
+__all__ = ["QueueFile", "Receipt"]
+
+KIND: Final = 0x61706371
+"""The application id of the file."""
+
+FRESH: Final = f"attempt<{SUSPECT_AFTER}"
+SUSPECT: Final = f"attempt>={SUSPECT_AFTER}"
+"""Each has an index of its own, so that neither has to be searched for among the other."""
+
+SCHEMA: Final = (
+    """CREATE TABLE message(
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, queue TEXT NOT NULL, due REAL NOT NULL, attempt INTEGER NOT NULL,
+        owner INTEGER NOT NULL, time REAL NOT NULL, id TEXT NOT NULL, headers TEXT NOT NULL, body BLOB NOT NULL)""",
+    f"CREATE INDEX message_fresh ON message(queue, due) WHERE {FRESH}",
+    f"CREATE INDEX message_suspect ON message(queue, due) WHERE {SUSPECT}",
+    """CREATE TABLE seen(
+        queue TEXT NOT NULL, id TEXT NOT NULL, seq INTEGER NOT NULL, until REAL NOT NULL,
+        PRIMARY KEY(queue, id)) WITHOUT ROWID""",
+    "CREATE INDEX seen_until ON seen(until)",
+    """CREATE TABLE dead(
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, queue TEXT NOT NULL, name TEXT NOT NULL, attempt INTEGER NOT NULL,
+        time REAL NOT NULL, id TEXT NOT NULL, headers TEXT NOT NULL, body BLOB NOT NULL, failure BLOB NOT NULL)""",
+    "CREATE INDEX dead_name ON dead(queue, name)",
+)
+"""A message keeps its ``owner`` (0 for none) when its lease has run out: it is still that one's until it is received
+again. ``seen`` holds the ids that are not taken again. Nothing here needs a newer SQLite than that of 2018."""
+
+REMEMBERED: Final = 600.0
+"""Seconds for which an id is not taken again, from its put; and as long as its message is in the queue."""
+
+PURGED: Final = 1000
+"""Messages that are forgotten in one transaction."""
+
+
+class Receipt(NamedTuple):
+    """Names a delivery."""
+
+    seq: int
+    """The message."""
+    owner: int
+    """Drawn anew by each receive, so that no receipt fits a later delivery, not even to the same process."""
+
+
+class QueueFile(DatabaseFile):
+    """What a broker does with its queue; see ``Broker`` for what each call promises."""
+
+    def __init__(self, path: str, queue: str, dead_letter: str, lease: float, synchronous: str) -> None:
+        super().__init__(path, KIND, 1, SCHEMA, synchronous)
+        self._queue = queue
+        self._dead = (queue, dead_letter)
+        self._lease = lease
+        self._written = 0  # by this connection, which data_version does not tell
+        self._looked_at: tuple[int, ...] = ()
+        self._nothing_until = 0.0
+
+    def take(self, limit: int, suspects: int) -> list[Message]:
+        """See ``Broker.receive``."""
+        if not self._has_some(suspects):
+            return []
+        write, now = self.writing(), time()
+        rows = self._due(FRESH, now, limit)
+        if suspects:
+            rows = sorted(rows + self._due(SUSPECT, now, suspects))[:limit]
+        owner = getrandbits(62) + 1
+        changes = [(now + self._lease, owner, row[1]) for row in rows]
+        write.executemany("UPDATE message SET due=?, owner=?, attempt=attempt+1 WHERE seq=?", changes)
+        return [_message(row[2:], Receipt(row[1], owner)) for row in rows]
+
+    def _has_some(self, suspects: int) -> bool:
+        """Whether it is worth while to wait for the turn to write; two microseconds if nobody has written since."""
+        read = self.reading()
+        state = (*read.execute("PRAGMA data_version").fetchone(), self._written, suspects)
+        if state != self._looked_at:
+            first = "SELECT min(due) FROM message WHERE queue=? AND "
+            found = [
+                read.execute(first + which, (self._queue,)).fetchone()[0] for which in (FRESH, SUSPECT)[: 1 + suspects]
+            ]
+            self._nothing_until = min((due for due in found if due is not None), default=inf)
+            self._looked_at = state
+        return self._nothing_until <= time()
+
+    def _due(self, which: str, now: float, limit: int) -> list[tuple[Any, ...]]:
+        return (
+            self.reading()
+            .execute(
+                f"SELECT due, seq, id, body, attempt+1, time, headers FROM message"
+                f" WHERE queue=? AND {which} AND due<=? ORDER BY due, seq LIMIT ?",
+                (self._queue, now, limit),
+            )
+            .fetchall()
+        )
+
+    def put(self, messages: Sequence[Outgoing]) -> None:
+        """See ``Broker.publish``."""
+        write, now = self.writing(), time()
+        self._written += 1
+        self._forget(2 * len(messages), now)
+        (last,) = write.execute("SELECT max(seq) FROM sqlite_sequence WHERE name='message'").fetchone()
+        numbered = list(enumerate(messages, (last or 0) + 1))
+        known = [(self._queue, one.id, seq, now + REMEMBERED) for seq, one in numbered]
+        if write.executemany("INSERT OR IGNORE INTO seen VALUES(?, ?, ?, ?)", known).rowcount < len(known):
+            numbered = [(seq, one) for seq, one in numbered if self._seq_of(one.id) == seq]
+        write.executemany(
+            "INSERT INTO message VALUES(?, ?, ?, 0, 0, ?, ?, ?, ?)",
+            [
+                (seq, self._queue, now + max(0.0, one.delay), one.time, one.id, _text(one.headers), one.body)
+                for seq, one in numbered
+            ],
+        )
+
+    def _seq_of(self, known: str) -> int:
+        found = self.reading().execute("SELECT seq FROM seen WHERE queue=? AND id=?", (self._queue, known))
+        return int(found.fetchone()[0])
+
+    def _forget(self, limit: int, now: float) -> None:
+        """Let go of old ids, more than come in, so that there is an end to them; not of those still in a queue."""
+        write = self.writing()
+        old = write.execute(
+            "SELECT seen.queue, seen.id, message.seq IS NULL FROM seen LEFT JOIN message USING(seq)"
+            " WHERE until<=? ORDER BY until LIMIT ?",
+            (now, limit),
+        ).fetchall()
+        gone = [row[:2] for row in old if row[2]]
+        kept = [(now + REMEMBERED, *row[:2]) for row in old if not row[2]]
+        write.executemany("DELETE FROM seen WHERE queue=? AND id=?", gone)
+        write.executemany("UPDATE seen SET until=? WHERE queue=? AND id=?", kept)
+
+    def ack(self, messages: Sequence[Message]) -> int:
+        """See ``Broker``."""
+        receipts = [one.receipt for one in messages]
+        return self.writing().executemany("DELETE FROM message WHERE seq=? AND owner=?", receipts).rowcount
+
+    def release(self, messages: Sequence[Message], delay: float, counted: bool) -> None:
+        """See ``Broker``; without a delay they are due from when they were put, and so in their old order."""
+        now = time()
+        due = "min(time, ?)" if delay <= 0 else "?"
+        self._written += 1
+        self.writing().executemany(
+            f"UPDATE message SET owner=0, attempt=attempt-?, due={due} WHERE seq=? AND owner=?",
+            [(not counted, now + max(0.0, delay), *one.receipt) for one in messages],
+        )
+
+    def bury(self, dead: Sequence[tuple[Message, bytes]]) -> None:
+        """See ``Broker``."""
+        write = self.writing()
+        write.executemany(
+            "INSERT INTO dead(queue, name, id, body, attempt, time, headers, failure)"
+            " SELECT queue, ?, id, body, attempt, time, headers, ? FROM message WHERE seq=? AND owner=?",
+            [(self._dead[1], failure, *one.receipt) for one, failure in dead],
+        )
+        self.ack([one for one, _ in dead])
+
+    def extend(self, messages: Sequence[Message]) -> list[Message]:
+        """See ``Broker``."""
+        write, due = self.writing(), time() + self._lease
+        change = "UPDATE message SET due=? WHERE seq=? AND owner=?"
+        return [one for one in messages if not write.execute(change, (due, *one.receipt)).rowcount]
+
+    def depth(self) -> Depth:
+        """See ``Broker``."""
+        read, now = self.reading(), time()
+        ready = leased = delayed = 0
+        oldest = []
+        for which in (FRESH, SUSPECT):
+            where = f"FROM message WHERE queue=? AND {which} AND due"
+            ready += read.execute(f"SELECT count(*) {where}<=?", (self._queue, now)).fetchone()[0]
+            owners = read.execute(f"SELECT count(*), count(nullif(owner, 0)) {where}>?", (self._queue, now)).fetchone()
+            leased += owners[1]
+            delayed += owners[0] - owners[1]
+            oldest += read.execute(f"SELECT time {where}<=? ORDER BY due LIMIT 1", (self._queue, now)).fetchall()
+        dead = read.execute("SELECT count(*) FROM dead WHERE queue=? AND name=?", self._dead).fetchone()[0]
+        return Depth(ready, leased, delayed, dead, max((max(0.0, now - since) for (since,) in oldest), default=None))
+
+    def peek(self, limit: int) -> list[Message]:
+        """See ``Broker``."""
+        now = time()
+        rows = sorted(self._due(FRESH, now, limit) + self._due(SUSPECT, now, limit))[:limit]
+        return [_message((*row[2:4], row[4] - 1, *row[5:]), None) for row in rows]
+
+    def dead(self, limit: int, after: int) -> list[DeadLetter]:
+        """See ``Broker``."""
+        rows = self.reading().execute(
+            "SELECT seq, failure, id, body, attempt, time, headers FROM dead"
+            " WHERE queue=? AND name=? AND seq>? ORDER BY seq LIMIT ?",
+            (*self._dead, after, limit),
+        )
+        return [DeadLetter(f"{row[0]:020}", _message(row[2:], None), row[1]) for row in rows]
+
+    def requeue(self, places: Sequence[int]) -> int:
+        """See ``Broker``; takes them out of the dead letters in the same transaction."""
+        write, now, count = self.writing(), time(), 0
+        self._written += 1
+        for place in places:
+            key = (place, *self._dead)
+            found = write.execute(
+                "INSERT INTO message(queue, due, attempt, owner, time, id, headers, body)"
+                " SELECT queue, ?, 0, 0, time, id, headers, body FROM dead WHERE seq=? AND queue=? AND name=?",
+                (now, *key),
+            )
+            if found.rowcount:
+                count += 1
+                write.execute("DELETE FROM dead WHERE seq=?", (place,))
+                write.execute(
+                    "INSERT OR REPLACE INTO seen SELECT queue, id, seq, ? FROM message WHERE seq=?",
+                    (now + REMEMBERED, found.lastrowid),
+                )
+        return count
+
+    def purge(self, dead: bool) -> int:
+        """Forget some; 0 when there are no more. Others, who wait for their turn to write, come in between."""
+        if dead:
+            return self._delete("dead WHERE queue=? AND name=?", self._dead)
+        values = (self._queue, time())
+        return sum(
+            self._delete(f"message WHERE queue=? AND {which} AND (owner=0 OR due<=?)", values)
+            for which in (FRESH, SUSPECT)
+        )
+
+    def _delete(self, these: str, values: tuple[Any, ...]) -> int:
+        table = these.partition(" ")[0]
+        statement = f"DELETE FROM {table} WHERE seq IN (SELECT seq FROM {these} LIMIT {PURGED})"
+        return self.writing().execute(statement, values).rowcount
+
+
+def _message(row: Sequence[Any], receipt: Receipt | None) -> Message:
+    name, body, attempt, since, headers = row
+    return Message(name, body, attempt, since, json.loads(headers) if headers else {}, receipt)
+
+
+def _text(headers: Mapping[str, str]) -> str:
+    return json.dumps(headers if type(headers) is dict else dict(headers)) if headers else ""
