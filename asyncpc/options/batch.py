@@ -213,7 +213,18 @@ TOGETHER: Final = Group(None, 1.0)
 class Batches:
     """Items gathered into batches, for each key of the batch its own; whole batches are taken."""
 
-    __slots__ = ("_again", "_batch", "_complete", "_count", "_is_eager", "_limit", "_loop", "_made_item", "_open", "_timers")
+    __slots__ = (
+        "_again",
+        "_batch",
+        "_complete",
+        "_count",
+        "_is_eager",
+        "_limit",
+        "_loop",
+        "_made_item",
+        "_open",
+        "_timers",
+    )
 
     def __init__(self, batch: Batch, limit: float, made_item: Callable[[], None]) -> None:
         """``made_item`` is called when a batch can be taken without an item having come."""

@@ -1,12 +1,12 @@
 """``Broker``: what an engine must offer to carry a remote queue, and the frozen values that pass between the two.
 
 An adapter is batch-first, and knows nothing of pipelines, retries, codecs or statistics. One
-:class:`~asyncpc.remote.session.Session` is the only caller of a broker. It never cancels a call that is under way, so no
-reply is ever left for another caller (fault E1), but the calls of its tasks overlap: ``receive`` may wait while
+:class:`~asyncpc.remote.session.Session` is the only caller of a broker. It never cancels a call that is under way, so
+no reply is ever left for another caller (fault E1), but the calls of its tasks overlap: ``receive`` may wait while
 ``publish``, ``ack``, ``release``, ``bury``, ``extend`` and ``depth`` run, each at most once at a time.
 
-A *delivery* is one handing out of a message: from ``receive`` until ``ack``, ``release`` or ``bury``, or until its lease
-has run out. Each names the delivery by its ``Message``: a message that went to somebody else in the meantime is left
+A *delivery* is one handing out of a message: from ``receive`` until ``ack``, ``release`` or ``bury``, or until its
+lease has run out. Each names the delivery by its ``Message``: a message that went to somebody else in the meantime is left
 alone.
 """
 
@@ -196,7 +196,7 @@ class Broker(Protocol):
         ...
 
     async def requeue(self, places: Sequence[str]) -> int:
-        """Put these dead letters back into the queue, as new messages with their old ids; return how many there were."""
+        """Put these dead letters back into the queue, as new messages with their old ids; return how many that was."""
         ...
 
     async def peek(self, limit: int) -> list[Message]:

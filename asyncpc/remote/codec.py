@@ -68,7 +68,9 @@ class Codec(NamedTuple):
         content_type = headers.get("content-type", self.content_type)
         decode = self.decoders.get(content_type)
         if decode is None:
-            raise PayloadError(f"the message has the content type {shown(content_type)}, which this queue does not read")
+            raise PayloadError(
+                f"the message has the content type {shown(content_type)}, which this queue does not read"
+            )
         try:
             return decode(body)
         except Exception as error:  # RecursionError of a deep one too (fault F5)
@@ -98,8 +100,8 @@ def _check_type(where: str, declared: Any) -> None:
         raise DefinitionError(f"{where}: {shown(declared)} cannot be checked: {shown(str(error), 200)}") from None
     if unknown is not None:
         raise DefinitionError(
-            f"{where}: {shown(unknown)} is no type of plain data: declare a dataclass, a msgspec.Struct, a TypedDict, a "
-            "pydantic model, or a built-in type"
+            f"{where}: {shown(unknown)} is no type of plain data: declare a dataclass, a msgspec.Struct, a TypedDict, "
+            "a pydantic model, or a built-in type"
         )
 
 
@@ -140,8 +142,8 @@ def check_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
             raise PayloadError(f"header {shown(name)}: the headers of a program begin with 'x-'")
     if safe_headers(headers) != headers:
         raise PayloadError(
-            f"headers must be at most {MAX_HEADERS}, of printable ASCII, lower-case names, and {MAX_HEADER_BYTES} bytes "
-            "together"
+            f"headers must be at most {MAX_HEADERS}, of printable ASCII, lower-case names, and {MAX_HEADER_BYTES} "
+            "bytes together"
         )
     return headers
 

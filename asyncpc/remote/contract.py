@@ -388,7 +388,7 @@ async def received(
 
 
 async def settled_depth(broker: Broker, ready: int) -> Any:
-    """The depth once the server, which may count late, tells so many as ready; or after some seconds, whatever it is."""
+    """The depth once the server, which may count late, tells so many as ready; or after 5 seconds, as it is then."""
     depth = await broker.depth()
     for _ in range(50):
         if depth.ready == ready:
@@ -396,5 +396,3 @@ async def settled_depth(broker: Broker, ready: int) -> Any:
         await asyncio.sleep(0.1)
         depth = await broker.depth()
     return depth
-
-

@@ -108,7 +108,7 @@ def remote_queue(
     )
 
 
-class RemoteQueue(Source[T], StageLike[T, None], Generic[T]):  # type: ignore[misc]  # it is both; >> takes what fits
+class RemoteQueue(Source[T], StageLike[T, None], Generic[T]):  # it is both; >> takes what fits
     """A queue with a URL: see :func:`remote_queue`."""
 
     __slots__ = ("_address", "_broker", "_codec", "_name", "_terms")
@@ -272,7 +272,9 @@ class OpenQueue(Generic[T]):
         except RuntimeError:
             running = None
         if running is self._loop:
-            raise StateError("put_from_thread() in the loop's own thread would wait for itself: write await q.put(item)")
+            raise StateError(
+                "put_from_thread() in the loop's own thread would wait for itself: write await q.put(item)"
+            )
         asyncio.run_coroutine_threadsafe(self.put(item, timeout=timeout), self._loop).result()
 
     async def depth(self) -> Depth:
@@ -286,7 +288,12 @@ class OpenQueue(Generic[T]):
         return self._opened().connection.broker
 
     def _message(
-        self, item: T, id: str | None, delay: float, key: str | None, headers: Mapping[str, str] | None  # noqa: A002
+        self,
+        item: T,
+        id: str | None,
+        delay: float,
+        key: str | None,
+        headers: Mapping[str, str] | None,
     ) -> Outgoing:
         from .codec import check_headers, new_id
 
@@ -312,7 +319,9 @@ class OpenQueue(Generic[T]):
 
     def _opened(self) -> Session:
         if self._session is None:
-            raise StateError(f"remote queue {self._name!r} is not open: async with queue.open() as q: await q.put(item)")
+            raise StateError(
+                f"remote queue {self._name!r} is not open: async with queue.open() as q: await q.put(item)"
+            )
         if self._task is not None and self._task.done() and not self._task.cancelled():
             self._task.result()
             raise Disconnected(f"remote queue {self._name!r}: its connection is closed")

@@ -1,7 +1,7 @@
 """``Session``: the only caller of a broker in one run, or in one block of ``queue.open()``.
 
-Its tasks are a receiver, which asks for as many messages as there is room for; a flusher, which acknowledges, gives back
-and buries what has ended while the last flush was under way, without any timer; an extender, which keeps the leases of
+Its tasks are a receiver, which asks for as many messages as there is room for; a flusher, which acknowledges, gives
+back and buries what has ended while the last flush was under way, without any timer; an extender, which keeps the leases of
 all that has not ended, to the very end (fault E21); and a publisher. No call of a broker is cancelled while it is under
 way (fault E1); if the whole session is, it drops the connection.
 
@@ -19,8 +19,9 @@ import json
 import time
 from collections import deque
 from collections.abc import AsyncIterator
+from functools import partial
 from itertools import count, groupby
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import anyio
 
@@ -180,11 +181,9 @@ class Session:
                 await self._room.wait()
                 continue
             room = self._prefetch - len(self._deliveries)
+            receive = partial(self._broker.receive, room, WAIT, int(self._suspect is None))
             try:
-                messages = await self.connection.call(
-                    lambda room=room: self._broker.receive(room, WAIT, int(self._suspect is None)),  # type: ignore[misc]
-                    lambda: self._is_intake_over,
-                )
+                messages = await self.connection.call(receive, lambda: self._is_intake_over)
             except Disconnected:
                 return  # the intake is over
             for message in messages:
@@ -205,7 +204,9 @@ class Session:
         if self._is_intake_over:
             delivery.release()
         elif message.attempt > self._terms.attempts:
-            self._bury(delivery, _Poison(f"delivered {message.attempt - 1} times without an end: it may kill its process"))
+            self._bury(
+                delivery, _Poison(f"delivered {message.attempt - 1} times without an end: it may kill its process")
+            )
         elif message.attempt <= SUSPECT_AFTER or self._suspect is None:
             if message.attempt > SUSPECT_AFTER:
                 self._suspect = delivery
@@ -266,7 +267,7 @@ class Session:
                 counts.overtaken += len(done) - acknowledged
         for (delay, counted), some in groupby(sorted(released, key=_how), key=lambda one: _how(one)[:2]):
             messages = [one.message for one in some]
-            await call(lambda messages=messages, delay=delay, counted=counted: broker.release(messages, delay, counted))  # type: ignore[misc]
+            await call(partial(broker.release, messages, delay, counted))
             counts.released += len(messages)
 
     async def _extend(self) -> None:

@@ -46,10 +46,14 @@ class Accounts:
         last = [self._stages[place] for place in self._ends]
         stages = tuple([_stage_statistics(one, self._received(one), one in last, elapsed, now) for one in self._stages])
         ends = tuple([self._stages[place].handler.name for place in self._ends])
-        return Statistics(state, elapsed, self._sources(), stages, self._stages[0].inbox.accepted, self.fed, ends, stop_asked)
+        return Statistics(
+            state, elapsed, self._sources(), stages, self._stages[0].inbox.accepted, self.fed, ends, stop_asked
+        )
 
     def _sources(self) -> tuple[SourceStatistics, ...]:
-        return tuple([SourceStatistics(one.name, one.produced, one.restarts, one.probe.held) for one in self._producers])
+        return tuple(
+            [SourceStatistics(one.name, one.produced, one.restarts, one.probe.held) for one in self._producers]
+        )
 
     def _received(self, stage: Stage) -> int:
         """How many items came into a stage, as its writers counted them."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Final
+
 from ..core.seams import Attendant
 from ..core.stage import Worker
 
@@ -44,4 +45,3 @@ class AttendantWorker(Worker):
             raise
         except BaseException as error:
             self.failed_with(error)
-

@@ -270,7 +270,9 @@ class Supervisor:
         for worker in list(self._live):
             if isinstance(worker, AttendantWorker):
                 worker.attendant.end_intake()  # it has to settle what the others leave
-            elif self._cancels > 1 or not (worker.cancelled or worker.completed or worker.failures):  # those are closing
+            elif self._cancels > 1 or not (
+                worker.cancelled or worker.completed or worker.failures
+            ):  # those are closing
                 self._cancel_worker(worker)
         self._finish_if_ended()
 
@@ -292,7 +294,9 @@ class Supervisor:
 
     # -- the end of a worker ------------------------------------------------------------------
 
-    def _worker_ended(self, worker: ConsumerWorker | ProducerWorker | AttendantWorker, task: asyncio.Task[None] | None = None) -> None:
+    def _worker_ended(
+        self, worker: ConsumerWorker | ProducerWorker | AttendantWorker, task: asyncio.Task[None] | None = None
+    ) -> None:
         if worker.abandoned:  # came back after all; the run is long over
             self._live.pop(worker, None)
             if not self._live:

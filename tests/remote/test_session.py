@@ -240,7 +240,7 @@ def test_a_lease_that_was_lost_is_counted_and_not_acknowledged(caplog: pytest.Lo
         async with running(broker, prefetch=1, lease=15.0) as session:  # it extends too late, every 5 s
             await put(session, 1)
             (item,) = await taken(session, 1)
-            (theirs,) = await other.receive(1, 10.0, 1)
+            await other.receive(1, 10.0, 1)
             await asyncio.sleep(2.2)
             item.ticket.settle()
             await asyncio.sleep(0.1)
@@ -284,7 +284,10 @@ def test_a_first_connection_that_fails_is_an_error(caplog: pytest.LogCaptureFixt
 
     async def main() -> None:
         session = Session(
-            Nowhere("memory://nowhere", Settings(1.0, "dead", {})), codec_for("q", int, "json", 9), Terms(1, 1.0, 1), "q"
+            Nowhere("memory://nowhere", Settings(1.0, "dead", {})),
+            codec_for("q", int, "json", 9),
+            Terms(1, 1.0, 1),
+            "q",
         )
         with pytest.raises(Disconnected, match="nobody listens there"):
             await session.run()

@@ -1,1 +1,1 @@
-"""Engines that carry remote queues, one file each: the adapter of :class:`~asyncpc.remote.broker.Broker` to a client."""
+"""The engines that carry remote queues: each is an adapter of :class:`~asyncpc.remote.broker.Broker` to a client."""

@@ -111,7 +111,9 @@ class MemoryBroker:
         self._changed.set()
 
     def _take(self, limit: int, suspects: int) -> list[Message]:
-        queue, now, taken, held_back = self._queue, _now(), [], []
+        queue, now = self._queue, _now()
+        taken: list[Message] = []
+        held_back: list[tuple[float, int]] = []
         while queue.waiting and queue.waiting[0][0] <= now and len(taken) < limit:
             entry = heapq.heappop(queue.waiting)
             kept = queue.kept.get(entry[1])

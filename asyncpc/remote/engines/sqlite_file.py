@@ -19,7 +19,7 @@ from time import monotonic, sleep
 from typing import Final
 
 from ...errors import DefinitionError
-from ...offload.threads import Job, ThreadCaller
+from ...offload.calls import Job, ThreadCaller
 from ...wording import shown, summary
 from ..broker import Disconnected
 
