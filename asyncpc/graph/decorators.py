@@ -114,7 +114,7 @@ class Options(TypedDict, total=False):
     maxsize: int | None
     retry: int | Retry | None
     timeout: float | None
-    on_error: OnError | Listener
+    on_error: OnError | Listener | None
     max_failures: float | None
     rate: Rate | None
     breaker: Breaker | None
@@ -225,7 +225,8 @@ def consumer(
     ``timeout``
         Seconds that a call may take. Then it is cancelled and fails with ``TimeoutError``.
     ``on_error``
-        What happens to an item that has failed for good. ``"stop"`` fails the run. ``"skip"`` counts the item, and the
+        What happens to an item that has failed for good. ``"stop"`` fails the run; so does None, unless the item came
+        from a remote queue: then it goes to the dead letters of that queue, and the run goes on. ``"skip"`` counts the item, and the
         run goes on. With a function, a queue or a consumer the run goes on too, and these receive the :class:`Failure`;
         if that fails, the run fails. A consumer is then a stage of its own, with its own options (``on_error`` too) and
         its own line in the report.

@@ -6,8 +6,8 @@ no reply is ever left for another caller (fault E1), but the calls of its tasks 
 ``publish``, ``ack``, ``release``, ``bury``, ``extend`` and ``depth`` run, each at most once at a time.
 
 A *delivery* is one handing out of a message: from ``receive`` until ``ack``, ``release`` or ``bury``, or until its
-lease has run out. Each names the delivery by its ``Message``: a message that went to somebody else in the meantime is left
-alone.
+lease has run out. Each names the delivery by its ``Message``: a message that went to somebody else in the meantime is
+left alone.
 """
 
 from __future__ import annotations

@@ -290,7 +290,7 @@ class OpenQueue(Generic[T]):
     def _message(
         self,
         item: T,
-        id: str | None,
+        id: str | None,  # noqa: A002  # the word for it
         delay: float,
         key: str | None,
         headers: Mapping[str, str] | None,

@@ -1,9 +1,9 @@
 """``Session``: the only caller of a broker in one run, or in one block of ``queue.open()``.
 
 Its tasks are a receiver, which asks for as many messages as there is room for; a flusher, which acknowledges, gives
-back and buries what has ended while the last flush was under way, without any timer; an extender, which keeps the leases of
-all that has not ended, to the very end (fault E21); and a publisher. No call of a broker is cancelled while it is under
-way (fault E1); if the whole session is, it drops the connection.
+back and buries what has ended while the last flush was under way, without any timer; an extender, which keeps the
+leases of all that has not ended, to the very end (fault E21); and a publisher. No call of a broker is cancelled while
+it is under way (fault E1); if the whole session is, it drops the connection.
 
 How it ends
 -----------

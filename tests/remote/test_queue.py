@@ -10,6 +10,7 @@ from itertools import count
 from typing import Any
 
 import pytest
+from support import until
 from virtual import run_virtual
 
 from asyncpc import (
@@ -152,8 +153,7 @@ def test_feed_from_a_thread_counts_too() -> None:
     async def main() -> None:
         await put(queue, 0)
         async with queue >> crawl >> keep:
-            while len(seen) < 4:
-                await asyncio.sleep(0.01)
+            await until(lambda: len(seen) == 4)
             assert counts(await queue.depth()) == (0, 1, 0, 0)
             go_on.set()
         assert counts(await queue.depth()) == EMPTY
@@ -171,7 +171,7 @@ def test_what_fails_goes_to_the_dead_letters_and_the_run_goes_on(batch: Batch | 
         if any(one.number == 2 for one in (job if isinstance(job, list) else [job])):
             raise ValueError("two")
 
-    stage: Any = consumer(handle, batch=batch, retry=2) if batch is None else consumer(handle, batch=batch)
+    stage: Any = consumer(retry=2)(handle) if batch is None else consumer(batch=batch)(handle)
 
     async def main() -> None:
         await put(queue, *range(5))
@@ -382,12 +382,13 @@ def test_mistakes_are_refused_where_they_are_written() -> None:
     ]:
         with pytest.raises(DefinitionError, match=message):
             remote_queue(url, Job)  # type: ignore[arg-type]  # that is the mistake
-    for options, message in [
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"prefetch": 0}, "prefetch"),
         ({"lease": -1}, "lease=-1 must be a number of seconds"),
         ({"codec": "pickle"}, "must be 'json' or 'msgpack'"),
         ({"host": "a"}, "takes no option"),
-    ]:
+    ]
+    for options, message in wrong:
         with pytest.raises(DefinitionError, match=message):
             fresh(**options)
     with pytest.raises(DefinitionError, match="no type of plain data"):
