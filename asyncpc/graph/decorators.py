@@ -225,11 +225,11 @@ def consumer(
     ``timeout``
         Seconds that a call may take. Then it is cancelled and fails with ``TimeoutError``.
     ``on_error``
-        What happens to an item that has failed for good. ``"stop"`` fails the run; so does None, unless the item came
-        from a remote queue: then it goes to the dead letters of that queue, and the run goes on. ``"skip"`` counts the item, and the
-        run goes on. With a function, a queue or a consumer the run goes on too, and these receive the :class:`Failure`;
-        if that fails, the run fails. A consumer is then a stage of its own, with its own options (``on_error`` too) and
-        its own line in the report.
+        What happens to an item that has failed for good. ``"stop"`` fails the run. So does None, unless the item came
+        from a remote queue: then it goes to the dead letters of that queue, and the run goes on. ``"skip"`` counts the
+        item, and the run goes on. With a function, a queue or a consumer the run goes on too, and these receive the
+        :class:`Failure`; if that fails, the run fails. A consumer is then a stage of its own, with its own options
+        (``on_error`` too) and its own line in the report.
     ``max_failures``
         How many items may fail this way, or which share of them (below 1, judged over at least 100 items); None: any.
     ``rate``
