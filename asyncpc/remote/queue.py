@@ -183,7 +183,11 @@ class OpenQueue(Generic[T]):
     def __init__(self, name: str, session: Callable[[], Session], codec: Codec) -> None:
         self._name = name
         self._make_session = session
+        from .codec import check_headers, new_id  # here, since most programs have no remote queue, and no msgspec
+
         self._codec = codec
+        self._headers = {"content-type": codec.content_type}
+        self._new_id, self._check_headers = new_id, check_headers
         self._session: Session | None = None
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop
@@ -295,19 +299,16 @@ class OpenQueue(Generic[T]):
         key: str | None,
         headers: Mapping[str, str] | None,
     ) -> Outgoing:
-        from .codec import check_headers, new_id
-
         if delay:
             self._needs("delays", "delay=")
         if key is not None:
             self._needs("orders_by_key", "key=")
         if id is not None:
             self._needs("dedupes", "id=")
-        known = {"content-type": self._codec.content_type}
         return Outgoing(
-            new_id() if id is None else id,
+            self._new_id() if id is None else id,
             self._codec.encoded(item),
-            known if headers is None else {**check_headers(headers), **known},
+            self._headers if headers is None else {**self._check_headers(headers), **self._headers},
             delay,
             key,
             time.time(),
