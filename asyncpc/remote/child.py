@@ -67,7 +67,8 @@ class Parent:
         self._drain: float | None = None  # asked for before the run
         self._drain_timeout = 0.0
         self._thread = Thread(target=self._listen, name="asyncpc:parent", daemon=True)
-        signal.signal(signal.SIGTERM, self._terminated)
+        if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+            signal.signal(signal.SIGTERM, self._terminated)
 
     def options(self) -> dict[str, Any]:
         """What to run; waits until the parent has said it. From now on the parent is heard."""

@@ -12,7 +12,7 @@ __all__ = ["read_statistics", "sum_of", "without_present"]
 MOST: Final = {"peak_queued", "loop_held", "latency_p50", "latency_p90", "latency_p99"}
 """What cannot be added up: the highest of any process counts."""
 
-PRESENT: Final = {"concurrency": 0, "in_flight": 0, "queued": 0, "rate": 0.0}
+PRESENT: Final[Mapping[str, Any]] = {"concurrency": 0, "in_flight": 0, "queued": 0, "rate": 0.0}
 """What a process has only while it lives."""
 
 Part = TypeVar("Part", SourceStatistics, StageStatistics)

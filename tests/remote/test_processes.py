@@ -350,6 +350,37 @@ async def test_commands_reach_all_and_those_that_start_later(tmp_path: Path) -> 
     assert told.lines[0] == "asyncpc: no such stage"
 
 
+async def test_a_child_that_somebody_else_stops_is_replaced(tmp_path: Path) -> None:
+    """Protects the number of processes: a signal to one of them is no crash, and no end of the whole."""
+    told = Told()
+    program = """
+run()
+noted("ready")
+if len(open("log").readlines()) == 1:
+    report(143, number=15)
+until_drain()
+report()
+"""
+    processes = parent(tmp_path, program, told, 1)
+
+    def stop() -> bool:
+        processes.drain()
+        return True
+
+    outcome = await run(processes, has(tmp_path, "ready", 2), stop)
+    assert (outcome.exit_status, outcome.crashes) == (0, 0)
+    assert told.lines == ["asyncpc: somebody else has stopped process 1: another one takes its place"]
+
+
+async def test_a_system_that_refuses_processes_ends_it(tmp_path: Path) -> None:
+    """Protects the message: one line, no traceback."""
+    told = Told()
+    terms = Terms(2, [str(tmp_path / "no python")], {})
+    outcome = await run(Processes(terms, told.lines.append, told.lines.append, told.names.append))
+    assert outcome.exit_status == 1
+    assert outcome.lines == ["asyncpc: cannot start a process: No such file or directory"]
+
+
 def test_lines_arrive_in_any_pieces() -> None:
     """Protects the protocol: a socket cuts where it likes, and what is no message is passed over."""
     text = line("pause") + b"nonsense\n[1]\n" + line("drain", timeout=None)

@@ -8,6 +8,7 @@ import os
 import random
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -281,6 +282,38 @@ def test_sighup_brings_new_code_without_a_gap(folder: Path) -> None:
     assert times(folder) == Counter(range(3000))
     assert ended.row("handle")[:2] == ["3000", "3000"]
     assert "replacing one process after the other" in ended.err
+
+
+ON_A_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.executable, [sys.executable, "-m", "asyncpc", "run", "app:work", "--processes", "2"])
+"""
+
+
+@pytest.mark.thorough
+def test_a_terminal_that_is_closed_drains_it(folder: Path) -> None:
+    """Protects from processes that nobody sees any more: the SIGHUP of a closed window is not that of an operator."""
+    put(folder, range(2000))
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", ON_A_TERMINAL],
+        cwd=folder,
+        stdin=theirs,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    wait_for(lambda: len({pid for _, pid in noted(folder)}) == 2)
+    os.close(ours)
+    assert process.wait(PATIENCE) == 128 + signal.SIGHUP
+    handled = len(noted(folder))
+    assert handled < 2000
+    child = command(folder, "app:work")
+    wait_for(lambda: len(times(folder)) == 2000)
+    stopped(child)
+    assert times(folder) == Counter(range(2000))
 
 
 @pytest.mark.thorough
