@@ -190,7 +190,7 @@ class Connection:
 
     def _end(self) -> None:
         self._is_over = True
-        self.wake()
+        self._changed.set()
         for call in self._calls.values():
             call.end()
 
