@@ -21,6 +21,7 @@ from urllib.parse import quote, unquote
 from nats.aio.msg import Msg
 
 from ...errors import DefinitionError
+from ...wording import shown
 from ..broker import DeadLetter, Depth, Disconnected, Guarantees, Message, Outgoing, PublishError, Settings
 from .nats_connection import AT_ONCE, Connection, Request, read
 
@@ -96,12 +97,17 @@ class NatsBroker:
         can_delay = bool(made.get("allow_msg_schedules")) and later in made["subjects"]
         self.guarantees = self.guarantees._replace(delays=can_delay)
         await self._make_stream(self._dead, retention="limits", subjects=[dead], **kept)
-        lease, fixed = int(self._lease * 1e9), {"name": "workers", "durable_name": "workers", "filter_subject": queue}
-        wanted = {"ack_policy": "explicit", "max_deliver": -1, "max_ack_pending": -1, "max_waiting": 10_000, **fixed}
+        fixed = {
+            "ack_policy": "explicit",
+            "filter_subject": queue,
+            "max_deliver": -1,
+            "ack_wait": int(self._lease * 1e9),
+        }
+        names = {"name": "workers", "durable_name": "workers", "max_ack_pending": -1, "max_waiting": 10_000}
         (found,) = await connection.ask((f"CONSUMER.INFO.{self._consumer}", {}))
-        config = found.get("config", wanted)  # of somebody who has other limits
-        if config.get("ack_wait") != lease:
-            request = {"stream_name": queue, "config": config | {"ack_wait": lease}}
+        config = found.get("config", names)  # somebody may have made it with other limits
+        if fixed.items() - config.items():
+            request = {"stream_name": queue, "config": config | fixed}
             await connection.api((f"CONSUMER.CREATE.{self._consumer}.{queue}", request))
 
     async def _make_stream(self, name: str, **config: Any) -> dict[str, Any]:
@@ -113,7 +119,7 @@ class NatsBroker:
         first, retention = config["subjects"][0], config["retention"]
         if made.get("retention") != retention or not made.get("allow_direct") or first not in made["subjects"]:
             what = f"retention {retention}, allow_direct, and the subject {first}"
-            raise DefinitionError(f"remote_queue: expected the stream {name!r} at {self._where} to have {what}")
+            raise DefinitionError(f"remote_queue: expected the stream {shown(name)} at {self._where} to have {what}")
         return made
 
     async def close(self) -> None:
@@ -294,7 +300,7 @@ class NatsBroker:
         for place, one in found:
             message = _message(one, int(place))
             outgoing = Outgoing(message.id, message.body, message.headers, time=message.time)
-            again.append(self._request(outgoing, f"%requeue/{self._dead}/{place}"))
+            again.append(self._request(outgoing, f"%requeue/{self._dead}/{place}/{quote(message.id, SAFE)}"))
         await self._put(again, again)
         await self._connected().ask(*((f"STREAM.MSG.DELETE.{self._dead}", {"seq": int(place)}) for place, _ in found))
         return len(found)
@@ -340,8 +346,8 @@ def _message(one: Msg, sequence: int, delivered: int = 0, receipt: _Delivery | N
     identity = headers.get("Asyncpc-Id") or headers.get("Nats-Msg-Id") or str(sequence)
     attempt = delivered + int(_number(headers.get("Asyncpc-Attempts"), 0))
     put = _number(headers.get("Asyncpc-Time"), 0.0)
-    if not put and (stamp := receipt.stamp if receipt else headers.get("Nats-Time-Stamp")):  # it came from elsewhere
-        put = stamp if isinstance(stamp, float) else datetime.fromisoformat(stamp).timestamp()
+    if not put:  # another program put it
+        put = receipt.stamp if receipt else datetime.fromisoformat(headers["Nats-Time-Stamp"]).timestamp()
     others = {name: value for name, value in headers.items() if not name.startswith(("Nats-", "Asyncpc-"))}
     return Message(unquote(identity), one.data, attempt, put, others, receipt)
 

@@ -14,7 +14,7 @@ import re
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from typing import Any, Final, NamedTuple
@@ -27,7 +27,7 @@ from nats.errors import Error, SecureConnWantedError
 from nats.js.api import Header
 
 from ...errors import DefinitionError
-from ...wording import summary
+from ...wording import shown, summary
 from ..broker import Disconnected
 
 __all__ = ["AT_ONCE", "Connection", "Request", "read"]
@@ -63,23 +63,26 @@ CREDENTIALS: Final = {"user": "NATS_USER", "password": "NATS_PASSWORD", "token":
 
 def read(url: str, client: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """The options of the client, and the name of the queue; raises ``DefinitionError``."""
-    host, queue = None, ""
-    with suppress(ValueError):  # its text may show a password
+    try:
         parts = urlsplit(url)
-        host, port, queue = parts.hostname, parts.port or 4222, parts.path.removeprefix("/")
-        queue = "" if parts.query or parts.fragment else queue
-    if not host or not re.fullmatch(r"[\w-]+", queue, re.ASCII):
+        host, port = parts.hostname, parts.port or 4222
+    except ValueError:  # its text may show a password
+        parts, host, port = urlsplit(""), None, 0
+    queue = parts.path.removeprefix("/")
+    if not host or parts.query or parts.fragment or not re.fullmatch(r"[\w-]+", queue, re.ASCII):
         form = "nats://[user:password@]host[:4222]/queue (or tls://), and a queue of letters, digits, - and _"
         raise DefinitionError(f"remote_queue: expected {form}")
     if unknown := sorted(set(client) - OPTIONS):
-        raise DefinitionError(f"remote_queue: nats:// takes no option {unknown[0]!r}")
+        raise DefinitionError(f"remote_queue: nats:// takes no option {shown(unknown[0])}")
     user, password = parts.username, parts.password
     given = {"token": user} if password is None else {"user": user, "password": password}
     given = {name: unquote(value) for name, value in given.items() if value}
     if not given and not {*CREDENTIALS, "user_credentials", "nkeys_seed", "nkeys_seed_str"} & set(client):
         given = {name: os.environ[variable] for name, variable in CREDENTIALS.items() if os.environ.get(variable)}
-    options = {"connect_timeout": 5, "ping_interval": 4, "max_outstanding_pings": 2, "name": "asyncpc"}
+    options: dict[str, Any] = {"connect_timeout": 5, "ping_interval": 4, "max_outstanding_pings": 2, "name": "asyncpc"}
     address = {"servers": f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}"}
+    if parts.scheme == "tls" and "tls" not in client:  # the client would read the certificates inside the loop
+        options["tls"] = ssl.create_default_context()
     return options | address | given | dict(client), queue
 
 
@@ -143,7 +146,7 @@ class Connection:
         self._numbers: Iterator[int] = count()
         self._calls: dict[str, _Call] = {}
         self._inbox: str = ""
-        self._pulls: Subscription | None = None
+        self._unsubscribe: Callable[[], Awaitable[None]] | None = None  # from what is pulled, once all has come
         self._pull: int = 0  # messages that the server may still send
         self._pulled: str = ""  # where it says that there are no more
         self._due: float = 0.0  # when it must have said something about that
@@ -157,22 +160,25 @@ class Connection:
 
     async def open(self, options: Mapping[str, Any]) -> None:
         """Connect; what fails is closed."""
-        client, options = self._client, {"error_cb": self._on_error} | OURS | dict(options)
+        client = self._client
+        settings: dict[str, Any] = {"error_cb": self._on_error, **OURS, **options}
         try:
             async with asyncio.timeout(PATIENCE):
-                if self._is_encrypted:
-                    options.setdefault("tls", await asyncio.to_thread(ssl.create_default_context))
-                await client.connect(**options)
+                await client.connect(**settings)
                 self._inbox = client.new_inbox()
-                limits = {"pending_msgs_limit": 0, "pending_bytes_limit": 0}  # no more comes than was asked for
-                await client.subscribe(f"{self._inbox}.*.*", cb=self._on_answer, **limits)
-                self._pulls = await client.subscribe(f"{self._inbox}.*", cb=self._on_message, **limits)
+                await self._subscribe("*.*", self._on_answer)
+                self._unsubscribe = (await self._subscribe("*", self._on_message)).drain
         except (OSError, Error, TimeoutError) as error:
             await self.close()
             raise self.lost(self._error or error) from None
         except BaseException:
             await self.close()
             raise
+
+    async def _subscribe(self, subject: str, cb: Callable[[Msg], Awaitable[None]]) -> Subscription:
+        subject = f"{self._inbox}.{subject}"
+        # without bounds: no more comes than was asked for, and the client would drop what is beyond
+        return await self._client.subscribe(subject, cb=cb, pending_msgs_limit=0, pending_bytes_limit=0)
 
     async def close(self) -> None:
         """Let go of the socket, within some seconds, whatever the server does."""
@@ -288,10 +294,10 @@ class Connection:
 
     async def stop(self) -> None:
         """Ask for no more; what is under way comes first. Returns within some seconds, whatever the server does."""
-        if self._pulls is not None and not self._is_over:
+        if self._unsubscribe is not None and not self._is_over:
             with suppress(OSError, Error, TimeoutError):
                 async with asyncio.timeout(CLOSING):
-                    await self._pulls.drain()
+                    await self._unsubscribe()
 
     async def _ask_for(self, consumer: str, batch: int, how: dict[str, Any]) -> None:
         wait = how.get("expires", 0) / 1e9
