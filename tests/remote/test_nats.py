@@ -31,6 +31,9 @@ pytestmark = pytest.mark.thorough
 
 CANARY = "canary-7f3a"
 
+REFUSED = "Authorization Violation|[Cc]onnection"
+"""What a wrong password makes the client say: the server ends the connection, and its reason may be lost with that."""
+
 Open = Callable[..., Awaitable[NatsBroker]]
 """Opens a broker for a URL, a lease and options of the client."""
 
@@ -149,7 +152,7 @@ async def test_no_failure_shows_the_password(
     said.append(caught.value)
     await asyncio.to_thread(server.start)
     try:
-        with pytest.raises(Disconnected, match="Authorization Violation") as caught:
+        with pytest.raises(Disconnected, match=REFUSED) as caught:
             await connect(server.url(f"user:{CANARY}-wrong@"))
         said.append(caught.value)
         broker = await connect(server.url(f"user:{CANARY}@"))
@@ -182,7 +185,7 @@ async def test_credentials_come_from_the_environment(
         await connect(server.url())
         monkeypatch.setenv("NATS_PASSWORD", "wrong")
         await connect(server.url(f"user:{quote(password, safe='')}@"))
-        with pytest.raises(Disconnected, match="Authorization"):
+        with pytest.raises(Disconnected, match=REFUSED):
             await connect(server.url())
     finally:
         await asyncio.to_thread(server.stop)

@@ -106,7 +106,7 @@ class NatsBroker:
         names = {"name": "workers", "durable_name": "workers", "max_ack_pending": -1, "max_waiting": 10_000}
         (found,) = await connection.ask((f"CONSUMER.INFO.{self._consumer}", {}))
         config = found.get("config", names)  # somebody may have made it with other limits
-        if fixed.items() - config.items():
+        if config != config | fixed:
             request = {"stream_name": queue, "config": config | fixed}
             await connection.api((f"CONSUMER.CREATE.{self._consumer}.{queue}", request))
 
@@ -335,7 +335,7 @@ def _headers(message: Message | Outgoing, unique: str = "", attempts: int = 0) -
     identity = quote(message.id, SAFE)
     headers = {**message.headers, "Nats-Msg-Id": unique or identity, "Asyncpc-Id": identity}
     if message.time:
-        headers["Asyncpc-Time"] = repr(message.time)
+        headers["Asyncpc-Time"] = str(message.time)
     if attempts:
         headers["Asyncpc-Attempts"] = str(attempts)
     return headers
