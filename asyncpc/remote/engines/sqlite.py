@@ -82,9 +82,12 @@ class SqliteBroker:
         threads, self._threads = self._threads, None
         self._changed.set()  # a receive that waits
         if threads is not None:
-            with suppress(TimeoutError, LeftBehind):  # a disk that hangs keeps the thread until it goes on
-                async with asyncio.timeout(CLOSING):
+            try:
+                async with asyncio.timeout(CLOSING) as limit:
                     await threads.__aexit__()
+            except (TimeoutError, LeftBehind):  # a disk that hangs keeps the thread until it goes on
+                if not limit.expired():
+                    raise
 
     async def _call(self, work: Callable[[QueueFile, *Given], R], *given: *Given) -> R:
         """What ``work`` gives in the thread."""
@@ -108,9 +111,11 @@ class SqliteBroker:
             left = deadline - self._loop.time()
             if taken or left <= 0 or self._is_asked_back:
                 return taken
-            with suppress(TimeoutError):
-                async with asyncio.timeout(min(left, pause)):
-                    await self._changed.wait()
+            timer = self._loop.call_later(min(left, pause), self._changed.set)
+            try:
+                await self._changed.wait()
+            finally:
+                timer.cancel()
             pause = min(2 * pause, LAST_PAUSE)
 
     def wake(self) -> None:

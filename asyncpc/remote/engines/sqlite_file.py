@@ -10,6 +10,7 @@ All calls that wait together are made in one transaction, as its commit takes lo
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import sys
@@ -32,7 +33,7 @@ LONGEST_PAUSE: Final = 0.001
 SHORTEST_PAUSE: Final = 0.00005
 """Seconds between two looks at the lock file."""
 
-HURRY: Final = 50.0
+HURRY: Final = 100.0
 """How much more often a process looks for each second that it has waited; the shorter pause of two wins most turns."""
 
 BUSY: Final = 0.25
@@ -43,6 +44,9 @@ LOG_SIZE: Final = 64 * 1024 * 1024
 
 MISTAKES: Final = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT})
 """Errors on opening that no later attempt mends."""
+
+FORBIDDEN: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+"""Likewise, of the lock file."""
 
 if sys.platform == "win32":
     import msvcrt
@@ -102,7 +106,9 @@ class DatabaseFile(ThreadCaller):
             return self.path
         except (FileNotFoundError, NotADirectoryError):
             raise DefinitionError(f"sqlite: {self._name}: its directory does not exist") from None
-        except PermissionError:
+        except OSError as error:
+            if error.errno not in FORBIDDEN:
+                raise
             raise DefinitionError(f"sqlite: {self._name}: its directory may not be written to") from None
         except sqlite3.Error as error:
             if _code(error) in MISTAKES or not self._is_allowed():
