@@ -21,7 +21,7 @@ from typing import Final
 
 from ...errors import DefinitionError
 from ...offload.threads import Job, ThreadCaller
-from ...wording import shown, summary
+from ...wording import message_of, shown
 from ..broker import Disconnected
 
 __all__ = ["DatabaseFile"]
@@ -41,6 +41,9 @@ BUSY: Final = 0.25
 
 LOG_SIZE: Final = 64 * 1024 * 1024
 """Bytes of the write-ahead log that stay on disk after a rush."""
+
+LONGEST_PATH: Final = 500
+"""Characters of a path that a message shows."""
 
 MISTAKES: Final = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT})
 """Errors on opening that no later attempt mends."""
@@ -99,7 +102,7 @@ class DatabaseFile(ThreadCaller):
         try:
             self.path = os.path.realpath(self.path)
             self._lock_file = os.open(self.path + "-lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
-            self._wait_for_lock(monotonic() + PATIENCE)
+            self._wait_for_lock(monotonic() + PATIENCE)  # or two would make the tables at once
             self._connection = sqlite3.connect(self.path, timeout=BUSY, isolation_level=None)
             self._prepare(self._connection)
             self._file = self._on_disk()
@@ -125,10 +128,7 @@ class DatabaseFile(ThreadCaller):
         """The connection, in a transaction that no other process is in; it is over when the calls are."""
         connection = self.reading()
         if not connection.in_transaction:
-            ends = monotonic() + PATIENCE
-            self._wait_for_lock(ends)
-            while not self._begins(connection):
-                self._go_on(ends)
+            self._begin(connection)
         return connection
 
     # -- as a caller of calls ---------------------------------------------------------------------
@@ -142,11 +142,14 @@ class DatabaseFile(ThreadCaller):
         try:
             if self._file is not None and self._on_disk() != self._file:
                 raise Disconnected(f"sqlite: {self._name} was removed or replaced")
-            super().make(jobs)
-            failed = next((job.error for job in jobs if job.error is not None), None)
-            if failed is None and self._connection is not None and self._connection.in_transaction:
+            for job in jobs:
+                super().make([job])
+                if job.error is not None:
+                    raise job.error  # the others need not wait too, nor be made in vain
+            if self._connection is not None and self._connection.in_transaction:
                 self._connection.execute("COMMIT")
-        except (Disconnected, OSError, sqlite3.Error) as error:
+            failed = None
+        except BaseException as error:
             failed = error
         finally:
             self._end()
@@ -189,6 +192,12 @@ class DatabaseFile(ThreadCaller):
             why = "closed" if self._is_leaving else f"locked by another process for {PATIENCE:.0f} seconds"
             raise Disconnected(f"sqlite: {self._name} is {why}")
 
+    def _begin(self, connection: sqlite3.Connection) -> None:
+        ends = monotonic() + PATIENCE
+        self._wait_for_lock(ends)
+        while not self._begins(connection):
+            self._go_on(ends)
+
     def _begins(self, connection: sqlite3.Connection) -> bool:
         try:
             connection.execute("BEGIN IMMEDIATE")
@@ -226,8 +235,8 @@ class DatabaseFile(ThreadCaller):
             f"PRAGMA fullfsync={int(self._synchronous == 'FULL')}"
         )  # macOS: through the cache of the disk
         connection.execute(f"PRAGMA journal_size_limit={LOG_SIZE}")
+        self._begin(connection)  # which also tells whether the file can be written
         if version < self._version:
-            connection.execute("BEGIN IMMEDIATE")
             for statement in self._schema:
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id={self._kind}")
@@ -249,12 +258,12 @@ class DatabaseFile(ThreadCaller):
     def _told(self, error: BaseException) -> BaseException:
         """The error as the caller of a call gets it."""
         if isinstance(error, sqlite3.Error | OSError) and not isinstance(error, Disconnected):
-            return Disconnected(f"sqlite: {self._name}: {summary(error)}")
+            return Disconnected(f"sqlite: {self._name}: {message_of(error)}")
         return error
 
     @property
     def _name(self) -> str:
-        return shown(self.path)
+        return shown(self.path, LONGEST_PATH)
 
 
 def _code(error: sqlite3.Error) -> int:
