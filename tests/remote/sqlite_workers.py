@@ -50,7 +50,7 @@ async def take(broker: SqliteBroker, log: Log) -> None:
 
 
 async def turns(broker: SqliteBroker, name: str, seconds: float) -> None:
-    """Do all of it for some seconds; say how many were acked and how many leases were lost, and when each call began and ended."""
+    """Do all of it for some seconds; say how much was acked, how many leases were lost, and when each call was made."""
     took: list[tuple[float, float]] = []
     acked = lost = 0
 

@@ -235,12 +235,14 @@ class DatabaseFile(ThreadCaller):
             f"PRAGMA fullfsync={int(self._synchronous == 'FULL')}"
         )  # macOS: through the cache of the disk
         connection.execute(f"PRAGMA journal_size_limit={LOG_SIZE}")
-        self._begin(connection)  # which also tells whether the file can be written
-        if version < self._version:
-            for statement in self._schema:
-                connection.execute(statement)
-            connection.execute(f"PRAGMA application_id={self._kind}")
-            connection.execute(f"PRAGMA user_version={self._version}")
+        self._begin(connection)
+        connection.execute(f"PRAGMA user_version={self._version}")  # whatever it was: tells whether it can be written
+        if version == self._version:
+            connection.execute("ROLLBACK")
+            return
+        connection.execute(f"PRAGMA application_id={self._kind}")
+        for statement in self._schema:
+            connection.execute(statement)
 
     def _on_disk(self) -> tuple[int, int] | None:
         """Which file has the path now."""
@@ -251,8 +253,10 @@ class DatabaseFile(ThreadCaller):
         return status.st_dev, status.st_ino
 
     def _is_allowed(self) -> bool:
+        """Whether it is a file that may be read and written; if it is not there, it may be made."""
+        by_effective_user = os.access in os.supports_effective_ids
         return not os.path.isdir(self.path) and (
-            not os.path.exists(self.path) or os.access(self.path, os.R_OK | os.W_OK)
+            not os.path.exists(self.path) or os.access(self.path, os.R_OK | os.W_OK, effective_ids=by_effective_user)
         )
 
     def _told(self, error: BaseException) -> BaseException:
