@@ -82,8 +82,9 @@ class SqliteBroker:
         threads, self._threads = self._threads, None
         self._changed.set()  # a receive that waits
         if threads is not None:
+            limit = asyncio.timeout(CLOSING)
             try:
-                async with asyncio.timeout(CLOSING) as limit:
+                async with limit:
                     await threads.__aexit__()
             except (TimeoutError, LeftBehind):  # a disk that hangs keeps the thread until it goes on
                 if not limit.expired():

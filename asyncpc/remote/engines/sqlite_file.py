@@ -42,6 +42,9 @@ BUSY: Final = 0.25
 LOG_SIZE: Final = 64 * 1024 * 1024
 """Bytes of the write-ahead log that stay on disk after a rush."""
 
+BY_EFFECTIVE_USER: Final = os.access in os.supports_effective_ids
+"""Whether the system can be asked what the process may do now, and not who has started it."""
+
 LONGEST_PATH: Final = 500
 """Characters of a path that a message shows."""
 
@@ -254,9 +257,8 @@ class DatabaseFile(ThreadCaller):
 
     def _is_allowed(self) -> bool:
         """Whether it is a file that may be read and written; if it is not there, it may be made."""
-        by_effective_user = os.access in os.supports_effective_ids
         return not os.path.isdir(self.path) and (
-            not os.path.exists(self.path) or os.access(self.path, os.R_OK | os.W_OK, effective_ids=by_effective_user)
+            not os.path.exists(self.path) or os.access(self.path, os.R_OK | os.W_OK, effective_ids=BY_EFFECTIVE_USER)
         )
 
     def _told(self, error: BaseException) -> BaseException:
