@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ...errors import DefinitionError, LeftBehind
 from ...offload.threads import WorkerThreads
+from ...wording import shown
 from ..broker import DeadLetter, Depth, Disconnected, Guarantees, Message, Outgoing, Settings
 from .sqlite_queue import QueueFile
 
@@ -214,7 +215,7 @@ def _durability(settings: Settings) -> str:
     options: dict[str, Any] = dict(settings.client)
     synchronous = options.pop("synchronous", "FULL")
     if options:
-        raise DefinitionError(f"remote_queue: sqlite:// takes no option {sorted(options)[0]!r}, only synchronous")
+        raise DefinitionError(f"remote_queue: sqlite:// takes no option {shown(sorted(options)[0])}, only synchronous")
     if synchronous not in ("FULL", "NORMAL"):
         raise DefinitionError("remote_queue: sqlite:// takes synchronous='FULL' or 'NORMAL'")
     return str(synchronous)
