@@ -27,6 +27,7 @@ __all__ = [
     "Guarantees",
     "Message",
     "Outgoing",
+    "PayloadError",
     "PublishError",
     "Settings",
 ]
@@ -133,6 +134,10 @@ class PublishError(AsyncpcError, ConnectionError):
         super().__init__(message)
         self.unconfirmed: Sequence[Any] = unconfirmed
         """The messages, or the items, whose confirmation is missing."""
+
+
+class PayloadError(AsyncpcError, ValueError):
+    """An item cannot be encoded, or a message cannot be decoded: too large, of a wrong type, or no such format."""
 
 
 class Broker(Protocol):

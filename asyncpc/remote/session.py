@@ -29,8 +29,8 @@ from ..core.tracked import Tracked
 from ..failure import KeptFailure
 from ..logs import WARNING, log
 from ..wording import summary
-from .broker import SUSPECT_AFTER, Broker, Disconnected, Message
-from .codec import Codec, PayloadError
+from .broker import SUSPECT_AFTER, Broker, Disconnected, Message, PayloadError
+from .codec import Codec
 from .connection import Connection
 from .delivery import Delivery
 from .publisher import Publisher
