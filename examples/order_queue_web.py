@@ -1,8 +1,8 @@
 """The web half of an order service in two programs: it answers 202 as soon as the order is in a queue with a URL.
 
-202 means: the order will be handled, even if this machine loses its power now. 503 with Retry-After means that the queue
-could not be reached. A client that gets no answer may send its order again: the order's id names the message, so the
-queue takes it once. ``order_queue_worker`` handles the orders; either program may be stopped or killed at any time.
+202 means: the order will be handled, even if this machine loses its power now. 503 with Retry-After means that the
+queue could not be reached. A client that gets no answer may send its order again: the order's id names the message, so
+the queue takes it once. ``order_queue_worker`` handles the orders; either program may be stopped or killed at any time.
 Needs starlette, uvicorn and ``asyncpc[remote]``.
 
 Run it, send orders, and look at how many wait::

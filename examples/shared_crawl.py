@@ -74,8 +74,10 @@ pipeline = pages >> fetch >> follow >> count
 
 async def stop_at_the_end(running: Running[str, None], queue: OpenQueue[str]) -> None:
     """Stop when no page waits and none is under way, in any process."""
-    while (depth := await queue.depth()).ready + depth.unacknowledged + depth.delayed:
+    depth = await queue.depth()
+    while depth.ready + depth.unacknowledged + depth.delayed:
         await asyncio.sleep(LOOK_EVERY)
+        depth = await queue.depth()
     running.stop()
 
 

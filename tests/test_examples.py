@@ -1076,18 +1076,18 @@ class Shop:
     """Both programs, with their orders in a file."""
 
     def __init__(self, folder: Path) -> None:
-        self.where = {"ORDERS_URL": f"sqlite:///{folder}/orders.db?queue=orders"}
+        self.url = f"sqlite:///{folder}/orders.db?queue=orders"
 
     def web(self) -> tuple[Child, str]:
         """The web half, and its address."""
-        child = started(["-c", ON_STDOUT, "examples.order_queue_web", "--port", "0"], **self.where)
+        child = started(["-c", ON_STDOUT, "examples.order_queue_web", "--port", "0"], ORDERS_URL=self.url)
         address = re.search(r"http://[\w.:]+", child.line_with("running on"))
         assert address
         return child, address[0]
 
     def worker(self) -> Child:
         """One more process that handles orders."""
-        return started(["-c", ON_STDOUT, "examples.order_queue_worker", "--verbose"], **self.where)
+        return started(["-c", ON_STDOUT, "examples.order_queue_worker", "--verbose"], ORDERS_URL=self.url)
 
 
 def handled(ended: Ended) -> list[int]:
@@ -1097,7 +1097,7 @@ def handled(ended: Ended) -> list[int]:
 
 @pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.thorough)])
 def test_order_queue_worker_hands_over_at_sigterm(count: int, tmp_path: Path) -> None:
-    """Protects accepted orders: both programs are stopped in the midst of it, and other workers handle the rest, once."""
+    """Protects accepted orders: both programs are stopped in the midst of it, and others do the rest, once."""
     shop = Shop(tmp_path)
     web, address = shop.web()
     send_orders(address, range(count))
@@ -1192,17 +1192,17 @@ class SitePage(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *arguments: object) -> None: ...
+    def log_request(self, code: object = 0, size: object = 0) -> None: ...
 
 
 def test_shared_crawl_fetches_each_page_once(tmp_path: Path) -> None:
     """Protects shared de-duplication: a process is stopped, another goes on, and ends when all was fetched, once."""
-    where = {"CRAWL_URL": f"sqlite:///{tmp_path}/crawl.db?queue=pages"}
+    url = f"sqlite:///{tmp_path}/crawl.db?queue=pages"
     with Site() as site:
-        first = started(as_script("shared_crawl", f"{site.address}/page0"), **where)
+        first = started(as_script("shared_crawl", f"{site.address}/page0"), CRAWL_URL=url)
         until(lambda: len(site.asked) > 30, "the crawl is under way")
         first.send(signal.SIGTERM)
-        second = started(as_script("shared_crawl"), **where)
+        second = started(as_script("shared_crawl"), CRAWL_URL=url)
         site.may_go_on.set()
         ended = first.end(), second.end()
         assert sorted(site.asked) == sorted(f"/page{number}" for number in range(site.pages))
