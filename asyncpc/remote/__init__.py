@@ -18,6 +18,7 @@ from .broker import (
     PublishError,
     Settings,
 )
+from .letters import Letter
 from .queue import OpenQueue
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Disconnected",
     "Engine",
     "Guarantees",
+    "Letter",
     "Message",
     "OpenQueue",
     "Outgoing",

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
+from ..core.seams import Depth
 from ..errors import AsyncpcError
 
 __all__ = [
@@ -74,21 +75,6 @@ class DeadLetter(NamedTuple):
     """As it was received last; its receipt is None."""
     failure: bytes
     """Why, as the session wrote it (JSON)."""
-
-
-class Depth(NamedTuple):
-    """How many messages a queue holds."""
-
-    ready: int
-    """That could be received now."""
-    unacknowledged: int
-    """That somebody has received and not yet settled."""
-    delayed: int
-    """That cannot be received before their time."""
-    dead: int
-    """In the dead letter queue."""
-    oldest: float | None
-    """Seconds since the oldest ready message was put, as far as the engine can say it cheaply."""
 
 
 class Guarantees(NamedTuple):
