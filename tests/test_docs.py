@@ -13,6 +13,7 @@ from children import PATIENCE, UNMEASURED, Child, Ended, run_child
 from pages import CTRL_C, DOCS, PAGES, README, Program, differs, files, programs, unmeasured
 
 import asyncpc
+import asyncpc.remote
 
 ROOT: Final = Path(__file__).parents[1]
 PACKAGE: Final = Path(asyncpc.__file__).parent
@@ -70,6 +71,7 @@ SERVES: Final = "app.py"
 
 NOT_HERE: Final = {
     *("streamable", "FastStream", "FastStream with asyncpc", "FastStream with Redis", "Celery", "taskiq", "arq"),
+    "an engine of your own",
 }
 """Titles of programs that need another library, or a broker beside it. They are compiled here, and tried by hand."""
 
@@ -148,6 +150,8 @@ def test_the_reference_describes_every_public_name_once() -> None:
     """Who looks a name up finds it, whatever is added to the package."""
     pages = "".join(path.read_text() for path in (DOCS / "reference").glob("*.md"))
     assert sorted(re.findall(r"^::: asyncpc\.(?:runner\.)?(\w+)$", pages, re.MULTILINE)) == sorted(asyncpc.__all__)
+    told = re.findall(r"^::: asyncpc\.remote\.(\w+)$", pages, re.MULTILINE)
+    assert sorted(told) == sorted(asyncpc.remote.__all__)
 
 
 def test_the_map_is_complete() -> None:
