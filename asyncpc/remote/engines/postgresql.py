@@ -1,0 +1,372 @@
+"""``postgresql://[user:password@]host[:port]/database?queue=jobs``: a queue in the tables of a PostgreSQL database.
+
+The tables are in the schema ``asyncpc``; ``&schema=`` names another. One column, ``due``, is the time of a put, the end of
+a delay and the end of a lease at once, so nothing has to clean up after a killed process. Times are the server's.
+
+A process that only publishes has one connection; one that receives has a second, which also hears of new messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import re
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from hashlib import sha256
+from typing import Any, Final, NamedTuple
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+import asyncpg  # type: ignore[import-untyped]  # it tells no types
+
+from ...errors import DefinitionError
+from ...wording import summary
+from ..broker import DeadLetter, Depth, Disconnected, Guarantees, Message, Outgoing, PublishError, Settings
+from . import postgresql_tables as tables
+
+__all__ = ["PostgreSQLBroker"]
+
+TIMEOUT: Final = 8.0
+"""Seconds within which the server answers; a connection that takes longer is dropped."""
+
+POLL: Final = 2.0
+"""Seconds after which a receive looks again where the server tells of new messages; it shows that the server answers."""
+
+POLL_UNTOLD: Final = 0.1
+"""Seconds after which a receive looks again behind a pooler that lets no notification through."""
+
+PROBE: Final = 1.0
+"""Seconds within which a notification arrives, if any does."""
+
+SOONEST: Final = 0.01
+"""Seconds at least between two looks for a message that is due and that another process is just taking."""
+
+MOST: Final = 1000
+"""Messages of one statement."""
+
+LARGEST: Final = 16_000_000
+"""Bytes of bodies after which a statement takes no further message."""
+
+FORGET_EVERY: Final = 1.0
+"""Seconds after which a process that settles messages also forgets old ids; sooner after ``MOST`` messages."""
+
+_UNSTORABLE: Final = (ValueError, asyncpg.DataError, asyncpg.ProgramLimitExceededError)
+"""What is raised for a value that the database cannot hold, as a NUL in an id."""
+
+_FAILURES: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What the client raises for a server that refuses, or that is lost."""
+
+
+class _Receipt(NamedTuple):
+    seq: int
+    delivery: int
+    """Drawn anew by each receive: no other delivery has it, of this process or of another."""
+
+
+class _Address(NamedTuple):
+    """What a URL says."""
+
+    dsn: str
+    schema: str
+    queue: str
+    shown: str
+    """Without the user and the password."""
+
+    @classmethod
+    def of(cls, url: str) -> _Address:
+        """Raises ``DefinitionError``, without any part of a URL that is not understood: it may be the password."""
+        try:
+            parts = urlsplit(url)
+            query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=True)
+            hosts, database = parts.netloc.rpartition("@")[2], parts.path[1:]
+            _ = [urlsplit(f"//{host}").port for host in hosts.split(",")]
+            (queue,) = (value for name, value in query if name == "queue")
+            (schema,) = [value for name, value in query if name == "schema"] or ["asyncpc"]
+        except ValueError:
+            parts, hosts, database, queue, schema = urlsplit(""), "", "", "", ""
+        is_database = database and "/" not in database and not parts.fragment
+        if parts.scheme not in ("postgresql", "postgres") or not is_database or not queue or "\0" in queue:
+            raise DefinitionError(
+                "remote_queue: expected postgresql://[user:password@]host[:port]/database?queue=name"
+            ) from None
+        if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", schema):
+            raise DefinitionError("remote_queue: postgresql: the schema is a word of a-z, 0-9 and _")
+        rest = [(name, value) for name, value in query if name not in ("queue", "schema")]
+        dsn = parts._replace(query=urlencode(rest, quote_via=quote)).geturl()
+        return cls(dsn, schema, queue, f"postgresql://{hosts}/{database}?queue={quote(queue)}")
+
+
+class PostgreSQLBroker:
+    """See the module. ``settings.client`` goes to ``asyncpg.connect``: behind a pooler, ``statement_cache_size=0``."""
+
+    guarantees: Guarantees = Guarantees(
+        durable=True,
+        dedupes=True,
+        delays=True,
+        counts=True,
+        selects=True,
+        leases=True,
+        orders_by_key=False,
+        transactions=True,
+    )
+
+    def __init__(self, url: str, settings: Settings) -> None:
+        self._address = address = _Address.of(url)
+        unknown = settings.client.keys() - (inspect.signature(asyncpg.connect).parameters.keys() - {"dsn", "loop"})
+        if unknown:
+            raise DefinitionError(f"remote_queue: asyncpg.connect takes no option {min(unknown)!r}")
+        self._settings = settings
+        self._channel = "asyncpc_" + sha256(f"{address.schema}.{address.queue}".encode()).hexdigest()[:32]
+        self._probe = secrets.token_hex(8)
+        self._settling: Any = None  # the connection of all calls but receive
+        self._receiving: Any = None  # that of receive, once it has been called
+        self._is_told = False  # notifications arrive on it
+        self._is_asked_back = False
+        self._settled = 0  # messages, since ids were forgotten last
+        self._forget_at = 0.0
+
+    # -- connecting -------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """See ``Broker``. Several processes may do it at once; no right is needed to make tables that are there."""
+        self._lock, self._changed = asyncio.Lock(), asyncio.Event()  # of this loop
+        self._settling = await self._connected()
+        try:
+            if not await self._ask("fetchval", tables.IS_THERE):
+                await self._ask("execute", tables.MAKE)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """See ``Broker``; what was received stays leased."""
+        connections, self._settling, self._receiving = (self._settling, self._receiving), None, None
+        self.wake()
+        for connection in connections:
+            if connection is not None:
+                with suppress(Exception):  # of one that is lost
+                    await connection.close(timeout=1.0)
+                connection.terminate()
+        await asyncio.sleep(0)  # the loop lets go of what was terminated
+
+    async def _connected(self) -> Any:
+        try:
+            return await asyncpg.connect(self._address.dsn, **{"timeout": TIMEOUT, **self._settings.client})
+        except (asyncpg.exceptions.ClientConfigurationError, TypeError) as error:
+            raise DefinitionError(f"remote_queue: {self._address.shown}: {summary(error)}") from None
+        except _FAILURES as error:
+            raise self._lost(error) from None
+
+    async def _ask(self, how: str, sql: str, *args: Any) -> Any:
+        async with self._lock:
+            return await self._run(self._settling, how, sql, *args)
+
+    async def _run(self, connection: Any, how: str, sql: str, *args: Any) -> Any:
+        """What the server answers. A connection on which it does not in time is dropped, and its reply with it."""
+        if connection is None:
+            raise Disconnected(f"{self._address.shown}: not connected")
+        timer = asyncio.get_running_loop().call_later(TIMEOUT, connection.terminate)
+        try:
+            return await getattr(connection, how)(self._in_schema(sql), *args)
+        except _UNSTORABLE:
+            raise
+        except Exception as error:
+            if not (isinstance(error, _FAILURES) or connection.is_closed()):
+                raise
+            raise self._lost(error) from None
+        finally:
+            timer.cancel()
+
+    def _in_schema(self, sql: str) -> str:
+        return sql.replace("%", f'"{self._address.schema}"')
+
+    def _lost(self, error: Exception) -> Disconnected:
+        return Disconnected(f"{self._address.shown}: {summary(error)}")
+
+    # -- receiving --------------------------------------------------------------------------------
+
+    async def receive(self, limit: int, wait: float, suspects: int) -> list[Message]:
+        """See ``Broker``."""
+        loop = asyncio.get_running_loop()
+        deadline, self._is_asked_back = loop.time() + wait, False
+        if self._receiving is None:
+            self._receiving = await self._listening()
+        connection, queue = self._receiving, self._address.queue
+        while True:
+            self._changed.clear()
+            delivery = secrets.randbits(63)
+            taken = (queue, min(limit, MOST), suspects, self._settings.lease, delivery)
+            rows = await self._run(connection, "fetch", tables.TAKE, *taken)
+            if rows or loop.time() >= deadline or self._is_asked_back:
+                return [_message(row, _Receipt(row[5], delivery)) for row in rows]
+            due = await self._run(connection, "fetchval", tables.NEXT, queue, suspects)
+            poll = POLL if self._is_told else POLL_UNTOLD
+            pause = min(poll, deadline - loop.time(), poll if due is None else max(SOONEST, due))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._changed.wait()
+
+    async def _listening(self) -> Any:
+        """A connection that hears of new messages, if notifications arrive: a pooler may drop them and say nothing."""
+        settling, connection, self._is_told = self._settling, await self._connected(), False
+        try:
+            await self._run(connection, "add_listener", self._channel, self._hear)
+            await self._ask("execute", "SELECT pg_notify($1, $2)", self._channel, self._probe)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PROBE):
+                    while not (self._is_told or self._is_asked_back):
+                        await self._changed.wait()
+                        self._changed.clear()
+            if self._settling is not settling:
+                raise Disconnected(f"{self._address.shown}: closed")
+        except BaseException:
+            connection.terminate()
+            await asyncio.sleep(0)
+            raise
+        return connection
+
+    def _hear(self, _connection: object, _pid: int, _channel: str, payload: str) -> None:
+        if payload in ("", self._probe):
+            self._is_told = self._is_told or payload == self._probe
+            self._changed.set()
+
+    def wake(self) -> None:
+        """See ``Broker``."""
+        self._is_asked_back = True
+        self._changed.set()
+
+    # -- settling ---------------------------------------------------------------------------------
+
+    async def ack(self, messages: Sequence[Message]) -> int:
+        """See ``Broker``."""
+        ours = 0
+        for part in _parts(messages):
+            ours += _count(await self._ask("execute", tables.ACK, *_receipts(part)))
+        await self._forget(ours)
+        return ours
+
+    async def release(self, messages: Sequence[Message], delay: float, counted: bool) -> None:
+        """See ``Broker``."""
+        for part in _parts(messages):
+            await self._ask("execute", tables.RELEASE, *_receipts(part), self._channel, delay, 0 if counted else 1)
+
+    async def extend(self, messages: Sequence[Message]) -> list[Message]:
+        """See ``Broker``."""
+        kept: set[tuple[int, int]] = set()
+        for part in _parts(messages):
+            rows = await self._ask("fetch", tables.EXTEND, *_receipts(part), self._settings.lease)
+            kept.update((row[0], row[1]) for row in rows)
+        return [one for one in messages if one.receipt not in kept]
+
+    async def bury(self, dead: Sequence[tuple[Message, bytes]]) -> None:
+        """See ``Broker``; one step."""
+        for part in _parts(dead):
+            failures = [failure for _, failure in part]
+            receipts = _receipts([message for message, _ in part])
+            gone = await self._ask("execute", tables.BURY, *receipts, failures, self._settings.dead_letter)
+            await self._forget(_count(gone))
+
+    async def _forget(self, settled: int) -> None:
+        """Now and then, forget ids that were put an hour ago: more than come in, so that they never grow in number."""
+        self._settled += settled
+        now = asyncio.get_running_loop().time()
+        if self._settled >= MOST or (self._settled and now >= self._forget_at):
+            limit, self._settled, self._forget_at = 2 * self._settled, 0, now + FORGET_EVERY
+            with suppress(Disconnected):  # the messages are settled; the next call finds out
+                await self._ask("execute", tables.FORGET, limit)
+
+    # -- putting ----------------------------------------------------------------------------------
+
+    async def publish(self, messages: Sequence[Outgoing]) -> None:
+        """See ``Broker``."""
+        done = 0
+        for part in _parts(messages):
+            try:
+                await self._ask("fetchval", tables.PUT, *self._columns(part))
+            except _UNSTORABLE as error:
+                what = f"{self._address.shown}: cannot hold a message: {summary(error)}"
+                raise PublishError(what, messages[done:]) from None
+            done += len(part)
+
+    async def publish_in(self, connection: Any, messages: Sequence[Outgoing]) -> None:
+        """Put the messages inside the transaction of an asyncpg connection to the same database.
+
+        They can be received once the caller commits; a rollback takes them back. An error is the client's own, and
+        ends the caller's transaction.
+        """
+        for part in _parts(messages):
+            await connection.execute(self._in_schema(tables.PUT), *self._columns(part))
+
+    def _columns(self, messages: Sequence[Outgoing]) -> Iterator[Any]:
+        yield from (self._address.queue, self._channel)
+        yield [one.id for one in messages]
+        yield [one.body for one in messages]
+        yield [json.dumps(dict(one.headers)) if one.headers else None for one in messages]
+        yield [max(0.0, one.delay) for one in messages]
+        yield [one.time for one in messages]
+
+    # -- looking ----------------------------------------------------------------------------------
+
+    async def depth(self) -> Depth:
+        """See ``Broker``; the time it takes grows with the number of messages, some 0.2 s for a million."""
+        return Depth(*await self._ask("fetchrow", tables.DEPTH, self._address.queue, self._settings.dead_letter))
+
+    async def peek(self, limit: int) -> list[Message]:
+        """See ``Broker``."""
+        return [_message(row, None) for row in await self._ask("fetch", tables.PEEK, self._address.queue, limit)]
+
+    async def dead(self, limit: int, after: str) -> list[DeadLetter]:
+        """See ``Broker``."""
+        letters = (self._address.queue, self._settings.dead_letter)
+        rows = await self._ask("fetch", tables.DEAD, *letters, sum(_numbers([after])), limit)
+        return [DeadLetter(str(row[5]), _message(row, None), row[6]) for row in rows]
+
+    async def requeue(self, places: Sequence[str]) -> int:
+        """See ``Broker``."""
+        count = 0
+        for part in _parts(places):
+            letters = (self._address.queue, self._settings.dead_letter, self._channel, list(_numbers(part)))
+            count += await self._ask("fetchval", tables.REQUEUE, *letters)
+        return count
+
+    async def purge(self, dead: bool) -> int:
+        """See ``Broker``; in several steps, so that none takes long."""
+        count, queue = 0, self._address.queue
+        purge = (tables.PURGE_DEAD, queue, self._settings.dead_letter) if dead else (tables.PURGE, queue)
+        while gone := _count(await self._ask("execute", *purge)):
+            count += gone
+        return count
+
+
+def _parts(sequence: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """What goes into one statement each."""
+    begin = size = 0
+    for place, one in enumerate(sequence):
+        size += len(one.body) if isinstance(one, Outgoing) else 0
+        if place - begin == MOST - 1 or size >= LARGEST:
+            yield sequence[begin : place + 1]
+            begin, size = place + 1, 0
+    if begin < len(sequence):
+        yield sequence[begin:]
+
+
+def _receipts(messages: Iterable[Message]) -> tuple[list[int], list[int]]:
+    receipts = [one.receipt for one in messages]
+    return [one.seq for one in receipts], [one.delivery for one in receipts]
+
+
+def _message(row: Any, receipt: _Receipt | None) -> Message:
+    headers: Mapping[str, str] = json.loads(row[4]) if row[4] else {}
+    return Message(row[0], row[1], row[2], row[3], headers, receipt)
+
+
+def _count(status: str) -> int:
+    """The rows of a status, as ``DELETE 3``."""
+    return int(status.rpartition(" ")[2])
+
+
+def _numbers(places: Sequence[str]) -> Iterator[int]:
+    """What can be the place of a dead letter."""
+    return (int(place) for place in places if place.isascii() and place.isdecimal() and len(place) < 19)

@@ -1,0 +1,211 @@
+"""The tables of the PostgreSQL engine, and the statements on them; in each, ``%`` is the name of the schema.
+
+Text has the collation "C": it compares fast, and sorts alike on all servers.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ..broker import SUSPECT_AFTER
+
+__all__ = [
+    "ACK",
+    "BURY",
+    "DEAD",
+    "DEPTH",
+    "EXTEND",
+    "FORGET",
+    "IS_THERE",
+    "MAKE",
+    "NEXT",
+    "PEEK",
+    "PURGE",
+    "PURGE_DEAD",
+    "PUT",
+    "RELEASE",
+    "REQUEUE",
+    "TAKE",
+]
+
+IS_THERE: Final = "SELECT to_regclass('%.seen') IS NOT NULL"  # the table that is made last
+
+MAKE: Final = f"""
+SELECT pg_advisory_xact_lock(hashtextextended('asyncpc %', 0));
+DO $$ BEGIN IF to_regnamespace('%') IS NULL THEN CREATE SCHEMA %; END IF; END $$;
+CREATE SEQUENCE IF NOT EXISTS %.message_number;
+CREATE TABLE IF NOT EXISTS %.message (
+    seq bigint PRIMARY KEY,
+    due timestamptz NOT NULL,
+    since timestamptz,
+    delivery bigint,
+    time double precision NOT NULL,
+    attempt integer NOT NULL DEFAULT 0,
+    queue text COLLATE "C" NOT NULL,
+    id text COLLATE "C" NOT NULL,
+    headers text,
+    body bytea NOT NULL
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
+COMMENT ON COLUMN %.message.due IS 'when it can be received: the time of the put, the end of a delay, or of a lease';
+COMMENT ON COLUMN %.message.since IS 'what due was before it was received';
+COMMENT ON COLUMN %.message.delivery IS 'drawn by the receive that has it; null if nobody has it';
+CREATE INDEX IF NOT EXISTS message_due ON %.message (queue, due, seq) WHERE attempt < {SUSPECT_AFTER};
+CREATE INDEX IF NOT EXISTS message_suspect ON %.message (queue, due, seq) WHERE attempt >= {SUSPECT_AFTER};
+CREATE TABLE IF NOT EXISTS %.dead (
+    place bigint GENERATED ALWAYS AS IDENTITY,
+    died timestamptz NOT NULL DEFAULT now(),
+    time double precision NOT NULL,
+    attempt integer NOT NULL,
+    queue text COLLATE "C" NOT NULL,
+    dead_letter text COLLATE "C" NOT NULL,
+    id text COLLATE "C" NOT NULL,
+    headers text,
+    body bytea NOT NULL,
+    failure bytea NOT NULL,
+    PRIMARY KEY (queue, dead_letter, place)
+);
+CREATE TABLE IF NOT EXISTS %.seen (
+    seq bigint NOT NULL,
+    until timestamptz NOT NULL,
+    queue text COLLATE "C" NOT NULL,
+    id text COLLATE "C" NOT NULL,
+    PRIMARY KEY (queue, id)
+) WITH (autovacuum_vacuum_scale_factor = 0.05);
+CREATE INDEX IF NOT EXISTS seen_until ON %.seen (until);
+"""
+
+# In the order of the ids, so that two processes which put the same ids wait for one another in one direction.
+PUT: Final = """
+WITH given AS MATERIALIZED (
+    SELECT nextval('%.message_number') AS seq, g.*
+    FROM unnest($3::text[], $4::bytea[], $5::text[], $6::float8[], $7::float8[]) AS g(id, body, headers, delay, time)
+), fresh AS (
+    INSERT INTO %.seen (queue, id, seq, until) SELECT $1, id, seq, statement_timestamp() + interval '1 hour'
+    FROM given ORDER BY id COLLATE "C", seq ON CONFLICT DO NOTHING RETURNING seq
+), put AS (
+    INSERT INTO %.message (seq, queue, due, time, id, headers, body)
+    SELECT seq, $1, statement_timestamp() + delay * interval '1 second', time, id, headers, body
+    FROM given JOIN fresh USING (seq)
+)
+SELECT pg_notify($2, '')
+"""
+
+# A lease that a crash of the server undoes is no loss: its commit waits for no disk.
+_UNSYNCED: Final = "(SELECT set_config('synchronous_commit', 'off', true)) AS unsynced"
+
+_READY: Final = "FROM %.message WHERE queue = $1 AND due <= statement_timestamp() AND attempt"
+
+TAKE: Final = f"""
+WITH fresh AS (
+    SELECT seq, due {_READY} < {SUSPECT_AFTER} ORDER BY due, seq LIMIT $2 FOR UPDATE SKIP LOCKED
+), suspect AS (
+    SELECT seq, due {_READY} >= {SUSPECT_AFTER} ORDER BY due, seq LIMIT $3 FOR UPDATE SKIP LOCKED
+), picked AS (
+    SELECT seq FROM (SELECT * FROM fresh UNION ALL SELECT * FROM suspect) AS ready ORDER BY due, seq LIMIT $2
+), taken AS (
+    UPDATE %.message AS m SET since = due, due = statement_timestamp() + $4 * interval '1 second',
+        attempt = attempt + 1, delivery = $5
+    FROM picked WHERE m.seq = picked.seq RETURNING m.*
+)
+SELECT id, body, attempt, time, headers, seq FROM taken, {_UNSYNCED} ORDER BY since, seq
+"""
+
+NEXT: Final = f"""
+SELECT extract(epoch FROM least(
+    (SELECT min(due) FROM %.message WHERE queue = $1 AND attempt < {SUSPECT_AFTER}),
+    (SELECT min(due) FROM %.message WHERE queue = $1 AND attempt >= {SUSPECT_AFTER} AND $2 > 0)
+) - clock_timestamp())::float8
+"""
+
+PEEK: Final = f"""
+SELECT id, body, attempt, time, headers FROM (
+    (SELECT * {_READY} < {SUSPECT_AFTER} ORDER BY due, seq LIMIT $2)
+    UNION ALL (SELECT * {_READY} >= {SUSPECT_AFTER} ORDER BY due, seq LIMIT $2)
+) AS ready ORDER BY due, seq LIMIT $2
+"""
+
+DEPTH: Final = f"""
+SELECT count(*) FILTER (WHERE due <= statement_timestamp()),
+    count(*) FILTER (WHERE due > statement_timestamp() AND delivery IS NOT NULL),
+    count(*) FILTER (WHERE due > statement_timestamp() AND delivery IS NULL),
+    (SELECT count(*) FROM %.dead WHERE queue = $1 AND dead_letter = $2),
+    greatest(0, extract(epoch FROM statement_timestamp())::float8 - least(
+        (SELECT time {_READY} < {SUSPECT_AFTER} ORDER BY due, seq LIMIT 1),
+        (SELECT time {_READY} >= {SUSPECT_AFTER} ORDER BY due, seq LIMIT 1)))
+FROM %.message WHERE queue = $1
+"""
+
+_OURS: Final = "unnest($1::bigint[], $2::bigint[]) WITH ORDINALITY AS g(seq, delivery, place)"
+_IS_OURS: Final = "m.seq = g.seq AND m.delivery = g.delivery"
+
+ACK: Final = f"DELETE FROM %.message AS m USING {_OURS} WHERE {_IS_OURS}"
+
+RELEASE: Final = f"""
+WITH released AS (
+    UPDATE %.message AS m SET delivery = NULL, attempt = attempt - $5, due = CASE WHEN $4 > 0 THEN greatest(
+        since, statement_timestamp() + $4 * interval '1 second' + place * interval '1 microsecond') ELSE since END
+    FROM {_OURS} WHERE {_IS_OURS}
+)
+SELECT pg_notify($3, '') FROM {_UNSYNCED}
+"""
+
+EXTEND: Final = f"""
+WITH extended AS (
+    UPDATE %.message AS m SET due = statement_timestamp() + $3 * interval '1 second'
+    FROM {_OURS} WHERE {_IS_OURS} RETURNING m.seq, m.delivery
+)
+SELECT seq, delivery FROM extended, {_UNSYNCED}
+"""
+
+BURY: Final = """
+WITH gone AS (
+    DELETE FROM %.message AS m
+    USING unnest($1::bigint[], $2::bigint[], $3::bytea[]) WITH ORDINALITY AS g(seq, delivery, failure, place)
+    WHERE m.seq = g.seq AND m.delivery = g.delivery RETURNING m.*, g.failure, g.place
+)
+INSERT INTO %.dead (queue, dead_letter, time, attempt, id, headers, body, failure)
+SELECT queue, $4, time, attempt, id, headers, body, failure FROM gone ORDER BY place
+"""
+
+DEAD: Final = """
+SELECT id, body, attempt, time, headers, place, failure FROM %.dead
+WHERE queue = $1 AND dead_letter = $2 AND place > $3 ORDER BY place LIMIT $4
+"""
+
+REQUEUE: Final = """
+WITH back AS (
+    DELETE FROM %.dead WHERE queue = $1 AND dead_letter = $2 AND place = ANY($4::bigint[]) RETURNING *
+), given AS MATERIALIZED (
+    SELECT nextval('%.message_number') AS seq, b.* FROM (SELECT * FROM back ORDER BY place) AS b
+), known AS (
+    INSERT INTO %.seen (queue, id, seq, until)
+    SELECT DISTINCT ON (id) queue, id, seq, statement_timestamp() + interval '1 hour' FROM given ORDER BY id, seq DESC
+    ON CONFLICT (queue, id) DO UPDATE SET seq = excluded.seq, until = excluded.until
+), put AS (
+    INSERT INTO %.message (seq, queue, due, time, id, headers, body)
+    SELECT seq, queue, statement_timestamp(), time, id, headers, body FROM given
+)
+SELECT (SELECT count(*) FROM given) FROM (SELECT pg_notify($3, '')) AS told
+"""
+
+# An id is forgotten an hour after its put, but not before its message has gone.
+FORGET: Final = """
+WITH old AS (
+    SELECT queue, id, seq FROM %.seen WHERE until <= statement_timestamp() ORDER BY until LIMIT $1 FOR UPDATE SKIP LOCKED
+), kept AS (
+    UPDATE %.seen AS s SET until = statement_timestamp() + interval '1 hour' FROM old
+    WHERE s.queue = old.queue AND s.id = old.id AND EXISTS (SELECT FROM %.message AS m WHERE m.seq = old.seq)
+)
+DELETE FROM %.seen AS s USING old
+WHERE s.queue = old.queue AND s.id = old.id AND NOT EXISTS (SELECT FROM %.message AS m WHERE m.seq = old.seq)
+"""
+
+PURGE: Final = f"""
+DELETE FROM %.message WHERE seq IN (SELECT seq FROM %.message WHERE queue = $1
+    AND (delivery IS NULL OR due <= statement_timestamp()) LIMIT 10000 FOR UPDATE SKIP LOCKED)
+"""
+
+PURGE_DEAD: Final = f"""
+DELETE FROM %.dead WHERE (queue, dead_letter, place) IN
+    (SELECT queue, dead_letter, place FROM %.dead WHERE queue = $1 AND dead_letter = $2 LIMIT 10000)
+"""
