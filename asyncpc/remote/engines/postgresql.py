@@ -15,7 +15,11 @@ import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from hashlib import sha256
+from operator import itemgetter
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
@@ -43,11 +47,19 @@ PROBE: Final = 1.0
 SOONEST: Final = 0.01
 """Seconds at least between two looks for a message that is due and that another process is just taking."""
 
-MOST: Final = 1000
-"""Messages of one statement."""
-
 LARGEST: Final = 16_000_000
 """Bytes of bodies after which a statement takes no further message."""
+
+BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+SLACK: Final = timedelta(seconds=1)
+"""How long a put may take to be found as soon as it is there."""
+
+LOOK_EVERY: Final = 0.5
+"""Seconds between two looks at everything that is due."""
+
+LOOK_PAUSE: Final = 20.0
+"""A pause after such a look is at least so many times as long as it took."""
 
 FORGET_EVERY: Final = 1.0
 """Seconds after which a process that settles messages also forgets old ids; sooner after ``MOST`` messages."""
@@ -59,10 +71,11 @@ _FAILURES: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyn
 """What the client raises for a server that refuses, or that is lost."""
 
 
-class _Receipt(NamedTuple):
-    seq: int
-    delivery: int
-    """Drawn anew by each receive: no other delivery has it, of this process or of another."""
+_Receipt = tuple[int, int]
+"""The number of a message, and one that each receive draws anew: no other delivery has it, of any process."""
+
+_PLACE: Final = itemgetter(5, 6)
+"""Orders what ``TAKE`` gives."""
 
 
 class _Address(NamedTuple):
@@ -124,6 +137,8 @@ class PostgreSQLBroker:
         self._receiving: Any = None  # that of receive, once it has been called
         self._is_told = False  # notifications arrive on it
         self._is_asked_back = False
+        self._floor = BEGINNING  # of the due messages, but for some late ones
+        self._look_at = 0.0  # when to look at all of them
         self._settled = 0  # messages, since ids were forgotten last
         self._forget_at = 0.0
 
@@ -152,12 +167,20 @@ class PostgreSQLBroker:
         await asyncio.sleep(0)  # the loop lets go of what was terminated
 
     async def _connected(self) -> Any:
+        options = {"timeout": TIMEOUT, "statement_cache_size": 100, **self._settings.client}
         try:
-            return await asyncpg.connect(self._address.dsn, **{"timeout": TIMEOUT, **self._settings.client})
+            connection = await asyncpg.connect(self._address.dsn, **options)
         except (asyncpg.exceptions.ClientConfigurationError, TypeError) as error:
             raise DefinitionError(f"remote_queue: {self._address.shown}: {summary(error)}") from None
         except _FAILURES as error:
             raise self._lost(error) from None
+        if options["statement_cache_size"]:  # else a pooler may give the setting to somebody else; nor is it needed
+            try:
+                await self._run(connection, "execute", "SET plan_cache_mode = force_custom_plan")
+            except BaseException:
+                connection.terminate()
+                raise
+        return connection
 
     async def _ask(self, how: str, sql: str, *args: Any) -> Any:
         async with self._lock:
@@ -193,20 +216,45 @@ class PostgreSQLBroker:
         deadline, self._is_asked_back = loop.time() + wait, False
         if self._receiving is None:
             self._receiving = await self._listening()
-        connection, queue = self._receiving, self._address.queue
+        connection = self._receiving
         while True:
             self._changed.clear()
-            delivery = secrets.randbits(63)
-            taken = (queue, min(limit, MOST), suspects, self._settings.lease, delivery)
-            rows = await self._run(connection, "fetch", tables.TAKE, *taken)
-            if rows or loop.time() >= deadline or self._is_asked_back:
-                return [_message(row, _Receipt(row[5], delivery)) for row in rows]
-            due = await self._run(connection, "fetchval", tables.NEXT, queue, suspects)
+            taken = await self._take(connection, min(limit, tables.MOST), suspects)
+            if taken or loop.time() >= deadline or self._is_asked_back:
+                return taken
+            due = await self._next(connection, suspects)
             poll = POLL if self._is_told else POLL_UNTOLD
             pause = min(poll, deadline - loop.time(), poll if due is None else max(SOONEST, due))
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._changed.wait()
+
+    async def _take(self, connection: Any, limit: int, suspects: int) -> list[Message]:
+        """What is ready. Mostly without what was due before the last one that it took, a second earlier to be sure.
+
+        There the index has an entry of each message that has gone since the table was vacuumed last. The few that were
+        released there, or whose put took long, are found by a look from the beginning.
+        """
+        loop = asyncio.get_running_loop()
+        began, delivery = loop.time(), secrets.randbits(63)
+        is_whole, floor = began >= self._look_at, self._floor
+        if is_whole:
+            floor, self._look_at = BEGINNING, began + LOOK_EVERY
+        args = (self._address.queue, limit, suspects, self._settings.lease, delivery, floor)
+        rows = await self._run(connection, "fetch", tables.TAKE, *args)
+        if is_whole and self._look_at:  # nobody asked for another one meanwhile
+            self._look_at += LOOK_PAUSE * (loop.time() - began)
+        if not rows:
+            return []
+        rows.sort(key=_PLACE)
+        self._floor = rows[-1][5] - SLACK
+        return [_message(row, (row[6], delivery)) for row in rows]
+
+    async def _next(self, connection: Any, suspects: int) -> float | None:
+        """Seconds until the next message is due; none is now."""
+        row = await self._run(connection, "fetchrow", tables.NEXT, self._address.queue, suspects, self._floor)
+        self._floor = row[1] - SLACK
+        return row[0]
 
     async def _listening(self) -> Any:
         """A connection that hears of new messages, if notifications arrive: a pooler may drop them and say nothing."""
@@ -228,9 +276,13 @@ class PostgreSQLBroker:
         return connection
 
     def _hear(self, _connection: object, _pid: int, _channel: str, payload: str) -> None:
-        if payload in ("", self._probe):
-            self._is_told = self._is_told or payload == self._probe
-            self._changed.set()
+        if payload == tables.EARLIER:
+            self._look_at = 0.0
+        elif payload == self._probe:
+            self._is_told = True
+        elif payload != tables.LATER:
+            return  # the probe of another process
+        self._changed.set()
 
     def wake(self) -> None:
         """See ``Broker``."""
@@ -249,8 +301,10 @@ class PostgreSQLBroker:
 
     async def release(self, messages: Sequence[Message], delay: float, counted: bool) -> None:
         """See ``Broker``."""
+        told = (self._channel, tables.LATER if delay > 0 else tables.EARLIER)
         for part in _parts(messages):
-            await self._ask("execute", tables.RELEASE, *_receipts(part), self._channel, delay, 0 if counted else 1)
+            await self._ask("execute", tables.RELEASE, *_receipts(part), *told, delay, 0 if counted else 1)
+        self._look_at = 0.0
 
     async def extend(self, messages: Sequence[Message]) -> list[Message]:
         """See ``Broker``."""
@@ -272,7 +326,7 @@ class PostgreSQLBroker:
         """Now and then, forget ids that were put an hour ago: more than come in, so that they never grow in number."""
         self._settled += settled
         now = asyncio.get_running_loop().time()
-        if self._settled >= MOST or (self._settled and now >= self._forget_at):
+        if self._settled >= tables.MOST or (self._settled and now >= self._forget_at):
             limit, self._settled, self._forget_at = 2 * self._settled, 0, now + FORGET_EVERY
             with suppress(Disconnected):  # the messages are settled; the next call finds out
                 await self._ask("execute", tables.FORGET, limit)
@@ -282,9 +336,9 @@ class PostgreSQLBroker:
     async def publish(self, messages: Sequence[Outgoing]) -> None:
         """See ``Broker``."""
         done = 0
-        for part in _parts(messages):
+        for part in _puts(messages):
             try:
-                await self._ask("fetchval", tables.PUT, *self._columns(part))
+                await self._ask("fetchval", tables.PUT, *self._columns(part, tables.LATER))
             except _UNSTORABLE as error:
                 what = f"{self._address.shown}: cannot hold a message: {summary(error)}"
                 raise PublishError(what, messages[done:]) from None
@@ -296,14 +350,14 @@ class PostgreSQLBroker:
         They can be received once the caller commits; a rollback takes them back. An error is the client's own, and
         ends the caller's transaction.
         """
-        for part in _parts(messages):
-            await connection.execute(self._in_schema(tables.PUT), *self._columns(part))
+        for part in _puts(messages):
+            await connection.execute(self._in_schema(tables.PUT), *self._columns(part, tables.EARLIER))
 
-    def _columns(self, messages: Sequence[Outgoing]) -> Iterator[Any]:
-        yield from (self._address.queue, self._channel)
+    def _columns(self, messages: Sequence[Outgoing], told: str) -> Iterator[Any]:
+        yield from (self._address.queue, self._channel, told)
         yield [one.id for one in messages]
         yield [one.body for one in messages]
-        yield [json.dumps(dict(one.headers)) if one.headers else None for one in messages]
+        yield [_text(tuple(one.headers.items())) for one in messages]
         yield [max(0.0, one.delay) for one in messages]
         yield [one.time for one in messages]
 
@@ -342,24 +396,38 @@ class PostgreSQLBroker:
 
 def _parts(sequence: Sequence[Any]) -> Iterator[Sequence[Any]]:
     """What goes into one statement each."""
+    return (sequence[begin : begin + tables.MOST] for begin in range(0, len(sequence), tables.MOST))
+
+
+def _puts(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
+    """What goes into one statement each: also of large messages no more than the server takes."""
     begin = size = 0
-    for place, one in enumerate(sequence):
-        size += len(one.body) if isinstance(one, Outgoing) else 0
-        if place - begin == MOST - 1 or size >= LARGEST:
-            yield sequence[begin : place + 1]
-            begin, size = place + 1, 0
-    if begin < len(sequence):
-        yield sequence[begin:]
+    for end, one in enumerate(messages):
+        if end - begin == tables.MOST or (size > 0 and size + len(one.body) > LARGEST):
+            yield messages[begin:end]
+            begin, size = end, 0
+        size += len(one.body)
+    if messages:
+        yield messages[begin:]
 
 
 def _receipts(messages: Iterable[Message]) -> tuple[list[int], list[int]]:
-    receipts = [one.receipt for one in messages]
-    return [one.seq for one in receipts], [one.delivery for one in receipts]
+    receipts: list[_Receipt] = [one.receipt for one in messages]
+    return [seq for seq, _ in receipts], [delivery for _, delivery in receipts]
 
 
 def _message(row: Any, receipt: _Receipt | None) -> Message:
-    headers: Mapping[str, str] = json.loads(row[4]) if row[4] else {}
-    return Message(row[0], row[1], row[2], row[3], headers, receipt)
+    return Message(row[0], row[1], row[2], row[3], _headers(row[4]), receipt)
+
+
+@lru_cache(256)  # most are alike
+def _headers(text: str) -> Mapping[str, str]:
+    return MappingProxyType(json.loads(text))
+
+
+@lru_cache(256)
+def _text(headers: tuple[tuple[str, str], ...]) -> str:
+    return json.dumps(dict(headers))
 
 
 def _count(status: str) -> int:

@@ -14,10 +14,13 @@ __all__ = [
     "BURY",
     "DEAD",
     "DEPTH",
+    "EARLIER",
     "EXTEND",
     "FORGET",
     "IS_THERE",
+    "LATER",
     "MAKE",
+    "MOST",
     "NEXT",
     "PEEK",
     "PURGE",
@@ -28,12 +31,21 @@ __all__ = [
     "TAKE",
 ]
 
+MOST: Final = 1000
+"""Messages of one statement; each that puts some draws one number for all."""
+
+LATER: Final = ""
+"""What a notification says of messages that are due from now on."""
+
+EARLIER: Final = "earlier"
+"""What it says of messages that may have been due before others which have gone."""
+
 IS_THERE: Final = "SELECT to_regclass('%.seen') IS NOT NULL"  # the table that is made last
 
 MAKE: Final = f"""
 SELECT pg_advisory_xact_lock(hashtextextended('asyncpc %', 0));
 DO $$ BEGIN IF to_regnamespace('%') IS NULL THEN CREATE SCHEMA %; END IF; END $$;
-CREATE SEQUENCE IF NOT EXISTS %.message_number;
+CREATE SEQUENCE IF NOT EXISTS %.statement_number;
 CREATE TABLE IF NOT EXISTS %.message (
     seq bigint PRIMARY KEY,
     due timestamptz NOT NULL,
@@ -43,7 +55,7 @@ CREATE TABLE IF NOT EXISTS %.message (
     attempt integer NOT NULL DEFAULT 0,
     queue text COLLATE "C" NOT NULL,
     id text COLLATE "C" NOT NULL,
-    headers text,
+    headers text NOT NULL,
     body bytea NOT NULL
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
 COMMENT ON COLUMN %.message.due IS 'when it can be received: the time of the put, the end of a delay, or of a lease';
@@ -59,7 +71,7 @@ CREATE TABLE IF NOT EXISTS %.dead (
     queue text COLLATE "C" NOT NULL,
     dead_letter text COLLATE "C" NOT NULL,
     id text COLLATE "C" NOT NULL,
-    headers text,
+    headers text NOT NULL,
     body bytea NOT NULL,
     failure bytea NOT NULL,
     PRIMARY KEY (queue, dead_letter, place)
@@ -75,10 +87,11 @@ CREATE INDEX IF NOT EXISTS seen_until ON %.seen (until);
 """
 
 # In the order of the ids, so that two processes which put the same ids wait for one another in one direction.
-PUT: Final = """
+PUT: Final = f"""
 WITH given AS MATERIALIZED (
-    SELECT nextval('%.message_number') AS seq, g.*
-    FROM unnest($3::text[], $4::bytea[], $5::text[], $6::float8[], $7::float8[]) AS g(id, body, headers, delay, time)
+    SELECT number * {MOST} + place AS seq, g.* FROM (SELECT nextval('%.statement_number') AS number) AS statement,
+        unnest($4::text[], $5::bytea[], $6::text[], $7::float8[], $8::float8[])
+            WITH ORDINALITY AS g(id, body, headers, delay, time, place)
 ), fresh AS (
     INSERT INTO %.seen (queue, id, seq, until) SELECT $1, id, seq, statement_timestamp() + interval '1 hour'
     FROM given ORDER BY id COLLATE "C", seq ON CONFLICT DO NOTHING RETURNING seq
@@ -87,34 +100,35 @@ WITH given AS MATERIALIZED (
     SELECT seq, $1, statement_timestamp() + delay * interval '1 second', time, id, headers, body
     FROM given JOIN fresh USING (seq)
 )
-SELECT pg_notify($2, '')
+SELECT pg_notify($2, $3)
 """
 
 # A lease that a crash of the server undoes is no loss: its commit waits for no disk.
-_UNSYNCED: Final = "(SELECT set_config('synchronous_commit', 'off', true)) AS unsynced"
+_UNSYNCED: Final = "(SELECT set_config('synchronous_commit', 'off', true)) = 'off'"
 
 _READY: Final = "FROM %.message WHERE queue = $1 AND due <= statement_timestamp() AND attempt"
 
+# The rows are locked, so that their places stay. $6 spares a look at what has gone since the table was vacuumed last.
 TAKE: Final = f"""
 WITH fresh AS (
-    SELECT seq, due {_READY} < {SUSPECT_AFTER} ORDER BY due, seq LIMIT $2 FOR UPDATE SKIP LOCKED
+    SELECT ctid AS place, seq, due {_READY} < {SUSPECT_AFTER} AND due >= $6
+    ORDER BY due, seq LIMIT $2 FOR UPDATE SKIP LOCKED
 ), suspect AS (
-    SELECT seq, due {_READY} >= {SUSPECT_AFTER} ORDER BY due, seq LIMIT $3 FOR UPDATE SKIP LOCKED
-), picked AS (
-    SELECT seq FROM (SELECT * FROM fresh UNION ALL SELECT * FROM suspect) AS ready ORDER BY due, seq LIMIT $2
-), taken AS (
-    UPDATE %.message AS m SET since = due, due = statement_timestamp() + $4 * interval '1 second',
-        attempt = attempt + 1, delivery = $5
-    FROM picked WHERE m.seq = picked.seq RETURNING m.*
+    SELECT ctid AS place, seq, due {_READY} >= {SUSPECT_AFTER} ORDER BY due, seq LIMIT $3 FOR UPDATE SKIP LOCKED
 )
-SELECT id, body, attempt, time, headers, seq FROM taken, {_UNSYNCED} ORDER BY since, seq
+UPDATE %.message SET since = due, due = statement_timestamp() + $4 * interval '1 second',
+    attempt = attempt + 1, delivery = $5
+WHERE ctid = ANY(ARRAY(
+    SELECT place FROM (SELECT * FROM fresh UNION ALL SELECT * FROM suspect) AS ready ORDER BY due, seq LIMIT $2
+)) AND {_UNSYNCED}
+RETURNING id, body, attempt, time, headers, since, seq
 """
 
 NEXT: Final = f"""
 SELECT extract(epoch FROM least(
-    (SELECT min(due) FROM %.message WHERE queue = $1 AND attempt < {SUSPECT_AFTER}),
+    (SELECT min(due) FROM %.message WHERE queue = $1 AND attempt < {SUSPECT_AFTER} AND due >= $3),
     (SELECT min(due) FROM %.message WHERE queue = $1 AND attempt >= {SUSPECT_AFTER} AND $2 > 0)
-) - clock_timestamp())::float8
+) - statement_timestamp())::float8, statement_timestamp()
 """
 
 PEEK: Final = f"""
@@ -135,26 +149,25 @@ SELECT count(*) FILTER (WHERE due <= statement_timestamp()),
 FROM %.message WHERE queue = $1
 """
 
-_OURS: Final = "unnest($1::bigint[], $2::bigint[]) WITH ORDINALITY AS g(seq, delivery, place)"
-_IS_OURS: Final = "m.seq = g.seq AND m.delivery = g.delivery"
+_IS_OURS: Final = """
+    m.seq = ANY($1::bigint[]) AND (m.seq, m.delivery) IN (SELECT * FROM unnest($1::bigint[], $2::bigint[]))
+"""
 
-ACK: Final = f"DELETE FROM %.message AS m USING {_OURS} WHERE {_IS_OURS}"
+ACK: Final = f"DELETE FROM %.message AS m WHERE {_IS_OURS}"
 
 RELEASE: Final = f"""
 WITH released AS (
-    UPDATE %.message AS m SET delivery = NULL, attempt = attempt - $5, due = CASE WHEN $4 > 0 THEN greatest(
-        since, statement_timestamp() + $4 * interval '1 second' + place * interval '1 microsecond') ELSE since END
-    FROM {_OURS} WHERE {_IS_OURS}
+    UPDATE %.message AS m SET delivery = NULL, attempt = attempt - $6, due = CASE WHEN $5 > 0 THEN greatest(since,
+        statement_timestamp() + $5 * interval '1 second' + array_position($1, seq) * interval '1 microsecond'
+    ) ELSE since END
+    WHERE {_IS_OURS}
 )
-SELECT pg_notify($3, '') FROM {_UNSYNCED}
+SELECT pg_notify($3, $4) WHERE {_UNSYNCED}
 """
 
 EXTEND: Final = f"""
-WITH extended AS (
-    UPDATE %.message AS m SET due = statement_timestamp() + $3 * interval '1 second'
-    FROM {_OURS} WHERE {_IS_OURS} RETURNING m.seq, m.delivery
-)
-SELECT seq, delivery FROM extended, {_UNSYNCED}
+UPDATE %.message AS m SET due = statement_timestamp() + $3 * interval '1 second'
+WHERE {_IS_OURS} AND {_UNSYNCED} RETURNING seq, delivery
 """
 
 BURY: Final = """
@@ -172,11 +185,12 @@ SELECT id, body, attempt, time, headers, place, failure FROM %.dead
 WHERE queue = $1 AND dead_letter = $2 AND place > $3 ORDER BY place LIMIT $4
 """
 
-REQUEUE: Final = """
+REQUEUE: Final = f"""
 WITH back AS (
     DELETE FROM %.dead WHERE queue = $1 AND dead_letter = $2 AND place = ANY($4::bigint[]) RETURNING *
 ), given AS MATERIALIZED (
-    SELECT nextval('%.message_number') AS seq, b.* FROM (SELECT * FROM back ORDER BY place) AS b
+    SELECT number * {MOST} + row_number() OVER (ORDER BY place) AS seq, back.*
+    FROM (SELECT nextval('%.statement_number') AS number) AS statement, back
 ), known AS (
     INSERT INTO %.seen (queue, id, seq, until)
     SELECT DISTINCT ON (id) queue, id, seq, statement_timestamp() + interval '1 hour' FROM given ORDER BY id, seq DESC
@@ -202,10 +216,10 @@ WHERE s.queue = old.queue AND s.id = old.id AND NOT EXISTS (SELECT FROM %.messag
 
 PURGE: Final = f"""
 DELETE FROM %.message WHERE seq IN (SELECT seq FROM %.message WHERE queue = $1
-    AND (delivery IS NULL OR due <= statement_timestamp()) LIMIT 10000 FOR UPDATE SKIP LOCKED)
+    AND (delivery IS NULL OR due <= statement_timestamp()) LIMIT {10 * MOST} FOR UPDATE SKIP LOCKED)
 """
 
 PURGE_DEAD: Final = f"""
 DELETE FROM %.dead WHERE (queue, dead_letter, place) IN
-    (SELECT queue, dead_letter, place FROM %.dead WHERE queue = $1 AND dead_letter = $2 LIMIT 10000)
+    (SELECT queue, dead_letter, place FROM %.dead WHERE queue = $1 AND dead_letter = $2 LIMIT {10 * MOST})
 """
