@@ -384,5 +384,3 @@ async def settled_depth(broker: Broker, ready: int) -> Any:
         await asyncio.sleep(0.1)
         depth = await broker.depth()
     return depth
-
-

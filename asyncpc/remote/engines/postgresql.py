@@ -1,7 +1,7 @@
 """``postgresql://[user:password@]host[:port]/database?queue=jobs``: a queue in the tables of a PostgreSQL database.
 
-The tables are in the schema ``asyncpc``; ``&schema=`` names another. One column, ``due``, is the time of a put, the end of
-a delay and the end of a lease at once, so nothing has to clean up after a killed process. Times are the server's.
+The tables are in the schema ``asyncpc``; ``&schema=`` names another. One column, ``due``, is the time of a put, the end
+of a delay and the end of a lease at once, so nothing has to clean up after a killed process. Times are the server's.
 
 A process that only publishes has one connection; one that receives has a second, which also hears of new messages.
 """
@@ -21,7 +21,7 @@ from hashlib import sha256
 from operator import itemgetter
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import asyncpg  # type: ignore[import-untyped]  # it tells no types
 
@@ -36,7 +36,7 @@ TIMEOUT: Final = 8.0
 """Seconds within which the server answers; a connection that takes longer is dropped."""
 
 POLL: Final = 2.0
-"""Seconds after which a receive looks again where the server tells of new messages; it shows that the server answers."""
+"""Seconds after which a receive looks again where the server tells of new messages; shows that the server answers."""
 
 POLL_UNTOLD: Final = 0.1
 """Seconds after which a receive looks again behind a pooler that lets no notification through."""

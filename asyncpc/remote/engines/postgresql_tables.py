@@ -205,7 +205,8 @@ SELECT (SELECT count(*) FROM given) FROM (SELECT pg_notify($3, '')) AS told
 # An id is forgotten an hour after its put, but not before its message has gone.
 FORGET: Final = """
 WITH old AS (
-    SELECT queue, id, seq FROM %.seen WHERE until <= statement_timestamp() ORDER BY until LIMIT $1 FOR UPDATE SKIP LOCKED
+    SELECT queue, id, seq FROM %.seen WHERE until <= statement_timestamp()
+    ORDER BY until LIMIT $1 FOR UPDATE SKIP LOCKED
 ), kept AS (
     UPDATE %.seen AS s SET until = statement_timestamp() + interval '1 hour' FROM old
     WHERE s.queue = old.queue AND s.id = old.id AND EXISTS (SELECT FROM %.message AS m WHERE m.seq = old.seq)
