@@ -176,7 +176,7 @@ class PostgreSQLBroker:
             raise self._lost(error) from None
         if options["statement_cache_size"]:  # else a pooler may give the setting to somebody else; nor is it needed
             try:
-                await self._run(connection, "execute", "SET plan_cache_mode = force_custom_plan")
+                await self._run(connection, "execute", tables.SET)
             except BaseException:
                 connection.terminate()
                 raise

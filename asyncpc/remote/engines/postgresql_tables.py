@@ -28,6 +28,7 @@ __all__ = [
     "PUT",
     "RELEASE",
     "REQUEUE",
+    "SET",
     "TAKE",
 ]
 
@@ -39,6 +40,9 @@ LATER: Final = ""
 
 EARLIER: Final = "earlier"
 """What it says of messages that may have been due before others which have gone."""
+
+SET: Final = "SET enable_seqscan = off; SET enable_bitmapscan = off; SET jit = off"
+"""Lets a plan that is made while the tables are empty, and kept, serve for a million messages too. It has no joins."""
 
 IS_THERE: Final = "SELECT to_regclass('%.seen') IS NOT NULL"  # the table that is made last
 
@@ -98,7 +102,7 @@ WITH given AS MATERIALIZED (
 ), put AS (
     INSERT INTO %.message (seq, queue, due, time, id, headers, body)
     SELECT seq, $1, statement_timestamp() + delay * interval '1 second', time, id, headers, body
-    FROM given JOIN fresh USING (seq)
+    FROM given WHERE (seq IN (SELECT seq FROM fresh)) IS TRUE
 )
 SELECT pg_notify($2, $3)
 """
@@ -149,35 +153,36 @@ SELECT count(*) FILTER (WHERE due <= statement_timestamp()),
 FROM %.message WHERE queue = $1
 """
 
-_IS_OURS: Final = """
-    m.seq = ANY($1::bigint[]) AND (m.seq, m.delivery) IN (SELECT * FROM unnest($1::bigint[], $2::bigint[]))
+# An update or a delete of a row at its place does nothing if somebody has changed it since it was looked up.
+_OURS: Final = """
+    ctid = ANY(ARRAY(
+        SELECT place FROM unnest($1::bigint[], $2::bigint[]) AS g(seq, delivery), LATERAL (
+            SELECT ctid AS place FROM %.message AS m WHERE m.seq = g.seq AND m.delivery = g.delivery LIMIT 1) AS found))
 """
 
-ACK: Final = f"DELETE FROM %.message AS m WHERE {_IS_OURS}"
+ACK: Final = f"DELETE FROM %.message WHERE {_OURS}"
 
 RELEASE: Final = f"""
 WITH released AS (
-    UPDATE %.message AS m SET delivery = NULL, attempt = attempt - $6, due = CASE WHEN $5 > 0 THEN greatest(since,
+    UPDATE %.message SET delivery = NULL, attempt = attempt - $6, due = CASE WHEN $5 > 0 THEN greatest(since,
         statement_timestamp() + $5 * interval '1 second' + array_position($1, seq) * interval '1 microsecond'
     ) ELSE since END
-    WHERE {_IS_OURS}
+    WHERE {_OURS}
 )
 SELECT pg_notify($3, $4) WHERE {_UNSYNCED}
 """
 
 EXTEND: Final = f"""
-UPDATE %.message AS m SET due = statement_timestamp() + $3 * interval '1 second'
-WHERE {_IS_OURS} AND {_UNSYNCED} RETURNING seq, delivery
+UPDATE %.message SET due = statement_timestamp() + $3 * interval '1 second'
+WHERE {_OURS} AND {_UNSYNCED} RETURNING seq, delivery
 """
 
-BURY: Final = """
+BURY: Final = f"""
 WITH gone AS (
-    DELETE FROM %.message AS m
-    USING unnest($1::bigint[], $2::bigint[], $3::bytea[]) WITH ORDINALITY AS g(seq, delivery, failure, place)
-    WHERE m.seq = g.seq AND m.delivery = g.delivery RETURNING m.*, g.failure, g.place
+    DELETE FROM %.message WHERE {_OURS} RETURNING *, array_position($1, seq) AS place
 )
 INSERT INTO %.dead (queue, dead_letter, time, attempt, id, headers, body, failure)
-SELECT queue, $4, time, attempt, id, headers, body, failure FROM gone ORDER BY place
+SELECT queue, $4, time, attempt, id, headers, body, ($3::bytea[])[place] FROM gone ORDER BY place
 """
 
 DEAD: Final = """
@@ -205,22 +210,22 @@ SELECT (SELECT count(*) FROM given) FROM (SELECT pg_notify($3, '')) AS told
 # An id is forgotten an hour after its put, but not before its message has gone.
 FORGET: Final = """
 WITH old AS (
-    SELECT queue, id, seq FROM %.seen WHERE until <= statement_timestamp()
-    ORDER BY until LIMIT $1 FOR UPDATE SKIP LOCKED
+    SELECT ctid AS place, (SELECT true FROM %.message AS m WHERE m.seq = s.seq LIMIT 1) AS is_there
+    FROM %.seen AS s WHERE until <= statement_timestamp() ORDER BY until LIMIT $1 FOR UPDATE OF s SKIP LOCKED
 ), kept AS (
-    UPDATE %.seen AS s SET until = statement_timestamp() + interval '1 hour' FROM old
-    WHERE s.queue = old.queue AND s.id = old.id AND EXISTS (SELECT FROM %.message AS m WHERE m.seq = old.seq)
+    UPDATE %.seen SET until = statement_timestamp() + interval '1 hour'
+    WHERE ctid = ANY(ARRAY(SELECT place FROM old WHERE is_there))
 )
-DELETE FROM %.seen AS s USING old
-WHERE s.queue = old.queue AND s.id = old.id AND NOT EXISTS (SELECT FROM %.message AS m WHERE m.seq = old.seq)
+DELETE FROM %.seen WHERE ctid = ANY(ARRAY(SELECT place FROM old WHERE is_there IS NULL))
 """
 
 PURGE: Final = f"""
-DELETE FROM %.message WHERE seq IN (SELECT seq FROM %.message WHERE queue = $1
-    AND (delivery IS NULL OR due <= statement_timestamp()) LIMIT {10 * MOST} FOR UPDATE SKIP LOCKED)
+DELETE FROM %.message WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM %.message WHERE queue = $1 AND (delivery IS NULL OR due <= statement_timestamp())
+    LIMIT {10 * MOST} FOR UPDATE SKIP LOCKED))
 """
 
 PURGE_DEAD: Final = f"""
-DELETE FROM %.dead WHERE (queue, dead_letter, place) IN
-    (SELECT queue, dead_letter, place FROM %.dead WHERE queue = $1 AND dead_letter = $2 LIMIT {10 * MOST})
+DELETE FROM %.dead WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM %.dead WHERE queue = $1 AND dead_letter = $2 LIMIT {10 * MOST} FOR UPDATE SKIP LOCKED))
 """
