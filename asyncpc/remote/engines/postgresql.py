@@ -6,6 +6,9 @@ of a delay and the end of a lease at once, so nothing has to clean up after a ki
 A process that only publishes has one connection; one that receives has a second, which also hears of new messages.
 """
 
+# mypy: disable-error-code="import-untyped"
+# asyncpg tells no types.
+
 from __future__ import annotations
 
 import asyncio
@@ -23,10 +26,10 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
-import asyncpg  # type: ignore[import-untyped]  # it tells no types
+import asyncpg
 
 from ...errors import DefinitionError
-from ...wording import summary
+from ...wording import shown, summary
 from ..broker import DeadLetter, Depth, Disconnected, Guarantees, Message, Outgoing, PublishError, Settings
 from . import postgresql_tables as tables
 
@@ -41,7 +44,7 @@ POLL: Final = 2.0
 POLL_UNTOLD: Final = 0.1
 """Seconds after which a receive looks again behind a pooler that lets no notification through."""
 
-PROBE: Final = 1.0
+PROBE: Final = 0.3
 """Seconds within which a notification arrives, if any does."""
 
 SOONEST: Final = 0.01
@@ -92,23 +95,23 @@ class _Address(NamedTuple):
         """Raises ``DefinitionError``, without any part of a URL that is not understood: it may be the password."""
         try:
             parts = urlsplit(url)
-            query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=True)
             hosts, database = parts.netloc.rpartition("@")[2], parts.path[1:]
             _ = [urlsplit(f"//{host}").port for host in hosts.split(",")]
+            query = parse_qsl(parts.query, strict_parsing=True)
             (queue,) = (value for name, value in query if name == "queue")
-            (schema,) = [value for name, value in query if name == "schema"] or ["asyncpc"]
+            is_understood = parts.scheme in ("postgresql", "postgres") and not parts.fragment and "\0" not in queue
+            if not is_understood or not database or "/" in database:
+                raise ValueError
         except ValueError:
-            parts, hosts, database, queue, schema = urlsplit(""), "", "", "", ""
-        is_database = database and "/" not in database and not parts.fragment
-        if parts.scheme not in ("postgresql", "postgres") or not is_database or not queue or "\0" in queue:
             raise DefinitionError(
                 "remote_queue: expected postgresql://[user:password@]host[:port]/database?queue=name"
             ) from None
-        if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", schema):
+        schemas = [value for name, value in query if name == "schema"] or ["asyncpc"]
+        if len(schemas) > 1 or not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", schemas[0]):
             raise DefinitionError("remote_queue: postgresql: the schema is a word of a-z, 0-9 and _")
         rest = [(name, value) for name, value in query if name not in ("queue", "schema")]
         dsn = parts._replace(query=urlencode(rest, quote_via=quote)).geturl()
-        return cls(dsn, schema, queue, f"postgresql://{hosts}/{database}?queue={quote(queue)}")
+        return cls(dsn, schemas[0], queue, f"postgresql://{hosts}/{database}?queue={quote(queue)}")
 
 
 class PostgreSQLBroker:
@@ -129,7 +132,7 @@ class PostgreSQLBroker:
         self._address = address = _Address.of(url)
         unknown = settings.client.keys() - (inspect.signature(asyncpg.connect).parameters.keys() - {"dsn", "loop"})
         if unknown:
-            raise DefinitionError(f"remote_queue: asyncpg.connect takes no option {min(unknown)!r}")
+            raise DefinitionError(f"remote_queue: asyncpg.connect takes no option {shown(min(unknown))}")
         self._settings = settings
         self._channel = "asyncpc_" + sha256(f"{address.schema}.{address.queue}".encode()).hexdigest()[:32]
         self._probe = secrets.token_hex(8)
@@ -253,8 +256,9 @@ class PostgreSQLBroker:
     async def _next(self, connection: Any, suspects: int) -> float | None:
         """Seconds until the next message is due; none is now."""
         row = await self._run(connection, "fetchrow", tables.NEXT, self._address.queue, suspects, self._floor)
+        seconds: float | None = row[0]
         self._floor = row[1] - SLACK
-        return row[0]
+        return seconds
 
     async def _listening(self) -> Any:
         """A connection that hears of new messages, if notifications arrive: a pooler may drop them and say nothing."""
