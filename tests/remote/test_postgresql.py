@@ -258,6 +258,18 @@ async def test_a_stalled_server_is_noticed(postgresql: PostgreSQL, opened: Open)
     await broker.open()
 
 
+async def test_a_close_while_it_connects_leaves_no_connection(postgresql: PostgreSQL, opened: Open) -> None:
+    """The session closes when one call has found the connection lost; a first receive may just be connecting."""
+    broker = await opened(postgresql.url("postgres:x"))
+    receiving = asyncio.create_task(broker.receive(1, 60.0, 1))
+    await asyncio.sleep(0)
+    await broker.close()
+    with pytest.raises(Disconnected):
+        await receiving
+    await broker.open()
+    assert await broker.receive(1, 0.0, 1) == []
+
+
 async def test_an_old_receipt_settles_nothing_of_another_delivery(postgresql: PostgreSQL, opened: Open) -> None:
     """Neither somebody else's nor a later one of the same process, not even after a reconnect (E9)."""
     broker = await opened(postgresql.url("postgres:x"), lease=0.2)

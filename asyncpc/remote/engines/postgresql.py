@@ -6,15 +6,10 @@ of a delay and the end of a lease at once, so nothing has to clean up after a ki
 A process that only publishes has one connection; one that receives has a second, which also hears of new messages.
 """
 
-# mypy: disable-error-code="import-untyped"
-# asyncpg tells no types.
-
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
-import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -23,20 +18,14 @@ from functools import lru_cache
 from hashlib import sha256
 from operator import itemgetter
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from typing import Any, Final
 
-import asyncpg
-
-from ...errors import DefinitionError
-from ...wording import shown, summary
+from ...wording import summary
 from ..broker import DeadLetter, Depth, Disconnected, Guarantees, Message, Outgoing, PublishError, Settings
 from . import postgresql_tables as tables
+from .postgresql_connection import UNSTORABLE, Address, Connection
 
 __all__ = ["PostgreSQLBroker"]
-
-TIMEOUT: Final = 8.0
-"""Seconds within which the server answers; a connection that takes longer is dropped."""
 
 POLL: Final = 2.0
 """Seconds after which a receive looks again where the server tells of new messages; shows that the server answers."""
@@ -67,51 +56,11 @@ LOOK_PAUSE: Final = 20.0
 FORGET_EVERY: Final = 1.0
 """Seconds after which a process that settles messages also forgets old ids; sooner after ``MOST`` messages."""
 
-_UNSTORABLE: Final = (ValueError, asyncpg.DataError, asyncpg.ProgramLimitExceededError)
-"""What is raised for a value that the database cannot hold, as a NUL in an id."""
-
-_FAILURES: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-"""What the client raises for a server that refuses, or that is lost."""
-
-
 _Receipt = tuple[int, int]
 """The number of a message, and one that each receive draws anew: no other delivery has it, of any process."""
 
 _PLACE: Final = itemgetter(5, 6)
 """Orders what ``TAKE`` gives."""
-
-
-class _Address(NamedTuple):
-    """What a URL says."""
-
-    dsn: str
-    schema: str
-    queue: str
-    shown: str
-    """Without the user and the password."""
-
-    @classmethod
-    def of(cls, url: str) -> _Address:
-        """Raises ``DefinitionError``, without any part of a URL that is not understood: it may be the password."""
-        try:
-            parts = urlsplit(url)
-            hosts, database = parts.netloc.rpartition("@")[2], parts.path[1:]
-            _ = [urlsplit(f"//{host}").port for host in hosts.split(",")]
-            query = parse_qsl(parts.query, strict_parsing=True)
-            (queue,) = (value for name, value in query if name == "queue")
-            is_understood = parts.scheme in ("postgresql", "postgres") and not parts.fragment and "\0" not in queue
-            if not is_understood or not database or "/" in database:
-                raise ValueError
-        except ValueError:
-            raise DefinitionError(
-                "remote_queue: expected postgresql://[user:password@]host[:port]/database?queue=name"
-            ) from None
-        schemas = [value for name, value in query if name == "schema"] or ["asyncpc"]
-        if len(schemas) > 1 or not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", schemas[0]):
-            raise DefinitionError("remote_queue: postgresql: the schema is a word of a-z, 0-9 and _")
-        rest = [(name, value) for name, value in query if name not in ("queue", "schema")]
-        dsn = parts._replace(query=urlencode(rest, quote_via=quote)).geturl()
-        return cls(dsn, schemas[0], queue, f"postgresql://{hosts}/{database}?queue={quote(queue)}")
 
 
 class PostgreSQLBroker:
@@ -129,16 +78,14 @@ class PostgreSQLBroker:
     )
 
     def __init__(self, url: str, settings: Settings) -> None:
-        self._address = address = _Address.of(url)
-        unknown = settings.client.keys() - (inspect.signature(asyncpg.connect).parameters.keys() - {"dsn", "loop"})
-        if unknown:
-            raise DefinitionError(f"remote_queue: asyncpg.connect takes no option {shown(min(unknown))}")
+        self._address = address = Address.of(url)
         self._settings = settings
         self._channel = "asyncpc_" + sha256(f"{address.schema}.{address.queue}".encode()).hexdigest()[:32]
         self._probe = secrets.token_hex(8)
-        self._settling: Any = None  # the connection of all calls but receive
-        self._receiving: Any = None  # that of receive, once it has been called
-        self._is_told = False  # notifications arrive on it
+        self._settling = Connection(address, settings.client)
+        self._receiving = Connection(address, settings.client)  # opened by the first receive
+        self._changed = asyncio.Event()  # since receive looked last
+        self._is_told = False  # notifications arrive
         self._is_asked_back = False
         self._floor = BEGINNING  # of the due messages, but for some late ones
         self._look_at = 0.0  # when to look at all of them
@@ -149,67 +96,20 @@ class PostgreSQLBroker:
 
     async def open(self) -> None:
         """See ``Broker``. Several processes may do it at once; no right is needed to make tables that are there."""
-        self._lock, self._changed = asyncio.Lock(), asyncio.Event()  # of this loop
-        self._settling = await self._connected()
+        self._changed = asyncio.Event()  # of this loop
+        await self._settling.open()
         try:
-            if not await self._ask("fetchval", tables.IS_THERE):
-                await self._ask("execute", tables.MAKE)
+            if not await self._settling.run("fetchval", tables.IS_THERE):
+                await self._settling.run("execute", tables.MAKE)
         except BaseException:
             await self.close()
             raise
 
     async def close(self) -> None:
         """See ``Broker``; what was received stays leased."""
-        connections, self._settling, self._receiving = (self._settling, self._receiving), None, None
         self.wake()
-        for connection in connections:
-            if connection is not None:
-                with suppress(Exception):  # of one that is lost
-                    await connection.close(timeout=1.0)
-                connection.terminate()
-        await asyncio.sleep(0)  # the loop lets go of what was terminated
-
-    async def _connected(self) -> Any:
-        options = {"timeout": TIMEOUT, "statement_cache_size": 100, **self._settings.client}
-        try:
-            connection = await asyncpg.connect(self._address.dsn, **options)
-        except (asyncpg.exceptions.ClientConfigurationError, TypeError) as error:
-            raise DefinitionError(f"remote_queue: {self._address.shown}: {summary(error)}") from None
-        except _FAILURES as error:
-            raise self._lost(error) from None
-        if options["statement_cache_size"]:  # else a pooler may give the setting to somebody else; nor is it needed
-            try:
-                await self._run(connection, "execute", tables.SET)
-            except BaseException:
-                connection.terminate()
-                raise
-        return connection
-
-    async def _ask(self, how: str, sql: str, *args: Any) -> Any:
-        async with self._lock:
-            return await self._run(self._settling, how, sql, *args)
-
-    async def _run(self, connection: Any, how: str, sql: str, *args: Any) -> Any:
-        """What the server answers. A connection on which it does not in time is dropped, and its reply with it."""
-        if connection is None:
-            raise Disconnected(f"{self._address.shown}: not connected")
-        timer = asyncio.get_running_loop().call_later(TIMEOUT, connection.terminate)
-        try:
-            return await getattr(connection, how)(self._in_schema(sql), *args)
-        except _UNSTORABLE:
-            raise
-        except Exception as error:
-            if not (isinstance(error, _FAILURES) or connection.is_closed()):
-                raise
-            raise self._lost(error) from None
-        finally:
-            timer.cancel()
-
-    def _in_schema(self, sql: str) -> str:
-        return sql.replace("%", f'"{self._address.schema}"')
-
-    def _lost(self, error: Exception) -> Disconnected:
-        return Disconnected(f"{self._address.shown}: {summary(error)}")
+        await self._receiving.close()
+        await self._settling.close()
 
     # -- receiving --------------------------------------------------------------------------------
 
@@ -217,22 +117,21 @@ class PostgreSQLBroker:
         """See ``Broker``."""
         loop = asyncio.get_running_loop()
         deadline, self._is_asked_back = loop.time() + wait, False
-        if self._receiving is None:
-            self._receiving = await self._listening()
-        connection = self._receiving
+        if not self._receiving.is_open:
+            await self._listen()
         while True:
             self._changed.clear()
-            taken = await self._take(connection, min(limit, tables.MOST), suspects)
+            taken = await self._take(min(limit, tables.MOST), suspects)
             if taken or loop.time() >= deadline or self._is_asked_back:
                 return taken
-            due = await self._next(connection, suspects)
+            due = await self._next(suspects)
             poll = POLL if self._is_told else POLL_UNTOLD
             pause = min(poll, deadline - loop.time(), poll if due is None else max(SOONEST, due))
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._changed.wait()
 
-    async def _take(self, connection: Any, limit: int, suspects: int) -> list[Message]:
+    async def _take(self, limit: int, suspects: int) -> list[Message]:
         """What is ready. Mostly without what was due before the last one that it took, a second earlier to be sure.
 
         There the index has an entry of each message that has gone since the table was vacuumed last. The few that were
@@ -244,7 +143,7 @@ class PostgreSQLBroker:
         if is_whole:
             floor, self._look_at = BEGINNING, began + LOOK_EVERY
         args = (self._address.queue, limit, suspects, self._settings.lease, delivery, floor)
-        rows = await self._run(connection, "fetch", tables.TAKE, *args)
+        rows = await self._receiving.run("fetch", tables.TAKE, *args)
         if is_whole and self._look_at:  # nobody asked for another one meanwhile
             self._look_at += LOOK_PAUSE * (loop.time() - began)
         if not rows:
@@ -253,31 +152,28 @@ class PostgreSQLBroker:
         self._floor = rows[-1][5] - SLACK
         return [_message(row, (row[6], delivery)) for row in rows]
 
-    async def _next(self, connection: Any, suspects: int) -> float | None:
+    async def _next(self, suspects: int) -> float | None:
         """Seconds until the next message is due; none is now."""
-        row = await self._run(connection, "fetchrow", tables.NEXT, self._address.queue, suspects, self._floor)
+        row = await self._receiving.run("fetchrow", tables.NEXT, self._address.queue, suspects, self._floor)
         seconds: float | None = row[0]
         self._floor = row[1] - SLACK
         return seconds
 
-    async def _listening(self) -> Any:
-        """A connection that hears of new messages, if notifications arrive: a pooler may drop them and say nothing."""
-        settling, connection, self._is_told = self._settling, await self._connected(), False
+    async def _listen(self) -> None:
+        """Hear of new messages, if notifications arrive: a pooler may drop them and say nothing."""
+        self._is_told = False
+        await self._receiving.open()
         try:
-            await self._run(connection, "add_listener", self._channel, self._hear)
-            await self._ask("execute", "SELECT pg_notify($1, $2)", self._channel, self._probe)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(PROBE):
-                    while not (self._is_told or self._is_asked_back):
-                        await self._changed.wait()
-                        self._changed.clear()
-            if self._settling is not settling:
-                raise Disconnected(f"{self._address.shown}: closed")
+            await self._receiving.run("add_listener", self._channel, self._hear)
+            await self._settling.run("execute", "SELECT pg_notify($1, $2)", self._channel, self._probe)
         except BaseException:
-            connection.terminate()
-            await asyncio.sleep(0)
+            await self._receiving.close()
             raise
-        return connection
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PROBE):
+                while not (self._is_told or self._is_asked_back):
+                    await self._changed.wait()
+                    self._changed.clear()
 
     def _hear(self, _connection: object, _pid: int, _channel: str, payload: str) -> None:
         if payload == tables.EARLIER:
@@ -299,7 +195,7 @@ class PostgreSQLBroker:
         """See ``Broker``."""
         ours = 0
         for part in _parts(messages):
-            ours += _count(await self._ask("execute", tables.ACK, *_receipts(part)))
+            ours += _count(await self._settling.run("execute", tables.ACK, *_receipts(part)))
         await self._forget(ours)
         return ours
 
@@ -307,14 +203,14 @@ class PostgreSQLBroker:
         """See ``Broker``."""
         told = (self._channel, tables.LATER if delay > 0 else tables.EARLIER)
         for part in _parts(messages):
-            await self._ask("execute", tables.RELEASE, *_receipts(part), *told, delay, 0 if counted else 1)
+            await self._settling.run("execute", tables.RELEASE, *_receipts(part), *told, delay, 0 if counted else 1)
         self._look_at = 0.0
 
     async def extend(self, messages: Sequence[Message]) -> list[Message]:
         """See ``Broker``."""
         kept: set[tuple[int, int]] = set()
         for part in _parts(messages):
-            rows = await self._ask("fetch", tables.EXTEND, *_receipts(part), self._settings.lease)
+            rows = await self._settling.run("fetch", tables.EXTEND, *_receipts(part), self._settings.lease)
             kept.update((row[0], row[1]) for row in rows)
         return [one for one in messages if one.receipt not in kept]
 
@@ -323,7 +219,7 @@ class PostgreSQLBroker:
         for part in _parts(dead):
             failures = [failure for _, failure in part]
             receipts = _receipts([message for message, _ in part])
-            gone = await self._ask("execute", tables.BURY, *receipts, failures, self._settings.dead_letter)
+            gone = await self._settling.run("execute", tables.BURY, *receipts, failures, self._settings.dead_letter)
             await self._forget(_count(gone))
 
     async def _forget(self, settled: int) -> None:
@@ -333,7 +229,7 @@ class PostgreSQLBroker:
         if self._settled >= tables.MOST or (self._settled and now >= self._forget_at):
             limit, self._settled, self._forget_at = 2 * self._settled, 0, now + FORGET_EVERY
             with suppress(Disconnected):  # the messages are settled; the next call finds out
-                await self._ask("execute", tables.FORGET, limit)
+                await self._settling.run("execute", tables.FORGET, limit)
 
     # -- putting ----------------------------------------------------------------------------------
 
@@ -342,8 +238,8 @@ class PostgreSQLBroker:
         done = 0
         for part in _puts(messages):
             try:
-                await self._ask("fetchval", tables.PUT, *self._columns(part, tables.LATER))
-            except _UNSTORABLE as error:
+                await self._settling.run("fetchval", tables.PUT, *self._columns(part, tables.LATER))
+            except UNSTORABLE as error:
                 what = f"{self._address.shown}: cannot hold a message: {summary(error)}"
                 raise PublishError(what, messages[done:]) from None
             done += len(part)
@@ -355,7 +251,7 @@ class PostgreSQLBroker:
         ends the caller's transaction.
         """
         for part in _puts(messages):
-            await connection.execute(self._in_schema(tables.PUT), *self._columns(part, tables.EARLIER))
+            await connection.execute(self._address.in_schema(tables.PUT), *self._columns(part, tables.EARLIER))
 
     def _columns(self, messages: Sequence[Outgoing], told: str) -> Iterator[Any]:
         yield from (self._address.queue, self._channel, told)
@@ -369,16 +265,20 @@ class PostgreSQLBroker:
 
     async def depth(self) -> Depth:
         """See ``Broker``; the time it takes grows with the number of messages, some 0.2 s for a million."""
-        return Depth(*await self._ask("fetchrow", tables.DEPTH, self._address.queue, self._settings.dead_letter))
+        return Depth(
+            *await self._settling.run("fetchrow", tables.DEPTH, self._address.queue, self._settings.dead_letter)
+        )
 
     async def peek(self, limit: int) -> list[Message]:
         """See ``Broker``."""
-        return [_message(row, None) for row in await self._ask("fetch", tables.PEEK, self._address.queue, limit)]
+        return [
+            _message(row, None) for row in await self._settling.run("fetch", tables.PEEK, self._address.queue, limit)
+        ]
 
     async def dead(self, limit: int, after: str) -> list[DeadLetter]:
         """See ``Broker``."""
         letters = (self._address.queue, self._settings.dead_letter)
-        rows = await self._ask("fetch", tables.DEAD, *letters, sum(_numbers([after])), limit)
+        rows = await self._settling.run("fetch", tables.DEAD, *letters, sum(_numbers([after])), limit)
         return [DeadLetter(str(row[5]), _message(row, None), row[6]) for row in rows]
 
     async def requeue(self, places: Sequence[str]) -> int:
@@ -386,14 +286,14 @@ class PostgreSQLBroker:
         count = 0
         for part in _parts(places):
             letters = (self._address.queue, self._settings.dead_letter, self._channel, list(_numbers(part)))
-            count += await self._ask("fetchval", tables.REQUEUE, *letters)
+            count += await self._settling.run("fetchval", tables.REQUEUE, *letters)
         return count
 
     async def purge(self, dead: bool) -> int:
         """See ``Broker``; in several steps, so that none takes long."""
         count, queue = 0, self._address.queue
         purge = (tables.PURGE_DEAD, queue, self._settings.dead_letter) if dead else (tables.PURGE, queue)
-        while gone := _count(await self._ask("execute", *purge)):
+        while gone := _count(await self._settling.run("execute", *purge)):
             count += gone
         return count
 
