@@ -1,7 +1,8 @@
 """``postgresql://[user:password@]host[:port]/database?queue=jobs``: a queue in the tables of a PostgreSQL database.
 
-The tables are in the schema ``asyncpc``; ``&schema=`` names another. One column, ``due``, is the time of a put, the end
-of a delay and the end of a lease at once, so nothing has to clean up after a killed process. Times are the server's.
+The tables are in the schema ``asyncpc``; ``&schema=`` names another. A row tells when its message is due, and until when
+it is leased, so nothing has to clean up after a killed process. Times are the server's. No index has the lease: to
+receive a message changes no index, which would be half the work of the server.
 
 A process that only publishes has one connection; one that receives has a second, which also hears of new messages.
 """
@@ -124,7 +125,7 @@ class PostgreSQLBroker:
             taken = await self._take(min(limit, tables.MOST), suspects)
             if taken or loop.time() >= deadline or self._is_asked_back:
                 return taken
-            due = await self._next(suspects)
+            due = await self._next()
             poll = POLL if self._is_told else POLL_UNTOLD
             pause = min(poll, deadline - loop.time(), poll if due is None else max(SOONEST, due))
             with suppress(TimeoutError):
@@ -134,8 +135,9 @@ class PostgreSQLBroker:
     async def _take(self, limit: int, suspects: int) -> list[Message]:
         """What is ready. Mostly without what was due before the last one that it took, a second earlier to be sure.
 
-        There the index has an entry of each message that has gone since the table was vacuumed last. The few that were
-        released there, or whose put took long, are found by a look from the beginning.
+        There the index has an entry of each message that is leased, or has gone since the table was vacuumed last. The
+        few that were released there, whose lease has run out, or whose put took long, are found by a look from the
+        beginning.
         """
         loop = asyncio.get_running_loop()
         began, delivery = loop.time(), secrets.randbits(63)
@@ -152,9 +154,9 @@ class PostgreSQLBroker:
         self._floor = rows[-1][5] - SLACK
         return [_message(row, (row[6], delivery)) for row in rows]
 
-    async def _next(self, suspects: int) -> float | None:
-        """Seconds until the next message is due; none is now."""
-        row = await self._receiving.run("fetchrow", tables.NEXT, self._address.queue, suspects, self._floor)
+    async def _next(self) -> float | None:
+        """Seconds until the next delay ends; no message is ready now."""
+        row = await self._receiving.run("fetchrow", tables.NEXT, self._address.queue)
         seconds: float | None = row[0]
         self._floor = row[1] - SLACK
         return seconds

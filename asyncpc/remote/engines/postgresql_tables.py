@@ -46,27 +46,28 @@ SET: Final = "SET enable_seqscan = off; SET enable_bitmapscan = off; SET jit = o
 
 IS_THERE: Final = "SELECT to_regclass('%.seen') IS NOT NULL"  # the table that is made last
 
-MAKE: Final = f"""
+MAKE: Final = """
 SELECT pg_advisory_xact_lock(hashtextextended('asyncpc %', 0));
 DO $$ BEGIN IF to_regnamespace('%') IS NULL THEN CREATE SCHEMA %; END IF; END $$;
 CREATE SEQUENCE IF NOT EXISTS %.statement_number;
 CREATE TABLE IF NOT EXISTS %.message (
     seq bigint PRIMARY KEY,
     due timestamptz NOT NULL,
-    since timestamptz,
+    lease timestamptz NOT NULL DEFAULT '-infinity',
     delivery bigint,
     time double precision NOT NULL,
     attempt integer NOT NULL DEFAULT 0,
+    is_suspect boolean NOT NULL DEFAULT false,
     queue text COLLATE "C" NOT NULL,
     id text COLLATE "C" NOT NULL,
     headers text NOT NULL,
     body bytea NOT NULL
-) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
-COMMENT ON COLUMN %.message.due IS 'when it can be received: the time of the put, the end of a delay, or of a lease';
-COMMENT ON COLUMN %.message.since IS 'what due was before it was received';
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
+COMMENT ON COLUMN %.message.due IS 'when it can be received: the time of the put, or the end of a delay';
+COMMENT ON COLUMN %.message.lease IS 'until when it cannot be received again';
 COMMENT ON COLUMN %.message.delivery IS 'drawn by the receive that has it; null if nobody has it';
-CREATE INDEX IF NOT EXISTS message_due ON %.message (queue, due, seq) WHERE attempt < {SUSPECT_AFTER};
-CREATE INDEX IF NOT EXISTS message_suspect ON %.message (queue, due, seq) WHERE attempt >= {SUSPECT_AFTER};
+CREATE INDEX IF NOT EXISTS message_due ON %.message (queue, due, seq) WHERE NOT is_suspect;
+CREATE INDEX IF NOT EXISTS message_suspect ON %.message (queue, due, seq) WHERE is_suspect;
 CREATE TABLE IF NOT EXISTS %.dead (
     place bigint GENERATED ALWAYS AS IDENTITY,
     died timestamptz NOT NULL DEFAULT now(),
@@ -110,46 +111,48 @@ SELECT pg_notify($2, $3)
 # A lease that a crash of the server undoes is no loss: its commit waits for no disk.
 _UNSYNCED: Final = "(SELECT set_config('synchronous_commit', 'off', true)) = 'off'"
 
-_READY: Final = "FROM %.message WHERE queue = $1 AND due <= statement_timestamp() AND attempt"
+_READY: Final = """
+    FROM %.message WHERE queue = $1 AND due <= statement_timestamp() AND lease <= statement_timestamp() AND
+"""
 
 # The rows are locked, so that their places stay. $6 spares a look at what has gone since the table was vacuumed last.
 TAKE: Final = f"""
 WITH fresh AS (
-    SELECT ctid AS place, seq, due {_READY} < {SUSPECT_AFTER} AND due >= $6
+    SELECT ctid AS place, seq, due {_READY} NOT is_suspect AND due >= $6
     ORDER BY due, seq LIMIT $2 FOR UPDATE SKIP LOCKED
 ), suspect AS (
-    SELECT ctid AS place, seq, due {_READY} >= {SUSPECT_AFTER} ORDER BY due, seq LIMIT $3 FOR UPDATE SKIP LOCKED
+    SELECT ctid AS place, seq, due {_READY} is_suspect ORDER BY due, seq LIMIT $3 FOR UPDATE SKIP LOCKED
 )
-UPDATE %.message SET since = due, due = statement_timestamp() + $4 * interval '1 second',
-    attempt = attempt + 1, delivery = $5
+UPDATE %.message SET lease = statement_timestamp() + $4 * interval '1 second', delivery = $5,
+    attempt = attempt + 1, is_suspect = attempt + 1 >= {SUSPECT_AFTER}
 WHERE ctid = ANY(ARRAY(
     SELECT place FROM (SELECT * FROM fresh UNION ALL SELECT * FROM suspect) AS ready ORDER BY due, seq LIMIT $2
 )) AND {_UNSYNCED}
-RETURNING id, body, attempt, time, headers, since, seq
+RETURNING id, body, attempt, time, headers, due, seq
 """
 
-NEXT: Final = f"""
+NEXT: Final = """
 SELECT extract(epoch FROM least(
-    (SELECT min(due) FROM %.message WHERE queue = $1 AND attempt < {SUSPECT_AFTER} AND due >= $3),
-    (SELECT min(due) FROM %.message WHERE queue = $1 AND attempt >= {SUSPECT_AFTER} AND $2 > 0)
+    (SELECT min(due) FROM %.message WHERE queue = $1 AND NOT is_suspect AND due > statement_timestamp()),
+    (SELECT min(due) FROM %.message WHERE queue = $1 AND is_suspect AND due > statement_timestamp())
 ) - statement_timestamp())::float8, statement_timestamp()
 """
 
 PEEK: Final = f"""
 SELECT id, body, attempt, time, headers FROM (
-    (SELECT * {_READY} < {SUSPECT_AFTER} ORDER BY due, seq LIMIT $2)
-    UNION ALL (SELECT * {_READY} >= {SUSPECT_AFTER} ORDER BY due, seq LIMIT $2)
+    (SELECT * {_READY} NOT is_suspect ORDER BY due, seq LIMIT $2)
+    UNION ALL (SELECT * {_READY} is_suspect ORDER BY due, seq LIMIT $2)
 ) AS ready ORDER BY due, seq LIMIT $2
 """
 
 DEPTH: Final = f"""
-SELECT count(*) FILTER (WHERE due <= statement_timestamp()),
-    count(*) FILTER (WHERE due > statement_timestamp() AND delivery IS NOT NULL),
-    count(*) FILTER (WHERE due > statement_timestamp() AND delivery IS NULL),
+SELECT count(*) FILTER (WHERE greatest(due, lease) <= statement_timestamp()),
+    count(*) FILTER (WHERE lease > statement_timestamp()),
+    count(*) FILTER (WHERE due > statement_timestamp()),
     (SELECT count(*) FROM %.dead WHERE queue = $1 AND dead_letter = $2),
     greatest(0, extract(epoch FROM statement_timestamp())::float8 - least(
-        (SELECT time {_READY} < {SUSPECT_AFTER} ORDER BY due, seq LIMIT 1),
-        (SELECT time {_READY} >= {SUSPECT_AFTER} ORDER BY due, seq LIMIT 1)))
+        (SELECT time {_READY} NOT is_suspect ORDER BY due, seq LIMIT 1),
+        (SELECT time {_READY} is_suspect ORDER BY due, seq LIMIT 1)))
 FROM %.message WHERE queue = $1
 """
 
@@ -162,16 +165,18 @@ ACK: Final = f"DELETE FROM %.message WHERE {_OURS}"
 
 RELEASE: Final = f"""
 WITH released AS (
-    UPDATE %.message SET delivery = NULL, attempt = attempt - $6, due = CASE WHEN $5 > 0 THEN greatest(since,
-        statement_timestamp() + $5 * interval '1 second' + array_position($1, seq) * interval '1 microsecond'
-    ) ELSE since END
+    UPDATE %.message SET lease = '-infinity', delivery = NULL,
+        attempt = attempt - $6, is_suspect = attempt - $6 >= {SUSPECT_AFTER},
+        due = CASE WHEN $5 > 0 THEN greatest(due,
+            statement_timestamp() + $5 * interval '1 second' + array_position($1, seq) * interval '1 microsecond'
+        ) ELSE due END
     WHERE {_OURS}
 )
 SELECT pg_notify($3, $4) WHERE {_UNSYNCED}
 """
 
 EXTEND: Final = f"""
-UPDATE %.message SET due = statement_timestamp() + $3 * interval '1 second'
+UPDATE %.message SET lease = statement_timestamp() + $3 * interval '1 second'
 WHERE {_OURS} AND {_UNSYNCED} RETURNING seq, delivery
 """
 
@@ -219,7 +224,7 @@ DELETE FROM %.seen WHERE ctid = ANY(ARRAY(SELECT place FROM old WHERE is_there I
 
 PURGE: Final = f"""
 DELETE FROM %.message WHERE ctid = ANY(ARRAY(
-    SELECT ctid FROM %.message WHERE queue = $1 AND (delivery IS NULL OR due <= statement_timestamp())
+    SELECT ctid FROM %.message WHERE queue = $1 AND lease <= statement_timestamp()
     LIMIT {10 * MOST} FOR UPDATE SKIP LOCKED))
 """
 
