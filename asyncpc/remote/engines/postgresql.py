@@ -1,8 +1,8 @@
 """``postgresql://[user:password@]host[:port]/database?queue=jobs``: a queue in the tables of a PostgreSQL database.
 
-The tables are in the schema ``asyncpc``; ``&schema=`` names another. A row tells when its message is due, and until when
-it is leased, so nothing has to clean up after a killed process. Times are the server's. No index has the lease: to
-receive a message changes no index, which would be half the work of the server.
+The tables are in the schema ``asyncpc``; ``&schema=`` names another. A row tells when its message is due, and until
+when it is leased, so nothing has to clean up after a killed process. Times are the server's. No index has the lease:
+to receive a message changes no index, which would be half the work of the server.
 
 A process that only publishes has one connection; one that receives has a second, which also hears of new messages.
 """
