@@ -22,6 +22,7 @@ AnyMessage = TypeVar("AnyMessage", Message, Outgoing)
 class Receipt(NamedTuple):
     """A delivery."""
 
+    consumer: str
     stream: int  # 1 or 2, as the script knows it
     entry: bytes
     count: int  # deliveries of this entry
@@ -88,14 +89,14 @@ def names_of(messages: Iterable[Message]) -> Iterator[bytes | int]:
         yield one.receipt.count
 
 
-def parts(messages: Iterable[Message], size: float = math.inf) -> Iterator[tuple[int, list[Message]]]:
-    """The messages by their streams, in order, shared out as ``shared`` does."""
-    streams: dict[int, list[Message]] = {}
+def parts(messages: Iterable[Message], size: float = math.inf) -> Iterator[tuple[tuple[str, int], list[Message]]]:
+    """The messages by their consumers and streams, in order, shared out as ``shared`` does."""
+    places: dict[tuple[str, int], list[Message]] = {}
     for one in messages:
-        streams.setdefault(one.receipt.stream, []).append(one)
-    for stream, some in streams.items():
+        places.setdefault(one.receipt[:2], []).append(one)
+    for place, some in places.items():
         for part in shared(some, size):
-            yield stream, part
+            yield place, part
 
 
 def shared(messages: Iterable[AnyMessage], size: float) -> Iterator[list[AnyMessage]]:

@@ -16,7 +16,7 @@ from ...errors import DefinitionError
 from ...wording import message_of, summary
 from ..broker import Disconnected
 
-__all__ = ["PATIENCE", "Line", "Refused", "address_of", "lines_to"]
+__all__ = ["PATIENCE", "Command", "Line", "Refused", "address_of", "lines_to"]
 
 PATIENCE: Final = 8.0
 """Seconds within which a server answers; it is taken for stalled if it does not."""
@@ -30,6 +30,8 @@ OURS: Final = {"protocol": 2, "decode_responses": False, "socket_timeout": None,
 """Options of the client on which the form of an answer depends, or how long it is waited for."""
 
 CREDENTIALS: Final = {"username", "password"}
+
+Command = tuple[str | bytes | int, ...]
 
 DRIVER: dict[str, Any] = {}
 """What the client tells the server of itself; it would read its version from disk for each connection."""
@@ -83,17 +85,26 @@ class Line:
         async with self._unbroken(), asyncio.timeout(PATIENCE):
             await self._connection.connect()
 
-    async def call(self, *command: str | bytes | int) -> Any:
-        """The answer to a command; every error but ``Refused`` closes the line."""
+    async def call(self, *commands: Command) -> list[Any]:
+        """The answers to some commands that nobody comes between; every error but ``Refused`` closes the line."""
         async with self._turn:
-            await self.send(*command)
+            await self.send(*commands)
+            answers: list[Any] = []
             async with self._unbroken(), asyncio.timeout(PATIENCE):
-                return await self._connection.read_response()
+                for _ in commands:
+                    try:
+                        answers.append(await self._connection.read_response())
+                    except ResponseError as error:
+                        answers.append(error)
+            for one in answers:
+                if isinstance(one, ResponseError):
+                    raise _refused(one) from None
+            return answers
 
-    async def send(self, *command: str | bytes | int) -> None:
-        """Send a command; its answer has to be read before the next."""
+    async def send(self, *commands: Command) -> None:
+        """Send commands; their answers have to be read before the next."""
         async with self._unbroken(), asyncio.timeout(PATIENCE):
-            await self._connection.send_packed_command(pack_command(command))
+            await self._connection.send_packed_command([pack_command(one) for one in commands])
 
     async def answer(self, seconds: float) -> Any:
         """The answer to the command that was sent; False after ``wake``: then it is still to be read."""

@@ -2,7 +2,8 @@
 
 Keys, for a queue named ``jobs``: the streams ``jobs``, ``{jobs}:suspects`` (what was delivered so often that it is
 received alone) and ``{jobs}:dead``, the sorted set ``{jobs}:delayed``, the sets ``{jobs}:seen:…`` of known ids, and
-``{jobs}:checked``, which lets one process at a time look for leases that have run out.
+``{jobs}:checked``, which lets one process at a time look for leases that have run out. ``{jobs}:sure:…`` is there as
+long as nobody has taken a delivery from that consumer: it need not look whether what it settles is still its own.
 
 An entry of a stream has the fields id, time, headers and body, and attempt if it was delivered as another entry before.
 The pending entries of the group ``asyncpc`` are the deliveries: their owner, the age of their lease, and how often each
@@ -15,17 +16,20 @@ from typing import Final
 
 from ..broker import SUSPECT_AFTER
 
-__all__ = ["AT_ONCE", "SCRIPT"]
+__all__ = ["AT_ONCE", "GROUP", "SCRIPT"]
+
+GROUP: Final = "asyncpc"
+"""The name of the consumer group."""
 
 AT_ONCE: Final = 500
 """Messages of one call: Lua unpacks some thousand values at most, and the server does nothing else meanwhile."""
 
 SCRIPT: Final = (
     """
-local READY, SUSPECTS, DELAYED, DEAD, SEEN, CHECKED = unpack(KEYS)
+local READY, SUSPECTS, DELAYED, DEAD, SEEN, CHECKED, SURE = unpack(KEYS)
 local ME, LEASE = ARGV[2], tonumber(ARGV[3])
-local GROUP, SUSPECT_AFTER, AT_ONCE = 'asyncpc', """
-    f"{SUSPECT_AFTER}, {AT_ONCE}"
+local GROUP, SUSPECT_AFTER, AT_ONCE = """
+    f"'{GROUP}', {SUSPECT_AFTER}, {AT_ONCE}"
     """
 local STREAMS = {READY, SUSPECTS}
 local call, calls = redis.call, {}
@@ -83,7 +87,8 @@ local function group_of(stream)  -- pending, and the entry that was delivered la
   return 0, '0-0'
 end
 
-local function forget_consumer(stream, consumer)  -- with pending entries they would be lost
+local function forget_consumer(stream, consumer)  -- but not with pending entries, which would be lost
+  call('DEL', SURE .. consumer)
   if #call('XPENDING', stream, GROUP, '-', '+', 1, consumer) == 0 then
     call('XGROUP', 'DELCONSUMER', stream, GROUP, consumer)
   end
@@ -127,11 +132,14 @@ function calls.open()
       if found.pending == 0 and found.idle > 3600 * 1000 then forget_consumer(stream, found.name) end
     end
   end
+  call('SET', SURE .. ME, 1)
   return redis.status_reply('OK')
 end
 
-function calls.close()
-  for _, stream in ipairs(STREAMS) do forget_consumer(stream, ME) end
+function calls.close()  -- consumers
+  for i = 4, #ARGV do
+    for _, stream in ipairs(STREAMS) do forget_consumer(stream, ARGV[i]) end
+  end
   return redis.status_reply('OK')
 end
 
@@ -193,7 +201,6 @@ local function take_over(limit, taken)
       forget(READY, {entry})
     end
   end
-  owners[ME] = nil
   for owner in pairs(owners) do forget_consumer(READY, owner) end
   return #rows == limit
 end
@@ -202,7 +209,7 @@ local function take_suspect(taken)
   local row = call('XPENDING', SUSPECTS, GROUP, 'IDLE', LEASE, '-', '+', 1)[1]
   if row and message_at(SUSPECTS, row[1]) then
     taken[#taken + 1] = {2, row[1], row[4] + 1, call('XCLAIM', SUSPECTS, GROUP, ME, 0, row[1])[1][2]}
-    if row[2] ~= ME then forget_consumer(SUSPECTS, row[2]) end
+    forget_consumer(SUSPECTS, row[2])
   elseif row then
     forget(SUSPECTS, {row[1]})
   else
@@ -233,9 +240,9 @@ end
 function calls.extend()  -- stream; then entry and count of each
   local stream = STREAMS[tonumber(ARGV[4])]
   local mine = ours(stream, 5, 2)
+  if #mine == 0 then return mine end
   mine[#mine + 1] = 'JUSTID'  -- else it counts as a delivery
-  if #mine > 1 then call('XCLAIM', stream, GROUP, ME, 0, unpack(mine)) end
-  return mine
+  return call('XCLAIM', stream, GROUP, ME, 0, unpack(mine))
 end
 
 function calls.release()  -- stream, delay, what an attempt counts; then entry and count of each
