@@ -31,12 +31,13 @@ class Receipt(NamedTuple):
 def message(entry: bytes, fields: Sequence[bytes], receipt: Receipt | None) -> Message:
     """What an entry holds, whoever wrote it."""
     found = dict(zip(fields[::2], fields[1::2], strict=True))
+    time, headers, written = (found.get(b"meta", b"").split(b"\n", 2) + [b"", b""])[:3]
     return Message(
-        _text(found.get(b"id", entry)),
+        _text(written or entry),
         found.get(b"body", b""),
         _attempt(found.get(b"attempt")) + (receipt.count if receipt is not None else 0),
-        _seconds(found.get(b"time"), entry),
-        _headers(found.get(b"headers", b"")),
+        _seconds(time, entry),
+        _headers(headers),
         receipt,
     )
 
@@ -55,10 +56,10 @@ def _attempt(written: bytes | None) -> int:
     return int(written) if written is not None and written.isdigit() and len(written) < 7 else 0  # as the script
 
 
-def _seconds(written: bytes | None, entry: bytes) -> float:
+def _seconds(written: bytes, entry: bytes) -> float:
     """When a message was put, else when its entry was made."""
     with suppress(ValueError):
-        seconds = float(written or b"")
+        seconds = float(written)
         if math.isfinite(seconds):
             return seconds
     return int(entry.partition(b"-")[0]) / 1000
@@ -68,7 +69,7 @@ def arguments_of(one: Outgoing) -> tuple[str | bytes | int, ...]:
     """What the script needs to put a message."""
     delay = math.ceil(1000 * one.delay) if one.delay > 0 else 0
     headers = json.dumps(dict(one.headers), separators=(",", ":")) if one.headers else ""
-    return one.id, delay, f"{one.time:.3f}", headers, one.body
+    return one.id, delay, f"{one.time:.3f}\n{headers}\n{one.id}", one.body
 
 
 @lru_cache(256)

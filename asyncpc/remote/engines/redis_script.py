@@ -5,7 +5,8 @@ received alone) and ``{jobs}:dead``, the sorted set ``{jobs}:delayed``, the sets
 ``{jobs}:checked``, which lets one process at a time look for leases that have run out. ``{jobs}:sure:…`` is there as
 long as nobody has taken a delivery from that consumer: it need not look whether what it settles is still its own.
 
-An entry of a stream has the fields id, time, headers and body, and attempt if it was delivered as another entry before.
+An entry of a stream has the fields meta (time, headers as JSON, and id, a line each) and body, each field costs time; and
+attempt if it was delivered as another entry before.
 The pending entries of the group ``asyncpc`` are the deliveries: their owner, the age of their lease, and how often each
 was delivered. So a message has been delivered as often as its field and its pending entry tell together.
 """
@@ -46,8 +47,7 @@ end
 
 local function message_of(entry, fields)  -- only what we know: others may write into the stream too
   local found = named(fields)
-  found.id, found.time = found.id or entry, found.time or ''
-  found.headers, found.body = found.headers or '', found.body or ''
+  found.meta, found.body = found.meta or '\\n\\n' .. entry, found.body or ''
   local attempt = tostring(found.attempt)
   found.attempt = #attempt < 7 and attempt:match('^%d+$') and tonumber(attempt) or 0
   return found
@@ -60,13 +60,12 @@ end
 
 local function put(one, attempt)
   local stream = attempt < SUSPECT_AFTER and READY or SUSPECTS
-  call('XADD', stream, '*',
-    'id', one.id, 'time', one.time, 'headers', one.headers, 'body', one.body, 'attempt', attempt)
+  call('XADD', stream, '*', 'meta', one.meta, 'body', one.body, 'attempt', attempt)
 end
 
 local function put_later(one, attempt, due, place)  -- the clock and the place keep the order of what is due at once
   local order = string.format('%010d%06d%06d', clock[1], clock[2], place)
-  call('ZADD', DELAYED, due, order .. cmsgpack.pack({one.id, one.time, one.headers, one.body, attempt}))
+  call('ZADD', DELAYED, due, order .. cmsgpack.pack({one.meta, one.body, attempt}))
 end
 
 local function forget(stream, entries)  -- in this order, which keeps the lag right that autoscalers read
@@ -143,12 +142,12 @@ function calls.close()  -- consumers
   return redis.status_reply('OK')
 end
 
-function calls.publish()  -- seconds; then id, delay, time, headers and body of each
+function calls.publish()  -- seconds; then id, delay, meta and body of each
   local remember, known, ids = tonumber(ARGV[4]), {}, {}
   local slot = remember > 0 and math.floor(clock[1] / remember) or 0
   local current, older = SEEN .. slot, SEEN .. slot - 1
   if remember > 0 then
-    for i = 5, #ARGV, 5 do ids[#ids + 1] = ARGV[i] end
+    for i = 5, #ARGV, 4 do ids[#ids + 1] = ARGV[i] end
     for _, seen in ipairs({current, older}) do
       if call('EXISTS', seen) == 1 then
         for i, is_known in ipairs(call('SMISMEMBER', seen, unpack(ids))) do
@@ -157,15 +156,14 @@ function calls.publish()  -- seconds; then id, delay, time, headers and body of 
       end
     end
   end
-  for i = 5, #ARGV, 5 do
+  for i = 5, #ARGV, 4 do
     local id = ARGV[i]
     if not known[id] then
       known[id] = remember > 0
       if ARGV[i + 1] == '0' then
-        call('XADD', READY, '*', 'id', id, 'time', ARGV[i + 2], 'headers', ARGV[i + 3], 'body', ARGV[i + 4])
+        call('XADD', READY, '*', 'meta', ARGV[i + 2], 'body', ARGV[i + 3])
       else
-        local one = {id = id, time = ARGV[i + 2], headers = ARGV[i + 3], body = ARGV[i + 4]}
-        put_later(one, 0, now + ARGV[i + 1], i)
+        put_later({meta = ARGV[i + 2], body = ARGV[i + 3]}, 0, now + ARGV[i + 1], i)
       end
     end
   end
@@ -181,7 +179,7 @@ local function promote()
   local due = call('ZRANGEBYSCORE', DELAYED, '-inf', now, 'LIMIT', 0, AT_ONCE)
   for _, member in ipairs(due) do
     local fields = cmsgpack.unpack(member:sub(23))
-    put({id = fields[1], time = fields[2], headers = fields[3], body = fields[4]}, fields[5])
+    put({meta = fields[1], body = fields[2]}, fields[3])
     call('ZREM', DELAYED, member)
   end
   return #due == AT_ONCE
@@ -264,7 +262,7 @@ function calls.bury()  -- stream; then entry, count and failure of each
   for _, entry in ipairs(mine) do
     local one, i = message_at(stream, entry), arguments[entry]
     if one then
-      call('XADD', DEAD, '*', 'id', one.id, 'time', one.time, 'headers', one.headers, 'body', one.body,
+      call('XADD', DEAD, '*', 'meta', one.meta, 'body', one.body,
         'attempt', one.attempt + ARGV[i + 1], 'failure', ARGV[i + 2])
     end
   end
