@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,30 @@ CANARY = "canary-7f3a"
 
 
 def broker_at(url: str, lease: float = 30.0, **client: Any) -> RedisBroker:
+    """Not opened."""
     return RedisBroker(url, Settings(lease, "dead", client))
+
+
+@asynccontextmanager
+async def opened(url: str, lease: float = 30.0) -> AsyncIterator[RedisBroker]:
+    """Closed at the end, whatever happens: uvloop cannot be closed with an open connection."""
+    broker = broker_at(url, lease)
+    try:
+        await broker.open()
+        yield broker
+    finally:
+        await broker.close()
+
+
+@contextmanager
+def serving(port: int, data: Path, *options: str) -> Iterator[Server]:
+    """A server of the test's own."""
+    server = server_on(port, data, *options)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
 
 
 @pytest.fixture
@@ -75,18 +98,18 @@ def url(port: int) -> str:
 @pytest.fixture
 async def broker(url: str) -> AsyncIterator[RedisBroker]:
     """A broker of that queue, opened."""
-    broker = broker_at(url)
-    await broker.open()
-    yield broker
-    await broker.close()
+    async with opened(url) as broker:
+        yield broker
 
 
 @asynccontextmanager
 async def asking(port: int) -> AsyncIterator[Redis]:
     """Somebody who looks at the server behind the engine's back."""
     client = Redis(port=port, protocol=2)
-    yield client
-    await client.aclose()
+    try:
+        yield client
+    finally:
+        await client.aclose()
 
 
 @pytest.mark.parametrize(
@@ -125,25 +148,20 @@ def test_an_option_that_the_client_does_not_know_is_refused() -> None:
 async def test_the_password_is_shown_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Over a wrong one, a server that refuses, and one that is killed (fault F7)."""
     caplog.set_level("DEBUG")
-    port = free_port()
-    server = server_on(port, tmp_path, "--requirepass", CANARY)
-    server.start()
-    broker, wrong = (
-        broker_at(f"redis://:{CANARY}@127.0.0.1:{port}/jobs"),
-        broker_at(f"redis://:{CANARY}x@127.0.0.1:{port}/jobs"),
-    )
-    errors = []
-    with pytest.raises(Disconnected, match="invalid username-password") as raised:
-        await wrong.open()
-    errors.append(raised.value)
-    await broker.open()
-    server.kill()
-    with pytest.raises(Disconnected) as raised:
-        await broker.depth()
-    errors.append(raised.value)
-    with pytest.raises(Disconnected, match="refused|Connect") as raised:
-        await broker.open()
-    errors.append(raised.value)
+    port, errors = free_port(), []
+    with serving(port, tmp_path, "--requirepass", CANARY) as server:
+        wrong = broker_at(f"redis://:{CANARY}x@127.0.0.1:{port}/jobs")
+        with pytest.raises(Disconnected, match="invalid username-password") as raised:
+            await wrong.open()
+        errors.append(raised.value)
+        async with opened(f"redis://:{CANARY}@127.0.0.1:{port}/jobs") as broker:
+            server.kill()
+            with pytest.raises(Disconnected) as raised:
+                await broker.depth()
+            errors.append(raised.value)
+            with pytest.raises(Disconnected, match="onnect") as raised:
+                await broker.open()
+            errors.append(raised.value)
     shown = [repr(broker), caplog.text, *("".join(traceback.format_exception(one)) for one in errors)]
     assert CANARY not in "".join(shown)
 
@@ -151,99 +169,85 @@ async def test_the_password_is_shown_nowhere(tmp_path: Path, caplog: pytest.LogC
 async def test_a_killed_server_keeps_what_it_has_confirmed(tmp_path: Path) -> None:
     """After a restart all is there, and what was received before the kill is still ours to settle (fault E9)."""
     port = free_port()
-    server = server_on(port, tmp_path)
-    server.start()
-    broker = broker_at(f"redis://127.0.0.1:{port}/jobs")
-    await broker.open()
-    await broker.publish([outgoing(b"%d" % number) for number in range(100)])
-    ours = await received(broker, 10, limit=10)
-    waiting = asyncio.create_task(broker.receive(90, 0.0, 1))
-    rest = await waiting
-    server.kill()
-    with pytest.raises(Disconnected):
-        await broker.ack(ours)
-    await broker.close()
-    server.start()
-    await broker.open()
-    assert await broker.extend(ours) == []
-    assert await broker.ack(ours) == 10
-    await broker.release(rest, 0.0, counted=False)
-    again = await received(broker, 90)
-    assert [one.body for one in again] == [b"%d" % number for number in range(10, 100)]
-    assert await broker.ack(rest) == 0
-    assert await broker.ack(again) == 90
-    await broker.close()
-    server.stop()
+    with serving(port, tmp_path) as server:
+        async with opened(f"redis://127.0.0.1:{port}/jobs") as broker:
+            await broker.publish([outgoing(b"%d" % number) for number in range(100)])
+            ours = await received(broker, 10, limit=10)
+            waiting = asyncio.create_task(broker.receive(90, 0.0, 1))
+            rest = await waiting
+            server.kill()
+            with pytest.raises(Disconnected):
+                await broker.ack(ours)
+            await broker.close()
+            server.start()
+            await broker.open()
+            assert await broker.extend(ours) == []
+            assert await broker.ack(ours) == 10
+            await broker.release(rest, 0.0, counted=False)
+            again = await received(broker, 90)
+            assert [one.body for one in again] == [b"%d" % number for number in range(10, 100)]
+            assert await broker.ack(rest) == 0
+            assert await broker.ack(again) == 90
 
 
 @pytest.mark.realtime
 async def test_a_stalled_server_is_noticed(tmp_path: Path) -> None:
     """By a receive that waits long, and by a publish too large for the buffers; nothing hangs afterwards."""
     port = free_port()
-    server = server_on(port, tmp_path)
-    server.start()
-    broker = broker_at(f"redis://127.0.0.1:{port}/jobs")
-    await broker.open()
-    server.send(signal.SIGSTOP)
-    began = time.monotonic()
-    waiting = asyncio.create_task(broker.receive(10, 60.0, 1))
-    with pytest.raises(Disconnected):
-        await broker.publish([outgoing(bytes(1_000_000)) for _ in range(20)])
-    with pytest.raises(Disconnected):
-        await waiting
-    await broker.close()
-    assert time.monotonic() - began < 15
-    server.send(signal.SIGCONT)
-    await broker.open()
-    await broker.publish([outgoing(b"after")])
-    await broker.close()
-    server.stop()
+    with serving(port, tmp_path) as server:
+        async with opened(f"redis://127.0.0.1:{port}/jobs") as broker:
+            server.send(signal.SIGSTOP)
+            began = time.monotonic()
+            waiting = asyncio.create_task(broker.receive(10, 60.0, 1))
+            with pytest.raises(Disconnected):
+                await broker.publish([outgoing(bytes(1_000_000)) for _ in range(20)])
+            with pytest.raises(Disconnected):
+                await waiting
+            await broker.close()
+            assert time.monotonic() - began < 15
+            server.send(signal.SIGCONT)
+            await broker.open()
+            await broker.publish([outgoing(b"after")])
 
 
 async def test_a_cancelled_call_leaves_its_answer_to_nobody(url: str) -> None:
     """Its connection is dropped, so that the next call does not read what was meant for it (fault E1)."""
-    broker = broker_at(url)
-    await broker.open()
-    calling = asyncio.create_task(broker.depth())
-    await asyncio.sleep(0)
-    calling.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await calling
-    with pytest.raises(Disconnected):
-        await broker.publish([outgoing()])
-    await broker.open()
-    await broker.publish([outgoing(b"one")])
-    assert (await broker.depth()).ready == 1
-    await broker.close()
+    async with opened(url) as broker:
+        calling = asyncio.create_task(broker.depth())
+        await asyncio.sleep(0)
+        calling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+        with pytest.raises(Disconnected):
+            await broker.publish([outgoing()])
+        await broker.open()
+        await broker.publish([outgoing(b"one")])
+        assert (await broker.depth()).ready == 1
 
 
 async def test_an_old_receipt_does_not_settle_what_came_again(url: str) -> None:
     """Neither where somebody else has it, nor where it came back to the same broker (fault E9)."""
-    broker = broker_at(url, lease=0.3)
-    await broker.open()
-    await broker.publish([outgoing(b"a"), outgoing(b"b")])
-    old = await received(broker, 2)
-    new = await received(broker, 2)
-    assert [one.attempt for one in new] == [2, 2]
-    assert await broker.ack(old[:1]) == 0
-    assert await broker.ack(old) == 0
-    await broker.release(old, 0.0, counted=True)
-    await broker.bury([(one, b"{}") for one in old])
-    assert await broker.extend(old[:1]) == old[:1]
-    assert await broker.ack(new) == 2
-    await broker.close()
+    async with opened(url, lease=0.3) as broker:
+        await broker.publish([outgoing(b"a"), outgoing(b"b")])
+        old = await received(broker, 2)
+        new = await received(broker, 2)
+        assert [one.attempt for one in new] == [2, 2]
+        assert await broker.ack(old[:1]) == 0
+        assert await broker.ack(old) == 0
+        await broker.release(old, 0.0, counted=True)
+        await broker.bury([(one, b"{}") for one in old])
+        assert await broker.extend(old[:1]) == old[:1]
+        assert await broker.ack(new) == 2
 
 
 async def test_a_consumer_is_forgotten_when_nothing_would_be_lost(url: str, port: int) -> None:
     """One that has something stays, until that was taken over."""
     queue = url.rpartition("/")[2]
-    async with asking(port) as client:
-        idle, busy = broker_at(url, lease=0.3), broker_at(url, lease=0.3)
-        for broker in (idle, busy):
-            await broker.open()
+    async with asking(port) as client, opened(url, 0.3) as idle, opened(url, 0.3) as busy:
         await busy.publish([outgoing()])
         await received(busy, 1)
-        assert await idle.receive(1, 0.05, 0) == []
+        await idle.publish([outgoing()])
+        assert await idle.ack(await received(idle, 1)) == 1
         assert len(await client.xinfo_consumers(queue, "asyncpc")) == 2
         await idle.close()
         await busy.close()
@@ -285,27 +289,26 @@ async def test_entries_of_others_come_out_whatever_they_hold(broker: RedisBroker
 async def test_a_full_server_says_what_is_not_confirmed(tmp_path: Path) -> None:
     """Nothing of it is lost, and the consumers go on, who alone can make room."""
     port = free_port()
-    server = server_on(port, tmp_path)
-    server.start()
-    broker = broker_at(f"redis://127.0.0.1:{port}/jobs")
-    await broker.open()
-    await broker.publish([outgoing(b"in")])
-    async with asking(port) as client:
-        await client.config_set("maxmemory", "1mb")
-        lost = outgoing(b"out")
-        with pytest.raises(PublishError) as raised:
-            await broker.publish([lost])
-        assert raised.value.unconfirmed == [lost]
-        assert await broker.ack(await received(broker, 1)) == 1
-        await client.config_set("maxmemory", "0")
-    await broker.publish([lost])  # its id is not known
-    assert [one.body for one in await received(broker, 1)] == [b"out"]
-    await broker.close()
-    server.stop()
+    with serving(port, tmp_path):
+        async with opened(f"redis://127.0.0.1:{port}/jobs") as broker:
+            await broker.publish([outgoing(b"in")])
+            async with asking(port) as client:
+                await client.config_set("maxmemory", "1mb")
+                lost = outgoing(b"out")
+                with pytest.raises(PublishError) as raised:
+                    await broker.publish([lost])
+                assert raised.value.unconfirmed == [lost]
+                assert await broker.ack(await received(broker, 1)) == 1
+                await client.config_set("maxmemory", "0")
+            await broker.publish([lost])  # its id is not known
+            assert [one.body for one in await received(broker, 1)] == [b"out"]
 
 
 async def test_autoscalers_read_the_right_lag(broker: RedisBroker, url: str, port: int) -> None:
-    """The lag of the group is what nobody has received; also after acks and a purge."""
+    """The lag of the group is what nobody has received; also after acks and a purge.
+
+    Redis 7.0 does not know it while the entry that was delivered last is acked before an older one.
+    """
     queue = url.rpartition("/")[2]
 
     async def lag() -> Any:
@@ -316,6 +319,7 @@ async def test_autoscalers_read_the_right_lag(broker: RedisBroker, url: str, por
         messages = await received(broker, 4, limit=4)
         await broker.ack(messages[1:3])
         assert await lag() == 6
+        await broker.ack(messages)
         assert await broker.purge(dead=False) == 6
         assert await lag() == 0
         await broker.publish([outgoing()])
@@ -324,12 +328,10 @@ async def test_autoscalers_read_the_right_lag(broker: RedisBroker, url: str, por
 
 async def test_ids_can_be_left_unknown(url: str) -> None:
     """``?remember=0`` spares the server's memory, and says that a message may be taken twice."""
-    broker = broker_at(url + "?remember=0")
-    assert not broker.guarantees.dedupes
-    await broker.open()
-    await broker.publish([Outgoing("same", b"1"), Outgoing("same", b"2")])
-    assert len(await received(broker, 2)) == 2
-    await broker.close()
+    async with opened(url + "?remember=0") as broker:
+        assert not broker.guarantees.dedupes
+        await broker.publish([Outgoing("same", b"1"), Outgoing("same", b"2")])
+        assert len(await received(broker, 2)) == 2
 
 
 async def test_a_key_that_is_no_queue_is_refused(url: str, port: int) -> None:

@@ -214,7 +214,7 @@ class RedisBroker:
             try:
                 await self._run("publish", *arguments)
             except Refused as error:
-                if "OOM" not in str(error):
+                if "maxmemory" not in str(error):
                     raise
                 raise PublishError(str(error), messages[confirmed:]) from None  # to connect again would not help
             confirmed += len(some)

@@ -31,7 +31,7 @@ class Receipt(NamedTuple):
 def message(entry: bytes, fields: Sequence[bytes], receipt: Receipt | None) -> Message:
     """What an entry holds, whoever wrote it."""
     found = dict(zip(fields[::2], fields[1::2], strict=True))
-    time, headers, written = (found.get(b"meta", b"").split(b"\n", 2) + [b"", b""])[:3]
+    time, headers, written = [*found.get(b"meta", b"").split(b"\n", 2), b"", b""][:3]
     return Message(
         _text(written or entry),
         found.get(b"body", b""),

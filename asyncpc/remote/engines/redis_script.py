@@ -5,8 +5,8 @@ received alone) and ``{jobs}:dead``, the sorted set ``{jobs}:delayed``, the sets
 ``{jobs}:checked``, which lets one process at a time look for leases that have run out. ``{jobs}:sure:…`` is there as
 long as nobody has taken a delivery from that consumer: it need not look whether what it settles is still its own.
 
-An entry of a stream has the fields meta (time, headers as JSON, and id, a line each) and body, each field costs time; and
-attempt if it was delivered as another entry before.
+An entry of a stream has the fields meta (time, headers as JSON, and id: a line each, since each field costs time) and
+body; and attempt, if it was delivered as another entry before.
 The pending entries of the group ``asyncpc`` are the deliveries: their owner, the age of their lease, and how often each
 was delivered. So a message has been delivered as often as its field and its pending entry tell together.
 """
@@ -217,12 +217,15 @@ local function take_suspect(taken)
 end
 
 function calls.tend()  -- limit, suspects
-  local limit, taken, is_more = tonumber(ARGV[4]), {}, promote()
-  -- It walks over all pending entries, 0.1 us each: one process a second, and never more than 1 % of the server's time.
-  local pause = math.max(1000, math.floor(group_of(READY) / 100))
-  if call('SET', CHECKED, ME, 'NX', 'PX', pause) and take_over(limit, taken) then
-    call('DEL', CHECKED)
-    is_more = true
+  local limit, taken, is_more = tonumber(ARGV[4]), {}, false
+  -- To look walks over all pending entries, 0.1 us each: one process a second, and never more than 1 % of the time.
+  local checked = redis.pcall('SET', CHECKED, ME, 'NX', 'PX', math.max(1000, math.floor(group_of(READY) / 100)))
+  if not (checked and checked.err) then  -- in a full memory only what makes room goes on
+    is_more = promote()
+    if checked and take_over(limit, taken) then
+      call('DEL', CHECKED)
+      is_more = true
+    end
   end
   if ARGV[5] ~= '0' and #taken < limit then take_suspect(taken) end
   local next_due = call('ZRANGE', DELAYED, 0, 0, 'WITHSCORES')[2]
