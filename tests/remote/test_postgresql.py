@@ -388,6 +388,17 @@ async def test_ids_are_forgotten_an_hour_after_the_put(postgresql: PostgreSQL, o
     assert await broker.ack([there]) == 1
 
 
+async def test_the_oldest_is_as_old_as_its_put(postgresql: PostgreSQL, opened: Open) -> None:
+    """None where nothing is ready; never negative, whatever the clock of the sender says."""
+    broker = await opened(postgresql.url("postgres:x"))
+    assert (await broker.depth()).oldest is None
+    await broker.publish([outgoing(time_ago=-60.0)])
+    assert (await broker.depth()).oldest == 0
+    await broker.purge(dead=False)
+    await broker.publish([outgoing(time_ago=60.0), outgoing()])
+    assert (await broker.depth()).oldest == pytest.approx(60.0, abs=PATIENCE)
+
+
 # -- the server -----------------------------------------------------------------------------------
 
 

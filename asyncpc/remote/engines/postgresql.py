@@ -1,8 +1,8 @@
 """``postgresql://[user:password@]host[:port]/database?queue=jobs``: a queue in the tables of a PostgreSQL database.
 
-The tables are in the schema ``asyncpc``; ``&schema=`` names another. A row tells when its message is due, and until when
-it is leased, so nothing has to clean up after a killed process. Times are the server's. No index has the lease: to
-receive a message changes no index, which would be half the work of the server.
+The tables are in the schema ``asyncpc``; ``&schema=`` names another. A row tells when its message is due, and until
+when it is leased, so nothing has to clean up after a killed process. Times are the server's. No index has the lease:
+to receive a message changes no index, which would be half the work of the server.
 
 A process that only publishes has one connection; one that receives has a second, which also hears of new messages.
 """
@@ -267,9 +267,10 @@ class PostgreSQLBroker:
 
     async def depth(self) -> Depth:
         """See ``Broker``; the time it takes grows with the number of messages, some 0.2 s for a million."""
-        return Depth(
-            *await self._settling.run("fetchrow", tables.DEPTH, self._address.queue, self._settings.dead_letter)
-        )
+        letters = (self._address.queue, self._settings.dead_letter)
+        row = await self._settling.run("fetchrow", tables.DEPTH, *letters)
+        oldest = None if row[4] is None else max(0.0, row[4])  # the sender's clock may be ahead
+        return Depth(row[0], row[1], row[2], row[3], oldest)
 
     async def peek(self, limit: int) -> list[Message]:
         """See ``Broker``."""

@@ -150,9 +150,9 @@ SELECT count(*) FILTER (WHERE greatest(due, lease) <= statement_timestamp()),
     count(*) FILTER (WHERE lease > statement_timestamp()),
     count(*) FILTER (WHERE due > statement_timestamp()),
     (SELECT count(*) FROM %.dead WHERE queue = $1 AND dead_letter = $2),
-    greatest(0, extract(epoch FROM statement_timestamp())::float8 - least(
+    extract(epoch FROM statement_timestamp())::float8 - least(
         (SELECT time {_READY} NOT is_suspect ORDER BY due, seq LIMIT 1),
-        (SELECT time {_READY} is_suspect ORDER BY due, seq LIMIT 1)))
+        (SELECT time {_READY} is_suspect ORDER BY due, seq LIMIT 1))
 FROM %.message WHERE queue = $1
 """
 
