@@ -227,7 +227,7 @@ class Session:
             delivery.release()
         elif message.attempt > self._terms.attempts:
             self._bury(
-                delivery, _Poison(f"delivered {message.attempt - 1} times without an end: it may kill its process")
+                delivery, Poison(f"delivered {message.attempt - 1} times without an end: it may kill its process")
             )
         elif message.attempt <= SUSPECT_AFTER or self._suspect is None:
             if message.attempt > SUSPECT_AFTER:
@@ -313,7 +313,7 @@ class Session:
                 log(WARNING, "%s: a lease ran out: a message may be handled twice", self.label, stage=self.label)
 
 
-class _Poison(Exception):
+class Poison(Exception):
     """A message was delivered too often."""
 
 
