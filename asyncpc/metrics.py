@@ -14,14 +14,14 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from .checks import check_name, check_seconds
 from .errors import DefinitionError
 from .graph.pipeline import Pipeline, accompany, plan_of
 from .run.health import Health
 from .watch.http import AsgiApp, Page, Pages, asgi_app, text_page
-from .watch.totals import Totals
+from .watch.totals import Seen, Totals
 from .wording import shown
 
 try:
@@ -31,12 +31,25 @@ try:
 except ImportError as _missing:
     raise ImportError("asyncpc.metrics needs prometheus_client: pip install 'asyncpc[metrics]'") from _missing
 
-__all__ = ["Metrics", "metrics_in"]
+__all__ = ["Metrics", "Watchable", "metrics_in", "watch_elsewhere"]
+
+
+class Watchable(Protocol):
+    """What can be shown of a pipeline, wherever it runs."""
+
+    def see(self) -> Seen:
+        """All figures, as they are now."""
+        ...
+
+    def health(self, stalled_after: float) -> Health:
+        """Whether it is well."""
+        ...
 
 
 class _Watched(NamedTuple):
-    pipeline: Pipeline[Any, Any]
-    totals: Totals
+    pipeline: Pipeline[Any, Any] | None
+    """None if it runs in other processes."""
+    totals: Watchable
     health: bool
     """Whether the pages for probes tell of it."""
 
@@ -206,6 +219,11 @@ class Metrics:
 def _told(healths: Mapping[str, Health], is_well: bool) -> Page:
     lines = [f"{name}: {health.why}" for name, health in healths.items()] or ["no pipeline is watched"]
     return text_page(HTTPStatus.OK if is_well else HTTPStatus.SERVICE_UNAVAILABLE, "\n".join(lines))
+
+
+def watch_elsewhere(metrics: Metrics, name: str, totals: Watchable) -> None:
+    """Show a pipeline that runs in other processes, under that name; once is enough."""
+    metrics._watched = {**metrics._watched, name: _Watched(None, totals, health=True)}
 
 
 def metrics_in(registry: CollectorRegistry = REGISTRY) -> Metrics:

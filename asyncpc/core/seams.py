@@ -6,7 +6,7 @@ The core calls these and never names what stands behind them. What they tell is 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Iterator
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from ..failure import KeptFailure
 
@@ -26,6 +26,7 @@ __all__ = [
     "RemoteCounts",
     "Sharing",
     "Stopwatch",
+    "Takes",
     "Ticket",
     "Window",
     "Wrap",
@@ -224,16 +225,15 @@ class Attendant(Protocol):
         ...
 
 
+Takes = Literal["all", "unhandled", "none"]
+"""Failures: all, those of stages for which the user has written no policy, or none."""
+
+
 class Ticket(Protocol):
     """Somebody waits for all that is made of an item; the ticket counts the values that are under way."""
 
-    @property
-    def takes_failures(self) -> Literal["all", "unhandled", "none"]:
-        """Which failures go to whoever waits, and not to the policies of the stage, so that the run goes on.
-
-        ``"unhandled"``: those of a stage for which the user has written no policy.
-        """
-        ...
+    takes_failures: ClassVar[Takes]
+    """Which failures go to whoever waits, and not to the policies of the stage, so that the run goes on."""
 
     def hold(self, more: int = 1) -> None:
         """``more`` further values made of the item are on their way; call it before the first of them leaves."""

@@ -96,6 +96,8 @@ class Guarantees(NamedTuple):
     """Whether messages of one key are received in order, by one process at a time."""
     transactions: bool = False
     """Whether a message can be put inside a transaction of the caller (``publish_in``)."""
+    shared: bool = True
+    """Whether another process that opens the URL finds the same queue."""
 
 
 class Settings(NamedTuple):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+from urllib.parse import urlsplit
 
 from ..checks import at_least_1, check_name, is_positive
 from ..core.plan import Node, Origin
@@ -99,29 +100,33 @@ def remote_queue(
     if not is_positive(lease):
         raise DefinitionError(f"{where}: lease={shown(lease)} must be a number of seconds, more than 0")
     settings = Settings(lease, f"{name_in(url)}.dead" if dead_letter is None else check_name(dead_letter), client)
-    engine(url, settings)  # so that it refuses now what it cannot use
+    is_shared = engine(url, settings).guarantees.shared  # made once so that it refuses now what it cannot use
     return RemoteQueue(
         label,
         lambda: engine(url, settings),
         codec_for(where, type, codec, max_bytes),
         Terms(prefetch, lease, attempts),
         redacted(url),
+        "" if is_shared else f"{urlsplit(url).scheme}:// is a queue within one process, which no other one sees",
     )
 
 
 class RemoteQueue(Source[T], StageLike[T, None], Generic[T]):  # it is both; >> takes what fits
     """A queue with a URL: see :func:`remote_queue`."""
 
-    __slots__ = ("_address", "_broker", "_codec", "_name", "_terms")
+    __slots__ = ("_address", "_broker", "_codec", "_name", "_terms", "_unshared")
 
-    def __init__(self, name: str, broker: Callable[[], Broker], codec: Codec, terms: Terms, address: str) -> None:
-        origin = Origin(name, _never_opened, attended=self._receiving)
+    def __init__(
+        self, name: str, broker: Callable[[], Broker], codec: Codec, terms: Terms, address: str, unshared: str
+    ) -> None:
+        origin = Origin(name, _never_opened, attended=self._receiving, unshared=unshared)
         super().__init__(Layout((origin,)))
         self._name = name
         self._broker = broker
         self._codec = codec
         self._terms = terms
         self._address = address
+        self._unshared = unshared
 
     def __rshift__(self, following: StageLike[T, B]) -> Pipeline[T, B]:  # type: ignore[override]  # as a source
         return Source.__rshift__(self, following)
@@ -153,7 +158,10 @@ class RemoteQueue(Source[T], StageLike[T, None], Generic[T]):  # it is both; >> 
             batch=Batch(AT_ONCE, within=0),
             context=cast(Callable[[], AbstractAsyncContextManager[OpenQueue[T]]], self.open),
             maxsize=max(2 * AT_ONCE, DEFAULT_MAXSIZE),
-        )._replace(nothing_follows="it is a remote queue; write two pipelines, … >> queue and queue >> …")
+        )._replace(
+            nothing_follows="it is a remote queue; write two pipelines, … >> queue and queue >> …",
+            unshared=self._unshared,
+        )
         return Layout(nodes=(Node(handler),))
 
     def _session(self, at_once: int = 0) -> Session:

@@ -16,7 +16,7 @@ from ..run.health import Health, Look
 from ..run.report import Statistics
 from ..run.running import Running, look_at
 
-__all__ = ["Figures", "Seen", "Totals"]
+__all__ = ["PRESENT", "Figures", "Seen", "Totals", "counts_of"]
 
 COUNTED: Final = ("received", "done", "failed", "dropped", "retried")
 """What is counted of each stage."""
@@ -54,7 +54,7 @@ class _Run:
         """What there is to see of the run; its counts are noted."""
         look = look_at(self.running)
         if look.statistics is not None:
-            for what, count in _counts(look.statistics).items():
+            for what, count in counts_of(look.statistics).items():
                 self.counts[what] = max(count, self.counts.get(what, 0))  # sums of seconds are rounded either way
         return look
 
@@ -133,7 +133,8 @@ def _depth(name: str, remote: RemoteCounts, depth: Depth) -> Figures:
     return found if remote.lag is None else found | {("lag", name): remote.lag}
 
 
-def _counts(now: Statistics) -> Figures:
+def counts_of(now: Statistics) -> Figures:
+    """What is counted of a run, as monitoring systems ask for it."""
     counts: dict[tuple[str, ...], float] = {("produced", source.name): source.produced for source in now.sources}
     if now.put or not now.sources:
         counts["produced", PUT] = now.put

@@ -61,7 +61,14 @@ class MemoryBroker:
     """See the module; all calls return at once, but for ``receive``."""
 
     guarantees: Guarantees = Guarantees(
-        durable=False, dedupes=True, delays=True, counts=True, selects=True, leases=True, orders_by_key=False
+        durable=False,
+        dedupes=True,
+        delays=True,
+        counts=True,
+        selects=True,
+        leases=True,
+        orders_by_key=False,
+        shared=False,
     )
 
     def __init__(self, url: str, settings: Settings) -> None:
