@@ -1,4 +1,4 @@
-"""The command line: ``asyncpc run app:pipeline``, ``asyncpc show app:pipeline`` and ``asyncpc profile app:pipeline``.
+"""The command line: ``asyncpc run app:pipeline``, ``show``, ``profile``, ``queue`` and ``completion``.
 
 The report goes to stdout; errors, hints and the progress line go to stderr. The exit status is 0 when all is done, 1
 when the run or an item failed or items were left, 2 when the command could not begin, and 130 or 143 after a signal and
@@ -51,6 +51,7 @@ from .output import (
     print_trace,
     status_of_exit,
 )
+from .queue import add_queue
 from .reload import run_again_and_again
 from .target import load
 
@@ -120,12 +121,13 @@ def _parser() -> argparse.ArgumentParser:
         help="a value for the function that makes the pipeline, if module:function names one",
     )
     common.add_argument("--traceback", action="store_true", help="show errors in full")
-    commands = parser.add_subparsers(required=True, metavar="run|show|profile|completion")
+    commands = parser.add_subparsers(required=True, metavar="run|show|profile|queue|completion")
     _add_run(commands.add_parser, common)
     show = commands.add_parser("show", parents=[common], help="draw a pipeline", description="Draw a pipeline.")
     show.add_argument("--mermaid", action="store_true", help="as a mermaid flowchart")
     show.set_defaults(command=_show)
     _add_profile(commands.add_parser, common)
+    add_queue(commands.add_parser, _count)
     completion = commands.add_parser(
         "completion",
         help="print a script that completes commands in a shell",

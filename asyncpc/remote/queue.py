@@ -21,6 +21,7 @@ from ..graph.pipeline import Pipeline, Source, StageLike
 from ..options.batch import Batch
 from ..wording import redacted, shown
 from .broker import Broker, Depth, Disconnected, Outgoing, Settings
+from .letters import Letter, letter_of
 
 if TYPE_CHECKING:
     from .codec import Codec, CodecName
@@ -290,13 +291,40 @@ class OpenQueue(Generic[T]):
         asyncio.run_coroutine_threadsafe(self.put(item, timeout=timeout), self._loop).result()
 
     async def depth(self) -> Depth:
-        """How many messages the queue holds, ready, under way and dead."""
+        """How many messages the queue holds, ready, under way and dead.
+
+        This and the following wait while there is no connection, and raise ``Disconnected`` if it is lost twice.
+        *Cancel safety*: it was done, or not.
+        """
         session = self._opened()
-        return await session.connection.call(session.connection.broker.depth)
+        return await session.questions.ask(session.connection.broker.depth)
+
+    async def dead(self, limit: int = 100, after: str = "") -> list[Letter[T]]:
+        """At most ``limit`` dead letters, the oldest first; those behind the ``place`` of another with ``after``."""
+        session = self._opened()
+        found = await session.questions.ask(lambda: session.connection.broker.dead(limit, after))
+        return [letter_of(one, self._codec.decoded) for one in found]
+
+    async def requeue(self, letters: Iterable[Letter[T] | str]) -> int:
+        """Put dead letters, or those at these places, back into the queue; return how many were still there.
+
+        They keep their ids, and begin anew otherwise: no delivery is counted.
+        """
+        session = self._opened()
+        places = [one if isinstance(one, str) else one.place for one in letters]
+        return await session.questions.ask(lambda: session.connection.broker.requeue(places)) if places else 0
+
+    async def purge(self, *, dead: bool = False) -> int:
+        """Forget what is ready or delayed, or, with ``dead=True``, the dead letters; return how many there were.
+
+        What somebody has received and not settled stays.
+        """
+        session = self._opened()
+        return await session.questions.ask(lambda: session.connection.broker.purge(dead))
 
     @property
     def broker(self) -> Broker:
-        """The engine's own side, for tools: dead letters, peek, purge."""
+        """The engine's own side, for tools."""
         return self._opened().connection.broker
 
     def _message(

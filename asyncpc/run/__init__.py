@@ -2,7 +2,7 @@
 
 This table says who may start what; a test reads it and finds any other module that does::
 
-    tasks         run.supervisor, remote.session, remote.queue, remote.contract, remote.processes
+    tasks         run.supervisor, remote.session, remote.queue, remote.processes, remote.contract
     threads       offload.threads, offload.sources, offload.child, remote.child, cli.failed
     processes     offload.processes, remote.processes, cli.reload
     interpreters  offload.interpreters
@@ -11,5 +11,5 @@ This table says who may start what; a test reads it and finds any other module t
 An owner waits for the end of everything it has started, or names in the report what it could not end. Other modules ask
 the owner for a task, thread or process. A new owner needs a line here, and a test that shows that nothing is left when
 the run returns. The tasks of a session (``remote``) live inside one that the supervisor, or a block of
-``queue.open()``, has started; those of the contract belong to tests; the parent of ``--processes`` runs no pipeline.
+``queue.open()``, has started; those of the contract belong to tests.
 """

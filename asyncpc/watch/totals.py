@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 from ..core.plan import Plan
+from ..core.seams import Depth, RemoteCounts
 from ..run.health import Health, Look
 from ..run.report import Statistics
 from ..run.running import Running, look_at
@@ -19,6 +20,9 @@ __all__ = ["PRESENT", "Figures", "Seen", "Totals", "counts_of"]
 
 COUNTED: Final = ("received", "done", "failed", "dropped", "retried")
 """What is counted of each stage."""
+
+REMOTE: Final = ("messages_received", "acknowledged", "released", "overtaken", "dead_letters", "reconnects")
+"""What is counted of each remote queue."""
 
 PRESENT: Final = ("queued", "in_flight", "workers", "maxsize", "stalled")
 """What is told of each stage as it is now."""
@@ -63,6 +67,7 @@ class Totals:
         self._bounds = [float(plan.bound(node.handler)) or math.inf for node in plan.nodes]
         sources = [origin.name for origin in plan.origins] or [PUT]
         whats = [("produced", name) for name in sources] + [(what, name) for name in self._stages for what in COUNTED]
+        whats += [(what, one.name) for one in plan.origins if one.attended is not None for what in REMOTE]
         # The counts of all runs before, and the run that is under way; in one place, since other threads read them.
         self._now: tuple[Figures, _Run | None] = dict.fromkeys(whats, 0.0), None
         self._health = Health(live=True, ready=False, stalled=(), why="not started")
@@ -111,7 +116,21 @@ class Totals:
                 present["workers", stage.name] = stage.concurrency
             for name, seconds in look.unsettled:
                 present["stalled", name] = seconds
+            for source in look.statistics.sources:
+                if source.remote is not None and source.remote.depth is not None:
+                    present |= _depth(source.name, source.remote, source.remote.depth)
         return present
+
+
+def _depth(name: str, remote: RemoteCounts, depth: Depth) -> Figures:
+    """What is told of a remote queue that has been looked at; a 0 would not be true of one that has not."""
+    found: dict[tuple[str, ...], float] = {
+        ("ready", name): depth.ready,
+        ("unacknowledged", name): depth.unacknowledged,
+        ("delayed", name): depth.delayed,
+        ("dead", name): depth.dead,
+    }
+    return found if remote.lag is None else found | {("lag", name): remote.lag}
 
 
 def counts_of(now: Statistics) -> Figures:
@@ -119,6 +138,11 @@ def counts_of(now: Statistics) -> Figures:
     counts: dict[tuple[str, ...], float] = {("produced", source.name): source.produced for source in now.sources}
     if now.put or not now.sources:
         counts["produced", PUT] = now.put
+    for source in now.sources:
+        if (remote := source.remote) is not None:
+            figures = remote.received, remote.acknowledged, remote.released, remote.overtaken
+            told = *figures, remote.dead_letters, remote.reconnects
+            counts |= {(what, source.name): number for what, number in zip(REMOTE, told, strict=True)}
     for stage in now.stages:
         numbers = stage.received, stage.done, stage.failed, stage.dropped, stage.retried
         counts |= {(what, stage.name): number for what, number in zip(COUNTED, numbers, strict=True)}
