@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from types import CoroutineType
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from ..failure import KeptFailure
 from .seams import Call, Ticket
@@ -160,11 +160,13 @@ class JointTicket:
 
     __slots__ = ("_tickets",)
 
-    takes_failures: Final = "none"
-    """It belongs to values; failures are those of the items."""
-
     def __init__(self, tickets: Sequence[Ticket]) -> None:
         self._tickets = tickets
+
+    @property
+    def takes_failures(self) -> Literal["unhandled", "none"]:
+        """Those of a value made of all the items are told to each, if each takes them."""
+        return "unhandled" if all([one.takes_failures == "unhandled" for one in self._tickets]) else "none"
 
     def hold(self, more: int = 1) -> None:
         """Hold each."""

@@ -49,6 +49,9 @@ AHEAD: Final = 0.2
 LOOK_EVERY: Final = 0.1
 """Seconds over which the pace is measured."""
 
+LAST_RECEIVE: Final = 1.0
+"""Seconds for which what is given back waits at most for the end of the last receive, which would get it again."""
+
 SUSPECTS_WAIT: Final = 1.0
 """Seconds after which a suspect comes again that was given back because another is at work."""
 
@@ -103,8 +106,9 @@ class Session:
         self._flush_asked = asyncio.Event()
         self._flushed = asyncio.Event()  # for the last time
         self._is_intake_over = at_once == 0
-        self._is_receiving = at_once > 0
+        self._is_receiving = False
         self._is_finishing = False
+        self._last_receive: asyncio.TimerHandle | None = None  # ends the wait for it
         self._prefetch = terms.prefetch or min(MOST, 2 * at_once)
         self._looked = 0.0  # loop time
         self._ended_then = 0
@@ -127,10 +131,14 @@ class Session:
         except* Exception as failed:
             raise _first(failed) from None
         finally:
+            self._receive_has_ended()
             await self.connection.close()
 
     def end_intake(self) -> None:
         """Receive nothing more, and give back what has not begun, in the order of receipt."""
+        if self._is_receiving and not self._is_intake_over:
+            loop = asyncio.get_running_loop()
+            self._last_receive = loop.call_later(LAST_RECEIVE, self._receive_has_ended)
         self._is_intake_over = True
         self._broker.wake()
         self.connection.hurry()
@@ -167,11 +175,12 @@ class Session:
             await self._more.wait()
 
     async def _receive(self) -> None:
+        self._is_receiving = True
         try:
             await self._receive_what_comes()
         finally:
             self._is_receiving = False
-            self._flush_asked.set()
+            self._receive_has_ended()
 
     async def _receive_what_comes(self) -> None:
         while not self._is_intake_over:
@@ -239,16 +248,31 @@ class Session:
     async def _flush(self) -> None:
         while self._deliveries or self._is_receiving or not self._is_finishing:
             self._flush_asked.clear()
-            if not self._ended:
+            ended = self._to_flush()
+            if not ended:
                 await self._flush_asked.wait()
                 continue
-            ended, self._ended = self._ended, []
             await self._settle([one for one in ended if not one.is_lost])
             for one in ended:
                 del self._deliveries[one.number]
             if len(self._deliveries) <= self._prefetch // 2:
                 self._room.set()
         self._flushed.set()
+
+    def _to_flush(self) -> list[Delivery]:
+        """What has ended; what is given back waits for the last receive, which would get it again at once."""
+        ended, self._ended = self._ended, []
+        if self._last_receive is not None:
+            self._ended = [one for one in ended if one.is_released]
+            ended = [one for one in ended if not one.is_released]
+        return ended
+
+    def _receive_has_ended(self) -> None:
+        """Or it takes too long: what is given back waits for it no longer."""
+        if self._last_receive is not None:
+            self._last_receive.cancel()
+            self._last_receive = None
+        self._flush_asked.set()
 
     async def _settle(self, ended: list[Delivery]) -> None:
         """Tell the broker how these ended: first what must not be lost, in one call for each way."""
