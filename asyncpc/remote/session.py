@@ -108,7 +108,8 @@ class Session:
         self._is_intake_over = at_once == 0
         self._is_receiving = False
         self._is_finishing = False
-        self._last_receive: asyncio.TimerHandle | None = None  # ends the wait for it
+        self._is_late = False  # whether what is given back no longer waits for the last receive
+        self._last_receive: asyncio.TimerHandle | None = None  # ends that wait
         self._prefetch = terms.prefetch or min(MOST, 2 * at_once)
         self._looked = 0.0  # loop time
         self._ended_then = 0
@@ -131,14 +132,14 @@ class Session:
         except* Exception as failed:
             raise _first(failed) from None
         finally:
-            self._receive_has_ended()
+            self._wait_no_longer()
             await self.connection.close()
 
     def end_intake(self) -> None:
         """Receive nothing more, and give back what has not begun, in the order of receipt."""
         if self._is_receiving and not self._is_intake_over:
             loop = asyncio.get_running_loop()
-            self._last_receive = loop.call_later(LAST_RECEIVE, self._receive_has_ended)
+            self._last_receive = loop.call_later(LAST_RECEIVE, self._wait_no_longer)
         self._is_intake_over = True
         self._broker.wake()
         self.connection.hurry()
@@ -180,7 +181,7 @@ class Session:
             await self._receive_what_comes()
         finally:
             self._is_receiving = False
-            self._receive_has_ended()
+            self._wait_no_longer()
 
     async def _receive_what_comes(self) -> None:
         while not self._is_intake_over:
@@ -260,18 +261,21 @@ class Session:
         self._flushed.set()
 
     def _to_flush(self) -> list[Delivery]:
-        """What has ended; what is given back waits for the last receive, which would get it again at once."""
+        """What has ended; what is given back waits for the last receive, which would get it again at once.
+
+        The intake is about to end then, since nothing else gives back without a delay.
+        """
         ended, self._ended = self._ended, []
-        if self._last_receive is not None:
-            self._ended = [one for one in ended if one.is_released]
-            ended = [one for one in ended if not one.is_released]
+        if self._is_receiving and not self._is_late:
+            self._ended = [one for one in ended if _comes_at_once(one)]
+            ended = [one for one in ended if not _comes_at_once(one)]
         return ended
 
-    def _receive_has_ended(self) -> None:
-        """Or it takes too long: what is given back waits for it no longer."""
+    def _wait_no_longer(self) -> None:
+        """The last receive has ended, or takes too long."""
+        self._is_late = True
         if self._last_receive is not None:
             self._last_receive.cancel()
-            self._last_receive = None
         self._flush_asked.set()
 
     async def _settle(self, ended: list[Delivery]) -> None:
@@ -317,6 +321,10 @@ class Session:
 
 class _Poison(Exception):
     """A message was delivered too often."""
+
+
+def _comes_at_once(delivery: Delivery) -> bool:
+    return delivery.is_released and not delivery.delay
 
 
 def _how(delivery: Delivery) -> tuple[float, bool, int]:

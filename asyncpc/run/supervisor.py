@@ -303,6 +303,7 @@ class Supervisor:
                 _under_way.discard(self)
             return
         self._live.pop(worker, None)
+        self._attending -= isinstance(worker, AttendantWorker)
         if worker.leaves_a_call:
             self._left_behind.append(worker.name)
         if task is not None and not task.cancelled() and (error := task.exception()) is not None:
@@ -314,8 +315,6 @@ class Supervisor:
             self._source_ended()
         elif isinstance(worker, ConsumerWorker):
             self._left_stage(worker)
-        else:
-            self._attending -= 1
         self._finish_if_ended()
         if self.entered:  # the caller of a run that is awaited gets them anyway
             stage = worker.stage.handler.name if isinstance(worker, ConsumerWorker) else worker.name

@@ -217,8 +217,9 @@ def _messages(ledger: Ledger, outcome: Outcome, report: Report) -> Iterator[str]
         item = one.item.item if isinstance(one.item, Failure) else one.item
         if early := ledger.known(item).roots & ledger.gone:
             yield f"left in {one.stage}: {item}, whose messages {sorted(early)} are gone"
-    # a kill may have hit the session, and a deadline cuts it short: then the connection is gone
-    dropped = ledger.kills > 0 or any(outcome.ended >= began + seconds - 1e-9 for began, seconds in ledger.limits)
+    # a kill may have hit the session, and a deadline or a second abort cuts it short: then the connection is gone
+    cut = any(outcome.ended >= began + seconds - 1e-9 for began, seconds in ledger.limits)
+    dropped = cut or ledger.kills > 0 or (ledger.cancels > 0 and ledger.streamed)
     for deliveries in ledger.deliveries:
         if deliveries.unsettled and not dropped:
             yield f"neither acknowledged, buried nor given back: {sorted(deliveries.unsettled)}"
