@@ -18,7 +18,7 @@ import asyncio
 import json
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from itertools import count, groupby
 from typing import Final, NamedTuple
@@ -26,6 +26,7 @@ from typing import Final, NamedTuple
 import anyio
 
 from ..core.tracked import Tracked
+from ..errors import WorkerCancelled
 from ..failure import KeptFailure
 from ..logs import WARNING, log
 from ..wording import summary
@@ -128,12 +129,21 @@ class Session:
             self.opened.set()
             async with anyio.create_task_group() as group:
                 for loop in (self._receive, self._flush, self._extend, self.publisher.run):
-                    group.start_soon(loop)
+                    group.start_soon(self._whole, loop, group.cancel_scope, name=f"{self.label}: {loop.__name__}")
         except* Exception as failed:
             raise _first(failed) from None
         finally:
             self._wait_no_longer()
             await self.connection.close()
+
+    async def _whole(self, loop: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:
+        """One of the session's tasks; if anyone else cancels it, all of them end, with an error (fault B1)."""
+        try:
+            await loop()
+        except asyncio.CancelledError:
+            if scope.cancel_called:
+                raise
+            raise WorkerCancelled(f"{self.label}: one of its tasks was cancelled from outside the run") from None
 
     def end_intake(self) -> None:
         """Receive nothing more, and give back what has not begun, in the order of receipt."""
@@ -141,7 +151,7 @@ class Session:
             loop = asyncio.get_running_loop()
             self._last_receive = loop.call_later(LAST_RECEIVE, self._wait_no_longer)
         self._is_intake_over = True
-        self._broker.wake()
+        self.connection.wake()
         self.connection.hurry()
         for event in self._room, self._more:
             event.set()
@@ -164,10 +174,17 @@ class Session:
             while self._arrived:
                 delivery = self._arrived.popleft()
                 message = delivery.message
+                if delivery.is_lost:  # somebody else has it
+                    delivery.release()
+                    continue
                 try:
                     item = self._codec.decoded(message.body, message.headers)
                 except PayloadError as error:
                     self._bury(delivery, error)
+                    await asyncio.sleep(0)  # one after the other: others may run (invariant 10)
+                except BaseException:  # an interrupt
+                    delivery.release()
+                    raise
                 else:
                     yield Tracked(item, delivery)
             if self._is_intake_over:
@@ -243,7 +260,7 @@ class Session:
                 self._suspect = self._held_back.popleft()
                 self._arrived.append(self._suspect)
                 self._more.set()
-            self._broker.wake()  # it may wait for others only
+            self.connection.wake()  # it may wait for others only
         self._flush_asked.set()
 
     async def _flush(self) -> None:

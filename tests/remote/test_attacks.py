@@ -95,6 +95,7 @@ def test_what_is_given_back_does_not_come_again_at_once() -> None:
                 await running.drain(timeout=5)
         assert received == [1, 2, 3, 4]
         assert await depth(queue) == (4, 0, 0, 0)
+        await asyncio.sleep(1)
 
     run_virtual(main)
 
