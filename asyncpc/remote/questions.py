@@ -50,10 +50,10 @@ class Questions:
         self._is_over = False
 
     async def ask(self, command: Callable[[], Awaitable[R]]) -> R:
-        """What a call of the broker gives; while the connection is lost, it waits for the next one.
+        """What a call of the broker gives; if the connection was lost, it is made again, once, on the next one.
 
-        Raises what the call raises, and ``Disconnected`` when the session has ended. *Cancel safety*: the call is made
-        to its end, or not at all.
+        Raises what the call raises, ``Disconnected`` for the second time or when the session has ended. *Cancel
+        safety*: the call is made to its end, or not at all.
         """
         if self._is_over:
             raise Disconnected(CLOSED)
@@ -87,8 +87,15 @@ class Questions:
     async def _answer(self, question: _Question) -> None:
         if question.answer.done():  # whoever asked has gone
             return
-        try:
-            answer = await self._connection.call(question.command, lambda: self._is_finishing)
+        calls = 0
+
+        async def command() -> Any:
+            nonlocal calls
+            calls += 1
+            return await question.command()
+
+        try:  # no third time, or a count that takes too long would break one connection after the other
+            answer = await self._connection.call(command, lambda: self._is_finishing or calls > 1)
         except Exception as error:
             if not question.answer.done():
                 question.answer.set_exception(error)
@@ -98,9 +105,13 @@ class Questions:
 
 
 class DepthWatch:
-    """Keeps in mind how deep the queue is, for whoever looks now and then; asks nobody while nobody looks."""
+    """Keeps in mind how deep the queue is, for whoever looks now and then; asks nobody while nobody looks.
+
+    It mends no connection, so that a count which takes too long does not disturb the work again and again.
+    """
 
     def __init__(self, ask: Callable[[], Awaitable[Depth]], label: str) -> None:
+        """``ask`` is the broker's ``depth``, which nobody else calls."""
         self.depth: Depth | None = None
         self.seen: float | None = None
         """Seconds since 1970."""
@@ -141,7 +152,7 @@ class DepthWatch:
         try:
             self.depth, self.seen = await self._ask(), time.time()
         except Disconnected:
-            pass  # the intake is over, or soon will be
+            pass  # those that do the work connect again
         except Exception as error:  # no reason to end a run that does its work
             log(WARNING, "%s: its depth is unknown: %s", self._label, summary(error), stage=self._label)
         return loop.time() - began

@@ -293,7 +293,8 @@ class OpenQueue(Generic[T]):
     async def depth(self) -> Depth:
         """How many messages the queue holds, ready, under way and dead.
 
-        This and the following wait while the connection is lost. *Cancel safety*: it was done, or not.
+        This and the following wait while there is no connection, and raise ``Disconnected`` if it is lost twice.
+        *Cancel safety*: it was done, or not.
         """
         session = self._opened()
         return await session.questions.ask(session.connection.broker.depth)

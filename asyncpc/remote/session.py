@@ -90,7 +90,7 @@ class Session:
         self.publisher: Publisher = Publisher(self.connection)
         self.questions: Questions = Questions(self.connection)
         self.opened: asyncio.Event = asyncio.Event()
-        self._depth = DepthWatch(lambda: self.questions.ask(broker.depth), label)
+        self._depth = DepthWatch(broker.depth, label)
         self._broker = broker
         self._codec = codec
         self._terms = terms
@@ -242,7 +242,7 @@ class Session:
 
     def _bury(self, delivery: Delivery, error: Exception) -> None:
         log(WARNING, "%s: a message is given up: %s", self.label, summary(error), stage=self.label)
-        delivery.fail(error, KeptFailure.of(None, error, delivery.message.attempt, self.label))
+        delivery.fail(error, KeptFailure.of(None, error, 0, self.label))  # no handler was called
 
     # -- settling ---------------------------------------------------------------------------------
 
