@@ -17,7 +17,12 @@ from typing import Any
 
 import anyio
 import pytest
+from support import named, until
 
+from asyncpc import DefinitionError, merge, remote_queue, source
+from asyncpc.cli.main import main
+from asyncpc.graph.pipeline import plan_of
+from asyncpc.remote.child import check_shared
 from asyncpc.remote.pipe import Lines, line
 from asyncpc.remote.processes import Outcome, Processes, Terms
 
@@ -30,7 +35,10 @@ lines = pipe.makefile("r")
 def say(kind, **rest):
     pipe.sendall(json.dumps({"kind": kind, **rest}).encode() + b"\\n")
 def hear():
-    return json.loads(lines.readline() or '{"kind": "end"}')
+    try:
+        return json.loads(lines.readline() or '{"kind": "end"}')
+    except ConnectionResetError:  # the parent is gone, and has not read all
+        return {"kind": "end"}
 def noted(what):
     with open("log", "a") as log:
         log.write(f"{what} {os.getpid()}\\n")
@@ -84,8 +92,7 @@ async def run(processes: Processes, *steps: Callable[[], Any]) -> Outcome:
 
     async def steer() -> None:
         for step in steps:
-            while not step():
-                await anyio.sleep(0.002)
+            await until(step)
 
     found: list[Outcome] = []
     async with anyio.create_task_group() as group:
@@ -268,7 +275,8 @@ async def test_a_signal_while_they_start_is_no_failure(tmp_path: Path) -> None:
 async def test_sighup_replaces_one_after_the_other(tmp_path: Path) -> None:
     """Protects a change of the code: the next one drains when the new one runs, so there are never fewer."""
     told = Told()
-    processes = parent(tmp_path, "run(); noted('ready'); until_drain(); report()", told)
+    program = "signal.signal(signal.SIGTERM, signal.SIG_IGN); noted('ready'); run(); until_drain(); report()"
+    processes = parent(tmp_path, program, told)
 
     def roll() -> bool:
         os.kill(os.getpid(), signal.SIGHUP)
@@ -278,7 +286,7 @@ async def test_sighup_replaces_one_after_the_other(tmp_path: Path) -> None:
         processes.drain()
         return True
 
-    outcome = await run(processes, has(tmp_path, "ready", 2), roll, has(tmp_path, "drained", 2), stop)
+    outcome = await run(processes, lambda: processes.health(1.0).ready, roll, has(tmp_path, "drained", 2), stop)
     assert outcome.report is not None
     assert (outcome.exit_status, outcome.crashes, outcome.report.done) == (0, 0, 12)
     words = [one.split()[0] for one in log(tmp_path)]
@@ -349,3 +357,43 @@ def test_lines_arrive_in_any_pieces() -> None:
         lines = Lines()
         found = [one for at in range(0, len(text), size) for one in lines.messages(text[at : at + size])]
         assert found == [{"kind": "pause"}, {"kind": "drain", "timeout": None}]
+
+
+async def handle(item: int) -> None: ...
+
+
+def test_what_processes_cannot_share_is_refused() -> None:
+    """Protects from work that is done N times, or vanishes: the message says why, and what works."""
+    stage = named("handle", handle)
+    jobs = remote_queue("sqlite:///unused.db?queue=jobs", int)
+    memory = remote_queue("memory://mine", int)
+    check_shared(plan_of(jobs >> stage))
+    for pipeline, why in (
+        (
+            source([1], "numbers") >> stage,
+            r"'numbers' is no remote queue: each process would read all of it; .*jobs >> …",
+        ),
+        (merge(jobs, source([1], "numbers")) >> stage, "'numbers' is no remote queue"),
+        (memory >> stage, "'mine' cannot be shared: memory:// is a queue within one process, .*sqlite:///"),
+        (jobs >> named("same", same) >> memory, "nobody could read 'mine': memory:// is a queue within one process"),
+    ):
+        with pytest.raises(DefinitionError, match=why):
+            check_shared(plan_of(pipeline))
+
+
+async def same(item: int) -> int:
+    return item
+
+
+def test_reload_is_refused_with_what_works(capsys: pytest.CaptureFixture[str]) -> None:
+    """Protects from two parents of which each restarts the other's processes."""
+    assert main(["run", "app", "--processes", "2", "--reload"]) == 2
+    assert "leave --processes out while you edit; with --processes, SIGHUP replaces" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "many"])
+def test_a_number_of_processes_is_one(count: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Protects the command line: what is typed is told as it was."""
+    with pytest.raises(SystemExit):
+        main(["run", "app", "--processes", count])
+    assert "is not a whole number, at least 1" in capsys.readouterr().err

@@ -267,9 +267,10 @@ class PostgreSQLBroker:
 
     async def depth(self) -> Depth:
         """See ``Broker``; the time it takes grows with the number of messages, some 0.2 s for a million."""
-        return Depth(
-            *await self._settling.run("fetchrow", tables.DEPTH, self._address.queue, self._settings.dead_letter)
-        )
+        letters = (self._address.queue, self._settings.dead_letter)
+        row = await self._settling.run("fetchrow", tables.DEPTH, *letters)
+        oldest = None if row[4] is None else max(0.0, row[4])  # the sender's clock may be ahead
+        return Depth(row[0], row[1], row[2], row[3], oldest)
 
     async def peek(self, limit: int) -> list[Message]:
         """See ``Broker``."""
