@@ -229,6 +229,28 @@ async def test_a_killed_server_keeps_what_it_confirmed(tmp_path: Path, connect: 
         await asyncio.to_thread(server.stop)
 
 
+async def test_a_killed_server_forgets_its_last_deliveries(tmp_path: Path, connect: Open) -> None:
+    """It never answers their acks: they count as lost, so that no worker waits for ever, and they come again."""
+    server = Nats(tmp_path)
+    await asyncio.to_thread(server.start)
+    try:
+        broker = await connect(server.url(), lease=5.0)
+        await broker.publish([outgoing(b"%d" % number) for number in range(500)])
+        messages = await received(broker, 10)
+        await asyncio.sleep(0.3)  # so that it writes down that it has delivered these
+        messages += await received(broker, 490)
+        await asyncio.to_thread(server.kill)
+        await broker.close()
+        await asyncio.to_thread(server.start)
+        await broker.open()
+        async with asyncio.timeout(5):
+            lost = len(await broker.extend(messages))
+            assert await broker.ack(messages) == 500 - lost
+        assert len(await received(broker, lost)) == lost
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
 async def test_a_stalled_server_is_noticed(tmp_path: Path, connect: Open) -> None:
     """By every call that waits for it, within 15 s; and close does not wait for it."""
     server = Nats(tmp_path)
