@@ -17,10 +17,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from types import CoroutineType
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from ..failure import KeptFailure
-from .seams import Call, Ticket
+from .seams import Call, Takes, Ticket
 
 __all__ = [
     "CallTicket",
@@ -87,7 +87,7 @@ class _NobodysTicket:
 
     __slots__ = ()
 
-    takes_failures: Final = "none"
+    takes_failures: ClassVar[Takes] = "none"
 
     def hold(self, more: int = 1) -> None:
         """Nothing, as all of these."""
@@ -119,7 +119,7 @@ class CallTicket:
 
     __slots__ = ("_future", "_lost")
 
-    takes_failures: Final = "all"
+    takes_failures: ClassVar[Takes] = "all"
 
     def __init__(self, future: asyncio.Future[Any], lost: Callable[[], Exception]) -> None:
         """What ``lost`` makes is raised for the caller if the run ends before it comes to the item."""
@@ -160,7 +160,7 @@ class JointTicket:
 
     __slots__ = ("_tickets",)
 
-    takes_failures: Final = "none"
+    takes_failures: ClassVar[Takes] = "none"
     """It belongs to values; failures are those of the items."""
 
     def __init__(self, tickets: Sequence[Ticket]) -> None:

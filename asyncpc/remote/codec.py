@@ -12,15 +12,16 @@ from collections.abc import Callable, Mapping
 from random import getrandbits
 from typing import Any, Final, Literal, NamedTuple
 
-from ..errors import AsyncpcError, DefinitionError
+from ..errors import DefinitionError
 from ..wording import shown
+from .broker import PayloadError
 
 try:
     import msgspec
 except ImportError as _missing:
     raise DefinitionError("remote_queue needs msgspec: pip install 'asyncpc[remote]'") from _missing
 
-__all__ = ["MAX_HEADERS", "Codec", "CodecName", "PayloadError", "check_headers", "codec_for", "new_id", "safe_headers"]
+__all__ = ["MAX_HEADERS", "Codec", "CodecName", "check_headers", "codec_for", "new_id", "safe_headers"]
 
 CodecName = Literal["json", "msgpack"]
 
@@ -34,10 +35,6 @@ PASSED_ON: Final = frozenset({"content-type", "traceparent", "tracestate", "repl
 
 _NAME: Final = re.compile(r"[a-z0-9-]{1,64}")
 _VALUE: Final = re.compile(r"[\x20-\x7e]*")
-
-
-class PayloadError(AsyncpcError, ValueError):
-    """An item cannot be encoded, or a message cannot be decoded: too large, of a wrong type, or no such format."""
 
 
 class Codec(NamedTuple):
@@ -124,7 +121,7 @@ def _is_model(kind: Any) -> bool:
 def _dump(value: Any) -> Any:
     if _is_model(type(value)):
         return value.model_dump(mode="json")
-    raise NotImplementedError(f"a {type(value).__name__} is no plain data")
+    raise NotImplementedError(f"{type(value).__name__} is no type of plain data")
 
 
 def _validate(kind: Any, value: Any) -> Any:

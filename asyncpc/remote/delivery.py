@@ -7,8 +7,9 @@ the last has finished, the session acknowledges the message, buries it, or gives
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import ClassVar, Final
 
+from ..core.seams import Takes
 from ..failure import KeptFailure
 from .broker import Message
 
@@ -23,7 +24,7 @@ class Delivery:
 
     __slots__ = ("_ended", "_values", "delay", "failure", "is_counted", "is_lost", "is_released", "message", "number")
 
-    takes_failures: Final = "unhandled"
+    takes_failures: ClassVar[Takes] = "unhandled"
     """A failure that no ``on_error=`` is written for ends in the dead letter queue of the message's own queue."""
 
     def __init__(self, message: Message, number: int, ended: Callable[[Delivery], None]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+from urllib.parse import urlsplit
 
 from ..checks import at_least_1, check_name, is_positive
 from ..core.plan import Node, Origin
@@ -20,6 +21,7 @@ from ..graph.pipeline import Pipeline, Source, StageLike
 from ..options.batch import Batch
 from ..wording import redacted, shown
 from .broker import Broker, Depth, Disconnected, Outgoing, Settings
+from .letters import Letter, letter_of
 
 if TYPE_CHECKING:
     from .codec import Codec, CodecName
@@ -98,29 +100,33 @@ def remote_queue(
     if not is_positive(lease):
         raise DefinitionError(f"{where}: lease={shown(lease)} must be a number of seconds, more than 0")
     settings = Settings(lease, f"{name_in(url)}.dead" if dead_letter is None else check_name(dead_letter), client)
-    engine(url, settings)  # so that it refuses now what it cannot use
+    is_shared = engine(url, settings).guarantees.shared  # made once so that it refuses now what it cannot use
     return RemoteQueue(
         label,
         lambda: engine(url, settings),
         codec_for(where, type, codec, max_bytes),
         Terms(prefetch, lease, attempts),
         redacted(url),
+        "" if is_shared else f"{urlsplit(url).scheme}:// is a queue within one process, which no other one sees",
     )
 
 
 class RemoteQueue(Source[T], StageLike[T, None], Generic[T]):  # it is both; >> takes what fits
     """A queue with a URL: see :func:`remote_queue`."""
 
-    __slots__ = ("_address", "_broker", "_codec", "_name", "_terms")
+    __slots__ = ("_address", "_broker", "_codec", "_name", "_terms", "_unshared")
 
-    def __init__(self, name: str, broker: Callable[[], Broker], codec: Codec, terms: Terms, address: str) -> None:
-        origin = Origin(name, _never_opened, attended=self._receiving)
+    def __init__(
+        self, name: str, broker: Callable[[], Broker], codec: Codec, terms: Terms, address: str, unshared: str
+    ) -> None:
+        origin = Origin(name, _never_opened, attended=self._receiving, unshared=unshared)
         super().__init__(Layout((origin,)))
         self._name = name
         self._broker = broker
         self._codec = codec
         self._terms = terms
         self._address = address
+        self._unshared = unshared
 
     def __rshift__(self, following: StageLike[T, B]) -> Pipeline[T, B]:  # type: ignore[override]  # as a source
         return Source.__rshift__(self, following)
@@ -152,7 +158,10 @@ class RemoteQueue(Source[T], StageLike[T, None], Generic[T]):  # it is both; >> 
             batch=Batch(AT_ONCE, within=0),
             context=cast(Callable[[], AbstractAsyncContextManager[OpenQueue[T]]], self.open),
             maxsize=max(2 * AT_ONCE, DEFAULT_MAXSIZE),
-        )._replace(nothing_follows="it is a remote queue; write two pipelines, … >> queue and queue >> …")
+        )._replace(
+            nothing_follows="it is a remote queue; write two pipelines, … >> queue and queue >> …",
+            unshared=self._unshared,
+        )
         return Layout(nodes=(Node(handler),))
 
     def _session(self, at_once: int = 0) -> Session:
@@ -282,13 +291,40 @@ class OpenQueue(Generic[T]):
         asyncio.run_coroutine_threadsafe(self.put(item, timeout=timeout), self._loop).result()
 
     async def depth(self) -> Depth:
-        """How many messages the queue holds, ready, under way and dead."""
+        """How many messages the queue holds, ready, under way and dead.
+
+        This and the following wait while there is no connection, and raise ``Disconnected`` if it is lost twice.
+        *Cancel safety*: it was done, or not.
+        """
         session = self._opened()
-        return await session.connection.call(session.connection.broker.depth)
+        return await session.questions.ask(session.connection.broker.depth)
+
+    async def dead(self, limit: int = 100, after: str = "") -> list[Letter[T]]:
+        """At most ``limit`` dead letters, the oldest first; those behind the ``place`` of another with ``after``."""
+        session = self._opened()
+        found = await session.questions.ask(lambda: session.connection.broker.dead(limit, after))
+        return [letter_of(one, self._codec.decoded) for one in found]
+
+    async def requeue(self, letters: Iterable[Letter[T] | str]) -> int:
+        """Put dead letters, or those at these places, back into the queue; return how many were still there.
+
+        They keep their ids, and begin anew otherwise: no delivery is counted.
+        """
+        session = self._opened()
+        places = [one if isinstance(one, str) else one.place for one in letters]
+        return await session.questions.ask(lambda: session.connection.broker.requeue(places)) if places else 0
+
+    async def purge(self, *, dead: bool = False) -> int:
+        """Forget what is ready or delayed, or, with ``dead=True``, the dead letters; return how many there were.
+
+        What somebody has received and not settled stays.
+        """
+        session = self._opened()
+        return await session.questions.ask(lambda: session.connection.broker.purge(dead))
 
     @property
     def broker(self) -> Broker:
-        """The engine's own side, for tools: dead letters, peek, purge."""
+        """The engine's own side, for tools."""
         return self._opened().connection.broker
 
     def _message(

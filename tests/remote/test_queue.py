@@ -27,8 +27,8 @@ from asyncpc import (
     feed,
     source,
 )
-from asyncpc.remote.broker import Depth, Message
-from asyncpc.remote.codec import PayloadError, new_id
+from asyncpc.remote import Depth, Message, PayloadError
+from asyncpc.remote.codec import new_id
 from asyncpc.remote.queue import RemoteQueue, remote_queue
 
 _names = count()

@@ -24,7 +24,7 @@ import pytest
 from support import BUSY
 
 from asyncpc import DefinitionError
-from asyncpc.offload.threads import Job
+from asyncpc.offload.calls import Job
 from asyncpc.remote.broker import SUSPECT_AFTER, Disconnected, Message, Outgoing, Settings
 from asyncpc.remote.contract import BrokerContract, outgoing, received
 from asyncpc.remote.engines import sqlite, sqlite_file, sqlite_queue
