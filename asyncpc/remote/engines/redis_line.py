@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from hiredis import pack_command
+import hiredis
 from redis.asyncio import Connection, SSLConnection
 from redis.exceptions import RedisError, ResponseError
 
@@ -32,6 +32,8 @@ OURS: Final = {"protocol": 2, "decode_responses": False, "socket_timeout": None,
 CREDENTIALS: Final = {"username", "password"}
 
 Command = tuple[str | bytes | int, ...]
+
+_packed: Final[Callable[[Command], bytes]] = hiredis.pack_command  # type: ignore[assignment]  # it declares one word
 
 DRIVER: dict[str, Any] = {}
 """What the client tells the server of itself; it would read its version from disk for each connection."""
@@ -83,7 +85,7 @@ class Line:
     async def connect(self) -> None:
         """Also tell who we are, and choose the database."""
         async with self._unbroken(), asyncio.timeout(PATIENCE):
-            await self._connection.connect()
+            await self._connection.connect()  # type: ignore[no-untyped-call]  # the client declares no types here
 
     async def call(self, *commands: Command) -> list[Any]:
         """The answers to some commands that nobody comes between; every error but ``Refused`` closes the line."""
@@ -104,7 +106,7 @@ class Line:
     async def send(self, *commands: Command) -> None:
         """Send commands; their answers have to be read before the next."""
         async with self._unbroken(), asyncio.timeout(PATIENCE):
-            await self._connection.send_packed_command([pack_command(one) for one in commands])
+            await self._connection.send_packed_command([_packed(one) for one in commands])
 
     async def answer(self, seconds: float) -> Any:
         """The answer to the command that was sent; False after ``wake``: then it is still to be read."""
