@@ -57,6 +57,14 @@ class Judge:
             case _:
                 raise AssertionError(f"nobody writes {line}")
 
+    def is_up(self, who: str) -> bool:
+        """Whether a program has begun."""
+        return who in self.up
+
+    def was(self, what: str, since: float) -> bool:
+        """Whether something was done after that time."""
+        return self.last.get(what, 0.0) > since
+
     def close(self) -> None:
         """The file."""
         self._log.close()

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
@@ -25,7 +26,7 @@ from remote.judge import Judge
 from remote.programs import CONCURRENCY, Job, Log
 from remote.servers import PLACES, Place
 
-from asyncpc.remote.broker import Depth, Disconnected
+from asyncpc.remote.broker import Depth
 from asyncpc.remote.queue import RemoteQueue, remote_queue
 
 __all__ = ["DRAIN", "Result", "crashes", "kills", "poison", "terms"]
@@ -126,8 +127,13 @@ class Crew:
         started = [Program(self, kind) for kind in kinds]
         self.programs += started
         for one in started:
-            self.until(lambda who=one.who: who in self.judge.up, f"{one.who} is up")  # type: ignore[misc]  # of a default
+            self.until(partial(self.judge.is_up, one.who), f"{one.who} is up")
         return started
+
+    def until_at_work(self, since: float) -> None:
+        """Wait until something was put and something handled since then (monotonic)."""
+        for what in "confirmed", "handled":
+            self.until(partial(self.judge.was, what, since), f"something is {what} again")
 
     def end(self, program: Program, how: signal.Signals) -> float:
         """End one, which must have lived till then."""
@@ -254,8 +260,7 @@ def crashes(place: Place, folder: Path, times: int, seed: int) -> Result:
                     one.process.wait()
                 back = time.monotonic()
                 crew.start(*KINDS)
-            for what in "confirmed", "handled":
-                crew.until(lambda what=what: crew.judge.last.get(what, 0.0) > back, f"something is {what} again")  # type: ignore[misc]  # of defaults
+            crew.until_at_work(back)
             slowest = max(slowest, time.monotonic() - back)
         return crew.result("crashes", times, slowest)
 

@@ -16,14 +16,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import nats
 import pytest
-from remote.servers import Nats, must_have
+from remote.servers import Nats, client_of, must_have
 
 from asyncpc import DefinitionError
 from asyncpc.remote.broker import Disconnected, Outgoing, PublishError, Settings
 from asyncpc.remote.contract import BrokerContract, outgoing, received, settled_depth
-from asyncpc.remote.engines.nats import NatsBroker
+
+client_of("nats")
+
+import nats  # noqa: E402  # it may be missing
+
+from asyncpc.remote.engines.nats import NatsBroker  # noqa: E402  # needs it
 
 pytestmark = pytest.mark.thorough
 
@@ -34,6 +38,7 @@ REFUSED = "Authorization Violation|[Cc]onnection"
 
 Open = Callable[..., Awaitable[NatsBroker]]
 """Opens a broker for a URL, a lease and options of the client."""
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nats]:
