@@ -81,7 +81,7 @@ class Depth(NamedTuple):
     ready: int
     """That could be received now."""
     unacknowledged: int
-    """That somebody has received and not yet settled."""
+    """That somebody has received and not yet settled; where the server does not tell that, this process."""
     delayed: int
     """That cannot be received before their time."""
     dead: int
@@ -109,6 +109,8 @@ class Guarantees(NamedTuple):
     """Whether messages of one key are received in order, by one process at a time."""
     transactions: bool = False
     """Whether a message can be put inside a transaction of the caller (``publish_in``)."""
+    peeks: bool = True
+    """Whether messages that are ready can be looked at; otherwise ``peek`` raises ``StateError``."""
 
 
 class Settings(NamedTuple):
