@@ -154,7 +154,7 @@ class Depth(NamedTuple):
     ready: int
     """That could be received now."""
     unacknowledged: int
-    """That somebody has received and not yet settled."""
+    """That somebody has received and not yet settled; where the server does not tell that, this process."""
     delayed: int
     """That cannot be received before their time."""
     dead: int
