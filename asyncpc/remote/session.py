@@ -92,6 +92,8 @@ class Session:
         self.connection: Connection = Connection(broker, label)
         self.publisher: Publisher = Publisher(self.connection)
         self.opened: asyncio.Event = asyncio.Event()
+        self.is_closing: bool = False
+        """Whether it does no more than close its connection."""
         self._broker = broker
         self._codec = codec
         self._terms = terms
@@ -133,6 +135,7 @@ class Session:
         except* Exception as failed:
             raise _first(failed) from None
         finally:
+            self.is_closing = True
             self._wait_no_longer()
             await self.connection.close()
 
