@@ -172,7 +172,7 @@ class JointTicket:
     @property
     def takes_failures(self) -> Takes:
         """Those of a value made of all the items are told to each, if each takes them."""
-        return "unhandled" if all([one.takes_failures == "unhandled" for one in self._tickets]) else "none"
+        return "unhandled" if all(one.takes_failures == "unhandled" for one in self._tickets) else "none"
 
     def hold(self, more: int = 1) -> None:
         """Hold each."""

@@ -90,7 +90,9 @@ class Publisher:
             self._is_over = True
             for call in self._sent:
                 if not call.confirmed.done():
-                    lost = f"{len(call.messages)} messages were sent, but not confirmed before the connection was closed"
+                    lost = (
+                        f"{len(call.messages)} messages were sent, but not confirmed before the connection was closed"
+                    )
                     call.confirmed.set_exception(PublishError(lost, call.messages))
             while self._waiting:
                 waiting = self._waiting.popleft()

@@ -180,6 +180,18 @@ class RemoteQueue(Source[T], StageLike[T, None], Generic[T]):  # it is both; >> 
         return f"<RemoteQueue {self._name} at {self._address}>"
 
 
+async def _outlast(task: asyncio.Task[None]) -> None:
+    """Wait until a session has closed its connection, which takes 2 seconds at most; a cancel comes out after that."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+
+
 def _pass_on(task: asyncio.Task[None], result: Future[None]) -> None:
     """How a put has ended, for the thread that waits for it."""
     if task.cancelled():
@@ -251,9 +263,9 @@ class OpenQueue(Generic[T]):
             if not cancel:
                 await asyncio.wait({task}, timeout=CLOSES_WITHIN)
         finally:
-            task.cancel()
-            while not task.done():
-                await asyncio.wait({task})  # closing takes 2 seconds at most
+            if not session.is_closing:
+                task.cancel()
+            await _outlast(task)
         if not task.cancelled():
             task.exception()  # seen
         return task

@@ -95,6 +95,8 @@ class Session:
         self.questions: Questions = Questions(self.connection)
         self.opened: asyncio.Event = asyncio.Event()
         self._depth = DepthWatch(broker.depth, label)
+        self.is_closing: bool = False
+        """Whether it does no more than close its connection."""
         self._broker = broker
         self._codec = codec
         self._terms = terms
@@ -137,6 +139,7 @@ class Session:
         except* Exception as failed:
             raise _first(failed) from None
         finally:
+            self.is_closing = True
             self._wait_no_longer()
             await self.connection.close()
 

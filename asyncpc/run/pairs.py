@@ -25,8 +25,7 @@ class Pairs:
         """``plan`` with sources whose items have a ticket; raises ``DefinitionError`` if they cannot be paired."""
         if plan.is_attended:
             raise DefinitionError(
-                "collect(pairs=True) needs sources that end, and a remote queue does not: use stream(), or leave pairs= "
-                "out and stop the run"
+                "collect(pairs=True) needs sources that end, and a remote queue does not: use stream()"
             )
         for node in plan.nodes[: plan.main]:
             handler = node.handler

@@ -414,7 +414,8 @@ class Supervisor:
             worker.attendant.finish()
         if self._attending:
             self._deadline = Deadline(self._loop, self._at_deadline)
-            self._last_moment = min(self._last_moment, self._loop.time() + most_time(self.plan.drain_timeout))
+            if self._last_moment == math.inf:  # nobody has set a time
+                self._last_moment = self._loop.time() + most_time(self.plan.drain_timeout)
             left = self._last_moment - self._loop.time()
             self._deadline.limit(left if self.results is None else left - reserve(left))
         else:

@@ -373,11 +373,9 @@ class Ledger:
 
     def has_failed(self, message: str) -> bool:
         """Whether an item of the message has failed, and no policy of the user took that."""
-        for place, book in enumerate(self.books[:-1]):
-            if not self.scenario.stages[place].options & {"dead letters", "skip"}:
-                if any(message in item.roots for item in book.failed | book.loose):
-                    return True
-        return False
+        stages = zip(self.scenario.stages, self.books[:-1], strict=True)
+        books = [book for spec, book in stages if not spec.options & {"dead letters", "skip"}]
+        return any(message in item.roots for book in books for item in book.failed | book.loose)
 
     def has_begun(self, message: str) -> bool:
         """Whether a handler has had an item of the message."""

@@ -342,9 +342,9 @@ async def _work(spec: StageSpec, stage: int, item: Item, ledger: Ledger) -> None
     ledger.calls[stage] += 1
     if spec.sets:
         CALLERS.set(Touchy())
-    if spec.feeds and item.depth < 2 and ledger.rng.random() < 0.5:
-        if _feed(ledger.books[stage].together[item], ledger):
-            await asyncio.sleep(0)  # as for a handler in a thread: the loop hears of its end after what it fed
+    feeds = spec.feeds and item.depth < 2 and ledger.rng.random() < 0.5
+    if feeds and _feed(ledger.books[stage].together[item], ledger):
+        await asyncio.sleep(0)  # as for a handler in a thread: the loop hears of its end after what it fed
     try:
         await _patiently(spec, ledger)
     except asyncio.CancelledError:
