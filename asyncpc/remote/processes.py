@@ -31,7 +31,7 @@ from anyio.abc import Process, TaskGroup, TaskStatus
 from ..failure import FAILURES_KEPT
 from ..run.health import Health
 from ..run.report import Report, Statistics
-from ..watch.totals import PRESENT, Figures, Seen, counts_of
+from ..watch.totals import PRESENT, Figures, Seen, counts_of, depths_of
 from .pipe import GRACE, Lines, Message, line
 from .sums import read_statistics, sum_of, without_present
 
@@ -577,7 +577,7 @@ class Processes:
 
 
 def _present(now: Statistics, running: Sequence[_Child]) -> Figures:
-    present: dict[tuple[str, ...], float] = {}
+    present: dict[tuple[str, ...], float] = {**depths_of(now)} if running else {}
     for stage in now.stages:
         bounds = [child.bounds.get(stage.name, 0) or inf for child in running]
         stalled = [seconds for child in running for name, seconds in child.stalled if name == stage.name]

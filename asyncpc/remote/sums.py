@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
+from ..core.seams import Depth, RemoteCounts
 from ..run.report import SourceStatistics, StageStatistics, Statistics
 
 __all__ = ["read_statistics", "sum_of", "without_present"]
@@ -21,10 +22,20 @@ Part = TypeVar("Part", SourceStatistics, StageStatistics)
 def read_statistics(told: Mapping[str, Any]) -> Statistics:
     """The opposite of ``statistics.as_dict()`` and JSON; fields that are not known here are left out."""
     sources = [SourceStatistics(**_known(SourceStatistics, one)) for one in told["sources"]]
+    sources = [one._replace(remote=_remote(one.remote)) for one in sources]
     stages = [StageStatistics(**_known(StageStatistics, one)) for one in told["stages"]]
     stages = [one._replace(held_back=tuple([(words, seconds) for words, seconds in one.held_back])) for one in stages]
     whole = _known(Statistics, told) | {"sources": tuple(sources), "stages": tuple(stages), "ends": tuple(told["ends"])}
     return Statistics(**whole)
+
+
+def _remote(told: Any) -> RemoteCounts | None:
+    if told is None:
+        return None
+    depth = told.get("depth")
+    return RemoteCounts(**_known(RemoteCounts, told))._replace(
+        depth=None if depth is None else Depth(**_known(Depth, depth))
+    )
 
 
 def _known(kind: type[NamedTuple], told: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,7 +51,8 @@ def sum_of(parts: Sequence[Statistics], state: str, elapsed: float) -> Statistic
     """All parts as one, by the names of sources and stages; there must be one at least.
 
     Latencies, the peaks of queues and the time for which the loop was held are those of the process with the highest.
-    Rates are over ``elapsed``, the seconds since the first process began.
+    Of a remote queue, the depth that was seen last counts. Rates are over ``elapsed``, the seconds since the first
+    process began.
     """
     stages = _by_name([part.stages for part in parts])
     return Statistics(
@@ -75,9 +87,25 @@ def _both(name: str, one: Any, other: Any) -> Any:
         return other or one
     if isinstance(one, bool):
         return one or other
+    if name == "remote":
+        return one if other is None else other if one is None else _both_remote(one, other)
     if isinstance(one, tuple):
         seconds = dict(one)
         for words, more in other:
             seconds[words] = seconds.get(words, 0.0) + more
         return tuple(seconds.items())
     return max(one, other) if name in MOST else one + other
+
+
+def _both_remote(one: RemoteCounts, other: RemoteCounts) -> RemoteCounts:
+    last = other if (other.seen or 0.0) >= (one.seen or 0.0) else one
+    return RemoteCounts(
+        received=one.received + other.received,
+        acknowledged=one.acknowledged + other.acknowledged,
+        released=one.released + other.released,
+        dead_letters=one.dead_letters + other.dead_letters,
+        overtaken=one.overtaken + other.overtaken,
+        reconnects=one.reconnects + other.reconnects,
+        depth=last.depth,
+        seen=last.seen,
+    )
