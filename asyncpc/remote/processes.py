@@ -164,8 +164,9 @@ class _Child:
 
     def _note(self, message: Message) -> None:
         match message:
-            case {"kind": "running", "drain_timeout": timeout, "bounds": bounds}:
+            case {"kind": "running", "drain_timeout": timeout, "bounds": bounds, "statistics": statistics}:
                 self.is_running, self.drain_timeout, self.bounds = True, timeout, bounds
+                self.statistics = read_statistics(statistics)
                 self.settled.set()
                 if self.is_draining:  # it began just when it was told to end, so it has the time that it needs
                     self._patience.deadline = inf

@@ -56,7 +56,7 @@ def statistics(**other):
         "ends": ["work"], "stop_asked": False}
 def run():
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # from now on the pipe says what to do
-    say("running", pipeline="work", drain_timeout=0.1, bounds={"work": 128})
+    say("running", pipeline="work", drain_timeout=0.1, bounds={"work": 128}, statistics=statistics())
 def report(status=0, state="closed", number=None, **other):
     say("report", report={"state": state, "exit_status": status, "signal": number, "statistics": statistics(**other),
         "failures": [], "unfinished": {}, "abandoned": [], "errors": []})
@@ -172,8 +172,7 @@ signal.pause()
             processes._signalled(signal.SIGINT)
         return True
 
-    ready = has(tmp_path, "ready", 1)
-    outcome = await run(processes, lambda: ready() and processes.statistics() is not None, stop)
+    outcome = await run(processes, lambda: (seen := processes.statistics()) is not None and seen.stages[0].queued, stop)
     assert outcome.exit_status == 1
     assert outcome.report is not None
     assert outcome.report.left_by_stage() == {"work": 3}
