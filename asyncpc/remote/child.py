@@ -14,7 +14,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from threading import Lock, Thread
 from types import FrameType
 from typing import Any, Final
@@ -85,14 +84,17 @@ class Parent:
         """What tells the parent of a run, and the run what the parent says, while it is under way."""
         self._drain_timeout = plan.drain_timeout if drain_timeout is None else drain_timeout
         bounds = {node.handler.name: plan.bound(node.handler) for node in plan.nodes}
-        told = partial(self.say, "running", pipeline=plan.name, drain_timeout=self._drain_timeout, bounds=bounds)
+        facts = {"pipeline": plan.name, "drain_timeout": self._drain_timeout, "bounds": bounds}
+
+        def begun(running: Running[Any, Any]) -> None:
+            self.say("running", **facts, statistics=running.statistics().as_dict())
 
         @contextmanager
         def beside(running: Running[Any, Any]) -> Iterator[None]:
             loop = asyncio.get_running_loop()
             with self._changing:
                 self._running = running, loop
-            loop.call_soon(told)  # the run starts first
+            loop.call_soon(begun, running)  # the run starts first
             if self._drain is not None:
                 loop.call_soon(running.stop, self._drain)
             try:

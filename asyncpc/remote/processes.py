@@ -31,7 +31,7 @@ from anyio.abc import Process, TaskGroup, TaskStatus
 from ..failure import FAILURES_KEPT
 from ..run.health import Health
 from ..run.report import Report, Statistics
-from ..watch.totals import PRESENT, Figures, Seen, counts_of
+from ..watch.totals import PRESENT, Figures, Seen, counts_of, depths_of
 from .pipe import GRACE, Lines, Message, line
 from .sums import read_statistics, sum_of, without_present
 
@@ -164,8 +164,9 @@ class _Child:
 
     def _note(self, message: Message) -> None:
         match message:
-            case {"kind": "running", "drain_timeout": timeout, "bounds": bounds}:
+            case {"kind": "running", "drain_timeout": timeout, "bounds": bounds, "statistics": statistics}:
                 self.is_running, self.drain_timeout, self.bounds = True, timeout, bounds
+                self.statistics = read_statistics(statistics)
                 self.settled.set()
                 if self.is_draining:  # it began just when it was told to end, so it has the time that it needs
                     self._patience.deadline = inf
@@ -577,7 +578,7 @@ class Processes:
 
 
 def _present(now: Statistics, running: Sequence[_Child]) -> Figures:
-    present: dict[tuple[str, ...], float] = {}
+    present: dict[tuple[str, ...], float] = {**depths_of(now)} if running else {}
     for stage in now.stages:
         bounds = [child.bounds.get(stage.name, 0) or inf for child in running]
         stalled = [seconds for child in running for name, seconds in child.stalled if name == stage.name]

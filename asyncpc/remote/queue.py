@@ -118,7 +118,7 @@ class RemoteQueue(Source[T], StageLike[T, None], Generic[T]):  # it is both; >> 
     __slots__ = ("_address", "_broker", "_codec", "_name", "_terms", "_unshared")
 
     def __init__(
-        self, name: str, broker: Callable[[], Broker], codec: Codec, terms: Terms, address: str, unshared: str
+        self, name: str, broker: Callable[[], Broker], codec: Codec, terms: Terms, address: str, unshared: str = ""
     ) -> None:
         origin = Origin(name, _never_opened, attended=self._receiving, unshared=unshared)
         super().__init__(Layout((origin,)))

@@ -276,6 +276,7 @@ def test_sighup_brings_new_code_without_a_gap(folder: Path) -> None:
     child.send(signal.SIGHUP)
     wait_for(lambda: len({pid for _, pid in noted(folder)}) == 4)
     wait_for(lambda: len(times(folder)) == 3000)
+    wait_for(lambda: len(children_of(child.pid)) == 2)
     new = set(children_of(child.pid))
     ended = stopped(child)
     assert (ended.status, new & old) == (143, set())
@@ -343,7 +344,7 @@ def test_the_parent_serves_the_sum(folder: Path) -> None:
 
     wait_for(lambda: 'asyncpc_items_done_total{pipeline="work",stage="handle"} 200.0' in text("/metrics"))
     assert 'asyncpc_items_produced_total{pipeline="work",source="jobs"} 200.0' in text("/metrics")
-    assert 'asyncpc_workers{pipeline="work",stage="handle"} 8.0' in text("/metrics")
+    wait_for(lambda: 'asyncpc_workers{pipeline="work",stage="handle"} 8.0' in text("/metrics"))
     assert text("/ready") == text("/live") == "work: 2 of 2 processes running\n"
     assert httpx.get(f"{told[0]}/ready").status_code == 200
     assert stopped(child).status == 143
