@@ -56,7 +56,7 @@ def working(url: str, log: str, who: str, lease: str, prefetch: str = "64") -> P
 
     @consumer(concurrency=CONCURRENCY)
     async def handle(job: Job) -> None:
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0.02)
         lines.write("handled", job.id)
 
     return queue >> begin >> handle
@@ -72,7 +72,7 @@ def publishing(url: str, log: str, who: str) -> Pipeline[None, None]:
     async def batches() -> AsyncIterator[list[str]]:
         for number in count():
             yield [f"{who}-{number}-{place}" for place in range(draw.choice([1, 1, 10, 20]))]
-            await asyncio.sleep(0.03)
+            await asyncio.sleep(0.04)
 
     @consumer(concurrency=2, context=queue.open)
     async def publish(ids: list[str], opened: OpenQueue[Job]) -> None:

@@ -78,7 +78,7 @@ class NatsBroker:
         self._lease = settings.lease
         self._ours_for = settings.lease - min(settings.lease / 4, MARGIN)
         self._connection: Connection | None = None
-        self._has_our_lease = False
+        self._config: dict[str, Any] = {}  # of the consumer
         self._last = 0  # sequence that the server had delivered when this connection was opened, as far as it knows
 
     async def open(self) -> None:
@@ -103,26 +103,22 @@ class NatsBroker:
         await self._make_stream(self._dead, retention="limits", subjects=[dead], **kept)
         (found,) = await connection.ask((f"CONSUMER.INFO.{self._consumer}", {}))
         self._last = found.get("delivered", {}).get("stream_seq", 0)
-        self._has_our_lease = False
-        if "config" not in found:
-            await self._make_consumer()
+        self._config = found.get("config", {})  # somebody may have made it with other limits
+        if not self._config:
+            names = {"name": "workers", "durable_name": "workers", "max_ack_pending": -1, "max_waiting": 10_000}
+            await self._make_consumer(names)
 
-    async def _make_consumer(self) -> None:
-        """Make the consumer, or let it have our lease: so whoever only puts or looks changes nothing for others."""
-        connection = self._connected()
+    async def _make_consumer(self, config: dict[str, Any]) -> None:
         fixed = {
             "ack_policy": "explicit",
             "filter_subject": self._queue,
             "max_deliver": -1,
             "ack_wait": int(self._lease * 1e9),
         }
-        names = {"name": "workers", "durable_name": "workers", "max_ack_pending": -1, "max_waiting": 10_000}
-        (found,) = await connection.ask((f"CONSUMER.INFO.{self._consumer}", {}))
-        config = found.get("config", names)  # somebody may have made it with other limits
         if config != config | fixed:
-            request = {"stream_name": self._queue, "config": config | fixed}
-            await connection.api((f"CONSUMER.CREATE.{self._consumer}.{self._queue}", request))
-        self._has_our_lease = True
+            self._config = config | fixed
+            request = {"stream_name": self._queue, "config": self._config}
+            await self._connected().api((f"CONSUMER.CREATE.{self._consumer}.{self._queue}", request))
 
     async def _make_stream(self, name: str, **config: Any) -> dict[str, Any]:
         connection = self._connected()
@@ -156,9 +152,8 @@ class NatsBroker:
         return self._connection
 
     async def receive(self, limit: int, wait: float, suspects: int) -> list[Message]:
-        """See ``Broker``."""
-        if not self._has_our_lease:
-            await self._make_consumer()
+        """See ``Broker``; the lease is that of whoever receives, not of those who only put or look."""
+        await self._make_consumer(self._config)
         await self._connected().pull(self._consumer, limit, wait)
         return self._take(limit)
 
