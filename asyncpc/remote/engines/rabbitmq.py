@@ -26,7 +26,7 @@ from pamqp.common import FieldTable
 from ...errors import DefinitionError, StateError
 from ...wording import shown
 from ..broker import DeadLetter, Depth, Disconnected, Guarantees, Message, Outgoing, PublishError, Settings
-from .rabbitmq_connection import MOST, PATIENCE, Channel, Connection, Delivery, Parcel, Refused, read
+from .rabbitmq_connection import MOST, PATIENCE, Channel, Connection, Delivery, Parcel, Refused, Unsendable, read
 
 __all__ = ["RabbitBroker"]
 
@@ -228,6 +228,8 @@ class RabbitBroker:
                 raise
             self._outlet = await self._connections[1].channel()
             raise PublishError(str(error), messages) from None
+        except Unsendable as error:
+            raise PublishError(f"{self._where}: {error}", [messages[error.place]]) from None
         if refused:
             why = f"{self._where}: the server refuses them; is the queue full?"
             raise PublishError(why, [messages[place] for place in refused])
