@@ -291,9 +291,10 @@ async def test_a_killed_server_keeps_what_it_confirmed(other: Rabbit, connect: O
     """Also what is delayed and what is dead; a receipt of the old connection settles nothing (fault E9)."""
     broker = await connect(other.url(f"user:{CANARY}@"))
     await broker.publish([outgoing(b"%d" % number) for number in range(500)])
-    await broker.publish([outgoing(b"later", delay=2.0)])
+    await broker.publish([outgoing(b"later", delay=5.0)])
     (ours, dead) = await received(broker, 2, limit=2)
     await broker.bury([(dead, b'{"reason": "because"}')])
+    await asyncio.sleep(1.0)  # only then does the server write down that it has made a queue
     await asyncio.to_thread(other.kill)
     try:
         with pytest.raises(Disconnected):

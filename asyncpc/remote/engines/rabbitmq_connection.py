@@ -178,7 +178,10 @@ class Connection:
         try:
             async with asyncio.timeout(PATIENCE):
                 await self._connect(options)
-        except (OSError, AMQPError, TimeoutError, EOFError) as error:
+        except TimeoutError:
+            await self.close()
+            raise self.lost("the server does not answer") from None
+        except (OSError, AMQPError, EOFError) as error:
             await self.close()
             where = f"the server refuses the virtual host {shown(options.vhost)}"  # what it said, the client drops
             raise self.lost(where if "OpenOk" in str(error) else error) from None
