@@ -33,6 +33,9 @@ pytestmark = [pytest.mark.thorough, pytest.mark.timeout(180)]
 
 CANARY = "canary-7f3a"
 
+LONGEST = 1_000_000
+"""Bytes that the server takes as one message."""
+
 Open = Callable[..., Awaitable[RabbitBroker]]
 """Opens a broker for a URL, a lease and options of the client."""
 
@@ -99,7 +102,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rabbit]:
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rabbit]:
     """One to kill, to stall and to start again, with a password; it runs when a test begins."""
-    running = Rabbit(tmp_path_factory.mktemp("other"), "user", CANARY)
+    running = Rabbit(tmp_path_factory.mktemp("other"), "user", CANARY, f"max_message_size = {LONGEST}")
     running.start()
     yield running
     running.kill()
@@ -178,10 +181,10 @@ async def test_a_queue_that_is_something_else_is_refused(server: Rabbit, connect
     finally:
         await client.close()
     broker = await connect(urls[1])
-    sent = [outgoing() for _ in range(20)]
-    with pytest.raises(PublishError, match="full") as caught:
-        await broker.publish(sent)
-    assert set(caught.value.unconfirmed) < set(sent)
+    with pytest.raises(PublishError, match="full") as caught:  # the server notices some messages later
+        for number in range(1000):
+            await broker.publish([outgoing(b"%d" % number)])
+    assert [one.body for one in caught.value.unconfirmed] == [b"%d" % number]
 
 
 async def test_a_lease_that_an_old_server_cannot_keep_is_refused(server: Rabbit, connect: Open) -> None:
@@ -196,7 +199,7 @@ async def test_a_virtual_host(server: Rabbit, connect: Open) -> None:
     await (await connect(url)).publish([outgoing(b"1")])
     broker = await connect(url.replace("/jobs", "/%2F/jobs"))
     assert len(await received(broker, 1)) == 1
-    with pytest.raises(Disconnected, match="no-such"):
+    with pytest.raises(Disconnected, match="the virtual host 'no-such'"):
         await connect(url.replace("/jobs", "/no-such/jobs"))
 
 
@@ -288,9 +291,10 @@ async def test_a_killed_server_keeps_what_it_confirmed(other: Rabbit, connect: O
     """Also what is delayed and what is dead; a receipt of the old connection settles nothing (fault E9)."""
     broker = await connect(other.url(f"user:{CANARY}@"))
     await broker.publish([outgoing(b"%d" % number) for number in range(500)])
-    await broker.publish([outgoing(b"later", delay=2.0)])
+    await broker.publish([outgoing(b"later", delay=5.0)])
     (ours, dead) = await received(broker, 2, limit=2)
     await broker.bury([(dead, b'{"reason": "because"}')])
+    await asyncio.sleep(1.0)  # only then does the server write down that it has made a queue
     await asyncio.to_thread(other.kill)
     try:
         with pytest.raises(Disconnected):
@@ -368,7 +372,7 @@ async def test_processes_share_a_queue_and_one_takes_over_from_another(server: R
     assert len(done) == len(set(done))
     left = await received(broker, len(sent) - len(done))
     assert {one.body.decode() for one in left} | set(done) == sent
-    assert max(one.attempt for one in left) == 2
+    assert {one.attempt for one in left} <= {2, 3, 4}  # a second may have had it before it was killed
     assert await broker.ack(left) == len(left)
     assert (await broker.depth())[:3] == (0, 0, 0)
 
@@ -520,19 +524,15 @@ async def test_messages_of_other_programs(server: Rabbit, connect: Open) -> None
 async def test_a_message_that_the_server_cannot_take_fails_alone(other: Rabbit, connect: Open) -> None:
     """Too long, it closes the channel, and the next put goes by another; a failure that is too long is left out."""
     broker = await connect(other.url(f"user:{CANARY}@"))
-    await asyncio.to_thread(other.control, "eval", "application:set_env(rabbit, max_message_size, 1000000).")
-    try:
-        long = outgoing(b"x" * 1_000_001)
-        with pytest.raises(PublishError, match="larger than") as caught:
-            await broker.publish([long])
-        assert caught.value.unconfirmed == [long]
-        await broker.publish([outgoing(b"x" * 1_000_000)])
-    finally:
-        await asyncio.to_thread(other.control, "eval", "application:set_env(rabbit, max_message_size, 134217728).")
+    long = outgoing(b"x" * (LONGEST + 1))
+    with pytest.raises(PublishError, match="larger than") as caught:
+        await broker.publish([long])
+    assert caught.value.unconfirmed == [long]
+    await broker.publish([outgoing(b"x" * LONGEST)])
     (message,) = await received(broker, 1)
     await broker.bury([(message, b'{"traceback": "%s"}' % (b"x" * 50_000))])
     (dead,) = await broker.dead(10, "")
-    assert (len(dead.message.body), dead.failure) == (1_000_000, b"{}")
+    assert (len(dead.message.body), dead.failure) == (LONGEST, b"{}")
 
 
 async def test_headers_that_are_too_long_end_no_connection(server: Rabbit, connect: Open) -> None:

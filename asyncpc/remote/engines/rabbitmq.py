@@ -26,7 +26,7 @@ from pamqp.common import FieldTable
 from ...errors import DefinitionError, StateError
 from ...wording import shown
 from ..broker import DeadLetter, Depth, Disconnected, Guarantees, Message, Outgoing, PublishError, Settings
-from .rabbitmq_connection import MOST, PATIENCE, Channel, Connection, Delivery, Parcel, Refused, read
+from .rabbitmq_connection import MOST, PATIENCE, Channel, Connection, Delivery, Parcel, Refused, Unsendable, read
 
 __all__ = ["RabbitBroker"]
 
@@ -86,7 +86,7 @@ class RabbitBroker:
         """See ``Broker``; raises ``DefinitionError`` for a queue of that name that is something else."""
         try:
             self._connections = [Connection(self._where), Connection(self._where)]
-            for connection in self._connections:
+            for connection in self._connections:  # in turn: one is refused as the other is
                 await connection.open(self._options)
             self._check_version(self._connections[0].version)
             for queue in (self._queue, self._dead, self._later):
@@ -135,8 +135,7 @@ class RabbitBroker:
             self._ready.clear()
             self._delays.clear()
             self._names = 0
-            for connection in connections:
-                await connection.close()
+            await asyncio.gather(*(connection.close() for connection in connections))
 
     def _open(self, channel: Channel | None) -> Channel:
         if channel is None:
@@ -228,6 +227,8 @@ class RabbitBroker:
                 raise
             self._outlet = await self._connections[1].channel()
             raise PublishError(str(error), messages) from None
+        except Unsendable as error:
+            raise PublishError(f"{self._where}: {error}", [messages[error.place]]) from None
         if refused:
             why = f"{self._where}: the server refuses them; is the queue full?"
             raise PublishError(why, [messages[place] for place in refused])
@@ -268,9 +269,8 @@ class RabbitBroker:
         async with self._looking:
             channel = await self._locked(lock)
             try:
-                number = await _number(channel, queue)
                 channel.on_delivery = note
-                await channel.take(queue, number, PATIENCE, min(number, MOST)) if number else None
+                await _take_all(channel, queue)
                 yield channel
                 held = len(channel.unsettled)
                 channel.reject(list(channel.unsettled))
@@ -360,6 +360,16 @@ class RabbitBroker:
         queues = [self._dead] if dead else [self._queue, *self._later_queues()]
         answers = await self._open(self._tools).call(*(Queue.Purge(queue=one) for one in queues))
         return sum(one.message_count for one in answers)
+
+
+async def _take_all(channel: Channel, queue: str) -> None:
+    number, before = 1, -1
+    while (number or before < len(channel.unsettled)) and len(channel.unsettled) < MOST:
+        number, before = await _number(channel, queue), len(channel.unsettled)
+        if number:
+            await channel.take(queue, number, PATIENCE, min(number, MOST))
+        else:  # or the queue has no leader yet, and the server knows no better
+            await channel.take(queue, 1, 0.0)
 
 
 async def _number(channel: Channel, queue: str) -> int:

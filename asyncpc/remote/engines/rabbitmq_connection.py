@@ -35,7 +35,7 @@ from ...errors import DefinitionError
 from ...wording import shown, summary
 from ..broker import Disconnected
 
-__all__ = ["Channel", "Connection", "Delivery", "Options", "Parcel", "Refused", "read"]
+__all__ = ["Channel", "Connection", "Delivery", "Options", "Parcel", "Refused", "Unsendable", "read"]
 
 PATIENCE: Final = 10.0
 """Seconds without a word from the server after which the connection is given up."""
@@ -127,6 +127,14 @@ class Parcel(NamedTuple):
     body: bytes
 
 
+class Unsendable(Exception):
+    """The headers of a message do not fit into a frame; the server would close the connection."""
+
+    def __init__(self, place: int) -> None:
+        super().__init__("the headers of a message are too long")
+        self.place: int = place
+
+
 class Refused(Disconnected):
     """The server closed the channel since it does not do what it was asked."""
 
@@ -170,9 +178,13 @@ class Connection:
         try:
             async with asyncio.timeout(PATIENCE):
                 await self._connect(options)
-        except (OSError, AMQPError, TimeoutError, EOFError) as error:
+        except TimeoutError:
             await self.close()
-            raise self.lost(error) from None
+            raise self.lost("the server does not answer") from None
+        except (OSError, AMQPError, EOFError) as error:
+            await self.close()
+            where = f"the server refuses the virtual host {shown(options.vhost)}"  # what it said, the client drops
+            raise self.lost(where if "OpenOk" in str(error) else error) from None
         except BaseException:
             await self.close()
             raise
@@ -202,13 +214,16 @@ class Connection:
         """Let go of the socket, within some seconds, whatever the server does."""
         for channel in self._channels.values():
             channel.end(self.lost("the connection is closed"))
-        if self._client is not None:
-            with suppress(OSError, AMQPError, TimeoutError):
-                async with asyncio.timeout(CLOSING):
-                    await self._client.close()
-        if self._transport is not None:
-            self._transport.abort()
-            await asyncio.sleep(0)  # then the socket is closed
+        closing = [] if self._client is None else [asyncio.ensure_future(self._client.close())]
+        try:
+            if closing:
+                await asyncio.wait(closing, timeout=CLOSING)
+        finally:
+            if self._transport is not None:
+                self._transport.abort()  # only then does the client stop, if the server takes nothing
+        if closing:
+            await asyncio.wait(closing, timeout=CLOSING)
+        await asyncio.sleep(0)  # then the socket is closed
 
     def lost(self, why: BaseException | str) -> Disconnected:
         """The error to raise when the connection is of no more use."""
@@ -390,22 +405,27 @@ class Channel:
     # -- messages ---------------------------------------------------------------------------------
 
     async def publish(self, parcels: Sequence[Parcel]) -> list[int]:
-        """Send the messages, and wait until all are confirmed; returns the places of those that were refused."""
+        """Send the messages, and wait until all are confirmed; returns the places of those that were refused.
+
+        Raises ``Unsendable``.
+        """
         self._refused = []
         for first, part in _parts(parcels):
             self.check()
             self._confirmed.clear()
-            self._send(b"".join([self._marshalled(one) for one in part]))
+            self._send(b"".join([self._marshalled(place, one) for place, one in enumerate(part, first)]))
             for place in range(first, first + len(part)):
                 self._sent += 1
                 self._unconfirmed[self._sent] = place
             await self._wait_for_confirmations()
         return self._refused
 
-    def _marshalled(self, parcel: Parcel) -> bytes:
+    def _marshalled(self, place: int, parcel: Parcel) -> bytes:
         body, number, most = parcel.body, self._number, self._longest
-        data = marshal(Basic.Publish(routing_key=parcel.queue, mandatory=True), number)
-        data += marshal(ContentHeader(body_size=len(body), properties=parcel.properties), number)
+        data = marshal(ContentHeader(body_size=len(body), properties=parcel.properties), number)
+        if len(data) > most:
+            raise Unsendable(place)
+        data = marshal(Basic.Publish(routing_key=parcel.queue, mandatory=True), number) + data
         for start in range(0, len(body), most):
             data += marshal(ContentBody(body[start : start + most]), number)
         return data
