@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from itertools import count, groupby
 from typing import Final, NamedTuple
@@ -25,6 +25,7 @@ import anyio
 
 from ..core.seams import RemoteCounts
 from ..core.tracked import Tracked
+from ..errors import WorkerCancelled
 from ..failure import KeptFailure
 from ..logs import WARNING, log
 from ..wording import summary
@@ -49,6 +50,9 @@ AHEAD: Final = 0.2
 
 LOOK_EVERY: Final = 0.1
 """Seconds over which the pace is measured."""
+
+LAST_RECEIVE: Final = 1.0
+"""Seconds for which what is given back waits at most for the end of the last receive, which would get it again."""
 
 SUSPECTS_WAIT: Final = 1.0
 """Seconds after which a suspect comes again that was given back because another is at work."""
@@ -106,8 +110,10 @@ class Session:
         self._flush_asked = asyncio.Event()
         self._flushed = asyncio.Event()  # for the last time
         self._is_intake_over = at_once == 0
-        self._is_receiving = at_once > 0
+        self._is_receiving = False
         self._is_finishing = False
+        self._is_late = False  # whether what is given back no longer waits for the last receive
+        self._last_receive: asyncio.TimerHandle | None = None  # ends that wait
         self._prefetch = terms.prefetch or min(MOST, 2 * at_once)
         self._looked = 0.0  # loop time
         self._ended_then = 0
@@ -125,19 +131,31 @@ class Session:
             await self.connection.open()
             self.opened.set()
             async with anyio.create_task_group() as group:
-                for loop in (self._receive, self._flush, self._extend, self.publisher.run, self.questions.run):
-                    group.start_soon(loop)
-                if self._at_once:
-                    group.start_soon(self._depth.run)
+                loops = [self._receive, self._flush, self._extend, self.publisher.run, self.questions.run]
+                for loop in [*loops, self._depth.run] if self._at_once else loops:
+                    group.start_soon(self._whole, loop, group.cancel_scope, name=f"{self.label}: {loop.__name__}")
         except* Exception as failed:
             raise _first(failed) from None
         finally:
+            self._wait_no_longer()
             await self.connection.close()
+
+    async def _whole(self, loop: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:
+        """One of the session's tasks; if anyone else cancels it, all of them end, with an error (fault B1)."""
+        try:
+            await loop()
+        except asyncio.CancelledError:
+            if scope.cancel_called:
+                raise
+            raise WorkerCancelled(f"{self.label}: one of its tasks was cancelled from outside the run") from None
 
     def end_intake(self) -> None:
         """Receive nothing more, and give back what has not begun, in the order of receipt."""
+        if self._is_receiving and not self._is_intake_over:
+            loop = asyncio.get_running_loop()
+            self._last_receive = loop.call_later(LAST_RECEIVE, self._wait_no_longer)
         self._is_intake_over = True
-        self._broker.wake()
+        self.connection.wake()
         self.connection.hurry()
         self._depth.finish()
         for event in self._room, self._more:
@@ -177,10 +195,17 @@ class Session:
             while self._arrived:
                 delivery = self._arrived.popleft()
                 message = delivery.message
+                if delivery.is_lost:  # somebody else has it
+                    delivery.release()
+                    continue
                 try:
                     item = self._codec.decoded(message.body, message.headers)
                 except PayloadError as error:
                     self._bury(delivery, error)
+                    await asyncio.sleep(0)  # one after the other: others may run (invariant 10)
+                except BaseException:  # an interrupt
+                    delivery.release()
+                    raise
                 else:
                     yield Tracked(item, delivery)
             if self._is_intake_over:
@@ -189,11 +214,12 @@ class Session:
             await self._more.wait()
 
     async def _receive(self) -> None:
+        self._is_receiving = True
         try:
             await self._receive_what_comes()
         finally:
             self._is_receiving = False
-            self._flush_asked.set()
+            self._wait_no_longer()
 
     async def _receive_what_comes(self) -> None:
         while not self._is_intake_over:
@@ -255,22 +281,40 @@ class Session:
                 self._suspect = self._held_back.popleft()
                 self._arrived.append(self._suspect)
                 self._more.set()
-            self._broker.wake()  # it may wait for others only
+            self.connection.wake()  # it may wait for others only
         self._flush_asked.set()
 
     async def _flush(self) -> None:
         while self._deliveries or self._is_receiving or not self._is_finishing:
             self._flush_asked.clear()
-            if not self._ended:
+            ended = self._to_flush()
+            if not ended:
                 await self._flush_asked.wait()
                 continue
-            ended, self._ended = self._ended, []
             await self._settle([one for one in ended if not one.is_lost])
             for one in ended:
                 del self._deliveries[one.number]
             if len(self._deliveries) <= self._prefetch // 2:
                 self._room.set()
         self._flushed.set()
+
+    def _to_flush(self) -> list[Delivery]:
+        """What has ended; what is given back waits for the last receive, which would get it again at once.
+
+        The intake is about to end then, since nothing else gives back without a delay.
+        """
+        ended, self._ended = self._ended, []
+        if self._is_receiving and not self._is_late:
+            self._ended = [one for one in ended if _comes_at_once(one)]
+            ended = [one for one in ended if not _comes_at_once(one)]
+        return ended
+
+    def _wait_no_longer(self) -> None:
+        """The last receive has ended, or takes too long."""
+        self._is_late = True
+        if self._last_receive is not None:
+            self._last_receive.cancel()
+        self._flush_asked.set()
 
     async def _settle(self, ended: list[Delivery]) -> None:
         """Tell the broker how these ended: first what must not be lost, in one call for each way."""
@@ -315,6 +359,10 @@ class Session:
 
 class Poison(Exception):
     """A message was delivered too often."""
+
+
+def _comes_at_once(delivery: Delivery) -> bool:
+    return delivery.is_released and not delivery.delay
 
 
 def _how(delivery: Delivery) -> tuple[float, bool, int]:

@@ -16,26 +16,27 @@ MOST: Final = {"peak_queued", "loop_held", "latency_p50", "latency_p90", "latenc
 PRESENT: Final[Mapping[str, Any]] = {"concurrency": 0, "in_flight": 0, "queued": 0, "rate": 0.0}
 """What a process has only while it lives."""
 
+SEEN: Final = {"depth", "seen"}
+"""What a process saw of a remote queue, which is the same for all; the rest are counts of its own."""
+
 Part = TypeVar("Part", SourceStatistics, StageStatistics)
 
 
 def read_statistics(told: Mapping[str, Any]) -> Statistics:
     """The opposite of ``statistics.as_dict()`` and JSON; fields that are not known here are left out."""
     sources = [SourceStatistics(**_known(SourceStatistics, one)) for one in told["sources"]]
-    sources = [one._replace(remote=_remote(one.remote)) for one in sources]
+    sources = [one._replace(remote=_read_remote(one.remote)) for one in sources]
     stages = [StageStatistics(**_known(StageStatistics, one)) for one in told["stages"]]
     stages = [one._replace(held_back=tuple([(words, seconds) for words, seconds in one.held_back])) for one in stages]
     whole = _known(Statistics, told) | {"sources": tuple(sources), "stages": tuple(stages), "ends": tuple(told["ends"])}
     return Statistics(**whole)
 
 
-def _remote(told: Any) -> RemoteCounts | None:
+def _read_remote(told: Any) -> RemoteCounts | None:
     if told is None:
         return None
-    depth = told.get("depth")
-    return RemoteCounts(**_known(RemoteCounts, told))._replace(
-        depth=None if depth is None else Depth(**_known(Depth, depth))
-    )
+    counts = RemoteCounts(**_known(RemoteCounts, told))
+    return counts if counts.depth is None else counts._replace(depth=Depth(**_known(Depth, told["depth"])))
 
 
 def _known(kind: type[NamedTuple], told: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,8 +52,7 @@ def sum_of(parts: Sequence[Statistics], state: str, elapsed: float) -> Statistic
     """All parts as one, by the names of sources and stages; there must be one at least.
 
     Latencies, the peaks of queues and the time for which the loop was held are those of the process with the highest.
-    Of a remote queue, the depth that was seen last counts. Rates are over ``elapsed``, the seconds since the first
-    process began.
+    Rates are over ``elapsed``, the seconds since the first process began.
     """
     stages = _by_name([part.stages for part in parts])
     return Statistics(
@@ -83,12 +83,14 @@ def _added(one: Part, other: Part) -> Part:
 
 def _both(name: str, one: Any, other: Any) -> Any:
     """A field of two processes as one."""
+    if one is None or other is None:  # what is known of a remote queue
+        return other if one is None else one
+    if isinstance(one, RemoteCounts):
+        return _together(one, other)
     if isinstance(one, str):  # the name, which is the same, or the last failure
         return other or one
     if isinstance(one, bool):
         return one or other
-    if name == "remote":
-        return one if other is None else other if one is None else _both_remote(one, other)
     if isinstance(one, tuple):
         seconds = dict(one)
         for words, more in other:
@@ -97,15 +99,9 @@ def _both(name: str, one: Any, other: Any) -> Any:
     return max(one, other) if name in MOST else one + other
 
 
-def _both_remote(one: RemoteCounts, other: RemoteCounts) -> RemoteCounts:
-    last = other if (other.seen or 0.0) >= (one.seen or 0.0) else one
-    return RemoteCounts(
-        received=one.received + other.received,
-        acknowledged=one.acknowledged + other.acknowledged,
-        released=one.released + other.released,
-        dead_letters=one.dead_letters + other.dead_letters,
-        overtaken=one.overtaken + other.overtaken,
-        reconnects=one.reconnects + other.reconnects,
-        depth=last.depth,
-        seen=last.seen,
+def _together(one: RemoteCounts, other: RemoteCounts) -> RemoteCounts:
+    """The counts of both; all see the same queue, so of its depth the last look counts."""
+    last = max(one, other, key=lambda counts: counts.seen or 0.0)
+    return last._replace(
+        **{name: getattr(one, name) + getattr(other, name) for name in one._fields if name not in SEEN}
     )
