@@ -50,6 +50,9 @@ AHEAD: Final = 0.2
 LOOK_EVERY: Final = 0.1
 """Seconds over which the pace is measured."""
 
+LONGEST_TEXT: Final = 20_000
+"""Characters of an error, or of its traceback, that a dead letter keeps."""
+
 LAST_RECEIVE: Final = 1.0
 """Seconds for which what is given back waits at most for the end of the last receive, which would get it again."""
 
@@ -356,14 +359,19 @@ def _death(delivery: Delivery) -> bytes:
     assert delivery.failure is not None
     failure = delivery.failure.failure()
     told = {
-        "reason": failure.error,
+        "reason": _cut(failure.error),
         "stage": failure.stage,
         "calls": failure.attempts,
         "deliveries": delivery.message.attempt,
         "died": time.time(),
-        "traceback": failure.traceback,
+        "traceback": _cut(failure.traceback),
     }
     return json.dumps(told).encode()
+
+
+def _cut(text: str) -> str:
+    """A text as long as a dead letter may carry: an error may quote the whole message."""
+    return text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT // 2]} … {text[-LONGEST_TEXT // 2 :]}"
 
 
 def _first(failed: BaseExceptionGroup[Exception]) -> Exception:

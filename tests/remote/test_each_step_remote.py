@@ -154,12 +154,16 @@ class Play:
                 self.loop.call_later(0, self.caller.cancel)
         elif self.deed == "kill":
             ours = ("asyncpc:", "remote queue 'jobs'")
-            tasks = [one for one in asyncio.all_tasks(self.loop) if one.get_name().startswith(ours) and _is_at_work(one)]
+            tasks = [
+                one for one in asyncio.all_tasks(self.loop) if one.get_name().startswith(ours) and _is_at_work(one)
+            ]
             tasks.sort(key=lambda one: one.get_name())
             if tasks:
                 tasks[self.at % len(tasks)].cancel()
         elif self.running is not None:
-            self.running._run.abort() if self.deed == "abort" else self.running.stop(0 if self.deed == "drain" else None)
+            self.running._run.abort() if self.deed == "abort" else self.running.stop(
+                0 if self.deed == "drain" else None
+            )
 
     async def call(self) -> None:
         async with self.pipeline as running:
