@@ -699,3 +699,61 @@ def test_a_put_from_a_thread_does_not_outlive_its_loop() -> None:
     assert len(raised) == 2
     assert isinstance(raised[0], (Disconnected, PublishError))
     assert isinstance(raised[1], (QueueShutDown, Disconnected, WorkerCancelled))
+
+
+def test_a_server_that_is_down_for_hours_ends_no_run() -> None:
+    """Protects against a wait that doubles for ever: after a thousand attempts it was too large for a float."""
+    down = False
+
+    class Down(MemoryBroker):
+        async def receive(self, limit: int, wait: float, suspects: int) -> list[Message]:
+            if down:
+                raise Disconnected("down")
+            return await super().receive(limit, wait, suspects)
+
+        async def open(self) -> None:
+            if down:
+                raise Disconnected("down")
+            await super().open()
+
+    queue, handled = remote(Down), list[int]()
+
+    @consumer
+    async def handle(number: int) -> None:
+        handled.append(number)
+
+    async def main() -> None:
+        nonlocal down
+        async with queue >> handle as running:
+            await asyncio.sleep(1)
+            down = True
+            await asyncio.sleep(4 * 3600)
+            down = False
+            await put(queue, 1)
+            await asyncio.sleep(20)
+            assert handled == [1]
+            await running.drain()
+
+    run_virtual(main)
+
+
+def test_a_call_that_no_connection_survives_waits_between_two() -> None:
+    """Protects the loop and the server: it connects, the call fails, and that again and again, without any pause."""
+    opened = 0
+
+    class Refuses(MemoryBroker):
+        async def publish(self, messages: Sequence[Outgoing]) -> None:
+            raise Disconnected("not ready yet")
+
+        async def open(self) -> None:
+            nonlocal opened
+            opened += 1
+            await super().open()
+
+    async def main() -> None:
+        async with remote(Refuses).open() as queue:
+            with pytest.raises(PublishError):
+                await queue.put(1, timeout=60)
+        assert 10 < opened < 60
+
+    run_virtual(main)
