@@ -50,8 +50,8 @@ AHEAD: Final = 0.2
 LOOK_EVERY: Final = 0.1
 """Seconds over which the pace is measured."""
 
-SUSPECTS_WAIT: Final = 1.0
-"""Seconds after which a suspect comes again that was given back because another is at work."""
+SUSPECTS_APART: Final = 0.05
+"""Seconds between two suspects that come again, after they were given back because another was at work."""
 
 
 class Terms(NamedTuple):
@@ -101,6 +101,7 @@ class Session:
         self._held_back: deque[Delivery] = deque()  # suspects that the engine could not hold back
         self._ended: list[Delivery] = []  # to be flushed
         self._suspect: Delivery | None = None
+        self._suspects_until = 0.0  # loop time at which the last of those that were given back comes again
         self._more = asyncio.Event()
         self._room = asyncio.Event()
         self._flush_asked = asyncio.Event()
@@ -235,7 +236,9 @@ class Session:
             self._arrived.append(delivery)
             self._more.set()
         elif self._broker.guarantees.delays:
-            delivery.delay = SUSPECTS_WAIT
+            now = asyncio.get_running_loop().time()
+            self._suspects_until = max(now, self._suspects_until) + SUSPECTS_APART  # else all but one come in vain
+            delivery.delay = self._suspects_until - now
             delivery.release()
         else:
             self._held_back.append(delivery)

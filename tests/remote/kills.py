@@ -1,6 +1,6 @@
 """Kill programs, and the servers between them, at random moments under load; judged by their log.
 
-    cd tests && python -m remote.kills --engine sqlite --kills 200 --terms 100 --crashes 20
+    python -m tests.remote.kills --engine sqlite --kills 200 --terms 100 --crashes 20
 
 prints a table. ``test_crashes`` runs a few of each.
 """
@@ -22,12 +22,12 @@ from itertools import count
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
-from remote.judge import Judge
-from remote.programs import CONCURRENCY, Job, Log
-from remote.servers import PLACES, Place
-
 from asyncpc.remote.broker import Depth
 from asyncpc.remote.queue import RemoteQueue, remote_queue
+
+from .judge import Judge
+from .programs import CONCURRENCY, Job, Log
+from .servers import PLACES, Place
 
 __all__ = ["DRAIN", "Result", "crashes", "kills", "poison", "terms"]
 
@@ -297,7 +297,9 @@ async def put(queue: RemoteQueue[Job], jobs: list[Job]) -> None:
 
 def main() -> None:
     """See the module."""
-    parser = argparse.ArgumentParser(prog="python -m remote.kills", description="Kill programs and servers under load.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.remote.kills", description="Kill programs and servers under load."
+    )
     parser.add_argument("--engine", choices=PLACES, action="append", help="one or more; all by default")
     parser.add_argument("--kills", type=int, default=200, help="SIGKILLs of workers and publishers")
     parser.add_argument("--terms", type=int, default=100, help="SIGTERMs of workers and publishers")

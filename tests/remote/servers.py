@@ -8,7 +8,6 @@ A server that is not installed skips its tests on the machine of a newcomer, who
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import signal
 import socket
@@ -235,6 +234,8 @@ class PostgreSQL(Server):
         self.port = free_port()
         self._owner = None
         if os.geteuid() == 0:  # as whom it refuses to run
+            import pwd  # here, since not every system has it
+
             self._owner = "postgres" if any(one.pw_name == "postgres" for one in pwd.getpwall()) else "nobody"
             shutil.chown(self.folder, self._owner)
         data = self.folder / "data"
