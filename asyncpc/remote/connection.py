@@ -20,6 +20,9 @@ FIRST_WAIT: Final = 0.1
 LONGEST_WAIT: Final = 5.0
 """Seconds between two attempts to connect."""
 
+CLOSES_WITHIN: Final = 2.0
+"""Seconds that an engine may take to close a connection."""
+
 PATIENCE: Final = 15.0
 """Seconds in which the first connection has to come about; a wrong address should not look like a slow server."""
 
@@ -57,10 +60,22 @@ class Connection:
         """Let calls that wait for a connection look now whether they still need one."""
         self._hurry.set()
 
+    def wake(self) -> None:
+        """Let a ``receive`` that waits return soon; without that it returns later."""
+        try:
+            self.broker.wake()
+        except Exception as error:  # a bug of the engine, which nobody who settles an item should see
+            log(WARNING, "%s: its engine failed in wake(): %s", self._label, summary(error))
+
     async def close(self) -> None:
-        """Let go of it, whatever state it is in."""
-        with suppress(Disconnected):
-            await self.broker.close()
+        """Let go of it, whatever state it is in, within some seconds; nobody can do more about one that does not."""
+        try:
+            async with asyncio.timeout(CLOSES_WITHIN):
+                await self.broker.close()
+        except Disconnected:
+            pass
+        except Exception as error:
+            log(WARNING, "%s: its connection was not closed: %s", self._label, summary(error))
 
     async def _reconnect(self, generation: int, error: Disconnected, in_vain: Callable[[], bool]) -> None:
         async with self._lock:

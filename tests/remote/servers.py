@@ -126,9 +126,9 @@ class Server:
             self._process = None
 
     def send(self, how: signal.Signals) -> None:
-        """Send it a signal: SIGSTOP stalls it, SIGCONT lets it go on."""
+        """Send it, and all that it has started, a signal: SIGSTOP stalls it, SIGCONT lets it go on."""
         assert self._process is not None
-        self._process.send_signal(how)
+        os.killpg(self._process.pid, how)
 
 
 # -- the engines ----------------------------------------------------------------------------------

@@ -451,3 +451,21 @@ async def test_purge_forgets_what_is_delayed(server: Nats, connect: Open) -> Non
     assert (await broker.depth())[:3] == (1, 0, 2)
     assert await broker.purge(dead=False) == 3
     assert (await broker.depth())[:3] == (0, 0, 0)
+
+
+async def test_whoever_only_looks_changes_no_lease(server: Nats) -> None:
+    """Protects running workers: ``asyncpc queue stats`` opens the queue with another lease than theirs."""
+    url = server.url()
+    worker = NatsBroker(url, Settings(7.0, "dead", {}))
+    await worker.open()
+    await worker.receive(1, 0.01, 1)
+    looking = NatsBroker(url, Settings(60.0, "dead", {}))
+    await looking.open()
+    await looking.depth()
+    (found,) = await worker._connected().ask((f"CONSUMER.INFO.{worker._consumer}", {}))
+    assert found["config"]["ack_wait"] == 7_000_000_000
+    await looking.receive(1, 0.01, 1)
+    (found,) = await worker._connected().ask((f"CONSUMER.INFO.{worker._consumer}", {}))
+    assert found["config"]["ack_wait"] == 60_000_000_000
+    await looking.close()
+    await worker.close()

@@ -1,6 +1,5 @@
 """The connections of the PostgreSQL engine, and the URL that says where to."""
 
-# mypy: disable-error-code="import-untyped"
 # asyncpg tells no types.
 
 from __future__ import annotations

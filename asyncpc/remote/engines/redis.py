@@ -39,7 +39,7 @@ class RedisBroker:
     def __init__(self, url: str, settings: Settings) -> None:
         where, queue, remember = address_of(url)
         self._line = lines_to(where, settings.client)
-        self.guarantees = Guarantees(
+        self.guarantees: Guarantees = Guarantees(
             durable=True,
             dedupes=remember > 0,
             delays=True,

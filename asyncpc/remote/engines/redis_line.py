@@ -26,7 +26,7 @@ EXPECTED: Final = "remote_queue: expected redis[s]://[user:password@]host[:6379]
 REMEMBERED: Final = 60
 """Seconds for which the id of a message is known at least, by default; at most twice as long."""
 
-OURS: Final = {"protocol": 2, "decode_responses": False, "socket_timeout": None, "retry": None}
+OURS: Final[dict[str, Any]] = {"protocol": 2, "decode_responses": False, "socket_timeout": None, "retry": None}
 """Options of the client on which the form of an answer depends, or how long it is waited for."""
 
 CREDENTIALS: Final = {"username", "password"}
@@ -84,8 +84,9 @@ class Line:
 
     async def connect(self) -> None:
         """Also tell who we are, and choose the database."""
+        connect: Any = self._connection.connect  # the client declares no types here
         async with self._unbroken(), asyncio.timeout(PATIENCE):
-            await self._connection.connect()  # type: ignore[no-untyped-call]  # the client declares no types here
+            await connect()
 
     async def call(self, *commands: Command) -> list[Any]:
         """The answers to some commands that nobody comes between; every error but ``Refused`` closes the line."""
