@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -19,16 +17,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import aiormq
 import pytest
-from pamqp.commands import Basic
-from pamqp.common import FieldTable
-from remote.servers import Server, free_port, must_have
+from remote.servers import Rabbit, client_of, free_port, must_have
 
 from asyncpc import DefinitionError, StateError
 from asyncpc.remote.broker import Disconnected, Message, Outgoing, PublishError, Settings
 from asyncpc.remote.contract import BrokerContract, outgoing, received, settled_depth
-from asyncpc.remote.engines.rabbitmq import RabbitBroker
+
+client_of("rabbitmq")
+
+import aiormq  # noqa: E402  # it may be missing
+from pamqp.commands import Basic  # noqa: E402  # likewise
+from pamqp.common import FieldTable  # noqa: E402  # likewise
+
+from asyncpc.remote.engines.rabbitmq import RabbitBroker  # noqa: E402  # needs them
 
 pytestmark = [pytest.mark.thorough, pytest.mark.timeout(180)]
 
@@ -41,54 +43,6 @@ Open = Callable[..., Awaitable[RabbitBroker]]
 """Opens a broker for a URL, a lease and options of the client."""
 
 _names = count()
-
-
-class Rabbit(Server):
-    """A server with ports and directories of its own; its port mapper is in its process group, and ends with it."""
-
-    def __init__(self, directory: Path, user: str = "guest", password: str = "guest", *settings: str) -> None:
-        server, mapper = "/usr/lib/rabbitmq/bin/rabbitmq-server", shutil.which("epmd")
-        must_have(mapper and os.path.exists(server), "rabbitmq-server", "apt-get install rabbitmq-server")
-        self.port = free_port()
-        lines = [f"listeners.tcp.1 = 127.0.0.1:{self.port}", "loopback_users = none", *settings]
-        lines += [f"default_user = {user}", f"default_pass = {password}"]
-        (directory / "rabbitmq.conf").write_text("\n".join([*lines, ""]))
-        (directory / "plugins").write_text("[].")
-        env = {
-            "HOME": str(directory),
-            "PATH": os.environ["PATH"],
-            "ERL_EPMD_ADDRESS": "127.0.0.1",
-            "ERL_EPMD_PORT": str(free_port()),
-            "RABBITMQ_CONFIG_FILE": str(directory / "rabbitmq.conf"),
-            "RABBITMQ_CONF_ENV_FILE": os.devnull,
-            "RABBITMQ_DIST_PORT": str(free_port()),
-            "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "plugins"),
-            "RABBITMQ_LOG_BASE": str(directory / "logs"),
-            "RABBITMQ_MNESIA_BASE": str(directory / "data"),
-            "RABBITMQ_NODENAME": f"asyncpc-{self.port}@localhost",
-            "RABBITMQ_PID_FILE": str(directory / "pid"),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-start_epmd false",
-        }
-        self._control_env = env
-        super().__init__(["sh", "-c", f"{mapper} & exec {server}"], self._answers, directory / "log", env=env)
-
-    def _answers(self) -> bool:
-        """Whether it speaks AMQP; its port is open a second before."""
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1.0) as connection:
-                connection.sendall(b"AMQP\x00\x00\x09\x01")
-                return bool(connection.recv(8))
-        except OSError:
-            return False
-
-    def control(self, *command: str) -> None:
-        """Run its command line tool, which takes seconds."""
-        tool = "/usr/lib/rabbitmq/bin/rabbitmqctl"
-        subprocess.run([tool, *command], env=self._control_env, check=True, capture_output=True, timeout=60)
-
-    def url(self, user: str = "") -> str:
-        """An empty queue."""
-        return f"amqp://{user}127.0.0.1:{self.port}/jobs-{next(_names)}"
 
 
 @pytest.fixture(scope="module")
