@@ -534,7 +534,7 @@ def test_a_pipeline_into_a_session_that_has_failed_ends() -> None:
     queue = remote(Mute)
 
     async def main() -> None:
-        asyncio.get_running_loop().call_later(5, kill, "run")
+        asyncio.get_running_loop().call_later(5, kill, "Publisher.run")
         with pytest.raises(PipelineError) as raised:
             async with asyncio.timeout(20):
                 await (source(range(5)) >> queue)
