@@ -614,14 +614,14 @@ def _with_remote_source(scenario: Scenario, rng: Random) -> Scenario:
     if not scenario.sources or refusing or rng.random() > 0.25:
         return scenario
     remote = set(rng.sample(range(len(scenario.sources)), rng.choice([1, 1, len(scenario.sources)])))
-    sources = tuple(
-        _remote(spec, rng) if place in remote else spec for place, spec in enumerate(scenario.sources)
-    )
+    sources = tuple(_remote(spec, rng) if place in remote else spec for place, spec in enumerate(scenario.sources))
     stages = [replace(spec, clean_up=spec.clean_up.replace("raise", "slow")) for spec in scenario.stages]
     for place, spec in enumerate(stages):
         if not (spec.branching or spec.options & {"skip", "dead letters"}) and rng.random() < 0.2:
             stages[place] = replace(spec, options=spec.options | {"stop"})
-    scenario = replace(scenario, sources=sources, stages=tuple(stages), shape=scenario.shape.replace("awaited", "entered"))
+    scenario = replace(
+        scenario, sources=sources, stages=tuple(stages), shape=scenario.shape.replace("awaited", "entered")
+    )
     if scenario.shape == "streamed":
         stop = Sabotage("stop", _moment(rng), rng.choice([0, 0, 1, 2, 5, 20]))
         return replace(scenario, sabotage=(*scenario.sabotage, stop))
