@@ -43,6 +43,7 @@ import typing as _typing
 
 from .backoff import Restart, exponential
 from .core.queue import DEFAULT_MAXSIZE, END, BoundedQueue, QueueStatistics
+from .core.seams import RemoteCounts
 from .errors import (
     AsyncpcError,
     ConservationError,
@@ -95,6 +96,7 @@ __all__ = [
     "QueueShutDown",
     "QueueStatistics",
     "Rate",
+    "RemoteCounts",
     "RemoteQueue",
     "Report",
     "Restart",

@@ -14,14 +14,14 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from .checks import check_name, check_seconds
 from .errors import DefinitionError
 from .graph.pipeline import Pipeline, accompany, plan_of
 from .run.health import Health
 from .watch.http import AsgiApp, Page, Pages, asgi_app, text_page
-from .watch.totals import Totals
+from .watch.totals import Seen, Totals
 from .wording import shown
 
 try:
@@ -31,12 +31,25 @@ try:
 except ImportError as _missing:
     raise ImportError("asyncpc.metrics needs prometheus_client: pip install 'asyncpc[metrics]'") from _missing
 
-__all__ = ["Metrics", "metrics_in"]
+__all__ = ["Metrics", "Watchable", "metrics_in", "watch_elsewhere"]
+
+
+class Watchable(Protocol):
+    """What can be shown of a pipeline, wherever it runs."""
+
+    def see(self) -> Seen:
+        """All figures, as they are now."""
+        ...
+
+    def health(self, stalled_after: float) -> Health:
+        """Whether it is well."""
+        ...
 
 
 class _Watched(NamedTuple):
-    pipeline: Pipeline[Any, Any]
-    totals: Totals
+    pipeline: Pipeline[Any, Any] | None
+    """None if it runs in other processes."""
+    totals: Watchable
     health: bool
     """Whether the pages for probes tell of it."""
 
@@ -57,10 +70,9 @@ class _Kind(NamedTuple):
 
 COUNTER: Final = CounterMetricFamily
 GAUGE: Final = GaugeMetricFamily
+OF_SOURCES: Final = ("pipeline", "source")
 KINDS: Final = {
-    "produced": _Kind(
-        COUNTER, "asyncpc_items_produced", "Items that came in from a source, or by put().", ("pipeline", "source")
-    ),
+    "produced": _Kind(COUNTER, "asyncpc_items_produced", "Items that came in from a source, or by put().", OF_SOURCES),
     "received": _Kind(COUNTER, "asyncpc_items_received", "Items that the queue of the stage accepted."),
     "done": _Kind(COUNTER, "asyncpc_items_done", "Items handled to their end."),
     "failed": _Kind(COUNTER, "asyncpc_items_failed", "Items that failed for good."),
@@ -71,6 +83,35 @@ KINDS: Final = {
         "asyncpc_held_back_seconds",
         "Seconds for which a rate, a breaker or a back-off delayed calls, summed over the calls.",
         ("pipeline", "stage", "cause"),
+    ),
+    "messages_received": _Kind(
+        COUNTER, "asyncpc_messages_received", "Deliveries of messages from the remote queue.", OF_SOURCES
+    ),
+    "acknowledged": _Kind(
+        COUNTER, "asyncpc_messages_acknowledged", "Messages of which all that was made has been handled.", OF_SOURCES
+    ),
+    "released": _Kind(
+        COUNTER, "asyncpc_messages_released", "Messages that were given back, to come again.", OF_SOURCES
+    ),
+    "overtaken": _Kind(
+        COUNTER, "asyncpc_messages_overtaken", "Messages whose lease ran out before their handling ended.", OF_SOURCES
+    ),
+    "dead_letters": _Kind(
+        COUNTER, "asyncpc_dead_letters", "Messages that this process has moved to the dead letters.", OF_SOURCES
+    ),
+    "reconnects": _Kind(
+        COUNTER, "asyncpc_reconnects", "Times that the connection to the remote queue was made again.", OF_SOURCES
+    ),
+    "ready": _Kind(GAUGE, "asyncpc_queue_ready", "Messages of the remote queue that could be received.", OF_SOURCES),
+    "unacknowledged": _Kind(
+        GAUGE, "asyncpc_queue_unacknowledged", "Messages of the remote queue that some process is handling.", OF_SOURCES
+    ),
+    "delayed": _Kind(
+        GAUGE, "asyncpc_queue_delayed", "Messages of the remote queue whose time has not come.", OF_SOURCES
+    ),
+    "dead": _Kind(GAUGE, "asyncpc_queue_dead", "Dead letters of the remote queue.", OF_SOURCES),
+    "lag": _Kind(
+        GAUGE, "asyncpc_queue_lag_seconds", "Seconds for which the oldest ready message has waited.", OF_SOURCES
     ),
     "queued": _Kind(GAUGE, "asyncpc_items_queued", "Items in the queue of the stage."),
     "in_flight": _Kind(GAUGE, "asyncpc_items_in_flight", "Items that workers of the stage are handling."),
@@ -178,6 +219,11 @@ class Metrics:
 def _told(healths: Mapping[str, Health], is_well: bool) -> Page:
     lines = [f"{name}: {health.why}" for name, health in healths.items()] or ["no pipeline is watched"]
     return text_page(HTTPStatus.OK if is_well else HTTPStatus.SERVICE_UNAVAILABLE, "\n".join(lines))
+
+
+def watch_elsewhere(metrics: Metrics, name: str, totals: Watchable) -> None:
+    """Show a pipeline that runs in other processes, under that name; once is enough."""
+    metrics._watched = {**metrics._watched, name: _Watched(None, totals, health=True)}
 
 
 def metrics_in(registry: CollectorRegistry = REGISTRY) -> Metrics:

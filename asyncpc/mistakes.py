@@ -98,6 +98,13 @@ MEANT: Final[Mapping[str, Mapping[str, str]]] = {
         "run start put put_nowait send stream collect": "a source gives items: make a pipeline of it, source >> stage",
         "map filter pipe then to": "write source >> stage",
     },
+    "RemoteQueue": {
+        "put put_many put_nowait put_from_thread send publish submit enqueue": "open it: async with queue.open() as q: "
+        "await q.put(item)",
+        "dead requeue purge": "open it: async with queue.open() as q: await q.dead()",
+        "get receive run start stream collect": "make a pipeline of it, queue >> stage",
+        "map filter pipe then to": "write queue >> stage",
+    },
     "Running": {
         "close aclose shutdown": "await running.drain(), or leave the block, which drains",
         "cancel": "await running.drain(timeout=0)",

@@ -3,7 +3,7 @@ r"""A web service that is stopped in the midst of its work, and finishes it afte
 Orders wait in memory, so answering is quick. At SIGTERM the service goes on with them for a second. What is not done by
 then goes into a SQLite file, through ``on_unfinished=``, and comes back from it at the next start. An order whose
 handling was cut short is handled again, so handle each one in a way that may be repeated. (What must survive a power
-cut as well belongs into a broker before the answer.) Needs starlette and uvicorn.
+cut as well goes into a remote queue: ``order_queue_web``.) Needs starlette and uvicorn.
 
 Run it, send orders, stop it with Ctrl-C or SIGTERM, and start it again::
 

@@ -112,10 +112,14 @@ def run_child(folder: Path, *arguments: str, **environment: str) -> Ended:
     return Child(folder, *arguments, own_group=False, patience=PATIENCE, **environment).end()
 
 
-def run_on_terminal(folder: Path, *arguments: str, columns: int = 120) -> Ended:
-    """Run a Python program to its end with stdout, stderr and stdin on a terminal; ``out`` is what came there."""
+def run_on_terminal(folder: Path, *arguments: str, columns: int = 120, typed: str = "") -> Ended:
+    """Run a Python program to its end with stdout, stderr and stdin on a terminal; ``out`` is what came there.
+
+    ``typed`` lies there before the program asks for it.
+    """
     ours, theirs = os.openpty()
     termios.tcsetwinsize(theirs, (30, columns))
+    os.write(ours, typed.encode())
     started = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, *arguments],

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Final, NamedTuple
 
-__all__ = ["DOCS", "PAGES", "README", "Program", "differs", "files", "programs", "unmeasured"]
+__all__ = ["CTRL_C", "DOCS", "PAGES", "README", "Program", "differs", "files", "programs", "unmeasured"]
 
 ROOT: Final = Path(__file__).parents[1]
 DOCS: Final = ROOT / "docs"
@@ -19,6 +19,7 @@ PROGRAM: Final = re.compile(
 )
 TITLE: Final = re.compile(r'title="([^"]*)"')
 FILE: Final = re.compile(r'^```(?:toml|ini|json) title="([^"\n]*)"\n(.*?)^```$', re.DOTALL | re.MULTILINE)
+CTRL_C: Final = "^C\n"
 RULER: Final = re.compile(r"-+(  -+)+")
 MEASURED: Final = ("held back", "peak queued", "rate")
 """Columns that differ from run to run."""
@@ -32,7 +33,7 @@ class Program(NamedTuple):
     """The name of its file, if it is shown with one."""
     text: str
     output: str
-    """What the page says that it prints, right below it; empty if it says nothing."""
+    """What the page says that it prints, right below it; empty if it says nothing. Its reader presses Ctrl-C at ^C."""
 
     def commands(self) -> list[list[str]]:
         """The commands that are asyncpc's own, as Python is called for them."""
@@ -78,6 +79,7 @@ def unmeasured(output: str) -> str:
 
 def differs(written: str, promised: str) -> str:
     """How an output differs from what a page promises, or nothing; there ``...`` stands for any number of lines."""
+    promised = promised.replace(CTRL_C, "")
     pattern = "".join(
         "(?:.*\n)*?" if line == "..." else re.escape(line) + "\n" for line in unmeasured(promised).splitlines()
     )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+import signal
 import tomllib
 from pathlib import Path
 from typing import Final
 
 import pytest
-from children import UNMEASURED, run_child
-from pages import DOCS, PAGES, README, differs, files, programs, unmeasured
+from children import PATIENCE, UNMEASURED, Child, Ended, run_child
+from pages import CTRL_C, DOCS, PAGES, README, Program, differs, files, programs, unmeasured
 
 import asyncpc
+import asyncpc.remote
 
 ROOT: Final = Path(__file__).parents[1]
 PACKAGE: Final = Path(asyncpc.__file__).parent
@@ -67,10 +69,28 @@ ELSEWHERE: Final = {"adding-an-option.md", "messages.md", "notebooks.md"}
 SERVES: Final = "app.py"
 """The title of a program that waits for requests; ``test_web_pages.py`` makes them."""
 
-NOT_HERE: Final = {"streamable", "FastStream", "FastStream with asyncpc"}
+NOT_HERE: Final = {
+    *("streamable", "FastStream", "FastStream with asyncpc", "FastStream with Redis", "Celery", "taskiq", "arq"),
+    "an engine of your own",
+}
 """Titles of programs that need another library, or a broker beside it. They are compiled here, and tried by hand."""
 
+NEED_A_SERVER: Final = {"remote-redis.md", "remote-postgresql.md", "remote-nats.md", "remote-rabbitmq.md"}
+"""Pages whose programs are compiled here; what they do is tested with the engines."""
+
 RUNNABLE: Final = [page for page in [*PAGES, README] if programs(page) and page.name not in ELSEWHERE]
+
+
+def run_as_shown(program: Program, folder: Path, arguments: list[str]) -> Ended:
+    """Run a program to its end, which is a Ctrl-C if the page shows one, after the line above it."""
+    before, is_stopped, _ = program.output.partition(CTRL_C)
+    if not is_stopped:
+        return run_child(folder, *arguments, **UNMEASURED)
+    environment = UNMEASURED | {"PYTHONUNBUFFERED": "1"}
+    child = Child(folder, *arguments, own_group=False, patience=PATIENCE, **environment)
+    child.line_with(before.splitlines()[-1])
+    child.send(signal.SIGINT)
+    return child.end()
 
 
 @pytest.mark.realtime
@@ -84,12 +104,12 @@ def test_the_programs_of_a_page_run(page: Path, tmp_path: Path) -> None:
         name = program.title or "app.py"
         if program.language == "python":
             (tmp_path / name).write_text(program.text)
-        if program.title == SERVES or name in tested or name in NOT_HERE:
+        if program.title == SERVES or name in tested or name in NOT_HERE or page.name in NEED_A_SERVER:
             compile(program.text, name, "exec")
             continue
         fails = "Traceback" in program.output
         for arguments in program.commands() or [[name]]:
-            ended = run_child(tmp_path, *arguments, **UNMEASURED)
+            ended = run_as_shown(program, tmp_path, arguments)
             assert ended.status == fails, ended.err
             assert fails or "Traceback" not in ended.err
             written = (ended.out + ended.err * fails).replace(f"{tmp_path}/", "")
@@ -111,6 +131,7 @@ def test_outputs_are_compared() -> None:
     assert not differs("1\n2\n3\n4\n", "1\n...\n4\n")
     assert differs("1\n2\n3\n4\n", "1\n...\n5\n")
     assert differs("1\n2\n", "1\n")
+    assert not differs("1\n2\n", "1\n^C\n2\n")
 
 
 # -- the site -------------------------------------------------------------------------------------
@@ -129,6 +150,8 @@ def test_the_reference_describes_every_public_name_once() -> None:
     """Who looks a name up finds it, whatever is added to the package."""
     pages = "".join(path.read_text() for path in (DOCS / "reference").glob("*.md"))
     assert sorted(re.findall(r"^::: asyncpc\.(?:runner\.)?(\w+)$", pages, re.MULTILINE)) == sorted(asyncpc.__all__)
+    told = re.findall(r"^::: asyncpc\.remote\.(\w+)$", pages, re.MULTILINE)
+    assert sorted(told) == sorted(asyncpc.remote.__all__)
 
 
 def test_the_map_is_complete() -> None:

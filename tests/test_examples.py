@@ -19,13 +19,15 @@ import signal
 import sqlite3
 import sys
 import sysconfig
+import threading
 import time
 import uuid
 from collections.abc import Iterator
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import pytest
@@ -33,7 +35,7 @@ from children import PATIENCE, UNMEASURED, Child, Ended, run_child
 from support import BUSY
 from virtual import ran, run_virtual
 
-from asyncpc import Pipeline, consumer
+from asyncpc import Pipeline, consumer, remote_queue
 
 pytestmark = pytest.mark.realtime
 
@@ -46,6 +48,13 @@ FINITE = (
     *("thread_sensor", "log_pipeline", "fan_out", "etl"),
 )
 """The examples that end by themselves."""
+
+
+SHARED = {"order_queue"}
+"""What several examples import; no program of its own."""
+
+NO_PIPELINE = {"order_queue_web"}
+"""Examples that only put items into a remote queue."""
 
 
 # -- how they are run ---------------------------------------------------------------------------------
@@ -160,7 +169,7 @@ def until(condition: Any, what: str, patience: float = PATIENCE) -> None:
 
 
 def modules() -> set[str]:
-    return {path.stem for path in EXAMPLES.glob("*.py")} - {"__init__"}
+    return {path.stem for path in EXAMPLES.glob("*.py")} - {"__init__"} - SHARED
 
 
 def test_every_example_has_a_test() -> None:
@@ -171,7 +180,8 @@ def test_every_example_has_a_test() -> None:
         assert any(test.startswith(f"test_{name}_") for test in tests), f"examples/{name}.py has no test"
         assert f"``{name}``" in index, f"examples/__init__.py does not list {name}"
     endless = {"order_service", "resume_orders", "threaded_server", "graceful_shutdown", "random_numbers"}
-    assert set(FINITE) == modules() - endless
+    shared = {"order_queue_web", "order_queue_worker", "shared_crawl"}  # with other processes
+    assert set(FINITE) == modules() - endless - shared
 
 
 def test_the_page_of_the_site_lists_every_example() -> None:
@@ -209,7 +219,7 @@ def test_headers_say_how_to_run(name: str) -> None:
     """Protects the reader: each header gives a command that names this very file, the other way, and real output."""
     text = ast.get_docstring(ast.parse((EXAMPLES / f"{name}.py").read_text(encoding="utf-8"))) or ""
     assert f"python examples/{name}.py" in text or f"python -m examples.{name}" in text
-    assert f"asyncpc run examples.{name}:pipeline" in text
+    assert f"asyncpc run examples.{name}:pipeline" in text or name in NO_PIPELINE
     assert promised(name)
 
 
@@ -1018,9 +1028,9 @@ async def test_threaded_server_says_when_to_come_again(monkeypatch: pytest.Monke
 ON_STDOUT = """
 import runpy, sys
 sys.stderr = sys.stdout
-runpy.run_module("examples.resume_orders", run_name="__main__")
+runpy.run_module(sys.argv.pop(1), run_name="__main__")
 """
-"""Its log comes where it can be read line by line."""
+"""The log of an example comes where it can be read line by line."""
 
 
 def send_orders(address: str, numbers: range) -> None:
@@ -1032,7 +1042,9 @@ def send_orders(address: str, numbers: range) -> None:
 
 def served(database: Path, orders: range, handle: int) -> tuple[list[int], str]:
     """Start the service, send it orders, and stop it after it has handled some: those, and what it says at the end."""
-    child = started(["-c", ON_STDOUT, "--port", "0", "--database", str(database), "--verbose"])
+    child = started(
+        ["-c", ON_STDOUT, "examples.resume_orders", "--port", "0", "--database", str(database), "--verbose"]
+    )
     address = re.search(r"http://[\w.:]+", child.line_with("running on"))
     assert address
     send_orders(address[0], orders)
@@ -1055,3 +1067,173 @@ def test_resume_orders_loses_nothing_across_restarts(tmp_path: Path) -> None:
     assert f"{40 - len(first)} orders taken back" in said
     assert f"{45 - len(first)} orders accepted, {45 - len(first)} handled, 0 saved" in said
     assert sorted(first + second) == list(range(45))
+
+
+# -- the order service in two programs ------------------------------------------------------------------
+
+
+class Shop:
+    """Both programs, with their orders in a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.url = f"sqlite:///{folder}/orders.db?queue=orders"
+
+    def web(self) -> tuple[Child, str]:
+        """The web half, and its address."""
+        child = started(["-c", ON_STDOUT, "examples.order_queue_web", "--port", "0"], ORDERS_URL=self.url)
+        address = re.search(r"http://[\w.:]+", child.line_with("running on"))
+        assert address
+        return child, address[0]
+
+    def worker(self) -> Child:
+        """One more process that handles orders."""
+        return started(["-c", ON_STDOUT, "examples.order_queue_worker", "--verbose"], ORDERS_URL=self.url)
+
+
+def handled(ended: Ended) -> list[int]:
+    """The numbers of the orders that a worker has handled."""
+    return [int(number) for number in re.findall(r"handled order (\d+)", ended.out)]
+
+
+@pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.thorough)])
+def test_order_queue_worker_hands_over_at_sigterm(count: int, tmp_path: Path) -> None:
+    """Protects accepted orders: both programs are stopped in the midst of it, and others do the rest, once."""
+    shop = Shop(tmp_path)
+    web, address = shop.web()
+    send_orders(address, range(count))
+    first = shop.worker()
+    first.line_with("handled order")
+    first.send(signal.SIGTERM)
+    send_orders(address, range(count, count + 10))  # no worker is needed for that
+    web.send(signal.SIGTERM)
+    ended = first.end()
+    assert (ended.status, web.end().status) == (143, -signal.SIGTERM)
+    done = handled(ended)
+    assert f"{len(done)} orders received, {len(done)} handled, 0 failed" in ended.out
+    assert 0 < len(done) < count
+    second = shop.worker()
+    for _ in range(count + 10 - len(done)):
+        second.line_with("handled order")
+    second.send(signal.SIGTERM)
+    ended = second.end()
+    assert ended.status == 143
+    assert sorted(done + handled(ended)) == list(range(count + 10))
+    assert_keeps("order_queue_worker", ended.out)
+
+
+def test_order_queue_web_takes_an_order_once(tmp_path: Path) -> None:
+    """Protects clients that ask again: one id is one order; nonsense is 400; and what waits is told."""
+    web, address = Shop(tmp_path).web()
+    with httpx.Client(base_url=address, trust_env=False, timeout=60) as http:
+        for nonsense in (b"tea", b"[1]", b"\xff", b"", b"{}", b'{"id": "one"}'):
+            assert http.post("/orders", content=nonsense).status_code == 400
+        for _ in range(3):
+            again = http.post("/orders", json={"id": 1, "item": "tea"})
+            assert (again.status_code, again.json()) == (202, {"accepted": 1})
+        depth = http.get("/depth").json()
+        assert (depth["ready"], depth["unacknowledged"], depth["delayed"], depth["dead"]) == (1, 0, 0, 0)
+        assert re.fullmatch(loosened(promised("order_queue_web")[-1]), http.get("/depth").text)
+    web.send(signal.SIGTERM)
+    assert web.end().status == -signal.SIGTERM
+
+
+@pytest.mark.thorough
+def test_order_queue_web_says_when_the_queue_is_out_of_reach(tmp_path: Path) -> None:
+    """Protects clients from a promise that nobody can keep: without a confirmation it is 503 with Retry-After."""
+    web, address = Shop(tmp_path).web()
+    with httpx.Client(base_url=address, trust_env=False, timeout=60) as http:
+        other = sqlite3.connect(tmp_path / "orders.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")  # and never goes on
+        refused = http.post("/orders", json={"id": 1})
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        other.execute("ROLLBACK")
+        other.close()
+        assert http.post("/orders", json={"id": 2}).status_code == 202
+    web.send(signal.SIGTERM)
+    assert web.end().status == -signal.SIGTERM
+
+
+# -- the crawl that processes share ---------------------------------------------------------------------
+
+
+class Site(ThreadingHTTPServer):
+    """Pages that link to each other in circles; after some requests it lets its clients wait until it may go on."""
+
+    pages = 150
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), SitePage)
+        self.address = f"http://127.0.0.1:{self.server_port}"
+        self.asked: list[str] = []
+        self.may_go_on = threading.Event()
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.may_go_on.set()
+        self.shutdown()
+        self.server_close()
+
+
+class SitePage(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        site = self.server
+        assert isinstance(site, Site)
+        site.asked.append(self.path)
+        if len(site.asked) > 30:
+            site.may_go_on.wait(PATIENCE)
+        number = int(self.path.removeprefix("/page"))
+        links = (number + 1, number + 7, number * 2)
+        body = "".join(f'<a href="/page{link % site.pages}">' for link in links).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_request(self, code: object = 0, size: object = 0) -> None: ...
+
+
+def test_shared_crawl_fetches_each_page_once(tmp_path: Path) -> None:
+    """Protects shared de-duplication: a process is stopped, another goes on, and ends when all was fetched, once."""
+    url = f"sqlite:///{tmp_path}/crawl.db?queue=pages"
+    with Site() as site:
+        first = started(as_script("shared_crawl", f"{site.address}/page0"), CRAWL_URL=url)
+        until(lambda: len(site.asked) > 30, "the crawl is under way")
+        first.send(signal.SIGTERM)
+        second = started(as_script("shared_crawl"), CRAWL_URL=url)
+        site.may_go_on.set()
+        ended = first.end(), second.end()
+        assert sorted(site.asked) == sorted(f"/page{number}" for number in range(site.pages))
+    assert [one.status for one in ended] == [143, 0]
+    shares = [number(r"(\d+) pages", one.out) for one in ended]
+    assert sum(shares) == site.pages
+    assert all(shares)
+    for one in ended:
+        assert one.err == ""
+        assert_keeps("shared_crawl", one.out)
+
+
+@pytest.mark.thorough
+def test_shared_crawl_in_processes_of_one_command(tmp_path: Path) -> None:
+    """Protects ``--processes`` with a real program: two fetch each page once, and one report sums up."""
+    url = f"sqlite:///{tmp_path}/crawl.db?queue=pages"
+
+    pages = remote_queue(url, str)
+
+    async def begin(page: str) -> None:
+        async with pages.open() as queue:
+            await queue.put(page, id=page)
+
+    with Site() as site:
+        site.may_go_on.set()
+        child = started([*as_pipeline("shared_crawl"), "--processes", "2"], CRAWL_URL=url)
+        asyncio.run(begin(f"{site.address}/page0"))
+        until(lambda: len(site.asked) >= site.pages, "all pages are fetched")
+        child.send(signal.SIGTERM)
+        ended = child.end()
+        assert sorted(site.asked) == sorted(f"/page{number}" for number in range(site.pages))
+    assert ended.status == 143, ended.err
+    assert number(r"(\d+) done in", ended.out) == site.pages
+    assert "in 2 processes" in ended.out

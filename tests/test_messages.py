@@ -15,13 +15,15 @@ import pytest
 from children import UNMEASURED, run_child
 
 import asyncpc
+import asyncpc.remote
 
 pytestmark = pytest.mark.realtime
 
 PAGE: Final = (Path(__file__).parents[1] / "docs" / "messages.md").read_text()
 
-SELDOM: Final = {"AsyncpcError", "RetryLater"}
-"""Classes of errors that no user meets as a message: the base of all, and what a handler raises to be called again."""
+SELDOM: Final = {"AsyncpcError", "RetryLater", "Disconnected"}
+"""Classes of errors that no user meets as a message: the base of all, what a handler raises to be called again, and
+what needs a server that does not answer."""
 
 
 class Entry(NamedTuple):
@@ -103,7 +105,12 @@ def test_every_entry_is_tested() -> None:
 
 def test_every_error_is_on_the_page() -> None:
     """A class of errors that is added later is explained too."""
-    errors = {name for name in asyncpc.__all__ if issubclass_of_exception(getattr(asyncpc, name))}
+    errors = {
+        name
+        for module in (asyncpc, asyncpc.remote)
+        for name in module.__all__
+        if issubclass_of_exception(getattr(module, name))
+    }
     assert len(errors) > 10
     told = " ".join(entry.message for entry in ENTRIES)
     assert {name for name in errors - SELDOM if f"{name}: " not in told} == set()

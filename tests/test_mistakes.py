@@ -25,6 +25,7 @@ from asyncpc import (
     Pipeline,
     Producer,
     Rate,
+    RemoteQueue,
     Restart,
     Retry,
     Running,
@@ -193,7 +194,7 @@ def test_names_that_nobody_has_are_refused_as_python_refuses_them() -> None:
 
 def test_no_cure_is_for_what_is_there() -> None:
     """A name in the table that the class gets one day would be out of reach, or told to be missing."""
-    classes = [Pipeline, Consumer, Producer, Source, Running]
+    classes = [Pipeline, Consumer, Producer, Source, Running, RemoteQueue]
     for kind in classes:
         names = [name for names in MEANT[kind.__name__] for name in names.split()]
         assert [name for name in names if callable(getattr(kind, name, None))] == []

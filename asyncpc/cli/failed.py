@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
@@ -27,7 +27,8 @@ class FailedItems:
         self._path = path
         try:
             # appended to, since it may hold the items of an earlier run that are yet to be tried again
-            self._file = open(path, "a", encoding="ascii")  # noqa: SIM115  # open for the whole run: close() ends it
+            # and unbuffered, so that each line is one write: several processes may append to it
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115  # open for the whole run: close() ends it
         except OSError as error:
             raise UsageError(f"--failed: cannot write to {path}: {error.strerror}") from error
         self._running: Running[Any, Any] | None = None
@@ -55,8 +56,7 @@ class FailedItems:
         if self._running is not None and self._running.report is not None and self.is_complete:
             left = self._running.report.left
             self._write(as_line(_unfinished(stage, item)) for stage, items in left for item in items)
-        with suppress(OSError):  # it tries again to write what it could not
-            self._file.close()
+        self._file.close()
         if not self.is_complete:
             print_error(f"asyncpc: --failed: {self._path} is not complete: {self._trouble}")
 
@@ -67,10 +67,9 @@ class FailedItems:
     def _write(self, lines: Iterable[str]) -> None:
         try:
             for line in lines:
-                self._file.write(f"{line}\n")
-                if self._lines.empty():  # whoever looks sees it at once
-                    self._file.flush()
-            self._file.flush()
+                rest = f"{line}\n".encode("ascii")
+                while rest:  # a disk that is almost full takes a part
+                    rest = rest[self._file.write(rest) :]
         except OSError as error:
             self._trouble = error.strerror or type(error).__name__
 

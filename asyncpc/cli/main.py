@@ -1,4 +1,4 @@
-"""The command line: ``asyncpc run app:pipeline``, ``asyncpc show app:pipeline`` and ``asyncpc profile app:pipeline``.
+"""The command line: ``asyncpc run app:pipeline``, ``show``, ``profile``, ``queue`` and ``completion``.
 
 The report goes to stdout; errors, hints and the progress line go to stderr. The exit status is 0 when all is done, 1
 when the run or an item failed or items were left, 2 when the command could not begin, and 130 or 143 after a signal and
@@ -14,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from typing import Any, Final, NoReturn
 
 from .. import __version__
@@ -50,10 +51,14 @@ from .output import (
     print_trace,
     status_of_exit,
 )
+from .queue import add_queue
 from .reload import run_again_and_again
 from .target import load
 
-__all__ = ["main"]
+__all__ = ["Tell", "main", "run_once"]
+
+Tell = Callable[[Report, int, list[str]], None]
+"""Tells of a run: its report, the exit status, and what it failed with."""
 
 SILENT: Final = logging.NullHandler()
 """Keeps Python from printing the log of a target that sets up none: the command itself says what went wrong."""
@@ -116,12 +121,13 @@ def _parser() -> argparse.ArgumentParser:
         help="a value for the function that makes the pipeline, if module:function names one",
     )
     common.add_argument("--traceback", action="store_true", help="show errors in full")
-    commands = parser.add_subparsers(required=True, metavar="run|show|profile|completion")
+    commands = parser.add_subparsers(required=True, metavar="run|show|profile|queue|completion")
     _add_run(commands.add_parser, common)
     show = commands.add_parser("show", parents=[common], help="draw a pipeline", description="Draw a pipeline.")
     show.add_argument("--mermaid", action="store_true", help="as a mermaid flowchart")
     show.set_defaults(command=_show)
     _add_profile(commands.add_parser, common)
+    add_queue(commands.add_parser, _count)
     completion = commands.add_parser(
         "completion",
         help="print a script that completes commands in a shell",
@@ -156,6 +162,12 @@ def _add_run(add: Callable[..., _Parser], common: _Parser) -> None:
         "--reload",
         action="store_true",
         help="run it in a child process, and again whenever a .py file below this folder changes",
+    )
+    run.add_argument(
+        "--processes",
+        type=_count,
+        metavar="N",
+        help="run it in N processes, which share its remote queue; SIGHUP replaces one after the other",
     )
     failed = run.add_argument(
         "--failed", metavar="FILE", help="append each item that fails, or is left unfinished, to FILE as a line of JSON"
@@ -215,6 +227,10 @@ def _seconds(text: str) -> float:
 
 def _run(options: argparse.Namespace) -> int:
     """Run the pipeline, and tell how that went."""
+    if options.processes is not None:
+        from .processes import run_in_processes  # here, since nobody else needs it
+
+        return run_in_processes(options)
     if options.reload:
         # argparse takes the beginning of an option for the option
         again = [one for one in options.arguments if len(one) < 3 or not "--reload".startswith(one)]
@@ -222,15 +238,22 @@ def _run(options: argparse.Namespace) -> int:
     with logged_at(options.log_level):
         pipeline = load(options.target, options.set)
         beside = [] if options.quiet else [progress(plan_of(pipeline), stays=False)]  # the report follows
-        if options.failed is None:
-            return _run_and_tell(pipeline, options, beside)
-        with closing(FailedItems(options.failed)) as failed:
-            status = _run_and_tell(pipeline, options, [*beside, failed.told])
-        return status if failed.is_complete else 1
+        return run_once(pipeline, options, beside, partial(_tell, options))
 
 
-def _run_and_tell(pipeline: Pipeline[Any, Any], options: argparse.Namespace, beside: Sequence[Beside]) -> int:
-    """Run the pipeline, print its report, and say what went wrong; each ``beside`` is entered while it runs."""
+def run_once(pipeline: Pipeline[Any, Any], options: argparse.Namespace, beside: Sequence[Beside], tell: Tell) -> int:
+    """Run the pipeline, and write what fails to a file if that was asked for; the exit status."""
+    if options.failed is None:
+        return _run_and_tell(pipeline, options, beside, tell)
+    with closing(FailedItems(options.failed)) as failed:
+        status = _run_and_tell(pipeline, options, [*beside, failed.told], tell)
+    return status if failed.is_complete else 1
+
+
+def _run_and_tell(
+    pipeline: Pipeline[Any, Any], options: argparse.Namespace, beside: Sequence[Beside], tell: Tell
+) -> int:
+    """Run the pipeline, ``tell`` its report, and say what went wrong; each ``beside`` is entered while it runs."""
     runs: list[Running[Any, Any]] = []
 
     @contextmanager
@@ -242,31 +265,31 @@ def _run_and_tell(pipeline: Pipeline[Any, Any], options: argparse.Namespace, bes
             yield
 
     try:
-        with served(pipeline, options.metrics) as around:
+        with served(lambda metrics: metrics.watch(pipeline), options.metrics) as around:
             timeout = options.drain_timeout
             report = run_watched(pipeline, loop=options.loop, drain_timeout=timeout, watch=watch, around=around)
     except SystemExit as error:  # of a handler or a source
         left = runs[0].report
         assert left is not None
         status = status_of_exit(error, is_done=left.complete and not left.failed)
-        _tell(left, status, [line_of_exit(error)], options)
+        tell(left, status, [line_of_exit(error)])
         print_exit(error)
         print_left(left)
         print_trace(options, error)
         return status
     except PipelineError as error:
-        _tell(error.report, 1, lines_of(error), options)
+        tell(error.report, 1, lines_of(error))
         print_failure(error, options)
         return 1
     except ConservationError as error:
         print_error(f"asyncpc: {line_of(error)}")
         print_trace(options, error)
         return 1
-    _tell(report, report.exit_status, [], options)
+    tell(report, report.exit_status, [])
     return report.exit_status
 
 
-def _tell(report: Report, status: int, errors: list[str], options: argparse.Namespace) -> None:
+def _tell(options: argparse.Namespace, report: Report, status: int, errors: list[str]) -> None:
     """Print the report in the way that was asked for, if any."""
     if options.json:
         print_line(as_line(report_as_json(report, status, errors)))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ..errors import DefinitionError, StateError
-from ..graph.pipeline import Pipeline
 from ..wording import shown
+
+if TYPE_CHECKING:
+    from ..metrics import Metrics
 
 __all__ = ["Address", "address", "served"]
 
@@ -31,8 +33,8 @@ def address(text: str) -> Address:
 
 
 @contextmanager
-def served(pipeline: Pipeline[Any, Any], where: Address | None) -> Iterator[AbstractAsyncContextManager[None]]:
-    """What serves the pages while a run is under way; nothing if ``where`` is None.
+def served(watch: Callable[[Metrics], None], where: Address | None) -> Iterator[AbstractAsyncContextManager[None]]:
+    """What serves the pages while a run is under way, of what ``watch`` says; nothing if ``where`` is None.
 
     The port is taken at once, so that the run does not begin if it is in use.
     """
@@ -45,7 +47,7 @@ def served(pipeline: Pipeline[Any, Any], where: Address | None) -> Iterator[Abst
     except ImportError as error:
         raise DefinitionError("--metrics needs prometheus_client: pip install 'asyncpc[metrics]'") from error
     metrics = metrics_in()
-    metrics.watch(pipeline)
+    watch(metrics)
     with _listening(where) as listening:
         host, port = listening.getsockname()[:2]
         if where[1] == 0:

@@ -1,19 +1,20 @@
-"""Finds the pipeline that the user names: ``app:pipeline``, or ``app`` if that has only one."""
+"""Finds the pipeline, or the remote queue, that the user names: ``app:pipeline``, or ``app`` if that has only one."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..graph.pipeline import Pipeline, plan_of
+from ..remote.queue import RemoteQueue
 from .factory import Factory, made_by
 from .output import UsageError, call_of, line_of
 
-__all__ = ["load"]
+__all__ = ["load", "load_queue"]
 
 
 def load(target: str, given: Sequence[tuple[str, str]]) -> Pipeline[Any, Any]:
@@ -27,7 +28,7 @@ def load(target: str, given: Sequence[tuple[str, str]]) -> Pipeline[Any, Any]:
     if not all(part.isidentifier() for part in name.split(".")):
         raise UsageError(f"{target!r} is not module:pipeline; write it as for an import, such as app.pipelines:crawl")
     module = _import(name)
-    found = _named(target, name, path, module) if path else _only(name, module)
+    found = _named(target, path, module, lambda: _pipelines_of(name, module)) if path else _only(name, module)
     if isinstance(found, Factory):
         made = made_by(found, target, dict(given))
         if not isinstance(made, Pipeline):
@@ -40,14 +41,31 @@ def load(target: str, given: Sequence[tuple[str, str]]) -> Pipeline[Any, Any]:
     return found
 
 
-def _named(target: str, name: str, path: str, module: object) -> Any:
+def load_queue(target: str) -> RemoteQueue[Any]:
+    """Load the remote queue that ``module:queue`` names, or the only one of ``module``."""
+    name, _, path = target.partition(":")
+    if not all(part.isidentifier() for part in f"{name}.{path or 'queue'}".split(".")):  # it may hold a password
+        raise UsageError("expected the URL of a queue, such as redis://host/jobs, or module:queue, as for an import")
+    module = _import(name)
+    queues = {attribute: value for attribute, value in vars(module).items() if isinstance(value, RemoteQueue)}
+    names = ", ".join([f"{name}:{attribute}" for attribute in queues])
+    has = f"{name!r} has: {names}" if queues else f"{name!r} has no remote_queue"
+    if not path and len(queues) != 1:
+        raise UsageError(f"which queue of {name!r}? {has}" if queues else has)
+    found = _named(target, path, module, lambda: has) if path else next(iter(queues.values()))
+    if not isinstance(found, RemoteQueue):
+        raise UsageError(f"{target!r} is a {type(found).__name__}, not a remote_queue; {has}")
+    return found
+
+
+def _named(target: str, path: str, module: object, what_there_is: Callable[[], str]) -> Any:
     """What the ``path`` of attributes leads to."""
     found: Any = module
     for attribute in path.split("."):
         try:
             found = getattr(found, attribute)
         except AttributeError as error:
-            raise UsageError(f"no {attribute!r} in {target!r}; {_pipelines_of(name, module)}") from error
+            raise UsageError(f"no {attribute!r} in {target!r}; {what_there_is()}") from error
         except Exception as error:
             raise UsageError(f"{target!r} cannot be read: {line_of(error)}") from error
     return found

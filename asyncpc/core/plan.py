@@ -37,6 +37,8 @@ class Origin(NamedTuple):
 
     It is told how many items the stages of the run can work on at once.
     """
+    unshared: str = "each process would read all of it"
+    """Why several processes that run the plan cannot share its items among them; empty if they can."""
 
     def iterate(self) -> AsyncIterator[Any]:
         """A fresh iterator; a plain iterable is wrapped, so that workers know one kind only."""
@@ -94,6 +96,8 @@ class Handler(NamedTuple):
     """Why else no ``call`` can be answered through it; empty if one can."""
     nothing_follows: str = ""
     """Why no stage can come after it; empty if one can."""
+    unshared: str = ""
+    """Why it is of no use in several processes that run the plan at once; empty if it is."""
     call_limit: float | None = None
     """Seconds that a call outside the loop may take."""
     calls_of: Callable[[Any], Calls] | None = None

@@ -1,12 +1,12 @@
 """The seams of the core: what an option, a bridge for threads or a policy of fairness must offer to fit in.
 
-The core calls these and never names what stands behind them.
+The core calls these and never names what stands behind them. What they tell is here too: frozen values.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Iterator
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from ..failure import KeptFailure
 
@@ -16,14 +16,17 @@ __all__ = [
     "Call",
     "Calls",
     "Container",
+    "Depth",
     "Full",
     "GiveUp",
     "Inlet",
     "Option",
     "Pool",
     "Recover",
+    "RemoteCounts",
     "Sharing",
     "Stopwatch",
+    "Takes",
     "Ticket",
     "Window",
     "Wrap",
@@ -145,6 +148,52 @@ class Pool(Protocol):
         """Change the number of its members to ``size``."""
 
 
+class Depth(NamedTuple):
+    """How many messages a remote queue holds."""
+
+    ready: int
+    """That could be received now."""
+    unacknowledged: int
+    """That somebody has received and not yet settled; where the server does not tell that, this process."""
+    delayed: int
+    """That cannot be received before their time."""
+    dead: int
+    """In the dead letter queue."""
+    oldest: float | None
+    """Seconds since the oldest ready message was put, as far as the engine can say it cheaply."""
+
+
+class RemoteCounts(NamedTuple):
+    """What a run has done with the messages of a remote queue, and what it saw there; counts are messages."""
+
+    received: int
+    """Deliveries to this run; one that comes again counts again."""
+    acknowledged: int
+    """Those settled for good: all that was made of them has been handled."""
+    released: int
+    """Those given back, to come again: they were not begun, or not handled to their end."""
+    dead_letters: int
+    """Those that went to the dead letters: they failed, could not be decoded, or were delivered too often."""
+    overtaken: int
+    """Deliveries whose lease ran out, so that somebody else may have handled the message too."""
+    reconnects: int
+    """How many times the connection was lost and made again."""
+    depth: Depth | None = None
+    """What the queue held, in all, when it was looked at last; None if nobody has asked for it yet.
+
+    It is looked at every five seconds at most, while somebody reads the statistics at least every two minutes.
+    """
+    seen: float | None = None
+    """When ``depth`` was seen: seconds since 1970."""
+
+    @property
+    def lag(self) -> float | None:
+        """Seconds for which the oldest ready message has waited, when it was seen; 0 if none waits, None if unknown."""
+        if self.depth is None:
+            return None
+        return self.depth.oldest if self.depth.ready else 0.0
+
+
 class Attendant(Protocol):
     """What a source has beside it in a run, from before its first item until all of them have been settled.
 
@@ -157,6 +206,10 @@ class Attendant(Protocol):
 
     def items(self) -> AsyncIterator[Any]:
         """The items, each with its ticket (``Tracked``)."""
+        ...
+
+    def look(self) -> RemoteCounts:
+        """What it has done so far; called in the loop, also before :meth:`run` and after it."""
         ...
 
     async def run(self) -> None:
@@ -172,15 +225,16 @@ class Attendant(Protocol):
         ...
 
 
+Takes = Literal["all", "unhandled", "none"]
+"""Failures: all, those of stages for which the user has written no policy, or none."""
+
+
 class Ticket(Protocol):
     """Somebody waits for all that is made of an item; the ticket counts the values that are under way."""
 
     @property
-    def takes_failures(self) -> Literal["all", "unhandled", "none"]:
-        """Which failures go to whoever waits, and not to the policies of the stage, so that the run goes on.
-
-        ``"unhandled"``: those of a stage for which the user has written no policy.
-        """
+    def takes_failures(self) -> Takes:
+        """Which failures go to whoever waits, and not to the policies of the stage, so that the run goes on."""
         ...
 
     def hold(self, more: int = 1) -> None:

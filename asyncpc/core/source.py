@@ -12,6 +12,7 @@ from ..failure import KeptFailure
 from .channel import Channel, Ended
 from .latency import LoopProbe
 from .plan import Origin
+from .seams import Attendant
 from .stage import RunLinks, Worker
 from .tracked import Tracked
 from .waiting import TIME_SLICE, checkpoint, obey_cancel
@@ -25,7 +26,7 @@ LONGEST = sum(map(len, RUNS))
 class ProducerWorker(Worker):
     """The one worker of a source."""
 
-    __slots__ = ("links", "origin", "outbox", "probe", "produced", "recent", "restarts")
+    __slots__ = ("attendant", "links", "origin", "outbox", "probe", "produced", "recent", "restarts")
 
     task: asyncio.Task[None] | None  # as in Worker, but what is assigned below would be inferred otherwise
 
@@ -34,6 +35,8 @@ class ProducerWorker(Worker):
         self.links: RunLinks = links
         self.origin: Origin = origin
         self.outbox: Channel[Any] = outbox
+        self.attendant: Attendant | None = None
+        """What it has beside it."""
         self.produced: int = 0
         self.restarts: int = 0
         self.probe: LoopProbe = LoopProbe()

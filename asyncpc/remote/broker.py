@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
+from ..core.seams import Depth
 from ..errors import AsyncpcError
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Guarantees",
     "Message",
     "Outgoing",
+    "PayloadError",
     "PublishError",
     "Settings",
 ]
@@ -75,21 +77,6 @@ class DeadLetter(NamedTuple):
     """Why, as the session wrote it (JSON)."""
 
 
-class Depth(NamedTuple):
-    """How many messages a queue holds."""
-
-    ready: int
-    """That could be received now."""
-    unacknowledged: int
-    """That somebody has received and not yet settled."""
-    delayed: int
-    """That cannot be received before their time."""
-    dead: int
-    """In the dead letter queue."""
-    oldest: float | None
-    """Seconds since the oldest ready message was put, as far as the engine can say it cheaply."""
-
-
 class Guarantees(NamedTuple):
     """What an engine can do; an option that needs more is refused by name."""
 
@@ -109,6 +96,10 @@ class Guarantees(NamedTuple):
     """Whether messages of one key are received in order, by one process at a time."""
     transactions: bool = False
     """Whether a message can be put inside a transaction of the caller (``publish_in``)."""
+    shared: bool = True
+    """Whether another process that opens the URL finds the same queue."""
+    peeks: bool = True
+    """Whether messages that are ready can be looked at; otherwise ``peek`` raises ``StateError``."""
 
 
 class Settings(NamedTuple):
@@ -133,6 +124,10 @@ class PublishError(AsyncpcError, ConnectionError):
         super().__init__(message)
         self.unconfirmed: Sequence[Any] = unconfirmed
         """The messages, or the items, whose confirmation is missing."""
+
+
+class PayloadError(AsyncpcError, ValueError):
+    """An item cannot be encoded, or a message cannot be decoded: too large, of a wrong type, or no such format."""
 
 
 class Broker(Protocol):

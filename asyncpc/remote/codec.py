@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import re
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from random import getrandbits
 from typing import Any, Final, Literal, NamedTuple
 
-from ..errors import AsyncpcError, DefinitionError
+from ..errors import DefinitionError
 from ..wording import shown
+from .broker import PayloadError
 
 try:
     import msgspec
 except ImportError as _missing:
     raise DefinitionError("remote_queue needs msgspec: pip install 'asyncpc[remote]'") from _missing
 
-__all__ = ["MAX_HEADERS", "Codec", "CodecName", "PayloadError", "check_headers", "codec_for", "new_id", "safe_headers"]
+__all__ = ["MAX_HEADERS", "Codec", "CodecName", "check_headers", "codec_for", "new_id", "safe_headers"]
 
 CodecName = Literal["json", "msgpack"]
 
@@ -35,10 +35,6 @@ PASSED_ON: Final = frozenset({"content-type", "traceparent", "tracestate", "repl
 
 _NAME: Final = re.compile(r"[a-z0-9-]{1,64}")
 _VALUE: Final = re.compile(r"[\x20-\x7e]*")
-
-
-class PayloadError(AsyncpcError, ValueError):
-    """An item cannot be encoded, or a message cannot be decoded: too large, of a wrong type, or no such format."""
 
 
 class Codec(NamedTuple):
@@ -125,7 +121,7 @@ def _is_model(kind: Any) -> bool:
 def _dump(value: Any) -> Any:
     if _is_model(type(value)):
         return value.model_dump(mode="json")
-    raise NotImplementedError(f"a {type(value).__name__} is no plain data")
+    raise NotImplementedError(f"{type(value).__name__} is no type of plain data")
 
 
 def _validate(kind: Any, value: Any) -> Any:
@@ -164,4 +160,5 @@ def safe_headers(headers: Mapping[str, str]) -> dict[str, str]:
 def new_id() -> str:
     """A UUID of version 7 (RFC 9562): ids made later sort later."""
     now = time.time_ns() // 1_000_000
-    return str(uuid.UUID(int=now << 80 | 7 << 76 | getrandbits(12) << 64 | 2 << 62 | getrandbits(62)))
+    digits = f"{now << 80 | 7 << 76 | getrandbits(12) << 64 | 2 << 62 | getrandbits(62):032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

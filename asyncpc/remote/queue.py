@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+from urllib.parse import urlsplit
 
 from ..checks import at_least_1, check_name, is_positive
 from ..core.plan import Node, Origin
@@ -21,6 +22,7 @@ from ..graph.pipeline import Pipeline, Source, StageLike
 from ..options.batch import Batch
 from ..wording import redacted, shown
 from .broker import Broker, Depth, Disconnected, Outgoing, Settings
+from .letters import Letter, letter_of
 
 if TYPE_CHECKING:
     from .codec import Codec, CodecName
@@ -99,29 +101,33 @@ def remote_queue(
     if not is_positive(lease):
         raise DefinitionError(f"{where}: lease={shown(lease)} must be a number of seconds, more than 0")
     settings = Settings(lease, f"{name_in(url)}.dead" if dead_letter is None else check_name(dead_letter), client)
-    engine(url, settings)  # so that it refuses now what it cannot use
+    is_shared = engine(url, settings).guarantees.shared  # made once so that it refuses now what it cannot use
     return RemoteQueue(
         label,
         lambda: engine(url, settings),
         codec_for(where, type, codec, max_bytes),
         Terms(prefetch, lease, attempts),
         redacted(url),
+        "" if is_shared else f"{urlsplit(url).scheme}:// is a queue within one process, which no other one sees",
     )
 
 
 class RemoteQueue(Source[T], StageLike[T, None], Generic[T]):  # it is both; >> takes what fits
     """A queue with a URL: see :func:`remote_queue`."""
 
-    __slots__ = ("_address", "_broker", "_codec", "_name", "_terms")
+    __slots__ = ("_address", "_broker", "_codec", "_name", "_terms", "_unshared")
 
-    def __init__(self, name: str, broker: Callable[[], Broker], codec: Codec, terms: Terms, address: str) -> None:
-        origin = Origin(name, _never_opened, attended=self._receiving)
+    def __init__(
+        self, name: str, broker: Callable[[], Broker], codec: Codec, terms: Terms, address: str, unshared: str = ""
+    ) -> None:
+        origin = Origin(name, _never_opened, attended=self._receiving, unshared=unshared)
         super().__init__(Layout((origin,)))
         self._name = name
         self._broker = broker
         self._codec = codec
         self._terms = terms
         self._address = address
+        self._unshared = unshared
 
     def __rshift__(self, following: StageLike[T, B]) -> Pipeline[T, B]:  # type: ignore[override]  # as a source
         return Source.__rshift__(self, following)
@@ -153,7 +159,10 @@ class RemoteQueue(Source[T], StageLike[T, None], Generic[T]):  # it is both; >> 
             batch=Batch(AT_ONCE, within=0),
             context=cast(Callable[[], AbstractAsyncContextManager[OpenQueue[T]]], self.open),
             maxsize=max(2 * AT_ONCE, DEFAULT_MAXSIZE),
-        )._replace(nothing_follows="it is a remote queue; write two pipelines, … >> queue and queue >> …")
+        )._replace(
+            nothing_follows="it is a remote queue; write two pipelines, … >> queue and queue >> …",
+            unshared=self._unshared,
+        )
         return Layout(nodes=(Node(handler),))
 
     def _session(self, at_once: int = 0) -> Session:
@@ -206,7 +215,11 @@ class OpenQueue(Generic[T]):
     def __init__(self, name: str, session: Callable[[], Session], codec: Codec) -> None:
         self._name = name
         self._make_session = session
+        from .codec import check_headers, new_id  # here, since most programs have no remote queue, and no msgspec
+
         self._codec = codec
+        self._headers = {"content-type": codec.content_type}
+        self._new_id, self._check_headers = new_id, check_headers
         self._session: Session | None = None
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop
@@ -319,13 +332,40 @@ class OpenQueue(Generic[T]):
         result_of(self._loop, put, "nobody knows whether the item was put")
 
     async def depth(self) -> Depth:
-        """How many messages the queue holds, ready, under way and dead."""
+        """How many messages the queue holds, ready, under way and dead.
+
+        This and the following wait while there is no connection, and raise ``Disconnected`` if it is lost twice.
+        *Cancel safety*: it was done, or not.
+        """
         session = self._opened_here()
-        return await session.connection.call(session.connection.broker.depth)
+        return await session.questions.ask(session.connection.broker.depth)
+
+    async def dead(self, limit: int = 100, after: str = "") -> list[Letter[T]]:
+        """At most ``limit`` dead letters, the oldest first; those behind the ``place`` of another with ``after``."""
+        session = self._opened_here()
+        found = await session.questions.ask(lambda: session.connection.broker.dead(limit, after))
+        return [letter_of(one, self._codec.decoded) for one in found]
+
+    async def requeue(self, letters: Iterable[Letter[T] | str]) -> int:
+        """Put dead letters, or those at these places, back into the queue; return how many were still there.
+
+        They keep their ids, and begin anew otherwise: no delivery is counted.
+        """
+        session = self._opened_here()
+        places = [one if isinstance(one, str) else one.place for one in letters]
+        return await session.questions.ask(lambda: session.connection.broker.requeue(places)) if places else 0
+
+    async def purge(self, *, dead: bool = False) -> int:
+        """Forget what is ready or delayed, or, with ``dead=True``, the dead letters; return how many there were.
+
+        What somebody has received and not settled stays.
+        """
+        session = self._opened_here()
+        return await session.questions.ask(lambda: session.connection.broker.purge(dead))
 
     @property
     def broker(self) -> Broker:
-        """The engine's own side, for tools: dead letters, peek, purge."""
+        """The engine's own side, for tools."""
         return self._opened().connection.broker
 
     def _message(
@@ -336,19 +376,16 @@ class OpenQueue(Generic[T]):
         key: str | None,
         headers: Mapping[str, str] | None,
     ) -> Outgoing:
-        from .codec import check_headers, new_id
-
         if delay:
             self._needs("delays", "delay=")
         if key is not None:
             self._needs("orders_by_key", "key=")
         if id is not None:
             self._needs("dedupes", "id=")
-        known = {"content-type": self._codec.content_type}
         return Outgoing(
-            new_id() if id is None else id,
+            self._new_id() if id is None else id,
             self._codec.encoded(item),
-            known if headers is None else {**check_headers(headers), **known},
+            self._headers if headers is None else {**self._check_headers(headers), **self._headers},
             delay,
             key,
             time.time(),

@@ -15,8 +15,6 @@ How it ends
 from __future__ import annotations
 
 import asyncio
-import json
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
@@ -25,16 +23,19 @@ from typing import Final, NamedTuple
 
 import anyio
 
+from ..core.seams import RemoteCounts
 from ..core.tracked import Tracked
 from ..errors import WorkerCancelled
 from ..failure import KeptFailure
 from ..logs import WARNING, log
 from ..wording import summary
-from .broker import SUSPECT_AFTER, Broker, Disconnected, Message
-from .codec import Codec, PayloadError
+from .broker import SUSPECT_AFTER, Broker, Disconnected, Message, PayloadError
+from .codec import Codec
 from .connection import Connection
 from .delivery import Delivery
+from .letters import failure_of
 from .publisher import Publisher
+from .questions import DepthWatch, Questions
 
 __all__ = ["Session", "SessionCounts", "Terms"]
 
@@ -49,9 +50,6 @@ AHEAD: Final = 0.2
 
 LOOK_EVERY: Final = 0.1
 """Seconds over which the pace is measured."""
-
-LONGEST_TEXT: Final = 20_000
-"""Characters of an error, or of its traceback, that a dead letter keeps."""
 
 LAST_RECEIVE: Final = 1.0
 """Seconds for which what is given back waits at most for the end of the last receive, which would get it again."""
@@ -94,7 +92,9 @@ class Session:
         self.counts: SessionCounts = SessionCounts()
         self.connection: Connection = Connection(broker, label)
         self.publisher: Publisher = Publisher(self.connection)
+        self.questions: Questions = Questions(self.connection)
         self.opened: asyncio.Event = asyncio.Event()
+        self._depth = DepthWatch(broker.depth, label)
         self.is_closing: bool = False
         """Whether it does no more than close its connection."""
         self._broker = broker
@@ -133,7 +133,8 @@ class Session:
             await self.connection.open()
             self.opened.set()
             async with anyio.create_task_group() as group:
-                for loop in (self._receive, self._flush, self._extend, self.publisher.run):
+                loops = [self._receive, self._flush, self._extend, self.publisher.run, self.questions.run]
+                for loop in [*loops, self._depth.run] if self._at_once else loops:
                     group.start_soon(self._whole, loop, group.cancel_scope, name=f"{self.label}: {loop.__name__}")
         except* Exception as failed:
             raise _first(failed) from None
@@ -159,6 +160,7 @@ class Session:
         self._is_intake_over = True
         self.connection.wake()
         self.connection.hurry()
+        self._depth.finish()
         for event in self._room, self._more:
             event.set()
         for waiting in self._arrived, self._held_back:
@@ -171,6 +173,22 @@ class Session:
         self._is_finishing = True
         self._flush_asked.set()
         self.publisher.finish()
+        self.questions.finish()
+
+    def look(self) -> RemoteCounts:
+        """See ``Attendant``; whoever looks now and then gets to know the depth, too."""
+        self._depth.look()
+        counts, depth = self.counts, self._depth
+        return RemoteCounts(
+            received=counts.received,
+            acknowledged=counts.acknowledged,
+            released=counts.released,
+            dead_letters=counts.buried,
+            overtaken=counts.overtaken,
+            reconnects=max(0, self.connection.generation - 1),
+            depth=depth.depth,
+            seen=depth.seen,
+        )
 
     # -- receiving --------------------------------------------------------------------------------
 
@@ -238,7 +256,7 @@ class Session:
             delivery.release()
         elif message.attempt > self._terms.attempts:
             self._bury(
-                delivery, _Poison(f"delivered {message.attempt - 1} times without an end: it may kill its process")
+                delivery, Poison(f"delivered {message.attempt - 1} times without an end: it may kill its process")
             )
         elif message.attempt <= SUSPECT_AFTER or self._suspect is None:
             if message.attempt > SUSPECT_AFTER:
@@ -253,7 +271,7 @@ class Session:
 
     def _bury(self, delivery: Delivery, error: Exception) -> None:
         log(WARNING, "%s: a message is given up: %s", self.label, summary(error), stage=self.label)
-        delivery.fail(error, KeptFailure.of(None, error, delivery.message.attempt, self.label))
+        delivery.fail(error, KeptFailure.of(None, error, 0, self.label))  # no handler was called
 
     # -- settling ---------------------------------------------------------------------------------
 
@@ -342,7 +360,7 @@ class Session:
                 log(WARNING, "%s: a lease ran out: a message may be handled twice", self.label, stage=self.label)
 
 
-class _Poison(Exception):
+class Poison(Exception):
     """A message was delivered too often."""
 
 
@@ -355,23 +373,8 @@ def _how(delivery: Delivery) -> tuple[float, bool, int]:
 
 
 def _death(delivery: Delivery) -> bytes:
-    """What is kept of a failure in the dead letter queue: texts (fault C8), and no item."""
     assert delivery.failure is not None
-    failure = delivery.failure.failure()
-    told = {
-        "reason": _cut(failure.error),
-        "stage": failure.stage,
-        "calls": failure.attempts,
-        "deliveries": delivery.message.attempt,
-        "died": time.time(),
-        "traceback": _cut(failure.traceback),
-    }
-    return json.dumps(told).encode()
-
-
-def _cut(text: str) -> str:
-    """A text as long as a dead letter may carry: an error may quote the whole message."""
-    return text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT // 2]} … {text[-LONGEST_TEXT // 2 :]}"
+    return failure_of(delivery.failure.failure(), delivery.message.attempt)
 
 
 def _first(failed: BaseExceptionGroup[Exception]) -> Exception:

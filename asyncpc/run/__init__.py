@@ -2,9 +2,9 @@
 
 This table says who may start what; a test reads it and finds any other module that does::
 
-    tasks         run.supervisor, remote.session, remote.queue, remote.contract
-    threads       offload.threads, offload.sources, offload.child, cli.failed
-    processes     offload.processes, cli.reload
+    tasks         run.supervisor, remote.session, remote.queue, remote.processes, remote.contract
+    threads       offload.threads, offload.sources, offload.child, remote.child, cli.failed
+    processes     offload.processes, remote.processes, cli.reload
     interpreters  offload.interpreters
     loops         runner
 

@@ -51,9 +51,7 @@ class Accounts:
         )
 
     def _sources(self) -> tuple[SourceStatistics, ...]:
-        return tuple(
-            [SourceStatistics(one.name, one.produced, one.restarts, one.probe.held) for one in self._producers]
-        )
+        return tuple([_source_statistics(one) for one in self._producers])
 
     def _received(self, stage: Stage) -> int:
         """How many items came into a stage, as its writers counted them."""
@@ -113,6 +111,16 @@ class Accounts:
 def _items_of(stage: Stage) -> tuple[Any, ...]:
     """The items that a stage has in flight and queued; some may be tracked."""
     return (*stage.in_flight, *stage.inbox.items)
+
+
+def _source_statistics(producer: ProducerWorker) -> SourceStatistics:
+    return SourceStatistics(
+        name=producer.name,
+        produced=producer.produced,
+        restarts=producer.restarts,
+        loop_held=producer.probe.held,
+        remote=None if producer.attendant is None else producer.attendant.look(),
+    )
 
 
 def _stage_statistics(stage: Stage, received: int, is_last: bool, elapsed: float, now: float) -> StageStatistics:

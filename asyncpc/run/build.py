@@ -58,11 +58,14 @@ def build(plan: Plan, streamed: bool, links: RunLinks) -> Parts:
     attendants: list[AttendantWorker] = []
     producers: list[ProducerWorker] = []
     for origin in plan.origins:
+        attendant = None
         if origin.attended is not None:
             attendant = origin.attended(plan.at_once)
             attendants.append(AttendantWorker(attendant))
             origin = origin._replace(open=attendant.items)
-        producers.append(ProducerWorker(origin.name, origin, stages[origin.into or 0].inbox, links))
+        producer = ProducerWorker(origin.name, origin, stages[origin.into or 0].inbox, links)
+        producer.attendant = attendant
+        producers.append(producer)
     return Parts(stages, producers, attendants, _first(plan, stages), results)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
-from typing import Any, Final
+from typing import Any
 
 from ..core.plan import Origin, Plan
+from ..core.seams import Takes
 from ..core.tracked import Tracked
 from ..errors import DefinitionError
 from ..failure import KeptFailure
@@ -58,7 +59,10 @@ class _PairTicket:
 
     __slots__ = ("_found", "_item")
 
-    takes_failures: Final = "none"
+    @property
+    def takes_failures(self) -> Takes:
+        """None: the policies of the stages hold."""
+        return "none"
 
     def __init__(self, item: Any, found: list[tuple[Any, Any]]) -> None:
         self._item = item

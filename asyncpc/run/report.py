@@ -7,6 +7,7 @@ from functools import cached_property
 from html import escape
 from typing import Any, Final, NamedTuple
 
+from ..core.seams import RemoteCounts
 from ..failure import Failure, KeptFailure
 from .verdict import bottleneck, loop_holders
 
@@ -33,6 +34,8 @@ class SourceStatistics(NamedTuple):
     """How many times it was started again after it raised."""
     loop_held: float
     """Seconds for which making items blocked the event loop; less than half a millisecond at a time does not count."""
+    remote: RemoteCounts | None = None
+    """Of a remote queue, what became of its messages; else None."""
 
 
 class StageStatistics(NamedTuple):
@@ -125,12 +128,12 @@ class Statistics(NamedTuple):
         ]
         fed = f", {self.fed} fed" if self.fed else ""
         line = f"{self.state}: {self.produced} produced{fed} in {self.elapsed:.3f} s"
-        return _Shown(_cells(self.sources, rows), [line])
+        return _Shown(_cells(self.sources, rows), [*_remote_lines(self.sources), *_depth_lines(self.sources), line])
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as dictionaries and lists, ready for JSON."""
         inner = {
-            "sources": [each._asdict() for each in self.sources],
+            "sources": [each._asdict() | {"remote": _remote_as_dict(each.remote)} for each in self.sources],
             "stages": [each._asdict() for each in self.stages],
         }
         return self._asdict() | inner
@@ -154,6 +157,11 @@ class Statistics(NamedTuple):
     def dropped(self) -> int:
         """Items dropped by a named policy, in any stage."""
         return sum(stage.dropped for stage in self.stages)
+
+    @property
+    def dead_letters(self) -> int:
+        """Messages of remote queues that went to the dead letters; those that failed in a stage are ``failed`` too."""
+        return sum(source.remote.dead_letters for source in self.sources if source.remote is not None)
 
     def bottleneck(self) -> str:
         """Say in words which stage limits the run, and which stages wait for it."""
@@ -243,6 +251,11 @@ class Report:
         return self.statistics.dropped
 
     @property
+    def dead_letters(self) -> int:
+        """Messages of remote queues that went to the dead letters; those that failed in a stage are ``failed`` too."""
+        return self.statistics.dead_letters
+
+    @property
     def elapsed(self) -> float:
         """Seconds from the start of the run to its end."""
         return self.statistics.elapsed
@@ -266,11 +279,12 @@ class Report:
     def exit_status(self) -> int:
         """For ``sys.exit``: 0 all done; 1 the run or an item failed, or items were left; 128 + a signal (130, 143).
 
-        After a signal and a full drain it is that of the signal, even if items failed under a policy that goes on.
+        After a signal and a full drain it is that of the signal, even if items failed under a policy that goes on. A
+        message that became a dead letter has failed, also where no stage saw it.
         """
         if self.statistics.state == "failed" or not self.complete:
             return 1
-        return 128 + self.signal if self.signal else min(self.failed, 1)
+        return 128 + self.signal if self.signal else min(self.failed + self.dead_letters, 1)
 
     def __str__(self) -> str:
         """Format the counts as a table."""
@@ -293,6 +307,7 @@ class Report:
             for s in self.stages
         ]
         lines = [f"{s.name}: {s.failed} failed, the last on {s.last_failure}" for s in self.stages if s.last_failure]
+        lines += _remote_lines(self.sources)
         lines += [f"{s.name}: its results were not read: use .collect() or .stream()" for s in self.stages if s.unread]
         lines += loop_holders(self.statistics)
         lines += [f"abandoned: {name} could not be stopped" for name in self.abandoned]
@@ -357,6 +372,41 @@ class _Shown(NamedTuple):
         rest = [f"<tr><th>{name}</th>{''.join([f'<td>{cell}</td>' for cell in row])}</tr>" for name, *row in rows]
         lines = "".join([f"<div>{escape(line)}</div>" for line in self.lines])
         return f"<table><thead><tr>{first}</tr></thead><tbody>{''.join(rest)}</tbody></table>{lines}"
+
+
+def _remote_lines(sources: Sequence[SourceStatistics]) -> list[str]:
+    """A line for each remote queue with which not all went as it mostly does."""
+    lines = []
+    for source in sources:
+        if source.remote is not None:
+            counts = source.remote
+            unusual = [
+                (counts.dead_letters, "to the dead letters"),
+                (counts.released, "given back"),
+                (counts.overtaken, "overtaken (the lease ran out, so it may be handled twice)"),
+                (counts.reconnects, "reconnects"),
+            ]
+            said = [f"{count} {what}" for count, what in unusual if count]
+            if said:
+                lines.append(f"{source.name}: {', '.join([f'{counts.acknowledged} acknowledged', *said])}")
+    return lines
+
+
+def _depth_lines(sources: Sequence[SourceStatistics]) -> list[str]:
+    """A line for each remote queue that was looked at."""
+    lines = []
+    for source in sources:
+        if source.remote is not None and source.remote.depth is not None:
+            *counts, oldest = zip(source.remote.depth._fields, source.remote.depth, strict=True)
+            waits = "" if oldest[1] is None else f", the oldest waits for {oldest[1]:.1f} s"
+            lines.append(f"{source.name} holds {', '.join([f'{count} {what}' for what, count in counts])}{waits}")
+    return lines
+
+
+def _remote_as_dict(counts: RemoteCounts | None) -> dict[str, Any] | None:
+    if counts is None:
+        return None
+    return counts._asdict() | {"depth": None if counts.depth is None else counts.depth._asdict()}
 
 
 OPTIONAL: Final = ("failed", "dropped", "retried", "unfinished", "held back")

@@ -11,14 +11,18 @@ from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 from ..core.plan import Plan
+from ..core.seams import Depth, RemoteCounts
 from ..run.health import Health, Look
 from ..run.report import Statistics
 from ..run.running import Running, look_at
 
-__all__ = ["Figures", "Seen", "Totals"]
+__all__ = ["PRESENT", "Figures", "Seen", "Totals", "counts_of", "depths_of"]
 
 COUNTED: Final = ("received", "done", "failed", "dropped", "retried")
 """What is counted of each stage."""
+
+REMOTE: Final = ("messages_received", "acknowledged", "released", "overtaken", "dead_letters", "reconnects")
+"""What is counted of each remote queue."""
 
 PRESENT: Final = ("queued", "in_flight", "workers", "maxsize", "stalled")
 """What is told of each stage as it is now."""
@@ -50,7 +54,7 @@ class _Run:
         """What there is to see of the run; its counts are noted."""
         look = look_at(self.running)
         if look.statistics is not None:
-            for what, count in _counts(look.statistics).items():
+            for what, count in counts_of(look.statistics).items():
                 self.counts[what] = max(count, self.counts.get(what, 0))  # sums of seconds are rounded either way
         return look
 
@@ -63,6 +67,7 @@ class Totals:
         self._bounds = [float(plan.bound(node.handler)) or math.inf for node in plan.nodes]
         sources = [origin.name for origin in plan.origins] or [PUT]
         whats = [("produced", name) for name in sources] + [(what, name) for name in self._stages for what in COUNTED]
+        whats += [(what, one.name) for one in plan.origins if one.attended is not None for what in REMOTE]
         # The counts of all runs before, and the run that is under way; in one place, since other threads read them.
         self._now: tuple[Figures, _Run | None] = dict.fromkeys(whats, 0.0), None
         self._health = Health(live=True, ready=False, stalled=(), why="not started")
@@ -111,13 +116,39 @@ class Totals:
                 present["workers", stage.name] = stage.concurrency
             for name, seconds in look.unsettled:
                 present["stalled", name] = seconds
+            present |= depths_of(look.statistics)
         return present
 
 
-def _counts(now: Statistics) -> Figures:
+def depths_of(now: Statistics) -> Figures:
+    """What is told of remote queues that have been looked at; a 0 would not be true of one that has not."""
+    found: dict[tuple[str, ...], float] = {}
+    for source in now.sources:
+        if source.remote is not None and source.remote.depth is not None:
+            found |= _depth(source.name, source.remote, source.remote.depth)
+    return found
+
+
+def _depth(name: str, remote: RemoteCounts, depth: Depth) -> Figures:
+    found: dict[tuple[str, ...], float] = {
+        ("ready", name): depth.ready,
+        ("unacknowledged", name): depth.unacknowledged,
+        ("delayed", name): depth.delayed,
+        ("dead", name): depth.dead,
+    }
+    return found if remote.lag is None else found | {("lag", name): remote.lag}
+
+
+def counts_of(now: Statistics) -> Figures:
+    """What is counted of a run, as monitoring systems ask for it."""
     counts: dict[tuple[str, ...], float] = {("produced", source.name): source.produced for source in now.sources}
     if now.put or not now.sources:
         counts["produced", PUT] = now.put
+    for source in now.sources:
+        if (remote := source.remote) is not None:
+            figures = remote.received, remote.acknowledged, remote.released, remote.overtaken
+            told = *figures, remote.dead_letters, remote.reconnects
+            counts |= {(what, source.name): number for what, number in zip(REMOTE, told, strict=True)}
     for stage in now.stages:
         numbers = stage.received, stage.done, stage.failed, stage.dropped, stage.retried
         counts |= {(what, stage.name): number for what, number in zip(COUNTED, numbers, strict=True)}

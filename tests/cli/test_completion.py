@@ -24,6 +24,8 @@ echo "${COMPREPLY[@]}"
     ("words", "completed"),
     [
         (["pr"], "profile"),
+        (["queue", ""], "stats peek dead requeue purge"),
+        (["queue", "dead", "--li"], "--limit"),
         (["run", "app", "--lo"], "--loop --log-level"),
         (["run", "app", "--log-level", "d"], "debug"),
         (["run", "app", "--failed", "fai"], "failed.jsonl"),

@@ -29,7 +29,7 @@ def remote(
     """A queue of numbers on that engine."""
     url = f"memory://attacks-{next(_names)}"
     made = lambda: engine(url, Settings(lease, "dead", {}))  # noqa: E731  # as short as what it is for
-    return RemoteQueue("jobs", made, codec_for("jobs", int, "json", 1000), Terms(prefetch, lease, 5), url)
+    return RemoteQueue("jobs", made, codec_for("jobs", int, "json", 1000), Terms(prefetch, lease, 5), url, "")
 
 
 def kill(loop: str) -> None:

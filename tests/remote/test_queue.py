@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,8 +27,8 @@ from asyncpc import (
     feed,
     source,
 )
-from asyncpc.remote.broker import Depth, Message
-from asyncpc.remote.codec import PayloadError
+from asyncpc.remote import Depth, Message, PayloadError
+from asyncpc.remote.codec import new_id
 from asyncpc.remote.queue import RemoteQueue, remote_queue
 
 _names = count()
@@ -424,3 +426,12 @@ def test_a_remote_queue_in_the_middle_is_refused() -> None:
 def test_a_queue_shows_no_password() -> None:
     """Protects logs: the address is shown without it (fault F7)."""
     assert "memory://" in repr(fresh())
+
+
+def test_ids_are_uuids_that_sort_by_time() -> None:
+    """Protects engines that keep ids in an index, and programs that read the time from them."""
+    ids = [uuid.UUID(new_id()) for _ in range(100)]
+    assert {one.version for one in ids} == {7}
+    assert {one.variant for one in ids} == {uuid.RFC_4122}
+    assert len(set(ids)) == 100
+    assert abs((ids[0].int >> 80) / 1000 - time.time()) < 60

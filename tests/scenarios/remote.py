@@ -173,4 +173,4 @@ class _Sink(MemoryBroker):
 
 
 def _queue(name: str, declared: type, terms: Terms, broker: Any, url: str) -> RemoteQueue[Any]:
-    return RemoteQueue(name, broker, codec_for(name, declared, "json", 1000), terms, url)
+    return RemoteQueue(name, broker, codec_for(name, declared, "json", 1000), terms, url, "it is a test")

@@ -20,6 +20,8 @@ from asyncpc import (
     Pipeline,
     PipelineError,
     Rate,
+    RemoteCounts,
+    RemoteQueue,
     Report,
     Restart,
     Retry,
@@ -32,10 +34,12 @@ from asyncpc import (
     exponential,
     merge,
     producer,
+    remote_queue,
     route,
     run,
     source,
 )
+from asyncpc.remote import Depth, Letter, OpenQueue
 
 
 class Page: ...
@@ -394,6 +398,97 @@ async def flows() -> None:
         await (numbers >> double)
     except PipelineError as error:
         assert_type(error.report, Report)
+
+
+class Job(NamedTuple):
+    number: int
+
+
+jobs = remote_queue("memory://typed", Job, prefetch=10, lease=30.0, attempts=3, codec="msgpack", name="work")
+texts = remote_queue("redis://localhost/texts", str, socket_timeout=5)  # the client's own option
+many = remote_queue("memory://many", list[Job])
+
+
+@consumer
+async def scan(n: int) -> Job:
+    return Job(n)
+
+
+@consumer(concurrency=4)
+async def resize(job: Job) -> bytes:
+    return b""
+
+
+@consumer
+async def by_length(body: bytes) -> str:
+    return str(len(body))
+
+
+@consumer(batch=Batch(10, within=0.1))
+async def keep_jobs(jobs: list[Job]) -> None: ...
+
+
+@consumer
+async def any_job(job: Job | int) -> None: ...
+
+
+async def remote_queues() -> None:
+    """A queue with a URL takes its type on the right of ``>>``, and gives it on the left."""
+    assert_type(jobs, RemoteQueue[Job])
+    assert_type(many, RemoteQueue[list[Job]])
+    assert_type(jobs >> resize, Pipeline[Job, bytes])
+    assert_type(jobs >> keep_jobs, Pipeline[Job, None])
+    assert_type(jobs >> any_job, Pipeline[Job, None])
+    assert_type(texts >> words >> fetch, Pipeline[str, Page])
+    assert_type(numbers >> scan >> jobs, Pipeline[int, None])
+    assert_type(scan >> jobs, Pipeline[int, None])
+    assert_type(source([Job(1)]) >> jobs, Pipeline[Job, None])
+    assert_type(jobs >> resize >> by_length >> texts, Pipeline[Job, None])
+    assert_type(Pipeline(jobs, resize), Pipeline[Job, bytes])
+    assert_type(Pipeline(source([Job(1)]), jobs, maxsize=5), Pipeline[Job, None])
+    assert_type(run(jobs >> keep_jobs), Report)
+    assert_type(merge(jobs, source([Job(1)])), Source[Job])
+    assert_type(await (jobs >> resize).collect(), list[bytes])
+    assert_type(await jobs.depth(), Depth)
+    async with jobs.open() as opened:
+        assert_type(opened, OpenQueue[Job])
+        await opened.put(Job(1), id="1", delay=2.5, headers={"x-user": "7"}, timeout=1.0)
+        await opened.put_many(Job(n) for n in range(3))
+        opened.put_from_thread(Job(1))
+        assert_type(await opened.depth(), Depth)
+        letters = await opened.dead(limit=10, after="")
+        assert_type(letters, list[Letter[Job]])
+        assert_type(letters[0].item, Job | None)
+        assert_type(await opened.requeue(letters), int)
+        assert_type(await opened.requeue([letters[0].place]), int)
+        assert_type(await opened.purge(dead=True), int)
+    async with jobs >> resize as running:
+        assert_type(running, Running[Job, bytes])
+        assert_type(running.statistics().sources[0].remote, RemoteCounts | None)
+
+
+async def mistakes_with_remote_queues() -> None:
+    """What must be refused on either side of a remote queue."""
+    _ = numbers >> jobs  # type: ignore[operator]
+    _ = scan >> texts  # type: ignore[operator]
+    _ = jobs >> words  # type: ignore[operator]
+    _ = jobs >> scan  # type: ignore[operator]
+    _ = jobs >> texts  # type: ignore[operator]
+    _ = scan >> jobs >> resize  # type: ignore[operator]
+    _ = source([1]) >> jobs  # type: ignore[operator]
+    _ = many >> resize  # type: ignore[operator]
+    Pipeline(range(3), jobs)  # type: ignore[misc]
+    Pipeline(jobs, words)  # type: ignore[misc]
+    remote_queue("memory://typed")  # type: ignore[call-arg]
+    remote_queue("memory://typed", Job, codec="pickle")  # type: ignore[arg-type]
+    remote_queue("memory://typed", Job, lease="60")  # type: ignore[arg-type]
+    await jobs.put(Job(1))  # type: ignore[attr-defined]  # open() it
+    async with jobs.open() as opened:
+        await opened.put(1)  # type: ignore[arg-type]
+        await opened.put_many([1])  # type: ignore[list-item]
+        await opened.put_many(Job(1))  # type: ignore[arg-type]
+        opened.put_from_thread("1")  # type: ignore[arg-type]
+        await opened.put(Job(1), ids="1")  # type: ignore[call-arg]
 
 
 async def mistakes() -> None:

@@ -61,7 +61,14 @@ class MemoryBroker:
     """See the module; all calls return at once, but for ``receive``."""
 
     guarantees: Guarantees = Guarantees(
-        durable=False, dedupes=True, delays=True, counts=True, selects=True, leases=True, orders_by_key=False
+        durable=False,
+        dedupes=True,
+        delays=True,
+        counts=True,
+        selects=True,
+        leases=True,
+        orders_by_key=False,
+        shared=False,
     )
 
     def __init__(self, url: str, settings: Settings) -> None:
@@ -237,7 +244,8 @@ class MemoryBroker:
 
     async def requeue(self, places: Sequence[str]) -> int:
         """See ``Broker``."""
-        found = [one for place in places if (one := self._queue.dead.pop(int(place), None)) is not None]
+        numbers = [int(place) for place in places if place.isdecimal()]
+        found = [one for number in numbers if (one := self._queue.dead.pop(number, None)) is not None]
         for one in found:
             self._queue.seen.pop(one.message.id, None)
             self._put(Outgoing(one.message.id, one.message.body, one.message.headers, time=one.message.time))

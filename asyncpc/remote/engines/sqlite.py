@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ...errors import DefinitionError, LeftBehind
 from ...offload.threads import WorkerThreads
+from ...wording import shown
 from ..broker import DeadLetter, Depth, Disconnected, Guarantees, Message, Outgoing, Settings
 from .sqlite_queue import QueueFile
 
@@ -82,9 +83,13 @@ class SqliteBroker:
         threads, self._threads = self._threads, None
         self._changed.set()  # a receive that waits
         if threads is not None:
-            with suppress(TimeoutError, LeftBehind):  # a disk that hangs keeps the thread until it goes on
-                async with asyncio.timeout(CLOSING):
+            limit = asyncio.timeout(CLOSING)
+            try:
+                async with limit:
                     await threads.__aexit__()
+            except (TimeoutError, LeftBehind):  # a disk that hangs keeps the thread until it goes on
+                if not limit.expired():
+                    raise
 
     async def _call(self, work: Callable[[QueueFile, *Given], R], *given: *Given) -> R:
         """What ``work`` gives in the thread."""
@@ -108,9 +113,11 @@ class SqliteBroker:
             left = deadline - self._loop.time()
             if taken or left <= 0 or self._is_asked_back:
                 return taken
-            with suppress(TimeoutError):
-                async with asyncio.timeout(min(left, pause)):
-                    await self._changed.wait()
+            timer = self._loop.call_later(min(left, pause), self._changed.set)
+            try:
+                await self._changed.wait()
+            finally:
+                timer.cancel()
             pause = min(2 * pause, LAST_PAUSE)
 
     def wake(self) -> None:
@@ -208,7 +215,7 @@ def _durability(settings: Settings) -> str:
     options: dict[str, Any] = dict(settings.client)
     synchronous = options.pop("synchronous", "FULL")
     if options:
-        raise DefinitionError(f"remote_queue: sqlite:// takes no option {sorted(options)[0]!r}, only synchronous")
+        raise DefinitionError(f"remote_queue: sqlite:// takes no option {shown(sorted(options)[0])}, only synchronous")
     if synchronous not in ("FULL", "NORMAL"):
         raise DefinitionError("remote_queue: sqlite:// takes synchronous='FULL' or 'NORMAL'")
     return str(synchronous)

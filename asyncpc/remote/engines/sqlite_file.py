@@ -10,6 +10,7 @@ All calls that wait together are made in one transaction, as its commit takes lo
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import sys
@@ -20,7 +21,7 @@ from typing import Final
 
 from ...errors import DefinitionError
 from ...offload.calls import Job, ThreadCaller
-from ...wording import shown, summary
+from ...wording import message_of, shown
 from ..broker import Disconnected
 
 __all__ = ["DatabaseFile"]
@@ -32,7 +33,7 @@ LONGEST_PAUSE: Final = 0.001
 SHORTEST_PAUSE: Final = 0.00005
 """Seconds between two looks at the lock file."""
 
-HURRY: Final = 50.0
+HURRY: Final = 100.0
 """How much more often a process looks for each second that it has waited; the shorter pause of two wins most turns."""
 
 BUSY: Final = 0.25
@@ -41,8 +42,17 @@ BUSY: Final = 0.25
 LOG_SIZE: Final = 64 * 1024 * 1024
 """Bytes of the write-ahead log that stay on disk after a rush."""
 
+BY_EFFECTIVE_USER: Final = os.access in os.supports_effective_ids
+"""Whether the system can be asked what the process may do now, and not who has started it."""
+
+LONGEST_PATH: Final = 500
+"""Characters of a path that a message shows."""
+
 MISTAKES: Final = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT})
 """Errors on opening that no later attempt mends."""
+
+FORBIDDEN: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+"""Likewise, of the lock file."""
 
 if sys.platform == "win32":
     import msvcrt
@@ -95,14 +105,16 @@ class DatabaseFile(ThreadCaller):
         try:
             self.path = os.path.realpath(self.path)
             self._lock_file = os.open(self.path + "-lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
-            self._wait_for_lock(monotonic() + PATIENCE)
+            self._wait_for_lock(monotonic() + PATIENCE)  # or two would make the tables at once
             self._connection = sqlite3.connect(self.path, timeout=BUSY, isolation_level=None)
             self._prepare(self._connection)
             self._file = self._on_disk()
             return self.path
         except (FileNotFoundError, NotADirectoryError):
             raise DefinitionError(f"sqlite: {self._name}: its directory does not exist") from None
-        except PermissionError:
+        except OSError as error:
+            if error.errno not in FORBIDDEN:
+                raise
             raise DefinitionError(f"sqlite: {self._name}: its directory may not be written to") from None
         except sqlite3.Error as error:
             if _code(error) in MISTAKES or not self._is_allowed():
@@ -119,10 +131,7 @@ class DatabaseFile(ThreadCaller):
         """The connection, in a transaction that no other process is in; it is over when the calls are."""
         connection = self.reading()
         if not connection.in_transaction:
-            ends = monotonic() + PATIENCE
-            self._wait_for_lock(ends)
-            while not self._begins(connection):
-                self._go_on(ends)
+            self._begin(connection)
         return connection
 
     # -- as a caller of calls ---------------------------------------------------------------------
@@ -136,11 +145,14 @@ class DatabaseFile(ThreadCaller):
         try:
             if self._file is not None and self._on_disk() != self._file:
                 raise Disconnected(f"sqlite: {self._name} was removed or replaced")
-            super().make(jobs)
-            failed = next((job.error for job in jobs if job.error is not None), None)
-            if failed is None and self._connection is not None and self._connection.in_transaction:
+            for job in jobs:
+                super().make([job])
+                if job.error is not None:
+                    raise job.error  # the others need not wait too, nor be made in vain
+            if self._connection is not None and self._connection.in_transaction:
                 self._connection.execute("COMMIT")
-        except (Disconnected, OSError, sqlite3.Error) as error:
+            failed = None
+        except BaseException as error:
             failed = error
         finally:
             self._end()
@@ -183,6 +195,12 @@ class DatabaseFile(ThreadCaller):
             why = "closed" if self._is_leaving else f"locked by another process for {PATIENCE:.0f} seconds"
             raise Disconnected(f"sqlite: {self._name} is {why}")
 
+    def _begin(self, connection: sqlite3.Connection) -> None:
+        ends = monotonic() + PATIENCE
+        self._wait_for_lock(ends)
+        while not self._begins(connection):
+            self._go_on(ends)
+
     def _begins(self, connection: sqlite3.Connection) -> bool:
         try:
             connection.execute("BEGIN IMMEDIATE")
@@ -220,12 +238,14 @@ class DatabaseFile(ThreadCaller):
             f"PRAGMA fullfsync={int(self._synchronous == 'FULL')}"
         )  # macOS: through the cache of the disk
         connection.execute(f"PRAGMA journal_size_limit={LOG_SIZE}")
-        if version < self._version:
-            connection.execute("BEGIN IMMEDIATE")
-            for statement in self._schema:
-                connection.execute(statement)
-            connection.execute(f"PRAGMA application_id={self._kind}")
-            connection.execute(f"PRAGMA user_version={self._version}")
+        self._begin(connection)
+        connection.execute(f"PRAGMA user_version={self._version}")  # whatever it was: tells whether it can be written
+        if version == self._version:
+            connection.execute("ROLLBACK")
+            return
+        connection.execute(f"PRAGMA application_id={self._kind}")
+        for statement in self._schema:
+            connection.execute(statement)
 
     def _on_disk(self) -> tuple[int, int] | None:
         """Which file has the path now."""
@@ -236,19 +256,20 @@ class DatabaseFile(ThreadCaller):
         return status.st_dev, status.st_ino
 
     def _is_allowed(self) -> bool:
+        """Whether it is a file that may be read and written; if it is not there, it may be made."""
         return not os.path.isdir(self.path) and (
-            not os.path.exists(self.path) or os.access(self.path, os.R_OK | os.W_OK)
+            not os.path.exists(self.path) or os.access(self.path, os.R_OK | os.W_OK, effective_ids=BY_EFFECTIVE_USER)
         )
 
     def _told(self, error: BaseException) -> BaseException:
         """The error as the caller of a call gets it."""
         if isinstance(error, sqlite3.Error | OSError) and not isinstance(error, Disconnected):
-            return Disconnected(f"sqlite: {self._name}: {summary(error)}")
+            return Disconnected(f"sqlite: {self._name}: {message_of(error)}")
         return error
 
     @property
     def _name(self) -> str:
-        return shown(self.path)
+        return shown(self.path, LONGEST_PATH)
 
 
 def _code(error: sqlite3.Error) -> int:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from math import inf
+from operator import itemgetter
 from random import getrandbits
 from time import time
 from typing import Any, Final, NamedTuple
@@ -27,14 +29,12 @@ SUSPECT: Final = f"attempt>={SUSPECT_AFTER}"
 
 SCHEMA: Final = (
     """CREATE TABLE message(
-        seq INTEGER PRIMARY KEY AUTOINCREMENT, queue TEXT NOT NULL, due REAL NOT NULL, attempt INTEGER NOT NULL,
+        seq INTEGER PRIMARY KEY, queue TEXT NOT NULL, due REAL NOT NULL, attempt INTEGER NOT NULL,
         owner INTEGER NOT NULL, time REAL NOT NULL, id TEXT NOT NULL, headers TEXT NOT NULL, body BLOB NOT NULL)""",
     f"CREATE INDEX message_fresh ON message(queue, due) WHERE {FRESH}",
     f"CREATE INDEX message_suspect ON message(queue, due) WHERE {SUSPECT}",
     """CREATE TABLE seen(
-        queue TEXT NOT NULL, id TEXT NOT NULL, seq INTEGER NOT NULL, until REAL NOT NULL,
-        PRIMARY KEY(queue, id)) WITHOUT ROWID""",
-    "CREATE INDEX seen_until ON seen(until)",
+        seq INTEGER PRIMARY KEY, queue TEXT NOT NULL, id TEXT NOT NULL, until REAL NOT NULL, UNIQUE(queue, id))""",
     """CREATE TABLE dead(
         seq INTEGER PRIMARY KEY AUTOINCREMENT, queue TEXT NOT NULL, name TEXT NOT NULL, attempt INTEGER NOT NULL,
         time REAL NOT NULL, id TEXT NOT NULL, headers TEXT NOT NULL, body BLOB NOT NULL, failure BLOB NOT NULL)""",
@@ -70,6 +70,7 @@ class QueueFile(DatabaseFile):
         self._written = 0  # by this connection, which data_version does not tell
         self._looked_at: tuple[int, ...] = ()
         self._nothing_until = 0.0
+        self._forgotten = 0  # the last number up to which old ids were let go of
 
     def take(self, limit: int, suspects: int) -> list[Message]:
         """See ``Broker.receive``."""
@@ -113,11 +114,10 @@ class QueueFile(DatabaseFile):
         write, now = self.writing(), time()
         self._written += 1
         self._forget(2 * len(messages), now)
-        (last,) = write.execute("SELECT max(seq) FROM sqlite_sequence WHERE name='message'").fetchone()
-        numbered = list(enumerate(messages, (last or 0) + 1))
-        known = [(self._queue, one.id, seq, now + REMEMBERED) for seq, one in numbered]
+        numbered = list(enumerate(messages, self._next()))
+        known = [(seq, self._queue, one.id, now + REMEMBERED) for seq, one in numbered]
         if write.executemany("INSERT OR IGNORE INTO seen VALUES(?, ?, ?, ?)", known).rowcount < len(known):
-            numbered = [(seq, one) for seq, one in numbered if self._seq_of(one.id) == seq]
+            numbered = [(seq, one) for seq, one in numbered if self._is_new(seq)]
         write.executemany(
             "INSERT INTO message VALUES(?, ?, ?, 0, 0, ?, ?, ?, ?)",
             [
@@ -126,22 +126,25 @@ class QueueFile(DatabaseFile):
             ],
         )
 
-    def _seq_of(self, known: str) -> int:
-        found = self.reading().execute("SELECT seq FROM seen WHERE queue=? AND id=?", (self._queue, known))
-        return int(found.fetchone()[0])
+    def _next(self) -> int:
+        """The number of the next message; those in ``seen`` are taken too."""
+        found = self.reading().execute("SELECT (SELECT max(seq) FROM message), (SELECT max(seq) FROM seen)").fetchone()
+        return 1 + max(seq or 0 for seq in found)
+
+    def _is_new(self, seq: int) -> bool:
+        return self.reading().execute("SELECT 1 FROM seen WHERE seq=?", (seq,)).fetchone() is not None
 
     def _forget(self, limit: int, now: float) -> None:
         """Let go of old ids, more than come in, so that there is an end to them; not of those still in a queue."""
         write = self.writing()
-        old = write.execute(
-            "SELECT seen.queue, seen.id, message.seq IS NULL FROM seen LEFT JOIN message USING(seq)"
-            " WHERE until<=? ORDER BY until LIMIT ?",
-            (now, limit),
-        ).fetchall()
-        gone = [row[:2] for row in old if row[2]]
-        kept = [(now + REMEMBERED, *row[:2]) for row in old if not row[2]]
-        write.executemany("DELETE FROM seen WHERE queue=? AND id=?", gone)
-        write.executemany("UPDATE seen SET until=? WHERE queue=? AND id=?", kept)
+        rows = write.execute(
+            "SELECT seen.seq, until<=?, message.seq IS NULL FROM seen LEFT JOIN message USING(seq)"
+            " WHERE seen.seq>? ORDER BY seen.seq LIMIT ?",
+            (now, self._forgotten, limit),
+        )
+        old = list(takewhile(itemgetter(1), rows))
+        write.executemany("DELETE FROM seen WHERE seq=?", [(seq,) for seq, _, is_gone in old if is_gone])
+        self._forgotten = old[-1][0] if len(old) == limit else 0  # past those still in a queue; or begin anew
 
     def ack(self, messages: Sequence[Message]) -> int:
         """See ``Broker``."""
@@ -206,23 +209,18 @@ class QueueFile(DatabaseFile):
 
     def requeue(self, places: Sequence[int]) -> int:
         """See ``Broker``; takes them out of the dead letters in the same transaction."""
-        write, now, count = self.writing(), time(), 0
+        write, now, first = self.writing(), time(), self._next()
         self._written += 1
+        seq = first
         for place in places:
             key = (place, *self._dead)
-            found = write.execute(
-                "INSERT INTO message(queue, due, attempt, owner, time, id, headers, body)"
-                " SELECT queue, ?, 0, 0, time, id, headers, body FROM dead WHERE seq=? AND queue=? AND name=?",
-                (now, *key),
-            )
-            if found.rowcount:
-                count += 1
+            put = "SELECT ?, queue, ?, 0, 0, time, id, headers, body FROM dead WHERE seq=? AND queue=? AND name=?"
+            if write.execute(f"INSERT INTO message {put}", (seq, now, *key)).rowcount:
                 write.execute("DELETE FROM dead WHERE seq=?", (place,))
-                write.execute(
-                    "INSERT OR REPLACE INTO seen SELECT queue, id, seq, ? FROM message WHERE seq=?",
-                    (now + REMEMBERED, found.lastrowid),
-                )
-        return count
+                known = "SELECT seq, queue, id, ? FROM message WHERE seq=?"
+                write.execute(f"INSERT OR REPLACE INTO seen {known}", (now + REMEMBERED, seq))
+                seq += 1
+        return seq - first
 
     def purge(self, dead: bool) -> int:
         """Forget some; 0 when there are no more. Others, who wait for their turn to write, come in between."""

@@ -1,0 +1,82 @@
+"""``asyncpc run --processes N``: the command in the parent, which prints what its processes have done together."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+
+from ..remote.processes import Outcome, Processes, Terms
+from .as_json import as_line, report_as_json
+from .metrics import served
+from .output import UsageError, print_error, print_left, print_line, print_text
+
+if TYPE_CHECKING:
+    from ..metrics import Metrics
+
+__all__ = ["run_in_processes"]
+
+PASSED_ON: Final = ("target", "set", "loop", "drain_timeout", "log_level", "failed", "traceback")
+"""The options that a child needs; what is printed and served is up to the parent."""
+
+
+def run_in_processes(options: argparse.Namespace) -> int:
+    """Run the pipeline in several processes, and print one report; the exit status is as for one process."""
+    if options.reload:
+        raise UsageError(
+            "--reload runs one process: leave --processes out while you edit; "
+            "with --processes, SIGHUP replaces the processes by new ones with the new code"
+        )
+    if not hasattr(signal, "SIGHUP"):
+        raise UsageError("--processes needs a POSIX system; start 'asyncpc run' several times instead")
+    shown: list[Metrics] = []
+
+    def named(name: str) -> None:
+        for metrics in shown:
+            from ..metrics import watch_elsewhere  # here, since it needs an extra
+
+            watch_elsewhere(metrics, name, processes)
+        shown.clear()
+
+    terms = Terms(
+        options.processes,
+        [sys.executable, "-m", "asyncpc.cli.child"],
+        {name: getattr(options, name) for name in PASSED_ON},
+    )
+    note = _be_silent if options.quiet else print_error
+    processes = Processes(terms, print_error, note, named)
+
+    def look(running: Processes) -> None:
+        now = running.statistics()
+        if now is not None:
+            failed = f" · {now.failed:,} failed" if now.failed else ""
+            note(f"{options.processes} processes: {now.done:,} done in {now.elapsed:.0f} s{failed}")
+
+    with served(shown.append, options.metrics) as around:
+        outcome = anyio.run(processes.run, around, look)
+    _tell(outcome, options)
+    return outcome.exit_status
+
+
+def _be_silent(line: str) -> None:
+    """Show nothing but errors, for ``--quiet``."""
+
+
+def _tell(outcome: Outcome, options: argparse.Namespace) -> None:
+    for told in outcome.lines:
+        print_error(told)
+    report = outcome.report
+    if report is None:
+        return
+    if options.json:
+        errors = [*outcome.errors]
+        whole: dict[str, Any] = report_as_json(report, outcome.exit_status, errors)
+        together = {"count": options.processes, "crashes": outcome.crashes}
+        print_line(as_line(whole | {"failures": [*outcome.failures], "processes": together}))
+    elif not options.quiet:
+        crashes = f", of which {outcome.crashes} ended unexpectedly and were replaced" if outcome.crashes else ""
+        print_text(f"{report}\nin {options.processes} processes{crashes}")
+    print_left(report)

@@ -1,0 +1,119 @@
+"""Entries of a stream of Redis as messages, and messages as arguments of the script, for the engine ``redis``."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
+
+from ..broker import DeadLetter, Message, Outgoing
+from .redis_script import AT_ONCE
+
+__all__ = ["Receipt", "arguments_of", "dead_letter", "is_entry", "message", "names_of", "parts", "shared"]
+
+AnyMessage = TypeVar("AnyMessage", Message, Outgoing)
+
+
+class Receipt(NamedTuple):
+    """A delivery."""
+
+    consumer: str
+    stream: int  # 1 or 2, as the script knows it
+    entry: bytes
+    deliveries: int  # of this entry
+
+
+def message(entry: bytes, fields: Sequence[bytes], receipt: Receipt | None) -> Message:
+    """What an entry holds, whoever wrote it."""
+    found = dict(zip(fields[::2], fields[1::2], strict=True))
+    time, headers, written = [*found.get(b"meta", b"").split(b"\n", 2), b"", b""][:3]
+    return Message(
+        _text(written or entry),
+        found.get(b"body", b""),
+        _attempt(found.get(b"attempt")) + (receipt.deliveries if receipt is not None else 0),
+        _seconds(time, entry),
+        _headers(headers),
+        receipt,
+    )
+
+
+def dead_letter(entry: bytes, fields: Sequence[bytes]) -> DeadLetter:
+    """What an entry of the dead letters holds."""
+    failure = dict(zip(fields[::2], fields[1::2], strict=True)).get(b"failure", b"")
+    return DeadLetter(entry.decode(), message(entry, fields, None), failure)
+
+
+def _text(written: bytes) -> str:
+    return written.decode("utf-8", "backslashreplace")
+
+
+def _attempt(written: bytes | None) -> int:
+    return int(written) if written is not None and written.isdigit() and len(written) < 7 else 0  # as the script
+
+
+def _seconds(written: bytes, entry: bytes) -> float:
+    """When a message was put, else when its entry was made."""
+    with suppress(ValueError):
+        seconds = float(written)
+        if math.isfinite(seconds):
+            return seconds
+    return int(entry.partition(b"-")[0]) / 1000
+
+
+def arguments_of(one: Outgoing) -> tuple[str | bytes | int, ...]:
+    """What the script needs to put a message."""
+    delay = math.ceil(1000 * one.delay) if one.delay > 0 else 0
+    headers = json.dumps(dict(one.headers), separators=(",", ":")) if one.headers else ""
+    return one.id, delay, f"{one.time:.3f}\n{headers}\n{one.id}", one.body
+
+
+@lru_cache(256)
+def _headers(written: bytes) -> Mapping[str, str]:
+    found: Any = {}
+    if written and len(written) < 20_000:
+        with suppress(ValueError, RecursionError):
+            found = json.loads(written)
+    if not isinstance(found, dict):
+        found = {}
+    return MappingProxyType({name: value for name, value in found.items() if isinstance(value, str)})
+
+
+def names_of(messages: Iterable[Message]) -> Iterator[bytes | int]:
+    """What the script needs to know deliveries again."""
+    for one in messages:
+        yield one.receipt.entry
+        yield one.receipt.deliveries
+
+
+def parts(messages: Iterable[Message], size: float = math.inf) -> Iterator[tuple[tuple[str, int], list[Message]]]:
+    """The messages by their consumers and streams, in order, shared out as ``shared`` does."""
+    places: dict[tuple[str, int], list[Message]] = {}
+    for one in messages:
+        places.setdefault(one.receipt[:2], []).append(one)
+    for place, some in places.items():
+        for part in shared(some, size):
+            yield place, part
+
+
+def shared(messages: Iterable[AnyMessage], size: float) -> Iterator[list[AnyMessage]]:
+    """The messages, as many at once as the script takes, with bodies of so many bytes if they are not one."""
+    part: list[AnyMessage] = []
+    left = size
+    for one in messages:
+        left -= len(one.body)
+        if part and (len(part) == AT_ONCE or left < 0):
+            yield part
+            part, left = [], size - len(one.body)
+        part.append(one)
+    if part:
+        yield part
+
+
+def is_entry(place: str) -> bool:
+    """Whether this can be the name of an entry."""
+    return re.fullmatch(r"\d{1,18}-\d{1,18}", place) is not None

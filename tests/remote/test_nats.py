@@ -1,0 +1,471 @@
+"""The engine on NATS JetStream keeps the contract of all engines, on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import signal
+import ssl
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from remote.servers import Nats, client_of, must_have
+
+from asyncpc import DefinitionError
+from asyncpc.remote.broker import Disconnected, Outgoing, PublishError, Settings
+from asyncpc.remote.contract import BrokerContract, outgoing, received, settled_depth
+
+client_of("nats")
+
+import nats  # noqa: E402  # it may be missing
+
+from asyncpc.remote.engines.nats import NatsBroker  # noqa: E402  # needs it
+
+pytestmark = pytest.mark.thorough
+
+CANARY = "canary-7f3a"
+
+REFUSED = "Authorization Violation|[Cc]onnection"
+"""What a wrong password makes the client say: the server ends the connection, and its reason may be lost with that."""
+
+Open = Callable[..., Awaitable[NatsBroker]]
+"""Opens a broker for a URL, a lease and options of the client."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nats]:
+    """One for all tests that do it no harm."""
+    running = Nats(tmp_path_factory.mktemp("nats"))
+    running.start()
+    yield running
+    running.stop()
+
+
+class TestNats(BrokerContract):
+    """The contract."""
+
+    engine = NatsBroker
+
+    @pytest.fixture
+    def url(self, server: Nats) -> str:
+        """A queue of its own for each test."""
+        return server.url()
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Open]:
+    """Closes after the test what it has opened; the harness knows it by its name."""
+    opened: list[NatsBroker] = []
+
+    async def connected(url: str, lease: float = 30.0, **client: Any) -> NatsBroker:
+        broker = NatsBroker(url, Settings(lease, "dead", client))
+        opened.append(broker)
+        await broker.open()
+        return broker
+
+    yield connected
+    for broker in opened:
+        await broker.close()
+
+
+# -- what is asked for -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nats://host",
+        "nats://host/",
+        "nats:///jobs",
+        "nats://host/a/b",
+        "nats://host/two words",
+        "nats://host/jobs.*",
+        "nats://host/jobs?queue=jobs",
+        f"nats://user:{CANARY}@host:port/jobs",
+        f"nats://user:{CANARY}@host",
+        f"nats://user:{CANARY}/#@host/jobs",
+    ],
+)
+def test_a_wrong_url_says_what_was_expected(url: str) -> None:
+    """Without its password, which may be what is wrong with it."""
+    with pytest.raises(DefinitionError, match=r"expected nats://\[user:password@\]host\[:4222\]/queue") as caught:
+        NatsBroker(url, Settings(30.0, "dead", {}))
+    assert CANARY not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("option", ["no_such", "allow_reconnect", "error_cb", "pending_size"])
+def test_an_option_that_the_client_cannot_take_is_refused(option: str) -> None:
+    """By name, where the queue is defined; those that are the engine's among them."""
+    with pytest.raises(DefinitionError, match=f"takes no option '{option}'"):
+        NatsBroker("nats://host/jobs", Settings(30.0, "dead", {option: 1}))
+
+
+async def test_a_stream_that_is_something_else_is_left_alone(server: Nats, connect: Open) -> None:
+    """A queue never takes over the stream of somebody else's events."""
+    url = server.url()
+    name = url.rsplit("/", 1)[1]
+    client = await nats.connect(url.rsplit("/", 1)[0])
+    try:
+        await client.jetstream().add_stream(name=name, subjects=[f"events.{name}"])
+        with pytest.raises(DefinitionError, match="to have retention workqueue"):
+            await connect(url)
+    finally:
+        await client.close()
+
+
+# -- passwords ---------------------------------------------------------------------------------------
+
+
+async def test_no_failure_shows_the_password(
+    tmp_path: Path, connect: Open, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Refused, wrong, a killed server: neither in an error, nor its traceback, nor a log, nor on the terminal (F7)."""
+    caplog.set_level(logging.DEBUG)
+    server = Nats(tmp_path, "--user", "user", "--pass", CANARY)
+    said = []
+    with pytest.raises(Disconnected, match=r"127\.0\.0\.1") as caught:
+        await connect(server.url(f"user:{CANARY}@"))
+    said.append(caught.value)
+    await asyncio.to_thread(server.start)
+    try:
+        with pytest.raises(Disconnected, match=REFUSED) as caught:
+            await connect(server.url(f"user:{CANARY}-wrong@"))
+        said.append(caught.value)
+        broker = await connect(server.url(f"user:{CANARY}@"))
+        waiting = asyncio.create_task(broker.receive(10, 60.0, 1))
+        await asyncio.sleep(0.1)
+    finally:
+        await asyncio.to_thread(server.kill)
+    with pytest.raises(Disconnected) as caught:
+        await waiting
+    said.append(caught.value)
+    with pytest.raises(Disconnected) as caught:
+        await broker.publish([outgoing()])
+    said.append(caught.value)
+    texts = ["".join(traceback.format_exception(one)) + repr(one) for one in said]
+    texts += [repr(broker), caplog.text, *capfd.readouterr()]
+    assert CANARY not in "".join(texts)
+    assert not [one for one in caplog.records if one.levelno >= logging.ERROR]
+
+
+async def test_credentials_come_from_the_environment(
+    tmp_path: Path, connect: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a URL in a program needs none; those of the URL come first, and may hold any character."""
+    password = "a/b@c:%d"
+    server = Nats(tmp_path, "--user", "user", "--pass", password)
+    await asyncio.to_thread(server.start)
+    try:
+        monkeypatch.setenv("NATS_USER", "user")
+        monkeypatch.setenv("NATS_PASSWORD", password)
+        await connect(server.url())
+        monkeypatch.setenv("NATS_PASSWORD", "wrong")
+        await connect(server.url(f"user:{quote(password, safe='')}@"))
+        with pytest.raises(Disconnected, match=REFUSED):
+            await connect(server.url())
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
+async def test_tls_is_verified_and_never_given_up(tmp_path: Path, server: Nats, connect: Open) -> None:
+    """Neither a server that offers none gets a password (the client would send it), nor one that is unknown (F11)."""
+    must_have(shutil.which("openssl"), "openssl", "apt-get install openssl")
+    seen: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def offer_none(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"x","version":"2.12.0","headers":true,"max_payload":1048576}\r\n')
+        seen.put_nowait(await reader.read())
+        writer.close()
+
+    async with await asyncio.start_server(offer_none, "127.0.0.1", 0) as listener:
+        port = listener.sockets[0].getsockname()[1]
+        with pytest.raises(Disconnected, match="secure connection"):
+            await connect(f"tls://user:{CANARY}@127.0.0.1:{port}/jobs")
+        assert await seen.get() == b""
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    make = f"openssl req -x509 -newkey rsa:2048 -nodes -keyout {key} -out {certificate} -days 2 -subj /CN=x"
+    made = [*make.split(), "-addext", "subjectAltName=IP:127.0.0.1"]
+    await asyncio.to_thread(subprocess.run, made, check=True, capture_output=True)
+    secure = Nats(tmp_path, "--tls", "--tlscert", str(certificate), "--tlskey", str(key))
+    await asyncio.to_thread(secure.start)
+    try:
+        url = secure.url().replace("nats://", "tls://")
+        with pytest.raises(Disconnected, match="CERTIFICATE_VERIFY_FAILED"):
+            await connect(url)
+        broker = await connect(url, tls=ssl.create_default_context(cafile=certificate))
+        await broker.publish([outgoing(b"x" * 100_000)])
+        assert len(await received(broker, 1)) == 1
+    finally:
+        await asyncio.to_thread(secure.stop)
+
+
+# -- servers and processes that end ------------------------------------------------------------------
+
+
+async def test_a_killed_server_keeps_what_it_confirmed(tmp_path: Path, connect: Open) -> None:
+    """Also what is delayed and what is dead; a delivery that was under way can be acked by the next connection."""
+    server = Nats(tmp_path)
+    await asyncio.to_thread(server.start)
+    try:
+        broker = await connect(server.url())
+        await broker.publish([outgoing(b"%d" % number) for number in range(500)])
+        await broker.publish([outgoing(b"later", delay=2.0)])
+        (ours, dead) = await received(broker, 2, limit=2)
+        await broker.bury([(dead, b'{"reason": "because"}')])
+        await asyncio.to_thread(server.kill)
+        with pytest.raises(Disconnected):
+            await broker.ack([ours])
+        await broker.close()
+        await asyncio.to_thread(server.start)
+        await broker.open()
+        assert await broker.ack([ours]) == 1
+        messages = await received(broker, 499)
+        assert [one.body for one in messages] == [*(b"%d" % number for number in range(2, 500)), b"later"]
+        assert [one.message.body for one in await broker.dead(10, "")] == [b"1"]
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
+async def test_a_killed_server_forgets_its_last_deliveries(tmp_path: Path, connect: Open) -> None:
+    """It never answers their acks: they count as lost, so that no worker waits for ever, and they come again."""
+    server = Nats(tmp_path)
+    await asyncio.to_thread(server.start)
+    try:
+        broker = await connect(server.url(), lease=5.0)
+        await broker.publish([outgoing(b"%d" % number) for number in range(500)])
+        messages = await received(broker, 10)
+        await asyncio.sleep(0.3)  # so that it writes down that it has delivered these
+        messages += await received(broker, 490)
+        await asyncio.to_thread(server.kill)
+        await broker.close()
+        await asyncio.to_thread(server.start)
+        await broker.open()
+        async with asyncio.timeout(5):
+            lost = len(await broker.extend(messages))
+            assert await broker.ack(messages) == 500 - lost
+        assert len(await received(broker, lost)) == lost
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
+async def test_a_stalled_server_is_noticed(tmp_path: Path, connect: Open) -> None:
+    """By every call that waits for it, within 15 s; and close does not wait for it."""
+    server = Nats(tmp_path)
+    await asyncio.to_thread(server.start)
+    try:
+        broker = await connect(server.url())
+        await broker.publish([outgoing()])
+        (message,) = await received(broker, 1)
+        waiting = asyncio.create_task(broker.receive(10, 60.0, 1))
+        await asyncio.sleep(0.1)
+        server.send(signal.SIGSTOP)
+        began = time.monotonic()
+        large = [outgoing(b"x" * 900_000) for _ in range(20)]  # more than the buffers on the way hold
+        calls = [waiting, broker.publish(large), broker.ack([message]), broker.extend([message]), broker.depth()]
+        errors = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(one) for one in errors] == [Disconnected] * 5
+        assert time.monotonic() - began < 15
+        began = time.monotonic()
+        await broker.close()
+        assert time.monotonic() - began < 5
+        server.send(signal.SIGCONT)
+        await broker.open()
+        assert await broker.ack([message]) in (0, 1)
+    finally:
+        server.send(signal.SIGCONT)
+        await asyncio.to_thread(server.stop)
+
+
+WORKER = """
+import asyncio, sys
+from asyncpc.remote.broker import Settings
+from asyncpc.remote.engines.nats import NatsBroker
+
+async def main():
+    broker = NatsBroker(sys.argv[1], Settings(3.0, "dead", {}))
+    await broker.open()
+    while True:
+        messages = await broker.receive(20, 5.0, 1)
+        for one in messages[:-1]:
+            print(one.body.decode(), flush=True)
+        await broker.ack(messages[:-1])
+
+asyncio.run(main())
+"""
+
+
+async def test_processes_share_a_queue_and_one_takes_over_from_another(server: Nats, connect: Open) -> None:
+    """Three that are killed with something in hand: all they had not acked comes to the next, counted."""
+    url = server.url()
+    broker = await connect(url, lease=3.0)
+    sent = {f"{number}" for number in range(2000)}
+    command = [sys.executable, "-c", WORKER, url]
+    pipe = asyncio.subprocess.PIPE
+    workers = [await asyncio.create_subprocess_exec(*command, stdout=pipe) for _ in range(3)]
+    try:
+        await broker.publish([outgoing(one.encode()) for one in sorted(sent)])
+        await settled_depth(broker, 0)
+    finally:
+        for worker in workers:
+            worker.kill()
+    done = [line for worker in workers for line in (await worker.communicate())[0].decode().split()]
+    assert len(done) == len(set(done))
+    left = await received(broker, len(sent) - len(done))
+    assert {one.body.decode() for one in left} | set(done) == sent
+    assert min(one.attempt for one in left) >= 2
+    assert await broker.ack(left) == len(left)
+    assert (await broker.depth())[:3] == (0, 0, 0)
+
+
+# -- what the server counts and keeps ----------------------------------------------------------------
+
+
+async def test_what_came_after_the_last_receive_goes_back_at_once(server: Nats, connect: Open) -> None:
+    """Fault E14: a message that the client holds when it closes waits for no lease, and was no attempt."""
+    url = server.url()
+    first, second = await connect(url), await connect(url)
+    waiting = asyncio.create_task(first.receive(10, 60.0, 1))
+    await asyncio.sleep(0.1)
+    first.wake()
+    assert await waiting == []
+    await second.publish([outgoing(b"between")])
+    await asyncio.sleep(0.1)
+    await first.close()
+    (message,) = await received(second, 1)
+    assert (message.body, message.attempt) == (b"between", 1)
+
+
+async def test_attempts_are_counted_over_every_way_back(server: Nats, connect: Open) -> None:
+    """The server's count begins anew with each copy; the message's goes on, and its id stays known."""
+    broker = await connect(server.url(), lease=1.0)
+    await broker.publish([Outgoing("id", b"", time=1.0)])
+    attempts = []
+    for delay, counted in [(0.0, True), (0.0, False), (0.2, True), (0.2, False), (0.0, False)]:
+        (message,) = await received(broker, 1)
+        attempts.append(message.attempt)
+        await broker.release([message], delay, counted)
+        await broker.release([message], delay, counted)  # a repeated call makes no second copy
+    (message,) = await received(broker, 1)  # and its lease runs out
+    attempts.append(message.attempt)
+    (message,) = await received(broker, 1)
+    assert [*attempts, message.attempt] == [1, 2, 2, 3, 3, 3, 4]
+    assert message.id == "id"
+    assert await broker.ack([message]) == 1
+    await broker.publish([Outgoing("id", b"", time=1.0)])
+    assert (await broker.depth())[:3] == (0, 0, 0)
+
+
+async def test_a_delivery_that_was_lost_settles_nothing(server: Nats, connect: Open) -> None:
+    """Fault E9, also over a new connection: the server would take its ack, and its release, for that of the next."""
+    url = server.url()
+    first, second = await connect(url, lease=1.0), await connect(url, lease=1.0)
+    await first.publish([outgoing(b"a")])
+    ours = await received(first, 1)
+    await first.close()
+    await first.open()
+    theirs = await received(second, 1)
+    assert await first.ack(ours) == 0
+    await first.release(ours, 0.0, counted=False)
+    await first.bury([(ours[0], b"{}")])
+    assert await first.receive(10, 0.2, 1) == []
+    assert await second.ack(theirs) == 1
+    assert (await first.depth())[:4] == (0, 0, 0, 0)
+
+
+async def test_any_id_comes_back_as_it_was(server: Nats, connect: Open) -> None:
+    """Headers take no line ends, and lose spaces at their ends."""
+    broker = await connect(server.url())
+    ids = [" a ", "a\nb", "100%", "%release/1/1", "é", "a/b c:d", "\x00"]
+    await broker.publish([Outgoing(one, b"", time=1.0) for one in ids])
+    messages = await received(broker, len(ids))
+    assert [one.id for one in messages] == ids
+    await broker.bury([(one, b"{}") for one in messages])
+    assert [one.message.id for one in await broker.dead(10, "")] == ids
+
+
+async def test_messages_of_other_programs(server: Nats, connect: Open) -> None:
+    """What another client put under the subject is received, with an id and a time; odd headers do no harm (F10)."""
+    url = server.url()
+    broker = await connect(url)
+    client = await nats.connect(url.rsplit("/", 1)[0])
+    try:
+        name = url.rsplit("/", 1)[1]
+        await client.jetstream().publish(name, b"plain")
+        await client.jetstream().publish(name, b"odd", headers={"Asyncpc-Attempts": "x", "Asyncpc-Time": "nan"})
+    finally:
+        await client.close()
+    assert [one.body for one in await broker.peek(5)] == [b"plain", b"odd"]
+    messages = await received(broker, 2)
+    assert [(one.id, one.attempt, dict(one.headers)) for one in messages] == [("1", 1, {}), ("2", 1, {})]
+    assert [one.time for one in messages] == pytest.approx([time.time()] * 2, abs=10)
+
+
+async def test_a_message_that_the_server_cannot_take_fails_alone(server: Nats, connect: Open) -> None:
+    """Too long, it would end the connection; a failure that is too long for the dead letter is left out."""
+    broker = await connect(server.url())
+    long, short = outgoing(b"x" * 1_040_000), outgoing(b"x" * 1_000_000)
+    with pytest.raises(PublishError, match="at most 1000384 bytes") as caught:
+        await broker.publish([long, short])
+    assert caught.value.unconfirmed == [long]
+    (message,) = await received(broker, 1)
+    await broker.bury([(message, b'{"traceback": "%s"}' % (b"x" * 50_000))])
+    (dead,) = await broker.dead(10, "")
+    assert (len(dead.message.body), dead.failure) == (1_000_000, b"{}")
+
+
+async def test_a_lease_that_was_changed_holds_for_the_next_process(server: Nats, connect: Open) -> None:
+    """The consumer on the server keeps what it has but for that."""
+    url = server.url()
+    await (await connect(url, lease=30.0)).close()
+    first = await connect(url, lease=0.5)
+    await first.publish([outgoing()])
+    await received(first, 1)
+    assert len(await received(first, 1)) == 1
+
+
+async def test_dead_letters_of_several_queues_share_a_stream(server: Nats, connect: Open) -> None:
+    """Each queue sees, and purges, its own."""
+    first, second = await connect(server.url()), await connect(server.url())
+    for broker, body in ((first, b"1"), (second, b"2")):
+        await broker.publish([outgoing(body)])
+        await broker.bury([(one, b"{}") for one in await received(broker, 1)])
+    assert [one.message.body for one in await first.dead(10, "")] == [b"1"]
+    (other,) = await second.dead(10, "")
+    assert await first.requeue([other.place]) == 0
+    assert await first.purge(dead=True) == 1
+    assert (await second.depth()).dead == 1
+
+
+async def test_purge_forgets_what_is_delayed(server: Nats, connect: Open) -> None:
+    """With and without somebody at work."""
+    broker = await connect(server.url())
+    await broker.publish([outgoing(b"now"), outgoing(delay=60.0), outgoing(delay=60.0)])
+    assert (await broker.depth())[:3] == (1, 0, 2)
+    assert await broker.purge(dead=False) == 3
+    assert (await broker.depth())[:3] == (0, 0, 0)
+
+
+async def test_whoever_only_looks_changes_no_lease(server: Nats) -> None:
+    """Protects running workers: ``asyncpc queue stats`` opens the queue with another lease than theirs."""
+    url = server.url()
+    worker = NatsBroker(url, Settings(7.0, "dead", {}))
+    await worker.open()
+    await worker.receive(1, 0.01, 1)
+    looking = NatsBroker(url, Settings(60.0, "dead", {}))
+    await looking.open()
+    await looking.depth()
+    (found,) = await worker._connected().ask((f"CONSUMER.INFO.{worker._consumer}", {}))
+    assert found["config"]["ack_wait"] == 7_000_000_000
+    await looking.receive(1, 0.01, 1)
+    (found,) = await worker._connected().ask((f"CONSUMER.INFO.{worker._consumer}", {}))
+    assert found["config"]["ack_wait"] == 60_000_000_000
+    await looking.close()
+    await worker.close()

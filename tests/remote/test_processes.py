@@ -1,0 +1,438 @@
+"""Several processes as one: started, watched, stopped and replaced; what they have done together is one report.
+
+The processes of most tests here are small programs that speak the protocol of ``asyncpc.remote.pipe`` and nothing else;
+those of ``test_processes_for_real`` are the command itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from support import named, until
+
+from asyncpc import DefinitionError, merge, remote_queue, source
+from asyncpc.cli.main import main
+from asyncpc.core.seams import Depth
+from asyncpc.graph.pipeline import plan_of
+from asyncpc.remote.child import check_shared
+from asyncpc.remote.pipe import Lines, line
+from asyncpc.remote.processes import Outcome, Processes, Terms
+
+pytestmark = [pytest.mark.realtime, pytest.mark.processes]
+
+CHILD = """
+import json, os, signal, socket, sys
+pipe = socket.socket(fileno=int(sys.argv[-1]))
+lines = pipe.makefile("r")
+def say(kind, **rest):
+    pipe.sendall(json.dumps({"kind": kind, **rest}).encode() + b"\\n")
+def hear():
+    try:
+        return json.loads(lines.readline() or '{"kind": "end"}')
+    except ConnectionResetError:  # the parent is gone, and has not read all
+        return {"kind": "end"}
+def noted(what):
+    with open("log", "a") as log:
+        log.write(f"{what} {os.getpid()}\\n")
+STAGE = {"name": "work", "concurrency": 2, "received": 3, "done": 3, "failed": 0, "last_failure": "", "retried": 0,
+    "dropped": 0, "in_flight": 0, "queued": 0, "peak_queued": 2, "emitted": 3, "unread": False, "put_waited": 0.0,
+    "get_waited": 1.0, "out_waited": 0.0, "held_back": [["its rate", 0.5]], "loop_held": 0.1, "latency_p50": 0.1,
+    "latency_p90": 0.2, "latency_p99": 0.3, "rate": 3.0}
+DEPTH = {"ready": 9, "unacknowledged": 3, "delayed": 0, "dead": 1, "oldest": 2.5}
+REMOTE = {"received": 3, "acknowledged": 3, "released": 0, "dead_letters": 0, "overtaken": 0, "reconnects": 1,
+    "depth": DEPTH, "seen": float(os.getpid()), "of a later version": 1}
+SOURCE = {"name": "jobs", "produced": 3, "restarts": 0, "loop_held": 0.0, "remote": REMOTE}
+def statistics(**other):
+    return {"state": "running", "elapsed": 1.0, "sources": [SOURCE], "stages": [STAGE | other], "put": 0, "fed": 0,
+        "ends": ["work"], "stop_asked": False}
+def run():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # from now on the pipe says what to do
+    say("running", pipeline="work", drain_timeout=0.1, bounds={"work": 128}, statistics=statistics())
+def report(status=0, state="closed", number=None, **other):
+    say("report", report={"state": state, "exit_status": status, "signal": number, "statistics": statistics(**other),
+        "failures": [], "unfinished": {}, "abandoned": [], "errors": []})
+    sys.exit(status)
+def until_drain():
+    while (heard := hear())["kind"] not in ("drain", "end"):
+        noted(json.dumps(heard))
+    noted("drained")
+options = hear()["options"]
+"""
+
+
+class Told:
+    """What the parent tells its user."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.names: list[str] = []
+
+
+def parent(folder: Path, program: str, told: Told, count: int = 2, first_wait: float = 0.01) -> Processes:
+    """Processes that run a program of the kind above."""
+    (folder / "child.py").write_text(CHILD + program)
+    command = [sys.executable, "-S", "-E", str(folder / "child.py")]
+    terms = Terms(count, command, {"folder": str(folder)}, first_wait)
+    return Processes(terms, told.lines.append, told.lines.append, told.names.append)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The children log into their directory, which is that of the test."""
+    monkeypatch.chdir(tmp_path)
+
+
+async def run(processes: Processes, *steps: Callable[[], Any]) -> Outcome:
+    """Run them; between the steps, each of which returns true when its time has come, nothing is done."""
+
+    async def steer() -> None:
+        for step in steps:
+            await until(step)
+
+    found: list[Outcome] = []
+    async with anyio.create_task_group() as group:
+        group.start_soon(steer)
+        found.append(await processes.run(nullcontext(), lambda processes: None))
+        group.cancel_scope.cancel()
+    return found[0]
+
+
+def log(folder: Path, word: str = "") -> list[str]:
+    """The lines of the children that begin with a word."""
+    path = folder / "log"
+    return [one for one in path.read_text().splitlines() if one.startswith(word)] if path.exists() else []
+
+
+def has(folder: Path, word: str, count: int) -> Callable[[], bool]:
+    return lambda: len(log(folder, word)) >= count
+
+
+async def test_their_reports_are_one(tmp_path: Path) -> None:
+    """Protects the sums: counts are added, what cannot be added is that of the highest, and all of it ends well."""
+    told = Told()
+    processes = parent(tmp_path, "run(); noted('ready'); report(latency_p99=0.3 + (os.getpid() % 2))", told)
+    outcome = await run(processes)
+    assert outcome.report is not None
+    (stage,) = outcome.report.stages
+    assert (outcome.exit_status, outcome.report.produced, outcome.report.done) == (0, 6, 6)
+    assert (stage.concurrency, stage.peak_queued, stage.get_waited) == (4, 2, 2.0)
+    assert stage.held_back == (("its rate", 1.0),)
+    remote = outcome.report.sources[0].remote
+    assert remote is not None
+    assert (remote.acknowledged, remote.reconnects, remote.depth, remote.lag) == (6, 2, Depth(9, 3, 0, 1, 2.5), 2.5)
+    assert remote.seen == max([int(one.split()[1]) for one in log(tmp_path)])
+    assert outcome.report.complete
+    assert told.names == ["work", "work"]
+    assert told.lines == []
+
+
+async def test_a_signal_drains_all_and_is_the_exit_status(tmp_path: Path) -> None:
+    """Protects the first signal: each process is told once, also by a terminal that tells them itself."""
+    told = Told()
+    processes = parent(tmp_path, "run(); noted('ready'); until_drain(); report()", told, 3)
+
+    def stop() -> bool:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return True
+
+    outcome = await run(processes, has(tmp_path, "ready", 3), stop)
+    assert outcome.exit_status == 143
+    assert outcome.report is not None
+    assert (outcome.report.signal, outcome.report.done) == (signal.SIGTERM, 9)
+    assert len(log(tmp_path, "drained")) == 3
+    assert told.lines == ["asyncpc: SIGTERM: all processes drain; a second signal cancels now"]
+
+
+async def test_what_outlasts_its_drain_is_killed(tmp_path: Path) -> None:
+    """Protects the end: a second signal leaves two seconds, whatever a handler does; what it had is left."""
+    told = Told()
+    program = """
+run()
+say("statistics", statistics=statistics(in_flight=2, queued=1), stalled=[["work", 7.0]], silent=0.0)
+noted("ready")
+until_drain()
+until_drain()
+signal.pause()
+"""
+    processes = parent(tmp_path, program, told, 1)
+    seen: list[Any] = []
+
+    def stop() -> bool:
+        seen.extend([processes.see(), processes.health(5.0)])
+        for _ in range(2):
+            processes._signalled(signal.SIGINT)
+        return True
+
+    outcome = await run(processes, lambda: (seen := processes.statistics()) is not None and seen.stages[0].queued, stop)
+    assert outcome.exit_status == 1
+    assert outcome.report is not None
+    assert outcome.report.left_by_stage() == {"work": 3}
+    assert [error for error in outcome.errors if "SIGKILL, since it took longer than its drain may" in error]
+    figures, health = seen
+    assert (figures.running, figures.present["in_flight", "work"], figures.present["maxsize", "work"]) == (True, 2, 128)
+    assert (figures.present["ready", "jobs"], figures.counts["acknowledged", "jobs"]) == (9, 3)
+    assert (figures.present["stalled", "work"], figures.counts["done", "work"]) == (7.0, 3)
+    assert (health.live, health.ready, health.stalled) == (True, True, (("work", 7.0),))
+    assert health.why == "1 of 1 processes running; work: nothing settled for 7 s"
+
+
+async def test_one_that_dies_is_replaced_and_its_counts_stay(tmp_path: Path) -> None:
+    """Protects the work of the others: a crash is told, another process goes on, and no counter falls."""
+    told = Told()
+    program = """
+run()
+say("statistics", statistics=statistics(), stalled=[], silent=0.0)
+noted("ready")
+if len(open("log").readlines()) == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+until_drain()
+report()
+"""
+    processes = parent(tmp_path, program, told, 1)
+
+    def stop() -> bool:
+        processes.scale("work", 3)
+        processes.drain()
+        return True
+
+    outcome = await run(processes, has(tmp_path, "ready", 2), stop)
+    assert outcome.report is not None
+    assert (outcome.exit_status, outcome.crashes, outcome.report.done) == (0, 1, 6)
+    assert outcome.report.stages[0].concurrency == 2
+    assert told.lines == ["asyncpc: process 1 was ended by SIGKILL; another one starts in 0.01 s"]
+
+
+async def test_five_crashes_of_one_end_all(tmp_path: Path) -> None:
+    """Protects from processes that die again and again: the others drain, and the status says that it failed."""
+    told = Told()
+    program = """
+run()
+try:
+    open("good", "x").close()
+except FileExistsError:
+    report(1, "failed")
+until_drain()
+report()
+"""
+    outcome = await run(parent(tmp_path, program, told))
+    assert outcome.report is not None
+    assert (outcome.exit_status, outcome.crashes, outcome.report.statistics.state) == (1, 5, "failed")
+    assert outcome.report.done == 18
+    assert len(log(tmp_path, "drained")) == 1
+    place = told.lines[0].split()[2]
+    waits = [
+        f"asyncpc: process {place} ended with status 1; another one starts in {s} s" for s in (0.01, 0.02, 0.04, 0.08)
+    ]
+    assert told.lines == [
+        *waits,
+        f"asyncpc: process {place} ended with status 1, as 5 times within a minute: all others drain",
+    ]
+
+
+async def test_a_parent_that_is_cancelled_leaves_nobody(tmp_path: Path) -> None:
+    """Protects who runs the parent in a program of its own: the end of the pipe drains, and it waits for that."""
+    processes = parent(tmp_path, "run(); noted('ready'); until_drain()", Told())
+    with anyio.CancelScope() as scope:
+
+        def cancel() -> bool:
+            scope.cancel()
+            return True
+
+        await run(processes, has(tmp_path, "ready", 2), cancel)
+    assert len(log(tmp_path, "drained")) == 2
+
+
+async def test_a_start_that_fails_ends_all_and_is_told_once(tmp_path: Path) -> None:
+    """Protects from trying for ever: a wrong name in the command is told as for one process, with its status."""
+    told = Told()
+    outcome = await run(parent(tmp_path, "say('failed', status=2, lines=['no such name']); sys.exit(2)", told, 3))
+    assert (outcome.exit_status, outcome.lines, outcome.report) == (2, ["no such name"], None)
+    assert told.lines == []
+
+
+async def test_one_that_dies_before_it_runs_is_a_start_that_failed(tmp_path: Path) -> None:
+    """Protects the same where the process could not say why, as in a crash of a library that it imports."""
+    told = Told()
+    outcome = await run(parent(tmp_path, "os.kill(os.getpid(), signal.SIGSEGV)", told, 1))
+    assert outcome.exit_status == 128 + signal.SIGSEGV
+    assert outcome.lines == ["asyncpc: process 1 was ended by SIGSEGV before it was running"]
+
+
+async def test_a_signal_while_they_start_is_no_failure(tmp_path: Path) -> None:
+    """Protects a stop at an early moment: a process that still imports ends at once, by the signal."""
+    told = Told()
+
+    def stop() -> bool:
+        processes._signalled(signal.SIGTERM)
+        return True
+
+    processes = parent(tmp_path, "noted('importing'); signal.pause()", told)
+    outcome = await run(processes, has(tmp_path, "importing", 2), stop)
+    assert (outcome.exit_status, outcome.report, outcome.crashes) == (143, None, 0)
+
+
+async def test_sighup_replaces_one_after_the_other(tmp_path: Path) -> None:
+    """Protects a change of the code: the next one drains when the new one runs, so there are never fewer."""
+    told = Told()
+    program = "signal.signal(signal.SIGTERM, signal.SIG_IGN); noted('ready'); run(); until_drain(); report()"
+    processes = parent(tmp_path, program, told)
+
+    def roll() -> bool:
+        os.kill(os.getpid(), signal.SIGHUP)
+        return True
+
+    def stop() -> bool:
+        processes.drain()
+        return True
+
+    outcome = await run(processes, lambda: processes.health(1.0).ready, roll, has(tmp_path, "drained", 2), stop)
+    assert outcome.report is not None
+    assert (outcome.exit_status, outcome.crashes, outcome.report.done) == (0, 0, 12)
+    words = [one.split()[0] for one in log(tmp_path)]
+    assert words[:6] == ["ready", "ready", "ready", "drained", "ready", "drained"]
+    assert len({one.split()[1] for one in log(tmp_path, "ready")}) == 4
+
+
+async def test_what_cannot_start_replaces_nothing(tmp_path: Path) -> None:
+    """Protects a service from a broken change: those that run go on."""
+    told = Told()
+    program = """
+if os.path.exists("broken"):
+    say("failed", status=2, lines=["broken"]); sys.exit(2)
+run(); noted("ready"); until_drain(); report()
+"""
+    processes = parent(tmp_path, program, told)
+
+    def roll() -> bool:
+        (tmp_path / "broken").touch()
+        processes.roll()
+        return True
+
+    def stop() -> bool:
+        processes.drain()
+        return True
+
+    outcome = await run(
+        processes, has(tmp_path, "ready", 2), roll, lambda: any("as they are" in one for one in told.lines), stop
+    )
+    assert (outcome.exit_status, outcome.crashes) == (0, 0)
+    assert told.lines[1:] == [
+        "broken",
+        "asyncpc: the new process ended with status 2 before it was running; the others go on as they are",
+    ]
+
+
+async def test_commands_reach_all_and_those_that_start_later(tmp_path: Path) -> None:
+    """Protects what a screen can ask for: pause, resume, scale, for every process, and an answer to what cannot be."""
+    told = Told()
+    program = "run(); noted('ready'); say('refused', why='no such stage'); until_drain(); report()"
+    processes = parent(tmp_path, program, told, 1)
+
+    def command() -> bool:
+        processes.pause()
+        processes.scale("work", 3)
+        processes.resume()
+        return True
+
+    def roll() -> bool:
+        processes.roll()
+        return True
+
+    def stop() -> bool:
+        processes.drain(0.5)
+        return True
+
+    await run(processes, has(tmp_path, "ready", 1), command, has(tmp_path, "{", 3), roll, has(tmp_path, "{", 5), stop)
+    commands = [json.loads(one.rpartition(" ")[0]) for one in log(tmp_path, "{")]
+    scale = {"kind": "scale", "stage": "work", "concurrency": 3}
+    assert commands == [{"kind": "pause"}, scale, {"kind": "resume"}, {"kind": "resume"}, scale]
+    assert told.lines[0] == "asyncpc: no such stage"
+
+
+async def test_a_child_that_somebody_else_stops_is_replaced(tmp_path: Path) -> None:
+    """Protects the number of processes: a signal to one of them is no crash, and no end of the whole."""
+    told = Told()
+    program = """
+run()
+noted("ready")
+if len(open("log").readlines()) == 1:
+    report(143, number=15)
+until_drain()
+report()
+"""
+    processes = parent(tmp_path, program, told, 1)
+
+    def stop() -> bool:
+        processes.drain()
+        return True
+
+    outcome = await run(processes, has(tmp_path, "ready", 2), stop)
+    assert (outcome.exit_status, outcome.crashes) == (0, 0)
+    assert told.lines == ["asyncpc: somebody else has stopped process 1: another one takes its place"]
+
+
+async def test_a_system_that_refuses_processes_ends_it(tmp_path: Path) -> None:
+    """Protects the message: one line, no traceback."""
+    told = Told()
+    terms = Terms(2, [str(tmp_path / "no python")], {})
+    outcome = await run(Processes(terms, told.lines.append, told.lines.append, told.names.append))
+    assert outcome.exit_status == 1
+    assert outcome.lines == ["asyncpc: cannot start a process: No such file or directory"]
+
+
+def test_lines_arrive_in_any_pieces() -> None:
+    """Protects the protocol: a socket cuts where it likes, and what is no message is passed over."""
+    text = line("pause") + b"nonsense\n[1]\n" + line("drain", timeout=None)
+    for size in (1, 7, len(text)):
+        lines = Lines()
+        found = [one for at in range(0, len(text), size) for one in lines.messages(text[at : at + size])]
+        assert found == [{"kind": "pause"}, {"kind": "drain", "timeout": None}]
+
+
+async def handle(item: int) -> None: ...
+
+
+def test_what_processes_cannot_share_is_refused() -> None:
+    """Protects from work that is done N times, or vanishes: the message says why, and what works."""
+    stage = named("handle", handle)
+    jobs = remote_queue("sqlite:///unused.db?queue=jobs", int)
+    memory = remote_queue("memory://mine", int)
+    check_shared(plan_of(jobs >> stage))
+    for pipeline, why in (
+        (
+            source([1], "numbers") >> stage,
+            r"'numbers' is no remote queue: each process would read all of it; .*jobs >> …",
+        ),
+        (merge(jobs, source([1], "numbers")) >> stage, "'numbers' is no remote queue"),
+        (memory >> stage, "'mine' cannot be shared: memory:// is a queue within one process, .*sqlite:///"),
+        (jobs >> named("same", same) >> memory, "nobody could read 'mine': memory:// is a queue within one process"),
+    ):
+        with pytest.raises(DefinitionError, match=why):
+            check_shared(plan_of(pipeline))
+
+
+async def same(item: int) -> int:
+    return item
+
+
+def test_reload_is_refused_with_what_works(capsys: pytest.CaptureFixture[str]) -> None:
+    """Protects from two parents of which each restarts the other's processes."""
+    assert main(["run", "app", "--processes", "2", "--reload"]) == 2
+    assert "leave --processes out while you edit; with --processes, SIGHUP replaces" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "many"])
+def test_a_number_of_processes_is_one(count: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Protects the command line: what is typed is told as it was."""
+    with pytest.raises(SystemExit):
+        main(["run", "app", "--processes", count])
+    assert "is not a whole number, at least 1" in capsys.readouterr().err

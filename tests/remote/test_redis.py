@@ -1,0 +1,383 @@
+"""The Redis engine keeps the contract of all engines, on a real server; and what is particular to it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import time
+import traceback
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from remote import servers
+from remote.servers import Server, client_of, free_port
+
+from asyncpc.errors import DefinitionError
+from asyncpc.remote.broker import Disconnected, Outgoing, PublishError, Settings
+from asyncpc.remote.contract import BrokerContract, outgoing, received
+
+client_of("redis")
+
+from redis.asyncio import Redis  # noqa: E402  # it may be missing
+
+from asyncpc.remote.engines.redis import RedisBroker  # noqa: E402  # needs it
+
+pytestmark = pytest.mark.thorough
+
+_names = count()
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Where the server of the module listens."""
+    server = servers.Redis(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server.port
+    server.stop()
+
+
+class TestRedis(BrokerContract):
+    """The contract."""
+
+    engine = RedisBroker
+    lease = 0.5
+
+    @pytest.fixture
+    def url(self, port: int) -> str:
+        """A queue of its own for each test."""
+        return f"redis://127.0.0.1:{port}/contract-{next(_names)}"
+
+
+# -- what is particular to Redis ------------------------------------------------------------------
+
+CANARY = "canary-7f3a"
+
+
+def broker_at(url: str, lease: float = 30.0, **client: Any) -> RedisBroker:
+    """Not opened."""
+    return RedisBroker(url, Settings(lease, "dead", client))
+
+
+@asynccontextmanager
+async def opened(url: str, lease: float = 30.0) -> AsyncIterator[RedisBroker]:
+    """Closed at the end, whatever happens: uvloop cannot be closed with an open connection."""
+    broker = broker_at(url, lease)
+    try:
+        await broker.open()
+        yield broker
+    finally:
+        await broker.close()
+
+
+@contextmanager
+def serving(port: int, data: Path, *options: str) -> Iterator[Server]:
+    """A server of the test's own."""
+    server = servers.Redis(data, *options, port=port)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def url(port: int) -> str:
+    """A queue of its own for each test."""
+    return f"redis://127.0.0.1:{port}/own-{next(_names)}"
+
+
+@pytest.fixture
+async def broker(url: str) -> AsyncIterator[RedisBroker]:
+    """A broker of that queue, opened."""
+    async with opened(url) as broker:
+        yield broker
+
+
+@asynccontextmanager
+async def asking(port: int) -> AsyncIterator[Redis]:
+    """Somebody who looks at the server behind the engine's back."""
+    client = Redis(port=port, protocol=2)
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("redis://host/3", "is 3 the database or the queue"),
+        ("redis://host", "expected redis"),
+        ("redis://host/", "expected redis"),
+        ("redis:///jobs", "expected redis"),
+        ("redis://host/a/jobs", "the database is a number"),
+        ("redis://host/0/jobs/x", "expected redis"),
+        ("redis://host/{jobs}", "no braces"),
+        ("redis://host/jobs?x=1", "remember"),
+        ("redis://host/jobs?remember=soon", "remember"),
+        (f"redis://:{CANARY}/jobs", "expected redis"),
+        (f"redis://u:{CANARY}#x@host/jobs", "expected redis"),
+        (f"redis://u:{CANARY}@host:port/jobs", "expected redis"),
+    ],
+)
+def test_a_wrong_url_says_what_was_expected(url: str, says: str) -> None:
+    """Also one whose password was not quoted, which is shown nowhere."""
+    with pytest.raises(DefinitionError, match=says) as raised:
+        broker_at(url)
+    assert CANARY not in "".join(traceback.format_exception(raised.value))
+
+
+def test_an_option_that_the_client_does_not_know_is_refused() -> None:
+    """As is one that would change what an answer looks like, or for how long it is waited."""
+    with pytest.raises(DefinitionError, match="colour"):
+        broker_at("redis://host/jobs", colour="red")
+    with pytest.raises(DefinitionError, match="socket_timeout"):
+        broker_at("redis://host/jobs", socket_timeout=1)
+    broker_at("rediss://host/jobs", client_name="worker", ssl_ca_certs="ca.pem")
+
+
+async def test_the_password_is_shown_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Over a wrong one, a server that refuses, and one that is killed (fault F7)."""
+    caplog.set_level("DEBUG")
+    port, errors = free_port(), []
+    with serving(port, tmp_path, "--requirepass", CANARY) as server:
+        wrong = broker_at(f"redis://:{CANARY}x@127.0.0.1:{port}/jobs")
+        with pytest.raises(Disconnected, match="invalid username-password") as raised:
+            await wrong.open()
+        errors.append(raised.value)
+        async with opened(f"redis://:{CANARY}@127.0.0.1:{port}/jobs") as broker:
+            server.kill()
+            with pytest.raises(Disconnected) as raised:
+                await broker.depth()
+            errors.append(raised.value)
+            with pytest.raises(Disconnected, match="onnect") as raised:
+                await broker.open()
+            errors.append(raised.value)
+    shown = [repr(broker), caplog.text, *("".join(traceback.format_exception(one)) for one in errors)]
+    assert CANARY not in "".join(shown)
+
+
+async def test_a_killed_server_keeps_what_it_has_confirmed(tmp_path: Path) -> None:
+    """After a restart all is there, and what was received before the kill is still ours to settle (fault E9)."""
+    port = free_port()
+    with serving(port, tmp_path) as server:
+        async with opened(f"redis://127.0.0.1:{port}/jobs") as broker:
+            await broker.publish([outgoing(b"%d" % number) for number in range(100)])
+            ours = await received(broker, 10, limit=10)
+            waiting = asyncio.create_task(broker.receive(90, 0.0, 1))
+            rest = await waiting
+            server.kill()
+            with pytest.raises(Disconnected):
+                await broker.ack(ours)
+            await broker.close()
+            server.start()
+            await broker.open()
+            assert await broker.extend(ours) == []
+            assert await broker.ack(ours) == 10
+            await broker.release(rest, 0.0, counted=False)
+            again = await received(broker, 90)
+            assert [one.body for one in again] == [b"%d" % number for number in range(10, 100)]
+            assert await broker.ack(rest) == 0
+            assert await broker.ack(again) == 90
+
+
+@pytest.mark.realtime
+async def test_a_stalled_server_is_noticed(tmp_path: Path) -> None:
+    """By a receive that waits long, and by a publish too large for the buffers; nothing hangs afterwards."""
+    port = free_port()
+    with serving(port, tmp_path) as server:
+        async with opened(f"redis://127.0.0.1:{port}/jobs") as broker:
+            server.send(signal.SIGSTOP)
+            began = time.monotonic()
+            waiting = asyncio.create_task(broker.receive(10, 60.0, 1))
+            with pytest.raises(Disconnected):
+                await broker.publish([outgoing(bytes(1_000_000)) for _ in range(20)])
+            with pytest.raises(Disconnected):
+                await waiting
+            await broker.close()
+            assert time.monotonic() - began < 15
+            server.send(signal.SIGCONT)
+            await broker.open()
+            await broker.publish([outgoing(b"after")])
+
+
+async def test_a_cancelled_call_leaves_its_answer_to_nobody(url: str) -> None:
+    """Its connection is dropped, so that the next call does not read what was meant for it (fault E1)."""
+    async with opened(url) as broker:
+        calling = asyncio.create_task(broker.depth())
+        await asyncio.sleep(0)
+        calling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+        with pytest.raises(Disconnected):
+            await broker.publish([outgoing()])
+        await broker.open()
+        await broker.publish([outgoing(b"one")])
+        assert (await broker.depth()).ready == 1
+
+
+async def test_an_old_receipt_does_not_settle_what_came_again(url: str) -> None:
+    """Neither where somebody else has it, nor where it came back to the same broker (fault E9)."""
+    async with opened(url, lease=0.3) as broker:
+        await broker.publish([outgoing(b"a"), outgoing(b"b")])
+        old = await received(broker, 2)
+        new = await received(broker, 2)
+        assert [one.attempt for one in new] == [2, 2]
+        assert await broker.ack(old[:1]) == 0
+        assert await broker.ack(old) == 0
+        await broker.release(old, 0.0, counted=True)
+        await broker.bury([(one, b"{}") for one in old])
+        assert await broker.extend(old[:1]) == old[:1]
+        assert await broker.ack(new) == 2
+
+
+async def test_a_consumer_is_forgotten_when_nothing_would_be_lost(url: str, port: int) -> None:
+    """One that has something stays, until that was taken over."""
+    queue = url.rpartition("/")[2]
+    async with asking(port) as client, opened(url, 0.3) as idle, opened(url, 0.3) as busy:
+        await busy.publish([outgoing()])
+        await received(busy, 1)
+        await idle.publish([outgoing()])
+        assert await idle.ack(await received(idle, 1)) == 1
+        assert len(await client.xinfo_consumers(queue, "asyncpc")) == 2
+        await idle.close()
+        await busy.close()
+        assert [one["pending"] for one in await client.xinfo_consumers(queue, "asyncpc")] == [1]
+        await idle.open()
+        (again,) = await received(idle, 1)
+        assert again.attempt == 2
+        assert await idle.ack([again]) == 1
+        assert len(await client.xinfo_consumers(queue, "asyncpc")) == 1
+        await idle.close()
+        assert await client.xinfo_consumers(queue, "asyncpc") == []
+
+
+async def test_entries_of_others_come_out_whatever_they_hold(broker: RedisBroker, url: str, port: int) -> None:
+    """Whoever may write to the stream makes nobody crash, and no attempts up (fault F10)."""
+    queue = url.rpartition("/")[2]
+    hostile: list[dict[Any, Any]] = [
+        {"body": b"only"},
+        {"body": b"x", "meta": b"\xff"},
+        {"body": b"x", "meta": b"nan\n[1]\n\xff\xfe"},
+        {"body": b"x", "meta": b"inf\n" + b"[" * 10_000 + b"\nid"},
+        {"body": b"x", "attempt": b"-5"},
+        {"body": b"x", "attempt": b"9" * 30},
+        {"body": b"x", "attempt": b"nan"},
+        {str(number): b"" for number in range(9_000)},
+    ]
+    async with asking(port) as client:
+        for fields in hostile:
+            await client.xadd(queue, fields)
+    messages = await received(broker, len(hostile))
+    assert messages[0].body == b"only"
+    assert all(one.id and one.attempt == 1 and abs(one.time - time.time()) < 60 for one in messages)
+    await broker.release(messages[::2], 0.0, counted=True)
+    await broker.bury([(one, b"{}") for one in messages[1::2]])
+    assert len(await received(broker, 4)) == 4
+    assert len(await broker.dead(10, "")) == 4
+
+
+async def test_a_full_server_says_what_is_not_confirmed(tmp_path: Path) -> None:
+    """Nothing of it is lost, and the consumers go on, who alone can make room."""
+    port = free_port()
+    with serving(port, tmp_path):
+        async with opened(f"redis://127.0.0.1:{port}/jobs") as broker:
+            await broker.publish([outgoing(b"in")])
+            async with asking(port) as client:
+                await client.config_set("maxmemory", "1mb")
+                lost = outgoing(b"out")
+                with pytest.raises(PublishError) as raised:
+                    await broker.publish([lost])
+                assert raised.value.unconfirmed == [lost]
+                assert await broker.ack(await received(broker, 1)) == 1
+                await client.config_set("maxmemory", "0")
+            await broker.publish([lost])  # its id is not known
+            assert [one.body for one in await received(broker, 1)] == [b"out"]
+
+
+async def test_autoscalers_read_the_right_lag(broker: RedisBroker, url: str, port: int) -> None:
+    """The lag of the group is what nobody has received; also after acks and a purge.
+
+    Redis 7.0 does not know it while the entry that was delivered last is acked before an older one.
+    """
+    queue = url.rpartition("/")[2]
+
+    async def lag() -> Any:
+        return (await client.xinfo_groups(queue))[0]["lag"]
+
+    async with asking(port) as client:
+        await broker.publish([outgoing() for _ in range(10)])
+        messages = await received(broker, 4, limit=4)
+        await broker.ack(messages[1:3])
+        assert await lag() == 6
+        await broker.ack(messages)
+        assert await broker.purge(dead=False) == 6
+        assert await lag() == 0
+        await broker.publish([outgoing()])
+        assert await lag() == 1
+
+
+async def test_ids_can_be_left_unknown(url: str) -> None:
+    """``?remember=0`` spares the server's memory, and says that a message may be taken twice."""
+    async with opened(url + "?remember=0") as broker:
+        assert not broker.guarantees.dedupes
+        await broker.publish([Outgoing("same", b"1"), Outgoing("same", b"2")])
+        assert len(await received(broker, 2)) == 2
+
+
+async def test_a_key_that_is_no_queue_is_refused(url: str, port: int) -> None:
+    """By a message that says so, not again and again as a lost connection."""
+    async with asking(port) as client:
+        await client.set(url.rpartition("/")[2], "something")
+    broker = broker_at(url)
+    with pytest.raises(DefinitionError, match="something else"):
+        await broker.open()
+
+
+async def test_a_flushed_database_is_noticed_and_made_again(broker: RedisBroker, url: str, port: int) -> None:
+    """The session connects again, which makes what the queue needs."""
+    async with asking(port) as client:
+        await client.delete(url.rpartition("/")[2])
+        await client.script_flush()
+    with pytest.raises(Disconnected):
+        await broker.receive(1, 0.1, 0)
+    await broker.open()
+    await broker.publish([outgoing()])
+    assert len(await received(broker, 1)) == 1
+
+
+WORKER = """
+import asyncio, sys
+from asyncpc.remote.broker import Settings
+from asyncpc.remote.engines.redis import RedisBroker
+
+async def main():
+    broker = RedisBroker(sys.argv[1], Settings(30.0, "dead", {}))
+    await broker.open()
+    while messages := await broker.receive(50, 1.0, 1):
+        assert await broker.ack(messages) == len(messages)
+        for one in messages:
+            print(one.body.decode())
+    await broker.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.processes
+async def test_processes_share_a_queue(broker: RedisBroker, url: str) -> None:
+    """Each message goes to one of them."""
+    await broker.publish([outgoing(b"%d" % number) for number in range(5_000)])
+    workers = [
+        await asyncio.create_subprocess_exec(sys.executable, "-c", WORKER, url, stdout=asyncio.subprocess.PIPE)
+        for _ in range(3)
+    ]
+    outputs = await asyncio.gather(*(worker.communicate() for worker in workers))
+    handled = [int(line) for output, _ in outputs for line in output.split()]
+    assert sorted(handled) == list(range(5_000))
+    assert [worker.returncode for worker in workers] == [0, 0, 0]
