@@ -468,7 +468,7 @@ def test_a_task_of_a_session_that_anyone_cancels_fails_the_run() -> None:
     async def main() -> None:
         async with queue >> handle as running:
             await asyncio.sleep(1)
-            kill("_flush")
+            kill("Session._flush")
             with pytest.raises(PipelineError) as raised:
                 await asyncio.wait_for(running.wait(), 10)
         assert error_types(raised.value) == [WorkerCancelled]
@@ -520,7 +520,7 @@ def test_no_put_waits_for_a_session_that_has_failed() -> None:
                 await asyncio.sleep(1)
                 third = asyncio.create_task(opened.put(3))
                 await asyncio.sleep(1)
-                kill("run")
+                kill("Publisher.run")
                 await asyncio.wait([first, second, third], timeout=10)
                 assert [type(one.exception()) for one in (first, second, third)] == [PublishError] * 3
                 with pytest.raises((PublishError, WorkerCancelled)):
@@ -534,7 +534,7 @@ def test_a_pipeline_into_a_session_that_has_failed_ends() -> None:
     queue = remote(Mute)
 
     async def main() -> None:
-        asyncio.get_running_loop().call_later(5, kill, "run")
+        asyncio.get_running_loop().call_later(5, kill, "Publisher.run")
         with pytest.raises(PipelineError) as raised:
             async with asyncio.timeout(20):
                 await (source(range(5)) >> queue)
@@ -581,7 +581,7 @@ def test_the_error_of_a_block_is_not_hidden() -> None:
         try:
             async with queue.open():
                 await asyncio.sleep(1)
-                kill("run")
+                kill("Publisher.run")
                 await asyncio.sleep(1)
                 raise KeyError(1)
         except Exception as error:
