@@ -84,7 +84,7 @@ class Connection:
             log(WARNING, "%s: its connection was not closed: %s", self._label, summary(error))
 
     async def _reconnect(self, generation: int, error: Disconnected, in_vain: Callable[[], bool], losses: int) -> None:
-        """Connect again; ``losses`` is how often the same call was made in vain: one that is answered by nobody waits."""
+        """Connect again; ``losses`` is how often the same call was made in vain: from the second time on it waits."""
         async with self._lock:
             if generation != self.generation or in_vain():
                 return

@@ -47,6 +47,9 @@ class Letter(NamedTuple, Generic[T]):
     """Of the error, as text; empty if there is none."""
 
 
+LONGEST_TEXT: Final = 20_000
+"""Characters of an error, or of its traceback, that a dead letter keeps."""
+
 EMPTY: Final[Mapping[str, Any]] = {"reason": "", "stage": "", "calls": 0, "deliveries": 0, "died": 0.0, "traceback": ""}
 """What is known of a failure at least, and of which type it is."""
 

@@ -1,7 +1,7 @@
 """A run with a remote source, disturbed at each single step of its loop: no message is lost, and it ends in time.
 
-As in the tests of runs without one, it is played undisturbed first, to count the callbacks that its loop calls, and then
-once more for each of them; what is not marked ``thorough`` tries one callback of a few.
+As in the tests of runs without one, it is played undisturbed first, to count the callbacks that its loop calls, and
+then once more for each of them; what is not marked ``thorough`` tries one callback of a few.
 """
 
 from __future__ import annotations

@@ -147,48 +147,48 @@ class Telling(MemoryBroker):
     fails = ""
     error: type[Exception] = RuntimeError
 
-    def _tell(self, name: str) -> None:
+    def _reveal(self, name: str) -> None:
         if name == self.fails:
             raise self.error(f"cannot reach {URL}") from OSError(f"no route to {URL}")
 
     async def open(self) -> None:
-        self._tell("open")
+        self._reveal("open")
         await super().open()
 
     async def receive(self, limit: int, wait: float, suspects: int) -> list[Message]:
-        self._tell("receive")
+        self._reveal("receive")
         return await super().receive(limit, wait, suspects)
 
     async def ack(self, messages: Sequence[Message]) -> int:
-        self._tell("ack")
+        self._reveal("ack")
         return await super().ack(messages)
 
     async def release(self, messages: Sequence[Message], delay: float, counted: bool) -> None:
-        self._tell("release")
+        self._reveal("release")
         await super().release(messages, delay, counted)
 
     async def bury(self, dead: Sequence[tuple[Message, bytes]]) -> None:
-        self._tell("bury")
+        self._reveal("bury")
         await super().bury(dead)
 
     async def extend(self, messages: Sequence[Message]) -> list[Message]:
-        self._tell("extend")
+        self._reveal("extend")
         return await super().extend(messages)
 
     async def publish(self, messages: Sequence[Outgoing]) -> None:
-        self._tell("publish")
+        self._reveal("publish")
         await super().publish(messages)
 
     async def depth(self) -> Any:
-        self._tell("depth")
+        self._reveal("depth")
         return await super().depth()
 
     async def close(self) -> None:
-        self._tell("close")
+        self._reveal("close")
         await super().close()
 
     def wake(self) -> None:
-        self._tell("wake")
+        self._reveal("wake")
         super().wake()
 
 
