@@ -87,7 +87,8 @@ async def _done(client: Callable[[], Client], server: int, do: str, **terms: Any
     work = Round(meter=Meter(server or None), **terms)
     async with asyncio.timeout(60):
         await ORDERS[do](client, work)
-    return {**work.meter.figures, "late": work.late}
+    count = work.count if do == "publish" else work.metered
+    return {**{name: seconds / count for name, seconds in work.meter.figures.items()}, "late": work.late}
 
 
 if __name__ == "__main__":
