@@ -12,7 +12,18 @@ import pytest
 from support import PATIENCE, error_types
 from virtual import run_virtual
 
-from asyncpc import Batch, DefinitionError, Pipeline, PipelineError, StateError, consumer, feed, merge, source
+from asyncpc import (
+    Batch,
+    Consumer,
+    DefinitionError,
+    Pipeline,
+    PipelineError,
+    StateError,
+    consumer,
+    feed,
+    merge,
+    source,
+)
 from asyncpc.errors import WorkerCancelled
 from asyncpc.remote.broker import Disconnected, Message, Outgoing, PublishError, Settings
 from asyncpc.remote.codec import codec_for
@@ -235,7 +246,7 @@ def test_an_interrupt_in_a_function_of_an_item_keeps_no_message(ordered: bool, g
         for _ in range(2):
             yield number
 
-    first = consumer(ordered=ordered)(twice if generates else plain)
+    first: Consumer[int, int, [int], Any] = consumer(ordered=ordered)(twice if generates else plain)
 
     @consumer(key=interrupt)
     async def second(number: int) -> None: ...
