@@ -60,7 +60,14 @@ class RabbitBroker:
     """See the module."""
 
     guarantees: Guarantees = Guarantees(
-        durable=True, dedupes=False, delays=True, counts=True, selects=False, leases=False, orders_by_key=False, peeks=False
+        durable=True,
+        dedupes=False,
+        delays=True,
+        counts=True,
+        selects=False,
+        leases=False,
+        orders_by_key=False,
+        peeks=False,
     )
     """After ``open`` without ``delays`` where the server is older than 3.10."""
 
