@@ -18,11 +18,17 @@ from .measure import Bench, Results, measure
 from .peers import ASYNCPC, HAND_WRITTEN
 from .work import WrongResult
 
+REMOTE = "Remote queues on real servers have a command of their own: python -m benchmarks remote --help"
 Say = Callable[[str], None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what the command line asks for, and tell it."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["remote"]:
+        from .remote.command import main as remote
+
+        return remote(arguments[1:])
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.list:
@@ -88,7 +94,7 @@ def progress(cases: int) -> Iterator[Say]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, epilog=REMOTE)
     parser.add_argument("cases", nargs="*", metavar="case", help="what to measure; all by default (see --list)")
     parser.add_argument("--list", action="store_true", help="name the cases and end")
     parser.add_argument("--quick", action="store_true", help="less work and fewer rounds: under a minute")

@@ -6,14 +6,14 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from .cases import BEST_LIBRARY, CASES, LIMITS, WANTED
+from .cases import BEST_LIBRARY, CASES, LIMITS, WANTED, Case
 from .measure import Bench, Result, Results, Spread
 from .peers import ASYNCPC, LIBRARIES
 
@@ -24,16 +24,19 @@ NOISE = 0.05
 Figures = Mapping[str, Results]
 """By case, line and implementation."""
 
+Wanted = Callable[[str, str, Result, Sequence[str], str], str]
+"""What a figure of a case and line should reach, by its result, the case's references and the loop."""
+
 
 # -- the table -------------------------------------------------------------------------------------
 
 
-def show(figures: Figures, bench: Bench) -> None:
+def show(figures: Figures, bench: Bench, cases: Mapping[str, Case] = CASES, wanted: Wanted | None = None) -> None:
     """A table per case; plain text without rich."""
     for name, results in figures.items():
-        case = CASES[name]
+        case = cases[name]
         head = ["", "", "median", "±", *(f"× {reference}" for reference in case.references), "wanted"]
-        _table(f"{name}: {case.what}", head, list(_rows(name, results, case.references, bench.loop)))
+        _table(f"{name}: {case.what}", head, list(_rows(name, results, case.references, bench.loop, wanted or _wanted)))
     if "throughput" in figures:
         print(best_library({name: result.value.median for name, result in figures["throughput"][""].items()}))
     for peer, why in bench.missing.items():
@@ -44,7 +47,7 @@ def show(figures: Figures, bench: Bench) -> None:
     )
 
 
-def _rows(case: str, results: Results, references: tuple[str, ...], loop: str) -> Iterator[list[str]]:
+def _rows(case: str, results: Results, references: tuple[str, ...], loop: str, wanted: Wanted) -> Iterator[list[str]]:
     for line, of in results.items():
         label = line
         for name, result in of.items():
@@ -58,7 +61,7 @@ def _rows(case: str, results: Results, references: tuple[str, ...], loop: str) -
                 name,
                 *value,
                 *ratios,
-                _wanted(case, line, result, references[0], loop) if name == ASYNCPC.name else "",
+                wanted(case, line, result, references, loop) if name == ASYNCPC.name else "",
             ]
             label = ""
 
@@ -67,7 +70,8 @@ def _ratio(ratio: Spread | None) -> str:
     return f"{ratio.median:.2f}" if ratio else ""
 
 
-def _wanted(case: str, line: str, result: Result, reference: str, loop: str) -> str:
+def _wanted(case: str, line: str, result: Result, references: Sequence[str], loop: str) -> str:
+    reference = references[0]
     if limit := LIMITS.get((case, line)):
         return f"≤ {readable(limit, result.unit)}" + (" ✓" if result.value.median <= limit else " missed")
     if (case, line) not in WANTED or reference not in result.ratios:
@@ -114,7 +118,8 @@ def _table(title: str, head: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         table.add_row(*row, style="bold" if row[1] == ASYNCPC.name else None)
     console = Console()
-    console.width = max(console.width, 100)
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    console.width = max(console.width, 100, sum(widths) + 3 * len(widths) + 1)  # nothing is cut off
     console.print(table)
 
 

@@ -142,7 +142,7 @@ class Session:
             async with anyio.create_task_group() as group:
                 loops = [self._receive, self._flush, self._extend, self.publisher.run, self.questions.run]
                 for loop in [*loops, self._depth.run] if self._at_once else loops:
-                    group.start_soon(self._whole, loop, group.cancel_scope, name=f"{self.label}: {loop.__name__}")
+                    group.start_soon(self._whole, loop, group.cancel_scope, name=f"{self.label}: {loop.__qualname__}")
         except* Exception as failed:
             raise _first(failed) from None
         finally:

@@ -12,7 +12,18 @@ import pytest
 from support import PATIENCE, error_types
 from virtual import run_virtual
 
-from asyncpc import Batch, DefinitionError, Pipeline, PipelineError, StateError, consumer, feed, merge, source
+from asyncpc import (
+    Batch,
+    Consumer,
+    DefinitionError,
+    Pipeline,
+    PipelineError,
+    StateError,
+    consumer,
+    feed,
+    merge,
+    source,
+)
 from asyncpc.errors import WorkerCancelled
 from asyncpc.remote.broker import Disconnected, Message, Outgoing, PublishError, Settings
 from asyncpc.remote.codec import codec_for
@@ -235,7 +246,7 @@ def test_an_interrupt_in_a_function_of_an_item_keeps_no_message(ordered: bool, g
         for _ in range(2):
             yield number
 
-    first = consumer(ordered=ordered)(twice if generates else plain)
+    first: Consumer[int, int, [int], Any] = consumer(ordered=ordered)(twice if generates else plain)
 
     @consumer(key=interrupt)
     async def second(number: int) -> None: ...
@@ -468,7 +479,7 @@ def test_a_task_of_a_session_that_anyone_cancels_fails_the_run() -> None:
     async def main() -> None:
         async with queue >> handle as running:
             await asyncio.sleep(1)
-            kill("_flush")
+            kill("Session._flush")
             with pytest.raises(PipelineError) as raised:
                 await asyncio.wait_for(running.wait(), 10)
         assert error_types(raised.value) == [WorkerCancelled]
@@ -520,7 +531,7 @@ def test_no_put_waits_for_a_session_that_has_failed() -> None:
                 await asyncio.sleep(1)
                 third = asyncio.create_task(opened.put(3))
                 await asyncio.sleep(1)
-                kill("run")
+                kill("Publisher.run")
                 await asyncio.wait([first, second, third], timeout=10)
                 assert [type(one.exception()) for one in (first, second, third)] == [PublishError] * 3
                 with pytest.raises((PublishError, WorkerCancelled)):
@@ -534,7 +545,7 @@ def test_a_pipeline_into_a_session_that_has_failed_ends() -> None:
     queue = remote(Mute)
 
     async def main() -> None:
-        asyncio.get_running_loop().call_later(5, kill, "run")
+        asyncio.get_running_loop().call_later(5, kill, "Publisher.run")
         with pytest.raises(PipelineError) as raised:
             async with asyncio.timeout(20):
                 await (source(range(5)) >> queue)
@@ -581,7 +592,7 @@ def test_the_error_of_a_block_is_not_hidden() -> None:
         try:
             async with queue.open():
                 await asyncio.sleep(1)
-                kill("run")
+                kill("Publisher.run")
                 await asyncio.sleep(1)
                 raise KeyError(1)
         except Exception as error:
@@ -699,3 +710,61 @@ def test_a_put_from_a_thread_does_not_outlive_its_loop() -> None:
     assert len(raised) == 2
     assert isinstance(raised[0], (Disconnected, PublishError))
     assert isinstance(raised[1], (QueueShutDown, Disconnected, WorkerCancelled))
+
+
+def test_a_server_that_is_down_for_hours_ends_no_run() -> None:
+    """Protects against a wait that doubles for ever: after a thousand attempts it was too large for a float."""
+    down = False
+
+    class Down(MemoryBroker):
+        async def receive(self, limit: int, wait: float, suspects: int) -> list[Message]:
+            if down:
+                raise Disconnected("down")
+            return await super().receive(limit, wait, suspects)
+
+        async def open(self) -> None:
+            if down:
+                raise Disconnected("down")
+            await super().open()
+
+    queue, handled = remote(Down), list[int]()
+
+    @consumer
+    async def handle(number: int) -> None:
+        handled.append(number)
+
+    async def main() -> None:
+        nonlocal down
+        async with queue >> handle as running:
+            await asyncio.sleep(1)
+            down = True
+            await asyncio.sleep(4 * 3600)
+            down = False
+            await put(queue, 1)
+            await asyncio.sleep(20)
+            assert handled == [1]
+            await running.drain()
+
+    run_virtual(main)
+
+
+def test_a_call_that_no_connection_survives_waits_between_two() -> None:
+    """Protects the loop and the server: it connects, the call fails, and that again and again, without any pause."""
+    opened = 0
+
+    class Refuses(MemoryBroker):
+        async def publish(self, messages: Sequence[Outgoing]) -> None:
+            raise Disconnected("not ready yet")
+
+        async def open(self) -> None:
+            nonlocal opened
+            opened += 1
+            await super().open()
+
+    async def main() -> None:
+        async with remote(Refuses).open() as queue:
+            with pytest.raises(PublishError):
+                await queue.put(1, timeout=60)
+        assert 10 < opened < 60
+
+    run_virtual(main)

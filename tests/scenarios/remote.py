@@ -138,8 +138,8 @@ def make_remote_source(place: int, spec: SourceSpec, name: str, ledger: Ledger) 
         """Made of a message, as a model of pydantic is."""
 
         @classmethod
-        def model_validate(cls, value: str) -> Item:
-            item = cls(name, (int(value),))
+        def model_validate(cls, value: object) -> Item:
+            item = cls(name, (int(str(value)),))
             item.roots = frozenset({f"{name}:{value}"})
             ledger.give(ledger.entries[place], item)
             return item

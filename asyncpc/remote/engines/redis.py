@@ -217,11 +217,8 @@ class RedisBroker:
         """See ``Broker``."""
         confirmed = 0
         for some in shared(messages, BYTES_AT_ONCE):
-            arguments: list[str | bytes | int] = [self._remember]
-            for one in some:
-                arguments += arguments_of(one)
             try:
-                await self._run("publish", *arguments)
+                await self._run("publish", self._remember, *arguments_of(some))
             except Refused as error:
                 if "maxmemory" not in str(error):
                     raise

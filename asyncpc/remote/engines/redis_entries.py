@@ -30,12 +30,17 @@ class Receipt(NamedTuple):
 
 def message(entry: bytes, fields: Sequence[bytes], receipt: Receipt | None) -> Message:
     """What an entry holds, whoever wrote it."""
-    found = dict(zip(fields[::2], fields[1::2], strict=True))
-    time, headers, written = [*found.get(b"meta", b"").split(b"\n", 2), b"", b""][:3]
+    if len(fields) == 4 and fields[0] == b"meta" and fields[2] == b"body":  # as the script puts it first
+        meta, body, attempt = fields[1], fields[3], 0
+    else:
+        found = dict(zip(fields[::2], fields[1::2], strict=True))
+        meta, body, attempt = found.get(b"meta", b""), found.get(b"body", b""), _attempt(found.get(b"attempt"))
+    time, _, rest = meta.partition(b"\n")
+    headers, _, written = rest.partition(b"\n")
     return Message(
         _text(written or entry),
-        found.get(b"body", b""),
-        _attempt(found.get(b"attempt")) + (receipt.deliveries if receipt is not None else 0),
+        body,
+        attempt + (receipt.deliveries if receipt is not None else 0),
         _seconds(time, entry),
         _headers(headers),
         receipt,
@@ -58,18 +63,27 @@ def _attempt(written: bytes | None) -> int:
 
 def _seconds(written: bytes, entry: bytes) -> float:
     """When a message was put, else when its entry was made."""
-    with suppress(ValueError):
+    try:
         seconds = float(written)
-        if math.isfinite(seconds):
-            return seconds
+    except ValueError:
+        seconds = math.inf
+    if math.isfinite(seconds):
+        return seconds
     return int(entry.partition(b"-")[0]) / 1000
 
 
-def arguments_of(one: Outgoing) -> tuple[str | bytes | int, ...]:
-    """What the script needs to put a message."""
-    delay = math.ceil(1000 * one.delay) if one.delay > 0 else 0
-    headers = json.dumps(dict(one.headers), separators=(",", ":")) if one.headers else ""
-    return one.id, delay, f"{one.time:.3f}\n{headers}\n{one.id}", one.body
+def arguments_of(messages: Iterable[Outgoing]) -> Iterator[str | bytes | int]:
+    """What the script needs to put the messages."""
+    last: Mapping[str, str] = {}
+    headers = ""
+    for one in messages:
+        if one.headers is not last:  # most often, those of all are the same
+            last = one.headers
+            headers = json.dumps(dict(last), separators=(",", ":")) if last else ""
+        yield one.id
+        yield math.ceil(1000 * one.delay) if one.delay > 0 else 0
+        yield f"{one.time:.3f}\n{headers}\n{one.id}"
+        yield one.body
 
 
 @lru_cache(256)

@@ -1,0 +1,230 @@
+"""What every implementation does in a round, in a process of its own; needs nothing but Python.
+
+A :class:`Round` gives the messages and takes them back. Its :class:`Meter` runs while the last nine tenths of them are
+handled (where messages are only put, over all of them), so that connecting, warming up and stopping count for nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any, Protocol
+
+Message = dict[str, Any]
+"""``n``, its number, and ``pad``, which makes it as long as it should be."""
+
+TICK = 1 / os.sysconf("SC_CLK_TCK")
+"""Seconds that a unit of ``/proc/PID/stat`` stands for."""
+
+
+class WrongResult(Exception):
+    """Messages were lost or doubled, so the time is worth nothing."""
+
+
+class Client(Protocol):
+    """An implementation, at one queue."""
+
+    async def publish(self, work: Round) -> None:
+        """Put what ``work.messages()`` gives; return when the last is confirmed."""
+        ...
+
+    async def consume(self, work: Round) -> None:
+        """Give messages to ``work.handle``, ``work.at_once`` at a time; return soon after ``work.done`` is set."""
+        ...
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One implementation on one engine."""
+
+    name: str
+    client: Callable[[str, str], Client]
+    """Makes one for the URL of the server and the name of a queue."""
+    packages: tuple[str, ...]
+    """Whose versions are told."""
+    batch: int = 1
+    """Messages that it takes together at most; rounds are of many batches."""
+    project: str | None = None
+    """The project beside this file whose environment it needs; None: this one."""
+
+    def versions(self) -> dict[str, str]:
+        """Of its packages."""
+        return {name: metadata.version(name) for name in self.packages}
+
+
+def processor_time(process: int) -> float:
+    """Seconds of processor time that a process and all that it has started have used.
+
+    In nanoseconds where the kernel counts them so, else in ticks of 10 ms.
+    """
+    folder = Path(f"/proc/{process}")
+    try:
+        children = (folder / f"task/{process}/children").read_text().split()
+        own = sum([_first(thread / "schedstat") for thread in (folder / "task").iterdir()]) / 1e9
+        if not own:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            own = sum(map(int, fields[11:15])) * TICK  # user and system, its own and of those that it has waited for
+    except (FileNotFoundError, ProcessLookupError):  # it has ended
+        return 0.0
+    return own + sum([processor_time(int(child)) for child in children])
+
+
+def _first(file: Path) -> int:
+    try:
+        return int(file.read_text().split()[0])
+    except (FileNotFoundError, ProcessLookupError):  # a thread has ended, or the kernel does not count
+        return 0
+
+
+class Meter:
+    """Wall time, this process's processor time and the server's, from start to stop."""
+
+    def __init__(self, server: int | None) -> None:
+        self._server = server
+        self._began: tuple[float, float, float] | None = None
+        self.figures: dict[str, float] = {}
+        """Seconds: ``wall``, ``client`` and, where there is a server, ``server``."""
+
+    def _now(self) -> tuple[float, float, float]:
+        return perf_counter(), process_time(), processor_time(self._server) if self._server else 0.0
+
+    def start(self) -> None:
+        """A second call does nothing."""
+        self._began = self._began or self._now()
+
+    def stop(self) -> None:
+        """Take the figures."""
+        assert self._began is not None
+        wall, client, server = (now - then for now, then in zip(self._now(), self._began, strict=True))
+        self.figures = {"wall": wall, "client": client} | ({"server": max(server, 1e-9)} if self._server else {})
+
+
+@dataclass
+class Round:
+    """The work of one round."""
+
+    count: int
+    size: int
+    """Bytes of a message, as JSON."""
+    meter: Meter
+    wait: float = 0.0
+    """Seconds the handler sleeps; 0: it does nothing."""
+    burn: int = 0
+    """Arithmetic that the handler does (see ``compute``)."""
+    at_once: int = 10
+    """Handlers at work at once, where the implementation has such a thing."""
+    gap: float = 0.0
+    """Seconds from one message to the next; 0: as fast as they are taken."""
+    of: int = 0
+    """How many messages there are, if other processes handle some of them too."""
+    seen: list[int] = field(default_factory=list)
+    late: list[float] = field(default_factory=list)
+    """With a gap: seconds from the moment a message is due to its handler."""
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def messages(self) -> AsyncIterator[Message]:
+        """All of them; those of an open load when they are due, whether or not the consumer keeps up."""
+        pad = "x" * max(0, self.size - len('{"n":12345,"pad":""}'))
+        self._started = started = perf_counter()
+        for n in range(self.count):
+            if self.gap and (pause := started + n * self.gap - perf_counter()) > 0:
+                await asyncio.sleep(pause)
+            yield {"n": n, "pad": pad}
+
+    async def handle(self, n: int) -> None:
+        """What a handler does with message ``n``."""
+        if self.of and self.done.is_set():
+            await asyncio.sleep(60)  # it belongs to another process, which gets it when this one stops
+        if self.wait:
+            await asyncio.sleep(self.wait)
+        if self.burn:
+            compute(self.burn)
+        self._note(n)
+
+    async def handle_all(self, numbers: Iterable[int]) -> None:
+        """What a handler of batches does: the same, waiting for all at once."""
+        if self.wait:
+            room = asyncio.Semaphore(self.at_once)
+
+            async def handle(n: int) -> None:
+                async with room:
+                    await self.handle(n)
+
+            await asyncio.gather(*map(handle, numbers))
+            return
+        for n in numbers:
+            await self.handle(n)
+
+    def _note(self, n: int) -> None:
+        if self.gap:
+            self.late.append(perf_counter() - self._started - n * self.gap)
+        self.seen.append(n)
+        if len(self.seen) == self.warm:
+            self.meter.start()
+        elif len(self.seen) == self.count:
+            self.meter.stop()
+            self.done.set()
+
+    @property
+    def warm(self) -> int:
+        """Messages that are handled before the meter runs."""
+        return max(1, self.count // 10)
+
+    @property
+    def metered(self) -> int:
+        """Messages that are handled while it runs."""
+        return self.count - self.warm
+
+    def check(self) -> None:
+        """Raise :class:`WrongResult` unless each message was handled once."""
+        among = range(self.of or self.count)
+        if len(self.seen) < self.count or len(set(self.seen)) < len(self.seen) or not set(among).issuperset(self.seen):
+            raise WrongResult(f"{len(self.seen)} messages handled of {self.count}, {len(set(self.seen))} of them once")
+
+
+def compute(size: int) -> int:
+    """Work for the processor."""
+    total = 0
+    for n in range(size):
+        total += n & 7
+    return total
+
+
+def loops_of(seconds: float) -> int:
+    """How much arithmetic takes so many seconds of processor time here."""
+    started, loops = process_time(), 0
+    while process_time() - started < 0.2:
+        compute(10_000)
+        loops += 10_000
+    return int(seconds * loops / (process_time() - started))
+
+
+async def ended(task: asyncio.Task[Any], work: Round, stop: Callable[[], object] | None = None) -> None:
+    """Wait until all is handled, then stop a consumer that would never end, by a cancel if there is no other way.
+
+    Raises what the consumer raised.
+    """
+    waiting = asyncio.create_task(work.done.wait())
+    await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if task.done():
+        task.result()
+    (stop or task.cancel)()
+    await asyncio.wait({task}, timeout=1.0)
+
+
+async def in_batches(messages: AsyncIterator[Message], size: int) -> AsyncIterator[list[Message]]:
+    """The messages as they come, ``size`` together."""
+    batch: list[Message] = []
+    async for one in messages:
+        batch.append(one)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
