@@ -31,16 +31,12 @@ Wanted = Callable[[str, str, Result, Sequence[str], str], str]
 # -- the table -------------------------------------------------------------------------------------
 
 
-def show(
-    figures: Figures, bench: Bench, cases: Mapping[str, Case] = CASES, wanted: Wanted | None = None
-) -> None:
+def show(figures: Figures, bench: Bench, cases: Mapping[str, Case] = CASES, wanted: Wanted | None = None) -> None:
     """A table per case; plain text without rich."""
     for name, results in figures.items():
         case = cases[name]
         head = ["", "", "median", "±", *(f"× {reference}" for reference in case.references), "wanted"]
-        _table(
-            f"{name}: {case.what}", head, list(_rows(name, results, case.references, bench.loop, wanted or _wanted))
-        )
+        _table(f"{name}: {case.what}", head, list(_rows(name, results, case.references, bench.loop, wanted or _wanted)))
     if "throughput" in figures:
         print(best_library({name: result.value.median for name, result in figures["throughput"][""].items()}))
     for peer, why in bench.missing.items():
@@ -51,9 +47,7 @@ def show(
     )
 
 
-def _rows(
-    case: str, results: Results, references: tuple[str, ...], loop: str, wanted: Wanted
-) -> Iterator[list[str]]:
+def _rows(case: str, results: Results, references: tuple[str, ...], loop: str, wanted: Wanted) -> Iterator[list[str]]:
     for line, of in results.items():
         label = line
         for name, result in of.items():

@@ -54,4 +54,7 @@ ADDRESSES = {
     "nats": "{url}/{queue}",
     "rabbitmq": "{url}/{queue}",
 }
-PEERS = {engine: (Peer("asyncpc", partial(Asyncpc, address), ("asyncpc",), batch=1000),) for engine, address in ADDRESSES.items()}
+PEERS = {
+    engine: (Peer("asyncpc", partial(Asyncpc, address), ("asyncpc",), batch=1000),)
+    for engine, address in ADDRESSES.items()
+}

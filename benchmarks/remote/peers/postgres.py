@@ -11,7 +11,9 @@ from msgspec.json import decode, encode
 
 from ..work import Peer, Round, in_batches
 
-TABLE = "CREATE TABLE IF NOT EXISTS raw(id BIGSERIAL PRIMARY KEY, queue TEXT, due TIMESTAMPTZ DEFAULT now(), body BYTEA)"
+TABLE = (
+    "CREATE TABLE IF NOT EXISTS raw(id BIGSERIAL PRIMARY KEY, queue TEXT, due TIMESTAMPTZ DEFAULT now(), body BYTEA)"
+)
 INDEX = "CREATE INDEX IF NOT EXISTS raw_due ON raw(queue, due, id)"
 PUT = "INSERT INTO raw(queue, body) SELECT $1, unnest($2::bytea[])"
 TAKE = """
