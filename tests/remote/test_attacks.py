@@ -235,7 +235,8 @@ def test_an_interrupt_in_a_function_of_an_item_keeps_no_message(ordered: bool, g
         for _ in range(2):
             yield number
 
-    first = consumer(ordered=ordered)(twice if generates else plain)
+    given: Any = twice if generates else plain
+    first: Any = consumer(ordered=ordered)(given)
 
     @consumer(key=interrupt)
     async def second(number: int) -> None: ...
