@@ -118,7 +118,8 @@ def _table(title: str, head: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         table.add_row(*row, style="bold" if row[1] == ASYNCPC.name else None)
     console = Console()
-    console.width = max(console.width, 100)
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    console.width = max(console.width, 100, sum(widths) + 3 * len(widths) + 1)  # nothing is cut off
     console.print(table)
 
 

@@ -14,9 +14,6 @@ __all__ = ["Letter", "failure_of", "letter_of"]
 
 T = TypeVar("T")
 
-LONGEST_TEXT: Final = 20_000
-"""Characters of an error, or of its traceback, that a dead letter keeps."""
-
 
 class Letter(NamedTuple, Generic[T]):
     """A message that was given up, and why."""

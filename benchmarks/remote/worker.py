@@ -38,7 +38,7 @@ async def both(client: Callable[[], Client], work: Round) -> None:
     """Put and handle at the same time, as two programs would."""
     async with asyncio.TaskGroup() as group:
         for part in client().consume, client().publish:
-            group.create_task(part(work))  # type: ignore[arg-type]  # both give coroutines
+            group.create_task(part(work))
     work.check()
 
 
@@ -87,7 +87,8 @@ async def _done(client: Callable[[], Client], server: int, do: str, **terms: Any
     work = Round(meter=Meter(server or None), **terms)
     async with asyncio.timeout(60):
         await ORDERS[do](client, work)
-    return {**work.meter.figures, "late": work.late}
+    count = work.count if do == "publish" else work.metered
+    return {**{name: seconds / count for name, seconds in work.meter.figures.items()}, "late": work.late}
 
 
 if __name__ == "__main__":

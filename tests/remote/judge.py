@@ -25,6 +25,7 @@ class Judge:
         self._path = log
         self._log = log.open("rb")
         self.up: set[str] = set()
+        self.worked: set[str] = set()
         self.attempted: set[str] = set()
         self.confirmed: dict[str, float] = {}
         self.began: dict[str, list[Line]] = defaultdict(list)
@@ -43,6 +44,8 @@ class Judge:
 
     def _note(self, line: Line) -> None:
         self.last[line.what] = line.time
+        if line.what in ("began", "confirmed"):
+            self.worked.add(line.who)
         match line.what:
             case "up":
                 self.up.add(line.who)
@@ -60,6 +63,10 @@ class Judge:
     def is_up(self, who: str) -> bool:
         """Whether a program has begun."""
         return who in self.up
+
+    def has_worked(self, who: str) -> bool:
+        """Whether a program has put or begun something."""
+        return who in self.worked
 
     def was(self, what: str, since: float) -> bool:
         """Whether something was done after that time."""

@@ -130,6 +130,11 @@ class Crew:
             self.until(partial(self.judge.is_up, one.who), f"{one.who} is up")
         return started
 
+    def start_all(self) -> None:
+        """Start the usual ones, and wait until each has done something, so that its first connection has come about."""
+        for one in self.start(*KINDS):
+            self.until(partial(self.judge.has_worked, one.who), f"{one.who} has done something")
+
     def until_at_work(self, since: float) -> None:
         """Wait until something was put and something handled since then (monotonic)."""
         for what in "confirmed", "handled":
@@ -137,7 +142,7 @@ class Crew:
 
     def end(self, program: Program, how: signal.Signals) -> float:
         """End one, which must have lived till then."""
-        assert program.lives(), self.told(f"{program.who} ended by itself")
+        assert program.lives(), self.told(f"{program.who} ended by itself, with {program.process.returncode}")
         self.programs.remove(program)
         return program.end(how)
 
@@ -150,7 +155,7 @@ class Crew:
 
     def told(self, what: str) -> str:
         """A fault, with what the programs said last."""
-        return f"{what}; the programs said:\n{self.said.read_text()[-3000:]}"
+        return f"{what}; the programs said:\n{self.said.read_text()[-10000:]}"
 
     def rest(self) -> tuple[float, Depth]:
         """Let the publishers end, then wait until nothing is pending; seconds, and what is left."""
@@ -207,7 +212,7 @@ def kills(place: Place, folder: Path, times: int, seed: int) -> Result:
     draw = random.Random(seed)
     died: list[tuple[str, float]] = []
     with crew_at(place, folder, LEASE) as crew:
-        crew.start(*KINDS)
+        crew.start_all()
         for _ in range(times):
             time.sleep(draw.uniform(0.1, 0.7))
             chosen = draw.choice(crew.programs)
@@ -225,7 +230,7 @@ def terms(place: Place, folder: Path, times: int, seed: int) -> Result:
     draw = random.Random(seed)
     slowest = 0.0
     with crew_at(place, folder, SAFE_LEASE) as crew:
-        crew.start(*KINDS)
+        crew.start_all()
         for _ in range(times):
             time.sleep(draw.uniform(0.1, 0.7))
             chosen = draw.choice(crew.programs)
@@ -245,7 +250,7 @@ def crashes(place: Place, folder: Path, times: int, seed: int) -> Result:
     draw = random.Random(seed)
     slowest = 0.0
     with crew_at(place, folder, LEASE) as crew:
-        crew.start(*KINDS)
+        crew.start_all()
         for _ in range(times):
             time.sleep(draw.uniform(0.3, 1.0))
             if place.port:
@@ -260,7 +265,7 @@ def crashes(place: Place, folder: Path, times: int, seed: int) -> Result:
                     crew.programs.remove(one)
                     one.process.wait()
                 back = time.monotonic()
-                crew.start(*KINDS)
+                crew.start_all()
             crew.until_at_work(back)
             slowest = max(slowest, time.monotonic() - back)
         return crew.result("crashes", times, slowest)

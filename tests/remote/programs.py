@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 from asyncpc import Pipeline, consumer, producer
 from asyncpc.remote.queue import OpenQueue, remote_queue
@@ -62,7 +63,7 @@ def working(url: str, log: str, who: str, lease: str, prefetch: str = "64") -> P
     return queue >> begin >> handle
 
 
-def publishing(url: str, log: str, who: str) -> Pipeline[None, None]:
+def publishing(url: str, log: str, who: str) -> Pipeline[Any, None]:
     """Put some hundred messages a second, one by one and several at once, until it is told to stop."""
     queue = remote_queue(url, Job)
     lines = Log(log, who)

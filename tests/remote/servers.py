@@ -296,8 +296,8 @@ class PostgreSQL(Server):
 
 def postgresql_server() -> str | None:
     """The program that makes its directory; the others are beside it."""
-    found = shutil.which("initdb") or max(Path("/usr/lib/postgresql").glob("*/bin/initdb"), default=None)
-    return found and str(found)
+    packaged = max(Path("/usr/lib/postgresql").glob("*/bin/initdb"), default=None)
+    return shutil.which("initdb") or (str(packaged) if packaged else None)
 
 
 class Rabbit(Server):

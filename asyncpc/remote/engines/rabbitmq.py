@@ -3,8 +3,8 @@
 Each ``receive`` is a consumer of its own with exactly the prefetch asked for, so no message waits in this process that
 nobody asked for. The server counts the deliveries that came back; what is given back and was no attempt goes in again,
 as a copy that knows how often it was tried. What is delayed waits in one queue for each length of delay,
-``jobs.later.…``, from which the server moves it; ``jobs.later`` names them. Dead letters lie in one more; to read them, one process at a
-time takes them all, and gives them back.
+``jobs.later.…``, from which the server moves it; ``jobs.later`` names them. Dead letters lie in one more; to read them,
+one process at a time takes them all, and gives them back.
 """
 
 from __future__ import annotations
@@ -140,7 +140,8 @@ class RabbitBroker:
             self._intake = self._tools = self._outlet = None
             self._ready.clear()
             self._delays.forget()
-            await asyncio.gather(*(connection.close() for connection in connections))
+            for connection in connections:
+                await connection.close()
 
     def _open(self, channel: Channel | None) -> Channel:
         if channel is None:

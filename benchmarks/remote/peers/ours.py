@@ -44,7 +44,7 @@ class Asyncpc:
 
         async with asyncpc.Pipeline(self._queue >> stage(handle)) as running:
             await work.done.wait()
-            await running.drain(5.0)
+            await running.drain(0.5 if work.of else 5.0)
 
 
 ADDRESSES = {

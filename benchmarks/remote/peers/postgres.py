@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import Any
 
@@ -46,8 +47,11 @@ class Raw:
     async def consume(self, work: Round) -> None:
         """See ``Client``."""
         connection = await self._connected()
+        pause = 0.0
         while not work.done.is_set():
+            await asyncio.sleep(pause)
             rows = await connection.fetch(TAKE, self._queue, self._at_once)
+            pause = 0.0 if rows else 0.001
             await work.handle_all([decode(row["body"])["n"] for row in rows])
             await connection.execute(ACK, [row["id"] for row in rows])
         await connection.close()

@@ -41,7 +41,8 @@ class Raw:
                 for _, entries in found:
                     await work.handle_all([decode(fields[b"body"])["n"] for _, fields in entries])
                     names = [name for name, _ in entries]
-                    await redis.pipeline().xack(self._queue, GROUP, *names).xdel(self._queue, *names).execute()
+                    both: Any = redis.pipeline()
+                    await both.xack(self._queue, GROUP, *names).xdel(self._queue, *names).execute()
 
 
 class FastStream:
@@ -50,7 +51,7 @@ class FastStream:
     def __init__(self, batch: bool, url: str, queue: str) -> None:
         from faststream.redis import RedisBroker
 
-        self._broker: Any = RedisBroker(url, logger=None)
+        self._broker: Any = RedisBroker(url, logger=None)  # type: ignore[arg-type]  # none
         self._batch = batch
         self._queue = queue
 

@@ -1,7 +1,8 @@
-"""SQLite: the module by hand, with the table that people write; its calls block the loop, which only makes it faster."""
+"""SQLite: the module by hand, with the table that people write; its calls block the loop, which makes it faster."""
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import time
 from functools import partial
@@ -44,11 +45,14 @@ class Raw:
     async def consume(self, work: Round) -> None:
         """See ``Client``."""
         database = self._opened()
+        pause = 0.0
         while not work.done.is_set():
+            await asyncio.sleep(pause)
             now = time.time()
             database.execute("BEGIN IMMEDIATE")
             rows = database.execute(TAKE, (now + 60.0, self._queue, now, self._at_once)).fetchall()
             database.execute("COMMIT")
+            pause = 0.0 if rows else 0.001
             await work.handle_all([decode(body)["n"] for _, body in rows])
             database.execute("BEGIN IMMEDIATE")
             database.executemany("DELETE FROM raw WHERE id=?", [(number,) for number, _ in rows])
