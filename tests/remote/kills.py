@@ -149,9 +149,11 @@ class Crew:
     def until(self, is_so: Callable[[], bool], what: str) -> None:
         """Wait until the log says so."""
         ends = time.monotonic() + PATIENCE
-        while self.judge.read() or not is_so():
+        self.judge.read()
+        while not is_so():
             assert time.monotonic() < ends, self.told(f"it never came to be that {what}")
             time.sleep(0.01)
+            self.judge.read()
 
     def told(self, what: str) -> str:
         """A fault, with what the programs said last."""
