@@ -12,18 +12,7 @@ import pytest
 from support import PATIENCE, error_types
 from virtual import run_virtual
 
-from asyncpc import (
-    Batch,
-    Consumer,
-    DefinitionError,
-    Pipeline,
-    PipelineError,
-    StateError,
-    consumer,
-    feed,
-    merge,
-    source,
-)
+from asyncpc import Batch, DefinitionError, Pipeline, PipelineError, StateError, consumer, feed, merge, source
 from asyncpc.errors import WorkerCancelled
 from asyncpc.remote.broker import Disconnected, Message, Outgoing, PublishError, Settings
 from asyncpc.remote.codec import codec_for
@@ -246,7 +235,8 @@ def test_an_interrupt_in_a_function_of_an_item_keeps_no_message(ordered: bool, g
         for _ in range(2):
             yield number
 
-    first: Consumer[int, int, [int], Any] = consumer(ordered=ordered)(twice if generates else plain)
+    given: Any = twice if generates else plain
+    first: Any = consumer(ordered=ordered)(given)
 
     @consumer(key=interrupt)
     async def second(number: int) -> None: ...
@@ -255,7 +245,7 @@ def test_an_interrupt_in_a_function_of_an_item_keeps_no_message(ordered: bool, g
         await put(queue, 1)
         began = asyncio.get_running_loop().time()
         with pytest.raises(KeyboardInterrupt):
-            async with queue >> first >> second as running:
+            async with Pipeline(queue, first, second) as running:
                 await running.wait()
         assert asyncio.get_running_loop().time() - began < 0.1
         assert await depth(queue) == (1, 0, 0, 0)
