@@ -38,7 +38,7 @@ async def both(client: Callable[[], Client], work: Round) -> None:
     """Put and handle at the same time, as two programs would."""
     async with asyncio.TaskGroup() as group:
         for part in client().consume, client().publish:
-            group.create_task(part(work))  # type: ignore[arg-type]  # both give coroutines
+            group.create_task(part(work))
     work.check()
 
 

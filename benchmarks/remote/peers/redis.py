@@ -41,7 +41,10 @@ class Raw:
                 for _, entries in found:
                     await work.handle_all([decode(fields[b"body"])["n"] for _, fields in entries])
                     names = [name for name, _ in entries]
-                    await redis.pipeline().xack(self._queue, GROUP, *names).xdel(self._queue, *names).execute()
+                    pipe = redis.pipeline()
+                    pipe.xack(self._queue, GROUP, *names)
+                    pipe.xdel(self._queue, *names)
+                    await pipe.execute()
 
 
 class FastStream:
@@ -50,7 +53,8 @@ class FastStream:
     def __init__(self, batch: bool, url: str, queue: str) -> None:
         from faststream.redis import RedisBroker
 
-        self._broker: Any = RedisBroker(url, logger=None)
+        no_log: Any = None
+        self._broker: Any = RedisBroker(url, logger=no_log)
         self._batch = batch
         self._queue = queue
 
