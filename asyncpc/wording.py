@@ -21,6 +21,7 @@ __all__ = [
     "item_of",
     "message_of",
     "place_of",
+    "redact",
     "redacted",
     "shown",
     "summary",
@@ -73,6 +74,17 @@ def escaped(text: str) -> str:
 def redacted(text: str) -> str:
     """``text`` without the passwords of URLs (faults F7, H11)."""
     return _PASSWORD.sub(r"\1***@", text)
+
+
+def redact(error: BaseException) -> None:
+    """Take the passwords of URLs out of an error of somebody else, and of those that led to it."""
+    seen: set[int] = set()
+    while id(error) not in seen:
+        seen.add(id(error))
+        if any(isinstance(one, str) for one in error.args):
+            with suppress(Exception):  # its class may forbid that
+                error.args = tuple(redacted(one) if isinstance(one, str) else one for one in error.args)
+        error = error.__cause__ or error.__context__ or error
 
 
 def shown(value: object, longest: int = 80) -> str:

@@ -7,7 +7,8 @@ letters of the queue. Needs ``asyncpc[remote]``.
 
 Start ``order_queue_web``, send it orders, and run this, in one terminal or in several::
 
-    python -m examples.order_queue_worker        or        asyncpc run examples.order_queue_worker:pipeline
+    python -m examples.order_queue_worker
+    asyncpc run examples.order_queue_worker:pipeline --processes 4
 
 Expect, after Ctrl-C or SIGTERM::
 

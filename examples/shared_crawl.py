@@ -10,15 +10,16 @@ Run a site, and the crawl in several terminals; the first names a page to start 
     python -m pydoc -n 127.0.0.1 -p 8080
     python examples/shared_crawl.py http://127.0.0.1:8080/topics.html
     python examples/shared_crawl.py
-    asyncpc run examples.shared_crawl:pipeline
+    asyncpc run examples.shared_crawl:pipeline --processes 2
 
 Expect at the end, from each, what it has done itself::
 
     75 pages, 400 links
 
-Ctrl-C or SIGTERM stops one of them, and the others go on. The last of the commands does the same work, but waits for
-more pages until it is stopped. ``CRAWL_URL`` names another queue. A SQLite file remembers an id for ten minutes, which
-is long enough here; a crawl that takes longer keeps the addresses that it has seen in a table of its own.
+Ctrl-C or SIGTERM stops one of them, and the others go on. The last of the commands does the same work in two
+processes, but waits for more pages until it is stopped. ``CRAWL_URL`` names another queue. A SQLite file remembers an
+id for ten minutes, which is long enough here; a crawl that takes longer keeps the addresses that it has seen in a table
+of its own.
 """
 
 import asyncio

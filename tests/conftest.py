@@ -19,6 +19,7 @@ import pytest
 from blockbuster import BlockBuster
 from coverage import Coverage
 from hypothesis import HealthCheck, settings
+from remote.servers import PLACES
 from support import LOOP_FACTORIES, Watch, pending, timeout_of
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so begins what a shell runs in the background, and its children
@@ -55,9 +56,22 @@ def pytest_make_collect_report(
     if worker is not None and isinstance(collector, pytest.Directory):
         modules = [node for node in report.result if isinstance(node, pytest.Module)]
         for module in modules[int(worker["workerid"].removeprefix("gw")) :: worker["workercount"]]:
-            with contextlib.suppress(Exception):  # it fails again, and is reported, when it is collected
+            with contextlib.suppress(Exception, pytest.skip.Exception):  # again, and reported, when it is collected
                 _ = module.obj
     return report
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Say which engines of remote queues the tests have, and how to get the others, also under ``-q``."""
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None and not hasattr(session.config, "workerinput"):
+        lacking = {name: kind.lacks() for name, kind in PLACES.items()}
+        found = [name for name in lacking if not lacking[name]]
+        rest = [f"{name} ({' && '.join(how)})" for name, how in lacking.items() if how]
+        servers = "servers with -m thorough"
+        terminal.write_line(
+            f"remote queues: memory, {', '.join(found)} ({servers}); not here: {', '.join(rest) or 'none'}"
+        )
 
 
 _loops: list[asyncio.AbstractEventLoop] = []  # that pytest-asyncio made for the test that runs
@@ -143,6 +157,7 @@ def nothing_left_behind() -> Iterator[None]:
 
 
 _blockbuster = BlockBuster("asyncpc")
+_blockbuster.functions["threading.Lock.acquire"].can_block_in("scenarios/program.py", "_in_thread")  # of a handler
 
 
 @pytest.fixture(autouse=True)

@@ -27,7 +27,9 @@ from asyncpc import Pipeline, Running, consumer
 from asyncpc.core import channel, emit, queue, source, stage, waiting, worker
 from asyncpc.core.queue import BoundedQueue
 from asyncpc.graph import pipeline
-from asyncpc.run import outcome, running, supervisor
+from asyncpc.offload import bridge
+from asyncpc.remote import delivery, session
+from asyncpc.run import accounting, outcome, running, supervisor
 
 __all__ = ["FAULTS", "Fault", "Withered", "planted"]
 
@@ -93,6 +95,13 @@ def streams_that_fail_twice() -> list[str]:
     drawn = map(draw, range(20_000))
     rare = (one for one in drawn if one.shape == "streamed" and one.ending == "raise" and _fails(one))
     return [problem for scenario in islice(rare, 150) for problem in play(scenario)]
+
+
+def feeds_from_threads() -> list[str]:
+    """Random scenarios with a remote source and handlers that feed from threads; among all scenarios they are rare."""
+    drawn = map(draw, range(20_000))
+    rare = (one for one in drawn if one.is_remote and one.threads)
+    return [problem for scenario in islice(rare, 60) for problem in play(scenario)]
 
 
 def _fails(scenario: Scenario) -> bool:
@@ -207,10 +216,27 @@ _TAKE_HANDED = """handed = await waiter
         if handed:
             self._pass_on.__self__._queue.appendleft(handed[0])"""
 
+_DELIVERY, _SESSION = delivery.Delivery, session.Session
+_BRIDGE, _ACCOUNTS = bridge.Bridge, accounting.Accounts
+
 _EMIT = "            if outbox is not None and value is not DONE:\n"
 _COUNT = "            settled += 1\n            worker.settled = settled\n"
 
 FAULTS: Final = (
+    _fault("acknowledged before all that was made of it", "E", (_DELIVERY, "hold", "self._values += more", "pass")),
+    _fault(
+        "fed in a thread without a hold",
+        "E",
+        (_BRIDGE, "take_fed", "fed(one.item, one.ticket) if type(one) is Tracked", "one.item if type(one) is Tracked"),
+        check=feeds_from_threads,
+    ),
+    _fault("not given back at the deadline", "E", (_ACCOUNTS, "let_go", "release_all(_items_of(stage))", "pass")),
+    _fault(
+        "settled twice",
+        "E",
+        (worker, "tracking", "            ticket.settle()  #", "            ticket.settle(); ticket.settle()  #"),
+    ),
+    _fault("given back in any order", "E", (_SESSION, "_settle", "sorted(released, key=_how)", "released[::-1]")),
     _fault(
         "item handed to the waiter's future",
         "A1, I2",

@@ -268,8 +268,8 @@ MAKERS: Final = {
 
 def owners_in(text: str) -> dict[str, set[str]]:
     """Who may make what, as a table tells it: ``tasks       run.supervisor``."""
-    rows = re.findall(rf"^    ({'|'.join(MAKERS)})  +([\w.]+(?:, [\w.]+)*)", text, re.MULTILINE)
-    return {what: set(modules.split(", ")) for what, modules in rows}
+    rows = re.findall(rf"^    ({'|'.join(MAKERS)})  +([\w.]+(?:,\s+[\w.]+)*)", text, re.MULTILINE)
+    return {what: set(re.split(r",\s+", modules)) for what, modules in rows}
 
 
 def makers(house: House, what: str) -> set[str]:

@@ -35,7 +35,7 @@ from children import PATIENCE, UNMEASURED, Child, Ended, run_child
 from support import BUSY
 from virtual import ran, run_virtual
 
-from asyncpc import Pipeline, consumer
+from asyncpc import Pipeline, consumer, remote_queue
 
 pytestmark = pytest.mark.realtime
 
@@ -1213,3 +1213,27 @@ def test_shared_crawl_fetches_each_page_once(tmp_path: Path) -> None:
     for one in ended:
         assert one.err == ""
         assert_keeps("shared_crawl", one.out)
+
+
+@pytest.mark.thorough
+def test_shared_crawl_in_processes_of_one_command(tmp_path: Path) -> None:
+    """Protects ``--processes`` with a real program: two fetch each page once, and one report sums up."""
+    url = f"sqlite:///{tmp_path}/crawl.db?queue=pages"
+
+    pages = remote_queue(url, str)
+
+    async def begin(page: str) -> None:
+        async with pages.open() as queue:
+            await queue.put(page, id=page)
+
+    with Site() as site:
+        site.may_go_on.set()
+        child = started([*as_pipeline("shared_crawl"), "--processes", "2"], CRAWL_URL=url)
+        asyncio.run(begin(f"{site.address}/page0"))
+        until(lambda: len(site.asked) >= site.pages, "all pages are fetched")
+        child.send(signal.SIGTERM)
+        ended = child.end()
+        assert sorted(site.asked) == sorted(f"/page{number}" for number in range(site.pages))
+    assert ended.status == 143, ended.err
+    assert number(r"(\d+) done in", ended.out) == site.pages
+    assert "in 2 processes" in ended.out

@@ -147,8 +147,9 @@ async def _emit_tracked(worker: ConsumerWorker, outlet: Outlet, value: Tracked) 
     value.ticket.hold()
     try:
         await _emit_or_refuse(worker, outlet, value)
-    except Exception:
-        value.ticket.settle()  # the item has failed, and says so itself
+    except BaseException as error:
+        if not isinstance(error, asyncio.CancelledError):  # then it is there
+            value.ticket.settle()  # the item has failed, and says so itself
         raise
     if outlet.channel is None:
         value.ticket.settle(value.item)
@@ -256,10 +257,12 @@ async def _send(worker: ConsumerWorker, item: Any, outlets: Iterable[Outlet]) ->
             _leave_copies(worker, item, left)
             worker.settle()
             raise
-        except Exception as error:
+        except BaseException as error:
             if left:
                 _take_back(item)
-            raise error if isinstance(error, Ended) else Refused(error) from None
+            if isinstance(error, Ended) or not isinstance(error, Exception):
+                raise
+            raise Refused(error) from None
 
 
 def _leave_copies(worker: ConsumerWorker, item: Any, outlets: deque[Outlet]) -> None:

@@ -6,7 +6,7 @@ The core calls these and never names what stands behind them. What they tell is 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Iterator
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from ..failure import KeptFailure
 
@@ -154,7 +154,7 @@ class Depth(NamedTuple):
     ready: int
     """That could be received now."""
     unacknowledged: int
-    """That somebody has received and not yet settled."""
+    """That somebody has received and not yet settled; where the server does not tell that, this process."""
     delayed: int
     """That cannot be received before their time."""
     dead: int
@@ -232,8 +232,10 @@ Takes = Literal["all", "unhandled", "none"]
 class Ticket(Protocol):
     """Somebody waits for all that is made of an item; the ticket counts the values that are under way."""
 
-    takes_failures: ClassVar[Takes]
-    """Which failures go to whoever waits, and not to the policies of the stage, so that the run goes on."""
+    @property
+    def takes_failures(self) -> Takes:
+        """Which failures go to whoever waits, and not to the policies of the stage, so that the run goes on."""
+        ...
 
     def hold(self, more: int = 1) -> None:
         """``more`` further values made of the item are on their way; call it before the first of them leaves."""

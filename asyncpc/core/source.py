@@ -8,11 +8,13 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from time import perf_counter
 from typing import Any
 
+from ..failure import KeptFailure
 from .channel import Channel, Ended
 from .latency import LoopProbe
 from .plan import Origin
 from .seams import Attendant
 from .stage import RunLinks, Worker
+from .tracked import Tracked
 from .waiting import TIME_SLICE, checkpoint, obey_cancel
 from .worker import RUNS
 
@@ -72,17 +74,27 @@ class ProducerWorker(Worker):
         try:
             async for item in iterator:
                 if len(items) >= outbox.mark:
-                    if outbox.may_enqueue():
-                        outbox.enqueue(item)
-                    else:
-                        await self._put_waiting(item)
+                    try:
+                        if outbox.may_enqueue():
+                            outbox.enqueue(item)
+                        else:
+                            await self._put_waiting(item)
+                    except BaseException as error:
+                        if not self._deals_with(item, error):
+                            raise
+                        continue
                     produced += 1
                     self.produced = produced
                     await outbox.wait_for_room()  # the source is not asked while the queue is full
                     if self.cancelled:  # the source swallowed it (fault B4), or asked for it
                         await obey_cancel()
                 else:
-                    append(item)
+                    try:
+                        append(item)
+                    except BaseException as error:
+                        if not self._deals_with(item, error):
+                            raise
+                        continue
                     produced += 1
                     self.produced = produced
                     if getters and not getters.waking:
@@ -107,6 +119,22 @@ class ProducerWorker(Worker):
         finally:
             if isinstance(iterator, AsyncGenerator):
                 await iterator.aclose()
+
+    def _deals_with(self, item: Any, error: BaseException) -> bool:
+        """Tell whoever waits for the item that the first stage refuses it; whether the source goes on.
+
+        It does if that one takes failures for which no policy is written; a full queue is no failure of the item.
+        """
+        if type(item) is not Tracked or isinstance(error, asyncio.CancelledError):  # then it is in the queue
+            return False
+        if not isinstance(error, Exception):
+            item.ticket.release()
+        elif item.ticket.takes_failures != "unhandled" or isinstance(error, (Ended, asyncio.QueueFull)):
+            item.ticket.stop(error.error if isinstance(error, Ended) else error)
+        else:
+            item.ticket.fail(error, KeptFailure.of(item.item, error, 0, self.name))
+            return True
+        return False
 
     async def _put_waiting(self, item: Any) -> None:
         """Put ``item`` when there is room. Raises what refuses it; if it is cancelled, the item is in the queue."""

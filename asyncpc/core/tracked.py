@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from types import CoroutineType
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from ..failure import KeptFailure
 from .seams import Call, Takes, Ticket
@@ -87,7 +87,10 @@ class _NobodysTicket:
 
     __slots__ = ()
 
-    takes_failures: ClassVar[Takes] = "none"
+    @property
+    def takes_failures(self) -> Takes:
+        """None."""
+        return "none"
 
     def hold(self, more: int = 1) -> None:
         """Nothing, as all of these."""
@@ -119,7 +122,10 @@ class CallTicket:
 
     __slots__ = ("_future", "_lost")
 
-    takes_failures: ClassVar[Takes] = "all"
+    @property
+    def takes_failures(self) -> Takes:
+        """All: the caller deals with them."""
+        return "all"
 
     def __init__(self, future: asyncio.Future[Any], lost: Callable[[], Exception]) -> None:
         """What ``lost`` makes is raised for the caller if the run ends before it comes to the item."""
@@ -160,11 +166,13 @@ class JointTicket:
 
     __slots__ = ("_tickets",)
 
-    takes_failures: ClassVar[Takes] = "none"
-    """It belongs to values; failures are those of the items."""
-
     def __init__(self, tickets: Sequence[Ticket]) -> None:
         self._tickets = tickets
+
+    @property
+    def takes_failures(self) -> Takes:
+        """Those of a value made of all the items are told to each, if each takes them."""
+        return "unhandled" if all(one.takes_failures == "unhandled" for one in self._tickets) else "none"
 
     def hold(self, more: int = 1) -> None:
         """Hold each."""

@@ -101,7 +101,8 @@ class GiveUp:
             KeptFailure.of(plain(item), error, calls, stage.handler.name),
             f"{shown(plain(item))}: {summary(error)}",
         )
-        if type(item) is Tracked and item.ticket.takes_failures in self._taken:
+        takes = item.ticket.takes_failures if type(item) is Tracked else "none"
+        if takes in self._taken and not (worker.cancelled and takes == "unhandled"):  # a cancel is nobody's failure
             item.ticket.fail(error, kept)
             stage.counts.last_failure = what
             stage.count_failed(kept)

@@ -12,7 +12,7 @@ from ..core.emit import emit, leave
 from ..core.plan import Handler
 from ..core.seams import Call
 from ..core.stage import DONE, NO_ITEM, ConsumerWorker, Stage
-from ..core.tracked import settle_all
+from ..core.tracked import release_all, settle_all
 from ..core.waiting import Budget, WaitQueue
 from ..core.worker import attempt
 from ..errors import DefinitionError
@@ -101,11 +101,17 @@ class OrderWindow:
             while (finished := self._finished.get(self._next)) is not None:
                 item, values = finished
                 while values:
+                    value = values.popleft()
                     try:
-                        await emit(worker, outlet, values.popleft())
-                    except Exception as error:
+                        await emit(worker, outlet, value)
+                    except asyncio.CancelledError:
+                        raise
+                    except BaseException as error:
                         settle_all(values)
                         values.clear()
+                        if not isinstance(error, Exception):
+                            release_all([value])
+                            raise
                         await self._give_up(worker, item, error)
                     if budget.is_spent():
                         await budget.renew()

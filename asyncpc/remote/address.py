@@ -20,7 +20,10 @@ def engine_of(url: object) -> Engine:
 
     Raises ``DefinitionError`` for a scheme that no engine is there for, and for a client that is not installed.
     """
-    scheme = urlsplit(url).scheme if isinstance(url, str) else ""
+    try:
+        scheme = urlsplit(url).scheme if isinstance(url, str) else ""
+    except ValueError:  # such as a bracket that is not closed
+        raise DefinitionError(f"remote_queue: {redacted(shown(url))} is no URL") from None
     found = [one for one in entry_points(group=GROUP) if one.name == scheme]
     if not found:
         known = ", ".join(sorted({f"{one.name}://" for one in entry_points(group=GROUP)}))

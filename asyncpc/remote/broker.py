@@ -98,6 +98,8 @@ class Guarantees(NamedTuple):
     """Whether a message can be put inside a transaction of the caller (``publish_in``)."""
     shared: bool = True
     """Whether another process that opens the URL finds the same queue."""
+    peeks: bool = True
+    """Whether messages that are ready can be looked at; otherwise ``peek`` raises ``StateError``."""
 
 
 class Settings(NamedTuple):

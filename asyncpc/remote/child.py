@@ -14,7 +14,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from threading import Lock, Thread
 from types import FrameType
 from typing import Any, Final
@@ -67,7 +66,8 @@ class Parent:
         self._drain: float | None = None  # asked for before the run
         self._drain_timeout = 0.0
         self._thread = Thread(target=self._listen, name="asyncpc:parent", daemon=True)
-        signal.signal(signal.SIGTERM, self._terminated)
+        if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+            signal.signal(signal.SIGTERM, self._terminated)
 
     def options(self) -> dict[str, Any]:
         """What to run; waits until the parent has said it. From now on the parent is heard."""
@@ -84,14 +84,17 @@ class Parent:
         """What tells the parent of a run, and the run what the parent says, while it is under way."""
         self._drain_timeout = plan.drain_timeout if drain_timeout is None else drain_timeout
         bounds = {node.handler.name: plan.bound(node.handler) for node in plan.nodes}
-        told = partial(self.say, "running", pipeline=plan.name, drain_timeout=self._drain_timeout, bounds=bounds)
+        facts = {"pipeline": plan.name, "drain_timeout": self._drain_timeout, "bounds": bounds}
+
+        def begun(running: Running[Any, Any]) -> None:
+            self.say("running", **facts, statistics=running.statistics().as_dict())
 
         @contextmanager
         def beside(running: Running[Any, Any]) -> Iterator[None]:
             loop = asyncio.get_running_loop()
             with self._changing:
                 self._running = running, loop
-            loop.call_soon(told)  # the run starts first
+            loop.call_soon(begun, running)  # the run starts first
             if self._drain is not None:
                 loop.call_soon(running.stop, self._drain)
             try:

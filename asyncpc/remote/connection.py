@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Final, TypeVar
 
 from ..logs import WARNING, log
-from ..wording import summary
+from ..wording import redact, summary
 from .broker import Broker, Disconnected
 
 __all__ = ["Connection"]
@@ -19,6 +19,9 @@ R = TypeVar("R")
 FIRST_WAIT: Final = 0.1
 LONGEST_WAIT: Final = 5.0
 """Seconds between two attempts to connect."""
+
+CLOSES_WITHIN: Final = 2.0
+"""Seconds that an engine may take to close a connection."""
 
 PATIENCE: Final = 15.0
 """Seconds in which the first connection has to come about; a wrong address should not look like a slow server."""
@@ -44,30 +47,52 @@ class Connection:
 
         Raises ``Disconnected`` once ``in_vain()``: nobody needs the answer any more. See :meth:`hurry`.
         """
+        losses = 0
         while True:
             generation = self.generation
             try:
                 return await command()
             except Disconnected as error:
+                redact(error)
                 if in_vain():
                     raise
-                await self._reconnect(generation, error, in_vain)
+                losses += 1
+                await self._reconnect(generation, error, in_vain, losses)
+            except Exception as error:
+                redact(error)
+                raise
 
     def hurry(self) -> None:
         """Let calls that wait for a connection look now whether they still need one."""
         self._hurry.set()
 
-    async def close(self) -> None:
-        """Let go of it, whatever state it is in."""
-        with suppress(Disconnected):
-            await self.broker.close()
+    def wake(self) -> None:
+        """Let a ``receive`` that waits return soon; without that it returns later."""
+        try:
+            self.broker.wake()
+        except Exception as error:  # a bug of the engine, which nobody who settles an item should see
+            log(WARNING, "%s: its engine failed in wake(): %s", self._label, summary(error))
 
-    async def _reconnect(self, generation: int, error: Disconnected, in_vain: Callable[[], bool]) -> None:
+    async def close(self) -> None:
+        """Let go of it, whatever state it is in, within some seconds; nobody can do more about one that does not."""
+        try:
+            async with asyncio.timeout(CLOSES_WITHIN):
+                await self.broker.close()
+        except Disconnected:
+            pass
+        except Exception as error:
+            log(WARNING, "%s: its connection was not closed: %s", self._label, summary(error))
+
+    async def _reconnect(self, generation: int, error: Disconnected, in_vain: Callable[[], bool], losses: int) -> None:
+        """Connect again; ``losses`` is how often the same call was made in vain: from the second time on it waits."""
         async with self._lock:
             if generation != self.generation or in_vain():
                 return
-            log(WARNING, "%s: the connection is lost: %s", self._label, summary(error))
+            if losses & (losses - 1) == 0:
+                log(WARNING, "%s: the connection is lost: %s", self._label, summary(error))
             await self.close()
+            if losses > 1:
+                await self._wait(losses - 1)
             await self._connect(None, in_vain)
 
     async def _connect(self, deadline: float | None, in_vain: Callable[[], bool]) -> None:
@@ -77,17 +102,26 @@ class Connection:
             try:
                 await self.broker.open()
             except Disconnected as error:
+                redact(error)
                 await self.close()
                 if in_vain() or (deadline is not None and loop.time() > deadline):
                     raise
                 if attempt & (attempt - 1) == 0:
                     log(WARNING, "%s: cannot connect (attempt %d): %s", self._label, attempt, summary(error))
+            except Exception as error:
+                redact(error)
+                raise
             else:
                 if self.generation:
                     log(WARNING, "%s: connected again", self._label)
                 self.generation += 1
                 return
-            self._hurry.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(random.uniform(FIRST_WAIT, min(LONGEST_WAIT, FIRST_WAIT * 2**attempt))):
-                    await self._hurry.wait()
+            await self._wait(attempt)
+
+    async def _wait(self, attempt: int) -> None:
+        """Wait before another attempt, unless :meth:`hurry` is called."""
+        self._hurry.clear()
+        longest = min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(attempt, 10))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(random.uniform(FIRST_WAIT, longest)):
+                await self._hurry.wait()

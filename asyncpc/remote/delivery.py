@@ -7,7 +7,7 @@ the last has finished, the session acknowledges the message, buries it, or gives
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, Final
+from typing import Final
 
 from ..core.seams import Takes
 from ..failure import KeptFailure
@@ -24,8 +24,10 @@ class Delivery:
 
     __slots__ = ("_ended", "_values", "delay", "failure", "is_counted", "is_lost", "is_released", "message", "number")
 
-    takes_failures: ClassVar[Takes] = "unhandled"
-    """A failure that no ``on_error=`` is written for ends in the dead letter queue of the message's own queue."""
+    @property
+    def takes_failures(self) -> Takes:
+        """A failure that no ``on_error=`` is written for ends in the dead letter queue of the message's own queue."""
+        return "unhandled"
 
     def __init__(self, message: Message, number: int, ended: Callable[[Delivery], None]) -> None:
         self.message: Message = message

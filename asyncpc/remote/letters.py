@@ -44,6 +44,9 @@ class Letter(NamedTuple, Generic[T]):
     """Of the error, as text; empty if there is none."""
 
 
+LONGEST_TEXT: Final = 20_000
+"""Characters of an error, or of its traceback, that a dead letter keeps."""
+
 EMPTY: Final[Mapping[str, Any]] = {"reason": "", "stage": "", "calls": 0, "deliveries": 0, "died": 0.0, "traceback": ""}
 """What is known of a failure at least, and of which type it is."""
 
@@ -53,14 +56,19 @@ def failure_of(failure: Failure, deliveries: int) -> bytes:
     import json  # here, since most programs have no dead letters
 
     told = {
-        "reason": failure.error,
+        "reason": _cut(failure.error),
         "stage": failure.stage,
         "calls": failure.attempts,
         "deliveries": deliveries,
         "died": time.time(),
-        "traceback": failure.traceback,
+        "traceback": _cut(failure.traceback),
     }
     return json.dumps(told).encode()
+
+
+def _cut(text: str) -> str:
+    """A text as long as a dead letter may carry: an error may quote the whole message."""
+    return text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT // 2]} … {text[-LONGEST_TEXT // 2 :]}"
 
 
 def letter_of(dead: DeadLetter, decode: Callable[[bytes, Mapping[str, str]], T]) -> Letter[T]:

@@ -12,15 +12,17 @@ Its key ``kind`` says what it is. From the parent:
 
 From a child:
 
-==============  ============================  ==================================================================
-``running``     ``pipeline``,                 the run has begun: its name, the seconds that a drain may take, and
-                ``drain_timeout``, ``bounds``  the items that the queue of each stage holds (0: any number)
-``statistics``  ``statistics``, ``stalled``,  twice a second: the counts; each stage that settles nothing, and for
-                ``silent``                     how many seconds; the seconds for which the loop has not answered
-``refused``     ``why``                       what was asked cannot be done
-``failed``      ``status``, ``lines``         it could not begin: its exit status, and what to show
-``report``      ``report``                    the run has ended: the object of ``--json``
-==============  ============================  ==================================================================
+==============  =========================  =====================================================================
+``running``     ``pipeline``,              the run has begun: its name; the seconds that a drain may take; the items
+                ``drain_timeout``,         that the queue of each stage holds (0: any number); the counts
+                ``bounds``,
+                ``statistics``
+``statistics``  ``statistics``,            twice a second: the counts; each stage that settles nothing, and for how
+                ``stalled``, ``silent``    many seconds; the seconds for which the loop has not answered
+``refused``     ``why``                    what was asked cannot be done
+``failed``      ``status``, ``lines``      it could not begin: its exit status, and what to show
+``report``      ``report``                 the run has ended: the object of ``--json``
+==============  =========================  =====================================================================
 
 Either side ignores a kind and keys that it does not know. When the parent's end is closed, however that came about, a
 child drains and ends.

@@ -31,7 +31,7 @@ from anyio.abc import Process, TaskGroup, TaskStatus
 from ..failure import FAILURES_KEPT
 from ..run.health import Health
 from ..run.report import Report, Statistics
-from ..watch.totals import PRESENT, Figures, Seen, counts_of
+from ..watch.totals import PRESENT, Figures, Seen, counts_of, depths_of
 from .pipe import GRACE, Lines, Message, line
 from .sums import read_statistics, sum_of, without_present
 
@@ -56,7 +56,7 @@ EVERY: Final = 10.0
 class Terms(NamedTuple):
     """How many processes, of what, and how patient the parent is."""
 
-    count: int
+    processes: int
     command: Sequence[str]
     """Starts a child; the number of its end of the pipe is added."""
     options: Mapping[str, Any]
@@ -164,8 +164,9 @@ class _Child:
 
     def _note(self, message: Message) -> None:
         match message:
-            case {"kind": "running", "drain_timeout": timeout, "bounds": bounds}:
+            case {"kind": "running", "drain_timeout": timeout, "bounds": bounds, "statistics": statistics}:
                 self.is_running, self.drain_timeout, self.bounds = True, timeout, bounds
+                self.statistics = read_statistics(statistics)
                 self.settled.set()
                 if self.is_draining:  # it began just when it was told to end, so it has the time that it needs
                     self._patience.deadline = inf
@@ -258,7 +259,7 @@ class Processes:
         self._say = say
         self._note = note
         self._named = named
-        self._places = [_Place(number + 1) for number in range(terms.count)]
+        self._places = [_Place(number + 1) for number in range(terms.processes)]
         self._live: list[_Child] = []  # also those that drain, and those that are to replace them
         self._last: list[_Child] = []  # have ended, and nobody takes their place
         self._past: Statistics | None = None  # the counts of those that were replaced
@@ -331,7 +332,8 @@ class Processes:
         if ended.process.returncode == 0 and ended.report is not None:
             return None  # its program has asked the run to stop
         if ended.report is not None and ended.report["signal"] is not None and ended.process.returncode != 1:
-            return self._terms.first_wait  # somebody else has stopped it
+            self._note(f"asyncpc: somebody else has stopped process {place.number}: another one takes its place")
+            return self._terms.first_wait
         self._crashes += 1
         wait = place.crashed(ended.began, self._terms.first_wait)
         what = f"process {place.number} {ended.how()}"
@@ -355,24 +357,31 @@ class Processes:
     async def _spawn(self) -> _Child | None:
         """Start a process, unless all are to stop."""
         async with self._spawning:
-            if self._stopping.is_set():
+            while not self._stopping.is_set():
+                try:
+                    child = await _spawned(self._terms.command)
+                    break
+                except OSError as error:
+                    await self._cannot_start(error)
+            else:
                 return None
-            ours, theirs = socket.socketpair()
-            with theirs, _deaf_to_ctrl_c():
-                process = await anyio.open_process(
-                    [*self._terms.command, str(theirs.fileno())],
-                    stdin=subprocess.DEVNULL,
-                    stdout=None,
-                    stderr=None,
-                    pass_fds=(theirs.fileno(),),
-                )
-        child = _Child(process, ours)
         self._live.append(child)
         child.tell("run", options=self._terms.options)
         self._group.start_soon(child.live, self._heed)
         if self._stopping.is_set():
             child.drain(None)
         return child
+
+    async def _cannot_start(self, error: OSError) -> None:
+        """The system refuses another process: end if it was the first, else try again later."""
+        why = f"asyncpc: cannot start a process: {error.strerror or type(error).__name__}"
+        if any(place.has_run for place in self._places):
+            self._say(why)
+            with anyio.move_on_after(LONGEST):
+                await self._stopping.wait()
+        else:
+            self._failure = self._failure or (1, [why])
+            self._stop()
 
     def _heed(self, child: _Child, message: Message) -> None:
         match message:
@@ -569,13 +578,30 @@ class Processes:
 
 
 def _present(now: Statistics, running: Sequence[_Child]) -> Figures:
-    present: dict[tuple[str, ...], float] = {}
+    present: dict[tuple[str, ...], float] = {**depths_of(now)} if running else {}
     for stage in now.stages:
         bounds = [child.bounds.get(stage.name, 0) or inf for child in running]
         stalled = [seconds for child in running for name, seconds in child.stalled if name == stage.name]
         figures = stage.queued, stage.in_flight, stage.concurrency, sum(bounds), max(stalled, default=0.0)
         present |= {(what, stage.name): float(figure) for what, figure in zip(PRESENT, figures, strict=True)}
     return present
+
+
+async def _spawned(command: Sequence[str]) -> _Child:
+    ours, theirs = socket.socketpair()
+    try:
+        with theirs, _deaf_to_ctrl_c():
+            process = await anyio.open_process(
+                [*command, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=None,
+                stderr=None,
+                pass_fds=(theirs.fileno(),),
+            )
+    except BaseException:
+        ours.close()
+        raise
+    return _Child(process, ours)
 
 
 @contextmanager

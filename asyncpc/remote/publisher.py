@@ -35,6 +35,8 @@ class Publisher:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._waiting: deque[_Call] = deque()
+        self._sent: list[_Call] = []  # and not confirmed yet
+        self._is_over = False
         self._came = asyncio.Event()
         self._is_finishing = False
 
@@ -42,8 +44,10 @@ class Publisher:
         """Return when all messages are confirmed.
 
         Raises ``TimeoutError`` after ``timeout`` seconds if none was sent, and ``PublishError`` if some may have been.
-        *Cancel safety*: what was not sent yet is not sent.
+        ``PublishError`` also comes when the connection is closed. *Cancel safety*: what was not sent yet is not sent.
         """
+        if self._is_over:
+            raise _unsent(messages)
         call = _Call(messages, asyncio.get_running_loop().create_future())
         self._waiting.append(call)
         self._came.set()
@@ -72,13 +76,28 @@ class Publisher:
         self._came.set()
 
     async def run(self) -> None:
-        """Publish what comes, until :meth:`finish`."""
-        while self._waiting or not self._is_finishing:
-            if not self._waiting:
-                self._came.clear()
-                await self._came.wait()
-                continue
-            await self._publish(self._next())
+        """Publish what comes, until :meth:`finish`; whatever ends it, nobody goes on waiting."""
+        try:
+            while self._waiting or not self._is_finishing:
+                if not self._waiting:
+                    self._came.clear()
+                    await self._came.wait()
+                    continue
+                self._sent = self._next()
+                await self._publish(self._sent)
+                self._sent = []
+        finally:
+            self._is_over = True
+            for call in self._sent:
+                if not call.confirmed.done():
+                    lost = (
+                        f"{len(call.messages)} messages were sent, but not confirmed before the connection was closed"
+                    )
+                    call.confirmed.set_exception(PublishError(lost, call.messages))
+            while self._waiting:
+                waiting = self._waiting.popleft()
+                if not waiting.confirmed.done():
+                    waiting.confirmed.set_exception(_unsent(waiting.messages))
 
     def _next(self) -> list[_Call]:
         """The calls that go together."""
@@ -109,3 +128,7 @@ class Publisher:
             for call in calls:
                 if not call.confirmed.done():
                     call.confirmed.set_result(None)
+
+
+def _unsent(messages: Sequence[Outgoing]) -> PublishError:
+    return PublishError(f"{len(messages)} messages were not sent: the connection is closed", messages)

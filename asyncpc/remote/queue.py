@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
@@ -117,7 +118,7 @@ class RemoteQueue(Source[T], StageLike[T, None], Generic[T]):  # it is both; >> 
     __slots__ = ("_address", "_broker", "_codec", "_name", "_terms", "_unshared")
 
     def __init__(
-        self, name: str, broker: Callable[[], Broker], codec: Codec, terms: Terms, address: str, unshared: str
+        self, name: str, broker: Callable[[], Broker], codec: Codec, terms: Terms, address: str, unshared: str = ""
     ) -> None:
         origin = Origin(name, _never_opened, attended=self._receiving, unshared=unshared)
         super().__init__(Layout((origin,)))
@@ -179,6 +180,28 @@ class RemoteQueue(Source[T], StageLike[T, None], Generic[T]):  # it is both; >> 
         return f"<RemoteQueue {self._name} at {self._address}>"
 
 
+async def _outlast(task: asyncio.Task[None]) -> None:
+    """Wait until a session has closed its connection, which takes 2 seconds at most; a cancel comes out after that."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+
+
+def _pass_on(task: asyncio.Task[None], result: Future[None]) -> None:
+    """How a put has ended, for the thread that waits for it."""
+    if task.cancelled():
+        result.set_exception(Disconnected("the put was cancelled, with the loop that it ran in"))
+    elif (error := task.exception()) is not None:
+        result.set_exception(error)
+    else:
+        result.set_result(None)
+
+
 def _never_opened() -> Any:
     raise StateError("a remote queue is read by a pipeline, as in queue >> show; to look at it, write queue.open()")
 
@@ -202,7 +225,7 @@ class OpenQueue(Generic[T]):
         self._loop: asyncio.AbstractEventLoop
 
     async def __aenter__(self) -> OpenQueue[T]:
-        """Connect; raises ``Disconnected`` if that fails for 15 seconds."""
+        """Connect; raises ``Disconnected`` if that fails for 15 seconds. *Cancel safety*: no connection is left."""
         if self._task is not None:
             raise StateError(f"remote queue {self._name!r} is open already: call open() again for another block")
         self._loop = asyncio.get_running_loop()
@@ -215,16 +238,22 @@ class OpenQueue(Generic[T]):
             await self._end(cancel=True)
             raise
         if self._task.done():
-            self._task.result()
+            task, self._task, self._session = self._task, None, None
+            task.result()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Wait until all is confirmed, for at most 10 seconds; then drop the connection."""
-        await self._end(cancel=False)
+        """Wait until all is confirmed, for at most 10 seconds; then drop the connection.
 
-    async def _end(self, *, cancel: bool) -> None:
+        Raises what the connection failed with, unless the block has raised. *Cancel safety*: the connection is dropped.
+        """
+        task = await self._end(cancel=False)
+        if error is None and not task.cancelled():
+            task.result()
+
+    async def _end(self, *, cancel: bool) -> asyncio.Task[None]:
         session, task = self._session, self._task
         assert session is not None
         assert task is not None
@@ -234,10 +263,12 @@ class OpenQueue(Generic[T]):
             if not cancel:
                 await asyncio.wait({task}, timeout=CLOSES_WITHIN)
         finally:
-            task.cancel()
-            await asyncio.wait({task})
+            if not session.is_closing:
+                task.cancel()
+            await _outlast(task)
         if not task.cancelled():
-            task.result()
+            task.exception()  # seen
+        return task
 
     async def put(
         self,
@@ -261,7 +292,7 @@ class OpenQueue(Generic[T]):
         but not confirmed. Without a timeout it waits until the connection is back. *Cancel safety*: it was put, or not.
         """
         message = self._message(item, id, delay, key, headers)
-        session = self._opened()
+        session = self._opened_here()
         if connection is not None:
             self._needs("transactions", "connection=")
             await cast(Any, session.connection.broker).publish_in(connection, [message])
@@ -272,13 +303,16 @@ class OpenQueue(Generic[T]):
         """Put several items, in order, in as few calls as the engine allows; otherwise as :meth:`put`."""
         messages = [self._message(item, None, 0.0, None, None) for item in items]
         if messages:
-            await self._opened().publisher.publish(messages, timeout)
+            await self._opened_here().publisher.publish(messages, timeout)
 
     def put_from_thread(self, item: T, *, timeout: float | None = None) -> None:
         """:meth:`put` from any other thread: blocks until the engine has confirmed it.
 
-        Raises ``StateError`` in the loop's own thread, and what :meth:`put` raises.
+        Raises ``StateError`` in the loop's own thread, ``QueueShutDown`` when the loop is closed, and what :meth:`put`
+        raises.
         """
+        from ..offload.into_loop import call_soon, result_of  # here, since most programs have no threads
+
         self._opened()
         try:
             running = asyncio.get_running_loop()
@@ -288,7 +322,14 @@ class OpenQueue(Generic[T]):
             raise StateError(
                 "put_from_thread() in the loop's own thread would wait for itself: write await q.put(item)"
             )
-        asyncio.run_coroutine_threadsafe(self.put(item, timeout=timeout), self._loop).result()
+        put: Future[None] = Future()
+
+        def begin() -> None:
+            task = self._loop.create_task(self.put(item, timeout=timeout), name=f"asyncpc:{self._name} put")
+            task.add_done_callback(lambda _: _pass_on(task, put))
+
+        call_soon(self._loop, begin)
+        result_of(self._loop, put, "nobody knows whether the item was put")
 
     async def depth(self) -> Depth:
         """How many messages the queue holds, ready, under way and dead.
@@ -296,12 +337,12 @@ class OpenQueue(Generic[T]):
         This and the following wait while there is no connection, and raise ``Disconnected`` if it is lost twice.
         *Cancel safety*: it was done, or not.
         """
-        session = self._opened()
+        session = self._opened_here()
         return await session.questions.ask(session.connection.broker.depth)
 
     async def dead(self, limit: int = 100, after: str = "") -> list[Letter[T]]:
         """At most ``limit`` dead letters, the oldest first; those behind the ``place`` of another with ``after``."""
-        session = self._opened()
+        session = self._opened_here()
         found = await session.questions.ask(lambda: session.connection.broker.dead(limit, after))
         return [letter_of(one, self._codec.decoded) for one in found]
 
@@ -310,7 +351,7 @@ class OpenQueue(Generic[T]):
 
         They keep their ids, and begin anew otherwise: no delivery is counted.
         """
-        session = self._opened()
+        session = self._opened_here()
         places = [one if isinstance(one, str) else one.place for one in letters]
         return await session.questions.ask(lambda: session.connection.broker.requeue(places)) if places else 0
 
@@ -319,7 +360,7 @@ class OpenQueue(Generic[T]):
 
         What somebody has received and not settled stays.
         """
-        session = self._opened()
+        session = self._opened_here()
         return await session.questions.ask(lambda: session.connection.broker.purge(dead))
 
     @property
@@ -353,6 +394,15 @@ class OpenQueue(Generic[T]):
     def _needs(self, guarantee: str, argument: str) -> None:
         if not getattr(self._opened().connection.broker.guarantees, guarantee):
             raise StateError(f"remote queue {self._name!r}: its engine cannot do what {argument} asks for")
+
+    def _opened_here(self) -> Session:
+        session = self._opened()
+        if asyncio.get_running_loop() is not self._loop:
+            raise StateError(
+                f"remote queue {self._name!r} was opened in another event loop: open it in this one too, or write "
+                "q.put_from_thread(item)"
+            )
+        return session
 
     def _opened(self) -> Session:
         if self._session is None:

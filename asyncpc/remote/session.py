@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from itertools import count, groupby
 from typing import Final, NamedTuple
@@ -25,6 +26,7 @@ import anyio
 
 from ..core.seams import RemoteCounts
 from ..core.tracked import Tracked
+from ..errors import WorkerCancelled
 from ..failure import KeptFailure
 from ..logs import WARNING, log
 from ..wording import summary
@@ -50,8 +52,14 @@ AHEAD: Final = 0.2
 LOOK_EVERY: Final = 0.1
 """Seconds over which the pace is measured."""
 
-SUSPECTS_WAIT: Final = 1.0
-"""Seconds after which a suspect comes again that was given back because another is at work."""
+LAST_RECEIVE: Final = 1.0
+"""Seconds for which what is given back waits at most for the end of the last receive, which would get it again."""
+
+SUSPECTS_APART: Final = 0.05
+"""Seconds between two suspects that come again, after they were given back because another was at work."""
+
+ALONE: Final = 1.0
+"""Seconds for which nothing more is received after a suspect has begun, where the engine would send others too."""
 
 
 class Terms(NamedTuple):
@@ -91,6 +99,8 @@ class Session:
         self.questions: Questions = Questions(self.connection)
         self.opened: asyncio.Event = asyncio.Event()
         self._depth = DepthWatch(broker.depth, label)
+        self.is_closing: bool = False
+        """Whether it does no more than close its connection."""
         self._broker = broker
         self._codec = codec
         self._terms = terms
@@ -101,13 +111,18 @@ class Session:
         self._held_back: deque[Delivery] = deque()  # suspects that the engine could not hold back
         self._ended: list[Delivery] = []  # to be flushed
         self._suspect: Delivery | None = None
+        self._is_suspect_kept = False  # whether it has not begun, since others that came with it are to go back first
+        self._flushed_some = asyncio.Event()
+        self._suspects_until = 0.0  # loop time at which the last of those that were given back comes again
         self._more = asyncio.Event()
         self._room = asyncio.Event()
         self._flush_asked = asyncio.Event()
         self._flushed = asyncio.Event()  # for the last time
         self._is_intake_over = at_once == 0
-        self._is_receiving = at_once > 0
+        self._is_receiving = False
         self._is_finishing = False
+        self._is_late = False  # whether what is given back no longer waits for the last receive
+        self._last_receive: asyncio.TimerHandle | None = None  # ends that wait
         self._prefetch = terms.prefetch or min(MOST, 2 * at_once)
         self._looked = 0.0  # loop time
         self._ended_then = 0
@@ -125,22 +140,35 @@ class Session:
             await self.connection.open()
             self.opened.set()
             async with anyio.create_task_group() as group:
-                for loop in (self._receive, self._flush, self._extend, self.publisher.run, self.questions.run):
-                    group.start_soon(loop)
-                if self._at_once:
-                    group.start_soon(self._depth.run)
+                loops = [self._receive, self._flush, self._extend, self.publisher.run, self.questions.run]
+                for loop in [*loops, self._depth.run] if self._at_once else loops:
+                    group.start_soon(self._whole, loop, group.cancel_scope, name=f"{self.label}: {loop.__qualname__}")
         except* Exception as failed:
             raise _first(failed) from None
         finally:
+            self.is_closing = True
+            self._wait_no_longer()
             await self.connection.close()
+
+    async def _whole(self, loop: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:
+        """One of the session's tasks; if anyone else cancels it, all of them end, with an error (fault B1)."""
+        try:
+            await loop()
+        except asyncio.CancelledError:
+            if scope.cancel_called:
+                raise
+            raise WorkerCancelled(f"{self.label}: one of its tasks was cancelled from outside the run") from None
 
     def end_intake(self) -> None:
         """Receive nothing more, and give back what has not begun, in the order of receipt."""
+        if self._is_receiving and not self._is_intake_over:
+            loop = asyncio.get_running_loop()
+            self._last_receive = loop.call_later(LAST_RECEIVE, self._wait_no_longer)
         self._is_intake_over = True
-        self._broker.wake()
+        self.connection.wake()
         self.connection.hurry()
         self._depth.finish()
-        for event in self._room, self._more:
+        for event in self._room, self._more, self._flushed_some:
             event.set()
         for waiting in self._arrived, self._held_back:
             while waiting:
@@ -177,10 +205,17 @@ class Session:
             while self._arrived:
                 delivery = self._arrived.popleft()
                 message = delivery.message
+                if delivery.is_lost:  # somebody else has it
+                    delivery.release()
+                    continue
                 try:
                     item = self._codec.decoded(message.body, message.headers)
                 except PayloadError as error:
                     self._bury(delivery, error)
+                    await asyncio.sleep(0)  # one after the other: others may run (invariant 10)
+                except BaseException:  # an interrupt
+                    delivery.release()
+                    raise
                 else:
                     yield Tracked(item, delivery)
             if self._is_intake_over:
@@ -189,11 +224,12 @@ class Session:
             await self._more.wait()
 
     async def _receive(self) -> None:
+        self._is_receiving = True
         try:
             await self._receive_what_comes()
         finally:
             self._is_receiving = False
-            self._flush_asked.set()
+            self._wait_no_longer()
 
     async def _receive_what_comes(self) -> None:
         while not self._is_intake_over:
@@ -210,6 +246,34 @@ class Session:
                 return  # the intake is over
             for message in messages:
                 self._arrive(message)
+            if self._is_suspect_kept:
+                await self._begin_alone()
+
+    async def _begin_alone(self) -> None:
+        """Let a suspect begin when the others that came with it are back, and receive nothing more for a while.
+
+        If it kills its process at once, none of them is there to count one more delivery.
+        """
+        suspect, self._is_suspect_kept = self._suspect, False
+        assert suspect is not None
+        while len(self._suspects()) > 1 and not self._is_intake_over:
+            await self._next_flush()
+        if self._is_intake_over:
+            suspect.release()
+            return
+        self._arrived.append(suspect)
+        self._more.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ALONE):
+                while self._suspects() and not self._is_intake_over:
+                    await self._next_flush()
+
+    def _suspects(self) -> list[Delivery]:
+        return [one for one in self._deliveries.values() if one.message.attempt > SUSPECT_AFTER]
+
+    async def _next_flush(self) -> None:
+        self._flushed_some.clear()
+        await self._flushed_some.wait()
 
     def _choose_prefetch(self) -> None:
         """As many messages as end in ``AHEAD`` seconds, as far as that is seen; twice what is worked on at least."""
@@ -229,16 +293,25 @@ class Session:
             self._bury(
                 delivery, Poison(f"delivered {message.attempt - 1} times without an end: it may kill its process")
             )
+        elif message.attempt > SUSPECT_AFTER and self._suspect is None and self._gives_back():
+            self._suspect = delivery
+            self._is_suspect_kept = True
         elif message.attempt <= SUSPECT_AFTER or self._suspect is None:
             if message.attempt > SUSPECT_AFTER:
                 self._suspect = delivery
             self._arrived.append(delivery)
             self._more.set()
-        elif self._broker.guarantees.delays:
-            delivery.delay = SUSPECTS_WAIT
+        elif self._gives_back():
+            now = asyncio.get_running_loop().time()
+            self._suspects_until = max(now, self._suspects_until) + SUSPECTS_APART  # else all but one come in vain
+            delivery.delay = self._suspects_until - now
             delivery.release()
         else:
             self._held_back.append(delivery)
+
+    def _gives_back(self) -> bool:
+        """Whether suspects beyond one may come, and can go back for a while."""
+        return self._broker.guarantees.delays and not self._broker.guarantees.selects
 
     def _bury(self, delivery: Delivery, error: Exception) -> None:
         log(WARNING, "%s: a message is given up: %s", self.label, summary(error), stage=self.label)
@@ -255,22 +328,41 @@ class Session:
                 self._suspect = self._held_back.popleft()
                 self._arrived.append(self._suspect)
                 self._more.set()
-            self._broker.wake()  # it may wait for others only
+            self.connection.wake()  # it may wait for others only
         self._flush_asked.set()
 
     async def _flush(self) -> None:
         while self._deliveries or self._is_receiving or not self._is_finishing:
             self._flush_asked.clear()
-            if not self._ended:
+            ended = self._to_flush()
+            if not ended:
                 await self._flush_asked.wait()
                 continue
-            ended, self._ended = self._ended, []
             await self._settle([one for one in ended if not one.is_lost])
             for one in ended:
                 del self._deliveries[one.number]
+            self._flushed_some.set()
             if len(self._deliveries) <= self._prefetch // 2:
                 self._room.set()
         self._flushed.set()
+
+    def _to_flush(self) -> list[Delivery]:
+        """What has ended; what is given back waits for the last receive, which would get it again at once.
+
+        The intake is about to end then, since nothing else gives back without a delay.
+        """
+        ended, self._ended = self._ended, []
+        if self._is_receiving and not self._is_late:
+            self._ended = [one for one in ended if _comes_at_once(one)]
+            ended = [one for one in ended if not _comes_at_once(one)]
+        return ended
+
+    def _wait_no_longer(self) -> None:
+        """The last receive has ended, or takes too long."""
+        self._is_late = True
+        if self._last_receive is not None:
+            self._last_receive.cancel()
+        self._flush_asked.set()
 
     async def _settle(self, ended: list[Delivery]) -> None:
         """Tell the broker how these ended: first what must not be lost, in one call for each way."""
@@ -315,6 +407,10 @@ class Session:
 
 class Poison(Exception):
     """A message was delivered too often."""
+
+
+def _comes_at_once(delivery: Delivery) -> bool:
+    return delivery.is_released and not delivery.delay
 
 
 def _how(delivery: Delivery) -> tuple[float, bool, int]:

@@ -73,9 +73,9 @@ class Accounts:
         left = [(stage.handler.name, _items_of(stage)) for stage in self._stages]
         return tuple([(name, tuple(map(plain, items)) if self.tracked else items) for name, items in left if items])
 
-    def renew_sources(self, report: Report) -> None:
-        """Tell in the report what has become of the sources' items since it was written."""
-        report.statistics = report.statistics._replace(sources=self._sources())
+    def conclude(self, report: Report, state: str) -> None:
+        """Tell in the report how the run has ended, and what has become of the sources' items since it was written."""
+        report.statistics = report.statistics._replace(state=state, sources=self._sources())
 
     def let_go(self) -> None:
         """Let go of the items that are left; whoever waits for one of them gets to know that it was not handled."""

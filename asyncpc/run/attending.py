@@ -10,13 +10,22 @@ from typing import Final
 
 from ..core.seams import Attendant
 from ..core.stage import Worker
+from .deadline import GRACE
 
-__all__ = ["AttendantWorker", "reserve"]
+__all__ = ["LAST_GRACE", "AttendantWorker", "most_time", "reserve"]
 
 SHARE: Final = 0.1
 
+LAST_GRACE: Final = GRACE + 0.01
+"""Seconds after that time until it is left behind: below the 100 ms promised."""
+
 LONGEST: Final = 2.0
 """Of a drain's time, what is kept at most for the end of what attends the sources: this share, and these seconds."""
+
+
+def most_time(timeout: float) -> float:
+    """Seconds of a drain's ``timeout`` after which it is cut short: all, or ``GRACE`` after the handlers' cancel."""
+    return max(0.0, timeout) + max(0.0, GRACE - reserve(timeout))
 
 
 def reserve(timeout: float) -> float:

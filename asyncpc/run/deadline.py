@@ -30,9 +30,9 @@ class Deadline:
         if when < self._at:
             self._set(when)
 
-    def renew(self) -> None:
-        """Let it pass once more, ``GRACE`` seconds from now: what was cancelled has that long to obey."""
-        self._set(self._loop.time() + GRACE)
+    def renew(self, seconds: float = GRACE) -> None:
+        """Let it pass once more, ``seconds`` from now: what was cancelled has that long to obey."""
+        self._set(self._loop.time() + max(0.0, seconds))
 
     def close(self) -> None:
         """Let it pass no more, whatever limit is set later."""

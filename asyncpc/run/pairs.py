@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 from ..core.plan import Origin, Plan
 from ..core.seams import Takes
@@ -23,6 +23,10 @@ class Pairs:
 
     def plan(self, plan: Plan) -> Plan:
         """``plan`` with sources whose items have a ticket; raises ``DefinitionError`` if they cannot be paired."""
+        if plan.is_attended:
+            raise DefinitionError(
+                "collect(pairs=True) needs sources that end, and a remote queue does not: use stream()"
+            )
         for node in plan.nodes[: plan.main]:
             handler = node.handler
             if handler.gives_several:
@@ -55,7 +59,10 @@ class _PairTicket:
 
     __slots__ = ("_found", "_item")
 
-    takes_failures: ClassVar[Takes] = "none"
+    @property
+    def takes_failures(self) -> Takes:
+        """None: the policies of the stages hold."""
+        return "none"
 
     def __init__(self, item: Any, found: list[tuple[Any, Any]]) -> None:
         self._item = item

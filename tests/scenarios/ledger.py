@@ -14,10 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from itertools import count
 from random import Random
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from .spec import MODULUS, Scenario, StageSpec
+
+if TYPE_CHECKING:
+    from .remote import Deliveries
 
 __all__ = ["CALLERS", "Book", "Boom", "Item", "Ledger", "OwnCancel", "Touchy", "key_of"]
 
@@ -25,20 +29,36 @@ CALLERS: Final[ContextVar[object]] = ContextVar("callers")
 """What the caller of the run has set; each call of a handler must see it."""
 
 
+_serials: Final = count()
+
+
 class Item:
     """One item; ``path`` orders the items of one ``origin``, and those made from them."""
 
-    __slots__ = ("depth", "is_called", "origin", "path")
+    __slots__ = ("depth", "is_called", "origin", "path", "roots", "serial")
 
     def __init__(self, origin: str, path: tuple[int, ...], depth: int = 0, is_called: bool = False) -> None:
         self.origin = origin
         self.path = path
         self.depth = depth
         self.is_called = is_called
+        self.roots: frozenset[str] = frozenset()  # the messages that it was made of
+        self.serial = next(_serials)
 
     def child(self, number: int) -> Item:
         """A value made from it."""
-        return Item(self.origin, (*self.path, number), self.depth, self.is_called)
+        item = Item(self.origin, (*self.path, number), self.depth, self.is_called)
+        item.roots = self.roots
+        return item
+
+    @classmethod
+    def model_validate(cls, value: object) -> Item:
+        """Nobody reads the messages that are made of items; with the next method it looks like a model of pydantic."""
+        raise NotImplementedError
+
+    def model_dump(self, mode: str) -> int:
+        """What its message has in its body."""
+        return self.serial
 
     def __repr__(self) -> str:
         return f"{self.origin}:{'.'.join(map(str, self.path))}"
@@ -119,7 +139,11 @@ class Ledger:
         self.stopped_by_refusal: set[int] = set()  # stages whose policy makes a refused value fail the run
         self.offered: dict[tuple[int, Item], tuple[int | None, Sequence[Item]]] = {}
         self.lists: dict[int, tuple[Any, Item]] = {}  # lists that are items themselves, by their identity
-        self.calls_come = scenario.calls
+        self.must_not_wait = scenario.calls or scenario.is_remote  # for more of a batch
+        self.deliveries: list[Deliveries] = []  # of remote sources
+        self.gone: set[str] = set()  # messages that were acknowledged or buried
+        self.read: set[Item] = set()  # results that their reader, or a remote sink, has done with
+        self.by_serial: dict[int, Item] = {}  # results
         self.alone = len(scenario.sources) == 1
         self.streamed = scenario.shape == "streamed"
         first = scenario.stages[0]
@@ -147,6 +171,8 @@ class Ledger:
 
     def accept(self, stage: int, item: Item) -> None:
         book = self.books[stage]
+        if stage == len(self.scenario.stages):
+            self.by_serial[item.serial] = item
         book.accepted.append(item)
         if not self.over and len(book.accepted) - len(book.started) > book.limit + (self.fed if stage == 0 else 0):
             self.problems.append(f"bound: stage {stage} holds {len(book.accepted) - len(book.started)} items")
@@ -177,7 +203,13 @@ class Ledger:
 
     def start(self, stage: int, item: Item) -> None:
         self.notice(stage, item)
+        self.look_at_roots(f"stage {stage}", item)
         self.books[stage].started.append(item)
+
+    def look_at_roots(self, where: str, item: Item) -> None:
+        """No message of an item may be gone when somebody has it."""
+        if early := item.roots & self.gone:
+            self.problems.append(f"{where} has {item}, whose messages {sorted(early)} are gone")
 
     @contextmanager
     def handling(self, stage: int, items: list[Item]) -> Iterator[None]:
@@ -240,8 +272,10 @@ class Ledger:
 
     def fails_the_run(self, stage: int, items: Sequence[Item]) -> bool:
         """Whether a failure of these items is one of the run: no policy gives them up, and somebody else put them."""
-        given_up = self.scenario.stages[stage].options & {"dead letters", "skip"}
-        return not given_up and not all(item.is_called for item in items)
+        options = self.scenario.stages[stage].options
+        if "stop" in options:
+            return not all(item.is_called for item in items)
+        return not options & {"dead letters", "skip"} and not all(item.is_called or item.roots for item in items)
 
     def drop(self, stage: int, item: Item) -> None:
         self.notice(stage, item)
@@ -252,6 +286,7 @@ class Ledger:
     def emit(self, stage: int, value: Item, of: list[Item], branch: int = 0) -> None:
         """The stage gives ``value``, made of the items ``of``, to the next, or to that branch."""
         to, book = self.following[stage][branch], self.books[stage]
+        value.roots = value.roots.union(*(item.roots for item in of))
         if self.refuses(to, value):
             book.done.difference_update(of)
             book.loose.update(of)
@@ -308,6 +343,47 @@ class Ledger:
 
     def _spec(self, stage: int) -> StageSpec | None:
         return self.scenario.stages[stage] if stage < len(self.scenario.stages) else None
+
+    # -- messages ---------------------------------------------------------------------------------
+
+    @property
+    def sees_failures(self) -> bool:
+        """Whether each failure is seen here: that a full queue refuses a value, or a branch an item, is not."""
+        following, stages = self.following, self.scenario.stages
+        return not any(
+            "raise" in spec.options
+            or (spec.branching == "broadcast" and any(stages[to].refuses_items for to in following[place]))
+            for place, spec in enumerate(stages)
+        )
+
+    def under_way(self, message: str) -> Iterator[tuple[str, Item]]:
+        """What was made of the message and has not finished, as far as handlers and readers have seen it."""
+        for place, book in enumerate(self.books[:-1]):
+            seen = book.running if self.scenario.stages[place].branching == "broadcast" else {*book.accepted}
+            for item in (seen | {*book.started}) - book.done - book.failed - book.dropped - book.loose - book.closed:
+                if message in item.roots:
+                    yield f"stage {place}", item
+        for item in {*self.dead_letters.started} - self.dead_letters.done:
+            if message in item.roots:
+                yield "the dead letters", item
+        if self.streamed or self.scenario.sinks:
+            for item in {*self.books[-1].accepted} - self.read:
+                if message in item.roots:
+                    yield "the results", item
+
+    def has_failed(self, message: str) -> bool:
+        """Whether an item of the message has failed, and no policy of the user took that."""
+        stages = zip(self.scenario.stages, self.books[:-1], strict=True)
+        books = [book for spec, book in stages if not spec.options & {"dead letters", "skip"}]
+        return any(message in item.roots for book in books for item in book.failed | book.loose)
+
+    def has_begun(self, message: str) -> bool:
+        """Whether a handler has had an item of the message."""
+        return any(message in item.roots for book in self.books for item in book.started)
+
+    def has_stopped(self, message: str) -> bool:
+        """Whether the run may have failed with an item of the message."""
+        return any(message in item.roots for book in self.books for item in book.failed | book.loose)
 
     # -- how it ends ------------------------------------------------------------------------------
 

@@ -17,9 +17,13 @@ from asyncpc import Failure, Pipeline, QueueShutDown, Report, Running, merge
 
 from .ledger import CALLERS, Boom, Item, Ledger
 from .program import make_branching, make_dead_letters, make_source, make_stage, pause, put_all
-from .spec import Layout, Sabotage, Scenario
+from .remote import make_remote_sink
+from .spec import AMPLE, Layout, Sabotage, Scenario
 
 __all__ = ["Outcome", "perform"]
+
+SINK: Final = "asyncpc:out"
+"""The session of the remote queue that takes the values."""
 
 GUARD: Final = 20.0
 """Seconds of real time after which a scenario on a real loop counts as stuck."""
@@ -98,10 +102,12 @@ class _Play:
         stages = self.compose(scenario.layout)
         sources = [make_source(spec, place, ledger) for place, spec in enumerate(scenario.sources)]
         parts = [merge(*self.merged(sources)), *stages] if sources else stages
+        parts += [make_remote_sink(ledger)] if scenario.sinks else []
         self.pipeline: Pipeline[Any, Any] = Pipeline(
             *parts, maxsize=scenario.maxsize, drain_timeout=scenario.drain_timeout
         )
         self.run: _Inside | None = None
+        self.running: Running[Any, Any] | None = None
 
     def merged(self, sources: list[Any]) -> list[Any]:
         """The sources, each behind the stages of its own part if that has any."""
@@ -127,6 +133,8 @@ class _Play:
     async def drive(self) -> None:
         """Start the caller and those who disturb it; wait for all of them."""
         CALLERS.set(self.ledger.token)
+        for deliveries in self.ledger.deliveries:
+            await deliveries.fill()
         caller = asyncio.get_running_loop().create_task(self.call(), name="caller")
         disturbers = [asyncio.create_task(self.disturb(one, caller)) for one in self.scenario.sabotage]
         await asyncio.wait([caller])
@@ -200,8 +208,11 @@ class _Play:
         scenario, ledger = self.scenario, self.ledger
         async with self.pipeline.stream() as values:
             self.seize()
+            self.running = values.running
             left = scenario.reads if scenario.ending != "read" else sys.maxsize
+            value = None
             while left:
+                ledger.read.add(ledger.known(value)) if value is not None else None
                 try:
                     value = await anext(values)
                 except StopAsyncIteration:
@@ -214,6 +225,7 @@ class _Play:
                 ledger.limit(scenario.drain_timeout)
             if scenario.ending == "raise":
                 raise Boom("in the block")
+            ledger.read.add(ledger.known(value)) if value is not None else None
         self.outcome.report = values.report
 
     async def disturb(self, sabotage: Sabotage, caller: asyncio.Task[None]) -> None:
@@ -225,11 +237,17 @@ class _Play:
                 self.ledger.cancels += 1
                 self.ledger.limit(self.scenario.drain_timeout if self.ledger.cancels == 1 else 0.0)
             return
+        if sabotage.deed == "stop":
+            if self.running is not None:
+                self.ledger.limit(self.scenario.drain_timeout)
+                self.running.stop()
+            return
         if sabotage.deed in ("scale", "pause"):
             await self.control(sabotage.deed)
             return
         workers = sorted(
-            (t for t in asyncio.all_tasks() if t.get_name().startswith("asyncpc:")), key=lambda t: t.get_name()
+            (t for t in asyncio.all_tasks() if t.get_name().startswith("asyncpc:") and t.get_name() != SINK),
+            key=lambda t: t.get_name(),
         )
         if workers and self.ledger.rng.choice(workers).cancel("from outside"):
             self.ledger.kills += 1
@@ -284,7 +302,9 @@ class _Play:
         """The items that the report lists, with the places of their stages."""
         for one in report.unfinished:
             if not isinstance(one.item, Failure):
-                yield int(one.stage.removeprefix("stage-")), self.ledger.known(one.item)
+                ends = one.stage == "out"
+                place = len(self.scenario.stages) if ends else int(one.stage.removeprefix("stage-"))
+                yield place, self.ledger.known(one.item)
 
     def look_into_broadcasts(self, report: Report) -> None:
         """No code of the user is called there: believe the report as to what is left, and hold it to the rest of it.
@@ -305,7 +325,7 @@ class _Play:
                     if not refusing or item in seen:
                         ledger.emitted[place] += 1
                         ledger.accept(to, item)
-                    elif item in book.done:  # so it has failed
+                    elif item in book.done and ledger.fails_the_run(place, [item]):  # so it has failed
                         ledger.stopped_by_refusal.add(place)
 
 
@@ -323,7 +343,7 @@ def perform(scenario: Scenario) -> tuple[Ledger, Outcome]:
     with _listening(noise), _clock(scenario, loop):
         game = _Play(scenario, ledger)
         try:
-            loop.run_until_complete(_guarded(game.drive()) if scenario.loop == "uvloop" else game.drive())
+            loop.run_until_complete(_guarded(game.drive(), scenario))
         except (Deadlock, TimeoutError) as stuck:
             game.outcome.stuck = f"stuck: {stuck}"
             _dismiss(loop, ledger)
@@ -334,8 +354,10 @@ def perform(scenario: Scenario) -> tuple[Ledger, Outcome]:
     return ledger, game.outcome
 
 
-async def _guarded(main: Coroutine[Any, Any, None]) -> None:
-    async with asyncio.timeout(GUARD):
+async def _guarded(main: Coroutine[Any, Any, None], scenario: Scenario) -> None:
+    """In virtual time a run that is stuck has nothing left to wait for, unless it has a session, which always looks."""
+    looks = scenario.is_remote or scenario.sinks
+    async with asyncio.timeout(GUARD if scenario.loop == "uvloop" else 100 * AMPLE if looks else None):
         await main
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from contextvars import copy_context
 from functools import partial
 from threading import Thread
 from typing import Any
@@ -31,6 +32,7 @@ from asyncpc import (
 )
 
 from .ledger import CALLERS, Boom, Item, Ledger, OwnCancel, Touchy, key_of
+from .remote import make_remote_source
 from .spec import SourceSpec, StageSpec
 
 __all__ = ["make_branching", "make_dead_letters", "make_source", "make_stage", "pause", "put_all"]
@@ -58,6 +60,8 @@ async def _clean_up(ledger: Ledger, how: str, failed: Callable[[Exception], None
 def make_source(spec: SourceSpec, place: int, ledger: Ledger) -> Any:
     """What a user would pass as a source."""
     name, give = f"source-{place}", partial(ledger.give, ledger.entries[place])
+    if spec.kind == "remote":
+        return make_remote_source(place, spec, name, ledger)
     items = iter([Item(name, (number,)) for number in range(spec.count)])
     if spec.kind == "list":
         return source(_Telling(items, give), name)
@@ -165,7 +169,8 @@ def make_branching(spec: StageSpec, stage: int, ledger: Ledger, branches: list[A
         ledger.emit(stage, item, [item], branch)
         return branch
 
-    policy: Any = "skip" if "skip" in spec.options else dead_letters if "dead letters" in spec.options else "stop"
+    unwritten: Any = None if ledger.scenario.is_remote else "stop"
+    policy: Any = "skip" if "skip" in spec.options else dead_letters if "dead letters" in spec.options else unwritten
     return route(by, dict(enumerate(branches)), on_error=policy, maxsize=spec.maxsize, name=f"stage-{stage}")
 
 
@@ -176,6 +181,7 @@ def make_dead_letters(ledger: Ledger) -> Any:
     @consumer(concurrency=2)
     async def dead_letters(failure: Failure) -> None:
         item = ledger.known(failure.item)
+        ledger.look_at_roots("the consumer of failures", item)
         book.started.append(item)
         await pause(ledger, "some")
         book.done.add(item)
@@ -249,7 +255,7 @@ def _handler(spec: StageSpec, stage: int, ledger: Ledger) -> Callable[[Any], Any
 def _generator(spec: StageSpec, stage: int, ledger: Ledger) -> Callable[[Any], Any]:
     """A function that gives any number of values, for an item or for a batch."""
     ends = ledger.following[stage] == [len(ledger.following)]
-    ordered = "ordered" in spec.options and (ledger.streamed or not ends)
+    ordered = "ordered" in spec.options and (ledger.streamed or ledger.scenario.sinks or not ends)
 
     async def generate(given: Any) -> AsyncIterator[Any]:
         items = _items_of(given, ledger) if "batch" in spec.options else [ledger.known(given)]
@@ -297,8 +303,8 @@ def _change(batch: list[Any], how: str) -> None:
 def _options(spec: StageSpec, stage: int, ledger: Ledger) -> dict[str, Any]:
     """The arguments that the options stand for; retries outlast all trouble, and no timeout is ever reached."""
     of_item = partial(ledger.function_of_item, stage)
-    few, longest = ledger.rng.randint(1, 2), 0.001 if ledger.calls_come else None
-    within = ledger.rng.choice([longest, 0.002, 0.01])
+    few, longest = ledger.rng.randint(1, 2), 0.001 if ledger.must_not_wait else None
+    within = ledger.rng.choice([longest, 0.002, 0 if ledger.scenario.is_remote else 0.01])
     batch = Batch(
         spec.size or few,
         within=longest if spec.size else within,
@@ -316,6 +322,7 @@ def _options(spec: StageSpec, stage: int, ledger: Ledger) -> dict[str, Any]:
         "rate": {"rate": Rate(1000)},
         "retry": {"retry": Retry(1000, wait=lambda attempt: 0.001)},
         "skip": {"on_error": "skip"},
+        "stop": {"on_error": "stop"},
         "timeout": {"timeout": 1e6},
     }
     asked: dict[str, Any] = {}
@@ -335,8 +342,9 @@ async def _work(spec: StageSpec, stage: int, item: Item, ledger: Ledger) -> None
     ledger.calls[stage] += 1
     if spec.sets:
         CALLERS.set(Touchy())
-    if spec.feeds and item.depth < 2 and ledger.rng.random() < 0.5:
-        _feed(item, ledger)
+    feeds = spec.feeds and item.depth < 2 and ledger.rng.random() < 0.5
+    if feeds and _feed(ledger.books[stage].together[item], ledger):
+        await asyncio.sleep(0)  # as for a handler in a thread: the loop hears of its end after what it fed
     try:
         await _patiently(spec, ledger)
     except asyncio.CancelledError:
@@ -356,11 +364,18 @@ def _raise(spec: StageSpec, stage: int, item: Item, ledger: Ledger) -> None:
     raise OwnCancel
 
 
-def _feed(item: Item, ledger: Ledger) -> None:
+def _feed(items: list[Item], ledger: Ledger) -> bool:
+    """Feed in a call that has these items; whether that was in a thread."""
+    in_thread = ledger.scenario.threads and ledger.rng.random() < 0.7
     ledger.fed += 1  # before, since an eager task may handle it at once, and feed too
-    child = Item("fed", (ledger.fed,), item.depth + 1)
+    child = Item("fed", (ledger.fed,), items[0].depth + 1)
+    child.roots = child.roots.union(*(item.roots for item in items))
     try:
-        feed(child)
+        if in_thread:
+            child.origin = "fed in a thread"  # there is no order between the two
+            _in_thread(copy_context().run, feed, child)
+        else:
+            feed(child)
     except QueueShutDown:
         ledger.fed -= 1
         ledger.problems += [] if ledger.over else ["END came while a handler was at work: it could not feed"]
@@ -369,6 +384,7 @@ def _feed(item: Item, ledger: Ledger) -> None:
         ledger.fed -= 1
         raise
     ledger.accept(0, child)
+    return in_thread
 
 
 async def _patiently(spec: StageSpec, ledger: Ledger) -> None:
@@ -418,16 +434,20 @@ async def _put(running: Running[Item, Any], item: Item, ledger: Ledger) -> None:
 
 
 def _put_from_thread(running: Running[Item, Any], item: Item) -> None:
-    """Put from a thread while the loop stands still, so that both take turns in one way only."""
+    _in_thread(running.put_from_thread, item, 0)
+
+
+def _in_thread(function: Callable[..., object], *args: Any) -> None:
+    """Call it in a thread while the loop stands still, so that both take turns in one way only."""
     raised: list[Exception] = []
 
-    def put() -> None:
+    def call() -> None:
         try:
-            running.put_from_thread(item, timeout=0)
+            function(*args)
         except Exception as error:
             raised.append(error)
 
-    thread = Thread(target=put)
+    thread = Thread(target=call)
     thread.start()
     thread.join()
     if raised:

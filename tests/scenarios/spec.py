@@ -32,7 +32,7 @@ AMPLE: Final = 1000.0
 
 @dataclass(frozen=True)
 class SourceSpec:
-    """One source: ``kind`` is list, iterator, generator or iterable (async, without aclose)."""
+    """One source: ``kind`` is list, iterator, generator, iterable (async, without aclose) or remote (a queue)."""
 
     kind: str
     count: int
@@ -45,6 +45,10 @@ class SourceSpec:
     restarts: int = 0
     clean_up: str = ""
     """When it is closed: slow, raise."""
+    prefetch: int | None = None
+    """Of a remote queue."""
+    latency: float = 0.0
+    """Seconds that a remote queue takes at times to answer."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,8 @@ class StageSpec:
     clean_up: str = ""
     """When it is cancelled: slow, raise."""
     options: frozenset[str] = frozenset()
-    """What else the consumer asks for: some of :data:`OPTIONS`, and ``raise`` (``overflow="raise"``)."""
+    """What else the consumer asks for: some of :data:`OPTIONS`, ``raise`` (``overflow="raise"``), and ``stop``
+    (``on_error="stop"``, written out)."""
     branching: str = ""
     """No consumer, but a route or broadcast; it has only ``maxsize``, ``trouble`` and, for ``by``, ``refuses``."""
     refuses: str = ""
@@ -107,7 +112,7 @@ Layout = tuple[Any, ...]
 class Sabotage:
     """Something that happens ``after`` seconds and then ``steps`` loop steps.
 
-    ``deed`` is cancel, kill (a worker's task), scale (a stage) or pause (for a moment).
+    ``deed`` is cancel, kill (a worker's task), scale (a stage), pause (for a moment) or stop (begin to drain).
     """
 
     deed: str
@@ -140,7 +145,14 @@ class Scenario:
     into: tuple[int, ...] = ()
     """For each source, the part that it belongs to."""
     threads: bool = False
-    """Whether putters also put from threads."""
+    """Whether putters also put from threads, and handlers feed from them."""
+    sinks: bool = False
+    """Whether a remote queue takes the values of the last stages."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a source is a remote queue."""
+        return any(source.kind == "remote" for source in self.sources)
 
     @property
     def following(self) -> list[list[int]]:
@@ -596,6 +608,51 @@ def _with_batches_that_wait(scenario: Scenario, rng: Random) -> Scenario:
     return _change(scenario, place, **change)
 
 
+def _with_remote_source(scenario: Scenario, rng: Random) -> Scenario:
+    """One of its sources, or several, are remote queues, which never end by themselves."""
+    refusing = any(scenario.stages[place].refuses_items for place in scenario.entries)
+    if not scenario.sources or refusing or rng.random() > 0.25:
+        return scenario
+    remote = set(rng.sample(range(len(scenario.sources)), rng.choice([1, 1, len(scenario.sources)])))
+    sources = tuple(_remote(spec, rng) if place in remote else spec for place, spec in enumerate(scenario.sources))
+    stages = [replace(spec, clean_up=spec.clean_up.replace("raise", "slow")) for spec in scenario.stages]
+    for place, spec in enumerate(stages):
+        if not (spec.branching or spec.options & {"skip", "dead letters"}) and rng.random() < 0.2:
+            stages[place] = replace(spec, options=spec.options | {"stop"})
+    scenario = replace(
+        scenario, sources=sources, stages=tuple(stages), shape=scenario.shape.replace("awaited", "entered")
+    )
+    if scenario.shape == "streamed":
+        stop = Sabotage("stop", _moment(rng), rng.choice([0, 0, 1, 2, 5, 20]))
+        return replace(scenario, sabotage=(*scenario.sabotage, stop))
+    ending = rng.choice(["leave", "drain", "stop", "raise"]) if scenario.ending == "wait" else scenario.ending
+    return replace(scenario, ending=ending, ends_after=scenario.ends_after or _moment(rng))
+
+
+def _remote(spec: SourceSpec, rng: Random) -> SourceSpec:
+    count, prefetch = spec.count or rng.choice([5, 14]), rng.choice([None, None, 1, 2, 3, 10])
+    latency = rng.choice([0.0, 0.0, 0.001, 0.005])
+    return SourceSpec("remote", count, idles=True, prefetch=prefetch, latency=latency)
+
+
+def _with_remote_sink(scenario: Scenario, rng: Random) -> Scenario:
+    """What the last stages give is published."""
+    following = scenario.following
+    ends = [spec for spec, to in zip(scenario.stages, following, strict=True) if len(scenario.stages) in to]
+    if scenario.shape == "streamed" or scenario.calls or any(spec.gives_list for spec in ends) or rng.random() > 0.15:
+        return scenario
+    return replace(scenario, sinks=True)
+
+
+def _with_feeds_from_threads(scenario: Scenario, rng: Random) -> Scenario:
+    """Handlers that feed from a thread; into an order they would need the loop, which stands still."""
+    plain = not scenario.stages[_first(scenario.layout)].options & {"batch", "key", "overflow", "priority", "raise"}
+    feeds = any(spec.feeds for spec in scenario.stages)
+    if not (plain and feeds) or scenario.threads or scenario.shape == "pushed":
+        return scenario
+    return replace(scenario, threads=rng.random() < 0.5)
+
+
 def _change(scenario: Scenario, place: int, **change: Any) -> Scenario:
     stages = list(scenario.stages)
     stages[place] = replace(stages[place], **change)
@@ -618,5 +675,8 @@ FURTHER: Final[dict[str, Callable[[Scenario, Random], Scenario]]] = {
     "slow end of a refused source": _with_slow_end,
     "put from a thread": _with_puts_from_threads,
     "batches that wait": _with_batches_that_wait,
+    "remote source": _with_remote_source,
+    "remote sink": _with_remote_sink,
+    "feed from a thread": _with_feeds_from_threads,
 }
 """What is drawn after the rest, in this order."""

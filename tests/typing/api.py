@@ -20,6 +20,7 @@ from asyncpc import (
     Pipeline,
     PipelineError,
     Rate,
+    RemoteCounts,
     RemoteQueue,
     Report,
     Restart,
@@ -38,7 +39,7 @@ from asyncpc import (
     run,
     source,
 )
-from asyncpc.remote import Depth, OpenQueue
+from asyncpc.remote import Depth, Letter, OpenQueue
 
 
 class Page: ...
@@ -455,8 +456,15 @@ async def remote_queues() -> None:
         await opened.put_many(Job(n) for n in range(3))
         opened.put_from_thread(Job(1))
         assert_type(await opened.depth(), Depth)
+        letters = await opened.dead(limit=10, after="")
+        assert_type(letters, list[Letter[Job]])
+        assert_type(letters[0].item, Job | None)
+        assert_type(await opened.requeue(letters), int)
+        assert_type(await opened.requeue([letters[0].place]), int)
+        assert_type(await opened.purge(dead=True), int)
     async with jobs >> resize as running:
         assert_type(running, Running[Job, bytes])
+        assert_type(running.statistics().sources[0].remote, RemoteCounts | None)
 
 
 async def mistakes_with_remote_queues() -> None:

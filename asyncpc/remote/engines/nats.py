@@ -3,7 +3,8 @@
 What was put lies under the subject ``jobs``, what is delayed under ``jobs.later.…`` until the server moves it, and dead
 letters under ``dead.jobs`` in a stream of their own. The server takes the ack of an old delivery for one of the newest,
 so a delivery is let go here a little before its lease ends there (fault E9). It counts every delivery, so what is given
-back and was no attempt goes in again, as a copy that knows how often it was tried.
+back and was no attempt goes in again, as a copy that knows how often it was tried. A server that was killed may have
+forgotten its last deliveries; it never answers their acks, so they count as lost here too.
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ SAFE: Final = string.punctuation.replace("%", "")
 class _Delivery:
     """A receipt: where to answer to, and until when."""
 
-    __slots__ = ("delivered", "ends", "reply", "sequence", "stamp")
+    __slots__ = ("connection", "delivered", "ends", "reply", "sequence", "stamp")
 
-    def __init__(self, reply: str, ends: float) -> None:
+    def __init__(self, reply: str, ends: float, connection: Connection) -> None:
         parts = reply.split(".")  # $JS.ACK[.domain.account].stream.consumer.delivered.sequence.…
         place = 4 if len(parts) == 9 else 6
         self.reply: str = reply
@@ -56,6 +57,7 @@ class _Delivery:
         self.sequence: int = int(parts[place + 1])
         self.stamp: float = int(parts[place + 3]) / 1e9
         self.ends: float = ends  # by the monotonic clock; in the past once it is settled
+        self.connection: Connection = connection
 
 
 class NatsBroker:
@@ -76,6 +78,8 @@ class NatsBroker:
         self._lease = settings.lease
         self._ours_for = settings.lease - min(settings.lease / 4, MARGIN)
         self._connection: Connection | None = None
+        self._config: dict[str, Any] = {}  # of the consumer
+        self._last = 0  # sequence that the server had delivered when this connection was opened, as far as it knows
 
     async def open(self) -> None:
         """See ``Broker``; raises ``DefinitionError`` for a stream of that name that is something else."""
@@ -97,18 +101,24 @@ class NatsBroker:
         can_delay = bool(made.get("allow_msg_schedules")) and later in made["subjects"]
         self.guarantees = self.guarantees._replace(delays=can_delay)
         await self._make_stream(self._dead, retention="limits", subjects=[dead], **kept)
+        (found,) = await connection.ask((f"CONSUMER.INFO.{self._consumer}", {}))
+        self._last = found.get("delivered", {}).get("stream_seq", 0)
+        self._config = found.get("config", {})  # somebody may have made it with other limits
+        if not self._config:
+            names = {"name": "workers", "durable_name": "workers", "max_ack_pending": -1, "max_waiting": 10_000}
+            await self._make_consumer(names)
+
+    async def _make_consumer(self, config: dict[str, Any]) -> None:
         fixed = {
             "ack_policy": "explicit",
-            "filter_subject": queue,
+            "filter_subject": self._queue,
             "max_deliver": -1,
             "ack_wait": int(self._lease * 1e9),
         }
-        names = {"name": "workers", "durable_name": "workers", "max_ack_pending": -1, "max_waiting": 10_000}
-        (found,) = await connection.ask((f"CONSUMER.INFO.{self._consumer}", {}))
-        config = found.get("config", names)  # somebody may have made it with other limits
         if config != config | fixed:
-            request = {"stream_name": queue, "config": config | fixed}
-            await connection.api((f"CONSUMER.CREATE.{self._consumer}.{queue}", request))
+            self._config = config | fixed
+            request = {"stream_name": self._queue, "config": self._config}
+            await self._connected().api((f"CONSUMER.CREATE.{self._consumer}.{self._queue}", request))
 
     async def _make_stream(self, name: str, **config: Any) -> dict[str, Any]:
         connection = self._connected()
@@ -142,7 +152,8 @@ class NatsBroker:
         return self._connection
 
     async def receive(self, limit: int, wait: float, suspects: int) -> list[Message]:
-        """See ``Broker``."""
+        """See ``Broker``; the lease is that of whoever receives, not of those who only put or look."""
+        await self._make_consumer(self._config)
         await self._connected().pull(self._consumer, limit, wait)
         return self._take(limit)
 
@@ -153,19 +164,27 @@ class NatsBroker:
 
     def _take(self, limit: int) -> list[Message]:
         taken: list[Message] = []
-        ready, now = self._connected().ready, time.monotonic()
+        connection, now = self._connected(), time.monotonic()
+        ready = connection.ready
         while ready and len(taken) < limit:
             came, one = ready.popleft()
             if came + self._ours_for > now:
-                receipt = _Delivery(one.reply, came + self._ours_for)
+                receipt = _Delivery(one.reply, came + self._ours_for, connection)
                 taken.append(_message(one, receipt.sequence, receipt.delivered, receipt))
         return taken
 
     # -- settling ---------------------------------------------------------------------------------
 
+    def _ours(self, messages: Sequence[Message]) -> list[Message]:
+        now = time.monotonic()
+        return [one for one in messages if one.receipt.ends > now and not self._is_forgotten(one.receipt)]
+
+    def _is_forgotten(self, delivery: _Delivery) -> bool:
+        return delivery.connection is not self._connection and delivery.sequence > self._last
+
     async def ack(self, messages: Sequence[Message]) -> int:
         """See ``Broker``."""
-        ours = _ours(messages)
+        ours = self._ours(messages)
         await self._settle(ours)
         return len(ours)
 
@@ -181,7 +200,7 @@ class NatsBroker:
 
     async def release(self, messages: Sequence[Message], delay: float, counted: bool) -> None:
         """See ``Broker``; what is no attempt, or has a delay, goes to the end of the queue."""
-        ours = _ours(messages)
+        ours = self._ours(messages)
         if counted and not (delay > 0 and self.guarantees.delays):
             await self._settle(ours, b'-NAK {"delay": %d}' % int(delay * 1e9) if delay > 0 else b"-NAK")
             return
@@ -196,7 +215,7 @@ class NatsBroker:
     async def bury(self, dead: Sequence[tuple[Message, bytes]]) -> None:
         """See ``Broker``."""
         failures = {id(message): failure for message, failure in dead}
-        ours = _ours([message for message, _ in dead])
+        ours = self._ours([message for message, _ in dead])
         letters, longest = [], self._connected().longest - HEADERS
         for one in ours:
             unique = f"%bury/{self._queue}/{one.receipt.sequence}/{one.receipt.delivered}/{quote(one.id, SAFE)}"
@@ -209,7 +228,7 @@ class NatsBroker:
 
     async def extend(self, messages: Sequence[Message]) -> list[Message]:
         """See ``Broker``."""
-        ours, ends = _ours(messages), time.monotonic() + self._ours_for
+        ours, ends = self._ours(messages), time.monotonic() + self._ours_for
         kept = set(map(id, ours))
         await self._send(ours, b"+WPI")
         for one in ours:
@@ -324,11 +343,6 @@ class NatsBroker:
     async def _purge(self, stream: str, subject: str) -> int:
         (answer,) = await self._connected().api((f"STREAM.PURGE.{stream}", {"filter": subject}))
         return int(answer["purged"])
-
-
-def _ours(messages: Sequence[Message]) -> list[Message]:
-    now = time.monotonic()
-    return [one for one in messages if one.receipt.ends > now]
 
 
 def _headers(message: Message | Outgoing, unique: str = "", attempts: int = 0) -> dict[str, str]:

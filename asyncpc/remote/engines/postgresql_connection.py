@@ -1,6 +1,5 @@
 """The connections of the PostgreSQL engine, and the URL that says where to."""
 
-# mypy: disable-error-code="import-untyped"
 # asyncpg tells no types.
 
 from __future__ import annotations
@@ -123,7 +122,7 @@ class Connection:
         async with self._lock:
             timer = asyncio.get_running_loop().call_later(TIMEOUT, connection.terminate)
             try:
-                return await getattr(connection, how)(self._address.in_schema(sql), *args)
+                answer = await getattr(connection, how)(self._address.in_schema(sql), *args)
             except UNSTORABLE:
                 raise
             except Exception as error:
@@ -132,6 +131,9 @@ class Connection:
                 raise self._lost(error) from None
             finally:
                 timer.cancel()
+            if connection.is_closed():  # then the client may call it a success, without any rows
+                raise Disconnected(f"{self._address.shown}: the connection ended before the answer")
+            return answer
 
     async def close(self) -> None:
         """Neither hangs nor raises, whatever became of the connection; does nothing the second time."""

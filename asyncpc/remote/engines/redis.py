@@ -39,7 +39,7 @@ class RedisBroker:
     def __init__(self, url: str, settings: Settings) -> None:
         where, queue, remember = address_of(url)
         self._line = lines_to(where, settings.client)
-        self.guarantees = Guarantees(
+        self.guarantees: Guarantees = Guarantees(
             durable=True,
             dedupes=remember > 0,
             delays=True,
@@ -50,7 +50,10 @@ class RedisBroker:
         )
         self._queue = queue
         kinds = (":suspects", ":delayed", f":{settings.dead_letter}", ":seen:", ":checked", ":sure:")
-        self._keys = (queue, *(f"{{{queue}}}{kind}" for kind in kinds))  # in a cluster, all in one place
+        self._keys: tuple[str, ...] = (
+            queue,
+            *(f"{{{queue}}}{kind}" for kind in kinds),
+        )  # in a cluster, all in one place
         self._consumers: list[str] = []  # a new one each time we connect, so that no old receipt is taken for a new one
         self._lease = int(settings.lease * 1000)
         self._remember = remember
@@ -100,7 +103,7 @@ class RedisBroker:
         """What the script's function of that name answers, for our newest consumer or an older one."""
         if self._calls is None:
             raise Disconnected("the connection to Redis is not open")
-        ours = (len(self._keys), *self._keys, what, consumer or self._consumers[-1], self._lease)
+        ours: Command = (len(self._keys), *self._keys, what, consumer or self._consumers[-1], self._lease)
         (answer,) = await self._calls.call(("EVALSHA", SHA, *ours, *arguments))
         return answer
 
@@ -169,9 +172,13 @@ class RedisBroker:
         if self._calls is not None and self._is_sure and consumer == self._consumers[-1]:
             key, entries = self._keys[stream - 1], [one.receipt.entry for one in messages]
             acks: tuple[Command, ...] = (("XACK", key, GROUP, *entries), ("XDEL", key, *entries))
-            *_, counts, _, self._is_sure = await self._calls.call(("MULTI",), *acks, ("EXEC",), *self._surely())
-            if counts is not None:
-                return int(counts[0])
+            try:
+                *_, counts, _, self._is_sure = await self._calls.call(("MULTI",), *acks, ("EXEC",), *self._surely())
+            except Refused:  # a full server takes no transaction, but the script
+                _, self._is_sure = await self._calls.call(*self._surely())
+            else:
+                if counts is not None:
+                    return int(counts[0])
         return int(await self._run("ack", stream, *names_of(messages), consumer=consumer))
 
     def _surely(self) -> tuple[Command, Command]:
@@ -191,7 +198,9 @@ class RedisBroker:
         """See ``Broker``."""
         failures = {one.receipt: failure for one, failure in dead}
         for (consumer, stream), some in parts([one for one, _ in dead], BYTES_AT_ONCE):
-            named = [part for one in some for part in (one.receipt.entry, one.receipt.count, failures[one.receipt])]
+            named = [
+                part for one in some for part in (one.receipt.entry, one.receipt.deliveries, failures[one.receipt])
+            ]
             await self._run("bury", stream, *named, consumer=consumer)
 
     async def extend(self, messages: Sequence[Message]) -> list[Message]:
@@ -222,9 +231,9 @@ class RedisBroker:
 
     async def depth(self) -> Depth:
         """See ``Broker``."""
-        *counts, oldest = await self._run("depth")
-        age = max(0.0, time() - message(*oldest, None).time) if oldest else None
-        return Depth(*counts, age)
+        ready, unacknowledged, delayed, dead, oldest = await self._run("depth")
+        age = max(0.0, time() - message(oldest[0], oldest[1], None).time) if oldest else None
+        return Depth(ready, unacknowledged, delayed, dead, age)
 
     async def peek(self, limit: int) -> list[Message]:
         """See ``Broker``."""

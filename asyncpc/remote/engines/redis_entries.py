@@ -25,7 +25,7 @@ class Receipt(NamedTuple):
     consumer: str
     stream: int  # 1 or 2, as the script knows it
     entry: bytes
-    count: int  # deliveries of this entry
+    deliveries: int  # of this entry
 
 
 def message(entry: bytes, fields: Sequence[bytes], receipt: Receipt | None) -> Message:
@@ -40,7 +40,7 @@ def message(entry: bytes, fields: Sequence[bytes], receipt: Receipt | None) -> M
     return Message(
         _text(written or entry),
         body,
-        attempt + (receipt.count if receipt is not None else 0),
+        attempt + (receipt.deliveries if receipt is not None else 0),
         _seconds(time, entry),
         _headers(headers),
         receipt,
@@ -101,7 +101,7 @@ def names_of(messages: Iterable[Message]) -> Iterator[bytes | int]:
     """What the script needs to know deliveries again."""
     for one in messages:
         yield one.receipt.entry
-        yield one.receipt.count
+        yield one.receipt.deliveries
 
 
 def parts(messages: Iterable[Message], size: float = math.inf) -> Iterator[tuple[tuple[str, int], list[Message]]]:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from hiredis import pack_command
+import hiredis
 from redis.asyncio import Connection, SSLConnection
 from redis.exceptions import RedisError, ResponseError
 
@@ -26,12 +26,14 @@ EXPECTED: Final = "remote_queue: expected redis[s]://[user:password@]host[:6379]
 REMEMBERED: Final = 60
 """Seconds for which the id of a message is known at least, by default; at most twice as long."""
 
-OURS: Final = {"protocol": 2, "decode_responses": False, "socket_timeout": None, "retry": None}
+OURS: Final[dict[str, Any]] = {"protocol": 2, "decode_responses": False, "socket_timeout": None, "retry": None}
 """Options of the client on which the form of an answer depends, or how long it is waited for."""
 
 CREDENTIALS: Final = {"username", "password"}
 
 Command = tuple[str | bytes | int, ...]
+
+_packed: Final[Callable[[Command], bytes]] = hiredis.pack_command  # type: ignore[assignment]  # it declares one word
 
 DRIVER: dict[str, Any] = {}
 """What the client tells the server of itself; it would read its version from disk for each connection."""
@@ -82,8 +84,9 @@ class Line:
 
     async def connect(self) -> None:
         """Also tell who we are, and choose the database."""
+        connect: Any = self._connection.connect  # the client declares no types here
         async with self._unbroken(), asyncio.timeout(PATIENCE):
-            await self._connection.connect()
+            await connect()
 
     async def call(self, *commands: Command) -> list[Any]:
         """The answers to some commands that nobody comes between; every error but ``Refused`` closes the line."""
@@ -104,7 +107,7 @@ class Line:
     async def send(self, *commands: Command) -> None:
         """Send commands; their answers have to be read before the next."""
         async with self._unbroken(), asyncio.timeout(PATIENCE):
-            await self._connection.send_packed_command([pack_command(one) for one in commands])
+            await self._connection.send_packed_command([_packed(one) for one in commands])
 
     async def answer(self, seconds: float) -> Any:
         """The answer to the command that was sent; False after ``wake``: then it is still to be read."""

@@ -1,0 +1,73 @@
+"""Messages of RabbitMQ: what of ours is in their headers, and what of other programs can be believed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Any, Final
+
+from pamqp.commands import Basic
+
+from ..broker import Message, Outgoing
+from .rabbitmq_channel import Delivery
+
+__all__ = ["digest", "header_of", "message_of", "place_of", "properties_of"]
+
+OURS: Final = ("asyncpc-", "x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
+"""How the names of headers begin that are the engine's, or the server's."""
+
+
+def properties_of(
+    message: Message | Outgoing, attempts: int = 0, extra: Mapping[str, str] | None = None
+) -> Basic.Properties:
+    """To send a message that was delivered so many times before."""
+    headers: dict[str, Any] = {**message.headers, **(extra or {}), "asyncpc-id": message.id}
+    if message.time:
+        headers["asyncpc-time"] = str(message.time)
+    if attempts:
+        headers["asyncpc-attempts"] = str(attempts)
+    return Basic.Properties(headers=headers, delivery_mode=2)
+
+
+def message_of(one: Delivery, receipt: Any = None) -> Message:
+    """As it was received; without a receipt, as it lies in its queue."""
+    headers = one.properties.headers or {}
+    identity = header_of(one, "asyncpc-id") or one.properties.message_id or digest(one.body)
+    returned = headers.get("x-delivery-count", 0)
+    attempt = int(_float(header_of(one, "asyncpc-attempts"), 0))
+    if receipt is not None:
+        attempt += 1 + (returned if isinstance(returned, int) else 0)
+    put = _float(header_of(one, "asyncpc-time"), 0.0) or _stamp(one) or time.time()
+    others = {name: value for name, value in headers.items() if isinstance(value, str) and not name.startswith(OURS)}
+    return Message(identity, one.body, attempt, put, others, receipt)
+
+
+def header_of(one: Delivery, name: str) -> str:
+    """A header that is a text; else nothing."""
+    value = (one.properties.headers or {}).get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _stamp(one: Delivery) -> float:
+    return one.properties.timestamp.timestamp() if one.properties.timestamp is not None else 0.0
+
+
+def place_of(one: Delivery) -> str:
+    """Where a dead letter is among the others; also one that another program wrote."""
+    identity = digest((one.properties.message_id or "").encode() + one.body)
+    return header_of(one, "asyncpc-place") or f"{int(_stamp(one) * 1e9):020}-{identity}"
+
+
+def digest(data: bytes) -> str:
+    """A short name for some bytes."""
+    return blake2b(data, digest_size=8).hexdigest()
+
+
+def _float(text: str, other: float) -> float:
+    """What a header says, if it can be believed (fault F10)."""
+    try:
+        number = float(text or "")
+    except ValueError:
+        return other
+    return number if 0 <= number < 1e12 else other

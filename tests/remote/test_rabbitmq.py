@@ -1,0 +1,580 @@
+"""The engine on RabbitMQ keeps the contract of all engines, on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import signal
+import ssl
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from remote.servers import Rabbit, client_of, free_port, must_have
+
+from asyncpc import DefinitionError, StateError
+from asyncpc.remote.broker import Disconnected, Message, Outgoing, PublishError, Settings
+from asyncpc.remote.contract import BrokerContract, outgoing, received, settled_depth
+
+client_of("rabbitmq")
+
+import aiormq  # noqa: E402  # it may be missing
+from pamqp.commands import Basic  # noqa: E402  # likewise
+from pamqp.common import FieldTable  # noqa: E402  # likewise
+
+from asyncpc.remote.engines.rabbitmq import RabbitBroker  # noqa: E402  # needs them
+
+pytestmark = [pytest.mark.thorough, pytest.mark.timeout(180)]
+
+CANARY = "canary-7f3a"
+
+LONGEST = 1_000_000
+"""Bytes that the server takes as one message."""
+
+Open = Callable[..., Awaitable[RabbitBroker]]
+"""Opens a broker for a URL, a lease and options of the client."""
+
+_names = count()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rabbit]:
+    """One for all tests that do it no harm."""
+    running = Rabbit(tmp_path_factory.mktemp("rabbitmq"))
+    running.start()
+    yield running
+    running.kill()
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rabbit]:
+    """One to kill, to stall and to start again, with a password; it runs when a test begins."""
+    running = Rabbit(tmp_path_factory.mktemp("other"), "user", CANARY, f"max_message_size = {LONGEST}")
+    running.start()
+    yield running
+    running.kill()
+
+
+class TestRabbit(BrokerContract):
+    """The contract."""
+
+    engine = RabbitBroker
+
+    @pytest.fixture
+    def url(self, server: Rabbit) -> str:
+        """A queue of its own for each test."""
+        return server.url()
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Open]:
+    """Closes after the test what it has opened; the harness knows it by its name."""
+    opened: list[RabbitBroker] = []
+
+    async def connected(url: str, lease: float = 30.0, **client: Any) -> RabbitBroker:
+        broker = RabbitBroker(url, Settings(lease, "dead", client))
+        opened.append(broker)
+        await broker.open()
+        return broker
+
+    yield connected
+    for broker in opened:
+        await broker.close()
+
+
+# -- what is asked for -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "amqp://host",
+        "amqp://host/",
+        "amqp:///jobs",
+        "amqp://host/a/b/c",
+        "amqp://host/two words",
+        "amqp://host/amq.jobs",
+        "amqp://host/jobs?queue=jobs",
+        f"amqp://user:{CANARY}@host:port/jobs",
+        f"amqp://user:{CANARY}@host",
+        f"amqp://user:{CANARY}/#@host/jobs",
+    ],
+)
+def test_a_wrong_url_says_what_was_expected(url: str) -> None:
+    """Without its password, which may be what is wrong with it."""
+    with pytest.raises(DefinitionError, match=r"expected amqp\[s\]://\[user:password@\]host\[:5672\]") as caught:
+        RabbitBroker(url, Settings(30.0, "dead", {}))
+    assert CANARY not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("option", ["no_such", "ssl_context", "transport_factory"])
+def test_an_option_that_the_client_cannot_take_is_refused(option: str) -> None:
+    """By name, where the queue is defined; those that are the engine's among them."""
+    with pytest.raises(DefinitionError, match=f"takes no option '{option}'"):
+        RabbitBroker("amqp://host/jobs", Settings(30.0, "dead", {option: 1}))
+
+
+async def test_a_queue_that_is_something_else_is_refused(server: Rabbit, connect: Open) -> None:
+    """A classic queue counts no deliveries; a quorum queue with limits of its own is used as it is."""
+    urls = server.url(), server.url()
+    client = await aiormq.connect(f"amqp://127.0.0.1:{server.port}/")
+    try:
+        channel = await client.channel()
+        await channel.queue_declare(urls[0].rsplit("/", 1)[1], durable=True)
+        quorum: FieldTable = {"x-queue-type": "quorum", "x-max-length": 2, "x-overflow": "reject-publish"}
+        await channel.queue_declare(urls[1].rsplit("/", 1)[1], durable=True, arguments=quorum)
+        with pytest.raises(DefinitionError, match="to be a quorum queue"):
+            await connect(urls[0])
+    finally:
+        await client.close()
+    broker = await connect(urls[1])
+    with pytest.raises(PublishError, match="full") as caught:  # the server notices some messages later
+        await publish_one_by_one(broker, 1000)
+    assert len(caught.value.unconfirmed) == 1
+
+
+async def test_a_lease_that_an_old_server_cannot_keep_is_refused(server: Rabbit, connect: Open) -> None:
+    """Fault E10: it takes back what was not acknowledged within half an hour, whatever a client asks for."""
+    with pytest.raises(DefinitionError, match="at most 1800 s"):
+        await connect(server.url(), lease=3600.0)
+
+
+async def test_a_virtual_host(server: Rabbit, connect: Open) -> None:
+    """The default one is called /; one that is not there is told of."""
+    url = server.url()
+    await (await connect(url)).publish([outgoing(b"1")])
+    broker = await connect(url.replace("/jobs", "/%2F/jobs"))
+    assert len(await received(broker, 1)) == 1
+    with pytest.raises(Disconnected, match="the virtual host 'no-such'"):
+        await connect(url.replace("/jobs", "/no-such/jobs"))
+
+
+async def publish_one_by_one(broker: RabbitBroker, number: int) -> None:
+    """So many messages, each when the one before is confirmed."""
+    for _ in range(number):
+        await broker.publish([outgoing()])
+
+
+# -- passwords ---------------------------------------------------------------------------------------
+
+
+async def test_no_failure_shows_the_password(
+    other: Rabbit, connect: Open, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Refused, wrong, a killed server: neither in an error, nor its traceback, nor a log, nor on the terminal (F7)."""
+    caplog.set_level(logging.DEBUG)
+    said = []
+    with pytest.raises(Disconnected, match=r"127\.0\.0\.1") as caught:
+        await connect(f"amqp://user:{CANARY}@127.0.0.1:{free_port()}/jobs")
+    said.append(caught.value)
+    with pytest.raises(Disconnected, match="ACCESS_REFUSED") as caught:
+        await connect(other.url(f"user:{CANARY}-wrong@"))
+    said.append(caught.value)
+    broker = await connect(other.url(f"user:{CANARY}@"))
+    waiting = asyncio.create_task(broker.receive(10, 60.0, 1))
+    await asyncio.sleep(0.1)
+    await asyncio.to_thread(other.kill)
+    try:
+        with pytest.raises(Disconnected) as caught:
+            await waiting
+        said.append(caught.value)
+        with pytest.raises(Disconnected) as caught:
+            await broker.publish([outgoing()])
+        said.append(caught.value)
+    finally:
+        await asyncio.to_thread(other.start)
+    texts = ["".join(traceback.format_exception(one)) + repr(one) for one in said]
+    texts += [repr(broker), caplog.text, *capfd.readouterr()]
+    assert CANARY not in "".join(texts)
+    assert not [one for one in caplog.records if one.levelno >= logging.ERROR]
+
+
+async def test_a_password_may_have_any_character_and_be_an_option(other: Rabbit, connect: Open) -> None:
+    """So that it need not be in the URL."""
+    await asyncio.to_thread(other.control, "change_password", "user", "a/b@c:%d")
+    try:
+        await connect(other.url(f"user:{quote('a/b@c:%d', safe='')}@"))
+        await connect(other.url(), login="user", password="a/b@c:%d")
+    finally:
+        await asyncio.to_thread(other.control, "change_password", "user", CANARY)
+
+
+async def test_tls_is_verified(server: Rabbit, connect: Open) -> None:
+    """A server that does not speak it gets no password, nor does one that is unknown (F11)."""
+    seen: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def note(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.put_nowait(await reader.read(1000))
+        writer.close()
+
+    async with await asyncio.start_server(note, "127.0.0.1", 0) as listener:
+        port = listener.sockets[0].getsockname()[1]
+        with pytest.raises(Disconnected):
+            await connect(f"amqps://user:{CANARY}@127.0.0.1:{port}/jobs")
+        assert CANARY.encode() not in await seen.get()
+
+
+async def test_tls(tmp_path: Path, connect: Open) -> None:
+    """With a certificate of one's own."""
+    must_have(shutil.which("openssl"), "openssl", "apt-get install openssl")
+    key, certificate, port = tmp_path / "key.pem", tmp_path / "cert.pem", free_port()
+    make = f"openssl req -x509 -newkey rsa:2048 -nodes -keyout {key} -out {certificate} -days 2 -subj /CN=x"
+    made = [*make.split(), "-addext", "subjectAltName=IP:127.0.0.1"]
+    await asyncio.to_thread(subprocess.run, made, check=True, capture_output=True)
+    files = f"ssl_options.certfile = {certificate}", f"ssl_options.keyfile = {key}"
+    secure = Rabbit(tmp_path, "guest", "guest", f"listeners.ssl.1 = 127.0.0.1:{port}", *files)
+    await asyncio.to_thread(secure.start)
+    try:
+        with pytest.raises(Disconnected, match="CERTIFICATE_VERIFY_FAILED"):
+            await connect(f"amqps://127.0.0.1:{port}/jobs")
+        context = await asyncio.to_thread(ssl.create_default_context, cafile=certificate)
+        broker = await connect(f"amqps://127.0.0.1:{port}/jobs", ssl_context=context)
+        await broker.publish([outgoing(b"x" * 500_000)])
+        assert len(await received(broker, 1)) == 1
+        await broker.close()
+    finally:
+        await asyncio.to_thread(secure.kill)
+
+
+# -- servers and processes that end ------------------------------------------------------------------
+
+
+async def test_a_killed_server_keeps_what_it_confirmed(other: Rabbit, connect: Open) -> None:
+    """Also what is delayed and what is dead; a receipt of the old connection settles nothing (fault E9)."""
+    broker = await connect(other.url(f"user:{CANARY}@"))
+    await broker.publish([outgoing(b"%d" % number) for number in range(500)])
+    await broker.publish([outgoing(b"later", delay=5.0)])
+    (ours, dead) = await received(broker, 2, limit=2)
+    await broker.bury([(dead, b'{"reason": "because"}')])
+    await asyncio.sleep(1.0)  # only then does the server write down that it has made a queue
+    await asyncio.to_thread(other.kill)
+    try:
+        with pytest.raises(Disconnected):
+            await broker.ack([ours])
+        await broker.close()
+    finally:
+        await asyncio.to_thread(other.start)
+    await broker.open()
+    assert await broker.extend([ours]) == [ours]
+    messages = await received(broker, 500, seconds=30.0)
+    assert sorted(one.body for one in messages) == sorted(b"later" if n == 1 else b"%d" % n for n in range(500))
+    assert await broker.ack([ours]) == 0
+    assert [one.message.body for one in await broker.dead(10, "")] == [b"1"]
+    assert await broker.ack(messages) == 500
+    assert (await broker.depth())[:4] == (0, 0, 0, 1)
+
+
+async def test_a_stalled_server_is_noticed(other: Rabbit, connect: Open) -> None:
+    """By every call that waits for it, within 15 s; and close does not wait for it."""
+    broker = await connect(other.url(f"user:{CANARY}@"))
+    await broker.publish([outgoing()])
+    (message,) = await received(broker, 1)
+    waiting = asyncio.create_task(broker.receive(10, 60.0, 1))
+    await asyncio.sleep(0.1)
+    other.send(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        large = [outgoing(b"x" * 900_000) for _ in range(20)]  # more than the buffers on the way hold
+        calls = [waiting, broker.publish(large), broker.ack([message]), broker.depth()]
+        errors = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(one) for one in errors] == [Disconnected] * 4
+        assert time.monotonic() - began < 15
+        began = time.monotonic()
+        await broker.close()
+        assert time.monotonic() - began < 6
+    finally:
+        other.send(signal.SIGCONT)
+    await broker.open()
+    assert await broker.ack([message]) == 0
+
+
+WORKER = """
+import asyncio, sys
+from asyncpc.remote.broker import Settings
+from asyncpc.remote.engines.rabbitmq import RabbitBroker
+
+async def main():
+    broker = RabbitBroker(sys.argv[1], Settings(30.0, "dead", {}))
+    await broker.open()
+    while True:
+        messages = await broker.receive(20, 5.0, 1)
+        for one in messages[:-1]:
+            print(one.body.decode(), flush=True)
+        await broker.ack(messages[:-1])
+
+asyncio.run(main())
+"""
+
+
+async def test_processes_share_a_queue_and_one_takes_over_from_another(server: Rabbit, connect: Open) -> None:
+    """Three that are killed with something in hand: all they had not acked comes to the next at once, counted."""
+    url = server.url()
+    broker = await connect(url)
+    sent = {f"{number}" for number in range(2000)}
+    command = [sys.executable, "-c", WORKER, url]
+    pipe = asyncio.subprocess.PIPE
+    workers = [await asyncio.create_subprocess_exec(*command, stdout=pipe) for _ in range(3)]
+    try:
+        await broker.publish([outgoing(one.encode()) for one in sorted(sent)])
+        await settled_depth(broker, 0)
+    finally:
+        for worker in workers:
+            worker.kill()
+    done = {line for worker in workers for line in (await worker.communicate())[0].decode().split()}
+    left: list[Message] = []
+    async with asyncio.timeout(30):  # some of what was done may have been killed before its ack
+        while {one.body.decode() for one in left} | done != sent:
+            left += await broker.receive(1000, 10.0, 1)
+    assert {one.attempt for one in left} <= {2, 3, 4}  # a second may have had it before it was killed
+    assert await broker.ack(left) == len(left)
+    assert (await broker.depth())[:3] == (0, 0, 0)
+
+
+async def test_a_server_that_is_short_of_memory_holds_up_puts_alone(other: Rabbit, connect: Open) -> None:
+    """It says so, and takes no message; what is in hand can be settled, and the put goes in when it is over."""
+    broker = await connect(other.url(f"user:{CANARY}@"))
+    await broker.publish([outgoing(b"1"), outgoing(b"2")])
+    messages = await received(broker, 1, limit=1)
+    await asyncio.to_thread(other.control, "set_vm_memory_high_watermark", "0.0000001")
+    try:
+        putting = asyncio.create_task(broker.publish([outgoing(b"3")]))
+        await asyncio.sleep(12.0)  # longer than a server may say nothing
+        assert not putting.done()
+        assert await broker.ack(messages) == 1
+        messages = await received(broker, 1)
+    finally:
+        await asyncio.to_thread(other.control, "set_vm_memory_high_watermark", "0.4")
+    await putting
+    assert [one.body for one in [*messages, *await received(broker, 1)]] == [b"2", b"3"]
+
+
+async def test_a_server_that_takes_a_message_back_is_noticed(other: Rabbit, connect: Open) -> None:
+    """Fault E10: it closes the channel of what was not acknowledged in time; the message comes again, counted."""
+    set_env = "[application:set_env(rabbit, K, V) || {K, V} <- [{consumer_timeout, %d}, {channel_tick_interval, %d}]]."
+    await asyncio.to_thread(other.control, "eval", set_env % (500, 200))
+    try:
+        broker = await connect(other.url(f"user:{CANARY}@"))
+        await broker.publish([outgoing()])
+        (message,) = await received(broker, 1)
+        with pytest.raises(Disconnected, match="timeout"):
+            await broker.receive(1, 30.0, 1)
+        with pytest.raises(Disconnected, match="timeout"):
+            await broker.ack([message])
+        await broker.close()
+        await broker.open()
+        assert await broker.ack([message]) == 0
+        (message,) = await received(broker, 1)
+        assert (message.attempt, await broker.ack([message])) == (2, 1)
+    finally:
+        await asyncio.to_thread(other.control, "eval", set_env % (1_800_000, 60_000))
+
+
+async def test_a_queue_that_somebody_deleted_is_made_again(server: Rabbit, connect: Open) -> None:
+    """The consumer notices it (fault E12), and so does a put, which the server would confirm (fault E11)."""
+    url = server.url()
+    broker, putting = await connect(url), await connect(url)
+    waiting = asyncio.create_task(broker.receive(10, 60.0, 1))
+    await asyncio.sleep(0.1)
+    client = await aiormq.connect(f"amqp://127.0.0.1:{server.port}/")
+    try:
+        await (await client.channel()).queue_delete(url.rsplit("/", 1)[1])
+    finally:
+        await client.close()
+    with pytest.raises(Disconnected, match="gone"):
+        await waiting
+    with pytest.raises(Disconnected, match="no queue"):
+        await putting.publish([outgoing(b"1")])
+    await putting.close()
+    await putting.open()
+    await putting.publish([outgoing(b"1")])
+    await broker.close()
+    await broker.open()
+    assert len(await received(broker, 1)) == 1
+
+
+# -- what the server counts and keeps ----------------------------------------------------------------
+
+
+async def test_a_receive_takes_from_the_server_what_it_returns(server: Rabbit, connect: Open) -> None:
+    """So a killed process counts no attempt of a message that nobody asked for (fault E8)."""
+    url = server.url()
+    first, second = await connect(url), await connect(url)
+    await first.publish([outgoing(b"x" * 1000) for _ in range(300)])
+    for limit in (1, 7, 100):
+        assert len(await first.receive(limit, 5.0, 1)) == limit
+    assert (await second.depth()).ready == 300 - 108
+    await first.receive(1, 5.0, 1)
+    await first.close()
+    messages = await received(second, 300)
+    assert sorted(one.attempt for one in messages) == [1] * 191 + [2] * 109
+
+
+async def test_wake_leaves_nothing_behind(server: Rabbit, connect: Open) -> None:
+    """Fault E8: a message that comes while a receive is asked back is returned, or stays."""
+    url = server.url()
+    first, second = await connect(url), await connect(url)
+    for number in range(30):
+        waiting = asyncio.create_task(first.receive(10, 60.0, 1))
+        await asyncio.sleep(0.005)
+        putting = asyncio.create_task(second.publish([outgoing(b"%d" % number)]))
+        await asyncio.sleep(0.0005 * (number % 8))
+        first.wake()
+        messages = await waiting
+        await putting
+        assert await first.ack(messages or await received(first, 1)) == 1
+    assert (await second.depth())[:3] == (0, 0, 0)
+
+
+async def test_attempts_are_counted_over_every_way_back(server: Rabbit, connect: Open) -> None:
+    """The server's count begins anew with each copy; the message's goes on."""
+    broker = await connect(server.url())
+    await broker.publish([Outgoing("id", b"", time=1.0)])
+    attempts = []
+    for delay, counted in [(0.0, True), (0.0, False), (0.2, True), (0.2, False), (0.0, False), (0.0, True)]:
+        (message,) = await received(broker, 1)
+        attempts.append(message.attempt)
+        await broker.release([message], delay, counted)
+        await broker.release([message], delay, counted)  # a repeated call makes no second copy
+    (message,) = await received(broker, 1)
+    attempts.append(message.attempt)
+    await broker.close()
+    await broker.open()
+    (message,) = await received(broker, 1)
+    assert [*attempts, message.attempt] == [1, 2, 2, 3, 3, 3, 4, 5]
+    assert (message.id, message.time) == ("id", 1.0)
+    assert await broker.ack([message]) == 1
+    assert (await broker.depth())[:3] == (0, 0, 0)
+
+
+async def test_acks_out_of_order(server: Rabbit, connect: Open) -> None:
+    """One command settles what nothing precedes, and never what was not meant."""
+    broker = await connect(server.url())
+    await broker.publish([outgoing(b"%d" % number) for number in range(20)])
+    messages = await received(broker, 20)
+    for places in ([19, 3], [0, 1, 2], [5, 4, 8], [6, 7]):
+        assert await broker.ack([messages[place] for place in places]) == len(places)
+    await broker.close()
+    await broker.open()
+    again = await received(broker, 10)
+    assert [one.body for one in again] == [b"%d" % number for number in range(9, 19)]
+    assert (await broker.depth()).ready == 0
+
+
+async def test_any_id_and_any_header_come_back(server: Rabbit, connect: Open) -> None:
+    """However long, and over a dead letter."""
+    broker = await connect(server.url())
+    ids = [" a ", "a\nb", "100%", "é", "a/b c:d", "\x00", "x" * 1000]
+    await broker.publish([Outgoing(one, b"", {"x-a": one}, time=1.0) for one in ids])
+    messages = await received(broker, len(ids))
+    assert [(one.id, one.headers["x-a"]) for one in messages] == [(one, one) for one in ids]
+    await broker.bury([(one, b"{}") for one in messages])
+    assert [one.message.id for one in await broker.dead(10, "")] == ids
+
+
+async def test_messages_of_other_programs(server: Rabbit, connect: Open) -> None:
+    """What another client put into the queue is received, with an id and a time; odd headers do no harm (F10)."""
+    url = server.url()
+    broker = await connect(url)
+    queue = url.rsplit("/", 1)[1]
+    client = await aiormq.connect(f"amqp://127.0.0.1:{server.port}/")
+    try:
+        channel = await client.channel()
+        odd: dict[str, Any] = {"asyncpc-attempts": "x", "asyncpc-time": "nan", "asyncpc-id": 1, "x-n": 1, "x-s": "s"}
+        properties = Basic.Properties(headers=odd, message_id="theirs", delivery_mode=2)
+        await channel.basic_publish(b"plain", routing_key=queue)
+        await channel.basic_publish(b"odd", routing_key=queue, properties=properties)
+        await channel.basic_publish(b"dead", routing_key=f"dead.{queue}", properties=properties)
+    finally:
+        await client.close()
+    plain, other_one = await received(broker, 2)
+    assert (len(plain.id) > 8, other_one.id) == (True, "theirs")
+    assert [(one.attempt, dict(one.headers)) for one in (plain, other_one)] == [(1, {}), (1, {"x-s": "s"})]
+    assert [one.time for one in (plain, other_one)] == pytest.approx([time.time()] * 2, abs=10)
+    (dead,) = await broker.dead(10, "")
+    assert await broker.requeue([dead.place]) == 1
+    assert [one.body for one in await received(broker, 1)] == [b"dead"]
+
+
+async def test_a_message_that_the_server_cannot_take_fails_alone(other: Rabbit, connect: Open) -> None:
+    """Too long, it closes the channel, and the next put goes by another; a failure that is too long is left out."""
+    broker = await connect(other.url(f"user:{CANARY}@"))
+    long = outgoing(b"x" * (LONGEST + 1))
+    with pytest.raises(PublishError, match="larger than") as caught:
+        await broker.publish([long])
+    assert caught.value.unconfirmed == [long]
+    await broker.publish([outgoing(b"x" * LONGEST)])
+    (message,) = await received(broker, 1)
+    await broker.bury([(message, b'{"traceback": "%s"}' % (b"x" * 50_000))])
+    (dead,) = await broker.dead(10, "")
+    assert (len(dead.message.body), dead.message.attempt, dead.failure) == (LONGEST, 1, b"{}")
+
+
+async def test_headers_that_are_too_long_end_no_connection(server: Rabbit, connect: Open) -> None:
+    """They lie in one frame; the server would close the connection, and with it everything in hand."""
+    broker = await connect(server.url())
+    with pytest.raises(PublishError, match="headers"):
+        await broker.publish([Outgoing("id", b"", {"x-a": "x" * 200_000})])
+    await broker.publish([outgoing(b"1")])
+    assert len(await received(broker, 1)) == 1
+
+
+async def test_dead_letters_are_read_by_one_process_at_a_time(server: Rabbit, connect: Open) -> None:
+    """Else each would see a part; and what two put back at once goes in once."""
+    url = server.url()
+    brokers = [await connect(url) for _ in range(3)]
+    await brokers[0].publish([outgoing(b"%d" % number) for number in range(50)])
+    await brokers[0].bury([(one, b"{}") for one in await received(brokers[0], 50)])
+    seen = await asyncio.gather(*(broker.dead(100, "") for broker in brokers for _ in range(2)))
+    assert [[int(one.message.body) for one in page] for page in seen] == [list(range(50))] * 6
+    places = [one.place for one in seen[0]]
+    assert sorted(await asyncio.gather(*(broker.requeue(places[:20]) for broker in brokers))) == [0, 0, 20]
+    assert [one.place for one in await brokers[1].dead(5, places[30])] == places[31:36]
+    assert (await brokers[2].depth())[:4] == (20, 0, 0, 30)
+
+
+async def test_every_process_knows_what_is_delayed(server: Rabbit, connect: Open) -> None:
+    """It counts, and purges, what another put into a queue of its own; equal delays share one."""
+    url = server.url()
+    first, second, third = [await connect(url) for _ in range(3)]
+    await first.publish([outgoing(b"now"), outgoing(delay=60.0), outgoing(delay=60.0)])
+    await second.publish([outgoing(delay=61.23), outgoing(delay=60.0)])
+    assert (await third.depth())[:3] == (1, 0, 4)
+    assert await third.purge(dead=False) == 5
+    assert [(await one.depth())[:3] for one in (first, second, third)] == [(0, 0, 0)] * 3
+    await second.publish([outgoing(delay=0.5)])
+    assert (await third.depth()).delayed == 1
+    assert len(await received(third, 1)) == 1
+
+
+async def test_a_queue_of_delays_that_somebody_deleted_is_made_again(server: Rabbit, connect: Open) -> None:
+    """A put with that delay notices it, and whoever counts."""
+    url = server.url()
+    broker = await connect(url)
+    await broker.publish([outgoing(delay=60.0)])
+    client = await aiormq.connect(f"amqp://127.0.0.1:{server.port}/")
+    try:
+        await (await client.channel()).queue_delete(f"{url.rsplit('/', 1)[1]}.later.60000")
+    finally:
+        await client.close()
+    with pytest.raises(Disconnected, match="no queue"):
+        await broker.publish([outgoing(delay=60.0)])
+    await broker.close()
+    await broker.open()
+    assert (await broker.depth()).delayed == 0
+    await broker.publish([outgoing(delay=60.0)])
+    assert (await broker.depth()).delayed == 1
+
+
+async def test_what_a_peek_cannot_do(server: Rabbit, connect: Open) -> None:
+    """It would cost each message an attempt."""
+    broker = await connect(server.url())
+    with pytest.raises(StateError, match="counting"):
+        await broker.peek(1)
