@@ -41,15 +41,8 @@ class Raw:
                 for _, entries in found:
                     await work.handle_all([decode(fields[b"body"])["n"] for _, fields in entries])
                     names = [name for name, _ in entries]
-<<<<<<< HEAD
-                    pipe = redis.pipeline()
-                    pipe.xack(self._queue, GROUP, *names)
-                    pipe.xdel(self._queue, *names)
-                    await pipe.execute()
-=======
                     both: Any = redis.pipeline()
                     await both.xack(self._queue, GROUP, *names).xdel(self._queue, *names).execute()
->>>>>>> r
 
 
 class FastStream:
@@ -58,12 +51,7 @@ class FastStream:
     def __init__(self, batch: bool, url: str, queue: str) -> None:
         from faststream.redis import RedisBroker
 
-<<<<<<< HEAD
-        no_log: Any = None
-        self._broker: Any = RedisBroker(url, logger=no_log)
-=======
         self._broker: Any = RedisBroker(url, logger=None)  # type: ignore[arg-type]  # none
->>>>>>> r
         self._batch = batch
         self._queue = queue
 
