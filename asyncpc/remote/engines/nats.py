@@ -253,6 +253,7 @@ class NatsBroker:
             return Request(self._queue, message.body, headers)
         due = datetime.fromtimestamp(time.time() + message.delay, UTC).isoformat()
         headers |= {"Nats-Schedule": f"@at {due}", "Nats-Schedule-Target": self._queue}
+        headers.setdefault("Asyncpc-Id", headers["Nats-Msg-Id"])  # the server may use another one when it is due
         name = blake2b(headers["Nats-Msg-Id"].encode(), digest_size=16).hexdigest()
         return Request(f"{self._queue}.later.{name}", message.body, headers)
 
@@ -347,7 +348,9 @@ class NatsBroker:
 def _headers(message: Message | Outgoing, unique: str = "", attempts: int = 0) -> dict[str, str]:
     """``unique`` is the id for the server, where it is not the message's own."""
     identity = quote(message.id, SAFE)
-    headers = {**message.headers, "Nats-Msg-Id": unique or identity, "Asyncpc-Id": identity}
+    headers = {**message.headers, "Nats-Msg-Id": unique or identity}
+    if unique:
+        headers["Asyncpc-Id"] = identity
     if message.time:
         headers["Asyncpc-Time"] = str(message.time)
     if attempts:
@@ -368,8 +371,10 @@ def _message(one: Msg, sequence: int, delivered: int = 0, receipt: _Delivery | N
 
 def _number(text: str | None, other: float) -> float:
     """What a header says, if it can be believed (fault F10)."""
+    if text is None:
+        return other
     try:
-        number = float(text or "")
+        number = float(text)
     except ValueError:
         return other
     return number if 0 <= number < 1e12 else other

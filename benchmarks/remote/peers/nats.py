@@ -53,13 +53,14 @@ class Raw:
 
 
 class FastStream:
-    """A pull subscriber of a stream, so that messages are acknowledged."""
+    """A pull subscriber of a stream, as it recommends, so that messages are acknowledged; 1 is its default."""
 
-    def __init__(self, batch: bool, url: str, queue: str) -> None:
+    def __init__(self, pulled: int, batch: bool, url: str, queue: str) -> None:
         from faststream.nats import JStream, NatsBroker
 
         self._broker: Any = NatsBroker(url, logger=None)
         self._stream = JStream(queue, subjects=[queue])
+        self._pulled = pulled
         self._batch = batch
         self._queue = queue
 
@@ -80,13 +81,15 @@ class FastStream:
             async def handle(messages: list[dict[str, Any]]) -> None:
                 await work.handle_all([one["n"] for one in messages])
 
-            how: dict[str, Any] = {"pull_sub": PullSub(500, timeout=1.0, batch=True)}
+            how: dict[str, Any] = {"pull_sub": PullSub(self._pulled, timeout=1.0, batch=True)}
         else:
 
             async def handle(message: dict[str, Any]) -> None:  # type: ignore[misc]  # the other kind
                 await work.handle(message["n"])
 
-            how = {"pull_sub": PullSub(500, timeout=1.0)} | ({"max_workers": work.at_once} if work.wait else {})
+            how = {"pull_sub": PullSub(self._pulled, timeout=1.0)} | (
+                {"max_workers": work.at_once} if work.wait else {}
+            )
         self._broker.subscriber(self._queue, stream=self._stream, durable="workers", **how)(handle)
         async with self._broker:
             await self._broker.start()
@@ -97,7 +100,8 @@ PEERS: dict[str, tuple[Peer, ...]] = {
     "nats": (
         Peer("raw batched", partial(Raw, 500), ("nats-py",), batch=500),
         Peer("raw one by one", partial(Raw, 1), ("nats-py",)),
-        Peer("FastStream", partial(FastStream, False), ("faststream",)),
-        Peer("FastStream batch", partial(FastStream, True), ("faststream",), batch=500),
+        Peer("FastStream", partial(FastStream, 1, False), ("faststream",)),
+        Peer("FastStream, pulls 500", partial(FastStream, 500, False), ("faststream",)),
+        Peer("FastStream batch", partial(FastStream, 500, True), ("faststream",), batch=500),
     )
 }
