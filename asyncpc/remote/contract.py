@@ -211,7 +211,9 @@ class BrokerContract:
         assert now.body == b"now"
         assert (await broker.depth()).delayed == 1
         await broker.release([now], 0.3, counted=True)
-        messages = await received(broker, 2)
+        again = await received(broker, 1)
+        await broker.ack(again)  # or it comes a third time when its lease has run out
+        messages = [*again, *await received(broker, 1)]
         assert [one.body for one in messages] == [b"now", b"later"]
         assert time.monotonic() - began >= 1.45
 
