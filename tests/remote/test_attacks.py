@@ -245,7 +245,7 @@ def test_an_interrupt_in_a_function_of_an_item_keeps_no_message(ordered: bool, g
         await put(queue, 1)
         began = asyncio.get_running_loop().time()
         with pytest.raises(KeyboardInterrupt):
-            async with Pipeline(queue, first, second) as running:
+            async with queue >> first >> second as running:
                 await running.wait()
         assert asyncio.get_running_loop().time() - began < 0.1
         assert await depth(queue) == (1, 0, 0, 0)
