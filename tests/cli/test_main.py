@@ -430,7 +430,7 @@ def test_a_signal_while_the_source_is_idle_drains_and_exits_within_a_second(
     child.send(number)
     ended = child.end()
     assert (ended.status, ended.err) == (128 + number, "")
-    assert ended.row("save")[:3] == ["5", "5", "5"]
+    assert ended.row("save")[:2] == ["5", "5"]  # received and done
     assert ended.cpu < 1.0
     assert ended.seconds < BUSY
 
