@@ -12,6 +12,7 @@ from asyncpc.remote.engines.memory import MemoryBroker
 _names = count()
 
 
+@pytest.mark.processes  # it waits for leases
 class TestMemory(BrokerContract):
     """The contract."""
 

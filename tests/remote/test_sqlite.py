@@ -34,6 +34,7 @@ from asyncpc.remote.engines.sqlite_queue import QueueFile
 WORKERS = Path(__file__).with_name("sqlite_workers.py")
 
 
+@pytest.mark.processes  # it waits for leases
 class TestSqlite(BrokerContract):
     """The contract."""
 
