@@ -149,7 +149,10 @@ class Crew:
     def until(self, is_so: Callable[[], bool], what: str) -> None:
         """Wait until the log says so."""
         ends = time.monotonic() + PATIENCE
-        while self.judge.read() or not is_so():
+        while True:
+            self.judge.read()
+            if is_so():
+                return
             assert time.monotonic() < ends, self.told(f"it never came to be that {what}")
             time.sleep(0.01)
 

@@ -216,6 +216,7 @@ def test_one_of_two_is_cut_off_for_ten_seconds(place: Place) -> None:
     desk = Desk(addresses(place, (one.host, one.port), (other.host, other.port)))
 
     async def main() -> None:
+        both: list[OpenQueue[Job]] = []
         async with one, other:
 
             async def some(seconds: float) -> None:
@@ -246,7 +247,6 @@ def test_one_of_two_is_cut_off_for_ten_seconds(place: Place) -> None:
                     await works(0)
                     assert (await desk.until_all_is_handled())[:4] == (0, 0, 0, 0)
 
-            both: list[OpenQueue[Job]] = []
             await desk.work(0, lambda: desk.work(1, cut_off))
         assert not desk.wrong
 
