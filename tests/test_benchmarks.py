@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +22,7 @@ sys.path.append(str(Path(__file__).parent.parent))
 cases, measure, peers, report, tables, work = (
     import_module(f"benchmarks.{name}") for name in ("cases", "measure", "peers", "report", "tables", "work")
 )
+remote_cases, remote_work = (import_module(f"benchmarks.remote.{name}") for name in ("cases", "work"))
 main = import_module("benchmarks.__main__").main
 
 QUICK = ("--quick", "--rounds", "2")
@@ -274,3 +276,84 @@ def test_small_helpers() -> None:
 def test_what_is_wanted_is_measured() -> None:
     """Every ratio and limit of the acceptance table belongs to a case there is."""
     assert {case for case, _ in {**cases.WANTED, **cases.LIMITS}} <= set(cases.CASES)
+
+
+# -- remote queues ---------------------------------------------------------------------------------
+
+
+def test_the_remote_benchmark_measures_on_sqlite(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One engine from end to end, without a server: every line has its figures, and asyncpc a ratio to the client."""
+    monkeypatch.setattr(remote_cases, "HANDLINGS", {"64 B": remote_cases.Handling(64)})
+    monkeypatch.setattr(remote_cases, "MOST", 500)
+    monkeypatch.setattr(remote_cases, "TWO_PROCESSES", 20)
+    file = tmp_path / "run.json"
+    assert main(["remote", "sqlite", "--quick", "--rounds", "1", "--json", str(file)]) == 0
+    lines = json.loads(file.read_text())["cases"]["sqlite"]
+    assert {"64 B publish", "64 B consume", "64 B consume client CPU", "end to end", "20 % load p99"} <= set(lines)
+    assert lines["64 B consume"]["asyncpc"]["ratios"]["raw batched"]["median"] > 0
+    assert lines["processes client CPU"]["asyncpc"]["ratios"]["1 process"]["median"] > 0
+    assert "≥ 0.75 × raw batched" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("numbers", "of"), [([0, 1], 0), ([0, 1, 1], 0), ([0, 1, 3], 0), ([0, 1, 4], 4)])
+def test_a_remote_round_that_loses_or_doubles_a_message_fails(numbers: list[int], of: int) -> None:
+    """A fast client that loses messages, or handles one twice, does not pass for a fast one."""
+    round_of_three = remote_work.Round(3, 64, remote_work.Meter(None), of=of)
+    asyncio.run(round_of_three.handle_all(numbers))
+    with pytest.raises(remote_work.WrongResult):
+        round_of_three.check()
+
+
+def test_a_round_shared_by_processes_is_judged_by_its_share() -> None:
+    """Each of two processes handles half of the messages, whichever those are; what is more waits for the other one."""
+
+    async def judged() -> Any:
+        share = remote_work.Round(2, 64, remote_work.Meter(None), of=4)
+        await share.handle_all([1, 3])
+        more = asyncio.create_task(share.handle(2))
+        await asyncio.sleep(0)
+        more.cancel()
+        await asyncio.wait({more})
+        return share
+
+    share = asyncio.run(judged())
+    share.check()
+    assert share.seen == [1, 3]
+
+
+def test_processor_time_counts_what_a_process_has_started() -> None:
+    """A server that forks for each connection is measured with all its processes, also when they have ended."""
+    burn = "import time\nwhile time.process_time() < 0.2: pass\n"
+    program = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {burn!r}])\nprint('ended', flush=True)\n"
+    with subprocess.Popen([sys.executable, "-c", f"{program}input()"], stdin=-1, stdout=-1) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert remote_work.processor_time(process.pid) >= 0.2
+        process.communicate(b"\n")
+    assert remote_work.processor_time(process.pid) == 0
+
+
+def test_a_server_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """An engine whose server is not installed ends nothing, and the user reads how to get it."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert main(["remote", "redis", "--quick"]) == 0
+    assert "redis-server is not installed" in capsys.readouterr().out
+
+
+def test_a_worker_that_does_not_come_up_says_why() -> None:
+    """The reason of a client that cannot take part is the last thing its process said."""
+    server = import_module("benchmarks.remote.servers").Server("redis://127.0.0.1:1")
+    fleet = import_module("benchmarks.remote.fleet")
+    with pytest.raises(fleet.Fails, match="nobody on redis"):
+        fleet.Worker("redis", "nobody", None, server, "asyncio")
+
+
+def test_what_is_wanted_of_remote_queues_is_measured() -> None:
+    """Every goal refers to an engine there is, and to one of its references."""
+    for (engine, _), goals in remote_cases.WANTED.items():
+        assert set(goals) <= set(remote_cases.REFERENCES[engine])
+    assert {engine for engine, _ in remote_cases.LIMITS} <= set(remote_cases.REFERENCES)
+    with pytest.raises(SystemExit, match="2"):
+        main(["remote", "kafka"])

@@ -18,6 +18,7 @@ RARE = {
     "only the first error told",
     "failure of a stream's block hides the run's",
     "writers asleep beside room while batches wait for them",
+    "fed in a thread without a hold",
 }
 """Faults that few scenarios meet: it takes seconds to find one."""
 

@@ -44,6 +44,9 @@ LIMITS = {
 MOST = 100_000
 """Messages of a round."""
 
+TWO_PROCESSES = 1_000
+"""Messages that are shared by two processes."""
+
 
 class Handling(NamedTuple):
     """What is done with the messages of a line."""
@@ -110,7 +113,7 @@ def _samples(
 def _count(bench: Bench, peer: Peer, handling: Handling, measured: Callable[[int], dict[str, float]]) -> int:
     """How many messages take a moment, found by more and more of them; where handlers wait, no more than they could."""
     moment = 0.2 if bench.quick else 0.8  # seconds
-    least, most = 10 * peer.batch if peer.batch > 1 else 20, MOST
+    least, most = min(MOST, 10 * peer.batch) if peer.batch > 1 else 20, MOST
     if handling.wait:
         most = max(20, int(moment * handling.at_once / handling.wait))
         least = min(least, most)
@@ -148,9 +151,9 @@ def _costs(what: str, answer: dict[str, Any]) -> dict[str, float]:
 def _latency(fleet: Fleet, bench: Bench) -> Line:
     """From the moment a message is due, through the queue, to its handler, at 20 % of what one process carries."""
     worker, handling = fleet.worker(ASYNCPC.name), HANDLINGS["64 B"]
-    warm = 2_000 if bench.quick else 20_000
+    warm = min(MOST, 2_000 if bench.quick else 20_000)
     gap = 5 * statistics.median(_at_the_same_time(fleet, handling, worker, warm)[""] for _ in range(3))
-    count = rounded((0.5 if bench.quick else 3.0) / gap)
+    count = min(MOST, rounded((0.5 if bench.quick else 3.0) / gap))
 
     def sample() -> dict[str, float]:
         late = worker.do("both", fleet.queue(), count=count, gap=gap, **handling._asdict())["late"]
@@ -161,7 +164,7 @@ def _latency(fleet: Fleet, bench: Bench) -> Line:
 
 def _processes(fleet: Fleet, bench: Bench) -> Line:
     """2 ms of arithmetic a message, in one process and in two that share the queue."""
-    burn, count = loops_of(0.002), 200 if bench.quick else 1_000
+    burn, count = loops_of(0.002), TWO_PROCESSES // 5 if bench.quick else TWO_PROCESSES
     first, second = (fleet.worker(ASYNCPC.name, place=place) for place in (0, 1))
 
     def sample(workers: tuple[Worker, ...]) -> dict[str, float]:

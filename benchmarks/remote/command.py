@@ -1,4 +1,4 @@
-"""``python -m benchmarks remote [engine …]``: remote queues on real servers. Status 1: wrong; 2: usage."""
+"""``python -m benchmarks remote [engine …]``: remote queues on real servers. Status 1: a wrong result; 2: usage."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class Worker:
         self._process.stdin.flush()
 
     def answer(self) -> dict[str, Any]:
-        """What came of the order: seconds a message; raises ``Fails``, or ``WrongResult`` for lost or doubled ones."""
+        """What came of the order: seconds a message; raises ``Fails``, or ``WrongResult`` for a wrong count."""
         answer = self._answer()
         if "error" in answer:
             kind, _, why = answer["error"].partition(": ")

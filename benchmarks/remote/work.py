@@ -60,18 +60,16 @@ class Peer:
 def processor_time(process: int) -> float:
     """Seconds of processor time that a process and all that it has started have used.
 
-    In nanoseconds where the kernel counts them so, else in ticks of 10 ms.
+    In nanoseconds where the kernel counts them so, else in ticks of 10 ms, as for those that have ended.
     """
     folder = Path(f"/proc/{process}")
     try:
         children = (folder / f"task/{process}/children").read_text().split()
+        user, system, *ended = map(int, (folder / "stat").read_text().rpartition(")")[2].split()[11:15])
         own = sum([_first(thread / "schedstat") for thread in (folder / "task").iterdir()]) / 1e9
-        if not own:
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            own = sum(map(int, fields[11:15])) * TICK  # user and system, its own and of those that it has waited for
     except (FileNotFoundError, ProcessLookupError):  # it has ended
         return 0.0
-    return own + sum([processor_time(int(child)) for child in children])
+    return (own or (user + system) * TICK) + sum(ended) * TICK + sum([processor_time(int(child)) for child in children])
 
 
 def _first(file: Path) -> int:

@@ -140,7 +140,8 @@ class RabbitBroker:
             self._intake = self._tools = self._outlet = None
             self._ready.clear()
             self._delays.forget()
-            await asyncio.gather(*(connection.close() for connection in connections))
+            for connection in connections:
+                await connection.close()
 
     def _open(self, channel: Channel | None) -> Channel:
         if channel is None:

@@ -159,15 +159,16 @@ class Connection:
         """Let go of the socket, within some seconds, whatever the server does."""
         for channel in self._channels.values():
             channel.end(self.lost("the connection is closed"))
-        closing = [] if self._client is None else [asyncio.ensure_future(self._client.close())]
+        if self._transport is None:
+            return
+        timer = asyncio.get_running_loop().call_later(CLOSING, self._transport.abort)  # the client may wait for ever
         try:
-            if closing:
-                await asyncio.wait(closing, timeout=CLOSING)
+            if self._client is not None:
+                with suppress(OSError, AMQPError):
+                    await self._client.close()
         finally:
-            if self._transport is not None:
-                self._transport.abort()  # only then does the client stop, if the server takes nothing
-        if closing:
-            await asyncio.wait(closing, timeout=CLOSING)
+            timer.cancel()
+            self._transport.abort()
         await asyncio.sleep(0)  # then the socket is closed
 
     def lost(self, why: BaseException | str) -> Disconnected:

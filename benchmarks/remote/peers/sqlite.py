@@ -1,4 +1,4 @@
-"""SQLite: the module by hand, with the table that people write; its calls block the loop, so it is faster."""
+"""SQLite: the module by hand, with the table that people write; its calls block the loop, which makes it faster."""
 
 from __future__ import annotations
 
