@@ -149,11 +149,12 @@ class Crew:
     def until(self, is_so: Callable[[], bool], what: str) -> None:
         """Wait until the log says so."""
         ends = time.monotonic() + PATIENCE
-        self.judge.read()
-        while not is_so():
+        while True:
+            self.judge.read()
+            if is_so():
+                return
             assert time.monotonic() < ends, self.told(f"it never came to be that {what}")
             time.sleep(0.01)
-            self.judge.read()
 
     def told(self, what: str) -> str:
         """A fault, with what the programs said last."""

@@ -216,8 +216,8 @@ def test_one_of_two_is_cut_off_for_ten_seconds(place: Place) -> None:
     desk = Desk(addresses(place, (one.host, one.port), (other.host, other.port)))
 
     async def main() -> None:
+        both: list[OpenQueue[Job]] = []
         async with one, other:
-            both: list[OpenQueue[Job]] = []
 
             async def some(seconds: float) -> None:
                 ends = time.monotonic() + seconds
