@@ -146,6 +146,7 @@ class Connection:
         self._numbers: Iterator[int] = count()
         self._calls: dict[str, _Call] = {}
         self._inbox: str = ""
+        self._subscriptions: list[Subscription] = []
         self._unsubscribe: Callable[[], Awaitable[None]] | None = None  # from what is pulled, once all has come
         self._pull: int = 0  # messages that the server may still send
         self._pulled: str = ""  # where it says that there are no more
@@ -178,7 +179,9 @@ class Connection:
     async def _subscribe(self, subject: str, cb: Callable[[Msg], Awaitable[None]]) -> Subscription:
         subject = f"{self._inbox}.{subject}"
         # without bounds: no more comes than was asked for, and the client would drop what is beyond
-        return await self._client.subscribe(subject, cb=cb, pending_msgs_limit=0, pending_bytes_limit=0)
+        made = await self._client.subscribe(subject, cb=cb, pending_msgs_limit=0, pending_bytes_limit=0)
+        self._subscriptions.append(made)
+        return made
 
     async def close(self) -> None:
         """Let go of the socket, within some seconds, whatever the server does."""
@@ -187,6 +190,8 @@ class Connection:
             async with asyncio.timeout(CLOSING):
                 await self._client.close()
         self._client.abort()
+        for one in self._subscriptions:  # the client forgets those that were made while its connection ended
+            one._stop_processing()
         await asyncio.sleep(0)  # then the socket is closed
 
     def lost(self, why: BaseException | str) -> Disconnected:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import Any
 
 from ..work import Peer, Round, ended
@@ -44,7 +45,8 @@ class Arq:
             handle_signals=False,
         )
         await ended(asyncio.create_task(worker.async_run()), work)
-        await worker.close()
+        with suppress(asyncio.CancelledError):  # of jobs that have not quite ended
+            await worker.close()
 
 
 class Saq:
