@@ -13,7 +13,7 @@ from itertools import count
 
 import pytest
 from remote.proxy import Proxy
-from remote.servers import PLACES, Place, client_of
+from remote.servers import PLACES, UNSTEADY, Place, client_of
 
 from asyncpc import consumer
 from asyncpc.remote.address import engine_of
@@ -32,7 +32,7 @@ BUSY = 5.0
 """Seconds that a busy machine, and the pauses between two attempts to connect, may add."""
 
 
-@pytest.fixture(scope="module", params=[name for name in PLACES if name != "sqlite"])
+@pytest.fixture(scope="module", params=[name for name in PLACES if name not in UNSTEADY | {"sqlite"}])
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """A server of each engine that is reached by a network."""
     client_of(request.param)

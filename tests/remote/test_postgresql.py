@@ -475,4 +475,5 @@ def test_processes_share_a_queue_and_one_that_is_killed_loses_nothing(postgresql
     handled = [int(line) for one in processes for line in (first + one.communicate()[0]).split()]
     assert set(handled) == set(range(3000))
     assert len(handled) - 3 - 3000 <= 50  # the killed one had so many at most; first is counted three times
-    assert [one.returncode for one in processes] == [-signal.SIGKILL, 0, 0]
+    assert processes[0].returncode in (-signal.SIGKILL, 0)  # on a fast machine the others may have left it nothing
+    assert [one.returncode for one in processes[1:]] == [0, 0]

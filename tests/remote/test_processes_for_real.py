@@ -234,7 +234,6 @@ def test_a_child_whose_loop_is_blocked_is_killed_after_its_drain(folder: Path) -
     assert any("since it took longer than its drain may" in error for error in found["errors"])
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("program", "error"),
     [
@@ -330,7 +329,6 @@ def test_five_crashes_within_a_minute_end_it(folder: Path) -> None:
     assert json.loads(ended.out)["processes"] == {"count": 1, "crashes": 5} if ended.out else True
 
 
-@pytest.mark.thorough
 def test_the_parent_serves_the_sum(folder: Path) -> None:
     """Protects a scrape: one port for all processes, counts that are sums, and probes that know how many run."""
     put(folder, range(200))
@@ -350,7 +348,6 @@ def test_the_parent_serves_the_sum(folder: Path) -> None:
     assert stopped(child).status == 143
 
 
-@pytest.mark.thorough
 def test_what_fails_is_written_and_told_as_for_one_process(folder: Path) -> None:
     """Protects --json and --failed: one object, one file of whole lines, no password."""
     put(folder, range(100))
@@ -381,7 +378,6 @@ def test_no_password_is_in_the_list_of_processes(folder: Path) -> None:
     assert "hunter2" not in "".join(lines) + ended.out + ended.err
 
 
-@pytest.mark.thorough
 async def test_commands_of_the_parent_reach_the_runs(
     folder: Path, queue: RemoteQueue[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
