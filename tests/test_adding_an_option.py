@@ -89,6 +89,7 @@ RULES: Final = (
 """What the house asks of every option."""
 
 
+@pytest.mark.thorough
 def test_the_option_of_the_page_works_and_keeps_the_rules_of_the_house(tmp_path: Path) -> None:
     """Protects whoever follows the page: with its files and changes, and nothing else, its tests and ours pass."""
     copied(tmp_path, list(changes()), files())

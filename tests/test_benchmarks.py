@@ -281,6 +281,7 @@ def test_what_is_wanted_is_measured() -> None:
 # -- remote queues ---------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_the_remote_benchmark_measures_on_sqlite(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
