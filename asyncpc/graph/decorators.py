@@ -34,7 +34,7 @@ from ..options.retry import Retry
 from ..wording import shown
 from .definitions import OPTIONS, define_handler, define_origin, iterable_origin
 from .layout import Layout
-from .pipeline import Consumer, Producer, Source, StageLike, handler_of
+from .pipeline import Consumer, Pipeline, Producer, Source, StageLike, handler_of
 
 __all__ = ["Items", "Listener", "as_listener", "consumer", "producer", "source"]
 
@@ -48,8 +48,8 @@ P = ParamSpec("P")
 Extra = ParamSpec("Extra")
 
 Items = Iterable[T_co] | AsyncIterable[T_co]
-Listener = Consumer[Failure, Any, ..., Any]
-"""A consumer that receives failures."""
+Listener = StageLike[Failure, Any]
+"""A consumer, or a remote queue, that receives failures."""
 
 
 class _ProducerDecorator(Protocol):
@@ -227,7 +227,7 @@ def consumer(
     ``on_error``
         What happens to an item that has failed for good. ``"stop"`` fails the run. So does None, unless the item came
         from a remote queue: then it goes to the dead letters of that queue, and the run goes on. ``"skip"`` counts the
-        item, and the run goes on. With a function, a queue or a consumer the run goes on too, and these receive the
+        item, and the run goes on. With a function, a queue, a remote queue or a consumer the run goes on too, and these receive the
         :class:`Failure`; if that fails, the run fails. A consumer is then a stage of its own, with its own options
         (``on_error`` too) and its own line in the report.
     ``max_failures``
@@ -304,5 +304,6 @@ def source(
 
 
 def as_listener(on_error: Any) -> Any:
-    """``on_error`` as options take it: a consumer becomes the handler of its stage."""
-    return handler_of(on_error) if isinstance(on_error, Consumer) else on_error
+    """``on_error`` as options take it: a consumer, or a remote queue, becomes the handler of its stage."""
+    is_one_stage = isinstance(on_error, StageLike) and not isinstance(on_error, Pipeline)
+    return handler_of(on_error) if is_one_stage else on_error

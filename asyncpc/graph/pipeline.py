@@ -430,6 +430,6 @@ async def run_beside(pipeline: Pipeline[Any, Any], *beside: Beside) -> Report:
     return await pipeline._complete(*beside)
 
 
-def handler_of(consumer: Consumer[Any, Any, ..., Any]) -> Handler:
+def handler_of(consumer: StageLike[Any, Any]) -> Handler:
     """The definition of a consumer's stage."""
     return stage_layout(consumer, "a consumer").nodes[0].handler

@@ -115,7 +115,7 @@ def remote_queue(
 class RemoteQueue(Source[T], StageLike[T, None], Generic[T]):  # it is both; >> takes what fits
     """A queue with a URL: see :func:`remote_queue`."""
 
-    __slots__ = ("_address", "_broker", "_codec", "_name", "_terms", "_unshared")
+    __slots__ = ("_address", "_broker", "_codec", "_name", "_stage", "_terms")
 
     def __init__(
         self, name: str, broker: Callable[[], Broker], codec: Codec, terms: Terms, address: str, unshared: str = ""
@@ -127,7 +127,7 @@ class RemoteQueue(Source[T], StageLike[T, None], Generic[T]):  # it is both; >> 
         self._codec = codec
         self._terms = terms
         self._address = address
-        self._unshared = unshared
+        self._stage = self._publishing(unshared)
 
     def __rshift__(self, following: StageLike[T, B]) -> Pipeline[T, B]:  # type: ignore[override]  # as a source
         return Source.__rshift__(self, following)
@@ -148,7 +148,11 @@ class RemoteQueue(Source[T], StageLike[T, None], Generic[T]):  # it is both; >> 
             return await opened.depth()
 
     def _as_stage(self) -> Layout:
-        """Where it takes items, it is a consumer that publishes them, in batches as large as come."""
+        """Where it takes items, it is a consumer that publishes them; always the same one, as any consumer is."""
+        return self._stage
+
+    def _publishing(self, unshared: str) -> Layout:
+        """A stage that publishes, in batches as large as come."""
 
         async def publish(items: list[T], opened: OpenQueue[T]) -> None:
             await opened.put_many(items)
@@ -161,7 +165,7 @@ class RemoteQueue(Source[T], StageLike[T, None], Generic[T]):  # it is both; >> 
             maxsize=max(2 * AT_ONCE, DEFAULT_MAXSIZE),
         )._replace(
             nothing_follows="it is a remote queue; write two pipelines, … >> queue and queue >> …",
-            unshared=self._unshared,
+            unshared=unshared,
         )
         return Layout(nodes=(Node(handler),))
 

@@ -789,3 +789,33 @@ def test_h19_a_rate_without_key_beside_batches_is_fine() -> None:
     handler = PerKey(lambda rows: 0.0)
     report = ran(source([(0, n) for n in range(20)]) >> named("stage", handler, batch=Batch(5), rate=Rate(1)))
     assert (report.done, len(handler.batches)) == (20, 4)
+
+
+# -- taking what is there -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("eager", [False, True])
+@pytest.mark.parametrize("weigh", [None, float])
+def test_a_worker_takes_what_is_there(weigh: Any, eager: bool) -> None:
+    """Protects ``within=0``: no item waits for others, and while the worker is busy the next batch grows to its size."""
+    batches: list[list[int]] = []
+
+    @consumer(batch=Batch(4, within=0, weigh=None if weigh is None else lambda _: 1.0), maxsize=100)
+    async def slow(numbers: list[int]) -> None:
+        batches.append(list(numbers))
+        await asyncio.sleep(1)
+
+    async def main() -> None:
+        async with Pipeline(slow) as running:
+            await running.put(0)
+            await asyncio.sleep(0.1)
+            assert batches == [[0]]
+            for number in range(1, 8):
+                await running.put(number)
+            await asyncio.sleep(1)
+            assert batches[1] == [1, 2, 3, 4]
+            await asyncio.sleep(1)
+            assert batches[2] == [5, 6, 7]
+
+    run_virtual(main, eager=eager)
+    assert [number for batch in batches for number in batch] == list(range(8))

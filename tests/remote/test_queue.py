@@ -435,3 +435,30 @@ def test_ids_are_uuids_that_sort_by_time() -> None:
     assert {one.variant for one in ids} == {uuid.RFC_4122}
     assert len(set(ids)) == 100
     assert abs((ids[0].int >> 80) / 1000 - time.time()) < 60
+
+
+def test_failures_can_go_to_a_remote_queue() -> None:
+    """Protects ``on_error=queue``: each failure is in the queue, once, for whichever stages name it; the run goes on."""
+    failures = remote_queue(f"memory://queue-{next(_names)}", Failure)
+
+    @consumer(on_error=failures)
+    async def odd(number: int) -> int:
+        if number % 2:
+            raise ValueError(number)
+        return number
+
+    @consumer(on_error=failures)
+    async def small(number: int) -> None:
+        if number > 5:
+            raise KeyError(number)
+
+    async def main() -> None:
+        report = await (source(range(10)) >> odd >> small)
+        assert [stage.name for stage in report.stages] == ["odd", "small", failures._name]
+        assert (report.stages[0].failed, report.stages[1].failed, report.stages[2].done) == (5, 2, 7)
+        async with failures.open() as opened:
+            told = [failures._codec.decoded(one.body, one.headers) for one in await opened.broker.peek(10)]
+        assert sorted(one.item for one in told) == [1, 3, 5, 6, 7, 8, 9]
+        assert {one.stage for one in told} == {"odd", "small"}
+
+    run_virtual(main)
