@@ -141,7 +141,7 @@ def _leave_behind(loop: asyncio.AbstractEventLoop) -> None:
         # Not in typeshed, since it is no public attribute; but there is no public way to say that a pending task is
         # left behind on purpose, asyncio.gather sets the same one, and without it Python prints "Task was destroyed but
         # it is pending" for a worker that the report has named already (fault B9). Without it only that comes back.
-        task._log_destroy_pending = False  # type: ignore[attr-defined]  # see above: there is no public way
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # private, but the only way, as said above
     loop.run_until_complete(loop.shutdown_asyncgens())
     asyncio.set_event_loop(None)
     loop.close()

@@ -24,6 +24,8 @@ from support import LOOP_FACTORIES, Watch, pending, timeout_of
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so begins what a shell runs in the background, and its children
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # and so begins what nohup runs
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # A run starts hundreds of processes. Without bytecode each compiles the package again: a quarter of all CPU time.
 sys.dont_write_bytecode = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import FileIO
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
@@ -27,8 +28,8 @@ class FailedItems:
         self._path = path
         try:
             # appended to, since it may hold the items of an earlier run that are yet to be tried again
-            # and unbuffered, so that each line is one write: several processes may append to it
-            self._file = open(path, "ab", buffering=0)  # noqa: SIM115  # open for the whole run: close() ends it
+            # and without a buffer, so that each line is one write: several processes may append to it
+            self._file = FileIO(path, "a")
         except OSError as error:
             raise UsageError(f"--failed: cannot write to {path}: {error.strerror}") from error
         self._running: Running[Any, Any] | None = None

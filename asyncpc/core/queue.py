@@ -123,7 +123,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         self._settled = 0
         # typeshed says int, but asyncio itself only compares maxsize, and CPython's own queue tests make queues of 1.3
         # and -1.3 and hold them to that; a drop-in replacement must take what they take.
-        super().__init__(maxsize)  # type: ignore[arg-type]  # see above: asyncio itself takes floats
+        super().__init__(maxsize)  # type: ignore[arg-type]  # asyncio only compares it, as said above
         self._limit: float = maxsize if maxsize > 0 else math.inf
         self._peak = 0
         self._getters = WaitQueue(self._made_item)

@@ -48,8 +48,8 @@ P = ParamSpec("P")
 Extra = ParamSpec("Extra")
 
 Items = Iterable[T_co] | AsyncIterable[T_co]
-Listener = StageLike[Failure, Any]
-"""A consumer, or a remote queue, that receives failures."""
+Listener = Consumer[Failure, Any, ..., Any] | Source[Failure]
+"""A consumer that receives failures; or a remote queue, which for checkers is a kind of source, and no pipeline is."""
 
 
 class _ProducerDecorator(Protocol):
@@ -227,9 +227,9 @@ def consumer(
     ``on_error``
         What happens to an item that has failed for good. ``"stop"`` fails the run. So does None, unless the item came
         from a remote queue: then it goes to the dead letters of that queue, and the run goes on. ``"skip"`` counts the
-        item, and the run goes on. With a function, a queue, a remote queue or a consumer the run goes on too, and these receive the
-        :class:`Failure`; if that fails, the run fails. A consumer is then a stage of its own, with its own options
-        (``on_error`` too) and its own line in the report.
+        item, and the run goes on. With a function, a queue, a remote queue or a consumer the run goes on too, and these
+        receive the :class:`Failure`; if that fails, the run fails. A consumer is then a stage of its own, with its own
+        options (``on_error`` too) and its own line in the report; so is a remote queue.
     ``max_failures``
         How many items may fail this way, or which share of them (below 1, judged over at least 100 items); None: any.
     ``rate``

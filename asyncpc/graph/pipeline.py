@@ -269,7 +269,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
                 lambda: self._start("collecting from it", streamed=True), self._release
             ) as values:
                 async for value in values:
-                    results.append(value)  # noqa: PERF401  # a comprehension would lose what came before an error
+                    results.append(value)  # noqa: PERF401  # error.results needs those before an error; a comprehension has none then
         except PipelineError as error:
             error.results = results
             raise

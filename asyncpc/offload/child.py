@@ -122,7 +122,7 @@ def _values_of(name: str, place: str, generate: Callable[..., Any], *args: Any) 
     values: list[Any] = []
     try:
         for value in generate(*args):
-            values.append(value)  # noqa: PERF402  # Python does not promise that extend() keeps them if one raises
+            values.append(value)  # noqa: PERF402  # those before an error are passed on; extend() does not promise to keep them
     except BaseException as error:
         return Values(values, _packed_error(name, place, error))
     return Values(values, None)

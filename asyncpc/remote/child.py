@@ -203,5 +203,6 @@ class Parent:
             os._exit(1)
         self._say("asyncpc: the parent process has ended: draining")
         self._stop(self._drain_timeout)
+        # in the thread that reads the pipe, which has no more to read; it must not depend on a loop that may be blocked
         time.sleep(self._drain_timeout + GRACE)
         os.kill(os.getpid(), signal.SIGKILL)

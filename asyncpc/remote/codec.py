@@ -121,6 +121,7 @@ def _is_model(kind: Any) -> bool:
 def _dump(value: Any) -> Any:
     if _is_model(type(value)):
         return value.model_dump(mode="json")
+    # what msgspec documents for an enc_hook that does not know the type; encoded() makes a PayloadError of it
     raise NotImplementedError(f"{type(value).__name__} is no type of plain data")
 
 

@@ -54,6 +54,7 @@ class BrokerContract:
     @pytest.fixture
     def url(self) -> str:
         """The URL of an empty queue."""
+        # every engine has its own, and pytest has no abstract fixture: whoever forgets it reads this
         raise NotImplementedError("the fixture url gives the URL of an empty queue")
 
     @pytest.fixture
@@ -374,6 +375,7 @@ class BrokerContract:
 
     def _needs(self, broker: Broker, guarantee: str) -> None:
         if not getattr(broker.guarantees, guarantee):
+            # no gap: an engine tells what it cannot do, and remote_queue refuses by name what would need it
             pytest.skip(f"the engine does not guarantee: {guarantee}")
 
 

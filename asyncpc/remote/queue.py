@@ -42,7 +42,7 @@ CLOSES_WITHIN: Final = 10.0
 
 def remote_queue(
     url: str,
-    type: type[T],  # noqa: A002  # the word for it
+    type: type[T],  # noqa: A002  # public, and the word that users look for; the function does not need the builtin
     *,
     prefetch: int | None = None,
     lease: float = 60.0,
@@ -129,7 +129,9 @@ class RemoteQueue(Source[T], StageLike[T, None], Generic[T]):  # it is both; >> 
         self._address = address
         self._stage = self._publishing(unshared)
 
-    def __rshift__(self, following: StageLike[T, B]) -> Pipeline[T, B]:  # type: ignore[override]  # as a source
+    # Of its two bases, a stage passes on what it gives (None here), and a source its items. What comes first in a
+    # pipeline is a source, so what follows takes items; as a stage, nothing can follow (``nothing_follows``).
+    def __rshift__(self, following: StageLike[T, B]) -> Pipeline[T, B]:  # type: ignore[override]  # see above
         return Source.__rshift__(self, following)
 
     if not TYPE_CHECKING:  # checkers know that what comes before takes it
@@ -278,7 +280,7 @@ class OpenQueue(Generic[T]):
         self,
         item: T,
         *,
-        id: str | None = None,  # noqa: A002  # the word for it
+        id: str | None = None,  # noqa: A002  # public, and what every engine calls it; the builtin is not needed here
         delay: float = 0.0,
         key: str | None = None,
         headers: Mapping[str, str] | None = None,
@@ -375,7 +377,7 @@ class OpenQueue(Generic[T]):
     def _message(
         self,
         item: T,
-        id: str | None,  # noqa: A002  # the word for it
+        known_as: str | None,
         delay: float,
         key: str | None,
         headers: Mapping[str, str] | None,
@@ -384,10 +386,10 @@ class OpenQueue(Generic[T]):
             self._needs("delays", "delay=")
         if key is not None:
             self._needs("orders_by_key", "key=")
-        if id is not None:
+        if known_as is not None:
             self._needs("dedupes", "id=")
         return Outgoing(
-            self._new_id() if id is None else id,
+            self._new_id() if known_as is None else known_as,
             self._codec.encoded(item),
             self._headers if headers is None else {**self._check_headers(headers), **self._headers},
             delay,

@@ -342,7 +342,7 @@ class PipelineError(ExceptionGroup[Exception]):
 
     # typeshed lets derive() take BaseExceptions too, so narrowing it is an unsound override in general. Not here:
     # split() and except* call it only with a part of what this group holds, and an ExceptionGroup holds Exceptions.
-    def derive(self, excs: Sequence[Exception], /) -> PipelineError:  # type: ignore[override]  # sound, see above
+    def derive(self, excs: Sequence[Exception], /) -> PipelineError:  # type: ignore[override]  # sound, as said above
         """Keep the class, the report and the results when ``except*`` splits the group."""
         part = PipelineError(self.message, excs, self.report)
         part.results = self.results

@@ -78,7 +78,7 @@ def _running(setup: Setup, log: Path) -> Iterator[Server]:
         while not _answers(setup):
             if process.poll() is not None or time.monotonic() > ends:
                 raise Missing(f"{setup.command[0]} did not start: {log.read_text()[-500:]}")
-            time.sleep(0.05)
+            time.sleep(0.05)  # a server that starts tells nobody when it is ready; nothing else runs meanwhile
         yield Server(setup.url, process.pid)
     finally:
         process.send_signal(setup.ends_by)

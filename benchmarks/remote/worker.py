@@ -51,12 +51,12 @@ def peer_of(engine: str, name: str) -> Peer:
 
     for module in MODULES[engine]:
         try:
-            peers = import_module(f"{__package__}.peers.{module}").PEERS[engine]
+            peers: tuple[Peer, ...] = import_module(f"{__package__}.peers.{module}").PEERS[engine]
         except ImportError:
             continue
         for peer in peers:
             if peer.name == name:
-                return peer  # type: ignore[no-any-return]  # each module's PEERS says so
+                return peer
     raise LookupError(f"{name} on {engine} does not import here")
 
 

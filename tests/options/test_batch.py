@@ -797,7 +797,7 @@ def test_h19_a_rate_without_key_beside_batches_is_fine() -> None:
 @pytest.mark.parametrize("eager", [False, True])
 @pytest.mark.parametrize("weigh", [None, float])
 def test_a_worker_takes_what_is_there(weigh: Any, eager: bool) -> None:
-    """Protects ``within=0``: no item waits for others, and while the worker is busy the next batch grows to its size."""
+    """Protects ``within=0``: no item waits for others, and a batch grows only while the worker is busy."""
     batches: list[list[int]] = []
 
     @consumer(batch=Batch(4, within=0, weigh=None if weigh is None else lambda _: 1.0), maxsize=100)

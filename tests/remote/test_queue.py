@@ -438,7 +438,7 @@ def test_ids_are_uuids_that_sort_by_time() -> None:
 
 
 def test_failures_can_go_to_a_remote_queue() -> None:
-    """Protects ``on_error=queue``: each failure is in the queue, once, for whichever stages name it; the run goes on."""
+    """Protects ``on_error=queue``: each failure is in the queue once, whichever stage names it; the run goes on."""
     failures = remote_queue(f"memory://queue-{next(_names)}", Failure)
 
     @consumer(on_error=failures)

@@ -33,7 +33,8 @@ CREDENTIALS: Final = {"username", "password"}
 
 Command = tuple[str | bytes | int, ...]
 
-_packed: Final[Callable[[Command], bytes]] = hiredis.pack_command  # type: ignore[assignment]  # it declares one word
+# hiredis declares its argument as a tuple of one element, and takes one of any length (pack.c)
+_packed: Final[Callable[[Command], bytes]] = hiredis.pack_command  # type: ignore[assignment]  # as said above
 
 DRIVER: dict[str, Any] = {}
 """What the client tells the server of itself; it would read its version from disk for each connection."""

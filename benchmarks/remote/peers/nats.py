@@ -78,15 +78,17 @@ class FastStream:
 
         if self._batch:
 
-            async def handle(messages: list[dict[str, Any]]) -> None:
+            async def handle_batch(messages: list[dict[str, Any]]) -> None:
                 await work.handle_all([one["n"] for one in messages])
 
+            handle: Any = handle_batch
             how: dict[str, Any] = {"pull_sub": PullSub(self._pulled, timeout=1.0, batch=True)}
         else:
 
-            async def handle(message: dict[str, Any]) -> None:  # type: ignore[misc]  # the other kind
+            async def handle_one(message: dict[str, Any]) -> None:
                 await work.handle(message["n"])
 
+            handle = handle_one
             how = {"pull_sub": PullSub(self._pulled, timeout=1.0)} | (
                 {"max_workers": work.at_once} if work.wait else {}
             )

@@ -51,7 +51,7 @@ class FastStream:
     def __init__(self, batch: bool, url: str, queue: str) -> None:
         from faststream.redis import RedisBroker
 
-        self._broker: Any = RedisBroker(url, logger=None)  # type: ignore[arg-type]  # none
+        self._broker: Any = RedisBroker(url, logger=None)  # type: ignore[arg-type]  # None is "no log", which its types leave out
         self._batch = batch
         self._queue = queue
 
@@ -68,16 +68,18 @@ class FastStream:
         group: Any = {"group": GROUP, "consumer": "one", "last_id": "0"}
         if self._batch:
 
-            async def handle(messages: list[dict[str, Any]]) -> None:
+            async def handle_batch(messages: list[dict[str, Any]]) -> None:
                 await work.handle_all([one["n"] for one in messages])
 
+            handle: Any = handle_batch
             stream: Any = StreamSub(self._queue, batch=True, max_records=500, **group)
             workers = {}
         else:
 
-            async def handle(message: dict[str, Any]) -> None:  # type: ignore[misc]  # the other kind
+            async def handle_one(message: dict[str, Any]) -> None:
                 await work.handle(message["n"])
 
+            handle = handle_one
             stream = StreamSub(self._queue, **group)
             workers = {"max_workers": work.at_once} if work.wait else {}
         self._broker.subscriber(stream=stream, **workers)(handle)
