@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from spy import Sink, Spy, spy_consumer
 from support import AnyStage, named, no_wait, same
-from virtual import now, ran, run_virtual
+from virtual import measuring_with, now, ran, run_virtual
 
 from asyncpc import Breaker, Pipeline, Rate, Report, Retry, RetryLater, consumer, merge, producer, source
 
@@ -41,7 +41,8 @@ def test_waiting_times_are_exact_and_the_bottleneck_is_named() -> None:
         assert second.get_waited == pytest.approx(2 * 52 - 10 * 10)
         assert (first.done, first.emitted, second.received, second.rate) == (10, 10, 10, 10 / 52)
 
-    run_virtual(main)
+    with measuring_with(now):
+        run_virtual(main)
 
 
 def test_a_slow_source_is_named_as_the_bottleneck() -> None:
