@@ -350,6 +350,36 @@ async def test_a_timeout_never_interrupts_another_call() -> None:
     assert caller.interrupts == 0
 
 
+class SlowToEnd(ThreadCaller):
+    """Ends when it may."""
+
+    def __init__(self) -> None:
+        self.may_end = threading.Event()
+
+    def close(self) -> None:
+        assert self.may_end.wait(PATIENCE)
+
+
+async def test_an_idle_thread_that_ends_late_is_not_said_to_be_in_a_call(caplog: pytest.LogCaptureFixture) -> None:
+    """Protects the list of abandoned workers on a busy machine, whose threads get no time to end."""
+    caller, begun = SlowToEnd(), asyncio.Event()
+
+    async def use() -> None:
+        async with WorkerThreads("stage", 1, None, lambda: caller) as threads:
+            assert await threads.call(abs, -1) == 1
+            begun.set()
+
+    task = asyncio.ensure_future(use())
+    await begun.wait()
+    await asyncio.sleep(0)  # it waits for its thread now
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError) as cancelled:
+        await task
+    caller.may_end.set()
+    assert type(cancelled.value) is asyncio.CancelledError
+    assert caplog.text == ""
+
+
 class Item:
     """Can be watched."""
 
