@@ -195,8 +195,7 @@ class _Child:
         self.is_draining, self._drain = True, timeout
         self.tell("drain", timeout=timeout)
         if not self.is_running:
-            with suppress(ProcessLookupError):
-                self.process.terminate()
+            self._signal(signal.SIGTERM)
         self.limit((self.drain_timeout if timeout is None else timeout) + GRACE)
 
     def limit(self, seconds: float) -> None:
@@ -206,8 +205,17 @@ class _Child:
     def kill(self) -> None:
         """End it, whatever it does."""
         self._killed = True
-        with suppress(ProcessLookupError):
-            self.process.kill()
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        """Send a signal, unless it has ended.
+
+        ``process.send_signal()`` of Python 3.11 would look whether it has: if so, just now, asyncio could not learn its
+        status any more, would take it for 255, and write a warning to stderr.
+        """
+        if self.process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.process.pid, number)
 
     @property
     def silent(self) -> float:
