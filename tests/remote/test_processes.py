@@ -99,7 +99,7 @@ def reaped_by_the_loop() -> Iterator[None]:
         asyncio.set_child_watcher(asyncio.PidfdChildWatcher())
     yield
     if sys.version_info < (3, 12):
-        asyncio.set_child_watcher(None)  # the default, when there is need of it
+        asyncio.set_child_watcher(asyncio.ThreadedChildWatcher())  # the default
 
 
 async def run(processes: Processes, *steps: Callable[[], Any]) -> Outcome:
