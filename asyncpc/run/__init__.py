@@ -2,7 +2,7 @@
 
 This table says who may start what; a test reads it and finds any other module that does::
 
-    tasks         run.supervisor, remote.session, remote.queue, remote.processes, remote.contract
+    tasks         run.supervisor, remote.session, remote.opened, remote.processes, remote.contract
     threads       offload.threads, offload.sources, offload.child, remote.child, cli.failed
     processes     offload.processes, remote.processes, cli.reload
     interpreters  offload.interpreters
