@@ -64,6 +64,7 @@ class Settler:
         self._flush_asked = asyncio.Event()
         self._flushed = asyncio.Event()  # for the last time
         self._is_receiving = False
+        self._is_intake_over = False
         self._is_finishing = False
         self._is_late = False  # whether what is given back no longer waits for the last receive
         self._last_receive: asyncio.TimerHandle | None = None  # ends that wait
@@ -74,9 +75,10 @@ class Settler:
 
     def end_intake(self) -> None:
         """No other receive begins: give back what is to be given back when this one has ended, or takes too long."""
-        if self._is_receiving and self._last_receive is None:
+        if self._is_receiving and not self._is_intake_over:
             loop = asyncio.get_running_loop()
             self._last_receive = loop.call_later(LAST_RECEIVE, self._wait_no_longer)
+        self._is_intake_over = True
 
     def end_receiving(self) -> None:
         """The last receive has ended."""

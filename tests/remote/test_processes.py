@@ -1,7 +1,7 @@
 """Several processes as one: started, watched, stopped and replaced; what they have done together is one report.
 
-The processes of most tests here are small programs that speak the protocol of ``asyncpc.remote.pipe`` and nothing else;
-those of ``test_processes_for_real`` are the command itself.
+The processes of most tests here are small programs that speak the protocol of ``asyncpc.remote.processes.pipe`` and
+nothing else; those of ``test_processes_for_real`` are the command itself.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from asyncpc import DefinitionError, merge, remote_queue, source
 from asyncpc.cli.main import main
 from asyncpc.core.seams import Depth
 from asyncpc.graph.pipeline import plan_of
-from asyncpc.remote.child import check_shared
-from asyncpc.remote.pipe import Lines, line
-from asyncpc.remote.processes import Outcome, Processes, Terms
+from asyncpc.remote.processes.child import check_shared
+from asyncpc.remote.processes.outcome import Outcome
+from asyncpc.remote.processes.parent import Processes, Terms
+from asyncpc.remote.processes.pipe import Lines, line
 
 pytestmark = [pytest.mark.realtime, pytest.mark.processes]
 

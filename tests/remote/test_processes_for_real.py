@@ -24,7 +24,7 @@ from children import PATIENCE, Child, Ended, run_child
 from support import until
 
 from asyncpc import RemoteQueue, remote_queue
-from asyncpc.remote.processes import Processes, Terms
+from asyncpc.remote.processes.parent import Processes, Terms
 
 pytestmark = [pytest.mark.realtime, pytest.mark.processes]
 

@@ -9,7 +9,7 @@ import pytest
 
 from asyncpc import RemoteCounts, Statistics
 from asyncpc.core.seams import Depth
-from asyncpc.remote.sums import read_statistics, sum_of
+from asyncpc.remote.processes.sums import read_statistics, sum_of
 from asyncpc.run.report import SourceStatistics
 
 
