@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ...failure import FAILURES_KEPT
-from ...run.report import Report, Statistics
+from ...run.report import Report
+from ...run.statistics import Statistics
 from .pipe import Message
 from .spawned import Child
 

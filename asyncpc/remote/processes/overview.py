@@ -7,7 +7,7 @@ from math import inf
 from time import monotonic
 
 from ...run.health import Health
-from ...run.report import Statistics
+from ...run.statistics import Statistics
 from ...watch.totals import PRESENT, Figures, Seen, counts_of, depths_of
 from .place import Place
 from .spawned import LATE, Child

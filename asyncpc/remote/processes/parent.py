@@ -11,7 +11,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from ...run.health import Health
-from ...run.report import Statistics
+from ...run.statistics import Statistics
 from ...watch.totals import Seen
 from .outcome import Ending, Outcome, outcome_of
 from .overview import Overview, health_of

@@ -15,7 +15,7 @@ from typing import Any, Final
 import anyio
 from anyio.abc import Process
 
-from ...run.report import Statistics
+from ...run.statistics import Statistics
 from .pipe import GRACE, Lines, Message, line
 from .sums import read_statistics
 

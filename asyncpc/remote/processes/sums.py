@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 from ...core.seams import Depth, RemoteCounts
-from ...run.report import SourceStatistics, StageStatistics, Statistics
+from ...run.statistics import SourceStatistics, StageStatistics, Statistics
 
 __all__ = ["read_statistics", "sum_of", "without_present"]
 
