@@ -71,8 +71,9 @@ from .options.retry import Retry
 from .remote.queue import RemoteQueue, remote_queue
 from .run.health import Health
 from .run.intake import feed
-from .run.report import PipelineError, Report, SourceStatistics, StageStatistics, Statistics, Unfinished
+from .run.report import PipelineError, Report, Unfinished
 from .run.running import Results, Running
+from .run.statistics import SourceStatistics, StageStatistics, Statistics
 from .runner import run
 
 __all__ = [

@@ -28,7 +28,7 @@ from asyncpc.core import channel, emit, queue, source, stage, waiting, worker
 from asyncpc.core.queue import BoundedQueue
 from asyncpc.graph import pipeline
 from asyncpc.offload import bridge
-from asyncpc.remote import delivery, session
+from asyncpc.remote import delivery, settler
 from asyncpc.run import accounting, outcome, running, supervisor
 
 __all__ = ["FAULTS", "Fault", "Withered", "planted"]
@@ -216,7 +216,7 @@ _TAKE_HANDED = """handed = await waiter
         if handed:
             self._pass_on.__self__._queue.appendleft(handed[0])"""
 
-_DELIVERY, _SESSION = delivery.Delivery, session.Session
+_DELIVERY, _SETTLER = delivery.Delivery, settler.Settler
 _BRIDGE, _ACCOUNTS = bridge.Bridge, accounting.Accounts
 
 _EMIT = "            if outbox is not None and value is not DONE:\n"
@@ -236,7 +236,7 @@ FAULTS: Final = (
         "E",
         (worker, "tracking", "            ticket.settle()  #", "            ticket.settle(); ticket.settle()  #"),
     ),
-    _fault("given back in any order", "E", (_SESSION, "_settle", "sorted(released, key=_how)", "released[::-1]")),
+    _fault("given back in any order", "E", (_SETTLER, "_settle", "sorted(released, key=_how)", "released[::-1]")),
     _fault(
         "item handed to the waiter's future",
         "A1, I2",

@@ -37,7 +37,7 @@ from house import (
 
 import asyncpc
 from asyncpc.options import ORDER
-from asyncpc.run.report import StageStatistics
+from asyncpc.run.statistics import StageStatistics
 
 TESTS = Path(__file__).parent
 

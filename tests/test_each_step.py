@@ -1,9 +1,6 @@
 """Small runs of every kind, disturbed at each single step of their loop: whatever is under way then, nothing is lost.
 
-A run is first played undisturbed, to count the callbacks that its loop calls. Then it is played again for each of them,
-and something happens just before that one: the caller is cancelled, a worker is cancelled from outside, the run is told
-to stop, or it has no time left to drain. Each item comes with a ticket, which tells of each single value what became of
-it.
+Each item comes with a ticket, which tells of each single value what became of it.
 
 All of it takes minutes; what is not marked ``thorough`` tries one callback of a few.
 """
@@ -12,16 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from itertools import count
 from typing import Any, Final
 
 import pytest
+from stepping import Play, problems, steps
 from support import Odd
 from tickets import CountingTicket, put_tracked, wrong
-from virtual import EAGER, VirtualLoop, measuring_with
+from virtual import EAGER
 
 from asyncpc import (
     Batch,
@@ -38,30 +36,6 @@ from asyncpc import (
 )
 
 ITEMS: Final = range(8)
-
-
-async def steps(count: int) -> None:
-    """Wait for so many turns of the loop."""
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
-class SteppingLoop(VirtualLoop):
-    """Calls ``deed`` just before the callback of that number; counts the callbacks."""
-
-    def __init__(self, at: int, deed: Callable[[], None]) -> None:
-        super().__init__()
-        self.count = 0
-        self._at = at
-        self._deed = deed
-
-    def _run_once(self) -> None:
-        ready: Any = self._ready  # type: ignore[attr-defined]  # asyncio's own deque of what it calls in this turn
-        if self.count <= self._at < self.count + len(ready):
-            ready.insert(self._at - self.count, asyncio.Handle(self._deed, (), self))
-        self.count += len(ready)
-        super()._run_once()  # type: ignore[misc]  # one turn
-
 
 # -- what is run ----------------------------------------------------------------------------------
 
@@ -259,20 +233,15 @@ DEEDS: Final = "cancel", "cancel twice", "kill", "stop", "drain"
 # -- how it is disturbed --------------------------------------------------------------------------
 
 
-class Play:
-    """One run, with what is done to it just ``at`` one callback of its loop; all in virtual time."""
+class Tried(Play):
+    """A run of one kind, in which one thing goes wrong."""
 
-    def __init__(self, kind: str, what: str, policy: str, deed: str, at: int, eager: bool = False) -> None:
+    def __init__(self, kind: str, what: str, policy: str, deed: str, at: int, eager: bool) -> None:
+        super().__init__(deed, at, eager)
         self.kind = kind
         self.policy = policy
-        self.deed = deed
-        self.at = at
-        self.hit = False  # whether the deed cancelled something
         self.trouble = Trouble(what, policy)
         self.tickets: list[CountingTicket] = []
-        self.running: Running[Any, Any] | None = None
-        self.caller: asyncio.Task[None] | None = None
-        self.error: BaseException | None = None
         refuses = None if kind in ("route", "broadcast") else self.trouble.refuses  # there it is a branch that does
 
         @consumer(maxsize=1, key=refuses)
@@ -280,55 +249,25 @@ class Play:
             await steps(2)
 
         stage: Any = KINDS[kind](self.trouble)
-        self.pipeline: Pipeline[Any, Any] = Pipeline(stage, sink, maxsize=1, drain_timeout=1.0)
-        self.loop = SteppingLoop(at, self.disturb)
-        if eager and sys.version_info >= (3, 12):
-            self.loop.set_task_factory(asyncio.eager_task_factory)
+        self.pipeline = Pipeline(stage, sink, maxsize=1, drain_timeout=1.0)
 
-    def disturb(self) -> None:
-        if self.caller is None:
-            return
-        if self.deed.startswith("cancel"):
-            self.hit = self.caller.cancel()
-            if self.deed == "cancel twice":
-                self.loop.call_later(0, self.caller.cancel)
-        elif self.deed == "kill":
-            tasks = [task for task in asyncio.all_tasks(self.loop) if task.get_name().startswith("asyncpc:")]
-            tasks = sorted((task for task in tasks if not task.done()), key=lambda task: task.get_name())
-            self.hit = bool(tasks) and tasks[self.at % len(tasks)].cancel()
-        elif self.running is not None and self.deed in ("stop", "drain"):
-            self.running.stop(0 if self.deed == "drain" else None)
+    async def use(self, running: Running[Any, Any]) -> None:
+        await put_tracked(running, ITEMS, self.tickets)
 
-    async def call(self) -> None:
-        try:
-            async with self.pipeline as running:
-                self.running = running
-                await put_tracked(running, ITEMS, self.tickets)
-        except BaseException as error:
-            self.error = error
-        self.trouble.over.set()
+    def victims(self) -> list[asyncio.Task[Any]]:
+        tasks = [task for task in asyncio.all_tasks(self.loop) if task.get_name().startswith("asyncpc:")]
+        return [task for task in tasks if not task.done()]
 
     async def main(self) -> None:
-        self.caller = asyncio.get_running_loop().create_task(self.call())
-        await asyncio.wait([self.caller])
+        await super().main()
+        self.trouble.over.set()
         if others := asyncio.all_tasks() - {asyncio.current_task()}:  # those who were abandoned
             await asyncio.wait(others)
 
-    def play(self) -> list[str]:
-        """What is wrong."""
-        told: list[str] = []
-        self.loop.set_exception_handler(lambda _, context: told.append(f"the loop was told: {context}"))
-        looks = count()
-        try:
-            with measuring_with(lambda: self.loop.time() + 0.0003 * next(looks)):  # a time slice is two looks
-                self.loop.run_until_complete(self.main())
-            told += self.loop.timers(of="asyncpc")
-        finally:
-            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
-            self.loop.close()
-        return [*told, *wrong(self.tickets), *self.problems()]
+    def wrong(self) -> list[str]:
+        return [*wrong(self.tickets), *self.misreported()]
 
-    def problems(self) -> list[str]:
+    def misreported(self) -> list[str]:
         """What is wrong with the report, and with what came out."""
         if self.running is None:
             return []
@@ -360,18 +299,14 @@ class Play:
         return lost
 
 
-def problems(kind: str, every: int, eager: bool = False) -> dict[tuple[Any, ...], list[str]]:
+def found_wrong(kind: str, every: int, eager: bool = False) -> dict[tuple[str, ...], list[str]]:
     """What is wrong with the runs of that kind, disturbed at one callback of so many."""
-    found: dict[tuple[Any, ...], list[str]] = {}
     beginnings = count()
+    found: dict[tuple[str, ...], list[str]] = {}
     for what, policy in TROUBLES:
-        undisturbed = Play(kind, what, policy, "nothing", -1, eager)
-        if bad := undisturbed.play():
-            found[kind, what, policy] = bad
-        for deed in DEEDS:
-            for at in range(next(beginnings) % every, undisturbed.loop.count, every):
-                if bad := Play(kind, what, policy, deed, at, eager).play():
-                    found[kind, what, policy, deed, at] = bad
+        make = partial(Tried, kind, what, policy, eager=eager)
+        bad = problems(make, DEEDS, every, beginnings)
+        found |= {(what, policy, how): told for how, told in bad.items()}
     return found
 
 
@@ -384,7 +319,7 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_disturbed_at_some_steps(kind: str) -> None:
     """Protects every value at every await (invariants 2, 4, 6 and 7), in all kinds of stages."""
-    assert problems(kind, 29) == {}
+    assert found_wrong(kind, 29) == {}
 
 
 @pytest.mark.thorough
@@ -392,4 +327,4 @@ def test_disturbed_at_some_steps(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_disturbed_at_each_step(kind: str, eager: bool) -> None:
     """Protects the same, at each callback and with eager tasks."""
-    assert problems(kind, 1, eager) == {}
+    assert found_wrong(kind, 1, eager) == {}

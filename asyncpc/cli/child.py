@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from ..errors import DefinitionError, StateError
 from ..graph.pipeline import plan_of
-from ..remote.child import Parent, check_shared
+from ..remote.processes.child import Parent, check_shared
 from ..run.report import Report
 from .as_json import report_as_json
 from .main import run_once

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
-from ..remote.processes import Outcome, Processes, Terms
+from ..remote.processes.outcome import Outcome
+from ..remote.processes.parent import Processes, Terms
 from .as_json import as_line, report_as_json
 from .metrics import served
 from .output import UsageError, print_error, print_left, print_line, print_text

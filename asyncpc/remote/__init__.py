@@ -19,7 +19,7 @@ from .broker import (
     Settings,
 )
 from .letters import Letter
-from .queue import OpenQueue
+from .opened import OpenQueue
 
 __all__ = [
     "SUSPECT_AFTER",

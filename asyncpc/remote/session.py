@@ -1,9 +1,9 @@
 """``Session``: the only caller of a broker in one run, or in one block of ``queue.open()``.
 
-Its tasks are a receiver, which asks for as many messages as there is room for; a flusher, which acknowledges, gives
-back and buries what has ended while the last flush was under way, without any timer; an extender, which keeps the
-leases of all that has not ended, to the very end (fault E21); and a publisher. No call of a broker is cancelled while
-it is under way (fault E1); if the whole session is, it drops the connection.
+Its tasks are a receiver, which asks for as many messages as there is room for; those of the :class:`Settler`, which
+acknowledge, give back and bury what has ended, and keep the leases of all else; a publisher; and one for what others
+ask. No call of a broker is cancelled while it is under way (fault E1); if the whole session is, it drops the
+connection.
 
 How it ends
 -----------
@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from itertools import count, groupby
+from itertools import count
 from typing import Final, NamedTuple
 
 import anyio
@@ -34,11 +34,11 @@ from .broker import SUSPECT_AFTER, Broker, Disconnected, Message, PayloadError
 from .codec import Codec
 from .connection import Connection
 from .delivery import Delivery
-from .letters import failure_of
 from .publisher import Publisher
 from .questions import DepthWatch, Questions
+from .settler import SessionCounts, Settler
 
-__all__ = ["Session", "SessionCounts", "Terms"]
+__all__ = ["Session", "Terms"]
 
 WAIT: Final = 5.0
 """Seconds that one receive waits for a message."""
@@ -51,9 +51,6 @@ AHEAD: Final = 0.2
 
 LOOK_EVERY: Final = 0.1
 """Seconds over which the pace is measured."""
-
-LAST_RECEIVE: Final = 1.0
-"""Seconds for which what is given back waits at most for the end of the last receive, which would get it again."""
 
 SUSPECTS_APART: Final = 0.05
 """Seconds between two suspects that come again, after they were given back because another was at work."""
@@ -71,20 +68,6 @@ class Terms(NamedTuple):
     """Seconds; every third of it the leases begin anew."""
     attempts: int
     """Deliveries after which a message that never ended is buried."""
-
-
-class SessionCounts:
-    """What a session has done so far, in messages."""
-
-    __slots__ = ("acknowledged", "buried", "overtaken", "received", "released")
-
-    def __init__(self) -> None:
-        self.received: int = 0
-        self.acknowledged: int = 0
-        self.released: int = 0
-        self.buried: int = 0
-        self.overtaken: int = 0
-        """Deliveries whose lease ran out, so that somebody else may have handled the message too."""
 
 
 class Session:
@@ -107,22 +90,16 @@ class Session:
         self._at_once = at_once
         self._numbers = count()
         self._deliveries: dict[int, Delivery] = {}  # all that the broker takes for unacknowledged
+        self._settler = Settler(self.connection, label, terms.lease, self.counts, self._deliveries, self._have_flushed)
         self._arrived: deque[Delivery] = deque()  # not yet in the pipeline
         self._held_back: deque[Delivery] = deque()  # suspects that the engine could not hold back
-        self._ended: list[Delivery] = []  # to be flushed
         self._suspect: Delivery | None = None
         self._is_suspect_kept = False  # whether it has not begun, since others that came with it are to go back first
         self._flushed_some = asyncio.Event()
         self._suspects_until = 0.0  # loop time at which the last of those that were given back comes again
         self._more = asyncio.Event()
         self._room = asyncio.Event()
-        self._flush_asked = asyncio.Event()
-        self._flushed = asyncio.Event()  # for the last time
         self._is_intake_over = at_once == 0
-        self._is_receiving = False
-        self._is_finishing = False
-        self._is_late = False  # whether what is given back no longer waits for the last receive
-        self._last_receive: asyncio.TimerHandle | None = None  # ends that wait
         self._prefetch = terms.prefetch or min(MOST, 2 * at_once)
         self._looked = 0.0  # loop time
         self._ended_then = 0
@@ -140,14 +117,15 @@ class Session:
             await self.connection.open()
             self.opened.set()
             async with anyio.create_task_group() as group:
-                loops = [self._receive, self._flush, self._extend, self.publisher.run, self.questions.run]
+                loops = [self._receive, self._settler.run, self._settler.keep_leases]
+                loops += [self.publisher.run, self.questions.run]
                 for loop in [*loops, self._depth.run] if self._at_once else loops:
                     group.start_soon(self._whole, loop, group.cancel_scope, name=f"{self.label}: {loop.__qualname__}")
         except* Exception as failed:
             raise _first(failed) from None
         finally:
             self.is_closing = True
-            self._wait_no_longer()
+            self._settler.end_receiving()
             await self.connection.close()
 
     async def _whole(self, loop: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:
@@ -161,9 +139,7 @@ class Session:
 
     def end_intake(self) -> None:
         """Receive nothing more, and give back what has not begun, in the order of receipt."""
-        if self._is_receiving and not self._is_intake_over:
-            loop = asyncio.get_running_loop()
-            self._last_receive = loop.call_later(LAST_RECEIVE, self._wait_no_longer)
+        self._settler.end_intake()
         self._is_intake_over = True
         self.connection.wake()
         self.connection.hurry()
@@ -177,8 +153,7 @@ class Session:
     def finish(self) -> None:
         """All that the run had has ended: let :meth:`run` return after the last flush."""
         self.end_intake()
-        self._is_finishing = True
-        self._flush_asked.set()
+        self._settler.finish()
         self.publisher.finish()
         self.questions.finish()
 
@@ -224,12 +199,11 @@ class Session:
             await self._more.wait()
 
     async def _receive(self) -> None:
-        self._is_receiving = True
+        self._settler.begin_receiving()
         try:
             await self._receive_what_comes()
         finally:
-            self._is_receiving = False
-            self._wait_no_longer()
+            self._settler.end_receiving()
 
     async def _receive_what_comes(self) -> None:
         while not self._is_intake_over:
@@ -320,7 +294,6 @@ class Session:
     # -- settling ---------------------------------------------------------------------------------
 
     def _has_ended(self, delivery: Delivery) -> None:
-        self._ended.append(delivery)
         self._ended_count += 1
         if delivery is self._suspect:
             self._suspect = None
@@ -329,97 +302,16 @@ class Session:
                 self._arrived.append(self._suspect)
                 self._more.set()
             self.connection.wake()  # it may wait for others only
-        self._flush_asked.set()
+        self._settler.settle(delivery)
 
-    async def _flush(self) -> None:
-        while self._deliveries or self._is_receiving or not self._is_finishing:
-            self._flush_asked.clear()
-            ended = self._to_flush()
-            if not ended:
-                await self._flush_asked.wait()
-                continue
-            await self._settle([one for one in ended if not one.is_lost])
-            for one in ended:
-                del self._deliveries[one.number]
-            self._flushed_some.set()
-            if len(self._deliveries) <= self._prefetch // 2:
-                self._room.set()
-        self._flushed.set()
-
-    def _to_flush(self) -> list[Delivery]:
-        """What has ended; what is given back waits for the last receive, which would get it again at once.
-
-        The intake is about to end then, since nothing else gives back without a delay.
-        """
-        ended, self._ended = self._ended, []
-        if self._is_receiving and not self._is_late:
-            self._ended = [one for one in ended if _comes_at_once(one)]
-            ended = [one for one in ended if not _comes_at_once(one)]
-        return ended
-
-    def _wait_no_longer(self) -> None:
-        """The last receive has ended, or takes too long."""
-        self._is_late = True
-        if self._last_receive is not None:
-            self._last_receive.cancel()
-        self._flush_asked.set()
-
-    async def _settle(self, ended: list[Delivery]) -> None:
-        """Tell the broker how these ended: first what must not be lost, in one call for each way."""
-        call, broker, counts = self.connection.call, self._broker, self.counts
-        released = [one for one in ended if one.is_released]
-        dead = [(one.message, _death(one)) for one in ended if one.failure is not None and not one.is_released]
-        done = [one.message for one in ended if one.failure is None and not one.is_released]
-        if dead:
-            await call(lambda: broker.bury(dead))
-            counts.buried += len(dead)
-        if done:
-            generation = self.connection.generation
-            acknowledged = await call(lambda: broker.ack(done))
-            counts.acknowledged += acknowledged
-            if generation == self.connection.generation:  # else some were acknowledged by a call without an answer
-                counts.overtaken += len(done) - acknowledged
-        for (delay, counted), some in groupby(sorted(released, key=_how), key=lambda one: _how(one)[:2]):
-            messages = [one.message for one in some]
-            await call(partial(broker.release, messages, delay, counted))
-            counts.released += len(messages)
-
-    async def _extend(self) -> None:
-        while not self._flushed.is_set():
-            try:
-                async with asyncio.timeout(self._terms.lease / 3):
-                    await self._flushed.wait()
-            except TimeoutError:
-                await self._extend_all()
-
-    async def _extend_all(self) -> None:
-        held = {id(one.message): one for one in self._deliveries.values() if not one.is_lost}
-        messages = [one.message for one in held.values()]
-        if not messages:
-            return
-        for lost in await self.connection.call(lambda: self._broker.extend(messages)):
-            delivery = held[id(lost)]
-            if not delivery.is_lost and delivery.number in self._deliveries:
-                delivery.is_lost = True
-                self.counts.overtaken += 1
-                log(WARNING, "%s: a lease ran out: a message may be handled twice", self.label, stage=self.label)
+    def _have_flushed(self) -> None:
+        self._flushed_some.set()
+        if len(self._deliveries) <= self._prefetch // 2:
+            self._room.set()
 
 
 class Poison(Exception):
     """A message was delivered too often."""
-
-
-def _comes_at_once(delivery: Delivery) -> bool:
-    return delivery.is_released and not delivery.delay
-
-
-def _how(delivery: Delivery) -> tuple[float, bool, int]:
-    return delivery.delay, delivery.is_counted, delivery.number
-
-
-def _death(delivery: Delivery) -> bytes:
-    assert delivery.failure is not None
-    return failure_of(delivery.failure.failure(), delivery.message.attempt)
 
 
 def _first(failed: BaseExceptionGroup[Exception]) -> Exception:

@@ -2,9 +2,10 @@
 
 This table says who may start what; a test reads it and finds any other module that does::
 
-    tasks         run.supervisor, remote.session, remote.queue, remote.processes, remote.contract
-    threads       offload.threads, offload.sources, offload.child, remote.child, cli.failed
-    processes     offload.processes, remote.processes, cli.reload
+    tasks         run.supervisor, remote.session, remote.opened, remote.processes.parent, remote.processes.spawned,
+                  remote.contract
+    threads       offload.threads, offload.sources, offload.child, remote.processes.child, cli.failed
+    processes     offload.processes, remote.processes.spawned, cli.reload
     interpreters  offload.interpreters
     loops         runner
 

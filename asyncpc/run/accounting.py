@@ -14,7 +14,8 @@ from ..core.stage import Stage
 from ..core.tracked import plain, release_all
 from ..errors import ConservationError
 from ..failure import KeptFailure
-from .report import Report, SourceStatistics, StageStatistics, Statistics
+from .report import Report
+from .statistics import SourceStatistics, StageStatistics, Statistics
 
 __all__ = ["Accounts"]
 

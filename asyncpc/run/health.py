@@ -18,8 +18,8 @@ from ..core.channel import Channel
 from ..core.stage import NO_ITEM, Stage
 from ..wording import place_of
 from .outcome import Outcome
-from .report import Statistics
 from .state import State
+from .statistics import Statistics
 
 __all__ = ["Health", "Look", "Looks", "judge"]
 

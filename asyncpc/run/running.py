@@ -17,8 +17,9 @@ from ..mistakes import absent
 from ..options.rate import Rate, set_rate
 from .health import Health, Look, judge
 from .leaving import end_block, leave, wait_hastening
-from .report import Report, Statistics
+from .report import Report
 from .signals import Signals, can_handle_signals
+from .statistics import Statistics
 from .supervisor import Supervisor
 
 if TYPE_CHECKING:

@@ -50,9 +50,10 @@ from .handover import HandOver
 from .health import Looks
 from .intake import Intake
 from .outcome import Outcome
-from .report import Report, Statistics
+from .report import Report
 from .scaling import Scaling
 from .state import ADVANCES, State
+from .statistics import Statistics
 
 __all__ = ["Supervisor"]
 

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from ..core.plan import Node, Origin, Plan
 from ..logs import WARNING, log
-from ..run.report import Statistics
+from ..run.statistics import Statistics
 from ..wording import summary
 from .drawing import meetings
 

@@ -13,8 +13,8 @@ from typing import Any, Final, NamedTuple
 from ..core.plan import Plan
 from ..core.seams import Depth, RemoteCounts
 from ..run.health import Health, Look
-from ..run.report import Statistics
 from ..run.running import Running, look_at
+from ..run.statistics import Statistics
 
 __all__ = ["PRESENT", "Figures", "Seen", "Totals", "counts_of", "depths_of"]
 

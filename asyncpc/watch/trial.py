@@ -20,8 +20,9 @@ from ..graph.layout import Layout
 from ..graph.pipeline import Consumer, Pipeline, Source, run_beside
 from ..options.failures import Failures
 from ..options.overflow import Overflowing
-from ..run.report import PipelineError, StageStatistics
+from ..run.report import PipelineError
 from ..run.running import Running, opening
+from ..run.statistics import StageStatistics
 from ..wording import described
 
 __all__ = ["Trial", "now", "seconds_between"]

@@ -16,7 +16,8 @@ from itertools import count
 from typing import Any
 
 from asyncpc import Pipeline, consumer, producer
-from asyncpc.remote.queue import OpenQueue, remote_queue
+from asyncpc.remote import OpenQueue
+from asyncpc.remote.queue import remote_queue
 
 CONCURRENCY = 8
 """Messages that a worker's last stage handles at once."""

@@ -469,7 +469,7 @@ def test_a_task_of_a_session_that_anyone_cancels_fails_the_run() -> None:
     async def main() -> None:
         async with queue >> handle as running:
             await asyncio.sleep(1)
-            kill("Session._flush")
+            kill("Settler.run")
             with pytest.raises(PipelineError) as raised:
                 await asyncio.wait_for(running.wait(), 10)
         assert error_types(raised.value) == [WorkerCancelled]

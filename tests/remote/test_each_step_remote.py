@@ -1,7 +1,6 @@
 """A run with a remote source, disturbed at each single step of its loop: no message is lost, and it ends in time.
 
-As in the tests of runs without one, it is played undisturbed first, to count the callbacks that its loop calls, and
-then once more for each of them; what is not marked ``thorough`` tries one callback of a few.
+What is not marked ``thorough`` tries one callback of a few.
 """
 
 from __future__ import annotations
@@ -10,12 +9,13 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from itertools import count
 from typing import Any, Final
 
 import pytest
-from test_each_step import SteppingLoop, steps
-from virtual import EAGER, measuring_with
+from stepping import Play, problems, steps
+from virtual import EAGER
 
 from asyncpc import Batch, Pipeline, Running, broadcast, consumer, feed
 from asyncpc.remote.broker import Message, Outgoing, Settings
@@ -119,65 +119,38 @@ KINDS: Final = {"plain": plain, "fed": fed, "parts": parts}
 DEEDS: Final = "cancel", "cancel twice", "kill", "stop", "drain", "abort"
 
 
-class Play:
-    """One run, with what is done to it just before one callback of its loop; all in virtual time."""
+class Tried(Play):
+    """A run of one kind."""
 
     def __init__(self, kind: str, deed: str, at: int, eager: bool) -> None:
-        self.deed = deed
-        self.at = at
-        self.done_at: float | None = None
+        super().__init__(deed, at, eager)
         self.finished: set[int] = set()
         self.early: list[int] = []
-        self.running: Running[Any, Any] | None = None
-        self.caller: asyncio.Task[None] | None = None
+        self.found: list[str] = []
         self.url = f"memory://each-step-{next(_names)}"
         terms = Terms(4, 60.0, 5)
         queue = RemoteQueue[int]("jobs", self.broker, codec_for("jobs", int, "json", 99), terms, self.url)
-        stages = KINDS[kind](self.finished.add)
-        self.pipeline: Pipeline[Any, Any] = Pipeline(queue, *stages, drain_timeout=DRAIN)
-        self.loop = SteppingLoop(at, self.disturb)
-        if eager:
-            self.loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]  # from Python 3.12 on
+        self.pipeline = Pipeline(queue, *KINDS[kind](self.finished.add), drain_timeout=DRAIN)
 
     def broker(self) -> Slow:
         broker = Slow(self.url, Settings(60.0, "dead", {}))
         broker.finished, broker.early = self.finished, self.early
         return broker
 
-    def disturb(self) -> None:
-        if self.caller is None or self.caller.done():
-            return
-        self.done_at = self.loop.time()
-        if self.deed.startswith("cancel"):
-            self.caller.cancel()
-            if self.deed == "cancel twice":
-                self.loop.call_later(0, self.caller.cancel)
-        elif self.deed == "kill":
-            ours = ("asyncpc:", "remote queue 'jobs'")
-            tasks = [
-                one for one in asyncio.all_tasks(self.loop) if one.get_name().startswith(ours) and _is_at_work(one)
-            ]
-            tasks.sort(key=lambda one: one.get_name())
-            if tasks:
-                tasks[self.at % len(tasks)].cancel()
-        elif self.running is not None:
-            self.running._run.abort() if self.deed == "abort" else self.running.stop(
-                0 if self.deed == "drain" else None
-            )
+    async def use(self, running: Running[Any, Any]) -> None:
+        await asyncio.sleep(0.5)
 
-    async def call(self) -> None:
-        async with self.pipeline as running:
-            self.running = running
-            await asyncio.sleep(0.5)
+    def victims(self) -> list[asyncio.Task[Any]]:
+        ours = ("asyncpc:", "remote queue 'jobs'")
+        return [one for one in asyncio.all_tasks(self.loop) if one.get_name().startswith(ours) and _is_at_work(one)]
 
-    async def main(self) -> list[str]:
+    async def main(self) -> None:
         other = self.broker()
         await other.publish([Outgoing(str(n), b"%d" % n) for n in range(MESSAGES)])
-        self.caller = asyncio.get_running_loop().create_task(self.call())
-        await asyncio.wait([self.caller])
+        await super().main()
         took = 0.0 if self.done_at is None else self.loop.time() - self.done_at
         depth = await other.depth()
-        found = [f"acknowledged too early: {self.early}"] if self.early else []
+        found = self.found = [f"acknowledged too early: {self.early}"] if self.early else []
         acknowledged = MESSAGES - depth.ready - depth.delayed - depth.unacknowledged - depth.dead
         if acknowledged > len(self.finished) or depth.dead:
             found.append(f"{depth}, {acknowledged} acknowledged, {len(self.finished)} finished")
@@ -188,43 +161,16 @@ class Play:
         if took > 0.5 + DRAIN + 0.1 or (self.deed == "cancel twice" and took > 0.1):
             found.append(f"it took {took:g} s")
         left = asyncio.all_tasks() - {asyncio.current_task()}
-        return found + [f"left behind: {one!r}" for one in left]
+        found += [f"left behind: {one!r}" for one in left]
 
-    def play(self) -> list[str]:
-        """What is wrong."""
-        told: list[str] = []
-        self.loop.set_exception_handler(lambda _, context: told.append(f"the loop was told: {context}"))
-        looks = count()
-        try:
-            with measuring_with(lambda: self.loop.time() + 0.0003 * next(looks)):  # a time slice is two looks
-                told += self.loop.run_until_complete(self.main())
-            assert self.caller is not None
-            if not self.caller.cancelled():
-                self.caller.exception()
-            told += self.loop.timers(of="asyncpc")
-        finally:
-            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
-            self.loop.close()
-        return told
+    def wrong(self) -> list[str]:
+        return self.found
 
 
 def _is_at_work(task: asyncio.Task[Any]) -> bool:
     """Whether it has begun: of one that is cancelled before, the group that it is in hears nothing."""
     coroutine: Any = task.get_coro()
     return not task.done() and inspect.getcoroutinestate(coroutine) != inspect.CORO_CREATED
-
-
-def problems(kind: str, every: int, eager: bool = False) -> dict[tuple[Any, ...], list[str]]:
-    """What is wrong with the runs of that kind, disturbed at one callback of so many."""
-    undisturbed = Play(kind, "nothing", -1, eager)
-    found: dict[tuple[Any, ...], list[str]] = {}
-    if bad := undisturbed.play():
-        found[kind, "nothing"] = bad
-    for beginning, deed in enumerate(DEEDS):
-        for at in range(beginning % every, undisturbed.loop.count, every):
-            if bad := Play(kind, deed, at, eager).play():
-                found[kind, deed, at] = bad
-    return found
 
 
 @pytest.fixture(autouse=True)
@@ -236,7 +182,7 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_disturbed_at_some_steps(kind: str) -> None:
     """Protects each message at every await (promise 2)."""
-    assert problems(kind, 7) == {}
+    assert problems(partial(Tried, kind, eager=False), DEEDS, 7, count()) == {}
 
 
 @pytest.mark.thorough
@@ -244,4 +190,4 @@ def test_disturbed_at_some_steps(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_disturbed_at_each_step(kind: str, eager: bool) -> None:
     """Protects the same, at each callback and with eager tasks."""
-    assert problems(kind, 1, eager) == {}
+    assert problems(partial(Tried, kind, eager=eager), DEEDS, 1, count()) == {}

@@ -16,10 +16,11 @@ from remote.proxy import Proxy
 from remote.servers import PLACES, UNSTEADY, Place, client_of
 
 from asyncpc import consumer
+from asyncpc.remote import OpenQueue
 from asyncpc.remote.address import engine_of
 from asyncpc.remote.broker import Broker, Depth, Disconnected, Message, PublishError, Settings
 from asyncpc.remote.contract import outgoing
-from asyncpc.remote.queue import OpenQueue, RemoteQueue, remote_queue
+from asyncpc.remote.queue import RemoteQueue, remote_queue
 
 pytestmark = [pytest.mark.thorough, pytest.mark.timeout(120)]
 

@@ -1,16 +1,17 @@
 """Several processes as one: started, watched, stopped and replaced; what they have done together is one report.
 
-The processes of most tests here are small programs that speak the protocol of ``asyncpc.remote.pipe`` and nothing else;
-those of ``test_processes_for_real`` are the command itself.
+The processes of most tests here are small programs that speak the protocol of ``asyncpc.remote.processes.pipe`` and
+nothing else; those of ``test_processes_for_real`` are the command itself.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from asyncpc import DefinitionError, merge, remote_queue, source
 from asyncpc.cli.main import main
 from asyncpc.core.seams import Depth
 from asyncpc.graph.pipeline import plan_of
-from asyncpc.remote.child import check_shared
-from asyncpc.remote.pipe import Lines, line
-from asyncpc.remote.processes import Outcome, Processes, Terms
+from asyncpc.remote.processes.child import check_shared
+from asyncpc.remote.processes.outcome import Outcome
+from asyncpc.remote.processes.parent import Processes, Terms
+from asyncpc.remote.processes.pipe import Lines, line
 
 pytestmark = [pytest.mark.realtime, pytest.mark.processes]
 
@@ -56,7 +58,7 @@ def statistics(**other):
         "ends": ["work"], "stop_asked": False}
 def run():
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # from now on the pipe says what to do
-    say("running", pipeline="work", drain_timeout=0.1, bounds={"work": 128}, statistics=statistics())
+    say("running", pipeline="work", drain_timeout=20.0, bounds={"work": 128}, statistics=statistics())
 def report(status=0, state="closed", number=None, **other):
     say("report", report={"state": state, "exit_status": status, "signal": number, "statistics": statistics(**other),
         "failures": [], "unfinished": {}, "abandoned": [], "errors": []})
@@ -91,6 +93,16 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture
+def reaped_by_the_loop() -> Iterator[None]:
+    """Ended children are reaped by the event loop, as by default from Python 3.12 on Linux, and not in a thread."""
+    if sys.version_info < (3, 12):
+        asyncio.set_child_watcher(asyncio.PidfdChildWatcher())
+    yield
+    if sys.version_info < (3, 12):
+        asyncio.set_child_watcher(asyncio.ThreadedChildWatcher())  # the default
+
+
 async def run(processes: Processes, *steps: Callable[[], Any]) -> Outcome:
     """Run them; between the steps, each of which returns true when its time has come, nothing is done."""
 
@@ -116,6 +128,16 @@ def has(folder: Path, word: str, count: int) -> Callable[[], bool]:
     return lambda: len(log(folder, word)) >= count
 
 
+def all_run(processes: Processes) -> Callable[[], bool]:
+    """Whether the parent knows it; a child that has said so may have written to the log before the parent read it."""
+    return lambda: processes.health(1.0).ready
+
+
+def next_runs(processes: Processes, folder: Path) -> Callable[[], bool]:
+    """Whether another process has begun in the place of the only one, and the parent knows it."""
+    return lambda: has(folder, "ready", 2)() and all_run(processes)()
+
+
 async def test_their_reports_are_one(tmp_path: Path) -> None:
     """Protects the sums: counts are added, what cannot be added is that of the highest, and all of it ends well."""
     told = Told()
@@ -138,13 +160,13 @@ async def test_their_reports_are_one(tmp_path: Path) -> None:
 async def test_a_signal_drains_all_and_is_the_exit_status(tmp_path: Path) -> None:
     """Protects the first signal: each process is told once, also by a terminal that tells them itself."""
     told = Told()
-    processes = parent(tmp_path, "run(); noted('ready'); until_drain(); report()", told, 3)
+    processes = parent(tmp_path, "run(); until_drain(); report()", told, 3)
 
     def stop() -> bool:
         os.kill(os.getpid(), signal.SIGTERM)
         return True
 
-    outcome = await run(processes, has(tmp_path, "ready", 3), stop)
+    outcome = await run(processes, all_run(processes), stop)
     assert outcome.exit_status == 143
     assert outcome.report is not None
     assert (outcome.report.signal, outcome.report.done) == (signal.SIGTERM, 9)
@@ -204,7 +226,7 @@ report()
         processes.drain()
         return True
 
-    outcome = await run(processes, has(tmp_path, "ready", 2), stop)
+    outcome = await run(processes, next_runs(processes, tmp_path), stop)
     assert outcome.report is not None
     assert (outcome.exit_status, outcome.crashes, outcome.report.done) == (0, 1, 6)
     assert outcome.report.stages[0].concurrency == 2
@@ -240,14 +262,14 @@ report()
 
 async def test_a_parent_that_is_cancelled_leaves_nobody(tmp_path: Path) -> None:
     """Protects who runs the parent in a program of its own: the end of the pipe drains, and it waits for that."""
-    processes = parent(tmp_path, "run(); noted('ready'); until_drain()", Told())
+    processes = parent(tmp_path, "run(); until_drain()", Told())
     with anyio.CancelScope() as scope:
 
         def cancel() -> bool:
             scope.cancel()
             return True
 
-        await run(processes, has(tmp_path, "ready", 2), cancel)
+        await run(processes, all_run(processes), cancel)
     assert len(log(tmp_path, "drained")) == 2
 
 
@@ -294,7 +316,7 @@ async def test_sighup_replaces_one_after_the_other(tmp_path: Path) -> None:
         processes.drain()
         return True
 
-    outcome = await run(processes, lambda: processes.health(1.0).ready, roll, has(tmp_path, "drained", 2), stop)
+    outcome = await run(processes, all_run(processes), roll, has(tmp_path, "drained", 2), stop)
     assert outcome.report is not None
     assert (outcome.exit_status, outcome.crashes, outcome.report.done) == (0, 0, 12)
     words = [one.split()[0] for one in log(tmp_path)]
@@ -308,7 +330,7 @@ async def test_what_cannot_start_replaces_nothing(tmp_path: Path) -> None:
     program = """
 if os.path.exists("broken"):
     say("failed", status=2, lines=["broken"]); sys.exit(2)
-run(); noted("ready"); until_drain(); report()
+run(); until_drain(); report()
 """
     processes = parent(tmp_path, program, told)
 
@@ -322,7 +344,7 @@ run(); noted("ready"); until_drain(); report()
         return True
 
     outcome = await run(
-        processes, has(tmp_path, "ready", 2), roll, lambda: any("as they are" in one for one in told.lines), stop
+        processes, all_run(processes), roll, lambda: any("as they are" in one for one in told.lines), stop
     )
     assert (outcome.exit_status, outcome.crashes) == (0, 0)
     assert told.lines[1:] == [
@@ -334,7 +356,7 @@ run(); noted("ready"); until_drain(); report()
 async def test_commands_reach_all_and_those_that_start_later(tmp_path: Path) -> None:
     """Protects what a screen can ask for: pause, resume, scale, for every process, and an answer to what cannot be."""
     told = Told()
-    program = "run(); noted('ready'); say('refused', why='no such stage'); until_drain(); report()"
+    program = "run(); say('refused', why='no such stage'); until_drain(); report()"
     processes = parent(tmp_path, program, told, 1)
 
     def command() -> bool:
@@ -348,14 +370,16 @@ async def test_commands_reach_all_and_those_that_start_later(tmp_path: Path) -> 
         return True
 
     def stop() -> bool:
-        processes.drain(0.5)
+        processes.drain(20.0)
         return True
 
-    await run(processes, has(tmp_path, "ready", 1), command, has(tmp_path, "{", 3), roll, has(tmp_path, "{", 5), stop)
+    refused = ["asyncpc: no such stage"]
+    await run(
+        processes, lambda: told.lines == refused, command, has(tmp_path, "{", 3), roll, has(tmp_path, "{", 5), stop
+    )
     commands = [json.loads(one.rpartition(" ")[0]) for one in log(tmp_path, "{")]
     scale = {"kind": "scale", "stage": "work", "concurrency": 3}
     assert commands == [{"kind": "pause"}, scale, {"kind": "resume"}, {"kind": "resume"}, scale]
-    assert told.lines[0] == "asyncpc: no such stage"
 
 
 async def test_a_child_that_somebody_else_stops_is_replaced(tmp_path: Path) -> None:
@@ -375,9 +399,41 @@ report()
         processes.drain()
         return True
 
-    outcome = await run(processes, has(tmp_path, "ready", 2), stop)
+    outcome = await run(processes, next_runs(processes, tmp_path), stop)
     assert (outcome.exit_status, outcome.crashes) == (0, 0)
     assert told.lines == ["asyncpc: somebody else has stopped process 1: another one takes its place"]
+
+
+async def test_a_signal_to_what_has_just_ended_leaves_its_status(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, reaped_by_the_loop: None
+) -> None:
+    """Protects the status of a process: to send it a signal is not to take note of its end before asyncio does."""
+    program = """
+import time
+run()
+until_drain()
+while not os.path.exists("end"):
+    time.sleep(0.001)
+os._exit(3)
+"""
+    processes = parent(tmp_path, program, Told(), 1)
+
+    def drain() -> bool:
+        processes._signalled(signal.SIGINT)
+        return True
+
+    def kill() -> bool:
+        (tmp_path / "end").touch()
+        pid = log(tmp_path, "drained")[0].split()[1]
+        while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            pass  # asyncio cannot see that it has ended, since its loop does not go on
+        for _ in range(2):
+            processes._signalled(signal.SIGINT)
+        return True
+
+    outcome = await run(processes, all_run(processes), drain, has(tmp_path, "drained", 1), kill)
+    assert [error.partition(" ended ")[2] for error in outcome.errors] == ["with status 3"]
+    assert caplog.messages == []
 
 
 async def test_a_system_that_refuses_processes_ends_it(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from children import PATIENCE, Child, Ended, run_child
 from support import until
 
 from asyncpc import RemoteQueue, remote_queue
-from asyncpc.remote.processes import Processes, Terms
+from asyncpc.remote.processes.parent import Processes, Terms
 
 pytestmark = [pytest.mark.realtime, pytest.mark.processes]
 
@@ -41,6 +41,9 @@ LOG = os.open("log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 @consumer(concurrency=4)
 async def handle(n):
+    note("begun", n, os.getpid())
+    while os.path.exists("hold"):
+        await asyncio.sleep(0.005)
     await asyncio.sleep(0.005)
     note("done", n, os.getpid())
 
@@ -121,6 +124,18 @@ def has_handled_more(folder: Path, than: int) -> bool:
     return len(noted(folder)) > than
 
 
+def hold(folder: Path) -> Path:
+    """Nothing is done while this file is there."""
+    held = folder / "hold"
+    held.touch()
+    return held
+
+
+def wait_for_both(folder: Path) -> None:
+    """Wait until both processes have begun an item; with :func:`hold`, or one might do all before the other runs."""
+    wait_for(lambda: len({pid for _, pid in noted(folder, "begun")}) == 2)
+
+
 def is_there(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
@@ -158,7 +173,7 @@ def test_a_signal_under_load_loses_nothing_and_repeats_nothing(folder: Path, num
     put(folder, range(4000))
     moments = random.Random(number)
     for stops in range(1, 6):
-        handled = len(noted(folder))
+        handled = min(len(noted(folder)), 3999)  # all of them, if this process had to wait for the processor
         child = command(folder, "app:work", own_group=True)
         wait_for(partial(has_handled_more, folder, handled))
         time.sleep(moments.random() / 2)
@@ -175,12 +190,15 @@ def test_a_signal_under_load_loses_nothing_and_repeats_nothing(folder: Path, num
 def test_a_child_that_is_killed_is_replaced_and_nothing_is_lost(folder: Path) -> None:
     """Protects the work of a process that the system kills: what it had comes again when its lease has run out."""
     put(folder, range(2000))
+    held = hold(folder)
     child = command(folder, "app:work")
-    wait_for(lambda: len({pid for _, pid in noted(folder)}) == 2)
+    wait_for_both(folder)
+    held.unlink()
+    wait_for(lambda: noted(folder))
     victim = noted(folder)[-1][1]
     os.kill(victim, signal.SIGKILL)
+    wait_for(lambda: "another one starts in" in child.errors_so_far())
     wait_for(lambda: len(times(folder)) == 2000)
-    wait_for(lambda: len(children_of(child.pid)) == 2)
     ended = stopped(child)
     assert ended.status == 143
     assert set(times(folder)) == set(range(2000))
@@ -193,10 +211,13 @@ def test_a_child_that_is_killed_is_replaced_and_nothing_is_lost(folder: Path) ->
 def test_a_parent_that_is_killed_leaves_no_orphans(folder: Path) -> None:
     """Protects the machine: the children drain and end, all they had is done, and the next start has the rest."""
     put(folder, range(2000))
+    held = hold(folder)
     child = command(folder, "app:work", "--quiet")
-    wait_for(lambda: len({pid for _, pid in noted(folder)}) == 2)
+    wait_for_both(folder)
     pids = children_of(child.pid)
     child.send(signal.SIGKILL)
+    wait_for(lambda: child.errors_so_far().count("the parent process has ended: draining") == 2)
+    held.unlink()
     assert child.end().status == -signal.SIGKILL
     wait_for(lambda: not any(map(is_there, pids)))
     assert len(times(folder)) < 2000
@@ -268,8 +289,10 @@ def test_a_signal_while_they_import_ends_them(folder: Path) -> None:
 def test_sighup_brings_new_code_without_a_gap(folder: Path) -> None:
     """Protects a deployment in place: the new code handles what comes next, and nothing is lost or repeated."""
     put(folder, range(1000))
+    held = hold(folder)
     child = command(folder, "app:work")
-    wait_for(lambda: len({pid for _, pid in noted(folder)}) == 2)
+    wait_for_both(folder)
+    held.unlink()
     old = set(children_of(child.pid))
     (folder / "app.py").write_text(APP.replace('note("done", n, os.getpid())', 'note("done", n, os.getpid(), "new")'))
     child.send(signal.SIGHUP)
@@ -295,18 +318,23 @@ os.execv(sys.executable, [sys.executable, "-m", "asyncpc", "run", "app:work", "-
 def test_a_terminal_that_is_closed_drains_it(folder: Path) -> None:
     """Protects from processes that nobody sees any more: the SIGHUP of a closed window is not that of an operator."""
     put(folder, range(2000))
+    held = hold(folder)
+    errors = folder / "errors"
     ours, theirs = os.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", ON_A_TERMINAL],
-        cwd=folder,
-        stdin=theirs,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    with errors.open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-c", ON_A_TERMINAL],
+            cwd=folder,
+            stdin=theirs,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            start_new_session=True,
+        )
     os.close(theirs)
-    wait_for(lambda: len({pid for _, pid in noted(folder)}) == 2)
+    wait_for_both(folder)
     os.close(ours)
+    wait_for(lambda: "SIGHUP: all processes drain" in errors.read_text())
+    held.unlink()
     assert process.wait(PATIENCE) == 128 + signal.SIGHUP
     handled = len(noted(folder))
     assert handled < 2000
@@ -369,9 +397,11 @@ def test_what_fails_is_written_and_told_as_for_one_process(folder: Path) -> None
 @pytest.mark.thorough
 def test_no_password_is_in_the_list_of_processes(folder: Path) -> None:
     """Protects a value of --set from everybody who can type ps: the children get it through the pipe."""
-    put(folder, range(2))
+    put(folder, range(100))
+    held = hold(folder)
     child = command(folder, "app:make", "--set", "secret=hunter2")
-    wait_for(lambda: len(noted(folder)) == 2)
+    wait_for_both(folder)
+    held.unlink()
     lines = [Path(f"/proc/{pid}/cmdline").read_text() for pid in children_of(child.pid)]
     ended = stopped(child)
     assert len(lines) == 2

@@ -9,44 +9,15 @@ import asyncio
 import heapq
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import count, islice
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from ...errors import DefinitionError
 from ...wording import shown
 from ..broker import SUSPECT_AFTER, DeadLetter, Depth, Guarantees, Message, Outgoing, Settings
+from .memory_queue import Kept, MemoryQueue, loop_time
 
 __all__ = ["MemoryBroker"]
-
-SEEN_FOR: Final = 3600.0
-"""Seconds for which the id of a message is remembered after its ack."""
-
-
-class _Queue:
-    """The messages of one name."""
-
-    def __init__(self) -> None:
-        self.numbers = count(1)
-        self.waiting: list[tuple[float, int]] = []  # a heap: when a message is due, and its number
-        self.kept: dict[int, _Kept] = {}
-        self.numbers_of: dict[str, int] = {}  # by id
-        self.seen: dict[str, float] = {}  # ids that were acked, and until when they are remembered
-        self.dead: dict[int, DeadLetter] = {}
-        self.watchers: set[MemoryBroker] = set()
-
-
-class _Kept:
-    """A message, and who has it."""
-
-    __slots__ = ("attempt", "due", "message", "owner", "since")
-
-    def __init__(self, message: Outgoing, since: float) -> None:
-        self.message: Outgoing = message
-        self.since: float = since  # when it was ready first, so that what is given back keeps its place
-        self.due: float = since  # the end of its delay, or of its lease
-        self.attempt: int = 0
-        self.owner: MemoryBroker | None = None
 
 
 class _Receipt(NamedTuple):
@@ -54,7 +25,7 @@ class _Receipt(NamedTuple):
     attempt: int
 
 
-_queues: dict[str, _Queue] = {}
+_queues: dict[str, MemoryQueue] = {}
 
 
 class MemoryBroker:
@@ -78,7 +49,7 @@ class MemoryBroker:
             raise DefinitionError("remote_queue: expected memory://name")
         if settings.client:
             raise DefinitionError(f"remote_queue: memory:// takes no option {shown(min(settings.client))}")
-        self._queue = _queues.setdefault(name, _Queue())
+        self._queue = _queues.setdefault(name, MemoryQueue())
         self._lease = settings.lease
         self._changed = asyncio.Event()  # since receive looked last
         self._is_asked_back = False
@@ -96,14 +67,14 @@ class MemoryBroker:
 
     async def receive(self, limit: int, wait: float, suspects: int) -> list[Message]:
         """See ``Broker``."""
-        deadline, self._is_asked_back = _now() + wait, False
+        deadline, self._is_asked_back = loop_time() + wait, False
         while True:
             self._changed.clear()
-            taken, left = self._take(limit, suspects), deadline - _now()
+            taken, left = self._take(limit, suspects), deadline - loop_time()
             if taken or left <= 0 or self._is_asked_back:
                 return taken
             if self._queue.waiting:
-                left = min(left, max(0.001, self._queue.waiting[0][0] - _now()))
+                left = min(left, max(0.001, self._queue.waiting[0][0] - loop_time()))
             with suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await self._changed.wait()
@@ -118,7 +89,7 @@ class MemoryBroker:
         self._changed.set()
 
     def _take(self, limit: int, suspects: int) -> list[Message]:
-        queue, now = self._queue, _now()
+        queue, now = self._queue, loop_time()
         taken: list[Message] = []
         held_back: list[tuple[float, int]] = []
         while queue.waiting and queue.waiting[0][0] <= now and len(taken) < limit:
@@ -133,17 +104,13 @@ class MemoryBroker:
                 suspects -= 1
             kept.attempt += 1
             kept.owner = self
-            self._set_due(entry[1], kept, now + self._lease)
+            queue.set_due(entry[1], kept, now + self._lease)
             taken.append(_message(kept, _Receipt(entry[1], kept.attempt)))
         for entry in held_back:
             heapq.heappush(queue.waiting, entry)
         return taken
 
-    def _set_due(self, number: int, kept: _Kept, due: float) -> None:
-        kept.due = due
-        heapq.heappush(self._queue.waiting, (due, number))
-
-    def _ours(self, message: Message) -> _Kept | None:
+    def _ours(self, message: Message) -> Kept | None:
         kept = self._queue.kept.get(message.receipt.number)
         return kept if kept is not None and kept.owner is self and kept.attempt == message.receipt.attempt else None
 
@@ -153,17 +120,8 @@ class MemoryBroker:
         """See ``Broker``."""
         ours = [one for one in messages if self._ours(one) is not None]
         for one in ours:
-            self._forget(one.receipt.number)
+            self._queue.forget(one.receipt.number)
         return len(ours)
-
-    def _forget(self, number: int) -> None:
-        kept = self._queue.kept.pop(number)
-        del self._queue.numbers_of[kept.message.id]
-        now = _now()
-        self._queue.seen[kept.message.id] = now + SEEN_FOR
-        for seen in list(islice(self._queue.seen, 2)):  # more than one comes in, so that it never grows
-            if self._queue.seen[seen] <= now:
-                del self._queue.seen[seen]
 
     async def release(self, messages: Sequence[Message], delay: float, counted: bool) -> None:
         """See ``Broker``."""
@@ -172,8 +130,10 @@ class MemoryBroker:
             if kept is not None:
                 kept.owner = None
                 kept.attempt -= not counted
-                self._set_due(one.receipt.number, kept, max(kept.since, _now() + delay) if delay > 0 else kept.since)
-        self._tell()
+                self._queue.set_due(
+                    one.receipt.number, kept, max(kept.since, loop_time() + delay) if delay > 0 else kept.since
+                )
+        self._queue.tell()
 
     async def bury(self, dead: Sequence[tuple[Message, bytes]]) -> None:
         """See ``Broker``."""
@@ -181,7 +141,7 @@ class MemoryBroker:
             if self._ours(message) is not None:
                 place = message.receipt.number
                 self._queue.dead[place] = DeadLetter(f"{place:020}", message._replace(receipt=None), failure)
-                self._forget(place)
+                self._queue.forget(place)
 
     async def extend(self, messages: Sequence[Message]) -> list[Message]:
         """See ``Broker``."""
@@ -191,7 +151,7 @@ class MemoryBroker:
             if kept is None:
                 lost.append(one)
             else:
-                self._set_due(one.receipt.number, kept, _now() + self._lease)
+                self._queue.set_due(one.receipt.number, kept, loop_time() + self._lease)
         return lost
 
     # -- putting ----------------------------------------------------------------------------------
@@ -199,27 +159,14 @@ class MemoryBroker:
     async def publish(self, messages: Sequence[Outgoing]) -> None:
         """See ``Broker``."""
         for one in messages:
-            self._put(one)
-        self._tell()
-
-    def _put(self, message: Outgoing) -> None:
-        queue, now = self._queue, _now()
-        if message.id in queue.numbers_of or queue.seen.get(message.id, 0.0) > now:
-            return
-        number = next(queue.numbers)
-        queue.kept[number] = kept = _Kept(message, now + max(0.0, message.delay))
-        queue.numbers_of[message.id] = number
-        self._set_due(number, kept, kept.since)
-
-    def _tell(self) -> None:
-        for watcher in self._queue.watchers:
-            watcher.look_again()
+            self._queue.put(one)
+        self._queue.tell()
 
     # -- looking ----------------------------------------------------------------------------------
 
     async def depth(self) -> Depth:
         """See ``Broker``."""
-        now = _now()
+        now = loop_time()
         ready, leased, delayed = 0, 0, 0
         oldest = None
         for kept in self._queue.kept.values():
@@ -234,7 +181,7 @@ class MemoryBroker:
 
     async def peek(self, limit: int) -> list[Message]:
         """See ``Broker``."""
-        now = _now()
+        now = loop_time()
         ready = sorted((kept.due, number) for number, kept in self._queue.kept.items() if kept.due <= now)
         return [_message(self._queue.kept[number], None) for _, number in ready[:limit]]
 
@@ -248,8 +195,8 @@ class MemoryBroker:
         found = [one for number in numbers if (one := self._queue.dead.pop(number, None)) is not None]
         for one in found:
             self._queue.seen.pop(one.message.id, None)
-            self._put(Outgoing(one.message.id, one.message.body, one.message.headers, time=one.message.time))
-        self._tell()
+            self._queue.put(Outgoing(one.message.id, one.message.body, one.message.headers, time=one.message.time))
+        self._queue.tell()
         return len(found)
 
     async def purge(self, dead: bool) -> int:
@@ -259,17 +206,13 @@ class MemoryBroker:
             count = len(queue.dead)
             queue.dead.clear()
             return count
-        now = _now()
+        now = loop_time()
         free = [number for number, kept in queue.kept.items() if kept.owner is None or kept.due <= now]
         for number in free:
-            self._forget(number)
+            queue.forget(number)
         return len(free)
 
 
-def _message(kept: _Kept, receipt: Any) -> Message:
+def _message(kept: Kept, receipt: Any) -> Message:
     one = kept.message
     return Message(one.id, one.body, kept.attempt, one.time, one.headers, receipt)
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

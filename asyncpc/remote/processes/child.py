@@ -18,10 +18,10 @@ from threading import Lock, Thread
 from types import FrameType
 from typing import Any, Final
 
-from ..core.plan import Plan
-from ..errors import AsyncpcError, DefinitionError
-from ..run.running import Running, look_at
-from ..run.watching import Beside
+from ...core.plan import Plan
+from ...errors import AsyncpcError, DefinitionError
+from ...run.running import Running, look_at
+from ...run.watching import Beside
 from .pipe import GRACE, Lines, Message, line
 
 __all__ = ["Parent", "check_shared"]

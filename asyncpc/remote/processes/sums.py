@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
-from ..core.seams import Depth, RemoteCounts
-from ..run.report import SourceStatistics, StageStatistics, Statistics
+from ...core.seams import Depth, RemoteCounts
+from ...run.statistics import SourceStatistics, StageStatistics, Statistics
 
 __all__ = ["read_statistics", "sum_of", "without_present"]
 

@@ -1,0 +1,256 @@
+"""``OpenQueue``: what ``async with queue.open() as q`` gives, to put items into a remote queue and to look at it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+
+from ..errors import StateError
+from .broker import Broker, Depth, Disconnected, Outgoing
+from .letters import Letter, letter_of
+
+if TYPE_CHECKING:
+    from .codec import Codec
+    from .session import Session
+
+__all__ = ["OpenQueue"]
+
+T = TypeVar("T")
+
+CLOSES_WITHIN: Final = 10.0
+"""Seconds that the last confirmations may take when a block of ``open()`` is left."""
+
+
+class OpenQueue(Generic[T]):
+    """A remote queue that is connected: put items, look at it; after the block the connection is closed.
+
+    Use it in one event loop; many tasks may use it at once, and what they put meanwhile is sent together.
+    """
+
+    def __init__(self, name: str, session: Callable[[], Session], codec: Codec) -> None:
+        self._name = name
+        self._make_session = session
+        from .codec import check_headers, new_id  # here, since most programs have no remote queue, and no msgspec
+
+        self._codec = codec
+        self._headers = {"content-type": codec.content_type}
+        self._new_id, self._check_headers = new_id, check_headers
+        self._session: Session | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop
+
+    async def __aenter__(self) -> OpenQueue[T]:
+        """Connect; raises ``Disconnected`` if that fails for 15 seconds. *Cancel safety*: no connection is left."""
+        if self._task is not None:
+            raise StateError(f"remote queue {self._name!r} is open already: call open() again for another block")
+        self._loop = asyncio.get_running_loop()
+        self._session = session = self._make_session()
+        self._task = self._loop.create_task(session.run(), name=f"asyncpc:{self._name}")
+        self._task.add_done_callback(lambda _: session.opened.set())
+        try:
+            await session.opened.wait()
+        except BaseException:
+            await self._end(cancel=True)
+            raise
+        if self._task.done():
+            task, self._task, self._session = self._task, None, None
+            task.result()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Wait until all is confirmed, for at most 10 seconds; then drop the connection.
+
+        Raises what the connection failed with, unless the block has raised. *Cancel safety*: the connection is dropped.
+        """
+        task = await self._end(cancel=False)
+        if error is None and not task.cancelled():
+            task.result()
+
+    async def _end(self, *, cancel: bool) -> asyncio.Task[None]:
+        session, task = self._session, self._task
+        assert session is not None
+        assert task is not None
+        session.finish()
+        self._task = self._session = None
+        try:
+            if not cancel:
+                await asyncio.wait({task}, timeout=CLOSES_WITHIN)
+        finally:
+            if not session.is_closing:
+                task.cancel()
+            await _outlast(task)
+        if not task.cancelled():
+            task.exception()  # seen
+        return task
+
+    async def put(
+        self,
+        item: T,
+        *,
+        id: str | None = None,  # noqa: A002  # public, and what every engine calls it; the builtin is not needed here
+        delay: float = 0.0,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        connection: Any = None,
+    ) -> None:
+        """Put an item; return when the engine has confirmed it, so that it outlives this process.
+
+        ``id`` names the message: an engine that de-duplicates takes no second one of the same id; by default each has
+        one of its own. It can be received after ``delay`` seconds. ``headers`` (``x-…``, ``traceparent``) travel with
+        it. On PostgreSQL, ``connection`` puts it inside the caller's own transaction on that connection.
+
+        Raises ``PayloadError`` for an item that cannot be encoded or is too large, ``StateError`` for what the engine
+        cannot do, ``TimeoutError`` if it was not sent within ``timeout`` seconds, and ``PublishError`` if it was sent
+        but not confirmed. Without a timeout it waits until the connection is back. *Cancel safety*: it was put, or not.
+        """
+        message = self._message(item, id, delay, key, headers)
+        session = self._opened_here()
+        if connection is not None:
+            self._needs("transactions", "connection=")
+            await cast(Any, session.connection.broker).publish_in(connection, [message])
+        else:
+            await session.publisher.publish([message], timeout)
+
+    async def put_many(self, items: Iterable[T], *, timeout: float | None = None) -> None:
+        """Put several items, in order, in as few calls as the engine allows; otherwise as :meth:`put`."""
+        messages = [self._message(item, None, 0.0, None, None) for item in items]
+        if messages:
+            await self._opened_here().publisher.publish(messages, timeout)
+
+    def put_from_thread(self, item: T, *, timeout: float | None = None) -> None:
+        """:meth:`put` from any other thread: blocks until the engine has confirmed it.
+
+        Raises ``StateError`` in the loop's own thread, ``QueueShutDown`` when the loop is closed, and what :meth:`put`
+        raises.
+        """
+        from ..offload.into_loop import call_soon, result_of  # here, since most programs have no threads
+
+        self._opened()
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            running = None
+        if running is self._loop:
+            raise StateError(
+                "put_from_thread() in the loop's own thread would wait for itself: write await q.put(item)"
+            )
+        put: Future[None] = Future()
+
+        def begin() -> None:
+            task = self._loop.create_task(self.put(item, timeout=timeout), name=f"asyncpc:{self._name} put")
+            task.add_done_callback(lambda _: _pass_on(task, put))
+
+        call_soon(self._loop, begin)
+        result_of(self._loop, put, "nobody knows whether the item was put")
+
+    async def depth(self) -> Depth:
+        """How many messages the queue holds, ready, under way and dead.
+
+        This and the following wait while there is no connection, and raise ``Disconnected`` if it is lost twice.
+        *Cancel safety*: it was done, or not.
+        """
+        session = self._opened_here()
+        return await session.questions.ask(session.connection.broker.depth)
+
+    async def dead(self, limit: int = 100, after: str = "") -> list[Letter[T]]:
+        """At most ``limit`` dead letters, the oldest first; those behind the ``place`` of another with ``after``."""
+        session = self._opened_here()
+        found = await session.questions.ask(lambda: session.connection.broker.dead(limit, after))
+        return [letter_of(one, self._codec.decoded) for one in found]
+
+    async def requeue(self, letters: Iterable[Letter[T] | str]) -> int:
+        """Put dead letters, or those at these places, back into the queue; return how many were still there.
+
+        They keep their ids, and begin anew otherwise: no delivery is counted.
+        """
+        session = self._opened_here()
+        places = [one if isinstance(one, str) else one.place for one in letters]
+        return await session.questions.ask(lambda: session.connection.broker.requeue(places)) if places else 0
+
+    async def purge(self, *, dead: bool = False) -> int:
+        """Forget what is ready or delayed, or, with ``dead=True``, the dead letters; return how many there were.
+
+        What somebody has received and not settled stays.
+        """
+        session = self._opened_here()
+        return await session.questions.ask(lambda: session.connection.broker.purge(dead))
+
+    @property
+    def broker(self) -> Broker:
+        """The engine's own side, for tools."""
+        return self._opened().connection.broker
+
+    def _message(
+        self,
+        item: T,
+        known_as: str | None,
+        delay: float,
+        key: str | None,
+        headers: Mapping[str, str] | None,
+    ) -> Outgoing:
+        if delay:
+            self._needs("delays", "delay=")
+        if key is not None:
+            self._needs("orders_by_key", "key=")
+        if known_as is not None:
+            self._needs("dedupes", "id=")
+        return Outgoing(
+            self._new_id() if known_as is None else known_as,
+            self._codec.encoded(item),
+            self._headers if headers is None else {**self._check_headers(headers), **self._headers},
+            delay,
+            key,
+            time.time(),
+        )
+
+    def _needs(self, guarantee: str, argument: str) -> None:
+        if not getattr(self._opened().connection.broker.guarantees, guarantee):
+            raise StateError(f"remote queue {self._name!r}: its engine cannot do what {argument} asks for")
+
+    def _opened_here(self) -> Session:
+        session = self._opened()
+        if asyncio.get_running_loop() is not self._loop:
+            raise StateError(
+                f"remote queue {self._name!r} was opened in another event loop: open it in this one too, or write "
+                "q.put_from_thread(item)"
+            )
+        return session
+
+    def _opened(self) -> Session:
+        if self._session is None:
+            raise StateError(
+                f"remote queue {self._name!r} is not open: async with queue.open() as q: await q.put(item)"
+            )
+        if self._task is not None and self._task.done() and not self._task.cancelled():
+            self._task.result()
+            raise Disconnected(f"remote queue {self._name!r}: its connection is closed")
+        return self._session
+
+
+async def _outlast(task: asyncio.Task[None]) -> None:
+    """Wait until a session has closed its connection, which takes 2 seconds at most; a cancel comes out after that."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+
+
+def _pass_on(task: asyncio.Task[None], result: Future[None]) -> None:
+    """How a put has ended, for the thread that waits for it."""
+    if task.cancelled():
+        result.set_exception(Disconnected("the put was cancelled, with the loop that it ran in"))
+    elif (error := task.exception()) is not None:
+        result.set_exception(error)
+    else:
+        result.set_result(None)

@@ -1,0 +1,182 @@
+"""``Settler``: tells the broker how the deliveries of a session have ended, and keeps the leases of the others.
+
+It settles what has ended while the last flush was under way, without any timer: so calls are many or few, as the pace
+asks for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from itertools import groupby
+from typing import Final
+
+from ..logs import WARNING, log
+from .connection import Connection
+from .delivery import Delivery
+from .letters import failure_of
+
+__all__ = ["SessionCounts", "Settler"]
+
+LAST_RECEIVE: Final = 1.0
+"""Seconds for which what is given back waits at most for the end of the last receive, which would get it again."""
+
+
+class SessionCounts:
+    """What a session has done so far, in messages."""
+
+    __slots__ = ("acknowledged", "buried", "overtaken", "received", "released")
+
+    def __init__(self) -> None:
+        self.received: int = 0
+        self.acknowledged: int = 0
+        self.released: int = 0
+        self.buried: int = 0
+        self.overtaken: int = 0
+        """Deliveries whose lease ran out, so that somebody else may have handled the message too."""
+
+
+class Settler:
+    """See the module."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        label: str,
+        lease: float,
+        counts: SessionCounts,
+        deliveries: dict[int, Delivery],
+        flushed: Callable[[], None],
+    ) -> None:
+        """``deliveries`` is all that the broker takes for unacknowledged; what is settled leaves it.
+
+        ``flushed`` is called after each flush, and may not fail.
+        """
+        self._connection = connection
+        self._broker = connection.broker
+        self._label = label
+        self._lease = lease
+        self._counts = counts
+        self._deliveries = deliveries
+        self._have_flushed = flushed
+        self._ended: list[Delivery] = []  # to be flushed
+        self._flush_asked = asyncio.Event()
+        self._flushed = asyncio.Event()  # for the last time
+        self._is_receiving = False
+        self._is_intake_over = False
+        self._is_finishing = False
+        self._is_late = False  # whether what is given back no longer waits for the last receive
+        self._last_receive: asyncio.TimerHandle | None = None  # ends that wait
+
+    def begin_receiving(self) -> None:
+        """From now on a receive may be under way, which would get again what is given back at once."""
+        self._is_receiving = True
+
+    def end_intake(self) -> None:
+        """No other receive begins: give back what is to be given back when this one has ended, or takes too long."""
+        if self._is_receiving and not self._is_intake_over:
+            loop = asyncio.get_running_loop()
+            self._last_receive = loop.call_later(LAST_RECEIVE, self._wait_no_longer)
+        self._is_intake_over = True
+
+    def end_receiving(self) -> None:
+        """The last receive has ended."""
+        self._is_receiving = False
+        self._wait_no_longer()
+
+    def finish(self) -> None:
+        """Let :meth:`run` return when all is settled."""
+        self._is_finishing = True
+        self._flush_asked.set()
+
+    def settle(self, delivery: Delivery) -> None:
+        """Let the next flush tell the broker how a delivery has ended."""
+        self._ended.append(delivery)
+        self._flush_asked.set()
+
+    async def run(self) -> None:
+        """Settle what ends, until :meth:`finish`, when nothing is left."""
+        while self._deliveries or self._is_receiving or not self._is_finishing:
+            self._flush_asked.clear()
+            ended = self._to_flush()
+            if not ended:
+                await self._flush_asked.wait()
+                continue
+            await self._settle([one for one in ended if not one.is_lost])
+            for one in ended:
+                del self._deliveries[one.number]
+            self._have_flushed()
+        self._flushed.set()
+
+    def _to_flush(self) -> list[Delivery]:
+        """What has ended; what is given back waits for the last receive, which would get it again at once.
+
+        The intake is about to end then, since nothing else gives back without a delay.
+        """
+        ended, self._ended = self._ended, []
+        if self._is_receiving and not self._is_late:
+            self._ended = [one for one in ended if _comes_at_once(one)]
+            ended = [one for one in ended if not _comes_at_once(one)]
+        return ended
+
+    def _wait_no_longer(self) -> None:
+        """The last receive has ended, or takes too long."""
+        self._is_late = True
+        if self._last_receive is not None:
+            self._last_receive.cancel()
+        self._flush_asked.set()
+
+    async def _settle(self, ended: list[Delivery]) -> None:
+        """Tell the broker how these ended: first what must not be lost, in one call for each way."""
+        call, broker, counts = self._connection.call, self._broker, self._counts
+        released = [one for one in ended if one.is_released]
+        dead = [(one.message, _death(one)) for one in ended if one.failure is not None and not one.is_released]
+        done = [one.message for one in ended if one.failure is None and not one.is_released]
+        if dead:
+            await call(lambda: broker.bury(dead))
+            counts.buried += len(dead)
+        if done:
+            generation = self._connection.generation
+            acknowledged = await call(lambda: broker.ack(done))
+            counts.acknowledged += acknowledged
+            if generation == self._connection.generation:  # else some were acknowledged by a call without an answer
+                counts.overtaken += len(done) - acknowledged
+        for (delay, counted), some in groupby(sorted(released, key=_how), key=lambda one: _how(one)[:2]):
+            messages = [one.message for one in some]
+            await call(partial(broker.release, messages, delay, counted))
+            counts.released += len(messages)
+
+    async def keep_leases(self) -> None:
+        """Extend the leases of what has not ended, to the very end (fault E21)."""
+        while not self._flushed.is_set():
+            try:
+                async with asyncio.timeout(self._lease / 3):
+                    await self._flushed.wait()
+            except TimeoutError:
+                await self._extend_all()
+
+    async def _extend_all(self) -> None:
+        held = {id(one.message): one for one in self._deliveries.values() if not one.is_lost}
+        messages = [one.message for one in held.values()]
+        if not messages:
+            return
+        for lost in await self._connection.call(lambda: self._broker.extend(messages)):
+            delivery = held[id(lost)]
+            if not delivery.is_lost and delivery.number in self._deliveries:
+                delivery.is_lost = True
+                self._counts.overtaken += 1
+                log(WARNING, "%s: a lease ran out: a message may be handled twice", self._label, stage=self._label)
+
+
+def _comes_at_once(delivery: Delivery) -> bool:
+    return delivery.is_released and not delivery.delay
+
+
+def _how(delivery: Delivery) -> tuple[float, bool, int]:
+    return delivery.delay, delivery.is_counted, delivery.number
+
+
+def _death(delivery: Delivery) -> bytes:
+    assert delivery.failure is not None
+    return failure_of(delivery.failure.failure(), delivery.message.attempt)
