@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -97,9 +98,9 @@ def pytest_asyncio_loop_factories(
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is marked
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave one of the loops to the thorough run where the time of a test goes into processes that it starts."""
+    """Leave all loops but one to the thorough run where the time of a test goes into processes that it starts."""
     for item in items:
-        if item.get_closest_marker("processes") and "[uvloop" in item.name:
+        if item.get_closest_marker("processes") and re.search(r"\[(uvloop|eager)\b", item.name):
             item.add_marker("thorough")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -55,9 +56,13 @@ def _law(entry: str) -> Law:
     return Law(numbers, status, tuple(re.findall(r"`(test_\w+…?)`", entry[standing.start() :])))
 
 
+_parsed = cache(ast.parse)
+"""The same files are read for several reasons."""
+
+
 def names_of_tests(source: str) -> set[str]:
     """The names of the tests in a module: functions, and methods of its classes."""
-    nodes = list(ast.parse(source).body)
+    nodes = list(_parsed(source).body)
     nodes += [node for one in nodes if isinstance(one, ast.ClassDef) for node in one.body]
     found = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
     return {name for name in found if name.startswith("test_")}
@@ -117,10 +122,10 @@ def cited_by_names(tests: Iterable[str]) -> set[str]:
 def told_in(source: str) -> Iterator[str]:
     """What a module tells its readers: comments, docstrings, texts under fields, and what planted faults break."""
     yield from re.findall(r"(?:^|\s)# .*", source)
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(_parsed(source)):
         if isinstance(node, ast.Expr):
             yield from _texts([node.value])
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Fault", "_fault"):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("Fault", "_fault"):
             yield from _texts([*node.args[1:2], *(one.value for one in node.keywords if one.arg == "breaks")])
 
 
@@ -180,7 +185,7 @@ def messages_in(module: ast.Module) -> list[str]:
 
 
 def package() -> list[ast.Module]:
-    return [ast.parse(path.read_text()) for path in sorted((ROOT / "asyncpc").rglob("*.py"))]
+    return [_parsed(path.read_text()) for path in sorted((ROOT / "asyncpc").rglob("*.py"))]
 
 
 # -- the tests ------------------------------------------------------------------------------------

@@ -121,6 +121,7 @@ def test_the_tutorials_web_app(tmp_path: Path) -> None:
     assert not (wrong := differs(written, promised)), wrong
 
 
+@pytest.mark.thorough
 def test_the_tutorials_shop_resumes(tmp_path: Path) -> None:
     """Protects its last step: what a stop cuts short is saved, and handled after the next start; nothing is missing."""
     promised = [re.sub(r"\d+", "9", re.sub(r"(recorded .*\n)+", "...\n", output)) for output in step(6, tmp_path)]
