@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from remote.kills import DRAIN, LEASE, crashes, kills, poison, terms
 from remote.programs import CONCURRENCY
-from remote.servers import PLACES, UNSTEADY, Place, client_of
+from remote.servers import PLACES, Place, client_of
 
 pytestmark = [pytest.mark.thorough, pytest.mark.timeout(180)]
 
@@ -25,7 +25,7 @@ FLUSH = 20
 """Messages that are handled while one call acknowledges others, on a busy machine."""
 
 
-@pytest.fixture(scope="module", params=[name for name in PLACES if name not in UNSTEADY])
+@pytest.fixture(scope="module", params=PLACES)
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """A server of each engine in turn."""
     client_of(request.param)
