@@ -15,8 +15,10 @@ from asyncpc.remote.contract import outgoing
 
 client_of("rabbitmq")
 
-from pamqp.commands import Basic  # noqa: E402  # it may be missing
+from pamqp.body import ContentBody  # noqa: E402  # it may be missing
+from pamqp.commands import Basic  # noqa: E402  # likewise
 from pamqp.commands import Channel as On  # noqa: E402  # likewise
+from pamqp.header import ContentHeader  # noqa: E402  # likewise
 
 from asyncpc.remote.engines.rabbitmq import RabbitBroker  # noqa: E402  # needs them
 from asyncpc.remote.engines.rabbitmq_channel import PATIENCE, Line  # noqa: E402  # likewise
@@ -120,6 +122,22 @@ def test_a_server_that_says_it_takes_nothing_is_waited_for() -> None:
         errors, seconds = await ended(task)
         assert isinstance(errors[0], Disconnected)
         assert seconds <= PATIENCE
+
+    run_virtual(main)
+
+
+def test_what_no_queue_got_is_not_confirmed() -> None:
+    """Protects a put into a queue that somebody deleted: the server sends it back, then confirms it all the same."""
+
+    async def main() -> None:
+        wire = Wire()
+        putting = asyncio.ensure_future(wire.put())
+        await asyncio.sleep(0)
+        returned = Basic.Return(reply_code=312, reply_text="NO_ROUTE", exchange="", routing_key="queue")
+        for frame in returned, ContentHeader(body_size=4), ContentBody(b"body"), Basic.Ack(1):
+            await wire.outlet.put((0, frame))
+        errors, _ = await ended(putting)
+        assert "no queue 'queue'" in str(errors[0])
 
     run_virtual(main)
 

@@ -31,7 +31,7 @@ from .rabbitmq_outlet import Parcel
 
 __all__ = ["RabbitBroker"]
 
-GIVING_BACK: Final = 1.0
+GIVING_BACK: Final = 0.5
 """Seconds that may pass at the end until what came and was not received is back."""
 
 LONGEST_LEASE: Final = 1800.0

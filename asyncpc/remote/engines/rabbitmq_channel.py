@@ -81,6 +81,8 @@ class Channel:
 
     async def put(self, item: tuple[int, Any]) -> None:
         """Take a frame; the client's reader calls it."""
+        if self.over.done():
+            return  # or what comes after a message that no queue got would confirm it
         self._heard = asyncio.get_running_loop().time()
         frame = item[1]
         if isinstance(frame, ContentBody):
@@ -129,7 +131,7 @@ class Channel:
         """The error to raise when it is of no more use."""
         return self._line.lost(why)
 
-    async def until(self, wanted: asyncio.Future[R]) -> R:
+    async def until(self, wanted: asyncio.Future[R], what: str) -> R:
         """What comes of it; raises when the channel ends first, and ends it when the server says nothing.
 
         A server that says that it takes nothing for now is not one that says nothing.
@@ -145,7 +147,7 @@ class Channel:
             elif await self._line.is_blocked():
                 began = loop.time()
             else:
-                self.end(self.lost("the server does not answer"))
+                self.end(self.lost(f"the server does not answer {what}"))
         return wanted.result()
 
     # -- commands ---------------------------------------------------------------------------------
@@ -164,7 +166,7 @@ class Channel:
         self.tell(frames)
         call = _Call(len(frames), [], asyncio.get_running_loop().create_future())
         self._calls.append(call)
-        return await self.until(call.done)
+        return await self.until(call.done, ", ".join([one.name for one in frames]))
 
     async def close(self) -> None:
         """Leave it; what came and was not settled goes back to its queue."""

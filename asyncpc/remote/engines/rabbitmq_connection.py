@@ -31,7 +31,7 @@ __all__ = ["Connection", "Options", "read"]
 
 C = TypeVar("C", bound=Channel)
 
-CLOSING: Final = 2.0
+CLOSING: Final = 1.0
 """Seconds that the end of a connection may take."""
 
 FORM: Final = "amqp[s]://[user:password@]host[:5672]/[vhost/]queue, and a queue of letters, digits, . - and _"
