@@ -26,6 +26,9 @@ from asyncpc.remote.engines.rabbitmq_intake import Intake  # noqa: E402  # likew
 from asyncpc.remote.engines.rabbitmq_outlet import Outlet, Parcel  # noqa: E402  # likewise
 
 
+pytestmark = pytest.mark.thorough  # for its client, which only that step has
+
+
 class Wire:
     """A connection on which nothing comes but what the test puts there."""
 
