@@ -25,7 +25,6 @@ from asyncpc.remote.engines.rabbitmq_channel import PATIENCE, Line  # noqa: E402
 from asyncpc.remote.engines.rabbitmq_intake import Intake  # noqa: E402  # likewise
 from asyncpc.remote.engines.rabbitmq_outlet import Outlet, Parcel  # noqa: E402  # likewise
 
-
 pytestmark = pytest.mark.thorough  # for its client, which only that step has
 
 

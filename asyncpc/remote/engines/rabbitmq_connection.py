@@ -143,6 +143,7 @@ class Connection:
         self._client: _Client | None = None  # once it is connected
         self._socket: _Socket | None = None
         self._channels: dict[int, Channel] = {}
+        self._error: Disconnected | None = None  # why it is over
 
     @property
     def version(self) -> tuple[int, ...]:
@@ -192,6 +193,7 @@ class Connection:
         self._end(self.lost(error or "the connection is closed"))
 
     def _end(self, why: Disconnected) -> None:
+        self._error = self._error or why
         for channel in self._channels.values():
             channel.end(why)
 
@@ -235,8 +237,8 @@ class Connection:
 
     async def channel(self, kind: Callable[[Line, int], C]) -> C:
         """One more channel."""
-        if self._client is None or self._client.is_closed:
-            raise self.lost("not connected")
+        if self._client is None or self._error is not None:
+            raise self._error or self.lost("not connected")
         number = next(one for one in count(1) if self._client.channels.get(one) is None)
         longest = (self._client.connection_tune.frame_max or 131_072) - 8
         line = Line(self._client.write_queue.put_nowait, longest, self.lost, self._is_blocked)
