@@ -88,7 +88,7 @@ class Outlet(Channel):
             for place in range(first, first + len(part)):
                 self._sent += 1
                 self._unconfirmed[self._sent] = place
-            await self.until(self._confirmed, f"{len(part)} messages")
+            await self.until(self._confirmed, f"a put into {shown(part[0].queue)}")
         return self._refused
 
     def _marshalled(self, place: int, parcel: Parcel) -> bytes:
