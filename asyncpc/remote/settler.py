@@ -110,12 +110,12 @@ class Settler:
         self._flushed.set()
 
     def _to_flush(self) -> list[Delivery]:
-        """What has ended; what is given back waits for the last receive, which would get it again at once.
+        """What has ended; once the intake is over, what is given back waits for the last receive, which would get it.
 
-        The intake is about to end then, since nothing else gives back without a delay.
+        Before, it does not: what somebody else has by now ends as given back too, and nothing may wait for it.
         """
         ended, self._ended = self._ended, []
-        if self._is_receiving and not self._is_late:
+        if self._is_intake_over and self._is_receiving and not self._is_late:
             self._ended = [one for one in ended if _comes_at_once(one)]
             ended = [one for one in ended if not _comes_at_once(one)]
         return ended

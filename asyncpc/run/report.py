@@ -163,7 +163,8 @@ class Report:
         ]
         lines = [f"{s.name}: {s.failed} failed, the last on {s.last_failure}" for s in self.stages if s.last_failure]
         lines += remote_lines(self.sources)
-        lines += [f"{s.name}: {s.emitted:,} results, not read: use .collect() or .stream()" for s in self.stages if s.unread]
+        unread = [s for s in self.stages if s.unread]
+        lines += [f"{s.name}: {s.emitted:,} results, not read: use .collect() or .stream()" for s in unread]
         lines += loop_holders(self.statistics)
         lines += [f"abandoned: {name} could not be stopped" for name in self.abandoned]
         fed = f", {self.fed} fed" if self.fed else ""

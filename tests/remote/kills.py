@@ -45,6 +45,9 @@ LEASE: Final = 2.0
 SAFE_LEASE: Final = 30.0
 """Seconds of a lease where nobody dies."""
 
+NOTED: Final = 3.0
+"""Seconds after which a server has noted on disk that a queue was made: RabbitMQ may lose one that is newer."""
+
 KINDS: Final = ("working", "working", "publishing", "publishing")
 
 R = TypeVar("R")
@@ -254,6 +257,7 @@ def crashes(place: Place, folder: Path, times: int, seed: int) -> Result:
     slowest = 0.0
     with crew_at(place, folder, LEASE) as crew:
         crew.start_all()
+        time.sleep(NOTED)
         for _ in range(times):
             time.sleep(draw.uniform(0.3, 1.0))
             if place.port:

@@ -26,7 +26,6 @@ import pytest
 
 __all__ = [
     "PLACES",
-    "UNSTEADY",
     "Kind",
     "Nats",
     "Place",
@@ -384,10 +383,6 @@ class Kind(NamedTuple):
         client = [] if find_spec(self.client) else [CLIENTS]
         return client if self.server() else list(dict.fromkeys([*client, self.how]))
 
-
-UNSTEADY: Final = {"rabbitmq"}
-"""Engines that do not yet come through every lost connection: after a restart of the server, or with a bad network, a
-call sometimes stays without an answer. Their crashes are tried by hand (``kills``), and their own tests run."""
 
 PLACES: Final[Mapping[str, Kind]] = {
     "sqlite": Kind(Sqlite, "sqlite3", lambda: "is part of Python", ""),

@@ -252,6 +252,30 @@ def test_a_lease_that_was_lost_is_counted_and_not_acknowledged(caplog: pytest.Lo
     run_virtual(main)
 
 
+def test_what_was_lost_before_it_began_makes_room() -> None:
+    """Protects the intake: after a lost connection somebody else has all that waits, and none of it holds up more.
+
+    What waited for the end of the run instead filled the prefetch, and a worker that had lost enough got nothing more.
+    """
+
+    class Forgetful(MemoryBroker):
+        async def extend(self, messages: Sequence[Message]) -> list[Message]:
+            return list(messages)
+
+    async def main() -> None:
+        broker = Forgetful("memory://forgetful", Settings(60.0, "dead", {}))
+        async with running(broker, prefetch=4, lease=3.0) as session:
+            await put(session, *range(12))
+            await asyncio.sleep(1.1)  # then the first four are lost
+            found = await taken(session, 4)
+            assert [one.item for one in found] == [4, 5, 6, 7]
+            assert session.counts.overtaken == 4
+            for one in found:
+                one.ticket.settle()
+
+    run_virtual(main)
+
+
 @pytest.mark.parametrize("fault", ["ack before", "ack after", "release before", "publish before", "publish after"])
 def test_a_lost_connection_loses_and_doubles_nothing(fault: str, caplog: pytest.LogCaptureFixture) -> None:
     """Protects against a lost answer: each call is made again on the next connection."""

@@ -6,12 +6,13 @@ The client, aiormq, logs in, and sends heartbeats.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import count
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 from urllib.parse import quote, unquote, urlsplit
 
 import aiormq
@@ -28,7 +29,9 @@ from .rabbitmq_channel import PATIENCE, Channel, Line
 
 __all__ = ["Connection", "Options", "read"]
 
-CLOSING: Final = 2.0
+C = TypeVar("C", bound=Channel)
+
+CLOSING: Final = 1.0
 """Seconds that the end of a connection may take."""
 
 FORM: Final = "amqp[s]://[user:password@]host[:5672]/[vhost/]queue, and a queue of letters, digits, . - and _"
@@ -88,14 +91,44 @@ def read(url: str, client: Mapping[str, Any], heartbeat: int) -> tuple[Options, 
     )
 
 
-class _Transport(TransportFactory):
-    """Gives the client the socket that was opened for it; what fails is not logged, and the socket can be let go of."""
+class _Reader(asyncio.StreamReader):
+    """Knows when the last bytes came."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._pair: tuple[asyncio.StreamReader, asyncio.StreamWriter] = reader, writer
+    heard = 0.0  # loop time
+
+    def feed_data(self, data: Any) -> None:
+        self.heard = asyncio.get_running_loop().time()
+        super().feed_data(data)
+
+
+class _Socket(TransportFactory):
+    """Is opened for the client, so that what fails is not logged, and that it can be let go of."""
+
+    def __init__(self, reader: _Reader, writer: asyncio.StreamWriter) -> None:
+        self._reader: _Reader = reader
+        self._writer: asyncio.StreamWriter = writer
+
+    @classmethod
+    async def open(cls, options: Options) -> _Socket:
+        """Connect it."""
+        loop = asyncio.get_running_loop()
+        reader = _Reader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        transport, _ = await loop.create_connection(lambda: protocol, options.host, options.port, ssl=options.context)
+        return cls(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
 
     async def create(self, *args: Any, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return self._pair
+        """See the client."""
+        return self._reader, self._writer
+
+    @property
+    def heard(self) -> float:
+        """When the last bytes came; loop time."""
+        return self._reader.heard
+
+    def abort(self) -> None:
+        """Let go of it at once."""
+        self._writer.transport.abort()
 
 
 class _Client(aiormq.Connection):
@@ -107,9 +140,10 @@ class Connection:
 
     def __init__(self, where: str) -> None:
         self._where: str = where
-        self._client: _Client | None = None
-        self._transport: asyncio.WriteTransport | None = None
+        self._client: _Client | None = None  # once it is connected
+        self._socket: _Socket | None = None
         self._channels: dict[int, Channel] = {}
+        self._error: Disconnected | None = None  # why it is over
 
     @property
     def version(self) -> tuple[int, ...]:
@@ -119,78 +153,96 @@ class Connection:
         return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
 
     async def open(self, options: Options) -> None:
-        """Connect; what fails is closed."""
+        """Connect, within some seconds; what fails is closed."""
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + PATIENCE
         try:
-            async with asyncio.timeout(PATIENCE):
-                await self._connect(options)
-        except TimeoutError:
-            await self.close()
-            raise self.lost("the server does not answer") from None
-        except (OSError, AMQPError, EOFError) as error:
-            await self.close()
+            async with asyncio.timeout_at(ends):
+                self._socket = await _Socket.open(options)
+            timer = loop.call_at(ends, self._socket.abort)  # the client may wait for ever, also when it is cancelled
+            try:
+                self._client = await self._connected(options, self._socket)
+            finally:
+                timer.cancel()
+        except (OSError, AMQPError, EOFError) as error:  # also TimeoutError
+            self.abort()
+            if loop.time() >= ends:
+                raise self.lost("the server does not answer") from None
             where = f"the server refuses the virtual host {shown(options.vhost)}"  # what it said, the client drops
             raise self.lost(where if "OpenOk" in str(error) else error) from None
         except BaseException:
-            await self.close()
+            self.abort()
             raise
 
-    async def _connect(self, options: Options) -> None:
-        reader, writer = await asyncio.open_connection(options.host, options.port, ssl=options.context)
-        self._transport = writer.transport
+    async def _connected(self, options: Options, socket: _Socket) -> _Client:
         host = f"[{options.host}]" if ":" in options.host else options.host
         query = "&".join(f"{name}={quote(value, safe='')}" for name, value in options.query.items())
         user, password = quote(options.user, safe=""), quote(options.password, safe="")
         client = _Client(
             f"amqp://{user}:{password}@{host}:{options.port}/?{query}",
-            transport_factory=_Transport(reader, writer),
+            transport_factory=socket,
             client_properties=options.properties,
         )
         client.vhost = options.vhost
-        self._client = client
         await client.connect()
         client.closing.add_done_callback(self._on_end)
+        return client
 
     def _on_end(self, closing: asyncio.Future[Any]) -> None:
         error = None if closing.cancelled() else closing.exception()
+        self._end(self.lost(error or "the connection is closed"))
+
+    def _end(self, why: Disconnected) -> None:
+        self._error = self._error or why
         for channel in self._channels.values():
-            channel.end(self.lost(error or "the connection is closed"))
+            channel.end(why)
 
     async def close(self) -> None:
         """Let go of the socket, within some seconds, whatever the server does."""
-        for channel in self._channels.values():
-            channel.end(self.lost("the connection is closed"))
-        if self._transport is None:
+        self._end(self.lost("the connection is closed"))
+        if self._client is None or self._socket is None:
+            self.abort()
             return
-        timer = asyncio.get_running_loop().call_later(CLOSING, self._transport.abort)  # the client may wait for ever
+        timer = asyncio.get_running_loop().call_later(CLOSING, self.abort)  # the client may wait for ever
         try:
-            if self._client is not None:
-                with suppress(OSError, AMQPError):
-                    await self._client.close()
+            with suppress(OSError, AMQPError):
+                await self._client.close()
         finally:
             timer.cancel()
-            self._transport.abort()
+            self.abort()
         await asyncio.sleep(0)  # then the socket is closed
+
+    def abort(self) -> None:
+        """Let go of the socket at once."""
+        self._end(self.lost("the connection is closed"))
+        if self._socket is not None:
+            self._socket.abort()
 
     def lost(self, why: BaseException | str) -> Disconnected:
         """The error to raise when the connection is of no more use."""
         return Disconnected(f"{self._where}: {why if isinstance(why, str) else summary(why)}")
 
     async def _is_blocked(self) -> bool:
+        """Whether the server says so; it must be there, which its heartbeats tell then."""
         assert self._client is not None
+        assert self._socket is not None
+        longest = 2 * self._client.heartbeat_timeout or math.inf
+        if asyncio.get_running_loop().time() - self._socket.heard > longest:
+            return False
         with suppress(TimeoutError):
             async with asyncio.timeout(0):
                 await self._client.ready()
             return False
         return True
 
-    async def channel(self) -> Channel:
+    async def channel(self, kind: Callable[[Line, int], C]) -> C:
         """One more channel."""
-        if self._client is None or self._client.is_closed:
-            raise self.lost("not connected")
+        if self._client is None or self._error is not None:
+            raise self._error or self.lost("not connected")
         number = next(one for one in count(1) if self._client.channels.get(one) is None)
         longest = (self._client.connection_tune.frame_max or 131_072) - 8
         line = Line(self._client.write_queue.put_nowait, longest, self.lost, self._is_blocked)
-        channel = self._channels[number] = Channel(line, number)
+        channel = self._channels[number] = kind(line, number)
         self._client.channels[number] = cast(Any, channel)
         await channel.call(On.Open(), Confirm.Select())
         return channel

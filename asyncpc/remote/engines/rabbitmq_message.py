@@ -10,7 +10,7 @@ from typing import Any, Final
 from pamqp.commands import Basic
 
 from ..broker import Message, Outgoing
-from .rabbitmq_channel import Delivery
+from .rabbitmq_intake import Delivery
 
 __all__ = ["digest", "header_of", "message_of", "place_of", "properties_of"]
 

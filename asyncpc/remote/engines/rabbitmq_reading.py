@@ -12,7 +12,10 @@ from typing import Any, Final
 from pamqp.commands import Basic, Queue
 from pamqp.common import FieldTable
 
-from .rabbitmq_channel import MOST, PATIENCE, Channel, Delivery, Parcel, Refused
+from ...wording import shown
+from .rabbitmq_channel import PATIENCE, Channel, Refused
+from .rabbitmq_intake import MOST, Delivery, Intake
+from .rabbitmq_outlet import Parcel
 
 __all__ = ["Delays", "Reader", "number_in"]
 
@@ -23,13 +26,13 @@ LONGEST_DELAY: Final = 49 * 86400.0
 class Reader:
     """Reads queues for one connection."""
 
-    def __init__(self, channel: Callable[[], Awaitable[Channel]]) -> None:
+    def __init__(self, channel: Callable[[], Awaitable[Intake]]) -> None:
         """``channel`` opens one."""
         self._channel = channel
         self._lock = asyncio.Lock()
 
     @asynccontextmanager
-    async def all(self, queue: str, note: Callable[[Delivery], None]) -> AsyncIterator[Channel]:
+    async def all(self, queue: str, note: Callable[[Delivery], None]) -> AsyncIterator[Intake]:
         """Show each message of a queue; they go back, but for those that are acked meanwhile.
 
         One process at a time does so, since others would find none; what holds them off is a queue that only one
@@ -52,7 +55,7 @@ class Reader:
             finally:
                 await channel.close()
 
-    async def _locked(self, lock: Queue.Declare) -> Channel:
+    async def _locked(self, lock: Queue.Declare) -> Intake:
         ends = time.monotonic() + PATIENCE
         while True:
             channel = await self._channel()
@@ -66,14 +69,17 @@ class Reader:
                 return channel
 
 
-async def _take_all(channel: Channel, queue: str) -> None:
-    number, before = 1, -1
-    while (number or before < len(channel.unsettled)) and len(channel.unsettled) < MOST:
-        number, before = await number_in(channel, queue), len(channel.unsettled)
+async def _take_all(channel: Intake, queue: str) -> None:
+    while (before := len(channel.unsettled)) < MOST:
+        number = await number_in(channel, queue)
         if number:
             await channel.take(queue, number, PATIENCE, min(number, MOST))
         else:  # or the queue has no leader yet, and the server knows no better
             await channel.take(queue, 1, 0.0)
+        if len(channel.unsettled) == before:
+            if number:  # and goes on saying so
+                raise channel.lost(f"the server sends none of the messages of {shown(queue)}")
+            return
 
 
 async def number_in(channel: Channel, queue: str) -> int:
@@ -106,11 +112,6 @@ class Delays:
         self._made: set[int] = set()  # milliseconds; by this connection, or seen by it
         self._noted: set[int] = set()  # in the queue of the names
         self._names = 0  # that it had when it was read last
-
-    def forget(self) -> None:
-        """Believe nothing of what was there before the connection was lost."""
-        self._made.clear()
-        self._names = 0
 
     async def queue_for(self, delay: float) -> str:
         """In which a message waits for so many seconds; made if it is not there."""

@@ -1,0 +1,113 @@
+"""A channel by which messages are put; the server confirms each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+from pamqp.base import Frame
+from pamqp.body import ContentBody
+from pamqp.commands import Basic
+from pamqp.frame import marshal
+from pamqp.header import ContentHeader
+
+from ...wording import shown
+from .rabbitmq_channel import Channel, Line
+
+__all__ = ["Outlet", "Parcel", "Unsendable"]
+
+AT_ONCE: Final = 1000
+"""Messages that are sent before their confirmations are waited for."""
+
+BYTES_AT_ONCE: Final = 8 * 2**20
+
+
+class Parcel(NamedTuple):
+    """A message to send to a queue."""
+
+    queue: str
+    properties: Basic.Properties
+    body: bytes
+
+
+class Unsendable(Exception):
+    """The headers of a message do not fit into a frame; the server would close the connection."""
+
+    def __init__(self, place: int) -> None:
+        super().__init__("the headers of a message are too long")
+        self.place: int = place
+
+
+class Outlet(Channel):
+    """See the module."""
+
+    def __init__(self, line: Line, number: int) -> None:
+        super().__init__(line, number)
+        self._sent: int = 0  # messages
+        self._unconfirmed: dict[int, int] = {}  # the place of each message among those of the call, by its number
+        self._refused: list[int] = []
+        self._confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def _on_method(self, frame: Frame) -> None:
+        if isinstance(frame, Basic.Ack | Basic.Nack):
+            self._on_confirmed(frame.delivery_tag or 0, bool(frame.multiple), isinstance(frame, Basic.Nack))
+        else:
+            super()._on_method(frame)
+
+    def _on_content(self, frame: Frame | None, properties: Basic.Properties, body: bytes) -> None:
+        if isinstance(frame, Basic.Return):
+            self.end(self.lost(f"there is no queue {shown(frame.routing_key)} any more"))
+
+    def _on_confirmed(self, tag: int, is_multiple: bool, is_refused: bool) -> None:
+        unconfirmed = self._unconfirmed
+        if not is_multiple:
+            tags = [tag] if tag in unconfirmed else []
+        else:
+            tags = []
+            for one in unconfirmed:
+                if one > tag:
+                    break
+                tags.append(one)
+        for one in tags:
+            place = unconfirmed.pop(one)
+            if is_refused:
+                self._refused.append(place)
+        if not unconfirmed and not self._confirmed.done():
+            self._confirmed.set_result(None)
+
+    async def publish(self, parcels: Sequence[Parcel]) -> list[int]:
+        """Send the messages, and wait until all are confirmed; returns the places of those that were refused.
+
+        One call after the other. Raises ``Unsendable``.
+        """
+        self._refused = []
+        for first, part in _parts(parcels):
+            self.send(b"".join([self._marshalled(place, one) for place, one in enumerate(part, first)]))
+            self._confirmed = asyncio.get_running_loop().create_future()
+            for place in range(first, first + len(part)):
+                self._sent += 1
+                self._unconfirmed[self._sent] = place
+            await self.until(self._confirmed, f"a put into {shown(part[0].queue)}")
+        return self._refused
+
+    def _marshalled(self, place: int, parcel: Parcel) -> bytes:
+        body, number, most = parcel.body, self._number, self._line.longest
+        data = marshal(ContentHeader(body_size=len(body), properties=parcel.properties), number)
+        if len(data) > most:
+            raise Unsendable(place)
+        data = marshal(Basic.Publish(routing_key=parcel.queue, mandatory=True), number) + data
+        for start in range(0, len(body), most):
+            data += marshal(ContentBody(body[start : start + most]), number)
+        return data
+
+
+def _parts(parcels: Sequence[Parcel]) -> Iterator[tuple[int, Sequence[Parcel]]]:
+    first = size = 0
+    for place, one in enumerate(parcels):
+        if place - first == AT_ONCE or size >= BYTES_AT_ONCE:
+            yield first, parcels[first:place]
+            first, size = place, 0
+        size += len(one.body)
+    if parcels:
+        yield first, parcels[first:]
