@@ -14,10 +14,10 @@ import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import pytest
+from remote.brokers import connecting
 from remote.servers import Nats, client_of, must_have
 
 from asyncpc import DefinitionError
@@ -65,17 +65,8 @@ class TestNats(BrokerContract):
 @pytest.fixture
 async def connect() -> AsyncIterator[Open]:
     """Closes after the test what it has opened; the harness knows it by its name."""
-    opened: list[NatsBroker] = []
-
-    async def connected(url: str, lease: float = 30.0, **client: Any) -> NatsBroker:
-        broker = NatsBroker(url, Settings(lease, "dead", client))
-        opened.append(broker)
-        await broker.open()
-        return broker
-
-    yield connected
-    for broker in opened:
-        await broker.close()
+    async with connecting(NatsBroker) as connected:
+        yield connected
 
 
 # -- what is asked for -------------------------------------------------------------------------------
