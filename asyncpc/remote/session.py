@@ -43,8 +43,8 @@ __all__ = ["Session", "Terms"]
 WAIT: Final = 5.0
 """Seconds that one receive waits for a message."""
 
-MOST: Final = 1000
-"""The prefetch that is chosen at most."""
+MOST: Final = 2000
+"""The prefetch that is chosen at most: half of it is received while the other half is handled and acknowledged."""
 
 AHEAD: Final = 0.2
 """Seconds of work that are received ahead."""
@@ -218,8 +218,11 @@ class Session:
                 messages = await self.connection.call(receive, lambda: self._is_intake_over)
             except Disconnected:
                 return  # the intake is over
+            self.counts.received += len(messages)
             for message in messages:
                 self._arrive(message)
+            if self._arrived:
+                self._more.set()
             if self._is_suspect_kept:
                 await self._begin_alone()
 
@@ -258,9 +261,8 @@ class Session:
             self._prefetch = int(min(MOST, max(2 * self._at_once, AHEAD * pace)))
 
     def _arrive(self, message: Message) -> None:
-        self.counts.received += 1
-        delivery = Delivery(message, next(self._numbers), self._has_ended)
-        self._deliveries[delivery.number] = delivery
+        number = next(self._numbers)
+        self._deliveries[number] = delivery = Delivery(message, number, self._has_ended)
         if self._is_intake_over:
             delivery.release()
         elif message.attempt > self._terms.attempts:
@@ -274,7 +276,6 @@ class Session:
             if message.attempt > SUSPECT_AFTER:
                 self._suspect = delivery
             self._arrived.append(delivery)
-            self._more.set()
         elif self._gives_back():
             now = asyncio.get_running_loop().time()
             self._suspects_until = max(now, self._suspects_until) + SUSPECTS_APART  # else all but one come in vain

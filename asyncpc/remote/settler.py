@@ -116,8 +116,9 @@ class Settler:
         """
         ended, self._ended = self._ended, []
         if self._is_intake_over and self._is_receiving and not self._is_late:
-            self._ended = [one for one in ended if _comes_at_once(one)]
-            ended = [one for one in ended if not _comes_at_once(one)]
+            self._ended = [one for one in ended if one.is_released and not one.delay]
+            if self._ended:
+                ended = [one for one in ended if not one.is_released or one.delay]
         return ended
 
     def _wait_no_longer(self) -> None:
@@ -130,9 +131,10 @@ class Settler:
     async def _settle(self, ended: list[Delivery]) -> None:
         """Tell the broker how these ended: first what must not be lost, in one call for each way."""
         call, broker, counts = self._connection.call, self._broker, self._counts
-        released = [one for one in ended if one.is_released]
-        dead = [(one.message, _death(one)) for one in ended if one.failure is not None and not one.is_released]
         done = [one.message for one in ended if one.failure is None and not one.is_released]
+        others = ended if len(done) < len(ended) else []  # most often there are none
+        released = [one for one in others if one.is_released]
+        dead = [(one.message, _death(one)) for one in others if one.failure is not None and not one.is_released]
         if dead:
             await call(lambda: broker.bury(dead))
             counts.buried += len(dead)
@@ -167,10 +169,6 @@ class Settler:
                 delivery.is_lost = True
                 self._counts.overtaken += 1
                 log(WARNING, "%s: a lease ran out: a message may be handled twice", self._label, stage=self._label)
-
-
-def _comes_at_once(delivery: Delivery) -> bool:
-    return delivery.is_released and not delivery.delay
 
 
 def _how(delivery: Delivery) -> tuple[float, bool, int]:

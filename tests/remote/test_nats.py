@@ -12,20 +12,22 @@ import sys
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import pytest
+from remote.brokers import connecting
 from remote.servers import Nats, client_of, must_have
 
 from asyncpc import DefinitionError
-from asyncpc.remote.broker import Disconnected, Outgoing, PublishError, Settings
+from asyncpc.remote.broker import Disconnected, Message, Outgoing, PublishError, Settings
 from asyncpc.remote.contract import BrokerContract, outgoing, received, settled_depth
 
 client_of("nats")
 
 import nats  # noqa: E402  # it may be missing
+from nats.aio.msg import Msg  # noqa: E402  # likewise
 
 from asyncpc.remote.engines.nats import NatsBroker  # noqa: E402  # needs it
 
@@ -63,17 +65,8 @@ class TestNats(BrokerContract):
 @pytest.fixture
 async def connect() -> AsyncIterator[Open]:
     """Closes after the test what it has opened; the harness knows it by its name."""
-    opened: list[NatsBroker] = []
-
-    async def connected(url: str, lease: float = 30.0, **client: Any) -> NatsBroker:
-        broker = NatsBroker(url, Settings(lease, "dead", client))
-        opened.append(broker)
-        await broker.open()
-        return broker
-
-    yield connected
-    for broker in opened:
-        await broker.close()
+    async with connecting(NatsBroker) as connected:
+        yield connected
 
 
 # -- what is asked for -------------------------------------------------------------------------------
@@ -290,13 +283,15 @@ from asyncpc.remote.broker import Settings
 from asyncpc.remote.engines.nats import NatsBroker
 
 async def main():
-    broker = NatsBroker(sys.argv[1], Settings(3.0, "dead", {}))
+    broker = NatsBroker(sys.argv[1], Settings(60.0, "dead", {}))
     await broker.open()
     while True:
-        messages = await broker.receive(20, 5.0, 1)
-        for one in messages[:-1]:
-            print(one.body.decode(), flush=True)
-        await broker.ack(messages[:-1])
+        *done, kept = await broker.receive(20, 5.0, 1) or [None]
+        if kept is not None:
+            assert await broker.ack(done) == len(done)
+            for one in done:
+                print("done", one.body.decode())
+            print("kept", kept.body.decode(), flush=True)
 
 asyncio.run(main())
 """
@@ -305,47 +300,139 @@ asyncio.run(main())
 async def test_processes_share_a_queue_and_one_takes_over_from_another(server: Nats, connect: Open) -> None:
     """Three that are killed with something in hand: all they had not acked comes to the next, counted."""
     url = server.url()
-    broker = await connect(url, lease=3.0)
     sent = {f"{number}" for number in range(2000)}
-    command = [sys.executable, "-c", WORKER, url]
-    pipe = asyncio.subprocess.PIPE
+    told: dict[str, set[str]] = {"done": set(), "kept": set()}
+    broker = await connect(url, lease=60.0)
+    await broker.publish([outgoing(one.encode()) for one in sorted(sent)])
+    command, pipe = [sys.executable, "-c", WORKER, url], asyncio.subprocess.PIPE
     workers = [await asyncio.create_subprocess_exec(*command, stdout=pipe) for _ in range(3)]
+
+    async def listen(worker: asyncio.subprocess.Process) -> None:
+        assert worker.stdout is not None
+        async for line in worker.stdout:
+            how, name = line.decode().split()
+            assert name not in told["done"] | told["kept"]
+            told[how].add(name)
+            if told["done"] | told["kept"] == sent:
+                for one in workers:
+                    one.kill()
+
     try:
-        await broker.publish([outgoing(one.encode()) for one in sorted(sent)])
-        await settled_depth(broker, 0)
+        await asyncio.gather(*map(listen, workers))
     finally:
         for worker in workers:
-            worker.kill()
-    done = [line for worker in workers for line in (await worker.communicate())[0].decode().split()]
-    assert len(done) == len(set(done))
-    left = await received(broker, len(sent) - len(done))
-    assert {one.body.decode() for one in left} | set(done) == sent
-    assert min(one.attempt for one in left) >= 2
-    assert await broker.ack(left) == len(left)
-    assert (await broker.depth())[:3] == (0, 0, 0)
+            if worker.returncode is None:
+                worker.kill()
+            await worker.wait()
+    left = await received(await connect(url, lease=1.0), len(told["kept"]))
+    assert {one.body.decode() for one in left} == told["kept"]
+    assert {one.attempt for one in left} == {2}
+    await broker.purge(dead=False)
+
+
+# -- what comes before it is received ------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def listening(server: Nats, subject: str) -> AsyncIterator[asyncio.Queue[Msg]]:
+    """What all clients send under a subject."""
+    heard: asyncio.Queue[Msg] = asyncio.Queue()
+    client = await nats.connect(server.url().rsplit("/", 1)[0])
+    try:
+        await client.subscribe(subject, cb=heard.put)
+        await client.flush()
+        yield heard
+    finally:
+        await client.close()
+
+
+async def waiting_at(server: Nats, url: str, broker: NatsBroker) -> asyncio.Task[list[Message]]:
+    """A receive that has found nothing, so that its request stays open."""
+    async with listening(server, f"$JS.API.CONSUMER.MSG.NEXT.{url.rsplit('/', 1)[1]}.*") as requests:
+        waiting = asyncio.create_task(broker.receive(10, 60.0, 1))
+        for _ in range(2):  # for what is there, and then for what comes
+            await requests.get()
+    return waiting
+
+
+async def one_waits(server: Nats, url: str, broker: NatsBroker) -> Message:
+    """Receive a message, and let another one come, which is not received."""
+    waiting = await waiting_at(server, url, broker)
+    await broker.publish([outgoing(b"first")])
+    (message,) = await waiting
+    await broker.publish([outgoing(b"second")])
+    assert (await settled_depth(broker, 0)).unacknowledged == 2
+    return message
+
+
+async def test_messages_that_come_singly_are_asked_for_once(server: Nats, connect: Open) -> None:
+    """Protects the latency at a low load: another request for each, and its answer, cost more than the message."""
+    url = server.url()
+    broker = await connect(url)
+    waiting = await waiting_at(server, url, broker)
+    async with listening(server, f"$JS.API.CONSUMER.MSG.NEXT.{url.rsplit('/', 1)[1]}.*") as requests:
+        for _ in range(5):
+            await broker.publish([outgoing()])
+            assert await broker.ack(await waiting) == 1
+            waiting = asyncio.create_task(broker.receive(10, 60.0, 1))
+        await broker.depth()
+        assert requests.empty()
+    broker.wake()
+    assert await waiting == []
+
+
+@pytest.mark.parametrize("end", ["wake", "close", "wake and close"])
+async def test_what_came_after_the_last_receive_goes_to_others(server: Nats, connect: Open, end: str) -> None:
+    """Fault E14: a message that the client holds when it wants no more waits for no lease, and was no attempt."""
+    url = server.url()
+    first, second = await connect(url), await connect(url)
+    await one_waits(server, url, first)
+    if "wake" in end:
+        first.wake()
+    if "close" in end:  # and leaves no task
+        await first.close()
+    (message,) = await received(second, 1)
+    assert (message.body, message.attempt) == (b"second", 1)
+    await second.publish([outgoing(b"third")])
+    (message,) = await received(second, 1)
+    assert (message.body, message.attempt) == (b"third", 1)
+
+
+async def test_what_waits_to_be_received_keeps_its_lease(server: Nats, connect: Open) -> None:
+    """As long as what was received before it, or somebody else would handle it too."""
+    url = server.url()
+    broker = await connect(url)
+    message = await one_waits(server, url, broker)
+    async with listening(server, f"$JS.ACK.{url.rsplit('/', 1)[1]}.>") as told:
+        assert await broker.extend([message]) == []
+        both = [await told.get() for _ in range(2)]
+    assert [one.data for one in both] == [b"+WPI"] * 2
+    assert len({one.subject for one in both}) == 2
+
+
+async def test_nothing_waits_beside_a_suspect(server: Nats, connect: Open) -> None:
+    """Protects its neighbours: if it kills its process, what waits there would count one more delivery."""
+    url = server.url()
+    broker = await connect(url)
+    waiting = await waiting_at(server, url, broker)
+    client = await nats.connect(url.rsplit("/", 1)[0])
+    try:
+        await client.jetstream().publish(url.rsplit("/", 1)[1], b"suspect", headers={"Asyncpc-Attempts": "2"})
+    finally:
+        await client.close()
+    (suspect,) = await waiting
+    assert suspect.attempt == 3
+    await broker.publish([outgoing(b"neighbour")])
+    assert (await broker.depth())[:2] == (1, 1)
 
 
 # -- what the server counts and keeps ----------------------------------------------------------------
 
 
-async def test_what_came_after_the_last_receive_goes_back_at_once(server: Nats, connect: Open) -> None:
-    """Fault E14: a message that the client holds when it closes waits for no lease, and was no attempt."""
-    url = server.url()
-    first, second = await connect(url), await connect(url)
-    waiting = asyncio.create_task(first.receive(10, 60.0, 1))
-    await asyncio.sleep(0.1)
-    first.wake()
-    assert await waiting == []
-    await second.publish([outgoing(b"between")])
-    await asyncio.sleep(0.1)
-    await first.close()
-    (message,) = await received(second, 1)
-    assert (message.body, message.attempt) == (b"between", 1)
-
-
 async def test_attempts_are_counted_over_every_way_back(server: Nats, connect: Open) -> None:
     """The server's count begins anew with each copy; the message's goes on, and its id stays known."""
-    broker = await connect(server.url(), lease=1.0)
+    url = server.url()
+    broker = await connect(url)
     await broker.publish([Outgoing("id", b"", time=1.0)])
     attempts = []
     for delay, counted in [(0.0, True), (0.0, False), (0.2, True), (0.2, False), (0.0, False)]:
@@ -353,7 +440,7 @@ async def test_attempts_are_counted_over_every_way_back(server: Nats, connect: O
         attempts.append(message.attempt)
         await broker.release([message], delay, counted)
         await broker.release([message], delay, counted)  # a repeated call makes no second copy
-    (message,) = await received(broker, 1)  # and its lease runs out
+    (message,) = await received(await connect(url, lease=1.0), 1)  # and its lease runs out
     attempts.append(message.attempt)
     (message,) = await received(broker, 1)
     assert [*attempts, message.attempt] == [1, 2, 2, 3, 3, 3, 4]
@@ -375,7 +462,6 @@ async def test_a_delivery_that_was_lost_settles_nothing(server: Nats, connect: O
     assert await first.ack(ours) == 0
     await first.release(ours, 0.0, counted=False)
     await first.bury([(ours[0], b"{}")])
-    assert await first.receive(10, 0.2, 1) == []
     assert await second.ack(theirs) == 1
     assert (await first.depth())[:4] == (0, 0, 0, 0)
 
@@ -453,19 +539,22 @@ async def test_purge_forgets_what_is_delayed(server: Nats, connect: Open) -> Non
     assert (await broker.depth())[:3] == (0, 0, 0)
 
 
-async def test_whoever_only_looks_changes_no_lease(server: Nats) -> None:
+async def test_whoever_only_looks_changes_no_lease(server: Nats, connect: Open) -> None:
     """Protects running workers: ``asyncpc queue stats`` opens the queue with another lease than theirs."""
     url = server.url()
-    worker = NatsBroker(url, Settings(7.0, "dead", {}))
-    await worker.open()
-    await worker.receive(1, 0.01, 1)
-    looking = NatsBroker(url, Settings(60.0, "dead", {}))
-    await looking.open()
-    await looking.depth()
-    (found,) = await worker._connected().ask((f"CONSUMER.INFO.{worker._consumer}", {}))
-    assert found["config"]["ack_wait"] == 7_000_000_000
-    await looking.receive(1, 0.01, 1)
-    (found,) = await worker._connected().ask((f"CONSUMER.INFO.{worker._consumer}", {}))
-    assert found["config"]["ack_wait"] == 60_000_000_000
-    await looking.close()
-    await worker.close()
+    address, name = url.rsplit("/", 1)
+    client = await nats.connect(address)
+
+    async def lease() -> float:
+        return float((await client.jetstream().consumer_info(name, "workers")).config.ack_wait or 0.0)
+
+    try:
+        worker = await connect(url, lease=7.0)
+        await worker.receive(1, 0.01, 1)
+        looking = await connect(url, lease=60.0)
+        await looking.depth()
+        assert await lease() == 7.0
+        await looking.receive(1, 0.01, 1)
+        assert await lease() == 60.0
+    finally:
+        await client.close()

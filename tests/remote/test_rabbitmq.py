@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from remote.brokers import connecting
 from remote.servers import Rabbit, client_of, free_port, must_have
 
 from asyncpc import DefinitionError, StateError
@@ -77,17 +78,8 @@ class TestRabbit(BrokerContract):
 @pytest.fixture
 async def connect() -> AsyncIterator[Open]:
     """Closes after the test what it has opened; the harness knows it by its name."""
-    opened: list[RabbitBroker] = []
-
-    async def connected(url: str, lease: float = 30.0, **client: Any) -> RabbitBroker:
-        broker = RabbitBroker(url, Settings(lease, "dead", client))
-        opened.append(broker)
-        await broker.open()
-        return broker
-
-    yield connected
-    for broker in opened:
-        await broker.close()
+    async with connecting(RabbitBroker) as connected:
+        yield connected
 
 
 # -- what is asked for -------------------------------------------------------------------------------

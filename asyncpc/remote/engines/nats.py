@@ -9,55 +9,42 @@ forgotten its last deliveries; it never answers their acks, so they count as los
 
 from __future__ import annotations
 
+import asyncio
 import json
-import re
-import string
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from hashlib import blake2b
-from typing import Any, Final
-from urllib.parse import quote, unquote
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
 
-from nats.aio.msg import Msg
-
-from ...errors import DefinitionError
-from ...wording import shown
-from ..broker import DeadLetter, Depth, Disconnected, Guarantees, Message, Outgoing, PublishError, Settings
-from .nats_connection import AT_ONCE, Connection, Request, read
+from ..broker import (
+    SUSPECT_AFTER,
+    DeadLetter,
+    Depth,
+    Disconnected,
+    Guarantees,
+    Message,
+    Outgoing,
+    PublishError,
+    Settings,
+)
+from .nats_address import read
+from .nats_connection import AT_ONCE, Connection, Request
+from .nats_message import KEPT_FREE, Delivery, delivered, headers_of, later, letter, quoted
+from .nats_pulls import Pulls
+from .nats_streams import Streams
 
 __all__ = ["NatsBroker"]
-
-FAILURE: Final = 40_000
-"""Bytes kept free in each message for what it may fail of later; the server takes 64 KiB of headers."""
-
-HEADERS: Final = 8192
-"""Bytes kept free for headers."""
-
-REMEMBERED: Final = 120.0
-"""Seconds for which the server knows the id of a message."""
 
 MARGIN: Final = 2.0
 """Seconds before the end of a lease after which a delivery counts as lost; at most a quarter of the lease."""
 
-SAFE: Final = string.punctuation.replace("%", "")
-"""Characters that an id has in a header as they are."""
 
+class _Opened(NamedTuple):
+    """From one ``open`` to the next ``close``."""
 
-class _Delivery:
-    """A receipt: where to answer to, and until when."""
-
-    __slots__ = ("connection", "delivered", "ends", "reply", "sequence", "stamp")
-
-    def __init__(self, reply: str, ends: float, connection: Connection) -> None:
-        parts = reply.split(".")  # $JS.ACK[.domain.account].stream.consumer.delivered.sequence.…
-        place = 4 if len(parts) == 9 else 6
-        self.reply: str = reply
-        self.delivered: int = int(parts[place])
-        self.sequence: int = int(parts[place + 1])
-        self.stamp: float = int(parts[place + 3]) / 1e9
-        self.ends: float = ends  # by the monotonic clock; in the past once it is settled
-        self.connection: Connection = connection
+    connection: Connection
+    streams: Streams
+    pulls: Pulls
 
 
 class NatsBroker:
@@ -70,108 +57,76 @@ class NatsBroker:
 
     def __init__(self, url: str, settings: Settings) -> None:
         self._options, self._queue = read(url, settings.client)
-        self._consumer = f"{self._queue}.workers"
         self._is_encrypted = url.lower().startswith("tls:")
         self._where = f"{self._options['servers']}/{self._queue}"
-        self._dead = re.sub(r"[^\w-]", "-", settings.dead_letter, flags=re.ASCII)
-        self._dead_subject = f"{self._dead}.{self._queue}"
+        self._dead_letter = settings.dead_letter
         self._lease = settings.lease
         self._ours_for = settings.lease - min(settings.lease / 4, MARGIN)
-        self._connection: Connection | None = None
-        self._config: dict[str, Any] = {}  # of the consumer
-        self._last = 0  # sequence that the server had delivered when this connection was opened, as far as it knows
+        self._now: _Opened | None = None
+        self._giving_back: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """See ``Broker``; raises ``DefinitionError`` for a stream of that name that is something else."""
         connection = Connection(self._where, self._is_encrypted)
         await connection.open(self._options)
-        self._connection = connection
+        streams = Streams(connection, self._queue, self._dead_letter)
+        pulls = Pulls(connection, streams.consumer, lambda one: delivered(one, self._ours_for, connection))
+        self._now = _Opened(connection, streams, pulls)
         try:
-            await self._make(connection)
+            await streams.make(self._lease)
         except BaseException:
             await self.close()
             raise
-
-    async def _make(self, connection: Connection) -> None:
-        queue, later, dead = self._queue, f"{self._queue}.later.*", f"{self._dead}.*"
-        kept = {"storage": "file", "allow_direct": True, "duplicate_window": int(REMEMBERED * 1e9)}
-        made = await self._make_stream(
-            queue, retention="workqueue", subjects=[queue, later], allow_msg_schedules=True, **kept
-        )
-        can_delay = bool(made.get("allow_msg_schedules")) and later in made["subjects"]
-        self.guarantees = self.guarantees._replace(delays=can_delay)
-        await self._make_stream(self._dead, retention="limits", subjects=[dead], **kept)
-        (found,) = await connection.ask((f"CONSUMER.INFO.{self._consumer}", {}))
-        self._last = found.get("delivered", {}).get("stream_seq", 0)
-        self._config = found.get("config", {})  # somebody may have made it with other limits
-        if not self._config:
-            names = {"name": "workers", "durable_name": "workers", "max_ack_pending": -1, "max_waiting": 10_000}
-            await self._make_consumer(names)
-
-    async def _make_consumer(self, config: dict[str, Any]) -> None:
-        fixed = {
-            "ack_policy": "explicit",
-            "filter_subject": self._queue,
-            "max_deliver": -1,
-            "ack_wait": int(self._lease * 1e9),
-        }
-        if config != config | fixed:
-            self._config = config | fixed
-            request = {"stream_name": self._queue, "config": self._config}
-            await self._connected().api((f"CONSUMER.CREATE.{self._consumer}.{self._queue}", request))
-
-    async def _make_stream(self, name: str, **config: Any) -> dict[str, Any]:
-        connection = self._connected()
-        (found,) = await connection.ask((f"STREAM.INFO.{name}", {}))
-        if found.get("error", {}).get("code") == 404:
-            (found,) = await connection.api((f"STREAM.CREATE.{name}", {"name": name, **config}))
-        made: dict[str, Any] = found.get("config", {})
-        first, retention = config["subjects"][0], config["retention"]
-        if made.get("retention") != retention or not made.get("allow_direct") or first not in made["subjects"]:
-            what = f"retention {retention}, allow_direct, and the subject {first}"
-            raise DefinitionError(f"remote_queue: expected the stream {shown(name)} at {self._where} to have {what}")
-        return made
+        self.guarantees = self.guarantees._replace(delays=streams.can_delay)
 
     async def close(self) -> None:
         """See ``Broker``; what came and was not received goes back at once."""
-        connection = self._connection
-        if connection is not None:
-            connection.wake()
-            await connection.stop()
+        if self._now is not None:
+            connection, _, pulls = self._now
             try:
-                await self.release(self._take(len(connection.ready)), 0.0, counted=False)
-            except (Disconnected, PublishError):
-                pass  # its lease runs out
+                pulls.wake()
+                await self._given_back()
+                await self._give_back(pulls)
             finally:
-                self._connection = None
+                self._now = None
                 await connection.close()
 
-    def _connected(self) -> Connection:
-        if self._connection is None:
+    def _opened(self) -> _Opened:
+        if self._now is None:
             raise Disconnected(f"{self._where}: not connected")
-        return self._connection
+        return self._now
+
+    # -- receiving --------------------------------------------------------------------------------
 
     async def receive(self, limit: int, wait: float, suspects: int) -> list[Message]:
         """See ``Broker``; the lease is that of whoever receives, not of those who only put or look."""
-        await self._make_consumer(self._config)
-        await self._connected().pull(self._consumer, limit, wait)
-        return self._take(limit)
+        _, streams, pulls = self._opened()
+        pulls.is_asked_back = False
+        await self._given_back()
+        await streams.lend_for(self._lease)
+        await pulls.wait(limit, wait)
+        messages = pulls.take(limit)
+        if any(one.attempt > SUSPECT_AFTER for one in messages):  # nothing is to wait here while it is at work
+            await pulls.stop()
+            messages += pulls.take(limit - len(messages))
+        return messages
 
     def wake(self) -> None:
-        """See ``Broker``."""
-        if self._connection is not None:
-            self._connection.wake()
+        """See ``Broker``; also without such a call, what would come here later goes to others."""
+        if self._now is not None and not self._now.pulls.wake() and self._now.pulls.is_open:
+            name = f"asyncpc: {self._queue} gives back"
+            self._giving_back = asyncio.create_task(self._give_back(self._now.pulls), name=name)
 
-    def _take(self, limit: int) -> list[Message]:
-        taken: list[Message] = []
-        connection, now = self._connected(), time.monotonic()
-        ready = connection.ready
-        while ready and len(taken) < limit:
-            came, one = ready.popleft()
-            if came + self._ours_for > now:
-                receipt = _Delivery(one.reply, came + self._ours_for, connection)
-                taken.append(_message(one, receipt.sequence, receipt.delivered, receipt))
-        return taken
+    async def _given_back(self) -> None:
+        if self._giving_back is not None:
+            await self._giving_back
+            self._giving_back = None
+
+    async def _give_back(self, pulls: Pulls) -> None:
+        """Ask for no more; what came and was not received goes to others."""
+        with suppress(Disconnected, PublishError):  # then its lease runs out
+            await pulls.stop()
+            await self.release(pulls.take(len(pulls.ready)), 0.0, counted=False)
 
     # -- settling ---------------------------------------------------------------------------------
 
@@ -179,8 +134,9 @@ class NatsBroker:
         now = time.monotonic()
         return [one for one in messages if one.receipt.ends > now and not self._is_forgotten(one.receipt)]
 
-    def _is_forgotten(self, delivery: _Delivery) -> bool:
-        return delivery.connection is not self._connection and delivery.sequence > self._last
+    def _is_forgotten(self, delivery: Delivery) -> bool:
+        connection, streams, _ = self._opened()
+        return delivery.connection is not connection and delivery.sequence > streams.last
 
     async def ack(self, messages: Sequence[Message]) -> int:
         """See ``Broker``."""
@@ -196,7 +152,7 @@ class NatsBroker:
     async def _send(self, messages: Sequence[Message], how: bytes) -> None:
         if messages:  # the server takes them in turn, so the answer to the last is that to all
             requests = [Request(one.receipt.reply, how) for one in messages]
-            await self._connected().call(requests[-1:], quiet=requests[:-1])
+            await self._opened().connection.call(requests[-1:], quiet=requests[:-1])
 
     async def release(self, messages: Sequence[Message], delay: float, counted: bool) -> None:
         """See ``Broker``; what is no attempt, or has a delay, goes to the end of the queue."""
@@ -206,9 +162,8 @@ class NatsBroker:
             return
         again = []
         for one in ours:
-            unique = f"%release/{one.receipt.sequence}/{one.receipt.delivered}"  # the same when it is repeated
             outgoing = Outgoing(one.id, one.body, one.headers, delay, time=one.time)
-            again.append(self._request(outgoing, unique, one.attempt - (not counted)))
+            again.append(self._request(outgoing, f"%release/{one.receipt.name}", one.attempt - (not counted)))
         await self._put(again, ours)
         await self._settle(ours)
 
@@ -216,19 +171,14 @@ class NatsBroker:
         """See ``Broker``."""
         failures = {id(message): failure for message, failure in dead}
         ours = self._ours([message for message, _ in dead])
-        letters, longest = [], self._connected().longest - HEADERS
-        for one in ours:
-            unique = f"%bury/{self._queue}/{one.receipt.sequence}/{one.receipt.delivered}/{quote(one.id, SAFE)}"
-            failure, room = failures[id(one)], min(FAILURE, longest - len(one.body))
-            headers = _headers(one, unique, one.attempt)
-            headers["Asyncpc-Failure"] = failure.decode("utf-8", "replace") if len(failure) <= room else "{}"
-            letters.append(Request(self._dead_subject, one.body, headers))
+        dead_subject, longest = self._opened().streams.dead_subject, self._opened().connection.longest
+        letters = [letter(dead_subject, self._queue, one, failures[id(one)], longest) for one in ours]
         await self._put(letters, ours)
         await self._settle(ours)
 
     async def extend(self, messages: Sequence[Message]) -> list[Message]:
-        """See ``Broker``."""
-        ours, ends = self._ours(messages), time.monotonic() + self._ours_for
+        """See ``Broker``; also of those that came and were not received yet."""
+        ours, ends = self._ours([*messages, *self._opened().pulls.ready]), time.monotonic() + self._ours_for
         kept = set(map(id, ours))
         await self._send(ours, b"+WPI")
         for one in ours:
@@ -239,8 +189,8 @@ class NatsBroker:
 
     async def publish(self, messages: Sequence[Outgoing]) -> None:
         """See ``Broker``."""
-        most = self._connected().longest
-        longest = most - min(FAILURE + HEADERS, most // 4)
+        most = self._opened().connection.longest
+        longest = most - min(KEPT_FREE, most // 4)
         fitting = [one for one in messages if len(one.body) <= longest]
         await self._put([self._request(one) for one in fitting], fitting)
         if len(fitting) < len(messages):
@@ -248,18 +198,13 @@ class NatsBroker:
             raise PublishError(f"{self._where} takes at most {longest} bytes a message (see max_payload)", long)
 
     def _request(self, message: Outgoing, unique: str = "", attempts: int = 0) -> Request:
-        headers = _headers(message, unique, attempts)
-        if message.delay <= 0 or not self.guarantees.delays:
-            return Request(self._queue, message.body, headers)
-        due = datetime.fromtimestamp(time.time() + message.delay, UTC).isoformat()
-        headers |= {"Nats-Schedule": f"@at {due}", "Nats-Schedule-Target": self._queue}
-        headers.setdefault("Asyncpc-Id", headers["Nats-Msg-Id"])  # the server may use another one when it is due
-        name = blake2b(headers["Nats-Msg-Id"].encode(), digest_size=16).hexdigest()
-        return Request(f"{self._queue}.later.{name}", message.body, headers)
+        if message.delay > 0 and self.guarantees.delays:
+            return later(self._queue, message, unique, attempts)
+        return Request(self._queue, message.body, headers_of(message, unique, attempts))
 
     async def _put(self, requests: Sequence[Request], messages: Sequence[Any]) -> None:
         refused, why = [], ""
-        for message, answer in zip(messages, await self._connected().call(requests), strict=True):
+        for message, answer in zip(messages, await self._opened().connection.call(requests), strict=True):
             if b'"error"' in answer.data:
                 refused.append(message)
                 why = json.loads(answer.data)["error"].get("description", "")
@@ -270,111 +215,36 @@ class NatsBroker:
 
     async def depth(self) -> Depth:
         """See ``Broker``; a delivery whose process was killed counts as unacknowledged until it is received again."""
-        stream, consumer, dead = await self._connected().api(
-            (f"STREAM.INFO.{self._queue}", {}),
-            (f"CONSUMER.INFO.{self._consumer}", {}),
-            (f"STREAM.INFO.{self._dead}", {"subjects_filter": self._dead_subject}),
-        )
-        ready, under_way = consumer["num_pending"], consumer["num_ack_pending"]
-        delayed = stream["state"].get("num_subjects", 0) - (ready + under_way > 0)  # each has a subject of its own
-        buried = (dead["state"].get("subjects") or {}).get(self._dead_subject, 0)
-        oldest = await self.peek(1) if ready else []
-        age = max(0.0, time.time() - oldest[0].time) if oldest else None
-        return Depth(ready, under_way, max(0, delayed), buried, age)
+        return await self._opened().streams.depth()
 
     async def peek(self, limit: int) -> list[Message]:
         """See ``Broker``; shows what was not received before."""
-        (info,) = await self._connected().api((f"CONSUMER.INFO.{self._consumer}", {}))
-        first = info["delivered"]["stream_seq"] + 1
-        return [_message(one, place, 1) for place, one in await self._walk(self._queue, self._queue, first, limit)]
-
-    async def _walk(self, stream: str, subject: str, first: int, limit: int) -> list[tuple[int, Msg]]:
-        found: list[tuple[int, Msg]] = []
-        while len(found) < limit:
-            fields = {"seq": first, "next_by_subj": subject}
-            (one,) = await self._connected().call(
-                [Request(f"$JS.API.DIRECT.GET.{stream}", json.dumps(fields).encode())]
-            )
-            place = (one.headers or {}).get("Nats-Sequence")
-            if place is None:  # 404: there is none
-                break
-            found.append((int(place), one))
-            first = int(place) + 1
-        return found
+        return await self._opened().streams.peek(limit)
 
     async def dead(self, limit: int, after: str) -> list[DeadLetter]:
         """See ``Broker``."""
-        found = await self._walk(self._dead, self._dead_subject, int(after or 0) + 1, limit)
-        return [
-            DeadLetter(str(place), _message(one, place), (one.headers or {}).get("Asyncpc-Failure", "").encode())
-            for place, one in found
-        ]
+        return await self._opened().streams.letters(limit, after)
 
     async def requeue(self, places: Sequence[str]) -> int:
         """See ``Broker``."""
-        wanted = [one for one in dict.fromkeys(places) if one.isdecimal() and int(one) < 2**63]
-        get = f"$JS.API.DIRECT.GET.{self._dead}"
-        answers = await self._connected().call([Request(get, json.dumps({"seq": int(one)}).encode()) for one in wanted])
-        found = [(place, one) for place, one in zip(wanted, answers, strict=True) if self._is_dead(one)]
+        streams = self._opened().streams
+        found = await streams.letters_at(places)
         again = []
         for place, one in found:
-            message = _message(one, int(place))
-            outgoing = Outgoing(message.id, message.body, message.headers, time=message.time)
-            again.append(self._request(outgoing, f"%requeue/{self._dead}/{place}/{quote(message.id, SAFE)}"))
+            outgoing = Outgoing(one.id, one.body, one.headers, time=one.time)
+            again.append(self._request(outgoing, f"%requeue/{streams.dead}/{place}/{quoted(one.id)}"))
         await self._put(again, again)
-        await self._connected().ask(*((f"STREAM.MSG.DELETE.{self._dead}", {"seq": int(place)}) for place, _ in found))
+        await streams.forget_letters([place for place, _ in found])
         return len(found)
-
-    def _is_dead(self, message: Msg) -> bool:
-        return (message.headers or {}).get("Nats-Subject") == self._dead_subject
 
     async def purge(self, dead: bool) -> int:
         """See ``Broker``."""
+        streams = self._opened().streams
         if dead:
-            return await self._purge(self._dead, self._dead_subject)
-        number = await self._purge(self._queue, f"{self._queue}.later.*")
-        (info,) = await self._connected().api((f"CONSUMER.INFO.{self._consumer}", {}))
-        if info["num_ack_pending"] == 0:
-            return number + await self._purge(self._queue, self._queue)
+            return await streams.purge(streams.dead, streams.dead_subject)
+        number = await streams.purge(self._queue, f"{self._queue}.later.*")
+        if await streams.under_way() == 0:
+            return number + await streams.purge(self._queue, self._queue)
         while messages := await self.receive(AT_ONCE, 0.0, 1):  # a purge would take what somebody works on too
             number += await self.ack(messages)
         return number
-
-    async def _purge(self, stream: str, subject: str) -> int:
-        (answer,) = await self._connected().api((f"STREAM.PURGE.{stream}", {"filter": subject}))
-        return int(answer["purged"])
-
-
-def _headers(message: Message | Outgoing, unique: str = "", attempts: int = 0) -> dict[str, str]:
-    """``unique`` is the id for the server, where it is not the message's own."""
-    identity = quote(message.id, SAFE)
-    headers = {**message.headers, "Nats-Msg-Id": unique or identity}
-    if unique:
-        headers["Asyncpc-Id"] = identity
-    if message.time:
-        headers["Asyncpc-Time"] = str(message.time)
-    if attempts:
-        headers["Asyncpc-Attempts"] = str(attempts)
-    return headers
-
-
-def _message(one: Msg, sequence: int, delivered: int = 0, receipt: _Delivery | None = None) -> Message:
-    headers = one.headers or {}
-    identity = headers.get("Asyncpc-Id") or headers.get("Nats-Msg-Id") or str(sequence)
-    attempt = delivered + int(_number(headers.get("Asyncpc-Attempts"), 0))
-    put = _number(headers.get("Asyncpc-Time"), 0.0)
-    if not put:  # another program put it
-        put = receipt.stamp if receipt else datetime.fromisoformat(headers["Nats-Time-Stamp"]).timestamp()
-    others = {name: value for name, value in headers.items() if not name.startswith(("Nats-", "Asyncpc-"))}
-    return Message(unquote(identity), one.data, attempt, put, others, receipt)
-
-
-def _number(text: str | None, other: float) -> float:
-    """What a header says, if it can be believed (fault F10)."""
-    if text is None:
-        return other
-    try:
-        number = float(text)
-    except ValueError:
-        return other
-    return number if 0 <= number < 1e12 else other

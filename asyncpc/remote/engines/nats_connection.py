@@ -1,36 +1,28 @@
-"""One connection to a server of NATS: requests that are sent together, and pulls; what ``nats.py`` is built on.
+"""One connection to a server of NATS, and requests over it that are sent together; what ``nats.py`` is built on.
 
-The client's own ``fetch`` loses messages that come when it gives up, and makes a task for each; here all answers, and
-all messages, come to two subscriptions. Whatever ends the connection, and a server that says nothing, ends every call.
+All answers come to one subscription. Whatever ends the connection, and a server that says nothing, ends every call.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
-import os
-import re
-import ssl
-import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from typing import Any, Final, NamedTuple
-from urllib.parse import unquote, urlsplit
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error, SecureConnWantedError
-from nats.js.api import Header
 
 from ...errors import DefinitionError
-from ...wording import shown, summary
+from ...wording import summary
 from ..broker import Disconnected
+from .nats_address import OURS
 
-__all__ = ["AT_ONCE", "Connection", "Request", "read"]
+__all__ = ["AT_ONCE", "CLOSING", "PATIENCE", "Connection", "Request"]
 
 PATIENCE: Final = 10.0
 """Seconds without a word from the server after which the connection is given up."""
@@ -38,52 +30,10 @@ PATIENCE: Final = 10.0
 CLOSING: Final = 2.0
 """Seconds that what is said last may take."""
 
-HEARTBEAT: Final = 4.0
-"""Seconds after which the server says that there is still no message."""
-
 AT_ONCE: Final = 1000
 """Requests that are sent before their answers are waited for."""
 
 BYTES_AT_ONCE: Final = 8 * 2**20
-
-OURS: Final[dict[str, Any]] = {
-    "allow_reconnect": False,  # the session does
-    "max_reconnect_attempts": 1,  # it knows no fewer
-    "reconnect_time_wait": 0,
-    "pending_size": 2**30,  # else publish waits for a server that takes nothing, and swallows its cancel
-}
-"""Options of the client that are the engine's."""
-
-OPTIONS: Final = set(inspect.signature(Client.connect).parameters) - {"self", "error_cb", *OURS}
-"""Options of the client that are the user's."""
-
-CREDENTIALS: Final = {"user": "NATS_USER", "password": "NATS_PASSWORD", "token": "NATS_TOKEN"}
-"""Where the command ``nats`` too looks for them in the environment."""
-
-
-def read(url: str, client: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """The options of the client, and the name of the queue; raises ``DefinitionError``."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port or 4222
-    except ValueError:  # its text may show a password
-        parts, host, port = urlsplit(""), None, 0
-    queue = parts.path.removeprefix("/")
-    if not host or parts.query or parts.fragment or not re.fullmatch(r"[\w-]+", queue, re.ASCII):
-        form = "nats://[user:password@]host[:4222]/queue (or tls://), and a queue of letters, digits, - and _"
-        raise DefinitionError(f"remote_queue: expected {form}")
-    if unknown := sorted(set(client) - OPTIONS):
-        raise DefinitionError(f"remote_queue: nats:// takes no option {shown(unknown[0])}")
-    user, password = parts.username, parts.password
-    given = {"token": user} if password is None else {"user": user, "password": password}
-    given = {name: unquote(value) for name, value in given.items() if value}
-    if not given and not {*CREDENTIALS, "user_credentials", "nkeys_seed", "nkeys_seed_str"} & set(client):
-        given = {name: os.environ[variable] for name, variable in CREDENTIALS.items() if os.environ.get(variable)}
-    options: dict[str, Any] = {"connect_timeout": 5, "ping_interval": 4, "max_outstanding_pings": 2, "name": "asyncpc"}
-    address = {"servers": f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}"}
-    if parts.scheme == "tls" and "tls" not in client:  # the client would read the certificates inside the loop
-        options["tls"] = ssl.create_default_context()
-    return options | address | given | dict(client), queue
 
 
 class Request(NamedTuple):
@@ -136,9 +86,10 @@ class Connection:
     """From ``open`` to ``close``, once; each call raises ``Disconnected`` when it is over."""
 
     def __init__(self, where: str, is_encrypted: bool) -> None:
-        self.ready: deque[tuple[float, Msg]] = deque()
-        """Messages that were pulled, and when they came by the monotonic clock."""
-        self._where: str = where
+        self.at_end: Callable[[], None] = _nothing
+        """Called when it is over."""
+        self.where: str = where
+        """The server and the queue, without a password."""
         self._is_encrypted: bool = is_encrypted
         self._client: _Client = _Client(self._end, is_encrypted)
         self._is_over: bool = False
@@ -147,12 +98,6 @@ class Connection:
         self._calls: dict[str, _Call] = {}
         self._inbox: str = ""
         self._subscriptions: list[Subscription] = []
-        self._unsubscribe: Callable[[], Awaitable[None]] | None = None  # from what is pulled, once all has come
-        self._pull: int = 0  # messages that the server may still send
-        self._pulled: str = ""  # where it says that there are no more
-        self._due: float = 0.0  # when it must have said something about that
-        self._is_asked_back: bool = False
-        self._changed: asyncio.Event = asyncio.Event()
 
     @property
     def longest(self) -> int:
@@ -167,8 +112,7 @@ class Connection:
             async with asyncio.timeout(PATIENCE):
                 await client.connect(**settings)
                 self._inbox = client.new_inbox()
-                await self._subscribe("*.*", self._on_answer)
-                self._unsubscribe = (await self._subscribe("*", self._on_message)).drain
+                await self.subscribe(f"{self._inbox}.*.*", self._on_answer)
         except (OSError, Error, TimeoutError) as error:
             await self.close()
             raise self.lost(self._error or error) from None
@@ -176,9 +120,12 @@ class Connection:
             await self.close()
             raise
 
-    async def _subscribe(self, subject: str, cb: Callable[[Msg], Awaitable[None]]) -> Subscription:
-        subject = f"{self._inbox}.{subject}"
-        # without bounds: no more comes than was asked for, and the client would drop what is beyond
+    def new_inbox(self) -> str:
+        """A subject that nobody else has."""
+        return self._client.new_inbox()
+
+    async def subscribe(self, subject: str, cb: Callable[[Msg], Awaitable[None]]) -> Subscription:
+        """Without bounds: no more comes than was asked for, and the client would drop what is beyond."""
         made = await self._client.subscribe(subject, cb=cb, pending_msgs_limit=0, pending_bytes_limit=0)
         self._subscriptions.append(made)
         return made
@@ -197,11 +144,16 @@ class Connection:
     def lost(self, why: BaseException | str) -> Disconnected:
         """The error to raise when the connection is of no more use."""
         self._is_over = True
-        return Disconnected(f"{self._where}: {why if isinstance(why, str) else summary(why)}")
+        return Disconnected(f"{self.where}: {why if isinstance(why, str) else summary(why)}")
+
+    def end(self, error: BaseException) -> None:
+        """It is over, for that reason."""
+        self._error = error
+        self._end()
 
     def _end(self) -> None:
         self._is_over = True
-        self._changed.set()
+        self.at_end()
         for call in self._calls.values():
             call.end()
 
@@ -212,6 +164,10 @@ class Connection:
         """Raise if it is over."""
         if self._is_over:
             raise self.lost(self._error or "the connection is closed")
+
+    async def tell(self, subject: str, body: bytes, reply: str) -> None:
+        """Send something, whatever is answered; raises what the client raises."""
+        await self._client.publish(subject, body, reply)
 
     # -- requests ---------------------------------------------------------------------------------
 
@@ -268,75 +224,12 @@ class Connection:
                 why = error.get("description")
                 if error.get("code") == 503:  # a cluster without a leader, for now
                     raise self.lost(str(why))
-                raise DefinitionError(f"remote_queue: {self._where} refuses {subject}: {why}")
+                raise DefinitionError(f"remote_queue: {self.where} refuses {subject}: {why}")
         return answers
 
-    # -- pulls ------------------------------------------------------------------------------------
 
-    async def pull(self, consumer: str, limit: int, wait: float) -> None:
-        """Ask for what is there, then for one message to wait for; ``ready`` has them.
-
-        So no more than one may come after it returned, when it was asked back.
-        """
-        ends, self._is_asked_back = time.monotonic() + wait, False
-        self.check()
-        try:
-            if not self.ready and not self._pull:
-                await self._ask_for(consumer, limit, {"no_wait": True})
-                while self._pull:
-                    await self._something(self._due)
-            while not self.ready and not self._is_asked_back and (left := ends - time.monotonic()) > 0:
-                if not self._pull:
-                    await self._ask_for(consumer, 1, {"expires": 1_000_000 + int(left * 1e9)})
-                await self._something(ends)
-        except Error as error:
-            raise self.lost(error) from None
-
-    def wake(self) -> None:
-        """End a pull that waits."""
-        self._is_asked_back = True
-        self._changed.set()
-
-    async def stop(self) -> None:
-        """Ask for no more; what is under way comes first. Returns within some seconds, whatever the server does."""
-        if self._unsubscribe is not None and not self._is_over:
-            with suppress(OSError, Error, TimeoutError):
-                async with asyncio.timeout(CLOSING):
-                    await self._unsubscribe()
-
-    async def _ask_for(self, consumer: str, batch: int, how: dict[str, Any]) -> None:
-        wait = how.get("expires", 0) / 1e9
-        if wait > 2 * HEARTBEAT:
-            how["idle_heartbeat"] = int(HEARTBEAT * 1e9)
-        self._pull, self._pulled = batch, f"{self._inbox}.{next(self._numbers)}"
-        self._due = time.monotonic() + PATIENCE + min(wait, 2 * HEARTBEAT)
-        request = json.dumps({"batch": batch, **how}).encode()
-        await self._client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{consumer}", request, self._pulled)
-
-    async def _something(self, ends: float) -> None:
-        self.check()
-        now = time.monotonic()
-        if now >= self._due:
-            raise self.lost("the server does not answer")
-        self._changed.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(min(ends, self._due) - now):
-                await self._changed.wait()
-
-    async def _on_message(self, message: Msg) -> None:
-        if message.reply:
-            self.ready.append((time.monotonic(), message))
-            self._pull -= 1
-        elif message.subject == self._pulled:
-            headers = message.headers or {}
-            status, why = headers.get("Status"), headers.get(Header.DESCRIPTION, "")
-            if status == "100":
-                self._due = time.monotonic() + PATIENCE
-                return
-            self._pull = 0
-            if status not in ("404", "408") and why != "Batch Completed":
-                self._error, self._is_over = Error(f"{status} {why}"), True  # no consumer, or another leader
-        self._changed.set()
+def _nothing() -> None:
+    """Nobody is told."""
 
 
 def _parts(requests: Sequence[Request]) -> Iterator[Sequence[Request]]:

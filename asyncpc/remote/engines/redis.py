@@ -19,7 +19,8 @@ from typing import Any, Final
 
 from ..broker import DeadLetter, Depth, Disconnected, Guarantees, Message, Outgoing, PublishError, Settings
 from .redis_entries import Receipt, arguments_of, dead_letter, is_entry, message, names_of, parts, shared
-from .redis_line import PATIENCE, Command, Line, Refused, address_of, lines_to
+from .redis_line import Command, Line, Refused, address_of, lines_to
+from .redis_reading import Reader
 from .redis_script import AT_ONCE, GROUP, SCRIPT
 
 __all__ = ["RedisBroker"]
@@ -58,23 +59,21 @@ class RedisBroker:
         self._lease = int(settings.lease * 1000)
         self._remember = remember
         self._calls: Line | None = None
-        self._reads: Line | None = None
-        self._reader = 0  # the server's number of the connection that receives
+        self._reader: Reader | None = None
         self._size = 10_000  # of a message that was received lately
         self._tend_at = 0.0
         self._has_suspects = True
-        self._is_woken = False
         self._is_sure: object = False
 
     async def open(self) -> None:
         """See ``Broker``."""
         await self.close()
-        self._calls, self._reads = calls, reads = self._line(), self._line()
+        self._calls = calls = self._line()
+        self._reader = reader = Reader(self._line(), calls, self._queue)
         self._tend_at, self._has_suspects = 0.0, True
         try:
             await calls.connect()
-            await reads.connect()
-            (self._reader,) = await reads.call(("CLIENT", "ID"))
+            await reader.connect()
             await calls.call(("SCRIPT", "LOAD", SCRIPT))
             self._consumers.append(f"{os.getpid()}-{os.urandom(6).hex()}")
             await self._run("open")
@@ -86,7 +85,7 @@ class RedisBroker:
     async def close(self) -> None:
         """See ``Broker``; consumers that have nothing are forgotten."""
         try:
-            if self._calls is not None and self._reads is not None and self._reads.is_open:
+            if self._reader is not None and self._reader.is_open:
                 with suppress(Disconnected, TimeoutError):
                     async with asyncio.timeout(2.0):  # a stalled server may be the reason to close
                         await self._run("close", *self._consumers)
@@ -94,10 +93,10 @@ class RedisBroker:
             await self._hang_up()
 
     async def _hang_up(self) -> None:
-        for line in (self._calls, self._reads):
+        for line in (self._calls, self._reader):
             if line is not None:
                 await line.close()
-        self._calls = self._reads = None
+        self._calls = self._reader = None
 
     async def _run(self, what: str, *arguments: str | bytes | int, consumer: str = "") -> Any:
         """What the script's function of that name answers, for our newest consumer or an older one."""
@@ -111,15 +110,17 @@ class RedisBroker:
 
     async def receive(self, limit: int, wait: float, suspects: int) -> list[Message]:
         """See ``Broker``."""
-        ends, self._is_woken = _now() + wait, False
+        if (reader := self._reader) is None:
+            raise Disconnected("the connection to Redis is not open")
+        ends, reader.is_woken = _now() + wait, False
         limit = max(1, min(limit, BYTES_AT_ONCE // self._size))
         messages: list[Message] = []
         while not messages:
             if _now() >= self._tend_at or (suspects and self._has_suspects):
                 messages = await self._tend(limit, suspects)
             if not messages:
-                messages = await self._read(limit, min(ends, self._tend_at) - _now())
-                if self._is_woken or _now() >= ends:
+                messages = await reader.read(self._consumers[-1], limit, min(ends, self._tend_at) - _now())
+                if reader.is_woken or _now() >= ends:
                     break
         if messages:
             self._size = 1 + sum(len(one.body) for one in messages) // len(messages)
@@ -127,9 +128,8 @@ class RedisBroker:
 
     def wake(self) -> None:
         """See ``Broker``."""
-        self._is_woken = True
-        if self._reads is not None:
-            self._reads.wake()
+        if self._reader is not None:
+            self._reader.wake()
 
     async def _tend(self, limit: int, suspects: int) -> list[Message]:
         """Promote what is due, and take what others had too long, or was delivered too often for a batch."""
@@ -139,27 +139,6 @@ class RedisBroker:
         self._has_suspects = left > 0
         me = self._consumers[-1]
         return [message(entry, fields, Receipt(me, stream, entry, count)) for stream, entry, count, fields in taken]
-
-    async def _read(self, limit: int, seconds: float) -> list[Message]:
-        """Messages that nobody had; waits for the first."""
-        calls, reads = self._calls, self._reads
-        if calls is None or reads is None:
-            raise Disconnected("the connection to Redis is not open")
-        block = ("BLOCK", math.ceil(1000 * seconds)) if seconds > 0 and not self._is_woken else ()
-        me = self._consumers[-1]
-        command = ("XREADGROUP", "GROUP", GROUP, me, "COUNT", limit, *block, "STREAMS", self._queue, ">")
-        unblock = ("CLIENT", "UNBLOCK", self._reader)
-        patience = PATIENCE + max(0.0, seconds)
-        try:
-            await reads.send(command)
-            while (answer := await reads.answer(patience)) is False:  # woken
-                if await calls.call(unblock) == [0]:
-                    await asyncio.sleep(0.01)  # it answers now, or the command is still on its way
-                    await calls.call(unblock)
-        except BaseException:
-            await reads.close()  # its answer may still come
-            raise
-        return [message(entry, fields, Receipt(me, 1, entry, 1)) for _, rows in answer or () for entry, fields in rows]
 
     # -- settling ---------------------------------------------------------------------------------
 

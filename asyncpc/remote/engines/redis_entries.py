@@ -35,12 +35,14 @@ def message(entry: bytes, fields: Sequence[bytes], receipt: Receipt | None) -> M
     else:
         found = dict(zip(fields[::2], fields[1::2], strict=True))
         meta, body, attempt = found.get(b"meta", b""), found.get(b"body", b""), _attempt(found.get(b"attempt"))
-    time, _, rest = meta.partition(b"\n")
-    headers, _, written = rest.partition(b"\n")
+    try:
+        time, headers, written = meta.split(b"\n", 2)
+    except ValueError:
+        time, headers, written = [*meta.split(b"\n"), b"", b""][:3]
     return Message(
-        _text(written or entry),
+        (written or entry).decode("utf-8", "backslashreplace"),
         body,
-        attempt + (receipt.deliveries if receipt is not None else 0),
+        attempt if receipt is None else attempt + receipt.deliveries,
         _seconds(time, entry),
         _headers(headers),
         receipt,
@@ -51,10 +53,6 @@ def dead_letter(entry: bytes, fields: Sequence[bytes]) -> DeadLetter:
     """What an entry of the dead letters holds."""
     failure = dict(zip(fields[::2], fields[1::2], strict=True)).get(b"failure", b"")
     return DeadLetter(entry.decode(), message(entry, fields, None), failure)
-
-
-def _text(written: bytes) -> str:
-    return written.decode("utf-8", "backslashreplace")
 
 
 def _attempt(written: bytes | None) -> int:
@@ -104,18 +102,26 @@ def names_of(messages: Iterable[Message]) -> Iterator[bytes | int]:
         yield one.receipt.deliveries
 
 
-def parts(messages: Iterable[Message], size: float = math.inf) -> Iterator[tuple[tuple[str, int], list[Message]]]:
+def parts(messages: Iterable[Message], size: float = math.inf) -> Iterator[tuple[tuple[str, int], Sequence[Message]]]:
     """The messages by their consumers and streams, in order, shared out as ``shared`` does."""
     places: dict[tuple[str, int], list[Message]] = {}
+    last, some = ("", 0), []
     for one in messages:
-        places.setdefault(one.receipt[:2], []).append(one)
+        consumer, stream, _, _ = one.receipt
+        if consumer is not last[0] or stream != last[1]:  # most often, all are of one
+            last = consumer, stream
+            some = places.setdefault(last, [])
+        some.append(one)
     for place, some in places.items():
         for part in shared(some, size):
             yield place, part
 
 
-def shared(messages: Iterable[AnyMessage], size: float) -> Iterator[list[AnyMessage]]:
+def shared(messages: Sequence[AnyMessage], size: float) -> Iterator[Sequence[AnyMessage]]:
     """The messages, as many at once as the script takes, with bodies of so many bytes if they are not one."""
+    if size == math.inf:
+        yield from (messages[start : start + AT_ONCE] for start in range(0, len(messages), AT_ONCE))
+        return
     part: list[AnyMessage] = []
     left = size
     for one in messages:

@@ -1,0 +1,116 @@
+"""Messages of NATS as those of a remote queue, and the other way round: what each carries in its headers."""
+
+from __future__ import annotations
+
+import string
+import time
+from datetime import UTC, datetime
+from hashlib import blake2b
+from typing import Final
+from urllib.parse import quote, unquote
+
+from nats.aio.msg import Msg
+
+from ..broker import Message, Outgoing
+from .nats_connection import Connection, Request
+
+__all__ = ["KEPT_FREE", "Delivery", "delivered", "headers_of", "later", "letter", "message_of", "quoted"]
+
+SAFE: Final = string.punctuation.replace("%", "")
+"""Characters that an id has in a header as they are."""
+
+
+FAILURE: Final = 40_000
+"""Bytes kept free in each message for what it may fail of later; the server takes 64 KiB of headers."""
+
+HEADERS: Final = 8192
+"""Bytes kept free for headers."""
+
+KEPT_FREE: Final = FAILURE + HEADERS
+
+
+class Delivery:
+    """A receipt: where to answer to, and until when."""
+
+    __slots__ = ("connection", "delivered", "ends", "reply", "sequence", "stamp")
+
+    def __init__(self, reply: str, ends: float, connection: Connection) -> None:
+        parts = reply.split(".")  # $JS.ACK[.domain.account].stream.consumer.delivered.sequence.…
+        place = 4 if len(parts) == 9 else 6
+        self.reply: str = reply
+        self.delivered: int = int(parts[place])
+        self.sequence: int = int(parts[place + 1])
+        self.stamp: float = int(parts[place + 3]) / 1e9
+        self.ends: float = ends
+        """By the monotonic clock; in the past once it is settled."""
+        self.connection: Connection = connection
+
+    @property
+    def name(self) -> str:
+        """The same when something about it is sent again, so that the server takes it once."""
+        return f"{self.sequence}/{self.delivered}"
+
+
+def delivered(one: Msg, seconds: float, connection: Connection) -> Message:
+    """A message that has just come, and is ours for so many seconds."""
+    receipt = Delivery(one.reply, time.monotonic() + seconds, connection)
+    return message_of(one, receipt.sequence, receipt.delivered, receipt)
+
+
+def message_of(one: Msg, sequence: int, delivered: int = 0, receipt: Delivery | None = None) -> Message:
+    """What the server keeps at that place, whoever put it."""
+    headers = one.headers or {}
+    identity = headers.get("Asyncpc-Id") or headers.get("Nats-Msg-Id") or str(sequence)
+    attempt = delivered + int(_number(headers.get("Asyncpc-Attempts"), 0))
+    put = _number(headers.get("Asyncpc-Time"), 0.0)
+    if not put:  # another program put it
+        put = receipt.stamp if receipt else datetime.fromisoformat(headers["Nats-Time-Stamp"]).timestamp()
+    others = {name: value for name, value in headers.items() if not name.startswith(("Nats-", "Asyncpc-"))}
+    return Message(unquote(identity), one.data, attempt, put, others, receipt)
+
+
+def _number(text: str | None, other: float) -> float:
+    """What a header says, if it can be believed (fault F10)."""
+    if text is None:
+        return other
+    try:
+        number = float(text)
+    except ValueError:
+        return other
+    return number if 0 <= number < 1e12 else other
+
+
+def later(queue: str, message: Outgoing, unique: str, attempts: int) -> Request:
+    """Put a message under a subject of its own, which the server moves to the queue when it is due."""
+    due = datetime.fromtimestamp(time.time() + message.delay, UTC).isoformat()
+    headers = headers_of(message, unique, attempts)
+    headers |= {"Nats-Schedule": f"@at {due}", "Nats-Schedule-Target": queue}
+    headers.setdefault("Asyncpc-Id", headers["Nats-Msg-Id"])  # the server may use another one when it is due
+    name = blake2b(headers["Nats-Msg-Id"].encode(), digest_size=16).hexdigest()
+    return Request(f"{queue}.later.{name}", message.body, headers)
+
+
+def letter(subject: str, queue: str, one: Message, failure: bytes, longest: int) -> Request:
+    """Put a dead letter, with what it failed of as far as the server takes it."""
+    room = min(FAILURE, longest - HEADERS - len(one.body))
+    headers = headers_of(one, f"%bury/{queue}/{one.receipt.name}/{quoted(one.id)}", one.attempt)
+    headers["Asyncpc-Failure"] = failure.decode("utf-8", "replace") if len(failure) <= room else "{}"
+    return Request(subject, one.body, headers)
+
+
+def headers_of(message: Message | Outgoing, unique: str = "", attempts: int = 0) -> dict[str, str]:
+    """``unique`` is the id for the server, where it is not the message's own."""
+    identity = quoted(message.id)
+    headers = {**message.headers, "Nats-Msg-Id": unique or identity}
+    if unique:
+        headers["Asyncpc-Id"] = identity
+    if message.time:
+        headers["Asyncpc-Time"] = str(message.time)
+    if attempts:
+        headers["Asyncpc-Attempts"] = str(attempts)
+    return headers
+
+
+def quoted(identity: str) -> str:
+    """An id as it can stand in a header, which takes no line ends."""
+    return quote(identity, SAFE)
