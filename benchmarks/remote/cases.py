@@ -48,6 +48,9 @@ MOST = 100_000
 LEAST = 200
 """Messages of a round whose handlers do not wait, however slow an implementation is."""
 
+FEWEST = 10
+"""Messages of a round whose handlers wait, if an implementation handles one after the other."""
+
 MOMENT = 0.5
 """Seconds that a round should take; less with ``--quick``."""
 
@@ -155,9 +158,9 @@ def _count(bench: Bench, peer: Peer, handling: Handling, measured: Callable[[int
     moment = MOMENT / 3 if bench.quick else MOMENT
     least, most = min(MOST, max(LEAST, 10 * peer.batch if peer.batch > 1 else 0)), MOST
     if handling.wait:
-        most = max(20, int(moment * handling.at_once / handling.wait))
-        least = min(least, most) if peer.batch > 1 else 20
-    measured(20)  # imports what it needs
+        most = handling.at_once * max(2, int(moment / handling.wait))
+        least = min(least, most) if peer.batch > 1 else FEWEST
+    measured(FEWEST)  # imports what it needs
     count = least
     while True:
         figures = measured(count)

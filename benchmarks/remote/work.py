@@ -199,8 +199,9 @@ class Round:
 
     @property
     def warm(self) -> int:
-        """Messages that are handled before the meter runs."""
-        return max(1, self.count // 10)
+        """Messages that are handled before the meter runs; of handlers that wait, those that begin together."""
+        together = min(self.at_once, self.count // 2) if self.wait else 1
+        return max(1, together, self.count // 10)
 
     @property
     def metered(self) -> int:
