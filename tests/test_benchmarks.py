@@ -464,7 +464,7 @@ def test_a_worker_that_does_not_come_up_says_why() -> None:
     ("does", "first", "then"),
     [
         ("sys.exit('no more')", "its process ended with status 1: no more", "its process ended with status 1: no more"),
-        ('print(\'{"error": "WrongResult: 2 of 3"}\', flush=True); sys.exit()', "WrongResult: 2 of 3", "status 0"),
+        ('os.close(0); print(\'{"error": "WrongResult: 2 of 3"}\', flush=True)', "WrongResult: 2 of 3", "status 0"),
     ],
     ids=["dies", "loses messages"],
 )
@@ -472,7 +472,7 @@ def test_a_worker_that_dies_or_loses_messages_fails_alone(
     does: str, first: str, then: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that dies in a round, or a wrong count, is a failure with a reason; so is all it is told later."""
-    program = f"import sys\nprint('{{\"versions\": {{}}}}', flush=True)\ninput()\n{does}"
+    program = f"import os, sys\nprint('{{\"versions\": {{}}}}', flush=True)\ninput()\n{does}"
     monkeypatch.setattr(fleet, "python_of", lambda project, env: [sys.executable, "-c", program])
     worker = fleet.Worker("sqlite", "planted", None, servers.Server("sqlite:///nowhere"), "asyncio")
     try:
