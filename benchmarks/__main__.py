@@ -69,6 +69,8 @@ def run(cases: Sequence[Case], bench: Bench) -> dict[str, Results]:
             for line in case.lines(bench):
                 for figure, of in measure(line, bench.rounds, case.references).items():
                     results[f"{line.name} {figure}".strip()] = of
+                if line.failed:
+                    bench.failed[case.name, line.name] = line.failed
     return figures
 
 

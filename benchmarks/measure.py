@@ -18,7 +18,11 @@ from .peers import Peer
 from .work import Job, Shape, WrongResult
 
 Sample = Callable[[], float | dict[str, float]]
-"""One round of one implementation; by name, if it gives several figures. Less is better."""
+"""One round of one implementation; by name, if it gives several figures. Less is better. It may raise ``Fails``."""
+
+
+class Fails(Exception):
+    """An implementation cannot do what is measured; the message says why. The others go on."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class Line:
     """Fewer rounds than usual, where one takes long."""
     numbers: tuple[str, ...] = ()
     """Those of its figures that are plain numbers, without a unit or a ratio."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Implementations that fail, and why."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,8 @@ class Bench:
     loop: str = "asyncio"
     missing: dict[str, str] = field(default_factory=dict)
     """Peers that can't take part, and why."""
+    failed: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
+    """By case and line, the implementations that fail, and why."""
     versions: dict[str, str] = field(default_factory=dict)
 
     def time(self, peer: Peer, job: Job) -> float:
@@ -154,18 +162,36 @@ def rounded(count: float) -> int:
 def measure(
     line: Line, rounds: int, references: Collection[str], tick: Callable[[], Any] = lambda: None
 ) -> dict[str, dict[str, Result]]:
-    """All rounds of a line, interleaved: results by figure ('' if there is one only) and implementation."""
+    """All rounds of a line, interleaved: results by figure ('' if there is one only) and implementation.
+
+    One that fails has no results, not even those of the rounds before; ``line.failed`` gets to know why.
+    """
     figures: dict[str, dict[str, list[float]]] = {}
     for _ in range(rounds if line.rounds is None else min(rounds, line.rounds)):
         for name, sample in line.samples.items():
-            given = sample()
-            for figure, value in (given if isinstance(given, dict) else {"": given}).items():
+            for figure, value in _taken(line, name, sample).items():
                 figures.setdefault(figure, {}).setdefault(name, []).append(value)
         tick()
-    return {
-        figure: _results("", of, ()) if figure in line.numbers else _results(line.unit, of, references)
+    whole = {
+        figure: {name: values for name, values in of.items() if name not in line.failed}
         for figure, of in figures.items()
     }
+    return {
+        figure: _results("", of, ()) if figure in line.numbers else _results(line.unit, of, references)
+        for figure, of in whole.items()
+        if of
+    }
+
+
+def _taken(line: Line, name: str, sample: Sample) -> dict[str, float]:
+    if name in line.failed:
+        return {}
+    try:
+        given = sample()
+    except Fails as why:
+        line.failed[name] = str(why)
+        return {}
+    return given if isinstance(given, dict) else {"": given}
 
 
 def _results(unit: str, values: dict[str, list[float]], references: Collection[str]) -> dict[str, Result]:

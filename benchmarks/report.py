@@ -36,12 +36,16 @@ def show(figures: Figures, bench: Bench, cases: Mapping[str, Case] = CASES, want
     for name, results in figures.items():
         case = cases[name]
         head = ["", "", "median", "±", *(f"× {reference}" for reference in case.references), "wanted"]
-        _table(f"{name}: {case.what}", head, list(_rows(name, results, case.references, bench.loop, wanted or _wanted)))
+        rows = [*_rows(name, results, case.references, bench.loop, wanted or _wanted), *_failed(name, bench, len(head))]
+        _table(f"{name}: {case.what}", head, rows)
     if "throughput" in figures:
         print(best_library({name: result.value.median for name, result in figures["throughput"][""].items()}))
     for peer, why in bench.missing.items():
         what, _, detail = why.partition(": ")
         print(f"{what}: {peer}" + (f" ({detail})" if detail else ""))
+    for (name, line), failed in bench.failed.items():
+        for peer, why in failed.items():
+            print(f"failed: {peer}, {name} {line} ({why})")
     print(
         "× other: times as fast (as small) as that, the median of the rounds' ratios; ±: half of the quartiles' range."
     )
@@ -64,6 +68,14 @@ def _rows(case: str, results: Results, references: tuple[str, ...], loop: str, w
                 wanted(case, line, result, references, loop) if name == ASYNCPC.name else "",
             ]
             label = ""
+
+
+def _failed(case: str, bench: Bench, columns: int) -> Iterator[list[str]]:
+    """A row for each implementation that failed in a line of the case."""
+    for (name, line), failed in bench.failed.items():
+        for peer, why in failed.items() if name == case else ():
+            told = f"failed: {why}"
+            yield [line, peer, told if len(told) <= 60 else f"{told[:59]}…", *[""] * (columns - 3)]
 
 
 def _ratio(ratio: Spread | None) -> str:
@@ -138,6 +150,11 @@ def document(figures: Figures, bench: Bench) -> dict[str, Any]:
             **bench.versions,
         },
         "missing": bench.missing,
+        "failed": [
+            {"case": case, "line": line, "name": name, "why": why}
+            for (case, line), failed in bench.failed.items()
+            for name, why in failed.items()
+        ],
         "commit": _commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "quick": bench.quick,

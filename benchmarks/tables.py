@@ -32,14 +32,15 @@ def _figures(documents: list[dict[str, Any]]) -> Iterator[str]:
     yield f"Measured on {when}: {machine['processor']}, {machine['cpus']} cores, {machine['platform']}.\n"
     columns = [f"{document['python'].removeprefix('CPython ')} {document['loop']}" for document in documents]
     yield "No work, one producer, four consumers, bound 128: time per item, and × the hand-written pipeline.\n"
-    yield from _table(["", *columns], [[_bold(peer.name), *_peer(peer.name, documents)] for peer in EVERYBODY])
+    yield from table(["", *columns], [[_bold(peer.name), *_peer(peer.name, documents)] for peer in EVERYBODY])
     yield "\nVersions: " + ", ".join(f"{name} {version}" for name, version in _versions(documents).items()) + "."
     yield "".join(f"\nOn {column}: {_best(document)}" for column, document in zip(columns, documents, strict=True))
     yield "\nasyncpc in every case: its figure, and × the case's reference.\n"
-    yield from _table(["case", "reference", *columns, "wanted"], list(_cases(documents)))
+    yield from table(["case", "reference", *columns, "wanted"], list(_cases(documents)))
 
 
-def _table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
+def table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
+    """As Markdown."""
     yield f"| {' | '.join(head)} |"
     yield "|---" * len(head) + "|"
     for row in rows:

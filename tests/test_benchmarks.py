@@ -22,7 +22,9 @@ sys.path.append(str(Path(__file__).parent.parent))
 cases, measure, peers, report, tables, work = (
     import_module(f"benchmarks.{name}") for name in ("cases", "measure", "peers", "report", "tables", "work")
 )
-remote_cases, remote_work = (import_module(f"benchmarks.remote.{name}") for name in ("cases", "work"))
+fleet, remote_cases, remote_command, remote_page, remote_work, servers = (
+    import_module(f"benchmarks.remote.{name}") for name in ("fleet", "cases", "command", "page", "work", "servers")
+)
 main = import_module("benchmarks.__main__").main
 
 QUICK = ("--quick", "--rounds", "2")
@@ -144,7 +146,7 @@ def test_what_cannot_be_compared_is_said(measured: dict[str, Any]) -> None:
 def test_the_json_says_where_and_what(measured: dict[str, Any]) -> None:
     """A figure can be judged years later: machine, Python, loop, versions, commit, date, and every spread."""
     assert set(measured) == {
-        *("machine", "python", "loop", "versions", "missing", "commit", "date", "quick", "cases"),
+        *("machine", "python", "loop", "versions", "missing", "failed", "commit", "date", "quick", "cases"),
     }
     assert set(measured["machine"]) == {"platform", "processor", "cpus"}
     assert measured["versions"]["asyncpc"]
@@ -289,13 +291,108 @@ def test_the_remote_benchmark_measures_on_sqlite(
     monkeypatch.setattr(remote_cases, "HANDLINGS", {"64 B": remote_cases.Handling(64)})
     monkeypatch.setattr(remote_cases, "MOST", 500)
     monkeypatch.setattr(remote_cases, "TWO_PROCESSES", 20)
-    file = tmp_path / "run.json"
-    assert main(["remote", "sqlite", "--quick", "--rounds", "1", "--json", str(file)]) == 0
+    file, page = tmp_path / "run.json", page_in(tmp_path)
+    written = ["--json", str(file), "--markdown", str(page)]
+    assert main(["remote", "sqlite", "--quick", "--rounds", "1", *written, "--require", "0.0001"]) == 0
     lines = json.loads(file.read_text())["cases"]["sqlite"]
     assert {"64 B publish", "64 B consume", "64 B consume client CPU", "end to end", "20 % load p99"} <= set(lines)
     assert lines["64 B consume"]["asyncpc"]["ratios"]["raw batched"]["median"] > 0
     assert lines["processes client CPU"]["asyncpc"]["ratios"]["1 process"]["median"] > 0
     assert "≥ 0.75 × raw batched" in capsys.readouterr().out
+    assert "| **asyncpc** |" in page.read_text(encoding="utf-8")
+
+
+def page_in(folder: Path) -> Path:
+    """A page with the two marks."""
+    page = folder / "page.md"
+    page.write_text(
+        f"before\n\n{remote_page.BEGIN}\nfigures of yesterday\n{remote_page.END}\n\nafter\n", encoding="utf-8"
+    )
+    return page
+
+
+def remote_lines(monkeypatch: pytest.MonkeyPatch, *lines: Any) -> None:
+    """Let SQLite have these lines only."""
+    monkeypatch.setattr(remote_command, "lines", lambda *_: iter(lines))
+
+
+def test_a_client_that_fails_in_a_round_is_told_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects a long run: a client that fails at last has no figures but a reason, and the status says so."""
+    rounds = iter([1e-6])
+
+    def fails_later() -> dict[str, float]:
+        for seconds in rounds:
+            return {"consume": seconds}
+        raise measure.Fails("ConnectionError: it went away")
+
+    page = page_in(tmp_path)
+    samples = {"asyncpc": lambda: {"consume": 2e-6}, "raw batched": fails_later}
+    remote_lines(monkeypatch, measure.Line("64 B", samples), measure.Line("end to end", {"asyncpc": lambda: 3e-6}))
+    assert main(["remote", "sqlite", "--rounds", "3", "--markdown", str(page)]) == 1
+    told = capsys.readouterr().out
+    assert "failed: ConnectionError: it went away" in told
+    assert "failed: raw batched, sqlite 64 B (ConnectionError: it went away)" in told
+    written = page.read_text(encoding="utf-8")
+    assert "| **asyncpc** | – | **500k** | – | – | – | – | **333k** | – |" in written
+    assert "Failed on sqlite, 64 B: raw batched (`ConnectionError: it went away`)." in written
+
+
+@pytest.mark.parametrize(
+    ("reference", "arguments", "status"),
+    [(1.0, [], 0), (1.0, ["--require"], 0), (0.7, ["--require"], 1), (0.7, ["--require", "0.9"], 0), (0.7, [], 0)],
+)
+def test_the_gate_of_remote_queues_can_fail(
+    reference: float,
+    arguments: list[str],
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """--require judges each goal of the issue, by the share that it is given; the table shows them all."""
+    samples = {"asyncpc": lambda: {"consume": 1.0}, "raw batched": lambda: {"consume": reference}}
+    remote_lines(monkeypatch, measure.Line("64 B", samples))
+    assert main(["remote", "sqlite", "--rounds", "1", *arguments]) == status
+    told = capsys.readouterr().out
+    assert f"≥ 0.75 × raw batched {'✓' if reference == 1 else '✗'}" in told
+    assert ("missed: sqlite 64 B consume: 0.70 ×; wanted: ≥ 0.75 × raw batched" in told) == bool(status)
+
+
+def test_a_goal_without_its_reference_is_not_judged(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A library that is not installed makes no goal a missed one, nor a reached one."""
+    remote_lines(monkeypatch, measure.Line("64 B", {"asyncpc": lambda: {"consume": 1.0}}))
+    assert main(["remote", "sqlite", "--rounds", "1", "--require"]) == 0
+    told = capsys.readouterr().out
+    assert "≥ 0.75 × raw batched ?" in told
+    assert "not judged: sqlite 64 B consume: ≥ 0.75 × raw batched" in told
+
+
+def test_the_page_is_written_between_its_marks_only(tmp_path: Path) -> None:
+    """The figures of the page are never typed: writing them again changes nothing, nor anything around them."""
+    document = {
+        "machine": {"processor": "one", "cpus": 2},
+        "date": "2026-01-02T03:04:05",
+        "python": "CPython 3.13.0",
+        "loop": "asyncio",
+        "versions": {"Redis": "7"},
+        "missing": {},
+        "failed": [],
+        "cases": {},
+    }
+    page = page_in(tmp_path)
+    remote_page.write_into(page, document)
+    written = page.read_text(encoding="utf-8")
+    remote_page.write_into(page, document)
+    assert page.read_text(encoding="utf-8") == written
+    assert written.startswith("before\n")
+    assert written.endswith("after\n")
+    assert "yesterday" not in written
+    page.write_text("no marks", encoding="utf-8")
+    with pytest.raises(SystemExit, match="2"):  # before it measures for minutes
+        main(["remote", "--markdown", str(page)])
 
 
 @pytest.mark.parametrize(("numbers", "of"), [([0, 1], 0), ([0, 1, 1], 0), ([0, 1, 3], 0), ([0, 1, 4], 4)])
@@ -327,13 +424,27 @@ def test_a_round_shared_by_processes_is_judged_by_its_share() -> None:
 def test_processor_time_counts_what_a_process_has_started() -> None:
     """A server that forks for each connection is measured with all its processes, also when they have ended."""
     burn = "import time\nwhile time.process_time() < 0.2: pass\n"
-    program = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {burn!r}])\nprint('ended', flush=True)\n"
-    with subprocess.Popen([sys.executable, "-c", f"{program}input()"], stdin=-1, stdout=-1) as process:
+    child = f"import subprocess, sys\ninput()\nsubprocess.run([sys.executable, '-c', {burn!r}])\n"
+    program = f"{child}print('ended', flush=True)\n"
+    with subprocess.Popen([sys.executable, "-c", f"{program}input()"], stdin=-1, stdout=-1, bufsize=0) as process:
+        assert process.stdin is not None
         assert process.stdout is not None
+        before = remote_work.ProcessorTime.of(process.pid)
+        process.stdin.write(b"\n")
         process.stdout.readline()
-        assert remote_work.processor_time(process.pid) >= 0.2
+        after = remote_work.ProcessorTime.of(process.pid)
+        assert after.since(before) >= 0.18  # of 0.2 s, in ticks of 10 ms that are rounded down
+        assert after.since(after) == 0
         process.communicate(b"\n")
-    assert remote_work.processor_time(process.pid) == 0
+    assert remote_work.ProcessorTime.of(process.pid) == remote_work.ProcessorTime()
+
+
+def test_the_end_of_a_connection_makes_no_processor_time_negative() -> None:
+    """A server's process that ends in a round had its time before: it neither lowers nor raises that of the round."""
+    before = remote_work.ProcessorTime({1: 1.0, 2: 0.5004}, ended=0.0)
+    after = remote_work.ProcessorTime({1: 1.25, 3: 0.125}, ended=0.49)
+    assert after.since(before) == 0.375
+    assert remote_work.ProcessorTime({1: 1.25}, ended=0.75).since(before) == pytest.approx(0.25 + 0.2496)
 
 
 def test_a_server_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -345,10 +456,31 @@ def test_a_server_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, caps
 
 def test_a_worker_that_does_not_come_up_says_why() -> None:
     """The reason of a client that cannot take part is the last thing its process said."""
-    server = import_module("benchmarks.remote.servers").Server("redis://127.0.0.1:1")
-    fleet = import_module("benchmarks.remote.fleet")
-    with pytest.raises(fleet.Fails, match="nobody on redis"):
-        fleet.Worker("redis", "nobody", None, server, "asyncio")
+    with pytest.raises(measure.Fails, match="ended with status 1: LookupError: nobody on redis"):
+        fleet.Worker("redis", "nobody", None, servers.Server("redis://127.0.0.1:1"), "asyncio")
+
+
+@pytest.mark.parametrize(
+    ("does", "first", "then"),
+    [
+        ("sys.exit('no more')", "its process ended with status 1: no more", "its process ended with status 1: no more"),
+        ('os.close(0); print(\'{"error": "WrongResult: 2 of 3"}\', flush=True)', "WrongResult: 2 of 3", "status 0"),
+    ],
+    ids=["dies", "loses messages"],
+)
+def test_a_worker_that_dies_or_loses_messages_fails_alone(
+    does: str, first: str, then: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that dies in a round, or a wrong count, is a failure with a reason; so is all it is told later."""
+    program = f"import os, sys\nprint('{{\"versions\": {{}}}}', flush=True)\ninput()\n{does}"
+    monkeypatch.setattr(fleet, "python_of", lambda project, env: [sys.executable, "-c", program])
+    worker = fleet.Worker("sqlite", "planted", None, servers.Server("sqlite:///nowhere"), "asyncio")
+    try:
+        for why in first, then, then:
+            with pytest.raises(measure.Fails, match=why):
+                worker.do("consume", "jobs", count=3)
+    finally:
+        worker.close()
 
 
 def test_what_is_wanted_of_remote_queues_is_measured() -> None:

@@ -164,49 +164,49 @@ class CallTicket:
 class JointTicket:
     """The tickets of several items, for values that were made of all of them together."""
 
-    __slots__ = ("_tickets",)
+    __slots__ = ("tickets",)
 
     def __init__(self, tickets: Sequence[Ticket]) -> None:
-        self._tickets = tickets
+        self.tickets: Sequence[Ticket] = tickets
 
     @property
     def takes_failures(self) -> Takes:
         """Those of a value made of all the items are told to each, if each takes them."""
-        return "unhandled" if all(one.takes_failures == "unhandled" for one in self._tickets) else "none"
+        return "unhandled" if all(one.takes_failures == "unhandled" for one in self.tickets) else "none"
 
     def hold(self, more: int = 1) -> None:
         """Hold each."""
-        for ticket in self._tickets:
+        for ticket in self.tickets:
             ticket.hold(more)
 
     def for_fed(self) -> Ticket | None:
         """Those of the items that need one."""
-        own = [one for ticket in self._tickets if (one := ticket.for_fed()) is not None]
+        own = [one for ticket in self.tickets if (one := ticket.for_fed()) is not None]
         return JointTicket(own) if own else None
 
     def settle(self, value: Any = None) -> None:
         """Settle each."""
-        for ticket in self._tickets:
+        for ticket in self.tickets:
             ticket.settle(value)
 
     def skip(self, error: Exception) -> None:
         """Skip each."""
-        for ticket in self._tickets:
+        for ticket in self.tickets:
             ticket.skip(error)
 
     def fail(self, error: Exception, failure: KeptFailure) -> None:
         """Fail each."""
-        for ticket in self._tickets:
+        for ticket in self.tickets:
             ticket.fail(error, failure)
 
     def stop(self, error: Exception) -> None:
         """Stop each."""
-        for ticket in self._tickets:
+        for ticket in self.tickets:
             ticket.stop(error)
 
     def release(self) -> None:
         """Release each."""
-        for ticket in self._tickets:
+        for ticket in self.tickets:
             ticket.release()
 
 

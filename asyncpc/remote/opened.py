@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .codec import Codec
     from .session import Session
 
-__all__ = ["OpenQueue"]
+__all__ = ["OpenQueue", "put_each"]
 
 T = TypeVar("T")
 
@@ -35,10 +35,12 @@ class OpenQueue(Generic[T]):
         self._name = name
         self._make_session = session
         from .codec import check_headers, new_id  # here, since most programs have no remote queue, and no msgspec
+        from .trace import current_trace, current_traces
 
         self._codec = codec
         self._headers = {"content-type": codec.content_type}
         self._new_id, self._check_headers = new_id, check_headers
+        self._current_trace, self._current_traces = current_trace, current_traces
         self._session: Session | None = None
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop
@@ -104,13 +106,14 @@ class OpenQueue(Generic[T]):
 
         ``id`` names the message: an engine that de-duplicates takes no second one of the same id; by default each has
         one of its own. It can be received after ``delay`` seconds. ``headers`` (``x-…``, ``traceparent``) travel with
-        it. On PostgreSQL, ``connection`` puts it inside the caller's own transaction on that connection.
+        it; what is put while a message is handled has the trace context of that message, unless another is given. On
+        PostgreSQL, ``connection`` puts it inside the caller's own transaction on that connection.
 
         Raises ``PayloadError`` for an item that cannot be encoded or is too large, ``StateError`` for what the engine
         cannot do, ``TimeoutError`` if it was not sent within ``timeout`` seconds, and ``PublishError`` if it was sent
         but not confirmed. Without a timeout it waits until the connection is back. *Cancel safety*: it was put, or not.
         """
-        message = self._message(item, id, delay, key, headers)
+        message = self._message(item, self._current_trace(), id, delay, key, headers)
         session = self._opened_here()
         if connection is not None:
             self._needs("transactions", "connection=")
@@ -120,7 +123,8 @@ class OpenQueue(Generic[T]):
 
     async def put_many(self, items: Iterable[T], *, timeout: float | None = None) -> None:
         """Put several items, in order, in as few calls as the engine allows; otherwise as :meth:`put`."""
-        messages = [self._message(item, None, 0.0, None, None) for item in items]
+        trace = self._current_trace()
+        messages = [self._message(item, trace) for item in items]
         if messages:
             await self._opened_here().publisher.publish(messages, timeout)
 
@@ -190,10 +194,11 @@ class OpenQueue(Generic[T]):
     def _message(
         self,
         item: T,
-        known_as: str | None,
-        delay: float,
-        key: str | None,
-        headers: Mapping[str, str] | None,
+        trace: Mapping[str, str],
+        known_as: str | None = None,
+        delay: float = 0.0,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Outgoing:
         if delay:
             self._needs("delays", "delay=")
@@ -204,11 +209,20 @@ class OpenQueue(Generic[T]):
         return Outgoing(
             self._new_id() if known_as is None else known_as,
             self._codec.encoded(item),
-            self._headers if headers is None else {**self._check_headers(headers), **self._headers},
+            self._headers_with(trace, headers) if trace or headers else self._headers,
             delay,
             key,
             time.time(),
         )
+
+    def _headers_with(self, trace: Mapping[str, str], headers: Mapping[str, str] | None) -> Mapping[str, str]:
+        given = self._check_headers(headers or {})
+        return {**({} if "traceparent" in given else trace), **given, **self._headers}
+
+    async def _put_each(self, items: Sequence[T]) -> None:
+        traces = self._current_traces() or [{}] * len(items)
+        messages = [self._message(item, trace) for item, trace in zip(items, traces, strict=True)]
+        await self._opened_here().publisher.publish(messages, None)
 
     def _needs(self, guarantee: str, argument: str) -> None:
         if not getattr(self._opened().connection.broker.guarantees, guarantee):
@@ -232,6 +246,11 @@ class OpenQueue(Generic[T]):
             self._task.result()
             raise Disconnected(f"remote queue {self._name!r}: its connection is closed")
         return self._session
+
+
+async def put_each(opened: OpenQueue[T], items: Sequence[T]) -> None:
+    """Put the items in flight of a stage that publishes, each with the trace of what it was made of."""
+    await opened._put_each(items)
 
 
 async def _outlast(task: asyncio.Task[None]) -> None:

@@ -18,7 +18,7 @@ from ..graph.pipeline import Pipeline, Source, StageLike
 from ..options.batch import Batch
 from ..wording import redacted, shown
 from .broker import Broker, Depth, Settings
-from .opened import OpenQueue
+from .opened import OpenQueue, put_each
 
 if TYPE_CHECKING:
     from .codec import Codec, CodecName
@@ -150,7 +150,7 @@ class RemoteQueue(Source[T], StageLike[T, None], Generic[T]):  # it is both; >> 
         """A stage that publishes, in batches as large as come."""
 
         async def publish(items: list[T], opened: OpenQueue[T]) -> None:
-            await opened.put_many(items)
+            await put_each(opened, items)
 
         handler = define_handler(
             publish,

@@ -11,12 +11,12 @@ from typing import Any
 from ..core.channel import Channel
 from ..core.plan import Plan
 from ..core.seams import Ticket
-from ..core.stage import ConsumerWorker
-from ..core.tracked import fed, settle_all
+from ..core.stage import NO_ITEM, ConsumerWorker
+from ..core.tracked import Tracked, fed, settle_all
 from ..errors import QueueShutDown, StateError
 from .accounting import Accounts
 
-__all__ = ["Intake", "feed"]
+__all__ = ["Intake", "feed", "tickets_in_flight"]
 
 _current: ContextVar[Intake] = ContextVar("asyncpc_run")
 """The intake of the run that the calling handler belongs to."""
@@ -47,6 +47,15 @@ def feed(item: Any) -> None:
         raise StateError("feed() works only inside a consumer's handler; elsewhere, use 'await running.put(item)'")
     worker = _worker.get(None)
     intake.feed(item, None if worker is None else worker.ticket)
+
+
+def tickets_in_flight() -> list[Ticket | None]:
+    """Those of the items that the calling handler has got, in their order; None for one that nobody waits for."""
+    worker = _worker.get(None)
+    if worker is None or worker.item is NO_ITEM:
+        return []
+    items = worker.stage.inbox.items_in(worker.item)
+    return [one.ticket if type(one) is Tracked else None for one in items]
 
 
 class Intake:

@@ -9,9 +9,10 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from ..cases import percentile
-from ..measure import Bench, Line, Sample, rounded
+from ..measure import Bench, Fails, Line, Result, Sample, rounded
 from ..peers import ASYNCPC
-from .fleet import Fails, Fleet, Worker
+from ..report import readable
+from .fleet import Fleet, Worker
 from .roster import MODULES
 from .work import Peer, loops_of
 
@@ -32,7 +33,7 @@ WANTED: dict[tuple[str, str], dict[str, float]] = {
     **{(engine, "processes client CPU"): {ONE: 0.9} for engine in REFERENCES},
     **{(engine, "processes"): {ONE: 1.7} for engine in REFERENCES},
 }
-"""The ratios that asyncpc should reach, by engine, figure and reference; shown, not judged."""
+"""The ratios that asyncpc should reach, by engine, figure and reference."""
 
 LIMITS = {
     ("redis", "64 B consume server CPU"): 5e-6,
@@ -43,6 +44,15 @@ LIMITS = {
 
 MOST = 100_000
 """Messages of a round."""
+
+LEAST = 200
+"""Messages of a round whose handlers do not wait, however slow an implementation is."""
+
+FEWEST = 10
+"""Messages of a round whose handlers wait, if an implementation handles one after the other."""
+
+MOMENT = 0.5
+"""Seconds that a round should take; less with ``--quick``."""
 
 TWO_PROCESSES = 1_000
 """Messages that are shared by two processes."""
@@ -64,8 +74,35 @@ HANDLINGS = {
 }
 
 
+LONG = 0.1
+"""Seconds of a handler that waits so long that a round has no more messages than some receive at once."""
+
 Measured = Callable[[Fleet, Handling, Worker, int], dict[str, float]]
 """Figures of a round with so many messages."""
+
+
+class Goal(NamedTuple):
+    """What a figure of asyncpc should reach."""
+
+    told: str
+    figure: str
+    """What it has reached; empty without the reference."""
+    is_reached: bool
+
+    @property
+    def sign(self) -> str:
+        """Whether it is reached; a question mark if nobody can say."""
+        return "?" if not self.figure else "✓" if self.is_reached else "✗"
+
+
+def goals(engine: str, figure: str, result: Result, share: float = 1.0) -> Iterator[Goal]:
+    """Those of a figure; with ``share`` 0.9 each is reached that is missed by no more than a tenth."""
+    if limit := LIMITS.get((engine, figure)):
+        value = result.value.median
+        yield Goal(f"≤ {readable(limit, result.unit)}", readable(value, result.unit), value * share <= limit)
+    for reference, least in WANTED.get((engine, figure), {}).items():
+        ratio = result.ratios[reference].median if reference in result.ratios else 0.0
+        yield Goal(f"≥ {least:g} × {reference}", f"{ratio:.2f} ×" if ratio else "", ratio >= least * share)
 
 
 def peers_on(engine: str, bench: Bench) -> list[Peer]:
@@ -83,41 +120,47 @@ def lines(fleet: Fleet, bench: Bench) -> Iterator[Line]:
     """Those of one engine."""
     peers = peers_on(fleet.engine, bench)
     for name, handling in HANDLINGS.items():
-        yield Line(name, _samples(fleet, bench, peers, handling, _put_and_handled))
-    yield Line("end to end", _samples(fleet, bench, peers, HANDLINGS["64 B"], _at_the_same_time))
+        yield _line(name, fleet, bench, peers, handling, _put_and_handled)
+    yield _line("end to end", fleet, bench, peers, HANDLINGS["64 B"], _at_the_same_time)
     if any(peer.name == ASYNCPC.name for peer in peers) and f"{ASYNCPC.name} on {fleet.engine}" not in bench.missing:
-        yield _latency(fleet, bench)
-        yield _processes(fleet, bench)
+        for name, line in ("20 % load", _latency), ("processes", _processes):
+            try:
+                yield line(name, fleet, bench)
+            except Fails as why:
+                yield Line(name, {}, failed={ASYNCPC.name: str(why)})
 
 
-def _samples(
-    fleet: Fleet, bench: Bench, peers: list[Peer], handling: Handling, measured: Measured
-) -> dict[str, Sample]:
+def _line(name: str, fleet: Fleet, bench: Bench, peers: list[Peer], handling: Handling, measured: Measured) -> Line:
     """One round of each peer that works, with as many messages as it manages in a moment."""
     samples: dict[str, Sample] = {}
+    failed: dict[str, str] = {}
     for peer in peers:
         key = f"{peer.name} on {fleet.engine}"
         if key in bench.missing:
             continue
         try:
             worker = fleet.worker(peer.name, peer.project)
-            count = _count(bench, peer, handling, partial(measured, fleet, handling, worker))
         except Fails as why:
-            bench.missing[key] = f"fails: {why}"
+            bench.missing[key] = f"does not start: {why}"
             continue
         bench.versions.update(worker.versions)
-        samples[peer.name] = partial(measured, fleet, handling, worker, count)
-    return samples
+        try:
+            count = _count(bench, peer, handling, partial(measured, fleet, handling, worker))
+        except Fails as why:
+            failed[peer.name] = str(why)
+        else:
+            samples[peer.name] = partial(measured, fleet, handling, worker, count)
+    return Line(name, samples, failed=failed)
 
 
 def _count(bench: Bench, peer: Peer, handling: Handling, measured: Callable[[int], dict[str, float]]) -> int:
     """How many messages take a moment, found by more and more of them; where handlers wait, no more than they could."""
-    moment = 0.2 if bench.quick else 0.8  # seconds
-    least, most = min(MOST, 10 * peer.batch) if peer.batch > 1 else 20, MOST
+    moment = MOMENT / 3 if bench.quick else MOMENT
+    least, most = min(MOST, max(LEAST, 10 * peer.batch if peer.batch > 1 else 0)), MOST
     if handling.wait:
-        most = max(20, int(moment * handling.at_once / handling.wait))
-        least = min(least, most)
-    measured(20)  # imports what it needs
+        most = handling.at_once * max(2, int(moment / handling.wait))
+        least = min(least, most) if peer.batch > 1 else FEWEST
+    measured(FEWEST)  # imports what it needs
     count = least
     while True:
         figures = measured(count)
@@ -128,10 +171,16 @@ def _count(bench: Bench, peer: Peer, handling: Handling, measured: Callable[[int
 
 
 def _put_and_handled(fleet: Fleet, handling: Handling, worker: Worker, count: int) -> dict[str, float]:
-    """First all are put, then all are handled; putting is told where nothing waits."""
+    """First all are put, then all are handled.
+
+    Of putting nothing is told if the handlers wait, since it is the same then; of processor time nothing if they wait
+    for long, since most messages have been received when the meter starts.
+    """
     queue, terms = fleet.queue(), {"count": count, **handling._asdict()}
     put = worker.do("publish", queue, **terms)
     handled = _costs("consume", worker.do("consume", queue, **terms))
+    if handling.wait >= LONG:
+        return {"consume": handled["consume"]}
     return handled if handling.wait else _costs("publish", put) | handled
 
 
@@ -148,7 +197,7 @@ def _costs(what: str, answer: dict[str, Any]) -> dict[str, float]:
 # -- asyncpc alone ---------------------------------------------------------------------------------
 
 
-def _latency(fleet: Fleet, bench: Bench) -> Line:
+def _latency(name: str, fleet: Fleet, bench: Bench) -> Line:
     """From the moment a message is due, through the queue, to its handler, at 20 % of what one process carries."""
     worker, handling = fleet.worker(ASYNCPC.name), HANDLINGS["64 B"]
     warm = min(MOST, 2_000 if bench.quick else 20_000)
@@ -159,10 +208,10 @@ def _latency(fleet: Fleet, bench: Bench) -> Line:
         late = worker.do("both", fleet.queue(), count=count, gap=gap, **handling._asdict())["late"]
         return {f"p{share}": percentile(late, share) for share in (50, 99)}
 
-    return Line("20 % load", {ASYNCPC.name: sample})
+    return Line(name, {ASYNCPC.name: sample})
 
 
-def _processes(fleet: Fleet, bench: Bench) -> Line:
+def _processes(name: str, fleet: Fleet, bench: Bench) -> Line:
     """2 ms of arithmetic a message, in one process and in two that share the queue."""
     burn, count = loops_of(0.002), TWO_PROCESSES // 5 if bench.quick else TWO_PROCESSES
     first, second = (fleet.worker(ASYNCPC.name, place=place) for place in (0, 1))
@@ -177,4 +226,4 @@ def _processes(fleet: Fleet, bench: Bench) -> Line:
         wall = statistics.mean(answer["wall"] for answer in answers) / len(workers)
         return {"": wall, "client CPU": statistics.mean(answer["client"] for answer in answers)}
 
-    return Line("processes", {ONE: partial(sample, (first,)), ASYNCPC.name: partial(sample, (first, second))})
+    return Line(name, {ONE: partial(sample, (first,)), ASYNCPC.name: partial(sample, (first, second))})

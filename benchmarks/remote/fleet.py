@@ -10,21 +10,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+from ..measure import Fails
 from .servers import Server
-from .work import WrongResult
 
 HERE = Path(__file__).parent
 ANSWERS_WITHIN = 90.0
 """Seconds; the order itself may take 60."""
-
-
-class Fails(Exception):
-    """An implementation cannot take part; the message says why."""
 
 
 class Worker:
@@ -33,7 +29,7 @@ class Worker:
     def __init__(self, engine: str, name: str, project: str | None, server: Server, loop: str) -> None:
         arguments = ["-m", "benchmarks.remote.worker", engine, name, server.url, str(server.process), loop]
         env = {**os.environ, "PYTHONPATH": str(HERE.parent.parent)}
-        self._name = name
+        self._lost_by = ""
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  # the process writes to it until close() ends both
         self._process = subprocess.Popen(
             [*python_of(project, env), *arguments],
@@ -50,17 +46,21 @@ class Worker:
             raise
 
     def tell(self, do: str, queue: str, **terms: Any) -> None:
-        """Give an order; its answer is to be read before the next."""
+        """Give an order; its answer is to be read before the next. Raises ``Fails`` if the process has ended."""
+        if self._lost_by:
+            raise Fails(self._lost_by)
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"do": do, "queue": queue, **terms}) + "\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(json.dumps({"do": do, "queue": queue, **terms}) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._lost() from None
 
     def answer(self) -> dict[str, Any]:
-        """What came of the order: seconds a message; raises ``Fails``, or ``WrongResult`` for a wrong count."""
+        """What came of the order: seconds a message. Raises ``Fails``, also if the count of messages was wrong."""
         answer = self._answer()
         if "error" in answer:
-            kind, _, why = answer["error"].partition(": ")
-            raise WrongResult(f"{self._name}: {why}") if kind == "WrongResult" else Fails(answer["error"])
+            raise Fails(answer["error"])
         return answer
 
     def do(self, do: str, queue: str, **terms: Any) -> dict[str, Any]:
@@ -74,10 +74,20 @@ class Worker:
             waiting.register(self._process.stdout, selectors.EVENT_READ)
             line = self._process.stdout.readline() if waiting.select(ANSWERS_WITHIN) else ""
         if not line:
-            self._log.seek(0)
-            said = self._log.read().decode(errors="replace").strip()
-            raise Fails(said.rpartition("\n")[2] or "it does not answer")
+            raise self._lost()
         return dict(json.loads(line))
+
+    def _lost(self) -> Fails:
+        """Say how the process has ended, or end it, since nobody knows what it is doing; it gets no more orders."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(1.0)
+        status = self._process.returncode
+        how = f"no answer within {ANSWERS_WITHIN:g} s" if status is None else f"its process ended with status {status}"
+        self._process.kill()
+        self._log.seek(0)
+        said = self._log.read().decode(errors="replace").strip().rpartition("\n")[2]
+        self._lost_by = f"{how}: {said}" if said else how
+        return Fails(self._lost_by)
 
     def close(self) -> None:
         """End it."""
@@ -85,8 +95,8 @@ class Worker:
         self._process.wait()
         for stream in self._process.stdin, self._process.stdout, self._log:
             assert stream is not None
-            with ExitStack() as stack:
-                stack.callback(stream.close)
+            with suppress(BrokenPipeError):  # what it was told last, if it has ended
+                stream.close()
 
 
 def python_of(project: str | None, env: dict[str, str]) -> list[str]:

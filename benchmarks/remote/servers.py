@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sysconfig
 import tempfile
@@ -36,6 +38,8 @@ class Server:
     """Without the queue."""
     process: int = 0
     """Its number; 0 if there is none."""
+    version: str = ""
+    """With its name: Redis 7.0.15."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ def serving(engine: str) -> Iterator[Server]:
     folder = Path(tempfile.mkdtemp(prefix=f"asyncpc-{engine}-"))
     try:
         if engine == "sqlite":
-            yield Server(f"sqlite:///{folder}/jobs.db")
+            yield Server(f"sqlite:///{folder}/jobs.db", version=f"SQLite {sqlite3.sqlite_version}")
         else:
             with _running(SETUPS[engine](folder), folder / "log") as server:
                 yield server
@@ -79,7 +83,7 @@ def _running(setup: Setup, log: Path) -> Iterator[Server]:
             if process.poll() is not None or time.monotonic() > ends:
                 raise Missing(f"{setup.command[0]} did not start: {log.read_text()[-500:]}")
             time.sleep(0.05)  # a server that starts tells nobody when it is ready; nothing else runs meanwhile
-        yield Server(setup.url, process.pid)
+        yield Server(setup.url, process.pid, _version(log.read_text(errors="replace")))
     finally:
         process.send_signal(setup.ends_by)
         with suppress(subprocess.TimeoutExpired):
@@ -87,6 +91,15 @@ def _running(setup: Setup, log: Path) -> Iterator[Server]:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def _version(log: str) -> str:
+    """What a server has said when it started."""
+    for name, said in ("Redis", "Redis version="), ("PostgreSQL", "PostgreSQL "), ("RabbitMQ", "RabbitMQ "):
+        if found := re.search(rf"{said}(\d[\d.]*\d)", log):
+            return f"{name} {found[1]}"
+    found = re.search(r"Version: +(\d[\d.]*\d)", log)
+    return f"NATS {found[1]}" if found else ""
 
 
 def _answers(setup: Setup) -> bool:

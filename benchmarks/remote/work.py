@@ -57,19 +57,44 @@ class Peer:
         return {name: metadata.version(name) for name in self.packages}
 
 
-def processor_time(process: int) -> float:
-    """Seconds of processor time that a process and all that it has started have used.
+@dataclass
+class ProcessorTime:
+    """Seconds of processor time that a process and all that it has started have used until now."""
 
-    In nanoseconds where the kernel counts them so, else in ticks of 10 ms, as for those that have ended.
-    """
-    folder = Path(f"/proc/{process}")
-    try:
-        children = (folder / f"task/{process}/children").read_text().split()
-        user, system, *ended = map(int, (folder / "stat").read_text().rpartition(")")[2].split()[11:15])
-        own = sum([_first(thread / "schedstat") for thread in (folder / "task").iterdir()]) / 1e9
-    except (FileNotFoundError, ProcessLookupError):  # it has ended
-        return 0.0
-    return (own or (user + system) * TICK) + sum(ended) * TICK + sum([processor_time(int(child)) for child in children])
+    running: dict[int, float] = field(default_factory=dict)
+    """By thread; in nanoseconds where the kernel counts them so, else by process, in ticks of 10 ms."""
+    ended: float = 0.0
+    """Of processes that have ended, in ticks."""
+
+    @classmethod
+    def of(cls, process: int) -> ProcessorTime:
+        """Look; all of a process that has ended is 0."""
+        found = cls()
+        found._add(process)
+        return found
+
+    def _add(self, process: int) -> None:
+        folder = Path(f"/proc/{process}")
+        try:
+            children = [int(child) for file in folder.glob("task/*/children") for child in file.read_text().split()]
+            user, system, *ended = map(int, (folder / "stat").read_text().rpartition(")")[2].split()[11:15])
+            threads = {int(thread.name): _first(thread / "schedstat") / 1e9 for thread in (folder / "task").iterdir()}
+        except (FileNotFoundError, ProcessLookupError):  # it has ended
+            return
+        self.running |= threads if any(threads.values()) else {process: (user + system) * TICK}
+        self.ended += sum(ended) * TICK
+        for child in children:
+            self._add(child)
+
+    def since(self, before: ProcessorTime) -> float:
+        """What was used meanwhile.
+
+        Of a process that has ended since, only ticks are known; so little of it as their rounding might be is nothing.
+        """
+        running = sum([seconds - before.running.get(one, 0.0) for one, seconds in self.running.items()])
+        gone = sum([seconds for one, seconds in before.running.items() if one not in self.running])
+        ended = self.ended - before.ended - gone
+        return running + (ended if ended > 2 * TICK else 0.0)
 
 
 def _first(file: Path) -> int:
@@ -84,22 +109,26 @@ class Meter:
 
     def __init__(self, server: int | None) -> None:
         self._server = server
-        self._began: tuple[float, float, float] | None = None
+        self._began: tuple[float, float] | None = None
+        self._server_before = ProcessorTime()
         self.figures: dict[str, float] = {}
         """Seconds: ``wall``, ``client`` and, where there is a server, ``server``."""
 
-    def _now(self) -> tuple[float, float, float]:
-        return perf_counter(), process_time(), processor_time(self._server) if self._server else 0.0
-
     def start(self) -> None:
-        """A second call does nothing."""
-        self._began = self._began or self._now()
+        """A second call does nothing. To look at the server takes time itself, which counts for nobody."""
+        if self._began is None:
+            if self._server:
+                self._server_before = ProcessorTime.of(self._server)
+            self._began = perf_counter(), process_time()
 
     def stop(self) -> None:
         """Take the figures."""
+        now = perf_counter(), process_time()
         assert self._began is not None
-        wall, client, server = (now - then for now, then in zip(self._now(), self._began, strict=True))
-        self.figures = {"wall": wall, "client": client} | ({"server": max(server, 1e-9)} if self._server else {})
+        self.figures = {"wall": now[0] - self._began[0], "client": now[1] - self._began[1]}
+        if self._server:
+            server = ProcessorTime.of(self._server).since(self._server_before)
+            self.figures["server"] = max(server, 1e-9)  # ratios need more than nothing
 
 
 @dataclass
@@ -170,8 +199,9 @@ class Round:
 
     @property
     def warm(self) -> int:
-        """Messages that are handled before the meter runs."""
-        return max(1, self.count // 10)
+        """Messages that are handled before the meter runs; of handlers that wait, those that begin together."""
+        together = min(self.at_once, self.count // 2) if self.wait else 1
+        return max(1, together, self.count // 10)
 
     @property
     def metered(self) -> int:

@@ -13,6 +13,9 @@ from ..work import Peer, Round, ended, in_batches
 
 QUORUM = {"x-queue-type": "quorum"}
 
+DECLARES = asyncio.Lock()
+"""A quorum queue that two connections declare at the same time is an internal error of the server."""
+
 
 class Raw:
     """A quorum queue with confirms; so many messages published, and acknowledged, at once."""
@@ -26,7 +29,8 @@ class Raw:
         connection: Any = await aio_pika.connect(self._url)
         channel: Any = await connection.channel()
         await channel.set_qos(2 * self._at_once)
-        return connection, channel, await channel.declare_queue(self._queue, durable=True, arguments=QUORUM)
+        async with DECLARES:
+            return connection, channel, await channel.declare_queue(self._queue, durable=True, arguments=QUORUM)
 
     async def publish(self, work: Round) -> None:
         """See ``Client``."""
@@ -72,19 +76,23 @@ class FastStream:
     async def publish(self, work: Round) -> None:
         """See ``Client``."""
         async with self._broker:
-            await self._broker.declare_queue(self._queue)
+            async with DECLARES:
+                await self._broker.declare_queue(self._queue)
             async for one in work.messages():
                 await self._broker.publish(one, self._queue, persist=True)
 
     async def consume(self, work: Round) -> None:
         """See ``Client``."""
+        from faststream.rabbit import Channel
 
         async def handle(message: dict[str, Any]) -> None:
             await work.handle(message["n"])
 
-        self._broker.subscriber(self._queue)(handle)
+        channel = Channel(prefetch_count=work.at_once) if work.wait else None  # by default it has no bound
+        self._broker.subscriber(self._queue, channel=channel)(handle)
         async with self._broker:
-            await self._broker.start()
+            async with DECLARES:
+                await self._broker.start()
             await work.done.wait()
 
 
