@@ -10,20 +10,18 @@ A process that only publishes has one connection; one that receives has a second
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from hashlib import sha256
 from operator import itemgetter
-from types import MappingProxyType
 from typing import Any, Final
 
 from ...wording import summary
 from ..broker import DeadLetter, Depth, Disconnected, Guarantees, Message, Outgoing, PublishError, Settings
 from . import postgresql_tables as tables
+from .headers import headers_of, text_of
 from .postgresql_connection import UNSTORABLE, Address, Connection
 
 __all__ = ["PostgreSQLBroker"]
@@ -259,7 +257,7 @@ class PostgreSQLBroker:
         yield from (self._address.queue, self._channel, told)
         yield [one.id for one in messages]
         yield [one.body for one in messages]
-        yield [_text(tuple(one.headers.items())) for one in messages]
+        yield [text_of(one.headers) for one in messages]
         yield [max(0.0, one.delay) for one in messages]
         yield [one.time for one in messages]
 
@@ -324,17 +322,7 @@ def _receipts(messages: Iterable[Message]) -> tuple[list[int], list[int]]:
 
 
 def _message(row: Any, receipt: _Receipt | None) -> Message:
-    return Message(row[0], row[1], row[2], row[3], _headers(row[4]), receipt)
-
-
-@lru_cache(256)  # most are alike
-def _headers(text: str) -> Mapping[str, str]:
-    return MappingProxyType(json.loads(text))
-
-
-@lru_cache(256)
-def _text(headers: tuple[tuple[str, str], ...]) -> str:
-    return json.dumps(dict(headers))
+    return Message(row[0], row[1], row[2], row[3], headers_of(row[4]), receipt)
 
 
 def _count(status: str) -> int:
