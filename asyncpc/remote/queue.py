@@ -395,6 +395,7 @@ class OpenQueue(Generic[T]):
             delay,
             key,
             time.time(),
+            has_new_id=known_as is None,
         )
 
     def _needs(self, guarantee: str, argument: str) -> None:
