@@ -221,11 +221,11 @@ class OpenQueue(Generic[T]):
     def __init__(self, name: str, session: Callable[[], Session], codec: Codec) -> None:
         self._name = name
         self._make_session = session
-        from .codec import check_headers, new_id  # here, since most programs have no remote queue, and no msgspec
+        from .codec import check_headers, new_ids  # here, since most programs have no remote queue, and no msgspec
 
         self._codec = codec
         self._headers = {"content-type": codec.content_type}
-        self._new_id, self._check_headers = new_id, check_headers
+        self._new_ids, self._check_headers = new_ids, check_headers
         self._session: Session | None = None
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop
@@ -307,7 +307,12 @@ class OpenQueue(Generic[T]):
 
     async def put_many(self, items: Iterable[T], *, timeout: float | None = None) -> None:
         """Put several items, in order, in as few calls as the engine allows; otherwise as :meth:`put`."""
-        messages = [self._message(item, None, 0.0, None, None) for item in items]
+        encoded, headers, now = self._codec.encoded, self._headers, time.time()
+        bodies = [encoded(item) for item in items]
+        messages = [
+            Outgoing._make((new, body, headers, 0.0, None, now, True))  # a third of the time of a call
+            for new, body in zip(self._new_ids(len(bodies)), bodies, strict=True)
+        ]
         if messages:
             await self._opened_here().publisher.publish(messages, timeout)
 
@@ -389,7 +394,7 @@ class OpenQueue(Generic[T]):
         if known_as is not None:
             self._needs("dedupes", "id=")
         return Outgoing(
-            self._new_id() if known_as is None else known_as,
+            self._new_ids(1)[0] if known_as is None else known_as,
             self._codec.encoded(item),
             self._headers if headers is None else {**self._check_headers(headers), **self._headers},
             delay,

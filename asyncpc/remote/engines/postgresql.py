@@ -19,7 +19,7 @@ from operator import itemgetter
 from typing import Any, Final
 
 from ...wording import summary
-from ..broker import DeadLetter, Depth, Disconnected, Guarantees, Message, Outgoing, PublishError, Settings
+from ..broker import DeadLetter, Depth, Disconnected, Guarantees, Message, Outgoing, PublishError, Settings, places_to_know
 from . import postgresql_tables as tables
 from .headers import headers_of, text_of
 from .postgresql_connection import UNSTORABLE, Address, Connection
@@ -260,6 +260,7 @@ class PostgreSQLBroker:
         yield [text_of(one.headers) for one in messages]
         yield [max(0.0, one.delay) for one in messages]
         yield [one.time for one in messages]
+        yield [1 + place for place in places_to_know(messages)]
 
     # -- looking ----------------------------------------------------------------------------------
 
