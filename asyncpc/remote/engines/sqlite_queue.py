@@ -1,8 +1,4 @@
-"""``QueueFile``: the tables and statements that make queues of a SQLite file.
-
-``due`` is at once when a message was put, the end of its delay and the end of its lease, so nobody has to look after
-those: what is due can be received. Times are those of the system's clock.
-"""
+"""``QueueFile``: the statements that make queues of the tables in a SQLite file."""
 
 from __future__ import annotations
 
@@ -16,44 +12,16 @@ from time import time
 from typing import Any, ClassVar, Final
 
 from ...offload.calls import Job
-from ..broker import SUSPECT_AFTER, DeadLetter, Depth, Message, Outgoing, places_to_know
-from .headers import headers_of, text_of
+from ..broker import DeadLetter, Depth, Message, Outgoing, places_to_know
+from .headers import text_of
 from .sqlite_file import DatabaseFile
 from .sqlite_receipts import OURS, Receipt, runs_of
+from .sqlite_tables import FRESH, KIND, MESSAGE, ROW, SCHEMA, SUSPECT, message_in
 
 __all__ = ["QueueFile"]
 
-KIND: Final = 0x61706371
-"""The application id of the file."""
-
-FRESH: Final = f"attempt<{SUSPECT_AFTER}"
-SUSPECT: Final = f"attempt>={SUSPECT_AFTER}"
-"""Each has an index of its own, so that neither has to be searched for among the other."""
-
-SCHEMA: Final = (
-    """CREATE TABLE message(
-        seq INTEGER PRIMARY KEY, queue TEXT NOT NULL, due REAL NOT NULL, attempt INTEGER NOT NULL,
-        owner INTEGER NOT NULL, time REAL NOT NULL, id TEXT NOT NULL, headers TEXT NOT NULL, body BLOB NOT NULL)""",
-    f"CREATE INDEX message_fresh ON message(queue, due) WHERE {FRESH}",
-    f"CREATE INDEX message_suspect ON message(queue, due) WHERE {SUSPECT}",
-    """CREATE TABLE seen(
-        seq INTEGER PRIMARY KEY, queue TEXT NOT NULL, id TEXT NOT NULL, until REAL NOT NULL, UNIQUE(queue, id))""",
-    """CREATE TABLE dead(
-        seq INTEGER PRIMARY KEY AUTOINCREMENT, queue TEXT NOT NULL, name TEXT NOT NULL, attempt INTEGER NOT NULL,
-        time REAL NOT NULL, id TEXT NOT NULL, headers TEXT NOT NULL, body BLOB NOT NULL, failure BLOB NOT NULL)""",
-    "CREATE INDEX dead_name ON dead(queue, name)",
-)
-"""A message keeps its ``owner`` (0 for none) when its lease has run out: it is still that one's until it is received
-again. ``seen`` holds the ids that are not taken again; ids that were made for their messages have one in common. Nothing here needs a newer SQLite than that of 2018."""
-
-MESSAGE: Final = "id, body, attempt, time, headers"
-"""What ``_message`` takes."""
-
 REMEMBERED: Final = 600.0
 """Seconds for which an id is not taken again, from its put; and as long as its message is in the queue."""
-
-ROW: Final = "(?, ?, ?, 0, 0, ?, ?, ?, ?)"
-"""A message that was put."""
 
 TOGETHER: Final = 100
 """Messages that one statement puts; SQLite used to take 999 values."""
@@ -99,6 +67,7 @@ class QueueFile(DatabaseFile):
         taken = Taken([(seq, owner) for seq in found])
         change = "UPDATE message SET due=?, attempt=attempt+1, owner=? WHERE seq BETWEEN ? AND ?"
         write.executemany(change, [(now + self._lease, *run) for run in runs_of(taken)])
+        self._written += len(taken)  # or an idle queue would be looked at again and again in a turn to write
         return taken
 
     def _ready(self, which: str, now: float, limit: int) -> list[int]:
@@ -115,7 +84,7 @@ class QueueFile(DatabaseFile):
         messages: list[Message] = []
         for run in runs_of(taken):
             rows = self.reading().execute(f"SELECT {MESSAGE}, seq FROM message WHERE {OURS}", run)
-            messages += [_message(row, (row[-1], run.owner)) for row in rows.fetchall()]
+            messages += [message_in(row, (row[-1], run.owner)) for row in rows.fetchall()]
         if taken != sorted(taken):  # some had been given back, or were delayed
             places = {receipt: place for place, receipt in enumerate(taken)}
             messages.sort(key=lambda message: places[message.receipt])
@@ -237,7 +206,7 @@ class QueueFile(DatabaseFile):
                 (self._queue, now, limit),
             )
         ]
-        return [_message(row[2:], None) for row in sorted(rows)[:limit]]
+        return [message_in(row[2:], None) for row in sorted(rows)[:limit]]
 
     def dead(self, limit: int, after: int) -> list[DeadLetter]:
         """See ``Broker``."""
@@ -246,7 +215,7 @@ class QueueFile(DatabaseFile):
             " WHERE queue=? AND name=? AND seq>? ORDER BY seq LIMIT ?",
             (*self._dead, after, limit),
         )
-        return [DeadLetter(f"{row[0]:020}", _message(row[2:], None), row[1]) for row in rows]
+        return [DeadLetter(f"{row[0]:020}", message_in(row[2:], None), row[1]) for row in rows]
 
     def requeue(self, places: Sequence[int]) -> int:
         """See ``Broker``; takes them out of the dead letters in the same transaction."""
@@ -280,7 +249,3 @@ class QueueFile(DatabaseFile):
 
     fleeting: ClassVar[frozenset[Callable[..., Any]]] = frozenset({take, extend, release})
     """Without them a message comes again, now or when its lease has run out."""
-
-
-def _message(row: Sequence[Any], receipt: Receipt | None) -> Message:
-    return Message._make((row[0], row[1], row[2], row[3], headers_of(row[4]), receipt))  # half the time of a call
