@@ -31,6 +31,7 @@ __all__ = [
     "PayloadError",
     "PublishError",
     "Settings",
+    "places_to_know",
 ]
 
 SUSPECT_AFTER: Final = 2
@@ -64,6 +65,21 @@ class Outgoing(NamedTuple):
     """Messages of one key are received in order, by an engine that can do that."""
     time: float = 0.0
     """When it was put: seconds since 1970."""
+    has_new_id: bool = False
+    """Whether its id was made for it: then it is known only if this very publish is made again, whole and in order."""
+
+
+def places_to_know(messages: Sequence[Outgoing]) -> list[int]:
+    """For each message, the place of the one whose id has to be remembered so that it is not taken again.
+
+    The first that has a new id stands for all of them: they can only come again together.
+    """
+    places, first_new = list(range(len(messages))), -1
+    for place, one in enumerate(messages):
+        if one.has_new_id:
+            first_new = place if first_new < 0 else first_new
+            places[place] = first_new
+    return places
 
 
 class DeadLetter(NamedTuple):
@@ -156,7 +172,10 @@ class Broker(Protocol):
         ...
 
     async def publish(self, messages: Sequence[Outgoing]) -> None:
-        """Put the messages, in order. Returns when all are confirmed; else raises, and none, some or all are in."""
+        """Put the messages, in order. Returns when all are confirmed; else raises, and none, some or all are in.
+
+        After ``Disconnected`` it is called again with the same messages.
+        """
         ...
 
     async def ack(self, messages: Sequence[Message]) -> int:

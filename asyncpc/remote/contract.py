@@ -235,6 +235,23 @@ class BrokerContract:
         await broker.publish([Outgoing(one, b"", time=time.time()) for one in ("a", "b", "a", "c")])
         assert [one.id for one in await received(broker, 3)] == ["a", "b", "c"]
 
+    async def test_a_publish_that_is_made_again_puts_nothing_twice(self, broker: Broker) -> None:
+        """Also where the ids were made for its messages, which nobody else can put; others of such ids are taken."""
+        self._needs(broker, "dedupes")
+        first = [outgoing(str(number).encode())._replace(has_new_id=True) for number in range(4)]
+        first[1] = first[1]._replace(id="given", has_new_id=False)
+        second = [outgoing(b"4")._replace(has_new_id=True), Outgoing("given", b"again", time=time.time())]
+        for _ in range(2):
+            await broker.publish(first)
+        messages = await received(broker, 4)
+        assert [one.body for one in messages] == [b"0", b"1", b"2", b"3"]
+        assert await broker.ack(messages) == 4
+        await broker.publish(first)
+        for _ in range(2):
+            await broker.publish(second)
+        assert [one.body for one in await received(broker, 1)] == [b"4"]
+        assert await broker.receive(10, 0.1, 1) == []
+
     # -- leases -----------------------------------------------------------------------------------
 
     async def test_a_lease_that_runs_out_passes_the_message_on(self, broker: Broker, connect: Connect) -> None:

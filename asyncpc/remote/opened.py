@@ -34,12 +34,12 @@ class OpenQueue(Generic[T]):
     def __init__(self, name: str, session: Callable[[], Session], codec: Codec) -> None:
         self._name = name
         self._make_session = session
-        from .codec import check_headers, new_id  # here, since most programs have no remote queue, and no msgspec
+        from .codec import check_headers, new_ids  # here, since most programs have no remote queue, and no msgspec
         from .trace import current_trace, current_traces
 
         self._codec = codec
         self._headers = {"content-type": codec.content_type}
-        self._new_id, self._check_headers = new_id, check_headers
+        self._new_ids, self._check_headers = new_ids, check_headers
         self._current_trace, self._current_traces = current_trace, current_traces
         self._session: Session | None = None
         self._task: asyncio.Task[None] | None = None
@@ -123,8 +123,7 @@ class OpenQueue(Generic[T]):
 
     async def put_many(self, items: Iterable[T], *, timeout: float | None = None) -> None:
         """Put several items, in order, in as few calls as the engine allows; otherwise as :meth:`put`."""
-        trace = self._current_trace()
-        messages = [self._message(item, trace) for item in items]
+        messages = self._messages(list(items), self._headers_with(self._current_trace(), None))
         if messages:
             await self._opened_here().publisher.publish(messages, timeout)
 
@@ -195,10 +194,10 @@ class OpenQueue(Generic[T]):
         self,
         item: T,
         trace: Mapping[str, str],
-        known_as: str | None = None,
-        delay: float = 0.0,
-        key: str | None = None,
-        headers: Mapping[str, str] | None = None,
+        known_as: str | None,
+        delay: float,
+        key: str | None,
+        headers: Mapping[str, str] | None,
     ) -> Outgoing:
         if delay:
             self._needs("delays", "delay=")
@@ -207,12 +206,13 @@ class OpenQueue(Generic[T]):
         if known_as is not None:
             self._needs("dedupes", "id=")
         return Outgoing(
-            self._new_id() if known_as is None else known_as,
+            self._new_ids(1)[0] if known_as is None else known_as,
             self._codec.encoded(item),
             self._headers_with(trace, headers) if trace or headers else self._headers,
             delay,
             key,
             time.time(),
+            has_new_id=known_as is None,
         )
 
     def _headers_with(self, trace: Mapping[str, str], headers: Mapping[str, str] | None) -> Mapping[str, str]:
@@ -220,9 +220,17 @@ class OpenQueue(Generic[T]):
         return {**({} if "traceparent" in given else trace), **given, **self._headers}
 
     async def _put_each(self, items: Sequence[T]) -> None:
-        traces = self._current_traces() or [{}] * len(items)
-        messages = [self._message(item, trace) for item, trace in zip(items, traces, strict=True)]
+        messages, traces = self._messages(items, self._headers), self._current_traces()
+        if any(traces):
+            traced = zip(messages, traces, strict=True)
+            messages = [message._replace(headers=self._headers_with(trace, None)) for message, trace in traced]
         await self._opened_here().publisher.publish(messages, None)
+
+    def _messages(self, items: Sequence[T], headers: Mapping[str, str]) -> list[Outgoing]:
+        """Many at once, of which nothing is asked: a third of the time of a message."""
+        bodies, now = [self._codec.encoded(item) for item in items], time.time()
+        fields = zip(self._new_ids(len(bodies)), bodies, strict=True)
+        return [Outgoing._make((new, body, headers, 0.0, None, now, True)) for new, body in fields]
 
     def _needs(self, guarantee: str, argument: str) -> None:
         if not getattr(self._opened().connection.broker.guarantees, guarantee):

@@ -253,10 +253,13 @@ class Session:
         await self._flushed_some.wait()
 
     def _choose_prefetch(self) -> None:
-        """As many messages as end in ``AHEAD`` seconds, as far as that is seen; twice what is worked on at least."""
-        now = asyncio.get_running_loop().time()
-        if self._terms.prefetch is None and now - self._looked >= LOOK_EVERY:
-            pace = (self._ended_count - self._ended_then) / (now - self._looked)
+        """As many messages as end in ``AHEAD`` seconds, as far as that is seen; twice what is worked on at least.
+
+        Once all of the prefetch has ended, every handler has been at work meanwhile: then the pace is seen, too.
+        """
+        now, ended = asyncio.get_running_loop().time(), self._ended_count - self._ended_then
+        if self._terms.prefetch is None and (now - self._looked >= LOOK_EVERY or ended >= self._prefetch):
+            pace = ended / max(now - self._looked, 0.001)
             self._looked, self._ended_then = now, self._ended_count
             self._prefetch = int(min(MOST, max(2 * self._at_once, AHEAD * pace)))
 

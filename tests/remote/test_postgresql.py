@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import pytest
 from remote.servers import PostgreSQL, client_of, free_port
 
-from asyncpc import DefinitionError
+from asyncpc import DefinitionError, remote_queue
 from asyncpc.remote.broker import Disconnected, Outgoing, PublishError, Settings
 from asyncpc.remote.contract import PATIENCE, BrokerContract, outgoing, received
 
@@ -135,9 +135,13 @@ async def test_no_password_is_shown(
         await database.execute("CREATE ROLE guarded LOGIN PASSWORD 'right'")
     right = postgresql.url(f"guarded:{PASSWORD}")
     shown = []
-    for url in (right, postgresql.url(f"guarded:{PASSWORD}", port=free_port()), right.replace("/postgres?", "/none?")):
+    for url, expected in (
+        (right, DefinitionError),
+        (postgresql.url(f"guarded:{PASSWORD}", port=free_port()), Disconnected),
+        (postgresql.url(f"postgres:{PASSWORD}").replace("/postgres?", "/none?"), DefinitionError),
+    ):
         broker = PostgreSQLBroker(url, Settings(30.0, "dead", {}))
-        with pytest.raises(Disconnected) as caught:
+        with pytest.raises(expected) as caught:
             await broker.open()
         shown += [str(caught.value), repr(broker)]
         assert caught.value.__cause__ is None
@@ -150,6 +154,42 @@ async def test_no_password_is_shown(
     shown.append(str(wrong.value))
     assert any("password authentication failed" in one for one in shown)
     assert not [one for one in (*shown, caplog.text) if PASSWORD in one]
+
+
+@pytest.mark.parametrize(
+    ("user", "database_name", "told"),
+    [
+        ("guarded:wrong", "postgres", 'password authentication failed for user "guarded"'),
+        ("nobody-is-called-this:x", "postgres", 'role "nobody-is-called-this" does not exist'),
+        ("postgres:x", "none", 'database "none" does not exist'),
+    ],
+)
+async def test_who_is_not_let_in_is_told_at_once(
+    postgresql: PostgreSQL, database: Any, user: str, database_name: str, told: str
+) -> None:
+    """Protects the start of a program: a typing error is told by its first attempt to connect, not after 15 seconds."""
+    with suppress(asyncpg.DuplicateObjectError):
+        await database.execute("CREATE ROLE guarded LOGIN PASSWORD 'right'")
+    url = postgresql.url(user).replace("/postgres?", f"/{database_name}?")
+    with pytest.raises(DefinitionError, match=told):
+        async with remote_queue(url, int).open():
+            pass
+
+
+async def test_who_was_let_in_before_waits_to_be_let_in_again(
+    postgresql: PostgreSQL, opened: Open, database: Any
+) -> None:
+    """Protects runs from a server that knows no roles for a while: what was connected connects again, however long."""
+    await database.execute("CREATE ROLE leaving LOGIN SUPERUSER")
+    broker = await opened(postgresql.url("leaving:x"))
+    await broker.close()
+    await database.execute("ALTER ROLE leaving NOLOGIN")
+    with pytest.raises(Disconnected, match="not permitted to log in"):
+        await broker.open()
+    await database.execute("ALTER ROLE leaving LOGIN")
+    await broker.open()
+    await broker.close()
+    await database.execute("DROP ROLE leaving")
 
 
 # -- the server goes away -------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from asyncpc import (
     source,
 )
 from asyncpc.remote import Depth, Message, PayloadError
-from asyncpc.remote.codec import new_id
+from asyncpc.remote.codec import new_ids
 from asyncpc.remote.queue import RemoteQueue, remote_queue
 
 _names = count()
@@ -430,7 +430,9 @@ def test_a_queue_shows_no_password() -> None:
 
 def test_ids_are_uuids_that_sort_by_time() -> None:
     """Protects engines that keep ids in an index, and programs that read the time from them."""
-    ids = [uuid.UUID(new_id()) for _ in range(100)]
+    texts = [*new_ids(50), *(new_ids(1)[0] for _ in range(50))]
+    assert texts[:50] == sorted(texts[:50])
+    ids = [uuid.UUID(one) for one in texts]
     assert {one.version for one in ids} == {7}
     assert {one.variant for one in ids} == {uuid.RFC_4122}
     assert len(set(ids)) == 100

@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from bisect import bisect
 from collections import Counter
@@ -27,9 +28,11 @@ from asyncpc import DefinitionError
 from asyncpc.offload.calls import Job
 from asyncpc.remote.broker import SUSPECT_AFTER, Disconnected, Message, Outgoing, Settings
 from asyncpc.remote.contract import BrokerContract, outgoing, received
-from asyncpc.remote.engines import sqlite, sqlite_file, sqlite_queue
+from asyncpc.remote.engines import sqlite, sqlite_file, sqlite_queue, sqlite_tables
 from asyncpc.remote.engines.sqlite import SqliteBroker
 from asyncpc.remote.engines.sqlite_queue import QueueFile
+from asyncpc.remote.engines.sqlite_receipts import Run, runs_of
+from asyncpc.remote.engines.sqlite_turns import Line
 
 WORKERS = Path(__file__).with_name("sqlite_workers.py")
 
@@ -128,11 +131,25 @@ async def test_a_relative_path_and_one_with_odd_characters(tmp_path: Path, monke
 
 @pytest.mark.parametrize(("synchronous", "level"), [("FULL", 2), ("NORMAL", 1)])
 def test_how_safe_a_confirmed_message_is(tmp_path: Path, synchronous: str, level: int) -> None:
-    """FULL, the default, waits for the disk at each commit."""
+    """Protects what was confirmed: FULL, the default, waits for the disk at each commit, but not for one of leases."""
     file = QueueFile(str(tmp_path / "queues.db"), "jobs", "dead", 30.0, synchronous)
-    file.open()
-    assert file.reading().execute("PRAGMA synchronous").fetchone() == (level,)
+
+    def level_after(*calls: tuple[Any, ...]) -> int:
+        """That of one commit of all of these."""
+        jobs = [job(function, file, *args) for function, *args in calls]
+        file.make(jobs)
+        assert [one.error for one in jobs] == [None] * len(calls)
+        (found,) = file.reading().execute("PRAGMA synchronous").fetchone()
+        return int(found)
+
+    level_after((QueueFile.open,))
     assert file.reading().execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert level_after((QueueFile.put, [outgoing(), outgoing(), outgoing()])) == level
+    taken = made(file, QueueFile.take, file, 2, 1)
+    assert level_after((QueueFile.extend, taken), (QueueFile.release, taken[1:], 0.0, False)) == 1
+    assert level_after((QueueFile.take, 1, 1), (QueueFile.ack, taken[:1])) == level
+    assert level_after((QueueFile.extend, taken)) == 1
+    assert level_after((QueueFile.bury, [])) == level
     file.close()
 
 
@@ -224,13 +241,20 @@ def test_a_full_disk_undoes_the_call_and_says_so(tmp_path: Path) -> None:
 
 def made(file: QueueFile, function: Any, *args: Any) -> Any:
     """What the thread of a broker does with one call."""
+    only = job(function, *args)
+    file.make([only])
+    if only.error is not None:
+        raise only.error
+    return only.value
+
+
+def job(function: Any, *args: Any) -> Job:
+    """A call that nobody awaits."""
     loop = asyncio.new_event_loop()
-    job = Job(loop.create_future(), copy_context(), function, args)
-    loop.close()
-    file.make([job])
-    if job.error is not None:
-        raise job.error
-    return job.value
+    try:
+        return Job(loop.create_future(), copy_context(), function, args)
+    finally:
+        loop.close()
 
 
 async def test_a_file_that_was_removed_is_noticed(tmp_path: Path) -> None:
@@ -370,6 +394,89 @@ async def test_a_receipt_names_one_delivery(tmp_path: Path) -> None:
         assert await broker.ack([second]) == 1
 
 
+def test_deliveries_that_follow_one_another_are_settled_together() -> None:
+    """Protects deliveries of others: a run has the numbers of one owner, without a gap, in whatever order they come."""
+    assert runs_of([]) == []
+    assert runs_of([(3, 7), (1, 7), (2, 7)]) == [Run(7, 1, 3)]
+    assert runs_of([(1, 7), (3, 7), (4, 8), (5, 8)]) == [Run(7, 1, 1), Run(7, 3, 3), Run(8, 4, 5)]
+    assert [one.receipts for one in runs_of([(5, 8), (4, 8)])] == [[(4, 8), (5, 8)]]
+
+
+async def test_only_the_deliveries_that_are_named_are_settled(tmp_path: Path) -> None:
+    """Protects those beside them: of messages that follow one another, each goes its own way, nobody else's does."""
+    async with opened(url_of(tmp_path / "queues.db")) as broker, opened(url_of(tmp_path / "queues.db")) as other:
+        await broker.publish([outgoing(str(number).encode()) for number in range(8)])
+        ours, theirs = await received(broker, 3, limit=3), await received(other, 2, limit=2)
+        more = await received(broker, 3, limit=3)
+        assert await broker.ack([ours[0], ours[2], more[0]]) == 3
+        await broker.release([more[2]], 0.0, counted=False)
+        assert await broker.extend([*ours, *theirs, *more]) == [ours[0], ours[2], more[0], more[2]]
+        assert await other.ack(theirs) == 2
+        assert [one.body for one in await received(other, 1)] == [b"7"]
+        assert await broker.ack([*ours, *more]) == 2
+
+
+async def test_what_was_delayed_comes_when_it_is_due(tmp_path: Path) -> None:
+    """Protects the order: that of the times at which messages became due, though they are read by their numbers."""
+    async with opened(url_of(tmp_path / "queues.db")) as broker:
+        await broker.publish([outgoing(b"later", delay=0.05), outgoing(b"sooner", delay=0.02)])
+        await asyncio.sleep(0.1)
+        assert [one.body for one in await broker.receive(10, 1.0, 1)] == [b"sooner", b"later"]
+
+
+async def test_an_idle_queue_takes_no_turn_to_write(tmp_path: Path) -> None:
+    """Protects those who put: whoever waits for messages only looks, also when it has had some."""
+    async with opened(url_of(tmp_path / "queues.db")) as broker:
+        await broker.publish([outgoing()])
+        await broker.ack(await received(broker, 1))
+        assert await broker.receive(10, 0.0, 1) == []
+        with locked(tmp_path / "queues.db"):
+            assert await broker.receive(10, 0.1, 1) == []
+
+
+def test_threads_of_one_process_have_their_turns_in_order() -> None:
+    """Protects a pipeline that takes from one that puts, and the other way round; one that gives up holds up nobody."""
+    line, came, gives_up = Line(), list[str](), threading.Event()
+
+    def standing(name: str, gives_up: threading.Event) -> threading.Thread:
+        stands = threading.Event()
+
+        def go_on() -> None:
+            stands.set()
+            if gives_up.is_set():
+                raise TimeoutError
+
+        def wait() -> None:
+            try:
+                assert line.join(go_on)
+            except TimeoutError:
+                came.append(f"{name} gave up")
+            else:
+                came.append(name)
+                line.leave()
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        assert stands.wait(BUSY)
+        return thread
+
+    assert not line.join(never)
+    first, second = standing("first", threading.Event()), standing("second", gives_up)
+    third = standing("third", threading.Event())
+    gives_up.set()
+    second.join()
+    line.leave()
+    first.join()
+    third.join()
+    assert came == ["second gave up", "first", "third"]
+    assert not line.join(never)
+
+
+def never() -> None:
+    """Nobody is before."""
+    raise AssertionError
+
+
 async def test_more_than_a_thousand_at_once(tmp_path: Path) -> None:
     """Large batches are written in parts, between which others have their turn."""
     async with opened(url_of(tmp_path / "queues.db"), synchronous="NORMAL") as broker:
@@ -411,7 +518,7 @@ async def test_many_suspects_cost_no_search(tmp_path: Path) -> None:
     connection = sqlite3.connect(path)
     plans = [
         row[3]
-        for which in (sqlite_queue.FRESH, sqlite_queue.SUSPECT)
+        for which in (sqlite_tables.FRESH, sqlite_tables.SUSPECT)
         for statement in (
             f"SELECT due, seq, body FROM message WHERE queue='jobs' AND {which} AND due<=1 ORDER BY due, seq LIMIT 9",
             f"SELECT min(due) FROM message WHERE queue='jobs' AND {which}",

@@ -10,58 +10,35 @@ A process that only publishes has one connection; one that receives has a second
 from __future__ import annotations
 
 import asyncio
-import json
-import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from hashlib import sha256
-from operator import itemgetter
-from types import MappingProxyType
 from typing import Any, Final
 
 from ...wording import summary
-from ..broker import DeadLetter, Depth, Disconnected, Guarantees, Message, Outgoing, PublishError, Settings
+from ..broker import (
+    DeadLetter,
+    Depth,
+    Disconnected,
+    Guarantees,
+    Message,
+    Outgoing,
+    PublishError,
+    Settings,
+    places_to_know,
+)
 from . import postgresql_tables as tables
+from .headers import text_of
 from .postgresql_connection import UNSTORABLE, Address, Connection
+from .postgresql_intake import Intake, Receipt, message_in
 
 __all__ = ["PostgreSQLBroker"]
-
-POLL: Final = 2.0
-"""Seconds after which a receive looks again where the server tells of new messages; shows that the server answers."""
-
-POLL_UNTOLD: Final = 0.1
-"""Seconds after which a receive looks again behind a pooler that lets no notification through."""
-
-PROBE: Final = 0.3
-"""Seconds within which a notification arrives, if any does."""
-
-SOONEST: Final = 0.01
-"""Seconds at least between two looks for a message that is due and that another process is just taking."""
 
 LARGEST: Final = 16_000_000
 """Bytes of bodies after which a statement takes no further message."""
 
-BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-SLACK: Final = timedelta(seconds=1)
-"""How long a put may take to be found as soon as it is there."""
-
-LOOK_EVERY: Final = 0.5
-"""Seconds between two looks at everything that is due."""
-
-LOOK_PAUSE: Final = 20.0
-"""A pause after such a look is at least so many times as long as it took."""
-
 FORGET_EVERY: Final = 1.0
 """Seconds after which a process that settles messages also forgets old ids; sooner after ``MOST`` messages."""
-
-_Receipt = tuple[int, int]
-"""The number of a message, and one that each receive draws anew: no other delivery has it, of any process."""
-
-_PLACE: Final = itemgetter(5, 6)
-"""Orders what ``TAKE`` gives."""
 
 
 class PostgreSQLBroker:
@@ -82,14 +59,8 @@ class PostgreSQLBroker:
         self._address = address = Address.of(url)
         self._settings = settings
         self._channel = "asyncpc_" + sha256(f"{address.schema}.{address.queue}".encode()).hexdigest()[:32]
-        self._probe = secrets.token_hex(8)
         self._settling = Connection(address, settings.client)
-        self._receiving = Connection(address, settings.client)  # opened by the first receive
-        self._changed = asyncio.Event()  # since receive looked last
-        self._is_told = False  # notifications arrive
-        self._is_asked_back = False
-        self._floor = BEGINNING  # of the due messages, but for some late ones
-        self._look_at = 0.0  # when to look at all of them
+        self._intake = Intake(address, settings, self._channel, self._tell)
         self._settled = 0  # messages, since ids were forgotten last
         self._forget_at = 0.0
 
@@ -97,7 +68,6 @@ class PostgreSQLBroker:
 
     async def open(self) -> None:
         """See ``Broker``. Several processes may do it at once; no right is needed to make tables that are there."""
-        self._changed = asyncio.Event()  # of this loop
         await self._settling.open()
         try:
             if not await self._settling.run("fetchval", tables.IS_THERE):
@@ -108,88 +78,21 @@ class PostgreSQLBroker:
 
     async def close(self) -> None:
         """See ``Broker``; what was received stays leased."""
-        self.wake()
-        await self._receiving.close()
+        await self._intake.close()
         await self._settling.close()
 
     # -- receiving --------------------------------------------------------------------------------
 
     async def receive(self, limit: int, wait: float, suspects: int) -> list[Message]:
         """See ``Broker``."""
-        loop = asyncio.get_running_loop()
-        deadline, self._is_asked_back = loop.time() + wait, False
-        if not self._receiving.is_open:
-            await self._listen()
-        while True:
-            self._changed.clear()
-            taken = await self._take(min(limit, tables.MOST), suspects)
-            if taken or loop.time() >= deadline or self._is_asked_back:
-                return taken
-            due = await self._next()
-            poll = POLL if self._is_told else POLL_UNTOLD
-            pause = min(poll, deadline - loop.time(), poll if due is None else max(SOONEST, due))
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._changed.wait()
-
-    async def _take(self, limit: int, suspects: int) -> list[Message]:
-        """What is ready. Mostly without what was due before the last one that it took, a second earlier to be sure.
-
-        There the index has an entry of each message that is leased, or has gone since the table was vacuumed last. The
-        few that were released there, whose lease has run out, or whose put took long, are found by a look from the
-        beginning.
-        """
-        loop = asyncio.get_running_loop()
-        began, delivery = loop.time(), secrets.randbits(63)
-        is_whole, floor = began >= self._look_at, self._floor
-        if is_whole:
-            floor, self._look_at = BEGINNING, began + LOOK_EVERY
-        args = (self._address.queue, limit, suspects, self._settings.lease, delivery, floor)
-        rows = await self._receiving.run("fetch", tables.TAKE, *args)
-        if is_whole and self._look_at:  # nobody asked for another one meanwhile
-            self._look_at += LOOK_PAUSE * (loop.time() - began)
-        if not rows:
-            return []
-        rows.sort(key=_PLACE)
-        self._floor = rows[-1][5] - SLACK
-        return [_message(row, (row[6], delivery)) for row in rows]
-
-    async def _next(self) -> float | None:
-        """Seconds until the next delay ends; no message is ready now."""
-        row = await self._receiving.run("fetchrow", tables.NEXT, self._address.queue)
-        seconds: float | None = row[0]
-        self._floor = row[1] - SLACK
-        return seconds
-
-    async def _listen(self) -> None:
-        """Hear of new messages, if notifications arrive: a pooler may drop them and say nothing."""
-        self._is_told = False
-        await self._receiving.open()
-        try:
-            await self._receiving.run("add_listener", self._channel, self._hear)
-            await self._settling.run("execute", "SELECT pg_notify($1, $2)", self._channel, self._probe)
-        except BaseException:
-            await self._receiving.close()
-            raise
-        with suppress(TimeoutError):
-            async with asyncio.timeout(PROBE):
-                while not (self._is_told or self._is_asked_back):
-                    await self._changed.wait()
-                    self._changed.clear()
-
-    def _hear(self, _connection: object, _pid: int, _channel: str, payload: str) -> None:
-        if payload == tables.EARLIER:
-            self._look_at = 0.0
-        elif payload == self._probe:
-            self._is_told = True
-        elif payload != tables.LATER:
-            return  # the probe of another process
-        self._changed.set()
+        return await self._intake.receive(limit, wait, suspects)
 
     def wake(self) -> None:
         """See ``Broker``."""
-        self._is_asked_back = True
-        self._changed.set()
+        self._intake.wake()
+
+    async def _tell(self, what: str) -> None:
+        await self._settling.run("execute", "SELECT pg_notify($1, $2)", self._channel, what)
 
     # -- settling ---------------------------------------------------------------------------------
 
@@ -206,7 +109,7 @@ class PostgreSQLBroker:
         told = (self._channel, tables.LATER if delay > 0 else tables.EARLIER)
         for part in _parts(messages):
             await self._settling.run("execute", tables.RELEASE, *_receipts(part), *told, delay, 0 if counted else 1)
-        self._look_at = 0.0
+        self._intake.look_at_all()
 
     async def extend(self, messages: Sequence[Message]) -> list[Message]:
         """See ``Broker``."""
@@ -259,9 +162,10 @@ class PostgreSQLBroker:
         yield from (self._address.queue, self._channel, told)
         yield [one.id for one in messages]
         yield [one.body for one in messages]
-        yield [_text(tuple(one.headers.items())) for one in messages]
+        yield [text_of(one.headers) for one in messages]
         yield [max(0.0, one.delay) for one in messages]
         yield [one.time for one in messages]
+        yield [1 + place for place in places_to_know(messages)]
 
     # -- looking ----------------------------------------------------------------------------------
 
@@ -275,14 +179,14 @@ class PostgreSQLBroker:
     async def peek(self, limit: int) -> list[Message]:
         """See ``Broker``."""
         return [
-            _message(row, None) for row in await self._settling.run("fetch", tables.PEEK, self._address.queue, limit)
+            message_in(row, None) for row in await self._settling.run("fetch", tables.PEEK, self._address.queue, limit)
         ]
 
     async def dead(self, limit: int, after: str) -> list[DeadLetter]:
         """See ``Broker``."""
         letters = (self._address.queue, self._settings.dead_letter)
         rows = await self._settling.run("fetch", tables.DEAD, *letters, sum(_numbers([after])), limit)
-        return [DeadLetter(str(row[5]), _message(row, None), row[6]) for row in rows]
+        return [DeadLetter(str(row[5]), message_in(row, None), row[6]) for row in rows]
 
     async def requeue(self, places: Sequence[str]) -> int:
         """See ``Broker``."""
@@ -319,22 +223,8 @@ def _puts(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
 
 
 def _receipts(messages: Iterable[Message]) -> tuple[list[int], list[int]]:
-    receipts: list[_Receipt] = [one.receipt for one in messages]
+    receipts: list[Receipt] = [one.receipt for one in messages]
     return [seq for seq, _ in receipts], [delivery for _, delivery in receipts]
-
-
-def _message(row: Any, receipt: _Receipt | None) -> Message:
-    return Message(row[0], row[1], row[2], row[3], _headers(row[4]), receipt)
-
-
-@lru_cache(256)  # most are alike
-def _headers(text: str) -> Mapping[str, str]:
-    return MappingProxyType(json.loads(text))
-
-
-@lru_cache(256)
-def _text(headers: tuple[tuple[str, str], ...]) -> str:
-    return json.dumps(dict(headers))
 
 
 def _count(status: str) -> int:

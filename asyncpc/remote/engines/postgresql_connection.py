@@ -27,6 +27,9 @@ TIMEOUT: Final = 8.0
 UNSTORABLE: Final = (ValueError, asyncpg.DataError, asyncpg.ProgramLimitExceededError)
 """What is raised for a value that the database cannot hold, as a NUL in an id."""
 
+_REFUSALS: Final = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
+"""What a server answers to a wrong user or password, or one that its rules keep out, and to an unknown database."""
+
 _FAILURES: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """What the client raises for a server that refuses, or that is lost."""
 
@@ -82,6 +85,7 @@ class Connection:
         self._address = address
         self._options: dict[str, Any] = {"timeout": TIMEOUT, "statement_cache_size": 100, **client}
         self._connection: Any = None
+        self._was_open = False  # once
         self._closed = 0  # times
         self._lock = asyncio.Lock()
 
@@ -91,19 +95,25 @@ class Connection:
         return self._connection is not None
 
     async def open(self) -> None:
-        """Connect. May be called again after ``close``."""
+        """Connect. May be called again after ``close``.
+
+        The first time it raises ``DefinitionError`` if the server lets nobody in with this user, password or database.
+        Later that may be a server which is not what it was before, and will be again.
+        """
         closed, self._lock = self._closed, asyncio.Lock()  # of this loop
         try:
             connection = await asyncpg.connect(self._address.dsn, **self._options)
         except (asyncpg.exceptions.ClientConfigurationError, TypeError) as error:
-            raise DefinitionError(f"remote_queue: {self._address.shown}: {summary(error)}") from None
+            raise self._wrong(error) from None
+        except _REFUSALS as error:
+            raise (self._lost(error) if self._was_open else self._wrong(error)) from None
         except _FAILURES as error:
             raise self._lost(error) from None
         if self._closed != closed:  # while it was connecting
             connection.terminate()
             await asyncio.sleep(0)  # the loop lets go of it
             raise Disconnected(f"{self._address.shown}: closed")
-        self._connection = connection
+        self._connection, self._was_open = connection, True
         if self._options["statement_cache_size"]:  # else a pooler may give the setting to somebody else
             try:
                 await self.run("execute", tables.SET)
@@ -144,6 +154,9 @@ class Connection:
                 await connection.close(timeout=1.0)
             connection.terminate()
             await asyncio.sleep(0)  # the loop lets go of it
+
+    def _wrong(self, error: Exception) -> DefinitionError:
+        return DefinitionError(f"remote_queue: {self._address.shown}: {summary(error)}")
 
     def _lost(self, error: Exception) -> Disconnected:
         return Disconnected(f"{self._address.shown}: {summary(error)}")

@@ -91,19 +91,20 @@ CREATE TABLE IF NOT EXISTS %.seen (
 CREATE INDEX IF NOT EXISTS seen_until ON %.seen (until);
 """
 
-# In the order of the ids, so that two processes which put the same ids wait for one another in one direction.
+# In the order of the ids, so that two processes which put the same ids wait for one another in one direction. What
+# known_by names is the place of the message whose id is remembered, beginning with 1.
 PUT: Final = f"""
 WITH given AS MATERIALIZED (
     SELECT number * {MOST} + place AS seq, g.* FROM (SELECT nextval('%.statement_number') AS number) AS statement,
-        unnest($4::text[], $5::bytea[], $6::text[], $7::float8[], $8::float8[])
-            WITH ORDINALITY AS g(id, body, headers, delay, time, place)
+        unnest($4::text[], $5::bytea[], $6::text[], $7::float8[], $8::float8[], $9::int4[])
+            WITH ORDINALITY AS g(id, body, headers, delay, time, known_by, place)
 ), fresh AS (
     INSERT INTO %.seen (queue, id, seq, until) SELECT $1, id, seq, statement_timestamp() + interval '1 hour'
-    FROM given ORDER BY id COLLATE "C", seq ON CONFLICT DO NOTHING RETURNING seq
+    FROM given WHERE known_by = place ORDER BY id COLLATE "C", seq ON CONFLICT DO NOTHING RETURNING seq
 ), put AS (
     INSERT INTO %.message (seq, queue, due, time, id, headers, body)
     SELECT seq, $1, statement_timestamp() + delay * interval '1 second', time, id, headers, body
-    FROM given WHERE (seq IN (SELECT seq FROM fresh)) IS TRUE
+    FROM given WHERE (seq - place + known_by IN (SELECT seq FROM fresh)) IS TRUE
 )
 SELECT pg_notify($2, $3)
 """

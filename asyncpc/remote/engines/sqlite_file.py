@@ -1,11 +1,7 @@
 """``DatabaseFile``: a SQLite file that many processes write, as the one thread sees it that works with it.
 
-SQLite lets one process write at a time, and lets the others try again and again, without an order: of eight processes
-some write fifty times as often as others, and some not at all. So they queue at a lock file first, where who has waited
-longest looks most often. The lock file only shares out the turns: what keeps two processes from writing at once is
-SQLite, so a lock that fails (a program that does not know of it, a file system without locks) costs order, not data.
-
-All calls that wait together are made in one transaction, as its commit takes longer than they do.
+All calls that wait together are made in one transaction, as its commit takes longer than they do: it waits for the
+disk, unless a power failure may undo all of them.
 """
 
 from __future__ import annotations
@@ -13,28 +9,21 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from time import monotonic, sleep
-from typing import Final
+from time import monotonic
+from typing import Any, ClassVar, Final
 
 from ...errors import DefinitionError
 from ...offload.calls import Job, ThreadCaller
 from ...wording import message_of, shown
 from ..broker import Disconnected
+from .sqlite_turns import Turns
 
 __all__ = ["DatabaseFile"]
 
 PATIENCE: Final = 10.0
 """Seconds to wait for the turn to write; then a process that has it hangs."""
-
-LONGEST_PAUSE: Final = 0.001
-SHORTEST_PAUSE: Final = 0.00005
-"""Seconds between two looks at the lock file."""
-
-HURRY: Final = 100.0
-"""How much more often a process looks for each second that it has waited; the shorter pause of two wins most turns."""
 
 BUSY: Final = 0.25
 """Seconds for which SQLite tries by itself, where a program that does not know the lock file is in the way."""
@@ -54,26 +43,6 @@ MISTAKES: Final = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOTADB, sql
 FORBIDDEN: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 """Likewise, of the lock file."""
 
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try_lock(file: int) -> None:
-        os.lseek(file, 0, os.SEEK_SET)
-        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-
-    def _unlock(file: int) -> None:
-        os.lseek(file, 0, os.SEEK_SET)
-        msvcrt.locking(file, msvcrt.LK_UNLCK, 1)
-
-else:
-    import fcntl
-
-    def _try_lock(file: int) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def _unlock(file: int) -> None:
-        fcntl.flock(file, fcntl.LOCK_UN)
-
 
 class DatabaseFile(ThreadCaller):
     """Makes calls that read and write the file at ``path``; all of one group, or none, are written.
@@ -82,14 +51,18 @@ class DatabaseFile(ThreadCaller):
     within ten seconds.
     """
 
+    fleeting: ClassVar[frozenset[Callable[..., Any]]] = frozenset()
+    """The calls that a power failure may undo; also then the file is whole, and what others have written is there."""
+
     def __init__(self, path: str, kind: int, version: int, schema: Sequence[str], synchronous: str) -> None:
         self.path: str = path
         self._kind = kind  # the application id that says whose file it is
         self._version = version
         self._schema = schema
         self._synchronous = synchronous
-        self._lock_file = -1
-        self._has_lock = False
+        self._lasts = True  # what is written next
+        self._waits_for_disk: bool | None = None  # as the connection is set; None: not yet
+        self._turns = Turns()
         self._is_leaving = False
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
@@ -104,8 +77,8 @@ class DatabaseFile(ThreadCaller):
         """
         try:
             self.path = os.path.realpath(self.path)
-            self._lock_file = os.open(self.path + "-lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
-            self._wait_for_lock(monotonic() + PATIENCE)  # or two would make the tables at once
+            self._turns.open(self.path + "-lock")
+            self._wait_for_turn(monotonic() + PATIENCE)  # or two would make the tables at once
             self._connection = sqlite3.connect(self.path, timeout=BUSY, isolation_level=None)
             self._prepare(self._connection)
             self._file = self._on_disk()
@@ -145,6 +118,7 @@ class DatabaseFile(ThreadCaller):
         try:
             if self._file is not None and self._on_disk() != self._file:
                 raise Disconnected(f"sqlite: {self._name} was removed or replaced")
+            self._lasts = any(job.function not in self.fleeting for job in jobs)
             for job in jobs:
                 super().make([job])
                 if job.error is not None:
@@ -174,20 +148,12 @@ class DatabaseFile(ThreadCaller):
         with suppress(sqlite3.Error):
             if self._connection is not None:
                 self._connection.close()
-        if self._lock_file >= 0:
-            os.close(self._lock_file)
+        self._turns.close()
 
     # -- the turn to write ------------------------------------------------------------------------
 
-    def _wait_for_lock(self, ends: float) -> None:
-        began = monotonic()
-        while not self._has_lock:
-            try:
-                _try_lock(self._lock_file)
-                self._has_lock = True
-            except (BlockingIOError, PermissionError):  # the latter on Windows
-                self._go_on(ends)
-                sleep(max(SHORTEST_PAUSE, LONGEST_PAUSE / (1 + HURRY * (monotonic() - began))))
+    def _wait_for_turn(self, ends: float) -> None:
+        self._turns.wait(lambda: self._go_on(ends))
 
     def _go_on(self, ends: float) -> None:
         """Raise if it is time to give up."""
@@ -197,7 +163,10 @@ class DatabaseFile(ThreadCaller):
 
     def _begin(self, connection: sqlite3.Connection) -> None:
         ends = monotonic() + PATIENCE
-        self._wait_for_lock(ends)
+        self._wait_for_turn(ends)
+        if self._waits_for_disk != self._lasts:
+            connection.execute(f"PRAGMA synchronous={self._synchronous if self._lasts else 'NORMAL'}")
+            self._waits_for_disk = self._lasts
         while not self._begins(connection):
             self._go_on(ends)
 
@@ -214,10 +183,7 @@ class DatabaseFile(ThreadCaller):
         with suppress(sqlite3.Error):
             if self._connection is not None and self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-        if self._has_lock:
-            self._has_lock = False
-            with suppress(OSError):
-                _unlock(self._lock_file)
+        self._turns.end()
 
     # -- the file ---------------------------------------------------------------------------------
 
@@ -233,7 +199,6 @@ class DatabaseFile(ThreadCaller):
         (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
         if mode != "wal":
             raise DefinitionError(f"sqlite: {self._name}: its file system cannot share a file; queues need a local one")
-        connection.execute(f"PRAGMA synchronous={self._synchronous}")
         connection.execute(
             f"PRAGMA fullfsync={int(self._synchronous == 'FULL')}"
         )  # macOS: through the cache of the disk

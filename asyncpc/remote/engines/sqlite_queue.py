@@ -1,62 +1,37 @@
-"""``QueueFile``: the tables and statements that make queues of a SQLite file.
-
-``due`` is at once when a message was put, the end of its delay and the end of its lease, so nobody has to look after
-those: what is due can be received. Times are those of the system's clock.
-"""
+"""``QueueFile``: the statements that make queues of the tables in a SQLite file."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+import sqlite3
+from collections.abc import Callable, Sequence
 from itertools import takewhile
 from math import inf
 from operator import itemgetter
 from random import getrandbits
 from time import time
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final
 
-from ..broker import SUSPECT_AFTER, DeadLetter, Depth, Message, Outgoing
+from ...offload.calls import Job
+from ..broker import DeadLetter, Depth, Message, Outgoing, places_to_know
+from .headers import text_of
 from .sqlite_file import DatabaseFile
+from .sqlite_receipts import OURS, Receipt, runs_of
+from .sqlite_tables import FRESH, KIND, MESSAGE, ROW, SCHEMA, SUSPECT, message_in
 
-__all__ = ["QueueFile", "Receipt"]
-
-KIND: Final = 0x61706371
-"""The application id of the file."""
-
-FRESH: Final = f"attempt<{SUSPECT_AFTER}"
-SUSPECT: Final = f"attempt>={SUSPECT_AFTER}"
-"""Each has an index of its own, so that neither has to be searched for among the other."""
-
-SCHEMA: Final = (
-    """CREATE TABLE message(
-        seq INTEGER PRIMARY KEY, queue TEXT NOT NULL, due REAL NOT NULL, attempt INTEGER NOT NULL,
-        owner INTEGER NOT NULL, time REAL NOT NULL, id TEXT NOT NULL, headers TEXT NOT NULL, body BLOB NOT NULL)""",
-    f"CREATE INDEX message_fresh ON message(queue, due) WHERE {FRESH}",
-    f"CREATE INDEX message_suspect ON message(queue, due) WHERE {SUSPECT}",
-    """CREATE TABLE seen(
-        seq INTEGER PRIMARY KEY, queue TEXT NOT NULL, id TEXT NOT NULL, until REAL NOT NULL, UNIQUE(queue, id))""",
-    """CREATE TABLE dead(
-        seq INTEGER PRIMARY KEY AUTOINCREMENT, queue TEXT NOT NULL, name TEXT NOT NULL, attempt INTEGER NOT NULL,
-        time REAL NOT NULL, id TEXT NOT NULL, headers TEXT NOT NULL, body BLOB NOT NULL, failure BLOB NOT NULL)""",
-    "CREATE INDEX dead_name ON dead(queue, name)",
-)
-"""A message keeps its ``owner`` (0 for none) when its lease has run out: it is still that one's until it is received
-again. ``seen`` holds the ids that are not taken again. Nothing here needs a newer SQLite than that of 2018."""
+__all__ = ["QueueFile"]
 
 REMEMBERED: Final = 600.0
 """Seconds for which an id is not taken again, from its put; and as long as its message is in the queue."""
+
+TOGETHER: Final = 100
+"""Messages that one statement puts; SQLite used to take 999 values."""
 
 PURGED: Final = 1000
 """Messages that are forgotten in one transaction."""
 
 
-class Receipt(NamedTuple):
-    """Names a delivery."""
-
-    seq: int
-    """The message."""
-    owner: int
-    """Drawn anew by each receive, so that no receipt fits a later delivery, not even to the same process."""
+class Taken(list[Receipt]):
+    """The deliveries that a receive has begun, in the order of their messages."""
 
 
 class QueueFile(DatabaseFile):
@@ -72,18 +47,48 @@ class QueueFile(DatabaseFile):
         self._nothing_until = 0.0
         self._forgotten = 0  # the last number up to which old ids were let go of
 
-    def take(self, limit: int, suspects: int) -> list[Message]:
-        """See ``Broker.receive``."""
+    def make(self, jobs: list[Job]) -> None:
+        """Also read what was taken, when others have their turn to write: that makes a call of SQLite for each row."""
+        super().make(jobs)
+        for job in jobs:
+            if isinstance(job.value, Taken):
+                try:
+                    job.value = self._read(job.value)
+                except sqlite3.Error as error:
+                    job.error = self._told(error)
+
+    def take(self, limit: int, suspects: int) -> Taken:
+        """Begin to receive; ``make`` gives the messages. See ``Broker.receive``."""
         if not self._has_some(suspects):
+            return Taken()
+        write, now, owner = self.writing(), time(), getrandbits(62) + 1
+        found = self._ready(SUSPECT, now, suspects)
+        found += self._ready(FRESH, now, limit - len(found))
+        taken = Taken([(seq, owner) for seq in found])
+        change = "UPDATE message SET due=?, attempt=attempt+1, owner=? WHERE seq BETWEEN ? AND ?"
+        write.executemany(change, [(now + self._lease, *run) for run in runs_of(taken)])
+        self._written += len(taken)  # or an idle queue would be looked at again and again in a turn to write
+        return taken
+
+    def _ready(self, which: str, now: float, limit: int) -> list[int]:
+        """The numbers of messages that are ready, in order, which come as one text: see ``Run``."""
+        if limit <= 0:
             return []
-        write, now = self.writing(), time()
-        rows = self._due(FRESH, now, limit)
-        if suspects:
-            rows = sorted(rows + self._due(SUSPECT, now, suspects))[:limit]
-        owner = getrandbits(62) + 1
-        changes = [(now + self._lease, owner, row[1]) for row in rows]
-        write.executemany("UPDATE message SET due=?, owner=?, attempt=attempt+1 WHERE seq=?", changes)
-        return [_message(row[2:], Receipt(row[1], owner)) for row in rows]
+        ready = f"SELECT seq FROM message WHERE queue=? AND {which} AND due<=? ORDER BY due, seq LIMIT ?"
+        found = self.reading().execute(f"SELECT group_concat(seq) FROM ({ready})", (self._queue, now, limit))
+        (numbers,) = found.fetchone()
+        return [int(number) for number in numbers.split(",")] if numbers else []
+
+    def _read(self, taken: Taken) -> list[Message]:
+        """The messages, in order; a lease may be over, and somebody else may have it."""
+        messages: list[Message] = []
+        for run in runs_of(taken):
+            rows = self.reading().execute(f"SELECT {MESSAGE}, seq FROM message WHERE {OURS}", run)
+            messages += [message_in(row, (row[-1], run.owner)) for row in rows.fetchall()]
+        if taken != sorted(taken):  # some had been given back, or were delayed
+            places = {receipt: place for place, receipt in enumerate(taken)}
+            messages.sort(key=lambda message: places[message.receipt])
+        return messages
 
     def _has_some(self, suspects: int) -> bool:
         """Whether it is worth while to wait for the turn to write; two microseconds if nobody has written since."""
@@ -98,33 +103,27 @@ class QueueFile(DatabaseFile):
             self._looked_at = state
         return self._nothing_until <= time()
 
-    def _due(self, which: str, now: float, limit: int) -> list[tuple[Any, ...]]:
-        return (
-            self.reading()
-            .execute(
-                f"SELECT due, seq, id, body, attempt+1, time, headers FROM message"
-                f" WHERE queue=? AND {which} AND due<=? ORDER BY due, seq LIMIT ?",
-                (self._queue, now, limit),
-            )
-            .fetchall()
-        )
-
     def put(self, messages: Sequence[Outgoing]) -> None:
         """See ``Broker.publish``."""
         write, now = self.writing(), time()
         self._written += 1
-        self._forget(2 * len(messages), now)
-        numbered = list(enumerate(messages, self._next()))
-        known = [(seq, self._queue, one.id, now + REMEMBERED) for seq, one in numbered]
+        first = self._next()
+        known_by = [first + place for place in places_to_know(messages)]  # for each, the message whose id is remembered
+        known = [
+            (seq, self._queue, one.id, now + REMEMBERED)
+            for seq, (one, by) in enumerate(zip(messages, known_by, strict=True), first)
+            if seq == by
+        ]
+        self._forget(2 * len(known), now)
+        numbered = list(enumerate(messages, first))
         if write.executemany("INSERT OR IGNORE INTO seen VALUES(?, ?, ?, ?)", known).rowcount < len(known):
-            numbered = [(seq, one) for seq, one in numbered if self._is_new(seq)]
-        write.executemany(
-            "INSERT INTO message VALUES(?, ?, ?, 0, 0, ?, ?, ?, ?)",
-            [
-                (seq, self._queue, now + max(0.0, one.delay), one.time, one.id, _text(one.headers), one.body)
-                for seq, one in numbered
-            ],
-        )
+            numbered = [(seq, one) for seq, one in numbered if self._is_new(known_by[seq - first])]
+        for begin in range(0, len(numbered), TOGETHER):
+            part = numbered[begin : begin + TOGETHER]
+            values: list[object] = []
+            for seq, one in part:
+                values += seq, self._queue, now + max(0.0, one.delay), one.time, one.id, text_of(one.headers), one.body
+            write.execute(f"INSERT INTO message VALUES{', '.join([ROW] * len(part))}", values)
 
     def _next(self) -> int:
         """The number of the next message; those in ``seen`` are taken too."""
@@ -148,8 +147,8 @@ class QueueFile(DatabaseFile):
 
     def ack(self, messages: Sequence[Message]) -> int:
         """See ``Broker``."""
-        receipts = [one.receipt for one in messages]
-        return self.writing().executemany("DELETE FROM message WHERE seq=? AND owner=?", receipts).rowcount
+        runs = runs_of(one.receipt for one in messages)
+        return self.writing().executemany(f"DELETE FROM message WHERE {OURS}", runs).rowcount
 
     def release(self, messages: Sequence[Message], delay: float, counted: bool) -> None:
         """See ``Broker``; without a delay they are due from when they were put, and so in their old order."""
@@ -157,8 +156,8 @@ class QueueFile(DatabaseFile):
         due = "min(time, ?)" if delay <= 0 else "?"
         self._written += 1
         self.writing().executemany(
-            f"UPDATE message SET owner=0, attempt=attempt-?, due={due} WHERE seq=? AND owner=?",
-            [(not counted, now + max(0.0, delay), *one.receipt) for one in messages],
+            f"UPDATE message SET owner=0, attempt=attempt-?, due={due} WHERE {OURS}",
+            [(not counted, now + max(0.0, delay), *run) for run in runs_of(one.receipt for one in messages)],
         )
 
     def bury(self, dead: Sequence[tuple[Message, bytes]]) -> None:
@@ -173,9 +172,14 @@ class QueueFile(DatabaseFile):
 
     def extend(self, messages: Sequence[Message]) -> list[Message]:
         """See ``Broker``."""
-        write, due = self.writing(), time() + self._lease
-        change = "UPDATE message SET due=? WHERE seq=? AND owner=?"
-        return [one for one in messages if not write.execute(change, (due, *one.receipt)).rowcount]
+        write, due, kept = self.writing(), time() + self._lease, set[Receipt]()
+        for run in runs_of(one.receipt for one in messages):
+            extended = write.execute(f"UPDATE message SET due=? WHERE {OURS}", (due, *run)).rowcount
+            is_whole = extended == len(run.receipts)
+            kept.update(
+                run.receipts if is_whole else write.execute(f"SELECT seq, owner FROM message WHERE {OURS}", run)
+            )
+        return [one for one in messages if one.receipt not in kept]
 
     def depth(self) -> Depth:
         """See ``Broker``."""
@@ -194,18 +198,25 @@ class QueueFile(DatabaseFile):
 
     def peek(self, limit: int) -> list[Message]:
         """See ``Broker``."""
-        now = time()
-        rows = sorted(self._due(FRESH, now, limit) + self._due(SUSPECT, now, limit))[:limit]
-        return [_message((*row[2:4], row[4] - 1, *row[5:]), None) for row in rows]
+        read, now = self.reading(), time()
+        rows = [
+            row
+            for which in (FRESH, SUSPECT)
+            for row in read.execute(
+                f"SELECT due, seq, {MESSAGE} FROM message"
+                f" WHERE queue=? AND {which} AND due<=? ORDER BY due, seq LIMIT ?",
+                (self._queue, now, limit),
+            )
+        ]
+        return [message_in(row[2:], None) for row in sorted(rows)[:limit]]
 
     def dead(self, limit: int, after: int) -> list[DeadLetter]:
         """See ``Broker``."""
         rows = self.reading().execute(
-            "SELECT seq, failure, id, body, attempt, time, headers FROM dead"
-            " WHERE queue=? AND name=? AND seq>? ORDER BY seq LIMIT ?",
+            f"SELECT seq, failure, {MESSAGE} FROM dead WHERE queue=? AND name=? AND seq>? ORDER BY seq LIMIT ?",
             (*self._dead, after, limit),
         )
-        return [DeadLetter(f"{row[0]:020}", _message(row[2:], None), row[1]) for row in rows]
+        return [DeadLetter(f"{row[0]:020}", message_in(row[2:], None), row[1]) for row in rows]
 
     def requeue(self, places: Sequence[int]) -> int:
         """See ``Broker``; takes them out of the dead letters in the same transaction."""
@@ -237,11 +248,5 @@ class QueueFile(DatabaseFile):
         statement = f"DELETE FROM {table} WHERE seq IN (SELECT seq FROM {these} LIMIT {PURGED})"
         return self.writing().execute(statement, values).rowcount
 
-
-def _message(row: Sequence[Any], receipt: Receipt | None) -> Message:
-    name, body, attempt, since, headers = row
-    return Message(name, body, attempt, since, json.loads(headers) if headers else {}, receipt)
-
-
-def _text(headers: Mapping[str, str]) -> str:
-    return json.dumps(headers if type(headers) is dict else dict(headers)) if headers else ""
+    fleeting: ClassVar[frozenset[Callable[..., Any]]] = frozenset({take, extend, release})
+    """Without them a message comes again, now or when its lease has run out."""
