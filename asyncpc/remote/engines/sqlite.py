@@ -109,10 +109,11 @@ class SqliteBroker:
         deadline, pause, self._is_asked_back = self._loop.time() + wait, FIRST_PAUSE, False
         while True:
             self._changed.clear()
-            taken = await self._call(QueueFile.take, limit, suspects)
+            taken: Any = await self._call(QueueFile.take, limit, suspects)
+            messages: list[Message] = taken  # which the thread has read
             left = deadline - self._loop.time()
-            if taken or left <= 0 or self._is_asked_back:
-                return taken
+            if messages or left <= 0 or self._is_asked_back:
+                return messages
             timer = self._loop.call_later(min(left, pause), self._changed.set)
             try:
                 await self._changed.wait()
