@@ -43,8 +43,8 @@ __all__ = ["Session", "Terms"]
 WAIT: Final = 5.0
 """Seconds that one receive waits for a message."""
 
-MOST: Final = 2000
-"""The prefetch that is chosen at most: half of it is received while the other half is handled and acknowledged."""
+MOST: Final = 1000
+"""The prefetch that is chosen at most."""
 
 AHEAD: Final = 0.2
 """Seconds of work that are received ahead."""
