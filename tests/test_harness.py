@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from support import LOOP_FACTORIES
 
+pytestmark = pytest.mark.timeout(180)  # a run of its own, on a machine that may be busy
+
 ROOT = Path(__file__).parent.parent
 PLANTED = ROOT / "tests" / "planted_faults.py"
 
@@ -36,7 +38,7 @@ def planted() -> str:
     """What pytest says about the planted faults."""
     options = ["-p", "no:cacheprovider", "--numprocesses=0", "--tb=short", "-vv", "-rfEp"]
     command = [sys.executable, "-m", "pytest", *options, str(PLANTED)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50).stdout
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150).stdout
 
 
 @pytest.mark.parametrize("name", FAULTS)
