@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Awaitable
 from itertools import count
@@ -18,6 +19,10 @@ from asyncpc.remote.broker import Outgoing, Settings
 from asyncpc.remote.engines.sqlite import SqliteBroker
 
 LEASE = 1.0
+
+LOOK = 0.005
+STALL = 0.03
+"""Seconds between two looks at the clock, and by how much the second may be late."""
 
 R = TypeVar("R")
 
@@ -49,8 +54,26 @@ async def take(broker: SqliteBroker, log: Log) -> None:
         await broker.ack(messages)
 
 
+class Stalls(threading.Thread):
+    """Notices when the machine lets this process wait for a processor; then its calls wait, too."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.seen: list[tuple[float, float]] = []
+        """From when to when."""
+
+    def run(self) -> None:
+        """Look until the process ends."""
+        while True:
+            began = time.monotonic()
+            time.sleep(LOOK)
+            ended = time.monotonic()
+            if ended - began > LOOK + STALL:
+                self.seen.append((began, ended))
+
+
 async def turns(broker: SqliteBroker, name: str, seconds: float) -> None:
-    """Do all of it for some seconds; say how much was acked, how many leases were lost, and when each call was made."""
+    """Do all of it for some seconds; tell what was acked, what leases were lost, when each call was, and stalls."""
     took: list[tuple[float, float]] = []
     acked = lost = 0
 
@@ -62,6 +85,8 @@ async def turns(broker: SqliteBroker, name: str, seconds: float) -> None:
 
     print("ready", flush=True)
     sys.stdin.readline()  # blocks the loop, in which nothing else runs yet
+    stalls = Stalls()
+    stalls.start()
     ends = time.monotonic() + seconds
     for number in count():
         batch = [Outgoing(f"{name}-{number}-{place}", b"x" * 64, time=time.time()) for place in range(20)]
@@ -71,7 +96,7 @@ async def turns(broker: SqliteBroker, name: str, seconds: float) -> None:
         acked += await timed(broker.ack(messages))
         if time.monotonic() > ends:
             break
-    print(json.dumps({"acked": acked, "lost": lost, "took": took}))
+    print(json.dumps({"acked": acked, "lost": lost, "took": took, "stalls": stalls.seen}))
 
 
 async def main(what: str, url: str, log: str, name: str, seconds: str) -> None:

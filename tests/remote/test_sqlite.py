@@ -34,6 +34,9 @@ from asyncpc.remote.engines.sqlite_queue import QueueFile
 from asyncpc.remote.engines.sqlite_receipts import Run, runs_of
 from asyncpc.remote.engines.sqlite_turns import Line
 
+LEASE = 1.0
+"""That of the programs in ``sqlite_workers``."""
+
 WORKERS = Path(__file__).with_name("sqlite_workers.py")
 
 
@@ -545,9 +548,10 @@ def worker(what: str, path: Path, name: str, seconds: float = 0.0) -> subprocess
 @pytest.mark.thorough
 @pytest.mark.timeout(180)
 def test_eight_processes_share_the_turns(tmp_path: Path) -> None:
-    """Each has at least half as many as any other, no write waits over 250 ms, and no lease is lost.
+    """Protects each from the others: nobody has less than half of what another has, or waits 250 ms, or loses a lease.
 
-    Where the disk or the machine stands still for so long, a write waits longer; but not while others have their turns.
+    Where the disk stands still, all wait: nobody has a turn meanwhile, and a lease may run out. Where a processor does,
+    some wait, and notice it.
     """
     workers = [worker("turns", tmp_path / "queues.db", str(number), 10.0) for number in range(8)]
     for one in workers:
@@ -560,10 +564,16 @@ def test_eight_processes_share_the_turns(tmp_path: Path) -> None:
     told = [json.loads(one.communicate()[0]) for one in workers]
     acked = [one["acked"] for one in told]
     assert min(acked) / max(acked) >= 0.5
-    assert sum(one["lost"] for one in told) == 0
     ends = sorted(end for one in told for _, end in one["took"])
-    long = [(begin, end) for one in told for begin, end in one["took"] if end - begin > 0.25]
-    assert [(begin, end) for begin, end in long if bisect(ends, end) - bisect(ends, begin) > 3 * 8] == []
+    long = [(begin, end, one["stalls"]) for one in told for begin, end in one["took"] if end - begin > 0.25]
+    while_others_had_turns = [one for one in long if bisect(ends, one[1]) - bisect(ends, one[0]) > 3 * 8]
+    unfair = [
+        (begin, end)
+        for begin, end, stalls in while_others_had_turns
+        if not any(stall < end and begin < stall_end for stall, stall_end in stalls)
+    ]
+    assert unfair == []
+    assert sum(one["lost"] for one in told) == 0 or max(end - begin for begin, end, _ in long) > LEASE / 2
 
 
 @pytest.mark.thorough

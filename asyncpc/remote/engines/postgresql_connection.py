@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 import asyncpg
 
 from ...errors import DefinitionError
-from ...wording import shown, summary
+from ...wording import message_of, shown, summary
 from ..broker import Disconnected
 from . import postgresql_tables as tables
 
@@ -156,7 +156,7 @@ class Connection:
             await asyncio.sleep(0)  # the loop lets go of it
 
     def _wrong(self, error: Exception) -> DefinitionError:
-        return DefinitionError(f"remote_queue: {self._address.shown}: {summary(error)}")
+        return DefinitionError(f"remote_queue: {self._address.shown}: {message_of(error)}")
 
     def _lost(self, error: Exception) -> Disconnected:
         return Disconnected(f"{self._address.shown}: {summary(error)}")
