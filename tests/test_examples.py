@@ -1110,7 +1110,7 @@ def test_order_queue_worker_hands_over_at_sigterm(count: int, tmp_path: Path) ->
     assert (ended.status, web.end().status) == (143, -signal.SIGTERM)
     done = handled(ended)
     assert f"{len(done)} orders received, {len(done)} handled, 0 failed" in ended.out
-    assert 0 < len(done) < count
+    assert 0 < len(done) <= count  # all, where a busy machine sends the signal late; ten more came after it
     second = shop.worker()
     for _ in range(count + 10 - len(done)):
         second.line_with("handled order")
