@@ -73,7 +73,7 @@ class Stalls(threading.Thread):
 
 
 async def turns(broker: SqliteBroker, name: str, seconds: float) -> None:
-    """Do all of it for some seconds; tell what was acked, what leases were lost, when each call was, and stalls."""
+    """Do all of it for some seconds; say how much was acked and lost, when each call was made, and when it stalled."""
     took: list[tuple[float, float]] = []
     acked = lost = 0
 

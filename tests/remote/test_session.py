@@ -195,6 +195,24 @@ def test_the_prefetch_follows_the_pace() -> None:
     run_virtual(main)
 
 
+def test_the_pace_is_seen_as_soon_as_all_of_the_prefetch_has_ended() -> None:
+    """Protects the beginning of a run, and of a rush: its first messages do not wait for a tenth of a second."""
+
+    async def main() -> None:
+        broker = memory()
+        async with running(broker, at_once=3) as session:
+            await put(session, *range(3000))
+            first = await taken(session, 6)
+            await asyncio.sleep(0.02)
+            for item in first:
+                item.ticket.settle()
+            await asyncio.sleep(0.01)
+            assert session._prefetch == 60  # six in 0.02 s
+            session.end_intake()
+
+    run_virtual(main)
+
+
 def test_what_was_not_begun_is_given_back_at_once_and_in_order() -> None:
     """Protects a drain: others go on with it while this run ends what it has."""
 

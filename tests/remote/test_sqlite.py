@@ -475,6 +475,20 @@ def test_threads_of_one_process_have_their_turns_in_order() -> None:
     assert not line.join(never)
 
 
+def test_a_turn_that_comes_to_who_gives_up_goes_on_to_the_next() -> None:
+    """Protects those behind: the one before may leave in the very moment in which somebody ceases to wait."""
+    line = Line()
+    assert not line.join(never)
+
+    def go_on() -> None:
+        line.leave()
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        line.join(go_on)
+    assert not line.join(never)
+
+
 def never() -> None:
     """Nobody is before."""
     raise AssertionError

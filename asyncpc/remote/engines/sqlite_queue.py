@@ -15,7 +15,7 @@ from ...offload.calls import Job
 from ..broker import DeadLetter, Depth, Message, Outgoing, places_to_know
 from .headers import text_of
 from .sqlite_file import DatabaseFile
-from .sqlite_receipts import OURS, Receipt, runs_of
+from .sqlite_receipts import OURS, Receipt, Taken, runs_of
 from .sqlite_tables import FRESH, KIND, MESSAGE, ROW, SCHEMA, SUSPECT, message_in
 
 __all__ = ["QueueFile"]
@@ -28,10 +28,6 @@ TOGETHER: Final = 100
 
 PURGED: Final = 1000
 """Messages that are forgotten in one transaction."""
-
-
-class Taken(list[Receipt]):
-    """The deliveries that a receive has begun, in the order of their messages."""
 
 
 class QueueFile(DatabaseFile):

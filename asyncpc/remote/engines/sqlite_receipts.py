@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-__all__ = ["OURS", "Receipt", "Run", "runs_of"]
+__all__ = ["OURS", "Receipt", "Run", "Taken", "runs_of"]
 
 Receipt = tuple[int, int]
 """Names a delivery: the message's number, and the owner, drawn anew by each receive: so no receipt fits a later
 delivery, not even to the same process."""
+
+
+class Taken(list[Receipt]):
+    """The deliveries that a receive has begun, in the order of their messages."""
 
 
 class Run(NamedTuple):
