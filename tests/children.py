@@ -49,7 +49,7 @@ class Child:
     def __init__(
         self, folder: Path, *arguments: str, own_group: bool = False, patience: float = PATIENCE, **environment: str
     ) -> None:
-        self._stderr = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  # it lives as long as the process: end() closes it
+        self._stderr = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  # no block can end in another method: end() does it
         self._process = subprocess.Popen(
             [sys.executable, "-W", "default", *arguments],
             cwd=folder,

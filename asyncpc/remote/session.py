@@ -91,6 +91,8 @@ class Session:
         self._numbers = count()
         self._deliveries: dict[int, Delivery] = {}  # all that the broker takes for unacknowledged
         self._settler = Settler(self.connection, label, terms.lease, self.counts, self._deliveries, self._have_flushed)
+        if not at_once:
+            self._settler.end_intake()
         self._arrived: deque[Delivery] = deque()  # not yet in the pipeline
         self._held_back: deque[Delivery] = deque()  # suspects that the engine could not hold back
         self._suspect: Delivery | None = None
@@ -99,7 +101,6 @@ class Session:
         self._suspects_until = 0.0  # loop time at which the last of those that were given back comes again
         self._more = asyncio.Event()
         self._room = asyncio.Event()
-        self._is_intake_over = at_once == 0
         self._prefetch = terms.prefetch or min(MOST, 2 * at_once)
         self._looked = 0.0  # loop time
         self._ended_then = 0
@@ -140,7 +141,6 @@ class Session:
     def end_intake(self) -> None:
         """Receive nothing more, and give back what has not begun, in the order of receipt."""
         self._settler.end_intake()
-        self._is_intake_over = True
         self.connection.wake()
         self.connection.hurry()
         self._depth.finish()
@@ -193,7 +193,7 @@ class Session:
                     raise
                 else:
                     yield Tracked(item, delivery)
-            if self._is_intake_over:
+            if self._settler.is_intake_over:
                 return
             self._more.clear()
             await self._more.wait()
@@ -206,7 +206,7 @@ class Session:
             self._settler.end_receiving()
 
     async def _receive_what_comes(self) -> None:
-        while not self._is_intake_over:
+        while not self._settler.is_intake_over:
             self._choose_prefetch()
             if len(self._deliveries) > self._prefetch // 2:
                 self._room.clear()
@@ -215,7 +215,7 @@ class Session:
             room = self._prefetch - len(self._deliveries)
             receive = partial(self._broker.receive, room, WAIT, int(self._suspect is None))
             try:
-                messages = await self.connection.call(receive, lambda: self._is_intake_over)
+                messages = await self.connection.call(receive, lambda: self._settler.is_intake_over)
             except Disconnected:
                 return  # the intake is over
             self.counts.received += len(messages)
@@ -233,16 +233,16 @@ class Session:
         """
         suspect, self._is_suspect_kept = self._suspect, False
         assert suspect is not None
-        while len(self._suspects()) > 1 and not self._is_intake_over:
+        while len(self._suspects()) > 1 and not self._settler.is_intake_over:
             await self._next_flush()
-        if self._is_intake_over:
+        if self._settler.is_intake_over:
             suspect.release()
             return
         self._arrived.append(suspect)
         self._more.set()
         with suppress(TimeoutError):
             async with asyncio.timeout(ALONE):
-                while self._suspects() and not self._is_intake_over:
+                while self._suspects() and not self._settler.is_intake_over:
                     await self._next_flush()
 
     def _suspects(self) -> list[Delivery]:
@@ -266,7 +266,7 @@ class Session:
     def _arrive(self, message: Message) -> None:
         number = next(self._numbers)
         self._deliveries[number] = delivery = Delivery(message, number, self._has_ended)
-        if self._is_intake_over:
+        if self._settler.is_intake_over:
             delivery.release()
         elif message.attempt > self._terms.attempts:
             self._bury(

@@ -63,8 +63,9 @@ class Settler:
         self._ended: list[Delivery] = []  # to be flushed
         self._flush_asked = asyncio.Event()
         self._flushed = asyncio.Event()  # for the last time
+        self.is_intake_over: bool = False
+        """No other receive begins."""
         self._is_receiving = False
-        self._is_intake_over = False
         self._is_finishing = False
         self._is_late = False  # whether what is given back no longer waits for the last receive
         self._last_receive: asyncio.TimerHandle | None = None  # ends that wait
@@ -75,10 +76,10 @@ class Settler:
 
     def end_intake(self) -> None:
         """No other receive begins: give back what is to be given back when this one has ended, or takes too long."""
-        if self._is_receiving and not self._is_intake_over:
+        if self._is_receiving and not self.is_intake_over:
             loop = asyncio.get_running_loop()
             self._last_receive = loop.call_later(LAST_RECEIVE, self._wait_no_longer)
-        self._is_intake_over = True
+        self.is_intake_over = True
 
     def end_receiving(self) -> None:
         """The last receive has ended."""
@@ -115,7 +116,7 @@ class Settler:
         Before, it does not: what somebody else has by now ends as given back too, and nothing may wait for it.
         """
         ended, self._ended = self._ended, []
-        if self._is_intake_over and self._is_receiving and not self._is_late:
+        if self.is_intake_over and self._is_receiving and not self._is_late:
             self._ended = [one for one in ended if one.is_released and not one.delay]
             if self._ended:
                 ended = [one for one in ended if not one.is_released or one.delay]

@@ -30,7 +30,7 @@ class Worker:
         arguments = ["-m", "benchmarks.remote.worker", engine, name, server.url, str(server.process), loop]
         env = {**os.environ, "PYTHONPATH": str(HERE.parent.parent)}
         self._lost_by = ""
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115  # the process writes to it until close() ends both
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  # no block can end in another method: close() does it
         self._process = subprocess.Popen(
             [*python_of(project, env), *arguments],
             stdin=subprocess.PIPE,

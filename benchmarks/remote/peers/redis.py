@@ -51,7 +51,7 @@ class FastStream:
     def __init__(self, batch: bool, url: str, queue: str) -> None:
         from faststream.redis import RedisBroker
 
-        self._broker: Any = RedisBroker(url, logger=None)  # type: ignore[arg-type]  # None is "no log", which its types leave out
+        self._broker: Any = RedisBroker(url, logger=None)  # type: ignore[arg-type]  # None is no log, as NatsBroker's types say; RedisBroker's forget it
         self._batch = batch
         self._queue = queue
 
