@@ -49,7 +49,7 @@ Extra = ParamSpec("Extra")
 
 Items = Iterable[T_co] | AsyncIterable[T_co]
 Listener = Consumer[Failure, Any, ..., Any] | Source[Failure]
-"""A consumer that receives failures; or a remote queue, which for checkers is a kind of source, and no pipeline is."""
+"""What receives failures: a consumer, or a remote queue, which type checkers see as a ``Source``, as no pipeline is."""
 
 
 class _ProducerDecorator(Protocol):

@@ -84,7 +84,7 @@ class WorkerThreads:
                 await until_ended(*[thread for thread, _ in threads])
             except asyncio.CancelledError:
                 stuck = [thread.name for thread, _ in threads if thread.is_alive()]
-                if stuck and self.is_busy:  # else they just end, late on a busy machine
+                if stuck and self.is_busy:  # an idle thread may only be slow to end on a busy machine
                     message = "stage %r: left behind, still in a call: %s"
                     log(ERROR, message, self._name, ", ".join(stuck), stage=self._name)
                     raise LeftBehind from None

@@ -257,7 +257,7 @@ class OpenQueue(Generic[T]):
 
 
 async def put_each(opened: OpenQueue[T], items: Sequence[T]) -> None:
-    """Put the items in flight of a stage that publishes, each with the trace of what it was made of."""
+    """Put the items that a publishing stage has in flight, each with the trace of what it was made of."""
     await opened._put_each(items)
 
 

@@ -67,8 +67,7 @@ class Settler:
         """No other receive begins."""
         self._is_receiving = False
         self._is_finishing = False
-        self._is_late = False  # whether what is given back no longer waits for the last receive
-        self._last_receive: asyncio.TimerHandle | None = None  # ends that wait
+        self._last_receive: asyncio.TimerHandle | None = None  # while what is given back waits for it: ends that wait
 
     def begin_receiving(self) -> None:
         """From now on a receive may be under way, which would get again what is given back at once."""
@@ -116,7 +115,7 @@ class Settler:
         Before, it does not: what somebody else has by now ends as given back too, and nothing may wait for it.
         """
         ended, self._ended = self._ended, []
-        if self.is_intake_over and self._is_receiving and not self._is_late:
+        if self._last_receive is not None:
             self._ended = [one for one in ended if one.is_released and not one.delay]
             if self._ended:
                 ended = [one for one in ended if not one.is_released or one.delay]
@@ -124,9 +123,9 @@ class Settler:
 
     def _wait_no_longer(self) -> None:
         """The last receive has ended, or takes too long."""
-        self._is_late = True
         if self._last_receive is not None:
             self._last_receive.cancel()
+            self._last_receive = None
         self._flush_asked.set()
 
     async def _settle(self, ended: list[Delivery]) -> None:

@@ -1,6 +1,7 @@
 """Trace context (W3C): what is made of a message, and put into a queue, belongs to the same trace as the message.
 
-Nothing is kept on the way: the headers are looked up when something is put, in the messages of the call that puts it.
+Nothing is kept on the way: the headers are looked up when something is put, in the messages that the worker handles at
+that moment. So a task that goes on after its handler has returned finds those of a later message, or none.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Trace = Mapping[str, str]
 
 NO_TRACE: Final[Trace] = {}
 
-_PARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_PARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 """Of any other a receiver has to begin a trace of its own."""
 
 _STATE: Final = re.compile(r"[\x20-\x7e]{1,512}")
@@ -29,7 +30,7 @@ _STATE: Final = re.compile(r"[\x20-\x7e]{1,512}")
 
 def current_trace() -> Trace:
     """That of the message whose handler calls this; of several messages, the one that all share."""
-    return _shared(current_traces())
+    return _shared([_trace_of(ticket) for ticket in tickets_in_flight() if ticket is not None])
 
 
 def current_traces() -> list[Trace]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from contextvars import Context, ContextVar
 from functools import partial
@@ -21,7 +22,7 @@ __all__ = ["Intake", "feed", "tickets_in_flight"]
 _current: ContextVar[Intake] = ContextVar("asyncpc_run")
 """The intake of the run that the calling handler belongs to."""
 
-_worker: ContextVar[ConsumerWorker] = ContextVar("asyncpc_worker")
+_worker: ContextVar[ConsumerWorker | None] = ContextVar("asyncpc_worker", default=None)
 """The worker that made the call, where items may have tickets."""
 
 
@@ -45,16 +46,19 @@ def feed(item: Any) -> None:
                 "or yield them, and let the next stage feed them"
             )
         raise StateError("feed() works only inside a consumer's handler; elsewhere, use 'await running.put(item)'")
-    worker = _worker.get(None)
+    worker = _worker.get()
     intake.feed(item, None if worker is None else worker.ticket)
 
 
 def tickets_in_flight() -> list[Ticket | None]:
     """Those of the items that the calling handler has got, in their order; None for one that nobody waits for."""
-    worker = _worker.get(None)
+    worker = _worker.get()
     if worker is None or worker.item is NO_ITEM:
         return []
-    items = worker.stage.inbox.items_in(worker.item)
+    taken = worker.item
+    if type(taken) is deque:  # a batch is given up item by item, and this is the one whose failure is being handled
+        taken = [taken[0]]
+    items = worker.stage.inbox.items_in(taken)
     return [one.ticket if type(one) is Tracked else None for one in items]
 
 
@@ -83,6 +87,7 @@ class Intake:
     def open(self, context: Context) -> None:
         """Let handlers feed, which begin in copies of ``context``, and do not let them wait for room in ``put``."""
         context.run(_current.set, self)
+        context.run(_worker.set, None)  # or a run in a handler would take what is in flight there for its own
         self._first.check_waiter = self._check_waiter
 
     def close(self) -> None:

@@ -164,12 +164,16 @@ class Report:
         lines = [f"{s.name}: {s.failed} failed, the last on {s.last_failure}" for s in self.stages if s.last_failure]
         lines += remote_lines(self.sources)
         unread = [s for s in self.stages if s.unread]
-        lines += [f"{s.name}: {s.emitted:,} results, not read: use .collect() or .stream()" for s in unread]
+        lines += [f"{s.name}: {_results(s.emitted)}, not read: use .collect() or .stream()" for s in unread]
         lines += loop_holders(self.statistics)
         lines += [f"abandoned: {name} could not be stopped" for name in self.abandoned]
         fed = f", {self.fed} fed" if self.fed else ""
         lines.append(f"{self.produced} produced{fed}, {self.done} done in {self.elapsed:.3f} s")
         return table_of(self.sources, rows, lines)
+
+
+def _results(count: int) -> str:
+    return "1 result" if count == 1 else f"{count:,} results"
 
 
 class PipelineError(ExceptionGroup[Exception]):

@@ -50,7 +50,8 @@ def _figures(document: dict[str, Any]) -> Iterator[str]:
     yield f"Measured on {document['date'][:10]}: {machine['processor']}, {machine['cpus']} cores; {document['python']},"
     yield f"{document['loop']}; {versions}."
     rounds = {of["rounds"] for lines in document["cases"].values() for line in lines.values() for of in line.values()}
-    yield f"\nMessages in a second, medians of {max(rounds, default=0)} rounds; the best of a column is bold."
+    most = max(rounds, default=0)
+    yield f"\nMessages per second, median of {most} round{'s' * (most != 1)}; the best of a column is bold."
     for engine, lines in document["cases"].items():
         yield f"\n### {engine}\n"
         yield from table(["", *RATES, "server CPU, consume"], [_row(name, lines) for name in _peers(lines)])

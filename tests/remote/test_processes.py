@@ -32,7 +32,7 @@ from asyncpc.remote.processes.pipe import Lines, line
 pytestmark = [pytest.mark.realtime, pytest.mark.processes]
 
 CHILD = """
-import json, os, signal, socket, sys
+import json, os, signal, socket, sys, time
 pipe = socket.socket(fileno=int(sys.argv[-1]))
 lines = pipe.makefile("r")
 def say(kind, **rest):
@@ -59,9 +59,9 @@ def statistics(**other):
 def run():
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # from now on the pipe says what to do
     say("running", pipeline="work", drain_timeout=20.0, bounds={"work": 128}, statistics=statistics())
-def report(status=0, state="closed", number=None, **other):
+def report(status=0, state="closed", number=None, failures=(), **other):
     say("report", report={"state": state, "exit_status": status, "signal": number, "statistics": statistics(**other),
-        "failures": [], "unfinished": {}, "abandoned": [], "errors": []})
+        "failures": failures, "unfinished": {}, "abandoned": [], "errors": []})
     sys.exit(status)
 def until_drain():
     while (heard := hear())["kind"] not in ("drain", "end"):
@@ -322,6 +322,75 @@ async def test_sighup_replaces_one_after_the_other(tmp_path: Path) -> None:
     words = [one.split()[0] for one in log(tmp_path)]
     assert words[:6] == ["ready", "ready", "ready", "drained", "ready", "drained"]
     assert len({one.split()[1] for one in log(tmp_path, "ready")}) == 4
+
+
+@pytest.mark.parametrize(
+    ("end", "how", "failures"),
+    [
+        ("os._exit(3)", "ended with status 3", []),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "was ended by SIGKILL", []),
+        ("report(1, 'failed', failures=[{'item': '7'}])", "ended with status 1", [{"item": "7"}] * 2),
+    ],
+    ids=["exit", "kill", "report"],
+)
+async def test_one_that_fails_while_it_is_replaced_is_told(
+    tmp_path: Path, end: str, how: str, failures: list[Any]
+) -> None:
+    """Protects from silence: a process may also crash while it drains, and what it reports is not lost with it."""
+    told = Told()
+    program = f"""
+first = not os.path.exists("rolled")
+run()
+until_drain()
+if first:
+    {end}
+report()
+"""
+    processes = parent(tmp_path, program, told)
+
+    def roll() -> bool:
+        (tmp_path / "rolled").touch()
+        processes.roll()
+        return True
+
+    def stop() -> bool:
+        processes.drain()
+        return True
+
+    crashed = [f"asyncpc: process {n} {how} before it had drained; another one runs" for n in (1, 2)]
+    outcome = await run(processes, all_run(processes), roll, lambda: set(crashed) <= set(told.lines), stop)
+    assert (outcome.crashes, outcome.failures) == (2, failures)
+
+
+async def test_one_that_came_in_vain_is_counted(tmp_path: Path) -> None:
+    """Protects the sums: the old process ends by itself just when the new one has begun, which then is not needed."""
+    told = Told()
+    program = """
+def until(path):
+    while not os.path.exists(path):
+        time.sleep(0.005)
+if os.path.exists("rolled"):
+    noted("second"); until("gone"); run(); until_drain(); report()
+run(); until("go"); report()
+"""
+    processes = parent(tmp_path, program, told, 1)
+
+    def make(name: str) -> Callable[[], bool]:
+        def write() -> bool:
+            (tmp_path / name).touch()
+            return True
+
+        return write
+
+    def roll() -> bool:
+        processes.roll()
+        return True
+
+    begun = has(tmp_path, "second", 1)
+    steps = all_run(processes), make("rolled"), roll, begun, make("go"), lambda: not processes.health(60).ready
+    outcome = await run(processes, *steps, make("gone"))
+    assert outcome.report is not None
+    assert outcome.report.done == 6
 
 
 async def test_what_cannot_start_replaces_nothing(tmp_path: Path) -> None:

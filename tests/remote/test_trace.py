@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from virtual import run_virtual
 
-from asyncpc import Batch, Pipeline, consumer, feed, merge, source
+from asyncpc import Batch, Failure, Pipeline, consumer, feed, merge, source
 from asyncpc.remote import Message, OpenQueue
 from asyncpc.remote.queue import RemoteQueue, remote_queue
 
@@ -225,15 +225,108 @@ def test_a_trace_that_is_given_comes_first() -> None:
     run_virtual(main)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_run_in_a_handler_has_no_part_in_the_trace(count: int) -> None:
+    """Protects what an inner run puts: it is made of its own items, and however many those are, they are put."""
+    jobs, done = fresh(), fresh()
+
+    @consumer
+    async def expand(number: int) -> None:
+        await (source([10 * number + one for one in range(count)]) >> done)
+
+    async def main() -> None:
+        await put_traced(jobs, 1, 2)
+        async with Pipeline(jobs >> expand) as running:
+            await until_ready(done, 2 * count)
+            await running.drain(5)
+        assert await came(done) == {10 * number + one: {} for number in (1, 2) for one in range(count)}
+
+    run_virtual(main)
+
+
+def test_what_an_inner_run_feeds_stays_in_it() -> None:
+    """Protects both runs: what is fed belongs to the run that feeds, and the message of the outer one is settled."""
+    jobs = fresh()
+    handled, over = list[int](), asyncio.Event()
+
+    @consumer
+    async def inner(number: int) -> None:
+        handled.append(number)
+        if number < 100:
+            feed(number + 100)
+
+    @consumer
+    async def outer(number: int) -> None:
+        await (source([number]) >> inner)
+        over.set()
+
+    async def main() -> None:
+        await put_traced(jobs, 1)
+        async with Pipeline(jobs >> outer) as running:
+            await over.wait()
+            report = await running.drain(5)
+        assert (handled, report.done, report.failed) == ([1, 101], 1, 0)
+        assert (await jobs.depth())[:4] == (0, 0, 0, 0)
+
+    run_virtual(main)
+
+
+def test_what_each_failure_of_a_batch_puts_has_its_trace() -> None:
+    """Protects the dead letters that a program keeps itself: each belongs to the message that failed, in any place."""
+    jobs, failed = fresh(), fresh()
+
+    async def main() -> None:
+        await put_traced(jobs, 1, 2, 3)
+        async with failed.open() as opened:
+
+            async def keep(failure: Failure) -> None:
+                await opened.put(failure.item)
+
+            @consumer(batch=Batch(3, within=1), on_error=keep)
+            async def fails(numbers: list[int]) -> None:
+                raise ValueError("no")
+
+            async with Pipeline(jobs >> fails) as running:
+                await until_ready(failed, 3)
+                await running.drain(5)
+        assert await came(failed) == {number: trace(number) for number in (1, 2, 3)}
+
+    run_virtual(main)
+
+
+def test_items_without_a_message_leave_a_batch_its_trace() -> None:
+    """Protects the one answer to whose a batch is: what it puts and what it gives have the same trace."""
+    jobs, done, beside = fresh(), fresh(), fresh()
+
+    async def main() -> None:
+        await put_traced(jobs, 1)
+        async with beside.open() as opened:
+
+            @consumer(batch=Batch(2, within=60))
+            async def sums(numbers: list[int]) -> AsyncIterator[int]:
+                await opened.put(sum(numbers))
+                yield sum(numbers)
+
+            async with Pipeline(merge(jobs, source([20])) >> sums >> done) as running:
+                await until_ready(done, 1)
+                await running.drain(5)
+        assert await came(beside) == await came(done) == {21: trace(1)}
+
+    run_virtual(main)
+
+
 @pytest.mark.parametrize(
     ("sent", "expected"),
     [
         ({"traceparent": "00-1-2-01", "tracestate": "a=1"}, {}),
         ({"traceparent": trace(1)["traceparent"].upper() + "-A"}, {}),
+        ({"traceparent": "ff" + trace(1)["traceparent"][2:]}, {}),
+        ({"traceparent": f"00-{0:032x}-{1:016x}-01"}, {}),
+        ({"traceparent": f"00-{1:032x}-{0:016x}-01"}, {}),
         ({"tracestate": "a=1"}, {}),
         (trace(1) | {"tracestate": "a=" + "x" * 600}, {"traceparent": trace(1)["traceparent"]}),
     ],
-    ids=["no trace", "too long", "state alone", "long state"],
+    ids=["no trace", "too long", "no version", "no trace id", "no parent id", "state alone", "long state"],
 )
 def test_a_false_trace_is_not_passed_on(sent: dict[str, str], expected: dict[str, str]) -> None:
     """Protects who comes next from headers that anyone may have sent."""

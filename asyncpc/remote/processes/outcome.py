@@ -47,6 +47,14 @@ class Ending:
         self.trouble: list[str] = []
         """What was wrong, a line each."""
         self.crashes: int = 0
+        self.errors: list[str] = []
+        self.failures: list[Any] = []
+        """Of those that were replaced, the last ones."""
+
+    def keep(self, report: Message) -> None:
+        """Keep what a process has reported that was replaced."""
+        self.errors = [*self.errors, *report["errors"]][-FAILURES_KEPT:]
+        self.failures = [*self.failures, *report["failures"]][-FAILURES_KEPT:]
 
 
 def outcome_of(ending: Ending, ended: Sequence[Child], total: Statistics | None) -> Outcome:
@@ -54,9 +62,9 @@ def outcome_of(ending: Ending, ended: Sequence[Child], total: Statistics | None)
     reports = [one.report for one in ended if one.report is not None]
     died = [one for one in ended if one.is_running and one.report is None]
     report = _report(ending, total, reports, died)
-    errors = [error for one in reports for error in one["errors"]] + ending.trouble
+    errors = [*ending.errors, *[error for one in reports for error in one["errors"]], *ending.trouble]
     errors += [f"process {one.process.pid} {one.how()}" for one in died]
-    failures = [failure for one in reports for failure in one["failures"]][-FAILURES_KEPT:]
+    failures = [*ending.failures, *[failure for one in reports for failure in one["failures"]]][-FAILURES_KEPT:]
     if ending.failure is not None:
         status, lines = ending.failure
     else:

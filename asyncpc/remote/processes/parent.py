@@ -99,16 +99,25 @@ class Processes:
         if wait is None:
             self._last.append(ended)
             return None
-        if ended.statistics is not None:
-            self._overview.keep(ended.statistics)
+        self._remember(ended)
         with anyio.move_on_after(wait):
             await self._stopping.wait()
         successor, place.successor = place.successor, None
         return successor or await self._spawn()
 
+    def _remember(self, ended: Child) -> None:
+        """Keep what a process has done whose place another one takes."""
+        if ended.statistics is not None:
+            self._overview.keep(ended.statistics)
+        if ended.report is not None:
+            self._ending.keep(ended.report)
+
     def _wait_after(self, place: Place, ended: Child) -> float | None:
         """Seconds before another one takes the place of one that has ended; None if there will be no other."""
         if place.successor is not None:
+            if ended.report is None or ended.report["state"] == "failed":
+                self._ending.crashes += 1
+                self._say(f"asyncpc: process {place.number} {ended.how()} before it had drained; another one runs")
             return 0.0
         if self._stopping.is_set():
             return None
@@ -242,6 +251,7 @@ class Processes:
             new.drain(None)
             await new.ended.wait()
             self._live.remove(new)
+            self._remember(new)
             return True
         place.successor = new
         old.drain(None)

@@ -75,6 +75,7 @@ class Child:
 
     async def _reap(self) -> None:
         if self.process.returncode is None:
+            self._killed = True
             self.kill()
             with anyio.CancelScope(shield=True):
                 await self.process.wait()
@@ -141,7 +142,6 @@ class Child:
 
     def kill(self) -> None:
         """End it, whatever it does."""
-        self._killed = True
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
