@@ -66,7 +66,8 @@ class Outgoing(NamedTuple):
     time: float = 0.0
     """When it was put: seconds since 1970."""
     has_new_id: bool = False
-    """Whether its id was made for it: then it is known only if this very publish is made again, whole and in order."""
+    """Whether its id was made for it: then it is known only if this very publish is made again, whole and in order,
+    while the engine remembers the first such id of it."""
 
 
 def places_to_know(messages: Sequence[Outgoing]) -> list[int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
-from random import getrandbits
+from secrets import randbits
 from typing import Any, Final, Literal, NamedTuple
 
 from ..errors import DefinitionError
@@ -21,7 +21,7 @@ try:
 except ImportError as _missing:
     raise DefinitionError("remote_queue needs msgspec: pip install 'asyncpc[remote]'") from _missing
 
-__all__ = ["MAX_HEADERS", "Codec", "CodecName", "check_headers", "codec_for", "new_ids", "safe_headers"]
+__all__ = ["MAX_HEADERS", "Codec", "CodecName", "check_headers", "check_id", "codec_for", "new_ids", "safe_headers"]
 
 CodecName = Literal["json", "msgpack"]
 
@@ -132,6 +132,14 @@ def _validate(kind: Any, value: Any) -> Any:
 # -- headers and ids ------------------------------------------------------------------------------
 
 
+def check_id(name: str) -> None:
+    """Raise ``PayloadError`` for an id that is no text for other programs."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise PayloadError(f"id {shown(name)}: it holds a lone surrogate, which UTF-8 cannot carry") from None
+
+
 def check_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
     """The headers that a user gives; raises ``PayloadError`` for those that no engine could carry."""
     for name in headers:
@@ -163,6 +171,7 @@ def new_ids(count: int) -> list[str]:
 
     The last digits count on from a number that is drawn once, as the RFC allows: that takes a tenth of the time.
     """
-    now, drawn, first = time.time_ns() // 1_000_000, getrandbits(26), getrandbits(47)
+    now, drawn = time.time_ns() // 1_000_000, randbits(73)  # not those of random, which a program may seed
+    drawn, first = drawn >> 47, drawn & (1 << 47) - 1
     begin = f"{now >> 16:08x}-{now & 0xFFFF:04x}-7{drawn >> 14:03x}-{0x8000 | drawn & 0x3FFF:04x}-"
     return [f"{begin}{number:012x}" for number in range(first, first + count)]

@@ -34,12 +34,16 @@ class OpenQueue(Generic[T]):
     def __init__(self, name: str, session: Callable[[], Session], codec: Codec) -> None:
         self._name = name
         self._make_session = session
-        from .codec import check_headers, new_ids  # here, since most programs have no remote queue, and no msgspec
+        from .codec import (  # here, since most programs have no remote queue, and no msgspec
+            check_headers,
+            check_id,
+            new_ids,
+        )
         from .trace import current_trace, current_traces
 
         self._codec = codec
         self._headers = {"content-type": codec.content_type}
-        self._new_ids, self._check_headers = new_ids, check_headers
+        self._new_ids, self._check_id, self._check_headers = new_ids, check_id, check_headers
         self._current_trace, self._current_traces = current_trace, current_traces
         self._session: Session | None = None
         self._task: asyncio.Task[None] | None = None
@@ -205,6 +209,7 @@ class OpenQueue(Generic[T]):
             self._needs("orders_by_key", "key=")
         if known_as is not None:
             self._needs("dedupes", "id=")
+            self._check_id(known_as)
         return Outgoing(
             self._new_ids(1)[0] if known_as is None else known_as,
             self._codec.encoded(item),

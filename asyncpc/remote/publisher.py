@@ -112,18 +112,30 @@ class Publisher:
 
     async def _publish(self, calls: list[_Call]) -> None:
         messages = [message for call in calls for message in call.messages]
-        broker = self._connection.broker
+        may_be_in = False
+
+        async def publish() -> None:
+            nonlocal may_be_in
+            try:
+                await self._connection.broker.publish(messages)
+            except Disconnected:
+                may_be_in = True
+                raise
+
         try:
-            await self._connection.call(lambda: broker.publish(messages))
+            await self._connection.call(publish)
         except Disconnected:
             raise
         except Exception as error:
-            if len(calls) > 1:  # or one bad message would fail those of other callers
+            if len(calls) > 1 and not may_be_in:  # or one bad message would fail those of other callers
                 for call in calls:
                     await self._publish([call])
-            elif not calls[0].confirmed.done():
-                refused = PublishError(f"the broker refused {len(messages)} messages: {summary(error)}", messages)
-                calls[0].confirmed.set_exception(refused)
+                return
+            for call in calls:  # if they may be in, they are known only together, and some would come twice
+                if not call.confirmed.done():
+                    what = "did not confirm" if may_be_in else "refused"
+                    told = f"the broker {what} {len(call.messages)} messages: {summary(error)}"
+                    call.confirmed.set_exception(PublishError(told, call.messages))
         else:
             for call in calls:
                 if not call.confirmed.done():

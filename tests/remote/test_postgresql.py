@@ -189,6 +189,9 @@ async def test_who_was_let_in_before_waits_to_be_let_in_again(
         await broker.open()
     await database.execute("ALTER ROLE leaving LOGIN")
     await broker.open()
+    await database.execute("ALTER ROLE leaving NOLOGIN")
+    with pytest.raises(Disconnected, match="not permitted to log in"):
+        await broker.receive(1, 0.1, 1)  # by a connection of its own, which is opened now
     await broker.close()
     await database.execute("REASSIGN OWNED BY leaving TO postgres")
     await database.execute("DROP ROLE leaving")

@@ -346,6 +346,8 @@ def test_a_put_says_what_cannot_be_put() -> None:
                 await opened.put(Job(1), key="a")
             with pytest.raises(StateError, match="cannot do what connection= asks for"):
                 await opened.put(Job(1), connection=object())
+            with pytest.raises(PayloadError, match="lone surrogate"):
+                await opened.put(Job(1), id="\ud800")
             with pytest.raises(PayloadError, match="begin with 'x-'"):
                 await opened.put(Job(1), headers={"content-type": "text/html"[:9], "cookie": "a"})
             await opened.put(Job(1), id="one", headers={"x-tenant": "a", "traceparent": "00-1-2-01"})

@@ -24,9 +24,10 @@ from typing import Any
 import pytest
 from support import BUSY
 
-from asyncpc import DefinitionError
+from asyncpc import DefinitionError, remote_queue
 from asyncpc.offload.calls import Job
-from asyncpc.remote.broker import SUSPECT_AFTER, Disconnected, Message, Outgoing, Settings
+from asyncpc.remote.broker import SUSPECT_AFTER, Disconnected, Message, Outgoing, PublishError, Settings
+from asyncpc.remote.codec import new_ids
 from asyncpc.remote.contract import BrokerContract, outgoing, received
 from asyncpc.remote.engines import sqlite, sqlite_file, sqlite_queue, sqlite_tables
 from asyncpc.remote.engines.sqlite import SqliteBroker
@@ -489,6 +490,90 @@ def test_a_turn_that_comes_to_who_gives_up_goes_on_to_the_next() -> None:
     assert not line.join(never)
 
 
+@contextmanager
+def file_of_two(path: Path) -> Iterator[QueueFile]:
+    """A file with two messages, in this thread."""
+    file = QueueFile(str(path), "jobs", "dead", 30.0, "NORMAL")
+    made(file, QueueFile.open, file)
+    made(file, QueueFile.put, file, [Outgoing("1", b"1"), Outgoing("2", b"2")])
+    try:
+        yield file
+    finally:
+        file.close()
+
+
+def test_what_is_taken_is_read_as_it_is_then(tmp_path: Path) -> None:
+    """Protects others: between the lease and the reading a message may have gone, or to somebody else."""
+    with file_of_two(tmp_path / "queues.db") as file:
+        end = file._end
+
+        def change() -> None:
+            end()
+            with sqlite3.connect(tmp_path / "queues.db") as other:
+                other.execute("UPDATE message SET owner = 7 WHERE id = '1'")
+                other.execute("DELETE FROM message WHERE id = '2'")
+            other.close()
+
+        file._end = change  # type: ignore[method-assign]  # the moment between the two cannot be met otherwise
+        take = job(QueueFile.take, file, 10, 1)
+        file.make([take])
+        assert (take.value, take.error) == ([], None)
+
+
+def test_what_was_committed_is_not_said_to_have_failed(tmp_path: Path) -> None:
+    """Protects a put whose file is closed just after it: only what was to be read after the commit fails."""
+    with file_of_two(tmp_path / "queues.db") as file:
+        end = file._end
+
+        def closing() -> None:
+            end()
+            file.interrupt()
+
+        file._end = closing  # type: ignore[method-assign]  # the moment between the two cannot be met otherwise
+        put, take = job(QueueFile.put, file, [outgoing(b"3")]), job(QueueFile.take, file, 10, 1)
+        file.make([put, take])
+        assert put.error is None
+        assert isinstance(take.error, Disconnected)
+
+
+async def test_a_publish_whose_answer_was_lost_is_not_taken_apart(tmp_path: Path) -> None:
+    """Protects from duplicates: what one publish has put is known only together."""
+    queue = await asyncio.to_thread(remote_queue, url_of(tmp_path / "queues.db"), int)
+    async with queue.open() as q:
+        broker: Any = q.broker
+        publish, open_again = broker.publish, broker.open
+
+        async def lose_the_answer(messages: Any) -> None:
+            await publish(messages)
+            broker.publish = publish
+            raise Disconnected("the answer is lost")
+
+        async def refuse() -> None:
+            broker.open = open_again
+            raise DefinitionError("refused once")
+
+        broker.publish, broker.open = lose_the_answer, refuse
+        told = await asyncio.gather(*[q.put(number) for number in range(10)], return_exceptions=True)
+        assert {type(one) for one in told} == {PublishError}
+        assert (await q.depth()).ready == 10
+
+
+async def test_a_program_that_seeds_random_loses_nothing(tmp_path: Path) -> None:
+    """Protects from ids and owners that come again: what is known already is not put, and a receipt is for one only."""
+    async with opened(url_of(tmp_path / "queues.db")) as broker:
+        await broker.publish([outgoing(b"1"), outgoing(b"2")])
+        owners = set[int]()
+        for _ in range(2):
+            random.seed(1)
+            owners |= {message.receipt[1] for message in await broker.receive(1, 0.0, 1)}
+        assert len(owners) == 2
+    ids = set[str]()
+    for _ in range(300):
+        random.seed(1)
+        ids |= set(new_ids(3))
+    assert len(ids) == 900
+
+
 def never() -> None:
     """Nobody is before."""
     raise AssertionError
@@ -587,7 +672,8 @@ def test_eight_processes_share_the_turns(tmp_path: Path) -> None:
         if not any(stall < end and begin < stall_end for stall, stall_end in stalls)
     ]
     assert unfair == []
-    assert sum(one["lost"] for one in told) == 0 or max(end - begin for begin, end, _ in long) > LEASE / 2
+    longest = max([end - begin for begin, end, _ in long], default=0.0)
+    assert sum(one["lost"] for one in told) == 0 or longest > LEASE / 2
 
 
 @pytest.mark.thorough

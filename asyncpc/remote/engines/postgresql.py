@@ -28,9 +28,9 @@ from ..broker import (
     places_to_know,
 )
 from . import postgresql_tables as tables
-from .headers import text_of
 from .postgresql_connection import UNSTORABLE, Address, Connection
-from .postgresql_intake import Intake, Receipt, message_in
+from .postgresql_intake import Intake
+from .rows import Receipt, message_in, text_of
 
 __all__ = ["PostgreSQLBroker"]
 
@@ -59,7 +59,7 @@ class PostgreSQLBroker:
         self._address = address = Address.of(url)
         self._settings = settings
         self._channel = "asyncpc_" + sha256(f"{address.schema}.{address.queue}".encode()).hexdigest()[:32]
-        self._settling = Connection(address, settings.client)
+        self._settling = Connection(address, settings.client, judges=True)
         self._intake = Intake(address, settings, self._channel, self._tell)
         self._settled = 0  # messages, since ids were forgotten last
         self._forget_at = 0.0

@@ -77,15 +77,18 @@ class Connection:
     One statement at a time: a task that comes meanwhile waits.
     """
 
-    def __init__(self, address: Address, client: Mapping[str, Any]) -> None:
-        """Not connected yet. Raises ``DefinitionError`` for an option that the client does not know."""
+    def __init__(self, address: Address, client: Mapping[str, Any], *, judges: bool) -> None:
+        """Not connected yet; one that ``judges`` tells at its first opening what no later one mends.
+
+        Raises ``DefinitionError`` for an option that the client does not know.
+        """
         unknown = client.keys() - (inspect.signature(asyncpg.connect).parameters.keys() - {"dsn", "loop"})
         if unknown:
             raise DefinitionError(f"remote_queue: asyncpg.connect takes no option {shown(min(unknown))}")
         self._address = address
         self._options: dict[str, Any] = {"timeout": TIMEOUT, "statement_cache_size": 100, **client}
         self._connection: Any = None
-        self._was_open = False  # once
+        self._judges = judges
         self._closed = 0  # times
         self._lock = asyncio.Lock()
 
@@ -97,8 +100,8 @@ class Connection:
     async def open(self) -> None:
         """Connect. May be called again after ``close``.
 
-        The first time it raises ``DefinitionError`` if the server lets nobody in with this user, password or database.
-        Later that may be a server which is not what it was before, and will be again.
+        One that judges raises ``DefinitionError`` the first time if the server lets nobody in with this user, password
+        or database. Later it may be a server that is not what it was before, and will be again.
         """
         closed, self._lock = self._closed, asyncio.Lock()  # of this loop
         try:
@@ -106,14 +109,14 @@ class Connection:
         except (asyncpg.exceptions.ClientConfigurationError, TypeError) as error:
             raise self._wrong(error) from None
         except _REFUSALS as error:
-            raise (self._lost(error) if self._was_open else self._wrong(error)) from None
+            raise (self._wrong(error) if self._judges else self._lost(error)) from None
         except _FAILURES as error:
             raise self._lost(error) from None
         if self._closed != closed:  # while it was connecting
             connection.terminate()
             await asyncio.sleep(0)  # the loop lets go of it
             raise Disconnected(f"{self._address.shown}: closed")
-        self._connection, self._was_open = connection, True
+        self._connection, self._judges = connection, False
         if self._options["statement_cache_size"]:  # else a pooler may give the setting to somebody else
             try:
                 await self.run("execute", tables.SET)

@@ -8,14 +8,14 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from operator import itemgetter
-from typing import Any, Final
+from typing import Final
 
 from ..broker import Message, Settings
 from . import postgresql_tables as tables
-from .headers import headers_of
 from .postgresql_connection import Address, Connection
+from .rows import message_in
 
-__all__ = ["Intake", "Receipt", "message_in"]
+__all__ = ["Intake"]
 
 POLL: Final = 2.0
 """Seconds after which a receive looks again where the server tells of new messages; shows that the server answers."""
@@ -43,9 +43,6 @@ LOOK_PAUSE: Final = 20.0
 _PLACE: Final = itemgetter(5, 6)
 """Orders what ``TAKE`` gives."""
 
-Receipt = tuple[int, int]
-"""The number of a message, and one that each receive draws anew: no other delivery has it, of any process."""
-
 
 class Intake:
     """See the module."""
@@ -59,7 +56,7 @@ class Intake:
         self._channel = channel
         self._tell = tell
         self._probe = secrets.token_hex(8)
-        self._connection = Connection(address, settings.client)  # opened by the first receive
+        self._connection = Connection(address, settings.client, judges=False)  # opened by the first receive
         self._changed = asyncio.Event()  # since receive looked last
         self._is_told = False  # notifications arrive
         self._is_asked_back = False
@@ -151,8 +148,3 @@ class Intake:
         elif payload != tables.LATER:
             return  # the probe of another process
         self._changed.set()
-
-
-def message_in(row: Any, receipt: Receipt | None) -> Message:
-    """The message of a row that begins with its id, body, attempt, time and headers."""
-    return Message._make((row[0], row[1], row[2], row[3], headers_of(row[4]), receipt))  # half the time of a call

@@ -211,7 +211,8 @@ WITH back AS (
 SELECT (SELECT count(*) FROM given) FROM (SELECT pg_notify($3, '')) AS told
 """
 
-# An id is forgotten an hour after its put, but not before its message has gone.
+# An id is forgotten an hour after its put, but not before its message has gone. With the id that a batch is known by,
+# the whole batch is forgotten, also what is still there of it.
 FORGET: Final = """
 WITH old AS (
     SELECT ctid AS place, (SELECT true FROM %.message AS m WHERE m.seq = s.seq LIMIT 1) AS is_there

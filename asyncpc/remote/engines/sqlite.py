@@ -178,7 +178,7 @@ class SqliteBroker:
 
     async def dead(self, limit: int, after: str) -> list[DeadLetter]:
         """See ``Broker``."""
-        return await self._call(QueueFile.dead, limit, int(after or 0))
+        return await self._call(QueueFile.dead, limit, min(int(after or 0), 10**LONGEST_PLACE))
 
     async def requeue(self, places: Sequence[str]) -> int:
         """See ``Broker``."""

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 from math import inf
 from operator import itemgetter
-from random import getrandbits
+from secrets import randbits
 from time import time
 from typing import Any, ClassVar, Final
 
 from ...offload.calls import Job
 from ..broker import DeadLetter, Depth, Message, Outgoing, places_to_know
-from .headers import text_of
+from .rows import Receipt, message_in, text_of
 from .sqlite_file import DatabaseFile
-from .sqlite_receipts import OURS, Receipt, Taken, runs_of
-from .sqlite_tables import FRESH, KIND, MESSAGE, ROW, SCHEMA, SUSPECT, message_in
+from .sqlite_receipts import OURS, Taken, runs_of
+from .sqlite_tables import FRESH, KIND, MESSAGE, ROW, SCHEMA, SUSPECT
 
 __all__ = ["QueueFile"]
 
 REMEMBERED: Final = 600.0
-"""Seconds for which an id is not taken again, from its put; and as long as its message is in the queue."""
+"""Seconds for which an id is not taken again, at least, from its put; and as long as its message is in the queue. An id
+that was made is known by the first one of its batch, and as long as that."""
 
 TOGETHER: Final = 100
 """Messages that one statement puts; SQLite used to take 999 values."""
@@ -47,17 +47,17 @@ class QueueFile(DatabaseFile):
         """Also read what was taken, when others have their turn to write: that makes a call of SQLite for each row."""
         super().make(jobs)
         for job in jobs:
-            if isinstance(job.value, Taken):
+            if job.error is None and isinstance(job.value, Taken):
                 try:
                     job.value = self._read(job.value)
-                except sqlite3.Error as error:
+                except Exception as error:  # which is none of the other calls
                     job.error = self._told(error)
 
     def take(self, limit: int, suspects: int) -> Taken:
         """Begin to receive; ``make`` gives the messages. See ``Broker.receive``."""
         if not self._has_some(suspects):
             return Taken()
-        write, now, owner = self.writing(), time(), getrandbits(62) + 1
+        write, now, owner = self.writing(), time(), randbits(62) + 1
         found = self._ready(SUSPECT, now, suspects)
         found += self._ready(FRESH, now, limit - len(found))
         taken = Taken([(seq, owner) for seq in found])
@@ -79,7 +79,7 @@ class QueueFile(DatabaseFile):
         """The messages, in order; a lease may be over, and somebody else may have it."""
         messages: list[Message] = []
         for run in runs_of(taken):
-            rows = self.reading().execute(f"SELECT {MESSAGE}, seq FROM message WHERE {OURS}", run)
+            rows = self.reading().execute(f"SELECT {MESSAGE}, seq FROM message WHERE {OURS} ORDER BY seq", run)
             messages += [message_in(row, (row[-1], run.owner)) for row in rows.fetchall()]
         if taken != sorted(taken):  # some had been given back, or were delayed
             places = {receipt: place for place, receipt in enumerate(taken)}

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-__all__ = ["OURS", "Receipt", "Run", "Taken", "runs_of"]
+from .rows import Receipt
 
-Receipt = tuple[int, int]
-"""Names a delivery: the message's number, and the owner, drawn anew by each receive: so no receipt fits a later
-delivery, not even to the same process."""
+__all__ = ["OURS", "Run", "Taken", "runs_of"]
 
 
 class Taken(list[Receipt]):

@@ -96,6 +96,9 @@ class Line:
 _lines: WeakValueDictionary[str, Line] = WeakValueDictionary()
 """By the path of the lock file."""
 
+_lock = Lock()
+"""Between threads that look for their line."""
+
 
 class Turns:
     """See the module; of one connection."""
@@ -108,7 +111,8 @@ class Turns:
     def open(self, path: str) -> None:
         """Open the lock file, and make it if it is not there; raises ``OSError``."""
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
-        self._line = _lines.setdefault(path, self._line)
+        with _lock:
+            self._line = _lines.setdefault(path, self._line)
 
     def wait(self, go_on: Callable[[], None]) -> None:
         """Wait for the turn; returns at once if it is there already. ``go_on()`` raises when it is time to give up."""
