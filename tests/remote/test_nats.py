@@ -30,6 +30,8 @@ import nats  # noqa: E402  # it may be missing
 from nats.aio.msg import Msg  # noqa: E402  # likewise
 
 from asyncpc.remote.engines.nats import NatsBroker  # noqa: E402  # needs it
+from asyncpc.remote.engines.nats_connection import Connection  # noqa: E402  # likewise
+from asyncpc.remote.engines.nats_message import Delivery  # noqa: E402  # likewise
 
 pytestmark = pytest.mark.thorough
 
@@ -275,6 +277,50 @@ async def test_a_stalled_server_is_noticed(tmp_path: Path, connect: Open) -> Non
     finally:
         server.send(signal.SIGCONT)
         await asyncio.to_thread(server.stop)
+
+
+CALLS: list[Callable[[NatsBroker], Awaitable[object]]] = [
+    lambda broker: broker.receive(1, 5.0, 1),
+    lambda broker: broker.publish([outgoing(b"1")]),
+    lambda broker: broker.depth(),
+    lambda broker: broker.dead(1, ""),
+    lambda broker: broker.ack([an_old_delivery()]),
+    lambda broker: broker.extend([an_old_delivery()]),
+]
+
+
+def an_old_delivery() -> Message:
+    """One that an earlier connection has received, and that is still ours."""
+    receipt = Delivery("$JS.ACK.jobs.workers.1.1.1.1.0", time.monotonic() + 60.0, Connection("", False))
+    return Message("1", b"", 1, 0.0, {}, receipt)
+
+
+async def test_nothing_goes_by_a_connection_that_is_not_whole() -> None:
+    """Protects a call that comes while another connects again: to half a connection all old deliveries were lost."""
+    arrived = asyncio.Event()
+    writers: list[asyncio.StreamWriter] = []
+
+    async def take_no_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        writer.write(b'INFO {"server_id":"x","version":"2.12.0","headers":true,"max_payload":1048576}\r\n')
+        await reader.readuntil(b"PING\r\n")
+        writer.write(b"PONG\r\n")
+        await reader.readuntil(b"$JS.API.STREAM.INFO")
+        arrived.set()
+
+    async with await asyncio.start_server(take_no_request, "127.0.0.1", 0) as listener:
+        port = listener.sockets[0].getsockname()[1]
+        broker = NatsBroker(f"nats://127.0.0.1:{port}/jobs", Settings(30.0, "dead", {}))
+        opening = asyncio.create_task(broker.open())
+        await arrived.wait()
+        for call in CALLS:
+            with pytest.raises(Disconnected, match="not connected"):
+                await call(broker)
+        for writer in writers:
+            writer.transport.abort()
+        with pytest.raises(Disconnected):
+            await opening
+        await broker.close()
 
 
 WORKER = """

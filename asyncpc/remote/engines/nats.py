@@ -70,13 +70,13 @@ class NatsBroker:
         connection = Connection(self._where, self._is_encrypted)
         await connection.open(self._options)
         streams = Streams(connection, self._queue, self._dead_letter)
-        pulls = Pulls(connection, streams.consumer, lambda one: delivered(one, self._ours_for, connection))
-        self._now = _Opened(connection, streams, pulls)
         try:
             await streams.make(self._lease)
         except BaseException:
-            await self.close()
+            await connection.close()
             raise
+        pulls = Pulls(connection, streams.consumer, lambda one: delivered(one, self._ours_for, connection))
+        self._now = _Opened(connection, streams, pulls)  # now that it is whole: other calls may come at any time
         self.guarantees = self.guarantees._replace(delays=streams.can_delay)
 
     async def close(self) -> None:
