@@ -540,6 +540,66 @@ async def test_messages_of_other_programs(server: Nats, connect: Open) -> None:
     assert [one.time for one in messages] == pytest.approx([time.time()] * 2, abs=10)
 
 
+MOST = 2**20
+"""Bytes that the server takes of a message and its headers."""
+
+
+async def put_by_hand(server: Nats, subject: str, headers: bytes, size: int) -> None:
+    """Put a message as another program may: with headers that no client of ours would send."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    head = b"NATS/1.0\r\n" + headers + b"\r\n"
+    writer.write(b'CONNECT {"headers": true, "verbose": false}\r\n')
+    writer.write(b"HPUB %s %d %d\r\n" % (subject.encode(), len(head), len(head) + size) + head + b"x" * size)
+    writer.write(b"\r\nPING\r\n")
+    await reader.readuntil(b"PONG")
+    writer.close()
+    await writer.wait_closed()
+
+
+@pytest.mark.parametrize(
+    ("headers", "size", "kept", "why"),
+    [
+        (b"", MOST - 12, range(MOST - 2000, MOST - 12), "no more than this of 1048564 bytes"),
+        (b"x-a: %s\r\n" % (b"x" * 65_000), 10, range(10, 11), ""),
+        (b"x-a: %s\r\n" % (b"x" * 65_480), 10, range(10, 11), "its headers are lost"),
+        (b"x-a: %s\r\n" % (b"x" * 60_000), MOST - 60_050, range(MOST - 60_050, MOST - 60_049), "its headers are lost"),
+        (b"Nats-Msg-Id: %s\r\n" % ("é".encode() * 32_000), 10, range(10, 11), "its headers are lost"),
+        (b"(x): x\r\n", 10, range(10, 11), "because"),
+    ],
+    ids=["body", "failure", "headers", "headers and body", "id", "name"],
+)
+async def test_what_another_program_could_just_put_goes_back_and_is_buried(
+    server: Nats, connect: Open, headers: bytes, size: int, kept: range, why: str
+) -> None:
+    """Protects the connection, which the server ends if a copy is too long: the session would connect for ever."""
+    url = server.url()
+    broker = await connect(url)
+    await put_by_hand(server, url.rsplit("/", 1)[1], headers, size)
+    for _ in range(2):
+        (message,) = await received(broker, 1)
+        await broker.release([message], 0.0, counted=False)
+    (message,) = await received(broker, 1)
+    await broker.bury([(message, b'{"reason": "because", "traceback": "%s"}' % (b"x" * 20_000))])
+    (dead,) = await broker.dead(10, "")
+    assert len(dead.message.body) in kept
+    assert why in dead.failure.decode()
+    assert (await broker.depth())[:4] == (0, 0, 0, 1)
+
+
+async def test_a_message_with_headers_that_the_server_cannot_take_fails_alone(server: Nats, connect: Open) -> None:
+    """Protects the others of the same call, and the connection."""
+    broker = await connect(server.url())
+    long = [
+        Outgoing("1", b"", {"x-a": "x" * 70_000}),
+        Outgoing("2", b"x" * 980_000, {"x-a": "x" * 60_000}),
+        Outgoing("3", b"x" * 980_000, {"x-a": "x" * 70_000}),
+    ]
+    with pytest.raises(PublishError, match="65535 of headers") as caught:
+        await broker.publish([outgoing(b"first"), *long, outgoing(b"last")])
+    assert caught.value.unconfirmed == long
+    assert [one.body for one in await received(broker, 2)] == [b"first", b"last"]
+
+
 async def test_a_message_that_the_server_cannot_take_fails_alone(server: Nats, connect: Open) -> None:
     """Too long, it would end the connection; a failure that is too long for the dead letter is left out."""
     broker = await connect(server.url())
@@ -551,6 +611,15 @@ async def test_a_message_that_the_server_cannot_take_fails_alone(server: Nats, c
     await broker.bury([(message, b'{"traceback": "%s"}' % (b"x" * 50_000))])
     (dead,) = await broker.dead(10, "")
     assert (len(dead.message.body), dead.failure) == (1_000_000, b"{}")
+
+
+async def test_a_queue_may_be_named_like_a_word_of_the_server(server: Nats, connect: Open) -> None:
+    """Protects what is put into a queue named "error": its name is in each answer, as that of an error would be."""
+    broker = await connect(f"{server.url().rsplit('/', 1)[0]}/error")
+    await broker.publish([outgoing(b"body")])
+    (message,) = await received(broker, 1)
+    await broker.release([message], 0.0, counted=False)
+    assert await broker.ack(await received(broker, 1)) == 1
 
 
 async def test_a_lease_that_was_changed_holds_for_the_next_process(server: Nats, connect: Open) -> None:

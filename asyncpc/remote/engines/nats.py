@@ -10,11 +10,10 @@ forgotten its last deliveries; it never answers their acks, so they count as los
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from ..broker import (
     SUSPECT_AFTER,
@@ -29,8 +28,9 @@ from ..broker import (
 )
 from .nats_address import read
 from .nats_connection import AT_ONCE, Connection, Request
-from .nats_message import KEPT_FREE, Delivery, delivered, headers_of, later, letter, quoted
+from .nats_message import KEPT_FREE, Delivery, back_after, delivered, digest, headers_of, later, letter
 from .nats_pulls import Pulls
+from .nats_putting import put
 from .nats_streams import Streams
 
 __all__ = ["NatsBroker"]
@@ -155,16 +155,24 @@ class NatsBroker:
             await self._opened().connection.call(requests[-1:], quiet=requests[:-1])
 
     async def release(self, messages: Sequence[Message], delay: float, counted: bool) -> None:
-        """See ``Broker``; what is no attempt, or has a delay, goes to the end of the queue."""
+        """See ``Broker``; what is no attempt, or has a delay, goes to the end of the queue.
+
+        What the server does not take as a copy, since that is too long, goes back as it is, and counts as an attempt.
+        """
         ours = self._ours(messages)
         if counted and not (delay > 0 and self.guarantees.delays):
-            await self._settle(ours, b'-NAK {"delay": %d}' % int(delay * 1e9) if delay > 0 else b"-NAK")
+            await self._settle(ours, back_after(delay))
             return
         again = []
         for one in ours:
             outgoing = Outgoing(one.id, one.body, one.headers, delay, time=one.time)
             again.append(self._request(outgoing, f"%release/{one.receipt.name}", one.attempt - (not counted)))
-        await self._put(again, ours)
+        try:
+            await put(self._opened().connection, again, ours)
+        except PublishError as error:
+            refused = set(map(id, error.unconfirmed))
+            await self._settle([one for one in ours if id(one) in refused], back_after(delay))
+            ours = [one for one in ours if id(one) not in refused]
         await self._settle(ours)
 
     async def bury(self, dead: Sequence[tuple[Message, bytes]]) -> None:
@@ -173,7 +181,7 @@ class NatsBroker:
         ours = self._ours([message for message, _ in dead])
         dead_subject, longest = self._opened().streams.dead_subject, self._opened().connection.longest
         letters = [letter(dead_subject, self._queue, one, failures[id(one)], longest) for one in ours]
-        await self._put(letters, ours)
+        await put(self._opened().connection, letters, ours)
         await self._settle(ours)
 
     async def extend(self, messages: Sequence[Message]) -> list[Message]:
@@ -189,27 +197,14 @@ class NatsBroker:
 
     async def publish(self, messages: Sequence[Outgoing]) -> None:
         """See ``Broker``."""
-        most = self._opened().connection.longest
-        longest = most - min(KEPT_FREE, most // 4)
-        fitting = [one for one in messages if len(one.body) <= longest]
-        await self._put([self._request(one) for one in fitting], fitting)
-        if len(fitting) < len(messages):
-            long = [one for one in messages if len(one.body) > longest]
-            raise PublishError(f"{self._where} takes at most {longest} bytes a message (see max_payload)", long)
+        connection = self._opened().connection
+        requests = [self._request(one) for one in messages]
+        await put(connection, requests, messages, kept_free=min(KEPT_FREE, connection.longest // 4))
 
     def _request(self, message: Outgoing, unique: str = "", attempts: int = 0) -> Request:
         if message.delay > 0 and self.guarantees.delays:
             return later(self._queue, message, unique, attempts)
         return Request(self._queue, message.body, headers_of(message, unique, attempts))
-
-    async def _put(self, requests: Sequence[Request], messages: Sequence[Any]) -> None:
-        refused, why = [], ""
-        for message, answer in zip(messages, await self._opened().connection.call(requests), strict=True):
-            if b'"error"' in answer.data:
-                refused.append(message)
-                why = json.loads(answer.data)["error"].get("description", "")
-        if refused:
-            raise PublishError(f"{self._where}: {why}", refused)
 
     # -- looking ----------------------------------------------------------------------------------
 
@@ -232,8 +227,8 @@ class NatsBroker:
         again = []
         for place, one in found:
             outgoing = Outgoing(one.id, one.body, one.headers, time=one.time)
-            again.append(self._request(outgoing, f"%requeue/{streams.dead}/{place}/{quoted(one.id)}"))
-        await self._put(again, again)
+            again.append(self._request(outgoing, f"%requeue/{streams.dead}/{place}/{digest(one.id)}"))
+        await put(self._opened().connection, again, again)
         await streams.forget_letters([place for place, _ in found])
         return len(found)
 

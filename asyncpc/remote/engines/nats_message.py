@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import string
 import time
 from datetime import UTC, datetime
@@ -13,20 +15,36 @@ from nats.aio.msg import Msg
 
 from ..broker import Message, Outgoing
 from .nats_connection import Connection, Request
+from .nats_putting import fits, size_of
 
-__all__ = ["KEPT_FREE", "Delivery", "delivered", "headers_of", "later", "letter", "message_of", "quoted"]
+__all__ = [
+    "KEPT_FREE",
+    "Delivery",
+    "back_after",
+    "delivered",
+    "digest",
+    "fits",
+    "headers_of",
+    "later",
+    "letter",
+    "message_of",
+]
 
 SAFE: Final = string.punctuation.replace("%", "")
 """Characters that an id has in a header as they are."""
 
+NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+"""Names of headers that the client can send; it receives others too."""
 
 FAILURE: Final = 40_000
-"""Bytes kept free in each message for what it may fail of later; the server takes 64 KiB of headers."""
+"""Bytes of a failure that are kept."""
 
-HEADERS: Final = 8192
-"""Bytes kept free for headers."""
+KEPT_FREE: Final = FAILURE + 8192
+"""Bytes kept free in each message for the headers of its dead letter."""
 
-KEPT_FREE: Final = FAILURE + HEADERS
+LONGEST_ID: Final = 1000
+LONGEST_REASON: Final = 1000
+"""Characters that are kept in a dead letter which would be too long."""
 
 
 class Delivery:
@@ -51,6 +69,11 @@ class Delivery:
         return f"{self.sequence}/{self.delivered}"
 
 
+def back_after(delay: float) -> bytes:
+    """What to answer for a delivery to come again after so many seconds."""
+    return b'-NAK {"delay": %d}' % int(delay * 1e9) if delay > 0 else b"-NAK"
+
+
 def delivered(one: Msg, seconds: float, connection: Connection) -> Message:
     """A message that has just come, and is ours for so many seconds."""
     receipt = Delivery(one.reply, time.monotonic() + seconds, connection)
@@ -65,7 +88,11 @@ def message_of(one: Msg, sequence: int, delivered: int = 0, receipt: Delivery | 
     put = _number(headers.get("Asyncpc-Time"), 0.0)
     if not put:  # another program put it
         put = receipt.stamp if receipt else datetime.fromisoformat(headers["Nats-Time-Stamp"]).timestamp()
-    others = {name: value for name, value in headers.items() if not name.startswith(("Nats-", "Asyncpc-"))}
+    others = {
+        name: value
+        for name, value in headers.items()
+        if not name.startswith(("Nats-", "Asyncpc-")) and NAME.fullmatch(name)
+    }
     return Message(unquote(identity), one.data, attempt, put, others, receipt)
 
 
@@ -86,21 +113,40 @@ def later(queue: str, message: Outgoing, unique: str, attempts: int) -> Request:
     headers = headers_of(message, unique, attempts)
     headers |= {"Nats-Schedule": f"@at {due}", "Nats-Schedule-Target": queue}
     headers.setdefault("Asyncpc-Id", headers["Nats-Msg-Id"])  # the server may use another one when it is due
-    name = blake2b(headers["Nats-Msg-Id"].encode(), digest_size=16).hexdigest()
-    return Request(f"{queue}.later.{name}", message.body, headers)
+    return Request(f"{queue}.later.{digest(headers['Nats-Msg-Id'])}", message.body, headers)
 
 
 def letter(subject: str, queue: str, one: Message, failure: bytes, longest: int) -> Request:
-    """Put a dead letter, with what it failed of as far as the server takes it."""
-    room = min(FAILURE, longest - HEADERS - len(one.body))
-    headers = headers_of(one, f"%bury/{queue}/{one.receipt.name}/{quoted(one.id)}", one.attempt)
-    headers["Asyncpc-Failure"] = failure.decode("utf-8", "replace") if len(failure) <= room else "{}"
-    return Request(subject, one.body, headers)
+    """Put a dead letter; the server takes it in any case, without what is too long of a message of another program."""
+    unique = f"%bury/{queue}/{one.receipt.name}/{digest(one.id)}"
+    bare = one._replace(id=one.id[:LONGEST_ID], headers={})
+    lost = _noted(failure, "the server takes no more than the body of this message: its headers are lost")
+    for message, text in (one, failure), (one, b"{}"), (bare, lost):
+        headers = {**headers_of(message, unique, one.attempt), "Asyncpc-Failure": _kept(text)}
+        if fits(request := Request(subject, one.body, headers), longest):
+            return request
+    lost = _noted(failure, f"the server takes no more than this of {len(one.body)} bytes, and no headers")
+    headers["Asyncpc-Failure"] = _kept(lost)
+    return Request(subject, one.body[: max(0, longest - size_of(headers))], headers)
+
+
+def _kept(failure: bytes) -> str:
+    return failure.decode("utf-8", "replace") if len(failure) <= FAILURE else "{}"
+
+
+def _noted(failure: bytes, note: str) -> bytes:
+    """A failure as short as may be, and what is missing in its dead letter."""
+    try:
+        told = dict(json.loads(failure))
+    except (TypeError, ValueError):  # it is no object
+        told = {}
+    reason = str(told.get("reason", ""))[:LONGEST_REASON]
+    return json.dumps({**told, "reason": f"{reason} ({note})", "traceback": ""}).encode()
 
 
 def headers_of(message: Message | Outgoing, unique: str = "", attempts: int = 0) -> dict[str, str]:
     """``unique`` is the id for the server, where it is not the message's own."""
-    identity = quoted(message.id)
+    identity = _quoted(message.id)
     headers = {**message.headers, "Nats-Msg-Id": unique or identity}
     if unique:
         headers["Asyncpc-Id"] = identity
@@ -111,6 +157,11 @@ def headers_of(message: Message | Outgoing, unique: str = "", attempts: int = 0)
     return headers
 
 
-def quoted(identity: str) -> str:
+def _quoted(identity: str) -> str:
     """An id as it can stand in a header, which takes no line ends."""
     return quote(identity, SAFE)
+
+
+def digest(text: str) -> str:
+    """A short name for a text."""
+    return blake2b(text.encode(), digest_size=16).hexdigest()
