@@ -35,6 +35,8 @@ class Proxy:
         """Seconds that each piece waits at most, in turn with those before it."""
         self.cuts = 0.0
         """Probability that a piece is passed on in part, and the connection is cut."""
+        self.stalls_at = b""
+        """Of a connection, nothing more passes from the piece on in which these bytes are."""
         self.has_cut: int = 0
         """Pieces that it has cut."""
         self.port: int = free_port()
@@ -101,6 +103,8 @@ class Proxy:
     async def _pump(self, link: _Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while piece := await reader.read(65536):
+                if self.stalls_at and self.stalls_at in piece:
+                    link.flows.clear()
                 await link.flows.wait()
                 if self.delay:
                     await asyncio.sleep(self._draw.uniform(0, self.delay))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import shutil
 import signal
@@ -18,6 +19,7 @@ from urllib.parse import quote
 
 import pytest
 from remote.brokers import connecting
+from remote.proxy import Proxy
 from remote.servers import Nats, client_of, must_have
 
 from asyncpc import DefinitionError
@@ -28,6 +30,7 @@ client_of("nats")
 
 import nats  # noqa: E402  # it may be missing
 from nats.aio.msg import Msg  # noqa: E402  # likewise
+from nats.aio.subscription import Subscription  # noqa: E402  # likewise
 
 from asyncpc.remote.engines.nats import NatsBroker  # noqa: E402  # needs it
 from asyncpc.remote.engines.nats_connection import Connection  # noqa: E402  # likewise
@@ -388,6 +391,7 @@ async def listening(server: Nats, subject: str) -> AsyncIterator[asyncio.Queue[M
         await client.subscribe(subject, cb=heard.put)
         await client.flush()
         yield heard
+        await client.drain()  # so that all that was sent before is heard
     finally:
         await client.close()
 
@@ -422,7 +426,7 @@ async def test_messages_that_come_singly_are_asked_for_once(server: Nats, connec
             assert await broker.ack(await waiting) == 1
             waiting = asyncio.create_task(broker.receive(10, 60.0, 1))
         await broker.depth()
-        assert requests.empty()
+    assert requests.empty()
     broker.wake()
     assert await waiting == []
 
@@ -442,6 +446,72 @@ async def test_what_came_after_the_last_receive_goes_to_others(server: Nats, con
     await second.publish([outgoing(b"third")])
     (message,) = await received(second, 1)
     assert (message.body, message.attempt) == (b"third", 1)
+
+
+async def test_a_second_wake_begins_nothing_that_outlives_the_connection(server: Nats, connect: Open) -> None:
+    """Protects the end of a process: of two that give back, close waited for the second only."""
+    async with Proxy(server.port) as proxy:
+        url = server.url(host=proxy.host, port=proxy.port)
+        broker = await connect(url)
+        waiting = await waiting_at(server, url, broker)
+        await broker.publish([outgoing()])
+        assert await broker.ack(await waiting) == 1
+        proxy.stall()
+        for _ in range(2):
+            broker.wake()
+            await asyncio.sleep(0)
+        await broker.close()
+        assert not [one for one in asyncio.all_tasks() if "gives back" in one.get_name()]
+
+
+async def test_a_receive_after_two_wakes_gets_what_comes(server: Nats, connect: Open) -> None:
+    """Protects the next receive: it waited for an answer to what was asked for before, and got nothing to its end."""
+    async with Proxy(server.port) as proxy:
+        url = server.url(host=proxy.host, port=proxy.port)
+        broker, other = await connect(url), await connect(f"nats://127.0.0.1:{server.port}/{url.rsplit('/', 1)[1]}")
+        waiting = await waiting_at(server, url, broker)
+        await other.publish([outgoing()])
+        assert await broker.ack(await waiting) == 1
+        proxy.stall()
+        for _ in range(2):
+            broker.wake()
+            await asyncio.sleep(0)
+        waiting = asyncio.create_task(broker.receive(3, 20.0, 1))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        proxy.heal()
+        await other.publish([outgoing() for _ in range(9)])
+        assert await broker.ack(await waiting) > 0
+        await broker.close()
+
+
+async def test_close_waits_for_no_server_that_stalls_meanwhile(server: Nats, connect: Open) -> None:
+    """Protects the end of a process: what came and was not received goes back, but not at any price."""
+    async with Proxy(server.port) as proxy:
+        url = server.url(host=proxy.host, port=proxy.port)
+        broker = await connect(url)
+        await one_waits(server, url, broker)
+        proxy.stalls_at = b"%release/"
+        began = time.monotonic()
+        await broker.close()
+        assert time.monotonic() - began < 8  # and not as long as a call may take
+
+
+async def test_wakes_leave_nothing_behind(server: Nats, connect: Open) -> None:
+    """Protects the memory of a worker that runs for months, and asks anew after each wake."""
+    broker = await connect(server.url())
+
+    def subscriptions() -> int:
+        gc.collect()
+        return sum(isinstance(one, Subscription) for one in gc.get_objects())
+
+    before = subscriptions()
+    for _ in range(10):
+        waiting = asyncio.create_task(broker.receive(5, 60.0, 1))
+        await asyncio.sleep(0)
+        broker.wake()
+        assert await waiting == []
+    assert subscriptions() <= before
 
 
 async def test_what_waits_to_be_received_keeps_its_lease(server: Nats, connect: Open) -> None:

@@ -26,8 +26,9 @@ from ..broker import (
     PublishError,
     Settings,
 )
+from .messages import AT_ONCE
 from .nats_address import read
-from .nats_connection import AT_ONCE, Connection, Request
+from .nats_connection import Connection, Request
 from .nats_message import KEPT_FREE, Delivery, back_after, delivered, digest, headers_of, later, letter
 from .nats_pulls import Pulls
 from .nats_putting import put
@@ -37,6 +38,9 @@ __all__ = ["NatsBroker"]
 
 MARGIN: Final = 2.0
 """Seconds before the end of a lease after which a delivery counts as lost; at most a quarter of the lease."""
+
+GIVING_BACK: Final = 1.0
+"""Seconds that may pass at the end until what came and was not received is back."""
 
 
 class _Opened(NamedTuple):
@@ -85,10 +89,14 @@ class NatsBroker:
             connection, _, pulls = self._now
             try:
                 pulls.wake()
-                await self._given_back()
-                await self._give_back(pulls)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(GIVING_BACK):
+                        await self._given_back()
+                        await self._give_back(pulls)
             finally:
                 self._now = None
+                if self._giving_back is not None:
+                    self._giving_back.cancel()
                 await connection.close()
 
     def _opened(self) -> _Opened:
@@ -101,9 +109,9 @@ class NatsBroker:
     async def receive(self, limit: int, wait: float, suspects: int) -> list[Message]:
         """See ``Broker``; the lease is that of whoever receives, not of those who only put or look."""
         _, streams, pulls = self._opened()
-        pulls.is_asked_back = False
+        pulls.is_woken = False
         await self._given_back()
-        await streams.lend_for(self._lease)
+        await streams.set_lease(self._lease)
         await pulls.wait(limit, wait)
         messages = pulls.take(limit)
         if any(one.attempt > SUSPECT_AFTER for one in messages):  # nothing is to wait here while it is at work
@@ -113,14 +121,15 @@ class NatsBroker:
 
     def wake(self) -> None:
         """See ``Broker``; also without such a call, what would come here later goes to others."""
-        if self._now is not None and not self._now.pulls.wake() and self._now.pulls.is_open:
+        if self._now is None or self._now.pulls.wake() or not self._now.pulls.is_open:
+            return
+        if self._giving_back is None or self._giving_back.done():  # else that one will do
             name = f"asyncpc: {self._queue} gives back"
             self._giving_back = asyncio.create_task(self._give_back(self._now.pulls), name=name)
 
     async def _given_back(self) -> None:
-        if self._giving_back is not None:
-            await self._giving_back
-            self._giving_back = None
+        if self._giving_back is not None and not self._giving_back.done():
+            await asyncio.wait([self._giving_back])  # whoever waits for it neither ends with it nor cancels it
 
     async def _give_back(self, pulls: Pulls) -> None:
         """Ask for no more; what came and was not received goes to others."""

@@ -20,20 +20,16 @@ from nats.errors import Error, SecureConnWantedError
 from ...errors import DefinitionError
 from ...wording import summary
 from ..broker import Disconnected
+from .messages import parts
 from .nats_address import OURS
 
-__all__ = ["AT_ONCE", "CLOSING", "PATIENCE", "Connection", "Request"]
+__all__ = ["PATIENCE", "Connection", "Request"]
 
 PATIENCE: Final = 10.0
 """Seconds without a word from the server after which the connection is given up."""
 
 CLOSING: Final = 2.0
 """Seconds that what is said last may take."""
-
-AT_ONCE: Final = 1000
-"""Requests that are sent before their answers are waited for."""
-
-BYTES_AT_ONCE: Final = 8 * 2**20
 
 
 class Request(NamedTuple):
@@ -130,6 +126,17 @@ class Connection:
         self._subscriptions.append(made)
         return made
 
+    async def unsubscribe(self, subscription: Subscription) -> None:
+        """Let what is under way come first. Returns within some seconds, whatever the server does."""
+        drain: Callable[[], Awaitable[None]] = subscription.drain  # the client declares no types here
+        self.check()
+        try:
+            async with asyncio.timeout(CLOSING):
+                await drain()
+        except (OSError, Error, TimeoutError) as error:
+            raise self.lost(error) from None
+        self._subscriptions.remove(subscription)
+
     async def close(self) -> None:
         """Let go of the socket, within some seconds, whatever the server does."""
         self._end()
@@ -177,7 +184,7 @@ class Connection:
         try:
             for one in quiet:
                 await self._client.publish(one.subject, one.body, "", one.headers)
-            for part in _parts(requests):
+            for _, part in parts(requests):
                 answers += await self._call(part)
         except Error as error:
             raise self.lost(error) from None
@@ -230,14 +237,3 @@ class Connection:
 
 def _nothing() -> None:
     """Nobody is told."""
-
-
-def _parts(requests: Sequence[Request]) -> Iterator[Sequence[Request]]:
-    first = size = 0
-    for place, one in enumerate(requests):
-        if place - first == AT_ONCE or size >= BYTES_AT_ONCE:
-            yield requests[first:place]
-            first, size = place, 0
-        size += len(one.body)
-    if requests:
-        yield requests[first:]

@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote
 from nats.aio.msg import Msg
 
 from ..broker import Message, Outgoing
+from .messages import FAILURE, kept, number_of
 from .nats_connection import Connection, Request
 from .nats_putting import fits, size_of
 
@@ -35,9 +36,6 @@ SAFE: Final = string.punctuation.replace("%", "")
 
 NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 """Names of headers that the client can send; it receives others too."""
-
-FAILURE: Final = 40_000
-"""Bytes of a failure that are kept."""
 
 KEPT_FREE: Final = FAILURE + 8192
 """Bytes kept free in each message for the headers of its dead letter."""
@@ -84,8 +82,8 @@ def message_of(one: Msg, sequence: int, delivered: int = 0, receipt: Delivery | 
     """What the server keeps at that place, whoever put it."""
     headers = one.headers or {}
     identity = headers.get("Asyncpc-Id") or headers.get("Nats-Msg-Id") or str(sequence)
-    attempt = delivered + int(_number(headers.get("Asyncpc-Attempts"), 0))
-    put = _number(headers.get("Asyncpc-Time"), 0.0)
+    attempt = delivered + int(number_of(headers.get("Asyncpc-Attempts"), 0))
+    put = number_of(headers.get("Asyncpc-Time"), 0.0)
     if not put:  # another program put it
         put = receipt.stamp if receipt else datetime.fromisoformat(headers["Nats-Time-Stamp"]).timestamp()
     others = {
@@ -94,17 +92,6 @@ def message_of(one: Msg, sequence: int, delivered: int = 0, receipt: Delivery | 
         if not name.startswith(("Nats-", "Asyncpc-")) and NAME.fullmatch(name)
     }
     return Message(unquote(identity), one.data, attempt, put, others, receipt)
-
-
-def _number(text: str | None, other: float) -> float:
-    """What a header says, if it can be believed (fault F10)."""
-    if text is None:
-        return other
-    try:
-        number = float(text)
-    except ValueError:
-        return other
-    return number if 0 <= number < 1e12 else other
 
 
 def later(queue: str, message: Outgoing, unique: str, attempts: int) -> Request:
@@ -122,16 +109,12 @@ def letter(subject: str, queue: str, one: Message, failure: bytes, longest: int)
     bare = one._replace(id=one.id[:LONGEST_ID], headers={})
     lost = _noted(failure, "the server takes no more than the body of this message: its headers are lost")
     for message, text in (one, failure), (one, b"{}"), (bare, lost):
-        headers = {**headers_of(message, unique, one.attempt), "Asyncpc-Failure": _kept(text)}
+        headers = {**headers_of(message, unique, one.attempt), "Asyncpc-Failure": kept(text)}
         if fits(request := Request(subject, one.body, headers), longest):
             return request
     lost = _noted(failure, f"the server takes no more than this of {len(one.body)} bytes, and no headers")
-    headers["Asyncpc-Failure"] = _kept(lost)
+    headers["Asyncpc-Failure"] = kept(lost)
     return Request(subject, one.body[: max(0, longest - size_of(headers))], headers)
-
-
-def _kept(failure: bytes) -> str:
-    return failure.decode("utf-8", "replace") if len(failure) <= FAILURE else "{}"
 
 
 def _noted(failure: bytes, note: str) -> bytes:

@@ -11,7 +11,7 @@ import asyncio
 import json
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
 from typing import Any, Final
@@ -22,7 +22,7 @@ from nats.errors import Error
 from nats.js.api import Header
 
 from ..broker import Message
-from .nats_connection import CLOSING, PATIENCE, Connection
+from .nats_connection import PATIENCE, Connection
 
 __all__ = ["Pulls"]
 
@@ -36,7 +36,7 @@ class Pulls:
     def __init__(self, connection: Connection, consumer: str, read: Callable[[Msg], Message]) -> None:
         self.ready: deque[Message] = deque()
         """What came and was not received yet; a request that stays open may add to it at any time."""
-        self.is_asked_back: bool = False
+        self.is_woken: bool = False
         """Whether :meth:`wait` is to wait no longer."""
         self._connection: Connection = connection
         self._subject: str = f"$JS.API.CONSUMER.MSG.NEXT.{consumer}"
@@ -57,15 +57,15 @@ class Pulls:
         return bool(self._expected or self.ready)
 
     async def wait(self, limit: int, wait: float) -> None:
-        """Return when ``ready`` has something, after so many seconds, or when it was asked back."""
+        """Return when ``ready`` has something, after so many seconds, or when it was woken."""
         ends, self._is_waiting = time.monotonic() + wait, True
-        self._connection.check()
         try:
+            self._connection.check()
             if not self.ready and not self._expected:
                 await self._ask_for(limit, {"no_wait": True})
                 while self._expected:
                     await self._something(self._due)
-            while not self.ready and not self.is_asked_back and (left := ends - time.monotonic()) > 0:
+            while not self.ready and not self.is_woken and (left := ends - time.monotonic()) > 0:
                 if not self._expected:
                     await self._ask_for(limit, {"expires": 1_000_000 + int(left * 1e9)})
                 await self._something(ends)
@@ -73,7 +73,7 @@ class Pulls:
             raise self._connection.lost(error) from None
         finally:
             self._is_waiting = False
-        if self.is_asked_back:
+        if self.is_woken:
             await self.stop()
 
     def take(self, limit: int) -> list[Message]:
@@ -88,7 +88,7 @@ class Pulls:
 
     def wake(self) -> bool:
         """Let :meth:`wait` stop, and return; False if nobody waits."""
-        self.is_asked_back = True
+        self.is_woken = True
         self._changed.set()
         return self._is_waiting
 
@@ -96,15 +96,11 @@ class Pulls:
         """Ask for no more; what is under way comes first. Returns within some seconds, whatever the server does."""
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
-            drain: Callable[[], Awaitable[None]] = subscription.drain  # the client declares no types here
-            self._connection.check()
             try:
-                async with asyncio.timeout(CLOSING):
-                    await drain()
-            except (OSError, Error, TimeoutError) as error:
-                raise self._connection.lost(error) from None
+                await self._connection.unsubscribe(subscription)
             finally:
                 self._expected = 0
+                self._changed.set()
 
     async def _ask_for(self, batch: int, how: dict[str, Any]) -> None:
         if self._subscription is None:  # at a place of its own, where nothing comes that was asked for before

@@ -53,9 +53,9 @@ class Streams:
         self._config = found.get("config", {})  # somebody may have made it with other limits
         if not self._config:
             self._config = {"name": "workers", "durable_name": "workers", "max_ack_pending": -1, "max_waiting": 10_000}
-            await self.lend_for(lease)
+            await self.set_lease(lease)
 
-    async def lend_for(self, lease: float) -> None:
+    async def set_lease(self, lease: float) -> None:
         """Let the consumer hand out messages for so many seconds."""
         fixed = {
             "ack_policy": "explicit",

@@ -1,0 +1,50 @@
+"""What the engines for brokers share: how much they send at once, and what they write into headers, and read there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final, Protocol, TypeVar
+
+__all__ = ["AT_ONCE", "FAILURE", "kept", "number_of", "parts"]
+
+AT_ONCE: Final = 1000
+"""Messages that are sent before their answers are waited for."""
+
+BYTES_AT_ONCE: Final = 8 * 2**20
+
+FAILURE: Final = 40_000
+"""Bytes of a failure that are kept: NATS takes 64 KiB of headers, RabbitMQ one frame, by default of 128 KiB."""
+
+
+class _Sent(Protocol):
+    @property
+    def body(self) -> bytes: ...
+
+
+S = TypeVar("S", bound=_Sent)
+
+
+def parts(messages: Sequence[S]) -> Iterator[tuple[int, Sequence[S]]]:
+    """The messages in parts to send one after the other, each with the place of its first."""
+    first = size = 0
+    for place, one in enumerate(messages):
+        if place - first == AT_ONCE or size >= BYTES_AT_ONCE:
+            yield first, messages[first:place]
+            first, size = place, 0
+        size += len(one.body)
+    if messages:
+        yield first, messages[first:]
+
+
+def kept(failure: bytes) -> str:
+    """What stands of a failure in the headers of a dead letter: all, or nothing if it is too long."""
+    return failure.decode("utf-8", "replace") if len(failure) <= FAILURE else "{}"
+
+
+def number_of(text: str | None, other: float) -> float:
+    """What a header says, if it can be believed (fault F10); else that other number."""
+    try:
+        number = float(text or "")
+    except ValueError:
+        return other
+    return number if 0 <= number < 1e12 else other
