@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import logging
 import shutil
 import signal
@@ -526,20 +527,75 @@ async def test_what_waits_to_be_received_keeps_its_lease(server: Nats, connect: 
     assert len({one.subject for one in both}) == 2
 
 
+async def put_suspects(server: Nats, url: str, number: int) -> None:
+    """Put so many messages that were delivered twice without an end."""
+    client = await nats.connect(server.url().rsplit("/", 1)[0])
+    try:
+        for _ in range(number):
+            name = url.rsplit("/", 1)[1]
+            await client.jetstream().publish(name, b"suspect", headers={"Asyncpc-Attempts": "2"})
+    finally:
+        await client.close()
+
+
 async def test_nothing_waits_beside_a_suspect(server: Nats, connect: Open) -> None:
     """Protects its neighbours: if it kills its process, what waits there would count one more delivery."""
     url = server.url()
     broker = await connect(url)
     waiting = await waiting_at(server, url, broker)
-    client = await nats.connect(url.rsplit("/", 1)[0])
-    try:
-        await client.jetstream().publish(url.rsplit("/", 1)[1], b"suspect", headers={"Asyncpc-Attempts": "2"})
-    finally:
-        await client.close()
+    await put_suspects(server, url, 1)
     (suspect,) = await waiting
     assert suspect.attempt == 3
     await broker.publish([outgoing(b"neighbour")])
     assert (await broker.depth())[:2] == (1, 1)
+
+
+async def test_what_is_beyond_the_limit_does_not_wait_beside_a_suspect(server: Nats, connect: Open) -> None:
+    """Protects other suspects, which came for an earlier receive: they would count one more delivery as well."""
+    url = server.url()
+    broker, other = await connect(url), await connect(url)
+    waiting = await waiting_at(server, url, broker)
+    await broker.publish([outgoing()])
+    assert await broker.ack(await waiting) == 1
+    await put_suspects(server, url, 4)
+    assert (await settled_depth(broker, 0)).unacknowledged == 4
+    (suspect,) = await broker.receive(1, 5.0, 1)
+    assert [one.attempt for one in [suspect, *await received(other, 3)]] == [3] * 4
+
+
+async def test_a_suspect_is_received_whatever_becomes_of_its_connection(server: Nats, connect: Open) -> None:
+    """Protects it against one more delivery that nobody handles: it can be settled by the next connection."""
+    async with Proxy(server.port) as proxy:
+        url = server.url(host=proxy.host, port=proxy.port)
+        broker = await connect(url)
+        waiting = await waiting_at(server, url, broker)
+        await broker.publish([outgoing()])
+        assert await broker.ack(await waiting) == 1
+        await put_suspects(server, url, 1)
+        assert (await settled_depth(broker, 0)).unacknowledged == 1
+        proxy.stall()
+        (suspect,) = await broker.receive(10, 5.0, 1)
+        await broker.close()
+        await broker.open()
+        assert await broker.ack([suspect]) == 1
+        await broker.close()
+
+
+async def test_a_lower_limit_holds_from_the_next_receive_on(server: Nats, connect: Open) -> None:
+    """Protects other processes: what an earlier receive had asked for would come here, beyond the prefetch."""
+    url = server.url()
+    broker = await connect(url)
+    waiting = await waiting_at(server, url, broker)
+    await broker.publish([outgoing()])
+    assert await broker.ack(await waiting) == 1
+    async with listening(server, f"$JS.API.CONSUMER.MSG.NEXT.{url.rsplit('/', 1)[1]}.*") as requests:
+        waiting = asyncio.create_task(broker.receive(1, 60.0, 1))
+        async with asyncio.timeout(10):
+            asked = [json.loads((await requests.get()).data) for _ in range(2)]
+    assert [one["batch"] for one in asked] == [1, 1]
+    await broker.publish([outgoing() for _ in range(5)])
+    assert len(await waiting) == 1
+    assert (await settled_depth(broker, 4)).unacknowledged == 1
 
 
 # -- what the server counts and keeps ----------------------------------------------------------------

@@ -115,8 +115,10 @@ class NatsBroker:
         await pulls.wait(limit, wait)
         messages = pulls.take(limit)
         if any(one.attempt > SUSPECT_AFTER for one in messages):  # nothing is to wait here while it is at work
-            await pulls.stop()
+            with suppress(Disconnected):  # these can be settled by the next connection, too
+                await pulls.stop()
             messages += pulls.take(limit - len(messages))
+            await self._give_back(pulls)
         return messages
 
     def wake(self) -> None:

@@ -61,6 +61,8 @@ class Pulls:
         ends, self._is_waiting = time.monotonic() + wait, True
         try:
             self._connection.check()
+            if self._expected and self._expected + len(self.ready) > limit:
+                await self.stop()
             if not self.ready and not self._expected:
                 await self._ask_for(limit, {"no_wait": True})
                 while self._expected:
