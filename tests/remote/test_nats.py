@@ -623,7 +623,7 @@ async def test_attempts_are_counted_over_every_way_back(server: Nats, connect: O
 
 
 async def test_a_delivery_that_was_lost_settles_nothing(server: Nats, connect: Open) -> None:
-    """Fault E9, also over a new connection: the server would take its ack, and its release, for that of the next."""
+    """Fault E13, also over a new connection: the server would take its ack, and its release, for that of the next."""
     url = server.url()
     first, second = await connect(url, lease=1.0), await connect(url, lease=1.0)
     await first.publish([outgoing(b"a")])

@@ -1,10 +1,10 @@
 """``nats://host/jobs``: a work-queue stream of NATS JetStream, with one consumer that all processes pull from.
 
 What was put lies under the subject ``jobs``, what is delayed under ``jobs.later.…`` until the server moves it, and dead
-letters under ``dead.jobs`` in a stream of their own. The server takes the ack of an old delivery for one of the newest,
-so a delivery is let go here a little before its lease ends there (fault E9). It counts every delivery, so what is given
-back and was no attempt goes in again, as a copy that knows how often it was tried. A server that was killed may have
-forgotten its last deliveries; it never answers their acks, so they count as lost here too.
+letters under ``dead.jobs`` in a stream of their own. The server takes the ack of an old delivery for one of the newest
+(fault E13), so a delivery is let go here a little before its lease ends there. It counts every delivery, so what is
+given back and was no attempt goes in again, as a copy that knows how often it was tried. A server that was killed may
+have forgotten its last deliveries; it never answers their acks, so they count as lost here too.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import Final
 
 from ..broker import (
     SUSPECT_AFTER,
@@ -29,7 +29,8 @@ from ..broker import (
 from .messages import AT_ONCE
 from .nats_address import read
 from .nats_connection import Connection, Request
-from .nats_message import KEPT_FREE, Delivery, back_after, delivered, digest, headers_of, later, letter
+from .nats_link import Link
+from .nats_message import KEPT_FREE, back_after, delivered, digest, headers_of, later, letter
 from .nats_pulls import Pulls
 from .nats_putting import put
 from .nats_streams import Streams
@@ -41,14 +42,6 @@ MARGIN: Final = 2.0
 
 GIVING_BACK: Final = 1.0
 """Seconds that may pass at the end until what came and was not received is back."""
-
-
-class _Opened(NamedTuple):
-    """From one ``open`` to the next ``close``."""
-
-    connection: Connection
-    streams: Streams
-    pulls: Pulls
 
 
 class NatsBroker:
@@ -66,7 +59,7 @@ class NatsBroker:
         self._dead_letter = settings.dead_letter
         self._lease = settings.lease
         self._ours_for = settings.lease - min(settings.lease / 4, MARGIN)
-        self._now: _Opened | None = None
+        self._link: Link | None = None  # while it is connected
         self._giving_back: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -80,126 +73,114 @@ class NatsBroker:
             await connection.close()
             raise
         pulls = Pulls(connection, streams.consumer, lambda one: delivered(one, self._ours_for, connection))
-        self._now = _Opened(connection, streams, pulls)  # now that it is whole: other calls may come at any time
+        self._link = Link(connection, streams, pulls)  # now that it is whole: other calls may come at any time
         self.guarantees = self.guarantees._replace(delays=streams.can_delay)
 
     async def close(self) -> None:
         """See ``Broker``; what came and was not received goes back at once."""
-        if self._now is not None:
-            connection, _, pulls = self._now
-            try:
-                pulls.wake()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(GIVING_BACK):
-                        await self._given_back()
-                        await self._give_back(pulls)
-            finally:
-                self._now = None
-                if self._giving_back is not None:
-                    self._giving_back.cancel()
-                await connection.close()
+        link, self._link = self._link, None
+        if link is None:
+            return
+        link.pulls.wake()
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GIVING_BACK):
+                    await self._given_back()
+                    await self._give_back(link)
+        finally:
+            if self._giving_back is not None:
+                self._giving_back.cancel()
+            await link.connection.close()
 
-    def _opened(self) -> _Opened:
-        if self._now is None:
+    def _linked(self) -> Link:
+        if self._link is None:
             raise Disconnected(f"{self._where}: not connected")
-        return self._now
+        return self._link
 
     # -- receiving --------------------------------------------------------------------------------
 
     async def receive(self, limit: int, wait: float, suspects: int) -> list[Message]:
         """See ``Broker``; the lease is that of whoever receives, not of those who only put or look."""
-        _, streams, pulls = self._opened()
-        pulls.is_woken = False
+        link = self._linked()
+        link.pulls.is_woken = False
         await self._given_back()
-        await streams.set_lease(self._lease)
-        await pulls.wait(limit, wait)
-        messages = pulls.take(limit)
+        await link.streams.set_lease(self._lease)
+        await link.pulls.wait(limit, wait)
+        messages = link.pulls.take(limit)
         if any(one.attempt > SUSPECT_AFTER for one in messages):  # nothing is to wait here while it is at work
             with suppress(Disconnected):  # these can be settled by the next connection, too
-                await pulls.stop()
-            messages += pulls.take(limit - len(messages))
-            await self._give_back(pulls)
+                await link.pulls.stop()
+            messages += link.pulls.take(limit - len(messages))
+            await self._give_back(link)
         return messages
 
     def wake(self) -> None:
         """See ``Broker``; also without such a call, what would come here later goes to others."""
-        if self._now is None or self._now.pulls.wake() or not self._now.pulls.is_open:
+        link = self._link
+        if link is None or link.pulls.wake() or not link.pulls.is_open:
             return
         if self._giving_back is None or self._giving_back.done():  # else that one will do
             name = f"asyncpc: {self._queue} gives back"
-            self._giving_back = asyncio.create_task(self._give_back(self._now.pulls), name=name)
+            self._giving_back = asyncio.create_task(self._give_back(link), name=name)
 
     async def _given_back(self) -> None:
         if self._giving_back is not None and not self._giving_back.done():
             await asyncio.wait([self._giving_back])  # whoever waits for it neither ends with it nor cancels it
 
-    async def _give_back(self, pulls: Pulls) -> None:
+    async def _give_back(self, link: Link) -> None:
         """Ask for no more; what came and was not received goes to others."""
         with suppress(Disconnected, PublishError):  # then its lease runs out
-            await pulls.stop()
-            await self.release(pulls.take(len(pulls.ready)), 0.0, counted=False)
+            await link.pulls.stop()
+            await self._release(link, link.pulls.take(len(link.pulls.ready)), 0.0, counted=False)
 
     # -- settling ---------------------------------------------------------------------------------
 
-    def _ours(self, messages: Sequence[Message]) -> list[Message]:
-        now = time.monotonic()
-        return [one for one in messages if one.receipt.ends > now and not self._is_forgotten(one.receipt)]
-
-    def _is_forgotten(self, delivery: Delivery) -> bool:
-        connection, streams, _ = self._opened()
-        return delivery.connection is not connection and delivery.sequence > streams.last
-
     async def ack(self, messages: Sequence[Message]) -> int:
         """See ``Broker``."""
-        ours = self._ours(messages)
-        await self._settle(ours)
+        link = self._linked()
+        ours = link.ours(messages)
+        await link.settle(ours)
         return len(ours)
-
-    async def _settle(self, messages: Sequence[Message], how: bytes = b"") -> None:
-        await self._send(messages, how)
-        for one in messages:
-            one.receipt.ends = 0.0
-
-    async def _send(self, messages: Sequence[Message], how: bytes) -> None:
-        if messages:  # the server takes them in turn, so the answer to the last is that to all
-            requests = [Request(one.receipt.reply, how) for one in messages]
-            await self._opened().connection.call(requests[-1:], quiet=requests[:-1])
 
     async def release(self, messages: Sequence[Message], delay: float, counted: bool) -> None:
         """See ``Broker``; what is no attempt, or has a delay, goes to the end of the queue.
 
         What the server does not take as a copy, since that is too long, goes back as it is, and counts as an attempt.
         """
-        ours = self._ours(messages)
+        await self._release(self._linked(), messages, delay, counted)
+
+    async def _release(self, link: Link, messages: Sequence[Message], delay: float, counted: bool) -> None:
+        ours = link.ours(messages)
         if counted and not (delay > 0 and self.guarantees.delays):
-            await self._settle(ours, back_after(delay))
+            await link.settle(ours, back_after(delay))
             return
         again = []
         for one in ours:
             outgoing = Outgoing(one.id, one.body, one.headers, delay, time=one.time)
             again.append(self._request(outgoing, f"%release/{one.receipt.name}", one.attempt - (not counted)))
         try:
-            await put(self._opened().connection, again, ours)
+            await put(link.connection, again, ours)
         except PublishError as error:
             refused = set(map(id, error.unconfirmed))
-            await self._settle([one for one in ours if id(one) in refused], back_after(delay))
+            await link.settle([one for one in ours if id(one) in refused], back_after(delay))
             ours = [one for one in ours if id(one) not in refused]
-        await self._settle(ours)
+        await link.settle(ours)
 
     async def bury(self, dead: Sequence[tuple[Message, bytes]]) -> None:
         """See ``Broker``."""
-        failures = {id(message): failure for message, failure in dead}
-        ours = self._ours([message for message, _ in dead])
-        dead_subject, longest = self._opened().streams.dead_subject, self._opened().connection.longest
+        link, failures = self._linked(), {id(message): failure for message, failure in dead}
+        ours = link.ours([message for message, _ in dead])
+        dead_subject, longest = link.streams.dead_subject, link.connection.longest
         letters = [letter(dead_subject, self._queue, one, failures[id(one)], longest) for one in ours]
-        await put(self._opened().connection, letters, ours)
-        await self._settle(ours)
+        await put(link.connection, letters, ours)
+        await link.settle(ours)
 
     async def extend(self, messages: Sequence[Message]) -> list[Message]:
         """See ``Broker``; also of those that came and were not received yet."""
-        ours, ends = self._ours([*messages, *self._opened().pulls.ready]), time.monotonic() + self._ours_for
+        link, ends = self._linked(), time.monotonic() + self._ours_for
+        ours = link.ours([*messages, *link.pulls.ready])
         kept = set(map(id, ours))
-        await self._send(ours, b"+WPI")
+        await link.answer(ours, b"+WPI")
         for one in ours:
             one.receipt.ends = ends if one.receipt.ends else 0.0  # it may be settled meanwhile
         return [one for one in messages if id(one) not in kept]
@@ -208,7 +189,7 @@ class NatsBroker:
 
     async def publish(self, messages: Sequence[Outgoing]) -> None:
         """See ``Broker``."""
-        connection = self._opened().connection
+        connection = self._linked().connection
         requests = [self._request(one) for one in messages]
         await put(connection, requests, messages, kept_free=min(KEPT_FREE, connection.longest // 4))
 
@@ -221,31 +202,31 @@ class NatsBroker:
 
     async def depth(self) -> Depth:
         """See ``Broker``; a delivery whose process was killed counts as unacknowledged until it is received again."""
-        return await self._opened().streams.depth()
+        return await self._linked().streams.depth()
 
     async def peek(self, limit: int) -> list[Message]:
         """See ``Broker``; shows what was not received before."""
-        return await self._opened().streams.peek(limit)
+        return await self._linked().streams.peek(limit)
 
     async def dead(self, limit: int, after: str) -> list[DeadLetter]:
         """See ``Broker``."""
-        return await self._opened().streams.letters(limit, after)
+        return await self._linked().streams.letters(limit, after)
 
     async def requeue(self, places: Sequence[str]) -> int:
         """See ``Broker``."""
-        streams = self._opened().streams
+        connection, streams, _ = self._linked()
         found = await streams.letters_at(places)
         again = []
         for place, one in found:
             outgoing = Outgoing(one.id, one.body, one.headers, time=one.time)
             again.append(self._request(outgoing, f"%requeue/{streams.dead}/{place}/{digest(one.id)}"))
-        await put(self._opened().connection, again, again)
+        await put(connection, again, again)
         await streams.forget_letters([place for place, _ in found])
         return len(found)
 
     async def purge(self, dead: bool) -> int:
         """See ``Broker``."""
-        streams = self._opened().streams
+        streams = self._linked().streams
         if dead:
             return await streams.purge(streams.dead, streams.dead_subject)
         number = await streams.purge(self._queue, f"{self._queue}.later.*")
