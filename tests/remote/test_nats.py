@@ -550,6 +550,22 @@ async def test_nothing_waits_beside_a_suspect(server: Nats, connect: Open) -> No
     assert (await broker.depth())[:2] == (1, 1)
 
 
+async def test_what_is_beyond_the_limit_of_the_last_receive_goes_to_others(server: Nats, connect: Open) -> None:
+    """Fault E14: where the wake comes while more than that is under way, which nobody here will receive."""
+    url = server.url()
+    broker, other = await connect(url), await connect(url)
+    waiting = await waiting_at(server, url, broker)
+    await broker.publish([outgoing()])
+    assert await broker.ack(await waiting) == 1
+    await broker.publish([outgoing() for _ in range(4)])
+    assert (await settled_depth(broker, 0)).unacknowledged == 4
+    waiting = asyncio.create_task(broker.receive(1, 60.0, 1))
+    await asyncio.sleep(0)
+    broker.wake()
+    assert len(await waiting) == 1
+    assert [one.attempt for one in await received(other, 3)] == [1] * 3
+
+
 async def test_what_is_beyond_the_limit_does_not_wait_beside_a_suspect(server: Nats, connect: Open) -> None:
     """Protects other suspects, which came for an earlier receive: they would count one more delivery as well."""
     url = server.url()

@@ -107,7 +107,8 @@ class NatsBroker:
         await link.streams.set_lease(self._lease)
         await link.pulls.wait(limit, wait)
         messages = link.pulls.take(limit)
-        if any(one.attempt > SUSPECT_AFTER for one in messages):  # nothing is to wait here while it is at work
+        if link.pulls.is_woken or any(one.attempt > SUSPECT_AFTER for one in messages):
+            # nothing is to wait here when nobody asks for more, or beside a suspect, while that is at work
             with suppress(Disconnected):  # these can be settled by the next connection, too
                 await link.pulls.stop()
             messages += link.pulls.take(limit - len(messages))

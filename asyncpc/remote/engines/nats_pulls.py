@@ -75,8 +75,6 @@ class Pulls:
             raise self._connection.lost(error) from None
         finally:
             self._is_waiting = False
-        if self.is_woken:
-            await self.stop()
 
     def take(self, limit: int) -> list[Message]:
         """What is ready, but for what has waited too long and is no longer ours."""
