@@ -23,6 +23,7 @@ from pamqp.commands import Queue
 from ...errors import DefinitionError, StateError
 from ...wording import shown
 from ..broker import DeadLetter, Depth, Disconnected, Guarantees, Message, Outgoing, PublishError, Settings
+from .messages import kept
 from .rabbitmq_connection import read
 from .rabbitmq_intake import Delivery
 from .rabbitmq_link import Link
@@ -36,9 +37,6 @@ GIVING_BACK: Final = 0.5
 
 LONGEST_LEASE: Final = 1800.0
 """Seconds after which a server before 3.12 closes the channel of a delivery; clients can neither read nor set it."""
-
-FAILURE: Final = 40_000
-"""Bytes of a failure that are kept; headers lie in one frame, of 128 KiB by default."""
 
 
 class RabbitBroker:
@@ -143,9 +141,10 @@ class RabbitBroker:
         ours, numbers = _ours(link, [message for message, _ in dead]), count(time.time_ns())
         letters = []
         for one in ours:
-            failure = failures[id(one)]
-            text = failure.decode("utf-8", "replace") if len(failure) <= FAILURE else "{}"
-            extra = {"asyncpc-failure": text, "asyncpc-place": f"{next(numbers):020}-{digest(one.id.encode())}"}
+            extra = {
+                "asyncpc-failure": kept(failures[id(one)]),
+                "asyncpc-place": f"{next(numbers):020}-{digest(one.id.encode())}",
+            }
             letters.append(Parcel(self._dead, properties_of(one, one.attempt, extra), one.body))
         await link.put(letters, ours)
         await _settle(link, ours, link.intake.ack)

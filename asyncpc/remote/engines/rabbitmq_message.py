@@ -10,6 +10,7 @@ from typing import Any, Final
 from pamqp.commands import Basic
 
 from ..broker import Message, Outgoing
+from .messages import number_of
 from .rabbitmq_intake import Delivery
 
 __all__ = ["digest", "header_of", "message_of", "place_of", "properties_of"]
@@ -35,10 +36,10 @@ def message_of(one: Delivery, receipt: Any = None) -> Message:
     headers = one.properties.headers or {}
     identity = header_of(one, "asyncpc-id") or one.properties.message_id or digest(one.body)
     returned = headers.get("x-delivery-count", 0)
-    attempt = int(_float(header_of(one, "asyncpc-attempts"), 0))
+    attempt = int(number_of(header_of(one, "asyncpc-attempts"), 0))
     if receipt is not None:
         attempt += 1 + (returned if isinstance(returned, int) else 0)
-    put = _float(header_of(one, "asyncpc-time"), 0.0) or _stamp(one) or time.time()
+    put = number_of(header_of(one, "asyncpc-time"), 0.0) or _stamp(one) or time.time()
     others = {name: value for name, value in headers.items() if isinstance(value, str) and not name.startswith(OURS)}
     return Message(identity, one.body, attempt, put, others, receipt)
 
@@ -62,12 +63,3 @@ def place_of(one: Delivery) -> str:
 def digest(data: bytes) -> str:
     """A short name for some bytes."""
     return blake2b(data, digest_size=8).hexdigest()
-
-
-def _float(text: str, other: float) -> float:
-    """What a header says, if it can be believed (fault F10)."""
-    try:
-        number = float(text or "")
-    except ValueError:
-        return other
-    return number if 0 <= number < 1e12 else other

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from pamqp.base import Frame
 from pamqp.body import ContentBody
@@ -13,14 +13,10 @@ from pamqp.frame import marshal
 from pamqp.header import ContentHeader
 
 from ...wording import shown
+from .messages import parts
 from .rabbitmq_channel import Channel, Line
 
 __all__ = ["Outlet", "Parcel", "Unsendable"]
-
-AT_ONCE: Final = 1000
-"""Messages that are sent before their confirmations are waited for."""
-
-BYTES_AT_ONCE: Final = 8 * 2**20
 
 
 class Parcel(NamedTuple):
@@ -82,7 +78,7 @@ class Outlet(Channel):
         One call after the other. Raises ``Unsendable``.
         """
         self._refused = []
-        for first, part in _parts(parcels):
+        for first, part in parts(parcels):
             self.send(b"".join([self._marshalled(place, one) for place, one in enumerate(part, first)]))
             self._confirmed = asyncio.get_running_loop().create_future()
             for place in range(first, first + len(part)):
@@ -100,14 +96,3 @@ class Outlet(Channel):
         for start in range(0, len(body), most):
             data += marshal(ContentBody(body[start : start + most]), number)
         return data
-
-
-def _parts(parcels: Sequence[Parcel]) -> Iterator[tuple[int, Sequence[Parcel]]]:
-    first = size = 0
-    for place, one in enumerate(parcels):
-        if place - first == AT_ONCE or size >= BYTES_AT_ONCE:
-            yield first, parcels[first:place]
-            first, size = place, 0
-        size += len(one.body)
-    if parcels:
-        yield first, parcels[first:]
