@@ -518,6 +518,70 @@ async def test_headers_that_are_too_long_end_no_connection(server: Rabbit, conne
     assert len(await received(broker, 1)) == 1
 
 
+async def test_one_message_with_headers_that_are_too_long_keeps_the_others_out(server: Rabbit, connect: Open) -> None:
+    """Protects callers whose messages go together: they are put again one by one, and nothing may be in by then."""
+    broker = await connect(server.url())
+    sent = [outgoing(b"1"), Outgoing("id", b"", {"x-a": "x" * 200_000}), *[outgoing() for _ in range(1500)]]
+    with pytest.raises(PublishError, match="headers") as caught:
+        await broker.publish(sent)
+    assert caught.value.unconfirmed == sent
+    sent = [outgoing(b"2") for _ in range(1500)] + sent[1:2]  # more than go at once
+    with pytest.raises(PublishError, match="headers") as caught:
+        await broker.publish(sent)
+    assert caught.value.unconfirmed == sent
+    assert (await broker.depth()).ready == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "length", "has_headers", "has_failure"),
+    [("x-s", 100_000, True, False), ("x-s", 131_000, False, True), ("asyncpc-id", 131_000, False, False)],
+)
+async def test_a_message_whose_headers_leave_no_room_can_be_given_up(
+    server: Rabbit, connect: Open, name: str, length: int, has_headers: bool, has_failure: bool
+) -> None:
+    """Protects the run: a message of another program ended it, and each that received it after that.
+
+    Its neighbours keep what they have.
+    """
+    url = server.url()
+    broker = await connect(url)
+    await publish_as_another(server, url, {name: "x" * length})
+    await broker.publish([outgoing(b"neighbour")])
+    messages = await received(broker, 2)
+    failure = b"{" + b" " * 35_000 + b"}"
+    await broker.bury([(one, failure) for one in messages])
+    theirs, ours = await broker.dead(10, "")
+    assert (theirs.message.body, theirs.message.attempt) == (b"theirs", 1)
+    assert (bool(theirs.message.headers), theirs.failure == failure) == (has_headers, has_failure)
+    assert (ours.message.body, ours.failure) == (b"neighbour", failure)
+    assert (await broker.depth())[:4] == (0, 0, 0, 2)
+
+
+async def test_a_message_whose_headers_leave_no_room_goes_back_counted(server: Rabbit, connect: Open) -> None:
+    """Protects the run: what is no attempt goes back as a copy, which needs room for one header more."""
+    url = server.url()
+    broker = await connect(url)
+    await publish_as_another(server, url, {"x-s": "x" * 131_000})
+    await broker.publish([outgoing(b"neighbour")])
+    await broker.release(await received(broker, 2), 0.0, counted=False)
+    again = await received(broker, 2)
+    assert [(one.body, one.attempt) for one in again] == [(b"theirs", 2), (b"neighbour", 1)]
+    assert await broker.ack(again) == 2
+    assert (await broker.depth())[:3] == (0, 0, 0)
+
+
+async def publish_as_another(server: Rabbit, url: str, headers: FieldTable) -> None:
+    """A message of another program, with such headers and a short body."""
+    client = await aiormq.connect(f"amqp://127.0.0.1:{server.port}/")
+    try:
+        properties = Basic.Properties(headers=headers, delivery_mode=2)
+        await (await client.channel()).basic_publish(
+            b"theirs", routing_key=url.rsplit("/", 1)[1], properties=properties
+        )
+    finally:
+        await client.close()
+
+
 async def test_dead_letters_are_read_by_one_process_at_a_time(server: Rabbit, connect: Open) -> None:
     """Else each would see a part; and what two put back at once goes in once."""
     url = server.url()

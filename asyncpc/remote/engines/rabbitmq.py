@@ -26,7 +26,7 @@ from ..broker import DeadLetter, Depth, Disconnected, Guarantees, Message, Outgo
 from .rabbitmq_connection import read
 from .rabbitmq_intake import Delivery
 from .rabbitmq_link import Link
-from .rabbitmq_message import digest, header_of, message_of, place_of, properties_of
+from .rabbitmq_message import header_of, letters_of, message_of, place_of, properties_of
 from .rabbitmq_outlet import Parcel
 
 __all__ = ["RabbitBroker"]
@@ -36,9 +36,6 @@ GIVING_BACK: Final = 0.5
 
 LONGEST_LEASE: Final = 1800.0
 """Seconds after which a server before 3.12 closes the channel of a delivery; clients can neither read nor set it."""
-
-FAILURE: Final = 40_000
-"""Bytes of a failure that are kept; headers lie in one frame, of 128 KiB by default."""
 
 
 class RabbitBroker:
@@ -133,9 +130,11 @@ class RabbitBroker:
             await _settle(link, ours, link.intake.reject)
             return
         queue = await self._queue_for(link, delay)
-        again = [Parcel(queue, properties_of(one, one.attempt - (not counted)), one.body) for one in ours]
-        await link.put(again, ours)
-        await _settle(link, ours, link.intake.ack)
+        pairs = [(one, Parcel(queue, properties_of(one, one.attempt - (not counted)), one.body)) for one in ours]
+        again = [pair for pair in pairs if link.fits(pair[1])]
+        await link.put([parcel for _, parcel in again], [one for one, _ in again])
+        await _settle(link, [one for one, _ in again], link.intake.ack)
+        await _settle(link, [one for one, parcel in pairs if not link.fits(parcel)], link.intake.reject)
 
     async def bury(self, dead: Sequence[tuple[Message, bytes]]) -> None:
         """See ``Broker``."""
@@ -143,10 +142,9 @@ class RabbitBroker:
         ours, numbers = _ours(link, [message for message, _ in dead]), count(time.time_ns())
         letters = []
         for one in ours:
-            failure = failures[id(one)]
-            text = failure.decode("utf-8", "replace") if len(failure) <= FAILURE else "{}"
-            extra = {"asyncpc-failure": text, "asyncpc-place": f"{next(numbers):020}-{digest(one.id.encode())}"}
-            letters.append(Parcel(self._dead, properties_of(one, one.attempt, extra), one.body))
+            choice = letters_of(one, failures[id(one)], next(numbers))
+            parcels = (Parcel(self._dead, properties, one.body) for properties in choice)
+            letters.append(next(filter(link.fits, parcels)))
         await link.put(letters, ours)
         await _settle(link, ours, link.intake.ack)
 

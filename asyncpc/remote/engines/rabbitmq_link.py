@@ -100,6 +100,10 @@ class Link:
         taken = [self.ready.popleft() for _ in range(min(limit, len(self.ready)))]
         return [message_of(one, Receipt(self.intake, one.tag)) for one in taken]
 
+    def fits(self, parcel: Parcel) -> bool:
+        """Whether it can be put: its headers lie in one frame."""
+        return self._outlet.fits(parcel)
+
     async def put(self, parcels: Sequence[Parcel], messages: Sequence[Any]) -> None:
         """Send these, which are made of those messages; one call after the other."""
         async with self._putting:
@@ -110,8 +114,8 @@ class Link:
                     raise
                 self._outlet = await self._second.channel(Outlet)
                 raise PublishError(str(error), messages) from None
-            except Unsendable as error:
-                raise PublishError(f"{self.where}: {error}", [messages[error.place]]) from None
+            except Unsendable:
+                raise PublishError(f"{self.where}: the headers of a message are too long", messages) from None
         if refused:
             why = f"{self.where}: the server refuses them; is the queue full?"
             raise PublishError(why, [messages[place] for place in refused])
