@@ -596,6 +596,44 @@ async def test_dead_letters_are_read_by_one_process_at_a_time(server: Rabbit, co
     assert (await brokers[2].depth())[:4] == (20, 0, 0, 30)
 
 
+async def test_dead_letters_can_be_read_after_a_requeue_that_failed(server: Rabbit, connect: Open) -> None:
+    """Protects every other process: what holds them off was kept until the connection ended."""
+    url = server.url()
+    queue = url.rsplit("/", 1)[1]
+    client = await aiormq.connect(f"amqp://127.0.0.1:{server.port}/")
+    try:
+        few: FieldTable = {"x-queue-type": "quorum", "x-max-length": 5, "x-overflow": "reject-publish"}
+        await (await client.channel()).queue_declare(queue, durable=True, arguments=few)
+    finally:
+        await client.close()
+    broker, other = await connect(url), await connect(url)
+    await broker.publish([outgoing(b"%d" % number) for number in range(5)])
+    await broker.bury([(one, b"{}") for one in await received(broker, 5)])
+    with pytest.raises(PublishError, match="full"):
+        await publish_one_by_one(broker, 1000)
+    places = [one.place for one in await broker.dead(10, "")]
+    with pytest.raises(PublishError, match="full"):
+        await broker.requeue(places)
+    assert [one.place for one in await other.dead(10, "")] == places
+
+
+async def test_what_is_delayed_can_be_counted_after_its_list_was_deleted(server: Rabbit, connect: Open) -> None:
+    """Protects every other process: the server closes the channel then, and what holds them off must end with it."""
+    url = server.url()
+    broker = await connect(url)
+    queue = f"{url.rsplit('/', 1)[1]}.later"
+    client = await aiormq.connect(f"amqp://127.0.0.1:{server.port}/")
+    try:
+        await (await client.channel()).queue_delete(queue)
+    finally:
+        await client.close()
+    with pytest.raises(Disconnected, match="NOT_FOUND"):
+        await broker.publish([outgoing(delay=60.0)])
+    other = await connect(url)
+    await other.publish([outgoing(delay=60.0)])
+    assert (await other.depth()).delayed == 1
+
+
 async def test_every_process_knows_what_is_delayed(server: Rabbit, connect: Open) -> None:
     """It counts, and purges, what another put into a queue of its own; equal delays share one."""
     url = server.url()

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from pamqp.base import Frame
 from pamqp.body import ContentBody
-from pamqp.commands import Basic
+from pamqp.commands import Basic, Confirm
 from pamqp.frame import marshal
 from pamqp.header import ContentHeader
 
@@ -71,6 +71,11 @@ class Outlet(Channel):
                 self._refused.append(place)
         if not unconfirmed and not self._confirmed.done():
             self._confirmed.set_result(None)
+
+    async def open(self) -> None:
+        """Begin; from then on the server confirms."""
+        await super().open()
+        await self.call(Confirm.Select())
 
     async def publish(self, parcels: Sequence[Parcel]) -> list[int]:
         """Send the messages, and wait until all are confirmed; returns the places of those that were refused.
