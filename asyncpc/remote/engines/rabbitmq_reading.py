@@ -85,6 +85,7 @@ async def _take_all(channel: Intake, queue: str) -> None:
             await channel.take(queue, number, PATIENCE, min(number, MOST))
         else:  # or the queue has no leader yet, and the server knows no better
             await channel.take(queue, 1, 0.0)
+        await channel.stop()
         if len(channel.unsettled) == before:
             if number:  # and goes on saying so
                 raise channel.lost(f"the server sends none of the messages of {shown(queue)}")
