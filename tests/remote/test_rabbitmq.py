@@ -452,8 +452,32 @@ async def test_no_more_is_unsettled_than_was_asked_for(server: Rabbit, connect: 
     assert settled > 400
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_a_slow_worker_lets_less_come_once_it_has_what_it_asked_for(
+    server: Rabbit, connect: Open, is_there: bool
+) -> None:
+    """Protects other workers: what it settles makes no room for more than it asks for now; and no count is too high."""
+    url = server.url()
+    slow, other = await connect(url), await connect(url)
+    await prepare(slow, 100)
+    await other.publish([outgoing()])
+    await all_came(slow, other, 1)
+    assert await slow.ack(await received(slow, 1)) == 1
+    if not is_there:
+        assert await slow.receive(7, 0.0, 1) == []
+    await other.publish([outgoing() for _ in range(150)])
+    assert (await settled_depth(other, 50)).ready == 50
+    assert (await settled_depth(slow, 150)).ready == 150
+    for _ in range(10):
+        messages = await received(slow, 7)
+        assert await slow.ack(messages) == 7
+    assert (await settled_depth(other, 50)).ready == 50
+    slow.wake()
+    assert [one.attempt for one in await received(other, 80)] == [1] * 80
+
+
 async def test_a_receive_that_asks_for_much_less_lets_less_come(server: Rabbit, connect: Open) -> None:
-    """Protects other workers: one that has become slow holds no more than it asks for now."""
+    """Protects other workers: where nothing is under way, one that has become slow gets no more than it asks for."""
     url = server.url()
     slow, other = await connect(url), await connect(url)
     assert await slow.receive(100, 0.05, 1) == []

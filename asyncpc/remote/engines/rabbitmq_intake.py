@@ -3,12 +3,14 @@
 The server sends a consumer as many messages as it may have in hand, its *prefetch*, and more as those are settled. The
 prefetches of several consumers add up. When one is cancelled that may still be sent something, the server takes back
 what it was about to send, and counts that as a delivery, though nobody had it. So consumers stay, and there is one more
-where more is asked for; they are cancelled only where much less is, and where nothing more may come.
+where more is asked for. Where much less is asked for, each is cancelled as soon as it has all that it may have: then
+nothing is under way. Others are cancelled only where nothing may come any more.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -54,7 +56,9 @@ class Intake(Channel):
         """The tags of what came and was not settled, in order, each with its consumer."""
         self._names: Iterator[int] = count(1)
         self._consumers: dict[str, int] = {}  # the prefetch of each
-        self._free: int = 0  # messages that those may be sent before anything is settled
+        self._free: dict[str, int] = {}  # messages that each may still be sent before anything is settled
+        self._has_too_many: bool = False  # consumers: those that are full are to be cancelled
+        self._came_last: float = -math.inf  # when a message came; loop time
         self._missed: int = 0  # messages that a ``take`` waits for
         self._came: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # or it was asked back
 
@@ -68,7 +72,10 @@ class Intake(Channel):
         if isinstance(frame, Basic.Deliver):
             tag, name = frame.delivery_tag or 0, frame.consumer_tag or ""
             self.unsettled[tag] = name
-            self._free -= name in self._consumers
+            self._came_last = asyncio.get_running_loop().time()
+            if name in self._free:
+                self._free[name] -= 1
+                self._cancel_full()
             self._missed -= 1
             if self._missed <= 0:
                 self.wake()
@@ -101,25 +108,37 @@ class Intake(Channel):
         Returns whether there is one more consumer. While a flush is under way, its messages still seem to be in hand,
         and as many fewer are asked for: half at the most, if so much is settled at once.
         """
-        total, extra = sum(self._consumers.values()), limit - len(self.ready) - self._free
-        if -2 * extra > total:
+        total, free = sum(self._consumers.values()), sum(self._free.values())
+        extra = limit - len(self.ready) - free
+        self._has_too_many = -2 * extra > total
+        self._cancel_full()
+        if self._has_too_many and asyncio.get_running_loop().time() - self._came_last > PING:  # nothing is under way
             await self.stop()
-            total, extra = 0, limit - len(self.ready)
-        is_more = extra > 0 and (self._free <= 0 or 2 * extra >= total)
+            total, free, extra = 0, 0, limit - len(self.ready)
+        is_more = extra > 0 and (free <= 0 or 2 * extra >= total)
         if is_more:
             name, prefetch = str(next(self._names)), min(extra, MOST)
-            self._consumers[name] = prefetch
-            self._free += prefetch
+            self._consumers[name] = self._free[name] = prefetch
             timeout: FieldTable = {"x-consumer-timeout": UNDER_WAY * 1000}
             consume = Basic.Consume(queue=queue, consumer_tag=name, arguments=timeout)
             await self.call(Basic.Qos(prefetch_count=prefetch), consume)
         return is_more
 
+    def _cancel_full(self) -> None:
+        """If there are too many: what is settled of those then makes no room for others."""
+        if self._has_too_many:
+            full = [name for name, free in self._free.items() if free <= 0]
+            for name in full:
+                del self._consumers[name], self._free[name]
+            if full:
+                self.tell([Basic.Cancel(consumer_tag=name, nowait=True) for name in full])
+
     async def stop(self) -> None:
         """Let nothing more come; what was under way has come when this returns (fault E8)."""
         names = [*self._consumers]
         self._consumers.clear()
-        self._free = 0
+        self._free.clear()
+        self._has_too_many = False
         if names:
             await self.call(*[Basic.Cancel(consumer_tag=name) for name in names])
             await self.sync()
@@ -150,4 +169,6 @@ class Intake(Channel):
     def _settle(self, tags: Sequence[int], frames: Sequence[Frame]) -> None:
         self.tell(frames)
         for tag in tags:
-            self._free += self.unsettled.pop(tag, None) in self._consumers
+            name = self.unsettled.pop(tag, "")
+            if name in self._free:
+                self._free[name] += 1
