@@ -401,12 +401,175 @@ async def test_a_receive_takes_from_the_server_what_it_returns(server: Rabbit, c
     first, second = await connect(url), await connect(url)
     await first.publish([outgoing(b"x" * 1000) for _ in range(300)])
     for limit in (1, 7, 100):
-        assert len(await first.receive(limit, 5.0, 1)) == limit
-    assert (await second.depth()).ready == 300 - 108
-    await first.receive(1, 5.0, 1)
+        assert len(await received(first, limit)) == limit
+    assert (await settled_depth(second, 300 - 108)).ready == 300 - 108
+    await received(first, 1)
     await first.close()
     messages = await received(second, 300)
     assert sorted(one.attempt for one in messages) == [1] * 191 + [2] * 109
+
+
+async def test_no_delivery_is_counted_that_nobody_had(server: Rabbit, connect: Open) -> None:
+    """Protects messages that have killed nobody: of two healthy workers, four in ten came with a count above 1."""
+    url = server.url()
+    first, second, putting = [await connect(url) for _ in range(3)]
+    attempts: list[int] = []
+
+    async def work(broker: RabbitBroker) -> None:
+        held: list[Message] = []
+        while len(attempts) < 1500:
+            held += (messages := await broker.receive(20 - len(held), 0.5, 1))
+            attempts.extend(one.attempt for one in messages)
+            if len(held) > 10 or not messages:
+                await broker.ack(held)
+                held = []
+        await broker.ack(held)
+
+    async def put() -> None:
+        for number in range(500):
+            await putting.publish([outgoing() for _ in range(1 + number % 5)])
+
+    await asyncio.gather(work(first), work(second), put())
+    assert attempts == [1] * 1500
+    assert (await putting.depth())[:3] == (0, 0, 0)
+
+
+async def test_no_more_is_unsettled_than_was_asked_for(server: Rabbit, connect: Open) -> None:
+    """Protects the prefetch: also of what was not received yet, and while messages are settled in any order."""
+    url = server.url()
+    broker, other = await connect(url), await connect(url)
+    await other.publish([outgoing() for _ in range(500)])
+    held: list[Message] = []
+    settled = 0
+    for number in range(100):
+        held += await broker.receive(20 - len(held), 5.0, 1)
+        some = held[number % 3 :: 2]
+        held = [one for one in held if one not in some]
+        settled += await broker.ack(some)
+        assert 500 - settled - (await other.depth()).ready <= 20
+        if settled > 400:
+            break
+    assert settled > 400
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_a_slow_worker_lets_less_come_once_it_has_what_it_asked_for(
+    server: Rabbit, connect: Open, is_there: bool
+) -> None:
+    """Protects other workers: what it settles makes no room for more than it asks for now; and no count is too high."""
+    url = server.url()
+    slow, other = await connect(url), await connect(url)
+    await prepare(slow, 100)
+    await other.publish([outgoing()])
+    await all_came(slow, other, 1)
+    assert await slow.ack(await received(slow, 1)) == 1
+    if not is_there:
+        assert await slow.receive(7, 0.0, 1) == []
+    await other.publish([outgoing() for _ in range(150)])
+    assert (await settled_depth(other, 50)).ready == 50
+    assert (await settled_depth(slow, 150)).ready == 150
+    for _ in range(10):
+        messages = await received(slow, 7)
+        assert await slow.ack(messages) == 7
+    assert (await settled_depth(other, 50)).ready == 50
+    slow.wake()
+    assert [one.attempt for one in await received(other, 80)] == [1] * 80
+
+
+async def test_a_receive_that_asks_for_much_less_lets_less_come(server: Rabbit, connect: Open) -> None:
+    """Protects other workers: where nothing is under way, one that has become slow gets no more than it asks for."""
+    url = server.url()
+    slow, other = await connect(url), await connect(url)
+    assert await slow.receive(100, 0.05, 1) == []
+    assert await slow.receive(7, 0.05, 1) == []
+    await other.publish([outgoing() for _ in range(100)])
+    messages = await received(slow, 7)
+    assert (await settled_depth(other, 93)).ready == 93
+    assert await slow.ack(messages) == 7
+    assert (await settled_depth(other, 86)).ready == 86  # as many as were settled have come
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+async def test_a_suspect_is_alone(server: Rabbit, connect: Open, is_full: bool) -> None:
+    """Protects its neighbours: if it kills its process at once, none is there that nobody received.
+
+    They go back uncounted; counted, where the queue takes no copy.
+    """
+    url = server.url()
+    await make_small_queue(server, url)
+    broker, other = await connect(url), await connect(url)
+    await prepare(broker, 6)
+    await publish_as_another(server, url, {"asyncpc-attempts": "2"})
+    await other.publish([outgoing() for _ in range(5)])
+    await all_came(broker, other, 6)
+    if is_full:
+        with pytest.raises(PublishError, match="full"):
+            await publish_one_by_one(other, 1000)
+    ready = (await other.depth()).ready
+    messages = await broker.receive(3, 5.0, 1)
+    assert [one.attempt for one in messages] == [3, 1, 1]
+    assert await broker.ack(messages[1:]) == 2
+    assert (await settled_depth(other, ready + 3)).ready == ready + 3  # though two were settled
+    rest = await received(other, ready + 3)
+    assert sorted(one.attempt for one in rest) == [1] * ready + [2 if is_full else 1] * 3
+
+
+@pytest.mark.parametrize("end", ["wake", "close"])
+async def test_what_nobody_received_goes_back_uncounted(
+    server: Rabbit, connect: Open, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protects what waits in a process that drains, or ends: others get it at once, and nothing more comes."""
+    monkeypatch.setattr("asyncpc.remote.engines.rabbitmq.GIVING_BACK", 30.0)  # for a busy machine
+    url = server.url()
+    broker, other = await connect(url), await connect(url)
+    await prepare(broker, 20)
+    await other.publish([outgoing(b"%d" % number) for number in range(10)])
+    await all_came(broker, other, 10)
+    if end == "wake":
+        broker.wake()
+        broker.wake()  # a second call does nothing
+    else:
+        await broker.close()
+    messages = await received(other, 10)
+    await other.publish([outgoing(b"10")])
+    messages += await received(other, 1)
+    assert [(one.body, one.attempt) for one in messages] == [(b"%d" % number, 1) for number in range(11)]
+    assert await other.ack(messages) == 11
+    assert (await other.depth())[:3] == (0, 0, 0)
+
+
+async def test_a_purge_forgets_what_nobody_received(server: Rabbit, connect: Open) -> None:
+    """Protects whoever purges in a process that receives: what it was sent already is ready, too."""
+    url = server.url()
+    broker, other = await connect(url), await connect(url)
+    await prepare(broker, 5)
+    await other.publish([outgoing() for _ in range(12)])
+    await settled_depth(other, 7)
+    assert (await broker.depth())[:2] == (12, 0)
+    assert await broker.purge(dead=False) == 12
+    assert await broker.receive(5, 0.1, 1) == []
+    assert (await broker.depth())[:3] == (0, 0, 0)
+
+
+async def prepare(broker: RabbitBroker, limit: int) -> None:
+    """Let so many messages come later, without a receive."""
+    assert await broker.receive(limit, 0.0, 1) == []
+
+
+async def all_came(broker: RabbitBroker, other: RabbitBroker, number: int) -> None:
+    """Wait until so many messages, which are all that there are, are in the process of the first."""
+    assert (await settled_depth(other, 0)).ready == 0
+    assert (await settled_depth(broker, number)).ready == number
+
+
+async def make_small_queue(server: Rabbit, url: str) -> None:
+    """One that takes five messages, and some more until the server notices."""
+    few: FieldTable = {"x-queue-type": "quorum", "x-max-length": 5, "x-overflow": "reject-publish"}
+    client = await aiormq.connect(f"amqp://127.0.0.1:{server.port}/")
+    try:
+        await (await client.channel()).queue_declare(url.rsplit("/", 1)[1], durable=True, arguments=few)
+    finally:
+        await client.close()
 
 
 async def test_wake_leaves_nothing_behind(server: Rabbit, connect: Open) -> None:
@@ -518,18 +681,116 @@ async def test_headers_that_are_too_long_end_no_connection(server: Rabbit, conne
     assert len(await received(broker, 1)) == 1
 
 
+async def test_one_message_with_headers_that_are_too_long_keeps_the_others_out(server: Rabbit, connect: Open) -> None:
+    """Protects callers whose messages go together: they are put again one by one, and nothing may be in by then."""
+    broker = await connect(server.url())
+    sent = [outgoing(b"1"), Outgoing("id", b"", {"x-a": "x" * 200_000}), *[outgoing() for _ in range(1500)]]
+    with pytest.raises(PublishError, match="headers") as caught:
+        await broker.publish(sent)
+    assert caught.value.unconfirmed == sent
+    sent = [outgoing(b"2") for _ in range(1500)] + sent[1:2]  # more than go at once
+    with pytest.raises(PublishError, match="headers") as caught:
+        await broker.publish(sent)
+    assert caught.value.unconfirmed == sent
+    assert (await broker.depth()).ready == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "length", "has_headers", "has_failure"),
+    [("x-s", 100_000, True, False), ("x-s", 131_000, False, True), ("asyncpc-id", 131_000, False, False)],
+)
+async def test_a_message_whose_headers_leave_no_room_can_be_given_up(
+    server: Rabbit, connect: Open, name: str, length: int, has_headers: bool, has_failure: bool
+) -> None:
+    """Protects the run: a message of another program ended it, and each that received it after that.
+
+    Its neighbours keep what they have.
+    """
+    url = server.url()
+    broker = await connect(url)
+    await publish_as_another(server, url, {name: "x" * length})
+    await broker.publish([outgoing(b"neighbour")])
+    messages = await received(broker, 2)
+    failure = b"{" + b" " * 35_000 + b"}"
+    await broker.bury([(one, failure) for one in messages])
+    theirs, ours = await broker.dead(10, "")
+    assert (theirs.message.body, theirs.message.attempt) == (b"theirs", 1)
+    assert (bool(theirs.message.headers), theirs.failure == failure) == (has_headers, has_failure)
+    assert (ours.message.body, ours.failure) == (b"neighbour", failure)
+    assert (await broker.depth())[:4] == (0, 0, 0, 2)
+
+
+async def test_a_message_whose_headers_leave_no_room_goes_back_counted(server: Rabbit, connect: Open) -> None:
+    """Protects the run: what is no attempt goes back as a copy, which needs room for one header more."""
+    url = server.url()
+    broker = await connect(url)
+    await publish_as_another(server, url, {"x-s": "x" * 131_000})
+    await broker.publish([outgoing(b"neighbour")])
+    await broker.release(await received(broker, 2), 0.0, counted=False)
+    again = await received(broker, 2)
+    assert {(one.body, one.attempt) for one in again} == {(b"theirs", 2), (b"neighbour", 1)}
+    assert await broker.ack(again) == 2
+    assert (await broker.depth())[:3] == (0, 0, 0)
+
+
+async def publish_as_another(server: Rabbit, url: str, headers: FieldTable) -> None:
+    """A message of another program, with such headers and a short body."""
+    client = await aiormq.connect(f"amqp://127.0.0.1:{server.port}/")
+    try:
+        properties = Basic.Properties(headers=headers, delivery_mode=2)
+        await (await client.channel()).basic_publish(
+            b"theirs", routing_key=url.rsplit("/", 1)[1], properties=properties
+        )
+    finally:
+        await client.close()
+
+
 async def test_dead_letters_are_read_by_one_process_at_a_time(server: Rabbit, connect: Open) -> None:
     """Else each would see a part; and what two put back at once goes in once."""
     url = server.url()
     brokers = [await connect(url) for _ in range(3)]
-    await brokers[0].publish([outgoing(b"%d" % number) for number in range(50)])
-    await brokers[0].bury([(one, b"{}") for one in await received(brokers[0], 50)])
+    worker = await connect(url)
+    await worker.publish([outgoing(b"%d" % number) for number in range(50)])
+    await worker.bury([(one, b"{}") for one in await received(worker, 50)])
+    await worker.close()
     seen = await asyncio.gather(*(broker.dead(100, "") for broker in brokers for _ in range(2)))
     assert [[int(one.message.body) for one in page] for page in seen] == [list(range(50))] * 6
     places = [one.place for one in seen[0]]
     assert sorted(await asyncio.gather(*(broker.requeue(places[:20]) for broker in brokers))) == [0, 0, 20]
     assert [one.place for one in await brokers[1].dead(5, places[30])] == places[31:36]
     assert (await brokers[2].depth())[:4] == (20, 0, 0, 30)
+
+
+async def test_dead_letters_can_be_read_after_a_requeue_that_failed(server: Rabbit, connect: Open) -> None:
+    """Protects every other process: what holds them off was kept until the connection ended."""
+    url = server.url()
+    await make_small_queue(server, url)
+    broker, other = await connect(url), await connect(url)
+    await broker.publish([outgoing(b"%d" % number) for number in range(5)])
+    await broker.bury([(one, b"{}") for one in await received(broker, 5)])
+    with pytest.raises(PublishError, match="full"):
+        await publish_one_by_one(broker, 1000)
+    places = [one.place for one in await broker.dead(10, "")]
+    with pytest.raises(PublishError, match="full"):
+        await broker.requeue(places)
+    assert [one.place for one in await other.dead(10, "")] == places
+
+
+async def test_what_is_delayed_can_be_counted_after_its_list_was_deleted(server: Rabbit, connect: Open) -> None:
+    """Protects every other process: the server closes the channel then, and what holds them off must end with it."""
+    url = server.url()
+    broker = await connect(url)
+    queue = f"{url.rsplit('/', 1)[1]}.later"
+    client = await aiormq.connect(f"amqp://127.0.0.1:{server.port}/")
+    try:
+        await (await client.channel()).queue_delete(queue)
+    finally:
+        await client.close()
+    with pytest.raises(Disconnected, match="NOT_FOUND"):
+        await broker.publish([outgoing(delay=60.0)])
+    other = await connect(url)
+    await other.publish([outgoing(delay=60.0)])
+    assert (await other.depth()).delayed == 1
 
 
 async def test_every_process_knows_what_is_delayed(server: Rabbit, connect: Open) -> None:

@@ -1,8 +1,8 @@
 """``amqp://host/jobs``: a quorum queue of RabbitMQ.
 
-Each ``receive`` is a consumer of its own with exactly the prefetch asked for, so no message waits in this process that
-nobody asked for. The server counts the deliveries that came back; what is given back and was no attempt goes in again,
-as a copy that knows how often it was tried. What is delayed waits in one queue for each length of delay,
+The server sends as many messages as were asked for, and as many more as are settled; those wait in this process until
+the next ``receive``. It counts the deliveries that came back; what is given back and was no attempt goes in again, as a
+copy that knows how often it was tried. What is delayed waits in one queue for each length of delay,
 ``jobs.later.…``, from which the server moves it; ``jobs.later`` names them. Dead letters lie in one more; to read them,
 one process at a time takes them all, and gives them back.
 """
@@ -13,7 +13,7 @@ import asyncio
 import math
 import time
 from bisect import insort
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import count
 from typing import Final
@@ -22,12 +22,11 @@ from pamqp.commands import Queue
 
 from ...errors import DefinitionError, StateError
 from ...wording import shown
-from ..broker import DeadLetter, Depth, Disconnected, Guarantees, Message, Outgoing, PublishError, Settings
-from .messages import kept
+from ..broker import DeadLetter, Depth, Disconnected, Guarantees, Message, Outgoing, Settings
 from .rabbitmq_connection import read
 from .rabbitmq_intake import Delivery
 from .rabbitmq_link import Link
-from .rabbitmq_message import digest, header_of, message_of, place_of, properties_of
+from .rabbitmq_message import header_of, letters_of, message_of, place_of, properties_of
 from .rabbitmq_outlet import Parcel
 
 __all__ = ["RabbitBroker"]
@@ -87,9 +86,9 @@ class RabbitBroker:
         if link is None:
             return
         try:
-            with suppress(TimeoutError, Disconnected, PublishError):
+            with suppress(TimeoutError):
                 async with asyncio.timeout(GIVING_BACK):
-                    await self._release(link, await link.unreceived(), 0.0, counted=False)
+                    await link.rest()
         finally:
             await link.close()
 
@@ -107,7 +106,7 @@ class RabbitBroker:
     def wake(self) -> None:
         """See ``Broker``."""
         if self._link is not None:
-            self._link.intake.wake()
+            self._link.wake()
 
     # -- settling ---------------------------------------------------------------------------------
 
@@ -115,25 +114,17 @@ class RabbitBroker:
         """See ``Broker``."""
         link = self._linked()
         ours = _ours(link, messages)
-        await _settle(link, ours, link.intake.ack)
+        await link.settle(ours, link.intake.ack)
         return len(ours)
 
     async def release(self, messages: Sequence[Message], delay: float, counted: bool) -> None:
         """See ``Broker``; what is no attempt, or has a delay, goes to the end of the queue."""
         link = self._linked()
-        await self._release(link, _ours(link, messages), delay, counted)
-
-    async def _release(self, link: Link, ours: Sequence[Message], delay: float, counted: bool) -> None:
-        if not ours:
-            return
-        delay = delay if self.guarantees.delays else 0.0
+        ours, delay = _ours(link, messages), delay if self.guarantees.delays else 0.0
         if counted and delay <= 0:
-            await _settle(link, ours, link.intake.reject)
-            return
-        queue = await self._queue_for(link, delay)
-        again = [Parcel(queue, properties_of(one, one.attempt - (not counted)), one.body) for one in ours]
-        await link.put(again, ours)
-        await _settle(link, ours, link.intake.ack)
+            await link.settle(ours, link.intake.reject)
+        elif ours:
+            await link.put_again(await self._queue_for(link, delay), ours, counted)
 
     async def bury(self, dead: Sequence[tuple[Message, bytes]]) -> None:
         """See ``Broker``."""
@@ -141,13 +132,11 @@ class RabbitBroker:
         ours, numbers = _ours(link, [message for message, _ in dead]), count(time.time_ns())
         letters = []
         for one in ours:
-            extra = {
-                "asyncpc-failure": kept(failures[id(one)]),
-                "asyncpc-place": f"{next(numbers):020}-{digest(one.id.encode())}",
-            }
-            letters.append(Parcel(self._dead, properties_of(one, one.attempt, extra), one.body))
+            choice = letters_of(one, failures[id(one)], next(numbers))
+            parcels = (Parcel(self._dead, properties, one.body) for properties in choice)
+            letters.append(next(filter(link.fits, parcels)))
         await link.put(letters, ours)
-        await _settle(link, ours, link.intake.ack)
+        await link.settle(ours, link.intake.ack)
 
     async def extend(self, messages: Sequence[Message]) -> list[Message]:
         """See ``Broker``; a delivery is this process's as long as its channel."""
@@ -168,12 +157,13 @@ class RabbitBroker:
     # -- looking ----------------------------------------------------------------------------------
 
     async def depth(self) -> Depth:
-        """See ``Broker``; of what is unacknowledged, only what this process has."""
+        """See ``Broker``; of what other processes hold, nothing, and what this one has not received is ready."""
         link = self._linked()
-        later, unsettled = await link.delays.queues(link.tools), link.intake.unsettled
+        later, intake = await link.delays.queues(link.tools), link.intake
         asked = [Queue.Declare(queue=one, passive=True) for one in (self._queue, self._dead, *later)]
         ready, dead, *delayed = [one.message_count for one in await link.tools.call(*asked)]
-        return Depth(ready, len(unsettled) - len(link.ready), sum(delayed), dead, None)
+        came = len(intake.ready)
+        return Depth(ready + came, len(intake.unsettled) - came, sum(delayed), dead, None)
 
     async def peek(self, limit: int) -> list[Message]:
         """See ``Broker``; cannot be done: whoever reads a message takes it, and the server counts that."""
@@ -214,18 +204,11 @@ class RabbitBroker:
         link = self._linked()
         queues = [self._dead] if dead else [self._queue, *await link.delays.queues(link.tools)]
         answers = await link.tools.call(*(Queue.Purge(queue=one) for one in queues))
-        return sum(one.message_count for one in answers)
+        forgotten: int = sum(one.message_count for one in answers)
+        return forgotten if dead else forgotten + await link.forget_ready()
 
 
 def _ours(link: Link, messages: Sequence[Message]) -> list[Message]:
     """Those of which this connection has the deliveries."""
     link.intake.check()
     return [one for one in messages if one.receipt.channel is link.intake]
-
-
-async def _settle(link: Link, messages: Sequence[Message], how: Callable[[Sequence[int]], None]) -> None:
-    if messages:
-        how([one.receipt.tag for one in messages])
-        for one in messages:
-            one.receipt.channel = None
-        await link.intake.sync()

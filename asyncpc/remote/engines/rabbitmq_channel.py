@@ -168,6 +168,10 @@ class Channel:
         self._calls.append(call)
         return await self.until(call.done, ", ".join([one.name for one in frames]))
 
+    async def open(self) -> None:
+        """Begin; once, before all else."""
+        await self.call(On.Open())
+
     async def close(self) -> None:
         """Leave it; what came and was not settled goes back to its queue."""
         with suppress(Disconnected):

@@ -18,8 +18,6 @@ from urllib.parse import quote, unquote, urlsplit
 import aiormq
 from aiormq.connection import TransportFactory
 from aiormq.exceptions import AMQPError
-from pamqp.commands import Channel as On
-from pamqp.commands import Confirm
 from pamqp.common import FieldTable
 
 from ...errors import DefinitionError
@@ -244,5 +242,5 @@ class Connection:
         line = Line(self._client.write_queue.put_nowait, longest, self.lost, self._is_blocked)
         channel = self._channels[number] = kind(line, number)
         self._client.channels[number] = cast(Any, channel)
-        await channel.call(On.Open(), Confirm.Select())
+        await channel.open()
         return channel

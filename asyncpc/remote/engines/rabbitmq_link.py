@@ -7,8 +7,8 @@ a part of the next.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from pamqp.commands import Queue
@@ -16,11 +16,11 @@ from pamqp.common import FieldTable
 
 from ...errors import DefinitionError
 from ...wording import shown
-from ..broker import Message, PublishError
+from ..broker import SUSPECT_AFTER, Disconnected, Message, PublishError
 from .rabbitmq_channel import Channel, Refused
 from .rabbitmq_connection import Connection, Options
-from .rabbitmq_intake import Delivery, Intake
-from .rabbitmq_message import message_of
+from .rabbitmq_intake import Intake
+from .rabbitmq_message import message_of, properties_of
 from .rabbitmq_outlet import Outlet, Parcel, Unsendable
 from .rabbitmq_reading import Delays, Reader
 
@@ -53,11 +53,12 @@ class Link:
         self.queue: str = queue
         self.reader: Reader = Reader(lambda: self._first.channel(Intake))
         self.delays: Delays = Delays(queue, self.reader, self.make, self.put)
-        self.ready: deque[Delivery] = deque()
-        """What came after its receive had ended."""
         self._first = Connection(where)
         self._second = Connection(where)
         self._taking = asyncio.Lock()
+        self._is_receiving = False
+        self._is_woken = False  # the receive that waits
+        self._resting: asyncio.Task[None] | None = None  # since no receive waited that could be woken
         self._putting = asyncio.Lock()
 
     async def open(self, options: Options, dead: str) -> tuple[int, ...]:
@@ -67,7 +68,6 @@ class Link:
         for queue in (self.queue, dead, self.delays.names):
             await self.make(queue, {})
         self.intake = await self._first.channel(Intake)
-        self.intake.on_delivery = self.ready.append
         self.tools = await self._first.channel(Channel)
         self._outlet = await self._second.channel(Outlet)
         return self._first.version
@@ -90,15 +90,76 @@ class Link:
     # -- messages ---------------------------------------------------------------------------------
 
     async def receive(self, limit: int, wait: float) -> list[Message]:
-        """See ``Broker``."""
-        async with self._taking:
-            if not self.ready:
-                await self.intake.take(self.queue, limit, wait)
-            return self._taken(limit)
+        """See ``Broker``; where a suspect is among them, nothing else is in this process that was not received."""
+        self._is_receiving, self._is_woken = True, False
+        try:
+            async with self._taking:
+                if not self._is_woken:
+                    await self.intake.take(self.queue, limit, wait)
+                if self._is_woken:
+                    await self.intake.stop()
+                taken = self._taken(limit)
+                if self._is_woken or any(one.attempt > SUSPECT_AFTER for one in taken):
+                    await self._rest()
+                return taken
+        finally:
+            self._is_receiving = False
 
     def _taken(self, limit: int) -> list[Message]:
-        taken = [self.ready.popleft() for _ in range(min(limit, len(self.ready)))]
+        ready = self.intake.ready
+        taken = [ready.popleft() for _ in range(min(limit, len(ready)))]
         return [message_of(one, Receipt(self.intake, one.tag)) for one in taken]
+
+    def wake(self) -> None:
+        """Let the receive that waits return; if there is none, what comes without it goes back."""
+        if self._is_receiving:
+            self._is_woken = True
+            self.intake.wake()
+        elif self._resting is None or self._resting.done():
+            self._resting = asyncio.create_task(self.rest())
+
+    async def rest(self) -> None:
+        """Let nothing more come, and give back what was not received, uncounted, as long as there is a connection."""
+        if self._is_receiving:
+            self.wake()
+        with suppress(Disconnected):
+            async with self._taking:
+                await self._rest()
+
+    async def _rest(self) -> None:
+        await self.intake.stop()
+        rest = self._taken(len(self.intake.ready))
+        try:
+            await self.put_again(self.queue, rest, counted=False)
+        except PublishError:
+            await self.settle(rest, self.intake.reject)
+
+    async def forget_ready(self) -> int:
+        """Settle what came and was not received; how many that was."""
+        await self.intake.sync()  # what was under way has come
+        forgotten = self._taken(len(self.intake.ready))
+        await self.settle(forgotten, self.intake.ack)
+        return len(forgotten)
+
+    async def settle(self, messages: Sequence[Message], how: Callable[[Sequence[int]], None]) -> None:
+        """Tell the server, and wait until it has heard it."""
+        if messages:
+            how([one.receipt.tag for one in messages])
+            for one in messages:
+                one.receipt.channel = None
+            await self.intake.sync()
+
+    async def put_again(self, queue: str, messages: Sequence[Message], counted: bool) -> None:
+        """Settle these, and put a copy of each; one whose headers leave no room for one more goes back counted."""
+        pairs = [(one, Parcel(queue, properties_of(one, one.attempt - (not counted)), one.body)) for one in messages]
+        again = [pair for pair in pairs if self.fits(pair[1])]
+        await self.put([parcel for _, parcel in again], [one for one, _ in again])
+        await self.settle([one for one, _ in again], self.intake.ack)
+        await self.settle([one for one, parcel in pairs if not self.fits(parcel)], self.intake.reject)
+
+    def fits(self, parcel: Parcel) -> bool:
+        """Whether it can be put: its headers lie in one frame."""
+        return self._outlet.fits(parcel)
 
     async def put(self, parcels: Sequence[Parcel], messages: Sequence[Any]) -> None:
         """Send these, which are made of those messages; one call after the other."""
@@ -110,8 +171,8 @@ class Link:
                     raise
                 self._outlet = await self._second.channel(Outlet)
                 raise PublishError(str(error), messages) from None
-            except Unsendable as error:
-                raise PublishError(f"{self.where}: {error}", [messages[error.place]]) from None
+            except Unsendable:
+                raise PublishError(f"{self.where}: the headers of a message are too long", messages) from None
         if refused:
             why = f"{self.where}: the server refuses them; is the queue full?"
             raise PublishError(why, [messages[place] for place in refused])
@@ -121,14 +182,10 @@ class Link:
     async def close(self) -> None:
         """Let go of the sockets, within some seconds, whatever the server does."""
         try:
+            if self._resting is not None:
+                self._resting.cancel()
+                await asyncio.wait([self._resting])
             await asyncio.gather(self._first.close(), self._second.close())
         finally:  # also if that was cancelled before it began
             self._first.abort()
             self._second.abort()
-
-    async def unreceived(self) -> list[Message]:
-        """What came and was not received, once no receive is under way."""
-        self.intake.wake()
-        async with self._taking:
-            self.intake.check()
-            return self._taken(len(self.ready))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from typing import Any, Final
 
 from pamqp.commands import Basic
 
 from ..broker import Message, Outgoing
-from .messages import number_of
+from .messages import kept, number_of
 from .rabbitmq_intake import Delivery
 
-__all__ = ["digest", "header_of", "message_of", "place_of", "properties_of"]
+__all__ = ["header_of", "letters_of", "message_of", "place_of", "properties_of"]
+
 
 OURS: Final = ("asyncpc-", "x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
 """How the names of headers begin that are the engine's, or the server's."""
@@ -29,6 +30,23 @@ def properties_of(
     if attempts:
         headers["asyncpc-attempts"] = str(attempts)
     return Basic.Properties(headers=headers, delivery_mode=2)
+
+
+def letters_of(message: Message, failure: bytes, number: int) -> Iterator[Basic.Properties]:
+    """To send it as a dead letter with that number; each is for where the one before is too long.
+
+    Another program may have filled the whole frame with its headers. The id has to make room last.
+    """
+    place = f"{number:020}-{digest(message.id.encode())}"
+    text = kept(failure)
+    bare = message._replace(headers={})
+    for one, why in (
+        (message, text),
+        (message, "{}"),
+        (bare, text),
+        (bare._replace(id=digest(message.id.encode())), "{}"),
+    ):
+        yield properties_of(one, one.attempt, {"asyncpc-failure": why, "asyncpc-place": place})
 
 
 def message_of(one: Delivery, receipt: Any = None) -> Message:

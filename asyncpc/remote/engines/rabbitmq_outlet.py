@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pamqp.base import Frame
 from pamqp.body import ContentBody
-from pamqp.commands import Basic
+from pamqp.commands import Basic, Confirm
 from pamqp.frame import marshal
 from pamqp.header import ContentHeader
 
@@ -29,10 +29,6 @@ class Parcel(NamedTuple):
 
 class Unsendable(Exception):
     """The headers of a message do not fit into a frame; the server would close the connection."""
-
-    def __init__(self, place: int) -> None:
-        super().__init__("the headers of a message are too long")
-        self.place: int = place
 
 
 class Outlet(Channel):
@@ -72,14 +68,24 @@ class Outlet(Channel):
         if not unconfirmed and not self._confirmed.done():
             self._confirmed.set_result(None)
 
+    async def open(self) -> None:
+        """Begin; from then on the server confirms."""
+        await super().open()
+        await self.call(Confirm.Select())
+
     async def publish(self, parcels: Sequence[Parcel]) -> list[int]:
         """Send the messages, and wait until all are confirmed; returns the places of those that were refused.
 
-        One call after the other. Raises ``Unsendable``.
+        One call after the other. Raises ``Unsendable``, and has sent nothing then: whoever put several together puts
+        them again one by one.
         """
+        headers = [self._marshalled_header(one) for one in parcels]
+        if any(map(self._is_too_long, headers)):
+            raise Unsendable
         self._refused = []
         for first, part in parts(parcels):
-            self.send(b"".join([self._marshalled(place, one) for place, one in enumerate(part, first)]))
+            its_headers = headers[first : first + len(part)]
+            self.send(b"".join([self._marshalled(*one) for one in zip(its_headers, part, strict=True)]))
             self._confirmed = asyncio.get_running_loop().create_future()
             for place in range(first, first + len(part)):
                 self._sent += 1
@@ -87,12 +93,19 @@ class Outlet(Channel):
             await self.until(self._confirmed, f"a put into {shown(part[0].queue)}")
         return self._refused
 
-    def _marshalled(self, place: int, parcel: Parcel) -> bytes:
+    def fits(self, parcel: Parcel) -> bool:
+        """Whether it can be sent."""
+        return not self._is_too_long(self._marshalled_header(parcel))
+
+    def _marshalled_header(self, parcel: Parcel) -> bytes:
+        return marshal(ContentHeader(body_size=len(parcel.body), properties=parcel.properties), self._number)
+
+    def _is_too_long(self, header: bytes) -> bool:
+        return len(header) > self._line.longest
+
+    def _marshalled(self, header: bytes, parcel: Parcel) -> bytes:
         body, number, most = parcel.body, self._number, self._line.longest
-        data = marshal(ContentHeader(body_size=len(body), properties=parcel.properties), number)
-        if len(data) > most:
-            raise Unsendable(place)
-        data = marshal(Basic.Publish(routing_key=parcel.queue, mandatory=True), number) + data
+        data = marshal(Basic.Publish(routing_key=parcel.queue, mandatory=True), number) + header
         for start in range(0, len(body), most):
             data += marshal(ContentBody(body[start : start + most]), number)
         return data

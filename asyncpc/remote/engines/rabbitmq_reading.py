@@ -13,6 +13,7 @@ from pamqp.commands import Basic, Queue
 from pamqp.common import FieldTable
 
 from ...wording import shown
+from ..broker import Disconnected
 from .rabbitmq_channel import PATIENCE, Channel, Refused
 from .rabbitmq_intake import MOST, Delivery, Intake
 from .rabbitmq_outlet import Parcel
@@ -38,24 +39,32 @@ class Reader:
         One process at a time does so, since others would find none; what holds them off is a queue that only one
         connection can have. A process that is killed meanwhile gives back all.
         """
-        lock = Queue.Declare(queue=f"{queue}.lock", exclusive=True, arguments={"x-queue-type": "classic"})
-        async with self._lock:
-            channel = await self._locked(lock)
+        async with self._lock, self._alone_with(queue):
+            channel = await self._channel()
             try:
                 channel.on_delivery = note
                 await _take_all(channel, queue)
-                yield channel
-                held = len(channel.unsettled)
-                channel.reject(list(channel.unsettled))
-                for _ in range(100):  # else the next to look may find some missing
-                    if await number_in(channel, queue) >= held:
-                        break
-                    await asyncio.sleep(0.02)
-                await channel.call(Queue.Delete(queue=lock.queue))
+                try:
+                    yield channel
+                finally:
+                    await _give_back(channel, queue)
             finally:
                 await channel.close()
 
-    async def _locked(self, lock: Queue.Declare) -> Intake:
+    @asynccontextmanager
+    async def _alone_with(self, queue: str) -> AsyncIterator[None]:
+        """By a channel of its own: the server closes the other one if the queue is gone."""
+        lock = f"{queue}.lock"
+        channel = await self._locked(lock)
+        try:
+            yield
+        finally:
+            with suppress(Disconnected):  # then the server deletes it
+                await channel.call(Queue.Delete(queue=lock))
+            await channel.close()
+
+    async def _locked(self, name: str) -> Channel:
+        lock = Queue.Declare(queue=name, exclusive=True, arguments={"x-queue-type": "classic"})
         ends = time.monotonic() + PATIENCE
         while True:
             channel = await self._channel()
@@ -76,10 +85,20 @@ async def _take_all(channel: Intake, queue: str) -> None:
             await channel.take(queue, number, PATIENCE, min(number, MOST))
         else:  # or the queue has no leader yet, and the server knows no better
             await channel.take(queue, 1, 0.0)
+        await channel.stop()
         if len(channel.unsettled) == before:
             if number:  # and goes on saying so
                 raise channel.lost(f"the server sends none of the messages of {shown(queue)}")
             return
+
+
+async def _give_back(channel: Intake, queue: str) -> None:
+    held = len(channel.unsettled)
+    channel.reject(list(channel.unsettled))
+    for _ in range(100):  # else the next to look may find some missing
+        if await number_in(channel, queue) >= held:
+            return
+        await asyncio.sleep(0.02)
 
 
 async def number_in(channel: Channel, queue: str) -> int:
@@ -110,7 +129,6 @@ class Delays:
         self._make = make
         self._put = put
         self._made: set[int] = set()  # milliseconds; by this connection, or seen by it
-        self._noted: set[int] = set()  # in the queue of the names
         self._names = 0  # that it had when it was read last
 
     async def queue_for(self, delay: float) -> str:
@@ -127,13 +145,18 @@ class Delays:
         return [self._name(length) for length in sorted(self._made)]
 
     async def _look(self, *more: int) -> None:
-        self._noted.clear()
-        async with self._reader.all(self.names, self._note) as reading:
+        noted: set[int] = set()
+
+        def note(delivery: Delivery) -> None:
+            with suppress(ValueError):
+                noted.add(int(delivery.properties.message_id or ""))
+
+        async with self._reader.all(self.names, note) as reading:
             self._names = len(reading.unsettled)
-            for length in {*self._noted, *more} - self._made:  # somebody may have deleted it
+            for length in {*noted, *more} - self._made:  # somebody may have deleted it
                 await self._make(self._name(length), self._arguments(length))
                 self._made.add(length)
-            for length in set(more) - self._noted:
+            for length in set(more) - noted:
                 name = Parcel(self.names, Basic.Properties(message_id=str(length), delivery_mode=2), b"")
                 await self._put([name], [name])
                 self._names += 1
@@ -146,10 +169,6 @@ class Delays:
             "x-dead-letter-strategy": "at-least-once",
             "x-overflow": "reject-publish",  # which that strategy needs
         }
-
-    def _note(self, delivery: Delivery) -> None:
-        with suppress(ValueError):
-            self._noted.add(int(delivery.properties.message_id or ""))
 
     def _name(self, length: int) -> str:
         return f"{self.names}.{length}"
