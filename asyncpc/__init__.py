@@ -74,6 +74,7 @@ from .run.intake import feed
 from .run.report import PipelineError, Report, Unfinished
 from .run.running import Results, Running
 from .run.statistics import SourceStatistics, StageStatistics, Statistics
+from .run.workers import WorkerState
 from .runner import run
 
 __all__ = [
@@ -115,6 +116,7 @@ __all__ = [
     "Unroutable",
     "WorkerCancelled",
     "WorkerDied",
+    "WorkerState",
     "broadcast",
     "consumer",
     "exponential",

@@ -34,6 +34,8 @@ class Connection:
         self.broker: Broker = broker
         self.generation: int = 0
         """How many times it was connected."""
+        self.lost_at: float | None = None
+        """When the connection was lost, in loop time; None while there is one, and before the first."""
         self._label = label
         self._lock = asyncio.Lock()
         self._hurry = asyncio.Event()
@@ -88,6 +90,7 @@ class Connection:
         async with self._lock:
             if generation != self.generation or in_vain():
                 return
+            self.lost_at = self.lost_at or asyncio.get_running_loop().time()
             if losses & (losses - 1) == 0:
                 log(WARNING, "%s: the connection is lost: %s", self._label, summary(error))
             await self.close()
@@ -115,6 +118,7 @@ class Connection:
                 if self.generation:
                     log(WARNING, "%s: connected again", self._label)
                 self.generation += 1
+                self.lost_at = None
                 return
             await self._wait(attempt)
 

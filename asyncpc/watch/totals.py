@@ -12,7 +12,8 @@ from typing import Any, Final, NamedTuple
 
 from ..core.plan import Plan
 from ..core.seams import Depth, RemoteCounts
-from ..run.health import Health, Look
+from ..run.health import Health
+from ..run.looks import Look
 from ..run.running import Running, look_at
 from ..run.statistics import Statistics
 
