@@ -35,7 +35,7 @@ other::
     options   what a user asks of a stage, one file each
     offload   calls and sources that would block the event loop: threads, processes, interpreters
     core      what every item goes through: channels, stages, workers
-    errors, failure, wording, checks, mistakes, backoff, logs: everything above may use them
+    errors, failure, events, wording, checks, mistakes, backoff, logs: everything above may use them
 """
 
 import sys as _sys

@@ -9,8 +9,8 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
-from ..failure import KeptFailure
-from ..run.running import Running, on_failure
+from ..events import Event, ItemFailed
+from ..run.running import Running, listen_to
 from ..wording import redacted
 from .as_json import as_line, failure_as_json, item_as_json
 from .output import UsageError, print_error
@@ -47,7 +47,7 @@ class FailedItems:
     def told(self, running: Running[Any, Any]) -> Iterator[None]:
         """Write what fails in a run while it is under way."""
         self._running = running
-        on_failure(running, self._keep)
+        listen_to(running, self._keep)
         yield
 
     def close(self) -> None:
@@ -61,9 +61,9 @@ class FailedItems:
         if not self.is_complete:
             print_error(f"asyncpc: --failed: {self._path} is not complete: {self._trouble}")
 
-    def _keep(self, failure: KeptFailure) -> None:
-        if self.is_complete:
-            self._lines.put(as_line(failure_as_json(failure.stage, failure.item, failure.error, failure.attempts)))
+    def _keep(self, event: Event) -> None:
+        if isinstance(event, ItemFailed) and self.is_complete:
+            self._lines.put(as_line(failure_as_json(event.stage, event.item, event.error, event.attempts)))
 
     def _write(self, lines: Iterable[str]) -> None:
         try:

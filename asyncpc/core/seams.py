@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from typing import Any, Literal, NamedTuple, Protocol
 
+from ..events import Event
 from ..failure import KeptFailure
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Sharing",
     "Stopwatch",
     "Takes",
+    "Telling",
     "Ticket",
     "Window",
     "Wrap",
@@ -146,6 +148,18 @@ class Pool(Protocol):
 
     def resize(self, size: int) -> None:
         """Change the number of its members to ``size``."""
+
+
+class Telling(Protocol):
+    """Tells listeners of a run what happens in it; false if there are none, so that no event has to be made."""
+
+    pipeline: str
+    """The name of the pipeline, which each event has."""
+
+    def tell(self, event: Event, /) -> None:
+        """Tell them; raises nothing. The last thing that a function does."""
+
+    def __bool__(self) -> bool: ...
 
 
 class Depth(NamedTuple):

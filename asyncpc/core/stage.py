@@ -13,12 +13,13 @@ from time import perf_counter
 from typing import Any, Final
 
 from ..errors import WorkerCancelled
+from ..events import ItemFailed
 from ..failure import FAILURES_KEPT, KeptFailure
 from ..wording import annotate
 from .channel import Channel
 from .latency import Latency, LoopProbe
 from .plan import Handler
-from .seams import Adjust, Call, Calls, GiveUp, Recover, Stopwatch, Ticket, Window, Wrap
+from .seams import Adjust, Call, Calls, GiveUp, Recover, Stopwatch, Telling, Ticket, Window, Wrap
 from .tracked import fail_all, plain
 from .waiting import Budget, Waits
 
@@ -229,10 +230,14 @@ class Timing:
 class RunLinks:
     """What a stage knows of its run."""
 
-    __slots__ = ("failing", "failures", "machines", "receivers", "tracks", "trouble")
+    __slots__ = ("events", "failing", "failures", "machines", "tracks", "trouble")
 
     def __init__(
-        self, tracks: bool, trouble: Callable[[BaseException, str], None], failing: Callable[[Worker], None]
+        self,
+        tracks: bool,
+        trouble: Callable[[BaseException, str], None],
+        failing: Callable[[Worker], None],
+        events: Telling,
     ) -> None:
         self.tracks: bool = tracks
         """Whether items may come with tickets."""
@@ -242,8 +247,8 @@ class RunLinks:
         """Tells the run of a worker that has failed, but has yet to close what it has opened."""
         self.failures: deque[KeptFailure] = deque(maxlen=FAILURES_KEPT)
         """The last items that failed, in any stage."""
-        self.receivers: list[Callable[[KeptFailure], None]] = []
-        """Who gets each item that fails, in any stage, as it fails; they never raise."""
+        self.events: Telling = events
+        """Who is told what happens."""
         self.machines: dict[int, Any] = {}
         """What stages share that were asked for with one and the same option, by its identity."""
 
@@ -302,8 +307,9 @@ class Stage:
         """Count an item that has failed at last, and tell it."""
         self.counts.failed += 1
         self.run.failures.append(failure)
-        for receive in self.run.receivers:
-            receive(failure)
+        if events := self.run.events:
+            item, error, attempts, stage, _ = failure
+            events.tell(ItemFailed(events.pipeline, stage, item, error, attempts))
 
     @property
     def emits_one_each(self) -> bool:

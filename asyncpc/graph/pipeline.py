@@ -16,8 +16,10 @@ from html import escape
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
+from ..checks import check_callback
 from ..core.plan import Handler, Node, Origin, Plan
 from ..errors import DefinitionError, StateError
+from ..events import Listener
 from ..mistakes import explained
 from ..run.leaving import end_block, leave, wait_hastening
 from ..run.pairs import Pairs
@@ -149,7 +151,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
     a time.
     """
 
-    __slots__ = ("_around", "_beside", "_is_used", "_plan", "_run")
+    __slots__ = ("_around", "_beside", "_is_used", "_listeners", "_plan", "_run")
 
     @overload
     def __init__(
@@ -199,6 +201,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
         self._run: Supervisor | None = None
         self._beside: dict[Beside, ExitStack] = {}  # what accompanies each run, and how to end that
         self._around = ExitStack()  # ends what accompanies the current run
+        self._listeners: list[Listener] = []
         self._is_used = False  # run, shown, or a part of another
 
     def __await__(self) -> Generator[Any, None, Report]:
@@ -302,6 +305,17 @@ class Pipeline(StageLike[In_contra, Out_co]):
         """
         return self._accompanied(screens().progress(self._plan))
 
+    def listen(self, listener: Listener) -> None:
+        """Call ``listener`` with what happens in this pipeline's runs from now on, also in one that is under way.
+
+        :mod:`asyncpc.events` has the events. A listener is called in the loop and should return at once; one that
+        raises or takes longer than half a second is logged, and not called again in the same run.
+        """
+        check_callback(f"pipeline {self._plan.name!r}", "listener", listener, "a function of an event")
+        self._listeners.append(listener)
+        if self._run is not None:
+            self._run.events.add(listener)
+
     @asynccontextmanager
     async def _accompanied(self, beside: Beside) -> AsyncIterator[None]:
         """Enter ``beside`` for each run in the block, until that run has ended, or the block."""
@@ -342,7 +356,9 @@ class Pipeline(StageLike[In_contra, Out_co]):
                 f"pipeline {self._plan.name!r} has no source, so {means} would never end: "
                 "begin it with a producer, or use 'async with pipeline as running' and running.put(item)"
             )
-        self._run = run = Supervisor(plan or self._plan, streamed=streamed, tracks=tracks, entered=entered)
+        self._run = run = Supervisor(
+            plan or self._plan, streamed=streamed, tracks=tracks, entered=entered, listeners=self._listeners
+        )
         try:
             for one in beside:
                 self._around.enter_context(one(Running(run)))

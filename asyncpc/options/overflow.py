@@ -11,6 +11,7 @@ from ..core.plan import Handler
 from ..core.stage import Stage
 from ..core.tracked import Tracked, plain
 from ..errors import DefinitionError, WorkerCancelled
+from ..events import ItemDropped
 from ..wording import shown
 
 __all__ = ["Overflow", "Overflowing"]
@@ -86,6 +87,8 @@ class Full:
                 stage.run.trouble(stray, stage.handler.name)
             except Exception as error:  # it is not the fault of the one who put the item
                 stage.run.trouble(error, stage.handler.name)
+        if events := stage.run.events:
+            events.tell(ItemDropped(events.pipeline, stage.handler.name, plain(item)))
 
     def from_within(self, item: Any) -> None:
         """The same for a worker or source of the run, which counts the item as given: an interrupt ends the run."""

@@ -16,10 +16,12 @@ from ..core.channel import Ended
 from ..core.emit import Refused
 from ..core.plan import Handler
 from ..core.stage import DONE, ConsumerWorker, Stage, give_up_all, stray
+from ..core.tracked import plain
 from ..core.worker import next_attempt
 from ..errors import DefinitionError, RetryLater
+from ..events import ItemRetried
 from ..mistakes import explained
-from ..wording import annotate, forget_repeats, shown
+from ..wording import annotate, described, forget_repeats, shown
 
 __all__ = ["Retry", "Retrying"]
 
@@ -104,6 +106,7 @@ class Attempts:
             attempts += not isinstance(error, RetryLater)
             stage.counts.retried += 1
             calls += 1
+            _tell(stage, item, error, calls - 1, seconds)
             await stage.hold_back(worker, why, asyncio.sleep(seconds))
             try:
                 return await next_attempt(worker)(item)
@@ -141,6 +144,12 @@ class Attempts:
                 "give a time"
             ) from error
         return max(0.0, seconds)  # the moment that a server named may just have passed
+
+
+def _tell(stage: Stage, item: Any, error: Exception, calls: int, seconds: float) -> None:
+    if events := stage.run.events:
+        given = list(map(plain, item)) if stage.handler.takes_lists else plain(item)
+        events.tell(ItemRetried(events.pipeline, stage.handler.name, given, described(error), calls, seconds))
 
 
 def _is_time(seconds: Any) -> bool:

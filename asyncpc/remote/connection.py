@@ -8,8 +8,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final, TypeVar
 
+from ..events import ConnectionLost, ConnectionRestored
 from ..logs import WARNING, log
-from ..wording import redact, summary
+from ..run.events import tell_here
+from ..wording import described, redact, summary
 from .broker import Broker, Disconnected
 
 __all__ = ["Connection"]
@@ -90,7 +92,10 @@ class Connection:
         async with self._lock:
             if generation != self.generation or in_vain():
                 return
-            self.lost_at = self.lost_at or asyncio.get_running_loop().time()
+            if self.lost_at is None:
+                self.lost_at = asyncio.get_running_loop().time()
+                why = described(error)
+                tell_here(lambda pipeline: ConnectionLost(pipeline, self._label, why))
             if losses & (losses - 1) == 0:
                 log(WARNING, "%s: the connection is lost: %s", self._label, summary(error))
             await self.close()
@@ -115,12 +120,16 @@ class Connection:
                 redact(error)
                 raise
             else:
-                if self.generation:
-                    log(WARNING, "%s: connected again", self._label)
-                self.generation += 1
-                self.lost_at = None
+                self._connected(loop.time())
                 return
             await self._wait(attempt)
+
+    def _connected(self, now: float) -> None:
+        lost_at, self.lost_at = self.lost_at, None
+        self.generation += 1
+        if lost_at is not None:
+            log(WARNING, "%s: connected again", self._label)
+            tell_here(lambda pipeline: ConnectionRestored(pipeline, self._label, now - lost_at))
 
     async def _wait(self, attempt: int) -> None:
         """Wait before another attempt, unless :meth:`hurry` is called."""

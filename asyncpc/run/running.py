@@ -12,7 +12,7 @@ from ..checks import at_least_1, check_seconds
 from ..core.seams import Ticket
 from ..core.tracked import CallTicket, Tracked
 from ..errors import QueueShutDown, StateError
-from ..failure import KeptFailure
+from ..events import Listener
 from ..mistakes import absent
 from ..options.rate import Rate, set_rate
 from .health import Health, judge
@@ -28,7 +28,7 @@ from .workers import WorkerState, place_of_worker, workers_of
 if TYPE_CHECKING:
     from ..offload.bridge import Bridge
 
-__all__ = ["Results", "Running", "failing", "look_at", "on_failure", "opening", "signals_handled"]
+__all__ = ["Results", "Running", "failing", "listen_to", "look_at", "opening", "signals_handled"]
 
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
@@ -376,9 +376,9 @@ def look_at(running: Running[Any, Any]) -> Look:
     return running._run.looks.look()
 
 
-def on_failure(running: Running[Any, Any], receive: Callable[[KeptFailure], None]) -> None:
-    """Call ``receive``, which must not raise, with each item that fails from now on, as it fails."""
-    running._run.stages[0].run.receivers.append(receive)
+def listen_to(running: Running[Any, Any], listener: Listener) -> None:
+    """Tell ``listener`` what happens in a run from now on."""
+    running._run.events.add(listener)
 
 
 def opening(running: Running[Any, Any], place: int) -> bool:

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from ..core.seams import Adjust
+from ..core.seams import Adjust, Telling
 from ..core.stage import Stage
 from ..errors import StateError
+from ..events import Paused, Resumed, Scaled
 from ..wording import redacted
 
 __all__ = ["Scaling"]
@@ -17,10 +18,13 @@ __all__ = ["Scaling"]
 class Scaling:
     """Changes the stages of one run; ``start_worker`` is called when a stage needs another of its workers."""
 
-    __slots__ = ("_loop", "_may_pause", "_name", "_stages", "_start_worker", "_timers", "is_over")
+    __slots__ = ("_events", "_loop", "_may_pause", "_name", "_stages", "_start_worker", "_timers", "is_over")
 
-    def __init__(self, name: str, stages: Sequence[Stage], start_worker: Callable[[Stage], None]) -> None:
+    def __init__(
+        self, name: str, stages: Sequence[Stage], start_worker: Callable[[Stage], None], events: Telling
+    ) -> None:
         self._name = name
+        self._events = events
         self._stages = stages
         self._start_worker = start_worker
         self._timers: dict[str, asyncio.TimerHandle] = {}  # of stages that are adjusted
@@ -57,7 +61,8 @@ class Scaling:
         inbox, staff = stage.inbox, stage.staff
         if self.is_over or inbox.closed:
             return
-        more, staff.concurrency = (concurrency - staff.concurrency) * stage.handler.depth, concurrency
+        before, staff.concurrency = staff.concurrency, concurrency
+        more = (concurrency - before) * stage.handler.depth
         if stage.handler.pool is not None:
             stage.handler.pool.resize(concurrency)
         kept = min(max(more, 0), staff.surplus)  # workers that were asked to leave stay
@@ -71,6 +76,8 @@ class Scaling:
             staff.surplus += -more - spared
             staff.interrupt()
             inbox.getters.wake(staff.surplus)  # idle ones leave at once
+        if self._events and concurrency != before:
+            self._events.tell(Scaled(self._events.pipeline, stage.handler.name, before, concurrency))
 
     def stop(self) -> None:
         """Resume, and pause no more, since a drain handles what is queued."""
@@ -79,19 +86,28 @@ class Scaling:
 
     def pause(self) -> None:
         """Let no worker take another item before :meth:`resume`."""
-        if not self._may_pause:
+        if not self._may_pause or self._is_paused:
             return
         for stage in self._stages:
-            if stage.staff.gate is None:
-                stage.staff.gate = asyncio.Event()
-                stage.staff.interrupt()
+            stage.staff.gate = asyncio.Event()
+            stage.staff.interrupt()
+        if self._events:
+            self._events.tell(Paused(self._events.pipeline))
 
     def resume(self) -> None:
         """Go on."""
+        if not self._is_paused:
+            return
         for stage in self._stages:
             if stage.staff.gate is not None:
                 stage.staff.gate.set()
                 stage.staff.gate = None
+        if self._events:
+            self._events.tell(Resumed(self._events.pipeline))
+
+    @property
+    def _is_paused(self) -> bool:
+        return self._stages[0].staff.gate is not None
 
     def _add(self, stage: Stage, count: int) -> None:
         getters = stage.inbox.getters

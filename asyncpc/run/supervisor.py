@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Iterable
 from contextvars import Context, copy_context
 from functools import partial
 from time import perf_counter
@@ -40,12 +41,15 @@ from ..core.source import ProducerWorker
 from ..core.stage import ConsumerWorker, RunLinks, Stage, Worker
 from ..core.worker import consume
 from ..errors import ConservationError, StateError
+from ..events import DrainBegun, ItemsLeft, Listener, StateChanged, WorkerEnded, WorkerLeft, WorkerStarted
 from ..logs import DEBUG, ERROR, WARNING, log, log_as
+from ..wording import described
 from .accounting import Accounts
 from .attending import LAST_GRACE, AttendantWorker, most_time, reserve
 from .build import build
 from .deadline import Deadline
 from .ending import end_first_stages, end_following_stages, is_quiet
+from .events import Events
 from .handover import HandOver
 from .intake import Intake
 from .looks import Looks
@@ -64,18 +68,28 @@ _under_way: set[Supervisor] = set()
 class Supervisor:
     """Runs a :class:`~asyncpc.core.plan.Plan` once. All methods are plain functions, which wait for nothing."""
 
-    def __init__(self, plan: Plan, *, streamed: bool = False, tracks: bool = False, entered: bool = False) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        streamed: bool = False,
+        tracks: bool = False,
+        entered: bool = False,
+        listeners: Iterable[Listener] = (),
+    ) -> None:
         self.plan: Plan = plan
         self.state: State = State.NEW
         self.entered: bool = entered  # with 'async with'
-        parts = build(plan, streamed, RunLinks(tracks or plan.is_attended, self._trouble, self._failing))
+        self.events: Events = Events(plan.name, listeners, self._trouble)
+        links = RunLinks(tracks or plan.is_attended, self._trouble, self._failing, self.events)
+        parts = build(plan, streamed, links)
         self.stages: list[Stage] = parts.stages
         self.results: Channel[Any] | None = parts.results
         self.first: Channel[Any] = parts.first
         self._producers: list[ProducerWorker] = parts.producers
         self._attendants: list[AttendantWorker] = parts.attendants
         self._channels: list[Channel[Any]] = parts.channels
-        self.scaling: Scaling = Scaling(plan.name, self.stages, self._start_worker)
+        self.scaling: Scaling = Scaling(plan.name, self.stages, self._start_worker, self.events)
         self.accounts: Accounts = Accounts(self._producers, self.stages, plan.ends, self.results)
         self.accounts.tracked = plan.is_attended
         self.ended: asyncio.Event = asyncio.Event()
@@ -117,6 +131,7 @@ class Supervisor:
         if len(self.plan.entries) > 1:  # then it is none of those
             self.first.check_caller()
         log_as(self.plan.name, self._context)
+        self.events.open(self._context)
         self.intake.open(self._context)
         self.scaling.start(self._loop)
         self._start_sources()
@@ -124,18 +139,21 @@ class Supervisor:
     def _start_sources(self) -> None:
         self._attending = len(self._attendants)
         for attendant in self._attendants:  # first, since the sources need them
-            context = copy_context()
-            log_as(self.plan.name, context)
-            self._spawn(attendant, context)
+            self._spawn(attendant, self._context_beside())
         self._sources_live = len(self._producers)
         for producer in self._producers:
             if producer.origin.blocks:
                 from ..offload.sources import read_in_thread  # here, since most programs have no such source
 
                 producer.origin = read_in_thread(producer)
-            context = copy_context()
-            log_as(self.plan.name, context)
-            self._spawn(producer, context)
+            self._spawn(producer, self._context_beside())
+
+    def _context_beside(self) -> Context:
+        """That of a task which is no consumer's worker: it can tell listeners, and its log lines name the pipeline."""
+        context = copy_context()
+        log_as(self.plan.name, context)
+        self.events.open(context)
+        return context
 
     def _start_worker(self, stage: Stage) -> None:
         """Start one more worker, since an item has come and no worker is idle."""
@@ -171,6 +189,8 @@ class Supervisor:
             self._loop.call_soon(self._worker_ended, worker)  # not now: the caller is in the middle of something
         else:
             worker.task.add_done_callback(partial(self._worker_ended, worker))
+            if isinstance(worker, ConsumerWorker) and self.events:
+                self.events.tell(WorkerStarted(self.plan.name, worker.stage.handler.name, worker.name))
 
     # -- stop ---------------------------------------------------------------------------------
 
@@ -200,9 +220,12 @@ class Supervisor:
             self._cancel()
 
     def _drain(self, timeout: float) -> None:
+        begins = self.state is State.RUNNING
         self.scaling.stop()
         self._limit(timeout)
         self._end_intake()
+        if begins and self.events:
+            self.events.tell(DrainBegun(self.plan.name, timeout))
 
     def _end_intake(self) -> None:
         """Take nothing from outside any more: refuse callers of ``put``, and cancel the sources."""
@@ -305,6 +328,8 @@ class Supervisor:
         _under_way.add(self)  # or a task could be garbage-collected, and Python would complain that it is pending (B9)
         names = ", ".join(self._abandoned())
         log(ERROR, "workers that ignored two cancellations are left behind: %s", names, pipeline=self.plan.name)
+        for name in self._abandoned() if self.events else ():
+            self.events.tell(WorkerLeft(self.plan.name, name))
 
     # -- the end of a worker ------------------------------------------------------------------
 
@@ -329,6 +354,9 @@ class Supervisor:
             self._source_ended()
         elif isinstance(worker, ConsumerWorker):
             self._left_stage(worker)
+            if self.events:
+                error = described(errors[0]) if errors else ""
+                self.events.tell(WorkerEnded(self.plan.name, worker.stage.handler.name, worker.name, error))
         self._finish_if_ended()
         if self.entered:  # the caller of a run that is awaited gets them anyway
             stage = worker.stage.handler.name if isinstance(worker, ConsumerWorker) else worker.name
@@ -430,6 +458,9 @@ class Supervisor:
         _under_way.discard(self)
         is_left_early = self.results is not None and self.outcome.is_clean()  # by whoever reads its results
         self.outcome.log_left(DEBUG if is_left_early else WARNING)
+        if self.events and self.outcome.report is not None:
+            for stage, items in self.outcome.report.left_by_stage().items():
+                self.events.tell(ItemsLeft(self.plan.name, stage, items))
 
     def _conclude(self) -> None:
         """Write the report, with what is left, and let go of it."""
@@ -499,3 +530,5 @@ class Supervisor:
             raise StateError(f"pipeline {self.plan.name!r} is {self.state.value}; it cannot become {state.value}")
         before, self.state = self.state, state
         log(DEBUG, "pipeline %r: %s -> %s", self.plan.name, before, state, pipeline=self.plan.name)
+        if self.events:
+            self.events.tell(StateChanged(self.plan.name, before.value, state.value))

@@ -7,8 +7,7 @@ import gc
 import pickle
 import signal
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from traceback import walk_tb
 from typing import Any, cast
 
@@ -32,9 +31,7 @@ from asyncpc import (
     consumer,
     source,
 )
-from asyncpc.failure import KeptFailure
-from asyncpc.graph.pipeline import run_beside
-from asyncpc.run.running import on_failure
+from asyncpc.events import Event, ItemFailed
 
 # -- policies -------------------------------------------------------------------------------------
 
@@ -484,22 +481,25 @@ def test_each_item_that_fails_is_told_once_as_it_fails(
     async def fails(taken: Any) -> Any:
         raise ValueError("no")
 
-    found: list[KeptFailure] = []
+    found: list[ItemFailed] = []
 
-    @contextmanager
-    def beside(running: Running[Any, Any]) -> Iterator[None]:
-        on_failure(running, found.append)
-        yield
+    def keep(event: Event) -> None:
+        if isinstance(event, ItemFailed):
+            found.append(event)
 
     async def main() -> Report:
+        pipeline = source(range(items)) >> fails >> consumer(Sink())
+        pipeline.listen(keep)
         try:
-            return await run_beside(source(range(items)) >> fails >> consumer(Sink()), beside)
+            return await pipeline
         except PipelineError as error:
             return error.report
 
     report = run_virtual(main, eager=eager)
     assert [failure.item for failure in found] == list(told)
-    assert {failure[1:4] for failure in found} == {("ValueError: no", 3 if "retry" in options else 1, "fails")}
+    assert {(failure.error, failure.attempts, failure.stage) for failure in found} == {
+        ("ValueError: no", 3 if "retry" in options else 1, "fails")
+    }
     assert balanced(report)
     assert report.failed == len(told)
 

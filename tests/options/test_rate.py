@@ -19,6 +19,7 @@ from asyncpc.core.channel import Channel
 from asyncpc.core.plan import Handler
 from asyncpc.core.stage import ConsumerWorker, RunLinks, Stage
 from asyncpc.options.rate import Throttle
+from asyncpc.run.events import Events
 
 # -- a rate ---------------------------------------------------------------------------------------
 
@@ -59,7 +60,7 @@ def test_each_key_has_its_own_rate() -> None:
 def test_a_rate_forgets_keys_that_rest() -> None:
     """Memory: a million keys seen once must not be a million entries for ever."""
     handler = Handler("stage", print, False, 1)
-    links = RunLinks(False, lambda error, name: None, lambda worker: None)
+    links = RunLinks(False, lambda error, name: None, lambda worker: None, Events("p", (), lambda error, name: None))
     throttle = Throttle(Rate(10, key=lambda n: n))
 
     async def main() -> None:

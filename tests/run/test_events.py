@@ -1,0 +1,317 @@
+"""Listeners: what they are told, in which order, and that none of them can disturb a run."""
+
+from __future__ import annotations
+
+import asyncio
+from importlib import import_module
+from typing import Any
+
+import pytest
+import structlog
+from spy import Flaky, Sink
+from structlog.testing import capture_logs
+from support import Broken
+from virtual import both, ran, run_virtual
+
+from asyncpc import (
+    DefinitionError,
+    PipelineError,
+    Report,
+    Retry,
+    consumer,
+    remote_queue,
+    source,
+)
+from asyncpc.events import (
+    ConnectionLost,
+    ConnectionRestored,
+    DrainBegun,
+    Event,
+    ItemDropped,
+    ItemFailed,
+    ItemRetried,
+    ItemsLeft,
+    Paused,
+    Resumed,
+    Scaled,
+    StateChanged,
+    WorkerEnded,
+    WorkerLeft,
+    WorkerStarted,
+)
+from asyncpc.events.structlog import StructlogListener
+from asyncpc.remote import Disconnected
+from asyncpc.remote.engines.memory import MemoryBroker
+from asyncpc.watch.failures import Failures
+
+
+@consumer(on_error="skip", name="odd")
+async def odd_ones_fail(n: int) -> None:
+    if n % 2:
+        raise ValueError(n)
+
+
+@both
+def test_a_run_tells_its_states_its_workers_and_what_fails(eager: bool) -> None:
+    """Protects who reads the log of a night: each thing once, in the order in which it happened."""
+    told: list[Event] = []
+    pipeline = source(range(3)) >> odd_ones_fail
+    pipeline.listen(told.append)
+    name = repr(pipeline).split(";")[0].removeprefix("<Pipeline ")
+    report = ran(pipeline, eager=eager)
+    assert (
+        told
+        == [
+            StateChanged(name, "new", "running"),
+            WorkerStarted(name, "odd", "odd-1"),
+            ItemFailed(name, "odd", 1, "ValueError: 1", 1),
+            StateChanged(name, "running", "draining"),
+            WorkerEnded(name, "odd", "odd-1", ""),
+            StateChanged(name, "draining", "closed"),
+        ]
+        or eager
+    )
+    assert {type(event) for event in told} == {StateChanged, WorkerStarted, ItemFailed, WorkerEnded}
+    assert report.failed == 1
+
+
+@both
+def test_a_run_tells_what_is_done_to_it(eager: bool) -> None:
+    """Protects who looks for the hand that paused or scaled a run; what changes nothing is not told."""
+    told: list[Event] = []
+    sink = Sink(seconds=10.0)
+    pipeline = sink.consumer >> consumer(Sink("end"))
+    pipeline.listen(told.append)
+
+    async def main() -> None:
+        async with pipeline as running:
+            for n in range(9):
+                await running.put(n)
+            running.pause()
+            running.pause()
+            running.scale("sink", 3)
+            running.scale("sink", 3)
+            running.resume()
+            running.resume()
+            await running.drain(5.0)
+
+    run_virtual(main, eager=eager)
+    things = [event[1:] for event in told if isinstance(event, Paused | Resumed | Scaled | DrainBegun | ItemsLeft)]
+    assert things == [(), ("sink", 1, 3), (), (5.0,), ("sink", 9)]
+
+
+def test_retries_and_drops_are_told_with_the_items_of_the_user() -> None:
+    """Protects who wants to know what a retry cost: the item, the error, the calls so far and the wait."""
+    told: list[Event] = []
+
+    async def main() -> None:
+        flaky = consumer(name="flaky", retry=Retry(3, wait=lambda _: 7.0), overflow="drop_newest", maxsize=1)
+        pipeline = flaky(Flaky(times=2))
+        pipeline_of = pipeline >> consumer(Sink())
+        pipeline_of.listen(told.append)
+        async with pipeline_of as running:
+            assert await running.call("a") is None  # with a ticket, which nobody is to see
+            running.put_nowait("b")
+            running.put_nowait("c")
+
+    run_virtual(main)
+    retried = [event[1:] for event in told if isinstance(event, ItemRetried)]
+    assert [(stage, item, calls, seconds) for stage, item, _, calls, seconds in retried] == [
+        *(("flaky", "a", 1, 7.0), ("flaky", "a", 2, 7.0)),
+        *(("flaky", "b", 1, 7.0), ("flaky", "b", 2, 7.0)),
+    ]
+    assert [event[1:] for event in told if isinstance(event, ItemDropped)] == [("flaky", "c")]
+
+
+def test_a_lost_connection_is_told_and_its_return_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects who is woken at night: since when the queue is away is told by the run that needs it."""
+    told: list[Event] = []
+    queue = remote_queue("memory://events", int, name="jobs")
+    receive, losses = MemoryBroker.receive, iter([True])
+
+    async def lost_once(self: MemoryBroker, *args: Any) -> Any:
+        if next(losses, False):
+            raise Disconnected("the server has gone")
+        return await receive(self, *args)
+
+    monkeypatch.setattr(MemoryBroker, "receive", lost_once)
+
+    async def main() -> None:
+        pipeline = queue >> odd_ones_fail
+        pipeline.listen(told.append)
+        async with pipeline:
+            await asyncio.sleep(1.0)
+
+    run_virtual(main)
+    assert [event[1:] for event in told if isinstance(event, ConnectionLost | ConnectionRestored)] == [
+        ("remote queue 'jobs'", "Disconnected: the server has gone"),
+        ("remote queue 'jobs'", 0.0),
+    ]
+
+
+def test_a_worker_that_is_left_behind_is_told() -> None:
+    """Protects who looks for the handler that ignores every cancel: it is named."""
+    told: list[Event] = []
+
+    @consumer(name="deaf")
+    async def deaf(n: int) -> None:
+        while True:
+            try:
+                await asyncio.sleep(1000)
+            except asyncio.CancelledError:
+                if over:
+                    raise
+
+    over: list[bool] = []
+
+    async def main() -> None:
+        pipeline = source([1]) >> deaf
+        pipeline.listen(told.append)
+        async with pipeline as running:
+            await asyncio.sleep(1)
+            running.stop(0.5)
+        raise AssertionError
+
+    async def around() -> None:
+        with pytest.raises(PipelineError):
+            await main()
+        over.append(True)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.sleep(0)
+
+    run_virtual(around)
+    assert [event[1:] for event in told if isinstance(event, WorkerLeft)] == [("deaf-1",)]
+
+
+@both
+def test_h2_a_listener_that_raises_is_called_once_and_breaks_nothing(
+    eager: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Protects counts and the stop from whoever looks on, at each kind of event in turn; others are told on."""
+    kinds = [StateChanged, WorkerStarted, ItemFailed, WorkerEnded]
+    for kind in kinds:
+        calls: list[Event] = []
+        told: list[Event] = []
+
+        def broken(event: Event, kind: type = kind, calls: list[Event] = calls) -> None:
+            if isinstance(event, kind):
+                calls.append(event)
+                raise Broken
+
+        pipeline = source(range(5)) >> odd_ones_fail
+        pipeline.listen(broken)
+        pipeline.listen(told.append)
+        caplog.clear()
+        report = ran(pipeline, eager=eager)
+        assert (report.done, report.failed, report.complete) == (3, 2, True)
+        assert len(calls) == 1
+        assert len([event for event in told if isinstance(event, ItemFailed)]) == 2
+        assert [line for line in caplog.messages if "a listener raised Broken" in line]
+
+
+def test_a_listener_that_is_slow_is_not_called_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Protects the drain's deadline: a listener may hold the loop once, not once for each item."""
+    monkeypatch.setattr(
+        import_module("asyncpc.run.events"), "LONGEST", 0.0
+    )  # in virtual time each call takes a microsecond
+    calls: list[Event] = []
+    pipeline = source(range(100)) >> odd_ones_fail
+    pipeline.listen(calls.append)
+    assert ran(pipeline).failed == 50
+    assert len(calls) == 1
+    assert "a listener held the event loop for 0.0 seconds" in caplog.text
+
+
+async def _later(event: Event) -> None: ...
+
+
+def test_b13_an_interrupt_in_a_listener_stops_the_run_and_comes_out() -> None:
+    """Protects Ctrl-C: it is not taken for a mistake of the listener."""
+
+    def interrupted(event: Event) -> None:
+        if isinstance(event, ItemFailed):
+            raise KeyboardInterrupt
+
+    pipeline = source(range(100)) >> odd_ones_fail
+    pipeline.listen(interrupted)
+
+    async def main() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            await pipeline
+
+    run_virtual(main)
+
+
+def test_a_listener_may_stop_the_run_that_it_listens_to() -> None:
+    """Protects a program that stops at the first failure of a kind: the run drains as it does for anybody."""
+    pipeline = consumer(on_error="skip")(odd_ones_fail.__wrapped__) >> consumer(Sink())
+
+    async def main() -> Report:
+        async with pipeline as running:
+            pipeline.listen(lambda event: running.stop() if isinstance(event, ItemFailed) else None)
+            for n in range(9):
+                await running.put(n)
+            return await running.wait()
+
+    report = run_virtual(main)
+    assert (report.failed, report.complete) == (4, True)
+
+
+def test_only_what_can_be_called_with_an_event_listens() -> None:
+    """Protects who writes a coroutine function: its events would be lost without a word."""
+    pipeline = source(range(3)) >> odd_ones_fail
+    for wrong in (3, lambda: None, _later):
+        with pytest.raises(DefinitionError, match="listener="):
+            pipeline.listen(wrong)  # type: ignore[arg-type]  # which is the point
+
+
+def test_structlog_gets_events_without_payloads() -> None:
+    """Protects what users have sent: an error is shown by its type, and an item only on request."""
+    pipeline = source(["https://me:secret@host"]) >> consumer(on_error="skip", name="fails")(_fail)
+    pipeline.listen(StructlogListener())
+    with capture_logs() as entries:
+        ran(pipeline)
+        failed = [entry for entry in entries if entry["event"] == "item_failed"]
+    assert failed == [
+        {
+            "event": "item_failed",
+            "log_level": "error",
+            "pipeline": entries[0]["pipeline"],
+            "stage": "fails",
+            "error": "ValueError",
+            "attempts": 1,
+        }
+    ]
+    assert entries[0]["event"] == "state_changed"
+    with capture_logs() as entries:
+        pipeline = source(["https://me:secret@host"]) >> consumer(on_error="skip", name="fails")(_fail)
+        pipeline.listen(StructlogListener(structlog.get_logger("mine"), payloads=True))
+        ran(pipeline)
+    (failed_too,) = [entry for entry in entries if entry["event"] == "item_failed"]
+    assert failed_too["item"] == "'https://me:***@host'"
+    assert failed_too["error"] == "ValueError: https://me:***@host"
+
+
+async def _fail(item: Any) -> None:
+    raise ValueError(item)
+
+
+def test_failures_alike_push_no_other_one_out() -> None:
+    """Protects the one failure that matters: thirty thousand of another kind leave it on the screen."""
+    failures = Failures()
+    failures(ItemFailed("p", "fetch", "x" * 1000, "KeyError: 'rare'", 1))
+    for n in range(1000):
+        failures(ItemFailed("p", "fetch", n, f"ValueError: {n}", 1))
+        failures(WorkerStarted("p", "fetch", "fetch-1"))
+    often, rare = failures.latest()
+    assert (often.kind, often.count, often.error, often.item) == ("ValueError", 1000, "ValueError: 999", "999")
+    assert (rare.kind, rare.count) == ("KeyError", 1)
+    assert len(rare.item) < 100
+    assert often.first <= often.last
+    for n in range(200):
+        failures(ItemFailed("p", f"stage-{n}", n, "ValueError: x", 1))
+    assert len(failures.latest()) == 100
+    assert failures.latest()[0].stage == "stage-199"
