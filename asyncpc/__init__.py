@@ -29,6 +29,7 @@ other::
     runner    owns a loop
     remote    carries items between processes: queues with a URL, on engines such as SQLite or Redis
     metrics   lets Prometheus read counters, and tells probes whether runs are well
+    otel      traces items, and gives counters and events to OpenTelemetry
     watch     shows a pipeline, a run or a profile to people
     graph     what a user writes: sources and stages, joined into pipelines
     run       runs a pipeline: its supervisor, its accounts, its report, the object that its user gets

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from asyncpc import Running
@@ -29,6 +29,10 @@ class CountingTicket:
         self.failed: list[BaseException] = []
         self.released = 0
         self.problems: list[str] = []
+
+    @property
+    def trace(self) -> Mapping[str, str]:
+        return {}
 
     def hold(self, more: int = 1) -> None:
         """So many more are under way."""

@@ -98,6 +98,8 @@ class Handler(NamedTuple):
     """Why no stage can come after it; empty if one can."""
     unshared: str = ""
     """Why it is of no use in several processes that run the plan at once; empty if it is."""
+    sends_to: str = ""
+    """The kind of server that its calls send items to, if it is a remote queue, such as ``redis``."""
     call_limit: float | None = None
     """Seconds that a call outside the loop may take."""
     calls_of: Callable[[Any], Calls] | None = None

@@ -5,7 +5,7 @@ The core calls these and never names what stands behind them. What they tell is 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
 from ..events import Event
@@ -18,6 +18,7 @@ __all__ = [
     "Calls",
     "Container",
     "Depth",
+    "Following",
     "Full",
     "GiveUp",
     "Inlet",
@@ -253,6 +254,11 @@ class Ticket(Protocol):
         """Which failures go to whoever waits, and not to the policies of the stage, so that the run goes on."""
         ...
 
+    @property
+    def trace(self) -> Mapping[str, str]:
+        """The trace context (W3C) that the item belongs to: ``traceparent``, ``tracestate``; empty without a trace."""
+        ...
+
     def hold(self, more: int = 1) -> None:
         """``more`` further values made of the item are on their way; call it before the first of them leaves."""
 
@@ -274,6 +280,42 @@ class Ticket(Protocol):
 
     def release(self) -> None:
         """One of them is neither: its worker was cancelled, or the run ended before it."""
+
+
+class Following(Protocol):
+    """Follows some of a run's items on their way, by a ticket that it gives them; the others carry nothing of it."""
+
+    @property
+    def looks_at_each(self) -> bool:
+        """Whether each item of a source has to be looked at; else only one of ``gap()`` items is."""
+        ...
+
+    def gap(self) -> float:
+        """Which of the items to come from a source is the next to be followed, counted from 1; infinite: none."""
+        ...
+
+    def begin(self, item: Any, /) -> Any:
+        """An item of a source that is followed, with its ticket."""
+        ...
+
+    def judge(self, item: Any, /) -> Any:
+        """An item of a source, with a ticket if it is to be followed."""
+        ...
+
+    def enter(self, item: Any, /) -> Any:
+        """An item that is put in, with a ticket if it is to be followed; may be called in any thread."""
+        ...
+
+    def attempt(self, call: Call, worker: Any, /) -> Call:
+        """``call``, one attempt, for items that may be followed."""
+        ...
+
+    def handling(self, call: Call, untracked: Call, worker: Any, /) -> Call:
+        """``call``, with the attempts it may have, for items that may be followed; it raises ``Ended`` after these.
+
+        ``untracked`` is the same for items without a ticket: all that is in their way is a look whether they have one.
+        """
+        ...
 
 
 class Container(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from time import perf_counter
 from typing import Any
 
@@ -12,7 +12,7 @@ from ..failure import KeptFailure
 from .channel import Channel, Ended
 from .latency import LoopProbe
 from .plan import Origin
-from .seams import Attendant
+from .seams import Attendant, Following
 from .stage import RunLinks, Worker
 from .tracked import Tracked
 from .waiting import TIME_SLICE, checkpoint, obey_cancel
@@ -21,6 +21,43 @@ from .worker import RUNS
 __all__ = ["ProducerWorker"]
 
 LONGEST = sum(map(len, RUNS))
+
+
+class Sampled:
+    """Which items of a source are followed, for its loop, which only counts in between."""
+
+    __slots__ = ("_gap", "_items", "_make", "_track", "at")
+
+    def __init__(self, following: Following, items: Any, track: Callable[[], None], are_tracked: bool) -> None:
+        """``are_tracked`` says whether all items have tickets already, which may say whether to follow them."""
+        self._items = items
+        self._track = track
+        each = following.looks_at_each or are_tracked
+        self._gap: Callable[[], float] = (lambda: 1) if each else following.gap
+        self._make: Callable[[Any], Any] = following.judge if each else following.begin
+        self.at: float = -1.0
+        """The next item is to be looked at once so many have been produced."""
+
+    def look(self, produced: int, next_look: int) -> tuple[float, Callable[[Any], None]]:
+        """When to look again, after ``next_look`` items at the latest, and what appends items until then."""
+        if produced > self.at:
+            self.at = produced + self._gap() - 1
+        if produced == self.at:
+            return produced + 1, self._append
+        return min(next_look, self.at), self._items.append
+
+    def begin(self, item: Any, produced: int) -> Any:
+        """The item that comes after so many, with a ticket if it is followed."""
+        return self._looked_at(item) if produced >= self.at else item
+
+    def _append(self, item: Any) -> None:
+        self._items.append(self._looked_at(item))
+
+    def _looked_at(self, item: Any) -> Any:
+        item = self._make(item)
+        if type(item) is Tracked:
+            self._track()
+        return item
 
 
 class ProducerWorker(Worker):
@@ -65,42 +102,37 @@ class ProducerWorker(Worker):
 
     async def _produce(self) -> None:
         outbox = self.outbox
-        items, append, getters, clock = outbox.items, outbox.items.append, outbox.getters, perf_counter
+        items, getters, clock = outbox.items, outbox.getters, perf_counter
         await outbox.wait_for_room()
-        iterator = self.origin.iterate()
+        iterator, sampled = self.origin.iterate(), self._sampled()
         produced = self.produced
         began, slow, ticks = clock(), False, 0
-        budget_ends, step, next_look = produced + LONGEST, 1, produced + 1
+        budget_ends, step = produced + LONGEST, 1
+        next_look, append = _appending(outbox, sampled, produced)
         try:
             async for item in iterator:
-                if len(items) >= outbox.mark:
-                    try:
-                        if outbox.may_enqueue():
-                            outbox.enqueue(item)
-                        else:
-                            await self._put_waiting(item)
-                    except BaseException as error:
-                        if not self._deals_with(item, error):
-                            raise
-                        continue
-                    produced += 1
-                    self.produced = produced
-                    await outbox.wait_for_room()  # the source is not asked while the queue is full
-                    if self.cancelled:  # the source swallowed it (fault B4), or asked for it
-                        await obey_cancel()
-                else:
-                    try:
+                full = len(items) >= outbox.mark
+                if full and sampled is not None:
+                    item = sampled.begin(item, produced)
+                try:
+                    if not full:
                         append(item)
-                    except BaseException as error:
-                        if not self._deals_with(item, error):
-                            raise
-                        continue
-                    produced += 1
-                    self.produced = produced
-                    if getters and not getters.waking:
-                        getters.wake()
+                    elif outbox.may_enqueue():
+                        outbox.enqueue(item)
+                    else:
+                        await self._put_waiting(item)
+                except BaseException as error:
+                    if not self._deals_with(item, error):
+                        raise
+                    continue
+                produced += 1
+                self.produced = produced
+                if full:
+                    await outbox.wait_for_room()  # the source is not asked while the queue is full
+                elif getters and not getters.waking:
+                    getters.wake()
                 if produced >= next_look or self.cancelled:
-                    if self.cancelled:  # as above
+                    if self.cancelled:  # the source swallowed it (fault B4), or asked for it
                         await obey_cancel()
                     elapsed = clock() - began
                     if slow:
@@ -113,12 +145,19 @@ class ProducerWorker(Worker):
                         if slow:
                             ticks = self.probe.watch()
                     next_look = produced + step
+                    if sampled is not None:
+                        next_look, append = sampled.look(produced, next_look)
         except Exception as error:
             await self._close_after(error, iterator)
             raise
         finally:
-            if isinstance(iterator, AsyncGenerator):
-                await iterator.aclose()
+            await _close(iterator)
+
+    def _sampled(self) -> Sampled | None:
+        following = self.links.following
+        if following is None:
+            return None
+        return Sampled(following, self.outbox.items, self.links.track, self.attendant is not None)
 
     def _deals_with(self, item: Any, error: BaseException) -> bool:
         """Tell whoever waits for the item that the first stage refuses it; whether the source goes on.
@@ -149,8 +188,7 @@ class ProducerWorker(Worker):
         if not self._may_restart(error):
             self.failed_with(error.error if isinstance(error, Ended) else error)
             self.links.failing(self)
-        if isinstance(iterator, AsyncGenerator):
-            await iterator.aclose()
+        await _close(iterator)
 
     def _may_restart(self, error: Exception) -> bool:
         """Whether the source may be started again now (fault C5)."""
@@ -169,3 +207,13 @@ class ProducerWorker(Worker):
         self.recent.append(asyncio.get_running_loop().time())
         self.restarts += 1
         await asyncio.sleep(restart.backoff(len(self.recent)))
+
+
+def _appending(outbox: Channel[Any], sampled: Sampled | None, produced: int) -> tuple[float, Callable[[Any], None]]:
+    """After how many items to look first, and what appends them until then."""
+    return (produced + 1, outbox.items.append) if sampled is None else sampled.look(produced, produced + 1)
+
+
+async def _close(iterator: AsyncIterator[Any]) -> None:
+    if isinstance(iterator, AsyncGenerator):
+        await iterator.aclose()

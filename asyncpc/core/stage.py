@@ -19,7 +19,7 @@ from ..wording import annotate
 from .channel import Channel
 from .latency import Latency, LoopProbe
 from .plan import Handler
-from .seams import Adjust, Call, Calls, GiveUp, Recover, Stopwatch, Telling, Ticket, Window, Wrap
+from .seams import Adjust, Call, Calls, Following, GiveUp, Recover, Stopwatch, Telling, Ticket, Window, Wrap
 from .tracked import fail_all, plain
 from .waiting import Budget, Waits
 
@@ -230,7 +230,7 @@ class Timing:
 class RunLinks:
     """What a stage knows of its run."""
 
-    __slots__ = ("events", "failing", "failures", "machines", "tracks", "trouble")
+    __slots__ = ("events", "failing", "failures", "following", "machines", "staffs", "tracks", "trouble")
 
     def __init__(
         self,
@@ -238,9 +238,12 @@ class RunLinks:
         trouble: Callable[[BaseException, str], None],
         failing: Callable[[Worker], None],
         events: Telling,
+        following: Following | None = None,
     ) -> None:
         self.tracks: bool = tracks
-        """Whether items may come with tickets."""
+        """Whether items may come with tickets; see :meth:`track`."""
+        self.staffs: list[Staff] = []
+        """Those of all stages."""
         self.trouble: Callable[[BaseException, str], None] = trouble
         """Ends the run with an error that nobody can raise in the midst of its work, and the name of the stage."""
         self.failing: Callable[[Worker], None] = failing
@@ -249,8 +252,18 @@ class RunLinks:
         """The last items that failed, in any stage."""
         self.events: Telling = events
         """Who is told what happens."""
+        self.following: Following | None = following
+        """What follows some of the items."""
         self.machines: dict[int, Any] = {}
         """What stages share that were asked for with one and the same option, by its identity."""
+
+    def track(self) -> None:
+        """Items may come with tickets from now on: workers look for them before they take another item."""
+        if not self.tracks:
+            self.tracks = True
+            for staff in self.staffs:
+                staff.changes += 1
+                staff.interrupt()
 
 
 class Stage:
@@ -282,6 +295,7 @@ class Stage:
         self.dead_letters: Outlet | None = None  # to the stage that receives failures
         self.counts: Counts = Counts()
         self.staff: Staff = Staff(handler.concurrency)
+        run.staffs.append(self.staff)
         self.timing: Timing = Timing()
         self.wraps: list[Wrap] = []  # around the handler, the innermost first
         self.recover: Recover = _raise_error  # what becomes of a call that raised

@@ -15,7 +15,7 @@ Only runs that can have tickets look at them (``stage.run.tracks``).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import CoroutineType
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from ..failure import KeptFailure
 from .seams import Call, Takes, Ticket
 
 __all__ = [
+    "NO_TRACE",
     "CallTicket",
     "JointTicket",
     "Tracked",
@@ -32,8 +33,12 @@ __all__ = [
     "plain",
     "release_all",
     "settle_all",
+    "shared_trace",
     "tracking",
 ]
+
+NO_TRACE: Final[Mapping[str, str]] = {}
+"""Of an item that belongs to no trace."""
 
 
 class Tracked:
@@ -92,6 +97,11 @@ class _NobodysTicket:
         """None."""
         return "none"
 
+    @property
+    def trace(self) -> Mapping[str, str]:
+        """None."""
+        return NO_TRACE
+
     def hold(self, more: int = 1) -> None:
         """Nothing, as all of these."""
 
@@ -126,6 +136,11 @@ class CallTicket:
     def takes_failures(self) -> Takes:
         """All: the caller deals with them."""
         return "all"
+
+    @property
+    def trace(self) -> Mapping[str, str]:
+        """None."""
+        return NO_TRACE
 
     def __init__(self, future: asyncio.Future[Any], lost: Callable[[], Exception]) -> None:
         """What ``lost`` makes is raised for the caller if the run ends before it comes to the item."""
@@ -174,6 +189,11 @@ class JointTicket:
         """Those of a value made of all the items are told to each, if each takes them."""
         return "unhandled" if all(one.takes_failures == "unhandled" for one in self.tickets) else "none"
 
+    @property
+    def trace(self) -> Mapping[str, str]:
+        """The one that all share."""
+        return shared_trace([one.trace for one in self.tickets])
+
     def hold(self, more: int = 1) -> None:
         """Hold each."""
         for ticket in self.tickets:
@@ -208,6 +228,12 @@ class JointTicket:
         """Release each."""
         for ticket in self.tickets:
             ticket.release()
+
+
+def shared_trace(traces: Sequence[Mapping[str, str]]) -> Mapping[str, str]:
+    """The trace context of what is made of several items: the one that all share, if there is one."""
+    first = traces[0] if traces else NO_TRACE
+    return first if all(one == first for one in traces) else NO_TRACE
 
 
 def never_awaited(name: str, value: CoroutineType[Any, Any, Any]) -> TypeError:

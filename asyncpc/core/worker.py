@@ -131,14 +131,27 @@ def _make_call(worker: ConsumerWorker) -> None:
     call: Call = generating(worker, function) if stage.handler.generates and not branches else function
     for wrap in stage.wraps:
         call = wrap(call, worker)
-    if stage.run.tracks and not stage.handler.takes_lists:
-        call = tracking(call, worker)
-    if branches:
-        call = branching(worker, call)
-    worker.attempt = call
+    if stage.run.tracks:
+        call = _make_tracked(call, worker)
+    else:
+        worker.attempt = call = branching(worker, call) if branches else call
     if stage.window is not None:
         call = stage.window.in_order(call, worker)
     worker.call = isolated(worker, call) if worker.watched[0] is None else call
+
+
+def _make_tracked(call: Call, worker: ConsumerWorker) -> Call:
+    """``call`` for items that may have tickets, and may be followed."""
+    stage, following, untracked = worker.stage, worker.stage.run.following, call
+    if not stage.handler.takes_lists:
+        call = tracking(call, worker)
+    if stage.handler.branches is not None:
+        call, untracked = branching(worker, call), branching(worker, untracked)
+    if following is None:
+        worker.attempt = call
+        return call
+    worker.attempt = following.attempt(call, worker)
+    return following.handling(worker.attempt, untracked, worker)
 
 
 Around = tuple[

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, cas
 
 from ..checks import check_callback
 from ..core.plan import Handler, Node, Origin, Plan
+from ..core.seams import Following
 from ..errors import DefinitionError, StateError
 from ..events import Listener
 from ..mistakes import explained
@@ -38,6 +39,7 @@ __all__ = [
     "Source",
     "StageLike",
     "accompany",
+    "follow",
     "handler_of",
     "plan_of",
     "run_beside",
@@ -151,7 +153,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
     a time.
     """
 
-    __slots__ = ("_around", "_beside", "_is_used", "_listeners", "_plan", "_run")
+    __slots__ = ("_around", "_beside", "_following", "_is_used", "_listeners", "_plan", "_run")
 
     @overload
     def __init__(
@@ -202,6 +204,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
         self._beside: dict[Beside, ExitStack] = {}  # what accompanies each run, and how to end that
         self._around = ExitStack()  # ends what accompanies the current run
         self._listeners: list[Listener] = []
+        self._following: Following | None = None  # what follows some items of each run
         self._is_used = False  # run, shown, or a part of another
 
     def __await__(self) -> Generator[Any, None, Report]:
@@ -357,7 +360,12 @@ class Pipeline(StageLike[In_contra, Out_co]):
                 "begin it with a producer, or use 'async with pipeline as running' and running.put(item)"
             )
         self._run = run = Supervisor(
-            plan or self._plan, streamed=streamed, tracks=tracks, entered=entered, listeners=self._listeners
+            plan or self._plan,
+            streamed=streamed,
+            tracks=tracks,
+            entered=entered,
+            listeners=self._listeners,
+            following=self._following,
         )
         try:
             for one in beside:
@@ -439,6 +447,11 @@ def accompany(pipeline: Pipeline[Any, Any], beside: Beside) -> None:
     pipeline._beside[beside] = own = ExitStack()
     if pipeline._run is not None:
         pipeline._enter_beside(pipeline._run, beside, own)
+
+
+def follow(pipeline: Pipeline[Any, Any], following: Following) -> None:
+    """Let ``following`` follow items in each run of the pipeline that begins from now on."""
+    pipeline._following = following
 
 
 async def run_beside(pipeline: Pipeline[Any, Any], *beside: Beside) -> Report:

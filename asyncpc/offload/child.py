@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -104,11 +105,12 @@ def _found(function: Reference) -> Callable[..., Any]:
 def _answer(name: str, place: str, handle: Callable[..., Any], generates: bool, packed: bytes) -> tuple[bool, bytes]:
     """Whether the call went well, and a pickle of its value or error."""
     try:
-        args = pickle.loads(packed)
+        args, carried = pickle.loads(packed)
     except Exception as error:
         return False, pickle.dumps(explained(f"stage {name!r}: its {place} cannot read the item", error))
     try:
-        value = _values_of(name, place, handle, *args) if generates else handle(*args)
+        call = partial(_values_of, name, place, handle) if generates else handle
+        value = call(*args) if carried is None else carried(call, *args)
     except BaseException as error:
         return False, _packed_error(name, place, error)
     try:

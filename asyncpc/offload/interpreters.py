@@ -23,6 +23,7 @@ from anyio import CapacityLimiter, to_interpreter
 from ..checks import bare_function
 from ..core.plan import Handler
 from ..errors import DefinitionError
+from .carried import carried
 from .child import answer_once, each_of, explained
 from .processes import reference
 
@@ -51,7 +52,7 @@ def in_interpreters(handler: Handler) -> Handler:
 
     async def call(item: Any, limit: CapacityLimiter) -> Any:
         try:
-            packed = pickle.dumps((item,), pickle.HIGHEST_PROTOCOL)
+            packed = pickle.dumps(((item,), carried.get()), pickle.HIGHEST_PROTOCOL)
         except Exception as error:
             raise explained(f"stage {name!r}: its item cannot be sent to an interpreter", error) from error
         called = to_interpreter.run_sync(

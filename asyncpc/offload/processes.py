@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ..errors import DefinitionError, WorkerDied
 from ..wording import shown
 from .calls import Job, ThreadCaller
+from .carried import carried
 from .child import Reference, explained, serve
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class ProcessCaller(ThreadCaller):
 
     def _packed(self, job: Job) -> bytes | None:
         try:
-            return pickle.dumps(job.args, pickle.HIGHEST_PROTOCOL)
+            return pickle.dumps((job.args, job.context.get(carried)), pickle.HIGHEST_PROTOCOL)
         except Exception as error:
             job.error = explained(f"stage {self._name!r}: its item cannot be sent to a process", error)
             return None

@@ -10,9 +10,12 @@ from ..errors import DefinitionError
 from ..wording import redacted, shown
 from .broker import Engine
 
-__all__ = ["engine_of", "name_in"]
+__all__ = ["engine_of", "name_in", "system_of"]
 
 GROUP = "asyncpc.brokers"
+
+SYSTEMS = {"rediss": "redis", "postgres": "postgresql", "tls": "nats", "amqp": "rabbitmq", "amqps": "rabbitmq"}
+"""The kind of server behind a scheme that has another name."""
 
 
 def engine_of(url: object) -> Engine:
@@ -48,3 +51,9 @@ def name_in(url: str) -> str:
         if part.startswith("queue="):
             return part.removeprefix("queue=")
     return parts.path.rpartition("/")[2] or parts.hostname or "queue"
+
+
+def system_of(url: str) -> str:
+    """The kind of server that a URL names: ``redis``, ``rabbitmq``."""
+    scheme = urlsplit(url).scheme
+    return SYSTEMS.get(scheme, scheme)

@@ -6,10 +6,12 @@ the last has finished, the session acknowledges the message, buries it, or gives
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from ..core.seams import Takes
+from ..core.tracked import NO_TRACE
 from ..failure import KeptFailure
 from .broker import Message
 
@@ -17,6 +19,11 @@ __all__ = ["Delivery"]
 
 PAUSE: Final = 1.0
 """Seconds before a message comes again whose failure has ended the run."""
+
+_PARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+"""Of any other a receiver has to begin a trace of its own."""
+
+_STATE: Final = re.compile(r"[\x20-\x7e]{1,512}")
 
 
 class Delivery:
@@ -45,6 +52,12 @@ class Delivery:
         """Seconds until it may come again."""
         self.is_lost: bool = False
         """Whether its lease has run out, and somebody else may have it."""
+
+    @property
+    def trace(self) -> Mapping[str, str]:
+        """See ``Ticket``: that of its message, as far as it is one."""
+        headers = self.message.headers
+        return _checked(headers) if "traceparent" in headers else NO_TRACE
 
     def hold(self, more: int = 1) -> None:
         """See ``Ticket``."""
@@ -81,6 +94,14 @@ class Delivery:
         """See ``Ticket``; the message comes again, and this was no attempt."""
         self.is_released = True
         self.settle()
+
+
+def _checked(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """What is passed on of headers that anyone may have sent."""
+    parent, state = headers["traceparent"], headers.get("tracestate", "")
+    if not _PARENT.fullmatch(parent):
+        return NO_TRACE
+    return {"traceparent": parent, "tracestate": state} if _STATE.fullmatch(state) else {"traceparent": parent}
 
 
 def _nothing(delivery: Delivery) -> None:

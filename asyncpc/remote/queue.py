@@ -148,6 +148,7 @@ class RemoteQueue(Source[T], StageLike[T, None], Generic[T]):  # it is both; >> 
 
     def _publishing(self, unshared: str) -> Layout:
         """A stage that publishes, in batches as large as come."""
+        from .address import system_of  # here, since most programs have no remote queue
 
         async def publish(items: list[T], opened: OpenQueue[T]) -> None:
             await put_each(opened, items)
@@ -161,6 +162,7 @@ class RemoteQueue(Source[T], StageLike[T, None], Generic[T]):  # it is both; >> 
         )._replace(
             nothing_follows="it is a remote queue; write two pipelines, … >> queue and queue >> …",
             unshared=unshared,
+            sends_to=system_of(self._address),
         )
         return Layout(nodes=(Node(handler),))
 

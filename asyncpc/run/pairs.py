@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ..core.plan import Origin, Plan
 from ..core.seams import Takes
-from ..core.tracked import Tracked
+from ..core.tracked import NO_TRACE, Tracked
 from ..errors import DefinitionError
 from ..failure import KeptFailure
 
@@ -67,6 +67,11 @@ class _PairTicket:
     def __init__(self, item: Any, found: list[tuple[Any, Any]]) -> None:
         self._item = item
         self._found = found
+
+    @property
+    def trace(self) -> Mapping[str, str]:
+        """None."""
+        return NO_TRACE
 
     def hold(self, more: int = 1) -> None:
         """Nothing: no stage gives several values."""

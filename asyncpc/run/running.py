@@ -51,13 +51,22 @@ class Running(Generic[In_contra, Out_co]):
         or nothing; an item whose ``put`` raised was not accepted. In a handler of the same run, which may wait for
         itself, it raises ``StateError`` when it would wait without a ``timeout``: use :func:`feed` there.
         """
-        first = self._run.first
+        first, following = self._run.first, self._run.following
+        if following is not None:
+            item = self._entering(item)
         if not first.try_put(item):
             await first.put(item, timeout)
 
     def put_nowait(self, item: In_contra) -> None:
         """Put ``item`` into the first stage's queue at once; raises ``asyncio.QueueFull`` without room (answer 503)."""
-        self._run.first.put_nowait(item)
+        self._run.first.put_nowait(self._entering(item))
+
+    def _entering(self, item: Any) -> Any:
+        if self._run.following is not None:
+            item = self._run.following.enter(item)
+            if type(item) is Tracked:
+                self._run.links.track()
+        return item
 
     def put_from_thread(self, item: In_contra, timeout: float | None = None) -> None:
         """:meth:`put` from any thread but the loop's own: blocks while the queue is full, at most ``timeout`` seconds.
@@ -70,7 +79,7 @@ class Running(Generic[In_contra, Out_co]):
             from ..offload.bridge import bridge_to  # here, since most programs have no threads
 
             self._bridge = bridge_to(self._run.first)
-        self._bridge.put(item, timeout)
+        self._bridge.put(self._entering(item), timeout)
 
     def call_from_thread(self, item: In_contra, timeout: float | None = None) -> Out_co:
         """:meth:`call` from any thread but the loop's own: blocks until there is a result.
@@ -87,7 +96,7 @@ class Running(Generic[In_contra, Out_co]):
         self._check_call()
         result: Future[Out_co] = Future()
         first = self._run.first
-        bridge_to(first).put(Tracked(item, self._ticket(cast(Any, result))), timeout)
+        bridge_to(first).put(self._entering(Tracked(item, self._ticket(cast(Any, result)))), timeout)
         assert first.loop is not None  # the run has begun
         return cast(Out_co, result_of(first.loop, result, "the result of this item is lost"))
 

@@ -37,6 +37,7 @@ from typing import Any
 
 from ..core.channel import Channel
 from ..core.plan import Plan
+from ..core.seams import Following
 from ..core.source import ProducerWorker
 from ..core.stage import ConsumerWorker, RunLinks, Stage, Worker
 from ..core.worker import consume
@@ -76,13 +77,17 @@ class Supervisor:
         tracks: bool = False,
         entered: bool = False,
         listeners: Iterable[Listener] = (),
+        following: Following | None = None,
     ) -> None:
         self.plan: Plan = plan
         self.state: State = State.NEW
         self.entered: bool = entered  # with 'async with'
         self.events: Events = Events(plan.name, listeners, self._trouble)
-        links = RunLinks(tracks or plan.is_attended, self._trouble, self._failing, self.events)
-        parts = build(plan, streamed, links)
+        self.following: Following | None = following
+        self.links: RunLinks = RunLinks(
+            tracks or plan.is_attended, self._trouble, self._failing, self.events, following
+        )
+        parts = build(plan, streamed, self.links)
         self.stages: list[Stage] = parts.stages
         self.results: Channel[Any] | None = parts.results
         self.first: Channel[Any] = parts.first
@@ -91,7 +96,7 @@ class Supervisor:
         self._channels: list[Channel[Any]] = parts.channels
         self.scaling: Scaling = Scaling(plan.name, self.stages, self._start_worker, self.events)
         self.accounts: Accounts = Accounts(self._producers, self.stages, plan.ends, self.results)
-        self.accounts.tracked = plan.is_attended
+        self.accounts.tracked = plan.is_attended or following is not None
         self.ended: asyncio.Event = asyncio.Event()
         """Set when the run is over and its report written."""
         self.intake: Intake = Intake(plan, self.first, self.accounts, self.ended.is_set, self.runs_here)
@@ -173,7 +178,7 @@ class Supervisor:
 
     def _spawn(self, worker: ConsumerWorker | ProducerWorker | AttendantWorker, context: Context) -> None:
         worker.context = context
-        if isinstance(worker, ConsumerWorker) and worker.stage.run.tracks:
+        if isinstance(worker, ConsumerWorker) and (worker.stage.run.tracks or self.following is not None):
             self.intake.know(worker, context)
         self._live[worker] = None
         if worker.cancelled or self._cancels:  # in the meantime
@@ -355,8 +360,8 @@ class Supervisor:
         elif isinstance(worker, ConsumerWorker):
             self._left_stage(worker)
             if self.events:
-                error = described(errors[0]) if errors else ""
-                self.events.tell(WorkerEnded(self.plan.name, worker.stage.handler.name, worker.name, error))
+                failed_with = described(errors[0]) if errors else ""
+                self.events.tell(WorkerEnded(self.plan.name, worker.stage.handler.name, worker.name, failed_with))
         self._finish_if_ended()
         if self.entered:  # the caller of a run that is awaited gets them anyway
             stage = worker.stage.handler.name if isinstance(worker, ConsumerWorker) else worker.name

@@ -20,7 +20,7 @@ class Alike(NamedTuple):
     stage: str
     kind: str
     """The type of the error."""
-    count: int
+    times: int
     first: float
     """When it was seen first: seconds since 1970."""
     last: float
@@ -43,9 +43,9 @@ class Failures:
             return
         kind, now = event.error.partition(":")[0], time.time()
         before = self._alike.pop((event.stage, kind), None)
-        count, first = (1, now) if before is None else (before.count + 1, before.first)
+        times, first = (1, now) if before is None else (before.times + 1, before.first)
         error, item = redacted(event.error), shown(event.item)
-        self._alike[event.stage, kind] = Alike(event.stage, kind, count, first, now, error, item)
+        self._alike[event.stage, kind] = Alike(event.stage, kind, times, first, now, error, item)
         if len(self._alike) > MOST:
             del self._alike[next(iter(self._alike))]
 

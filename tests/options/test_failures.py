@@ -491,7 +491,8 @@ def test_each_item_that_fails_is_told_once_as_it_fails(
         pipeline = source(range(items)) >> fails >> consumer(Sink())
         pipeline.listen(keep)
         try:
-            return await pipeline
+            report: Report = await pipeline
+            return report
         except PipelineError as error:
             return error.report
 

@@ -307,8 +307,8 @@ def test_failures_alike_push_no_other_one_out() -> None:
         failures(ItemFailed("p", "fetch", n, f"ValueError: {n}", 1))
         failures(WorkerStarted("p", "fetch", "fetch-1"))
     often, rare = failures.latest()
-    assert (often.kind, often.count, often.error, often.item) == ("ValueError", 1000, "ValueError: 999", "999")
-    assert (rare.kind, rare.count) == ("KeyError", 1)
+    assert (often.kind, often.times, often.error, often.item) == ("ValueError", 1000, "ValueError: 999", "999")
+    assert (rare.kind, rare.times) == ("KeyError", 1)
     assert len(rare.item) < 100
     assert often.first <= often.last
     for n in range(200):
