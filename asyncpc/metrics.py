@@ -16,13 +16,13 @@ from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple, Protocol
 
-from .checks import check_name, check_seconds
-from .errors import DefinitionError
-from .graph.pipeline import Pipeline, accompany, plan_of
+from .checks import check_seconds
+from .graph.pipeline import Pipeline
 from .run.health import Health
 from .watch.http import AsgiApp, Page, Pages, asgi_app, text_page
-from .watch.totals import Seen, Totals
-from .wording import shown
+from .watch.kinds import KINDS, Kind
+from .watch.totals import Seen
+from .watch.watched import newly_watched
 
 try:
     from prometheus_client import REGISTRY, CollectorRegistry, Metric
@@ -53,74 +53,6 @@ class _Watched(NamedTuple):
     health: bool
     """Whether the pages for probes tell of it."""
 
-
-class _Kind(NamedTuple):
-    """A family of metrics."""
-
-    family: type[CounterMetricFamily] | type[GaugeMetricFamily]
-    name: str
-    """Prometheus adds ``_total`` to that of a counter."""
-    help: str
-    labels: tuple[str, ...] = ("pipeline", "stage")
-
-    def empty(self) -> CounterMetricFamily | GaugeMetricFamily:
-        """The family without samples."""
-        return self.family(self.name, self.help, labels=self.labels)
-
-
-COUNTER: Final = CounterMetricFamily
-GAUGE: Final = GaugeMetricFamily
-OF_SOURCES: Final = ("pipeline", "source")
-KINDS: Final = {
-    "produced": _Kind(COUNTER, "asyncpc_items_produced", "Items that came in from a source, or by put().", OF_SOURCES),
-    "received": _Kind(COUNTER, "asyncpc_items_received", "Items that the queue of the stage accepted."),
-    "done": _Kind(COUNTER, "asyncpc_items_done", "Items handled to their end."),
-    "failed": _Kind(COUNTER, "asyncpc_items_failed", "Items that failed for good."),
-    "dropped": _Kind(COUNTER, "asyncpc_items_dropped", "Items dropped by a policy."),
-    "retried": _Kind(COUNTER, "asyncpc_items_retried", "Calls of the handler after the first one for an item."),
-    "held_back": _Kind(
-        COUNTER,
-        "asyncpc_held_back_seconds",
-        "Seconds for which a rate, a breaker or a back-off delayed calls, summed over the calls.",
-        ("pipeline", "stage", "cause"),
-    ),
-    "messages_received": _Kind(
-        COUNTER, "asyncpc_messages_received", "Deliveries of messages from the remote queue.", OF_SOURCES
-    ),
-    "acknowledged": _Kind(
-        COUNTER, "asyncpc_messages_acknowledged", "Messages of which all that was made has been handled.", OF_SOURCES
-    ),
-    "released": _Kind(
-        COUNTER, "asyncpc_messages_released", "Messages that were given back, to come again.", OF_SOURCES
-    ),
-    "overtaken": _Kind(
-        COUNTER, "asyncpc_messages_overtaken", "Messages whose lease ran out before their handling ended.", OF_SOURCES
-    ),
-    "dead_letters": _Kind(
-        COUNTER, "asyncpc_dead_letters", "Messages that this process has moved to the dead letters.", OF_SOURCES
-    ),
-    "reconnects": _Kind(
-        COUNTER, "asyncpc_reconnects", "Times that the connection to the remote queue was made again.", OF_SOURCES
-    ),
-    "ready": _Kind(GAUGE, "asyncpc_queue_ready", "Messages of the remote queue that could be received.", OF_SOURCES),
-    "unacknowledged": _Kind(
-        GAUGE, "asyncpc_queue_unacknowledged", "Messages of the remote queue that some process is handling.", OF_SOURCES
-    ),
-    "delayed": _Kind(
-        GAUGE, "asyncpc_queue_delayed", "Messages of the remote queue whose time has not come.", OF_SOURCES
-    ),
-    "dead": _Kind(GAUGE, "asyncpc_queue_dead", "Dead letters of the remote queue.", OF_SOURCES),
-    "lag": _Kind(
-        GAUGE, "asyncpc_queue_lag_seconds", "Seconds for which the oldest ready message has waited.", OF_SOURCES
-    ),
-    "queued": _Kind(GAUGE, "asyncpc_items_queued", "Items in the queue of the stage."),
-    "in_flight": _Kind(GAUGE, "asyncpc_items_in_flight", "Items that workers of the stage are handling."),
-    "workers": _Kind(GAUGE, "asyncpc_workers", "The most calls that the stage makes at once."),
-    "maxsize": _Kind(GAUGE, "asyncpc_maxsize", "The most items that the queue of the stage holds; +Inf: any number."),
-    "stalled": _Kind(GAUGE, "asyncpc_stalled_seconds", "Seconds for which the stage had work and settled none of it."),
-    "running": _Kind(GAUGE, "asyncpc_running", "1 while a run of the pipeline is under way, else 0.", ("pipeline",)),
-}
-"""The families of metrics, by what they tell."""
 
 _made: Final[weakref.WeakKeyDictionary[CollectorRegistry, weakref.ref[Metrics]]] = weakref.WeakKeyDictionary()
 """Which object reads the pipelines for each registry."""
@@ -154,19 +86,10 @@ class Metrics:
 
         Raises ``DefinitionError`` if another pipeline is watched under that name.
         """
-        if not isinstance(pipeline, Pipeline):
-            raise DefinitionError(f"watch() takes a Pipeline, such as numbers >> show, not {shown(pipeline)}")
-        if any(one.pipeline is pipeline for one in self._watched.values()):
-            return
-        plan = plan_of(pipeline)
-        name = plan.name if name is None else check_name(name)
-        if name in self._watched:
-            raise DefinitionError(
-                f"another pipeline is watched as {name!r}: give this one a name of its own, watch(pipeline, name='…')"
-            )
-        totals = Totals(plan)
-        self._watched = self._watched | {name: _Watched(pipeline, totals, health)}  # other threads may be reading it
-        accompany(pipeline, totals.beside)
+        known = {name: one.pipeline for name, one in self._watched.items()}
+        if (found := newly_watched(pipeline, name, known)) is not None:
+            name, totals = found
+            self._watched = self._watched | {name: _Watched(pipeline, totals, health)}  # other threads may read it
 
     def asgi(self) -> AsgiApp:
         """An ASGI app with ``/metrics``, ``/live`` and ``/ready``, to be mounted in a web app of any framework.
@@ -183,7 +106,7 @@ class Metrics:
 
     def describe(self) -> Iterable[Metric]:
         """The families of metrics, for the registry."""
-        return [kind.empty() for kind in KINDS.values()]
+        return [_family(kind) for kind in KINDS.values()]
 
     def collect(self) -> Iterable[Metric]:
         """The families with their samples; may be called in any thread.
@@ -191,7 +114,7 @@ class Metrics:
         In another thread than that of a run it waits up to half a second for that run's loop, then shows what it has
         seen last.
         """
-        families = {what: kind.empty() for what, kind in KINDS.items()}
+        families = {what: _family(kind) for what, kind in KINDS.items()}
         for name, watched in self._watched.items():
             seen = watched.totals.see()
             families["running"].add_metric([name], float(seen.running))
@@ -214,6 +137,12 @@ class Metrics:
     def _healths(self) -> dict[str, Health]:
         watched = self._watched.items()
         return {name: one.totals.health(self._stalled_after) for name, one in watched if one.health}
+
+
+def _family(kind: Kind) -> CounterMetricFamily | GaugeMetricFamily:
+    """A family without samples; Prometheus adds ``_total`` to the name of a counter."""
+    name = f"asyncpc_{kind.name.replace('.', '_')}{'_seconds' if kind.unit == 's' else ''}"
+    return (CounterMetricFamily if kind.rises else GaugeMetricFamily)(name, kind.help, labels=kind.labels)
 
 
 def _told(healths: Mapping[str, Health], is_well: bool) -> Page:

@@ -20,7 +20,7 @@ from support import named, until
 from virtual import run_virtual
 
 from asyncpc import DefinitionError, Pipeline, PipelineError, consumer
-from asyncpc.metrics import KINDS, Metrics, metrics_in
+from asyncpc.metrics import Metrics, metrics_in
 
 
 async def same(item: Any) -> Any:
@@ -124,9 +124,10 @@ def test_labels_are_safe(registry: CollectorRegistry) -> None:
 
 def test_each_family_says_what_it_is(registry: CollectorRegistry) -> None:
     """Counters end in _total; nothing is told that is not described, and both formats can be read."""
-    Metrics(registry).watch(Pipeline(named("stage", same)))
+    metrics = Metrics(registry)
+    metrics.watch(Pipeline(named("stage", same)))
     families = {family.name: family for family in parse(generate_latest(registry).decode())}
-    assert {kind.name for kind in KINDS.values()} == {name.removesuffix("_total") for name in families}
+    assert {family.name for family in metrics.describe()} == {name.removesuffix("_total") for name in families}
     assert all(family.documentation.endswith(".") for family in families.values())
     assert all(
         sample.name.endswith("_total") for one in families.values() if one.type == "counter" for sample in one.samples

@@ -16,8 +16,14 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace as otel
+from opentelemetry._logs import SeverityNumber
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoint
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.trace import SpanKind, StatusCode
+from prometheus_client import CollectorRegistry
 from remote import servers
 from spy import Flaky, Sink
 from traced_elsewhere import span_there
@@ -39,7 +45,9 @@ from asyncpc import (
     source,
 )
 from asyncpc.core.tracked import Tracked
-from asyncpc.otel import trace
+from asyncpc.metrics import Metrics as Prometheus
+from asyncpc.otel import Metrics, OtelListener, trace
+from asyncpc.watch.kinds import KINDS
 
 
 class Seen(SpanProcessor):
@@ -665,3 +673,79 @@ def test_listening_costs_little_where_none_is_followed(seen: Seen) -> None:
 
 
 async def _nothing_at_all(n: int) -> None: ...
+
+
+# -- metrics and events ---------------------------------------------------------------------------
+
+
+def told(reader: InMemoryMetricReader) -> dict[str, dict[tuple[Any, ...], float]]:
+    """What OpenTelemetry's reader gets: by the name of the metric, figures by the values of their attributes."""
+    data = reader.get_metrics_data()
+    assert data is not None
+    metrics = [metric for one in data.resource_metrics for scope in one.scope_metrics for metric in scope.metrics]
+    return {
+        metric.name: {
+            tuple((point.attributes or {}).values()): point.value
+            for point in metric.data.data_points
+            if isinstance(point, NumberDataPoint)
+        }
+        for metric in metrics
+    }
+
+
+def test_opentelemetry_gets_the_figures_that_prometheus_gets() -> None:
+    """Protects dashboards of both kinds: one list of metrics, and the same figures, also after the run."""
+    reader, registry = InMemoryMetricReader(), CollectorRegistry()
+    metrics, prometheus = Metrics(MeterProvider([reader], shutdown_on_exit=False)), Prometheus(registry)
+
+    @consumer(name="odd", on_error="skip")
+    async def odd(n: int) -> None:
+        if n % 2:
+            raise ValueError
+
+    pipeline = Pipeline(source(range(5)), odd, name="orders")
+    for watch in (metrics.watch, metrics.watch, prometheus.watch, prometheus.watch):
+        watch(pipeline)
+    ran(pipeline)
+    ran(pipeline)
+    found = told(reader)
+    assert found["asyncpc.items.done"] == {("orders", "odd"): 6}
+    assert found["asyncpc.items.failed"] == {("orders", "odd"): 4}
+    assert found["asyncpc.running"] == {("orders",): 0}
+    assert list(found["asyncpc.items.produced"].values()) == [10]
+    given = {
+        (sample.name.removesuffix("_total"), tuple(sample.labels.values())): sample.value
+        for family in registry.collect()
+        for sample in family.samples
+    }
+    names = {f"asyncpc.{kind.name}": kind for kind in KINDS.values()}
+    for name, points in found.items():
+        suffix = "_seconds" if names[name].unit == "s" else ""
+        for labels, figure in points.items():
+            assert given[name.replace(".", "_") + suffix, labels] == figure
+    with pytest.raises(DefinitionError, match="another pipeline is watched as 'orders'"):
+        metrics.watch(Pipeline(source(range(5)), odd, name="orders"))
+
+
+def test_events_become_log_records_without_payloads() -> None:
+    """Protects who searches logs by event: each has its name, severity and fields; errors only their type."""
+    exporter = InMemoryLogRecordExporter()
+    provider = LoggerProvider(shutdown_on_exit=False)
+    provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
+
+    @consumer(name="fails", on_error="skip")
+    async def fails(item: str) -> None:
+        raise ValueError(item)
+
+    for payloads in (False, True):
+        pipeline = Pipeline(source(["https://me:secret@host"]), fails, name="orders")
+        pipeline.listen(OtelListener(provider, payloads=payloads))
+        ran(pipeline)
+    records = [one.log_record for one in exporter.get_finished_logs()]
+    bare, full = [one for one in records if one.event_name == "asyncpc.item_failed"]
+    assert bare.severity_number is SeverityNumber.ERROR
+    known_fields = {"asyncpc.pipeline": "orders", "asyncpc.stage": "fails", "asyncpc.attempts": 1}
+    assert bare.attributes == known_fields | {"error.type": "ValueError"}
+    shown = {"asyncpc.error": "ValueError: https://me:***@host", "asyncpc.item": "'https://me:***@host'"}
+    assert full.attributes == known_fields | shown
+    assert records[0].event_name == "asyncpc.state_changed"

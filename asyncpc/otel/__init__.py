@@ -2,7 +2,9 @@
 
 ::
 
-    trace(pipeline, sample=0.01)  # a span for each stage that one item of a hundred goes through
+    trace(pipeline, sample=0.01)     # a span for each stage that one item of a hundred goes through
+    Metrics().watch(pipeline)        # counters, read when OpenTelemetry asks for them
+    pipeline.listen(OtelListener())  # what happens, as log records
 """
 
 from __future__ import annotations
@@ -21,11 +23,13 @@ try:
 except ImportError as _missing:
     raise ImportError("asyncpc.otel needs opentelemetry-api: pip install 'asyncpc[otel]'") from _missing
 
+from .events import OtelListener
 from .following import Followed
+from .metrics import Metrics
 from .sampling import Sampler
 from .spans import Spans
 
-__all__ = ["trace"]
+__all__ = ["Metrics", "OtelListener", "trace"]
 
 
 def trace(
