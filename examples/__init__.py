@@ -12,6 +12,7 @@ How does work create more work, and when does that end?       ``crawler``
 How does a web app hand work to the background?               ``order_service``
 How does it finish after a restart what a stop cut short?     ``resume_orders``
 How do threads of a server without a loop do that?            ``threaded_server``
+Where was an item, and for how long?                          ``traces``
 How do a web app and its workers become two programs?         ``order_queue_web``
 ... and the workers, as many as you like?                     ``order_queue_worker``
 How do several processes share a crawl?                       ``shared_crawl``
@@ -33,6 +34,7 @@ Each is a script, and a pipeline for the command line::
     asyncpc run examples.basic:pipeline
 
 ``crawler`` and ``api_client`` need httpx, ``order_service`` and ``resume_orders`` need starlette and uvicorn.
+``traces`` needs opentelemetry-sdk and opentelemetry-exporter-otlp-proto-http.
 ``order_queue_web``, ``order_queue_worker`` and ``shared_crawl`` need ``asyncpc[remote]``; the first needs starlette and
 uvicorn too, and the last httpx. The others need only asyncpc.
 """

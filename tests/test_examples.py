@@ -45,7 +45,7 @@ EXAMPLES = ROOT / "examples"
 FINITE = (
     *("basic", "multiple_consumers", "multiple_producers", "checkout_line", "crawler", "stdlib_report"),
     *("micro_batching", "api_client", "ordered_download", "per_customer", "priority_triage", "sensor_overflow"),
-    *("thread_sensor", "log_pipeline", "fan_out", "etl"),
+    *("thread_sensor", "log_pipeline", "fan_out", "etl", "traces"),
 )
 """The examples that end by themselves."""
 
@@ -247,6 +247,18 @@ def test_basic_pipeline() -> None:
     written = output(as_pipeline("basic"))
     assert written.splitlines()[:10] == [f"{n} squared is {n * n}" for n in range(10)]
     assert number(r"(\d+) done", written) == 10
+
+
+@both_ways
+def test_traces_arrive_at_the_collector(way: Any) -> None:
+    """Protects traces on their whole way: over OTLP, three trees, each stage below the one before."""
+    written = output(way("traces"))
+    if way is as_pipeline:  # which has set up no traces
+        assert number(r"(\d+) done", written) == 30
+        return
+    assert_keeps("traces", written)
+    names = re.sub(r" \d+ ms", "", written).splitlines()[1:]
+    assert names == ["process check", "  process charge, 1 retry", "    process mail"] * 3
 
 
 @both_ways

@@ -729,7 +729,7 @@ def test_opentelemetry_gets_the_figures_that_prometheus_gets() -> None:
 
 def test_events_become_log_records_without_payloads() -> None:
     """Protects who searches logs by event: each has its name, severity and fields; errors only their type."""
-    exporter = InMemoryLogRecordExporter()
+    exporter = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]  # it tells no types
     provider = LoggerProvider(shutdown_on_exit=False)
     provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
 

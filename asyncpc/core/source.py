@@ -111,26 +111,32 @@ class ProducerWorker(Worker):
         next_look, append = _appending(outbox, sampled, produced)
         try:
             async for item in iterator:
-                full = len(items) >= outbox.mark
-                if full and sampled is not None:
-                    item = sampled.begin(item, produced)
-                try:
-                    if not full:
-                        append(item)
-                    elif outbox.may_enqueue():
-                        outbox.enqueue(item)
-                    else:
-                        await self._put_waiting(item)
-                except BaseException as error:
-                    if not self._deals_with(item, error):
-                        raise
-                    continue
-                produced += 1
-                self.produced = produced
-                if full:
+                if len(items) >= outbox.mark:
+                    if sampled is not None:
+                        item = sampled.begin(item, produced)
+                    try:
+                        if outbox.may_enqueue():
+                            outbox.enqueue(item)
+                        else:
+                            await self._put_waiting(item)
+                    except BaseException as error:
+                        if not self._deals_with(item, error):
+                            raise
+                        continue
+                    produced += 1
+                    self.produced = produced
                     await outbox.wait_for_room()  # the source is not asked while the queue is full
-                elif getters and not getters.waking:
-                    getters.wake()
+                else:
+                    try:
+                        append(item)
+                    except BaseException as error:
+                        if not self._deals_with(item, error):
+                            raise
+                        continue
+                    produced += 1
+                    self.produced = produced
+                    if getters and not getters.waking:
+                        getters.wake()
                 if produced >= next_look or self.cancelled:
                     if self.cancelled:  # the source swallowed it (fault B4), or asked for it
                         await obey_cancel()
