@@ -288,6 +288,29 @@ async def _rows(rows: list[int]) -> list[int]:
     return rows
 
 
+def test_what_the_last_batch_returns_matters_as_little_as_untraced(seen: Seen) -> None:
+    """Protects a handler that returns how many rows it wrote: tracing asks for nothing that the run does not."""
+
+    @consumer(name="count", batch=Batch(3, within=1.0))
+    async def count(rows: list[int]) -> Any:
+        return rows * 2
+
+    assert ran(traced(source(range(3)) >> count, seen)).done == 3
+
+
+def test_who_is_told_of_a_refused_value_sees_the_context_of_its_item(seen: Seen) -> None:
+    """Protects on_error= where a batch gives values to a stage that refuses one: its call has not returned yet."""
+    found: list[int] = []
+
+    def told(failure: object) -> None:
+        found.append(otel.get_current_span().get_span_context().trace_id)
+
+    batch = consumer(name="batch", batch=Batch(3, within=1.0), on_error=told)(_rows)
+    keyed = consumer(name="keyed", key=lambda n: 1 / n)(_nothing_at_all)
+    assert ran(traced(source(range(3)) >> batch >> keyed, seen)).failed == 1
+    assert found == [next(iter(seen.traces))]
+
+
 def test_a_batch_that_fails_ends_all_spans(seen: Seen) -> None:
     """Protects split batches: each item's first span has failed, and the item that is fine has another one."""
 

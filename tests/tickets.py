@@ -31,6 +31,11 @@ class CountingTicket:
         self.problems: list[str] = []
 
     @property
+    def wants_value(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
     def trace(self) -> Mapping[str, str]:
         return {}
 

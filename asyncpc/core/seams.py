@@ -255,6 +255,11 @@ class Ticket(Protocol):
         ...
 
     @property
+    def wants_value(self) -> bool:
+        """Whether whoever waits needs the value of the last stage, so that a batch has to give one for each item."""
+        ...
+
+    @property
     def trace(self) -> Mapping[str, str]:
         """The trace context (W3C) that the item belongs to: ``traceparent``, ``tracestate``; empty without a trace."""
         ...
@@ -311,10 +316,14 @@ class Following(Protocol):
         ...
 
     def handling(self, call: Call, untracked: Call, worker: Any, /) -> Call:
-        """``call``, with the attempts it may have, for items that may be followed; it raises ``Ended`` after these.
+        """``call``, with the attempts it may have, for items that may be followed.
 
         ``untracked`` is the same for items without a ticket: all that is in their way is a look whether they have one.
         """
+        ...
+
+    def has_handled(self, taken: Any, /) -> bool:
+        """Whether what a worker took has had its attempts: then what it raised is to come out."""
         ...
 
 

@@ -98,6 +98,11 @@ class _NobodysTicket:
         return "none"
 
     @property
+    def wants_value(self) -> bool:
+        """No."""
+        return False
+
+    @property
     def trace(self) -> Mapping[str, str]:
         """None."""
         return NO_TRACE
@@ -136,6 +141,11 @@ class CallTicket:
     def takes_failures(self) -> Takes:
         """All: the caller deals with them."""
         return "all"
+
+    @property
+    def wants_value(self) -> bool:
+        """Yes."""
+        return True
 
     @property
     def trace(self) -> Mapping[str, str]:
@@ -186,8 +196,14 @@ class JointTicket:
 
     @property
     def takes_failures(self) -> Takes:
-        """Those of a value made of all the items are told to each, if each takes them."""
-        return "unhandled" if all(one.takes_failures == "unhandled" for one in self.tickets) else "none"
+        """Those of a value made of all the items are told to each, if all take them who wait for any."""
+        takes = {one.takes_failures for one in self.tickets} - {"none"}
+        return "unhandled" if takes == {"unhandled"} else "none"
+
+    @property
+    def wants_value(self) -> bool:
+        """If one does."""
+        return any(one.wants_value for one in self.tickets)
 
     @property
     def trace(self) -> Mapping[str, str]:

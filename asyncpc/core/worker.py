@@ -314,7 +314,9 @@ async def recovered(worker: ConsumerWorker, item: Any, error: BaseException) -> 
 
 
 async def _recovered(worker: ConsumerWorker, item: Any, error: BaseException) -> Any:
-    stage = worker.stage
+    stage, following = worker.stage, worker.stage.run.following
+    if following is not None and following.has_handled(item):
+        raise error
     try:
         if isinstance(error, asyncio.CancelledError):
             await stage.fail_at_last(worker, item, 1, stray(worker, error))

@@ -161,7 +161,8 @@ def _gathering(call: Call, worker: ConsumerWorker) -> Call:
             settle_all(batch)
             stage.counts.settled_besides += len(batch) - 1
             return DONE
-        if outlet.channel is None and not tickets:
+        if outlet.channel is None and not any(ticket.wants_value for ticket in tickets):
+            settle_all(batch)
             outlet.emitted += len(batch)
             if results is not None:
                 stage.counts.unread = True

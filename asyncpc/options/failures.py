@@ -148,8 +148,8 @@ class GiveUp:
                 await _put(worker, stage.dead_letters, item, kept, failure)
             else:
                 delivery = self._deliver(worker, failure)
-                # in the item's own context, so that nobody else sees what the function sets
-                await (delivery if worker.inside is None else InContext(delivery, worker.inside))
+                # in a copy of the item's own context, which may be in use now; nobody else sees what the function sets
+                await (delivery if worker.inside is None else InContext(delivery, worker.inside.copy()))
         finally:
             stage.counts.reporting -= 1
 

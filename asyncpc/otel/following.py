@@ -22,10 +22,11 @@ from ..core.stage import ConsumerWorker
 from ..core.tracked import Tracked
 from ..core.worker import attempt
 from ..offload.carried import carried
+from ..options.batch import Batched
 from .carried import Carrying
 from .sampling import Sampler
 from .spans import Spans, context_of, span_context_of
-from .tickets import Step, Traced, traced_in
+from .tickets import MOST_LINKS, Step, Traced, traced_in
 
 __all__ = ["Followed"]
 
@@ -95,12 +96,18 @@ class Followed:
             raise
         except Exception as error:
             step.end(error)
-            raise Ended(error) from None  # it has had its attempts
+            raise
         except BaseException as interrupt:
             step.end(interrupt)
             raise
         step.end(step.error)  # a policy may have dealt with it
         return value
+
+    def has_handled(self, taken: Any) -> bool:
+        """See ``Following``."""
+        items = [taken] if type(taken) is Tracked else taken if isinstance(taken, Batched) else []
+        tickets = [ticket for item in items if type(item) is Tracked for ticket in traced_in(item.ticket)]
+        return bool(tickets) and all(ticket.step is None for ticket in tickets)
 
     def attempt(self, call: Call, worker: ConsumerWorker) -> Call:
         """See ``Following``."""
@@ -180,7 +187,7 @@ def _begun(item: Any, parent: Context) -> Tracked:
 
 def _links(tickets: Sequence[Traced]) -> list[SpanContext]:
     """To the spans before, as far as there are any."""
-    return [known for one in tickets if (known := span_context_of(one.context)).is_valid]
+    return [known for one in tickets[:MOST_LINKS] if (known := span_context_of(one.context)).is_valid]
 
 
 def _is_traced(taken: Any) -> bool:

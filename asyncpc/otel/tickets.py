@@ -7,7 +7,7 @@ the item travels with its ticket, so the next stage knows which span comes befor
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Span
@@ -17,7 +17,10 @@ from ..core.tracked import JointTicket
 from ..failure import KeptFailure
 from .spans import headers_of
 
-__all__ = ["Step", "Traced", "traced_in"]
+__all__ = ["MOST_LINKS", "Step", "Traced", "traced_in"]
+
+MOST_LINKS: Final = 128
+"""As many as OpenTelemetry keeps of a span by default."""
 
 
 class Step(Protocol):
@@ -51,6 +54,11 @@ class Traced:
     def takes_failures(self) -> Takes:
         """As whoever else waits for the item says."""
         return "none" if self.ticket is None else self.ticket.takes_failures
+
+    @property
+    def wants_value(self) -> bool:
+        """If whoever else waits does."""
+        return self.ticket is not None and self.ticket.wants_value
 
     @property
     def trace(self) -> Mapping[str, str]:
@@ -105,9 +113,13 @@ class Traced:
 
 
 def traced_in(ticket: Ticket) -> list[Traced]:
-    """Those of a ticket, which may be of several items."""
+    """Those of a ticket, which may be of several items: as many of them as a span is linked with."""
     if type(ticket) is Traced:
         return [ticket]
+    found: list[Traced] = []
     if type(ticket) is JointTicket:
-        return [traced for one in ticket.tickets for traced in traced_in(one)]
-    return []
+        for one in ticket.tickets:
+            found += traced_in(one)
+            if len(found) > MOST_LINKS:
+                break
+    return found

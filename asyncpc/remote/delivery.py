@@ -54,6 +54,11 @@ class Delivery:
         """Whether its lease has run out, and somebody else may have it."""
 
     @property
+    def wants_value(self) -> bool:
+        """See ``Ticket``."""
+        return True
+
+    @property
     def trace(self) -> Mapping[str, str]:
         """See ``Ticket``: that of its message, as far as it is one."""
         headers = self.message.headers

@@ -69,6 +69,11 @@ class _PairTicket:
         self._found = found
 
     @property
+    def wants_value(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
     def trace(self) -> Mapping[str, str]:
         """None."""
         return NO_TRACE
