@@ -12,7 +12,7 @@ import pytest
 from support import ignore
 from virtual import both, ran, run_virtual
 
-from asyncpc import Failure, Pipeline, Retry, consumer, source
+from asyncpc import Batch, Failure, Pipeline, Retry, consumer, source
 
 variable: ContextVar[Any] = ContextVar("variable")
 
@@ -128,3 +128,20 @@ def test_who_is_told_of_a_failure_sees_the_context_of_its_item(eager: bool) -> N
 
     ran(source(range(4)) >> handle, eager=eager)
     assert told == [(0, "request 0"), (1, "request 1"), (2, None), (3, "request 3")]
+
+
+def test_b12_who_is_told_of_a_refused_value_sees_the_context_of_its_batch() -> None:
+    """A batch gives its values within its own context; on_error= is called then, and sees that context too."""
+    seen: list[int] = []
+    number: ContextVar[int] = ContextVar("number", default=0)
+
+    @consumer(batch=Batch(3, within=1.0), on_error=lambda failure: seen.append(number.get()))
+    async def batch(rows: list[int]) -> list[int]:
+        number.set(sum(rows))
+        return rows
+
+    @consumer(key=lambda n: 1 / n)
+    async def keyed(n: int) -> None: ...
+
+    assert ran(source([1, 2, 3, 0, 4, 5]) >> batch >> keyed).failed == 1
+    assert seen == [9]
