@@ -80,6 +80,15 @@ NEED_A_SERVER: Final = {"remote-redis.md", "remote-postgresql.md", "remote-nats.
 
 RUNNABLE: Final = [page for page in [*PAGES, README] if programs(page) and page.name not in ELSEWHERE]
 
+MANY_PROGRAMS: Final = {
+    "coming-from.md",
+    "coming-from-celery.md",
+    "command-line.md",
+    "remote-queues.md",
+    "remote-tools.md",
+}
+"""Pages whose programs take so long, one after the other, that only a thorough run runs them."""
+
 
 def run_as_shown(program: Program, folder: Path, arguments: list[str]) -> Ended:
     """Run a program to its end, which is a Ctrl-C if the page shows one, after the line above it."""
@@ -94,7 +103,11 @@ def run_as_shown(program: Program, folder: Path, arguments: list[str]) -> Ended:
 
 
 @pytest.mark.realtime
-@pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(one, marks=pytest.mark.thorough) if one.name in MANY_PROGRAMS else one for one in RUNNABLE],
+    ids=lambda page: page.stem,
+)
 def test_the_programs_of_a_page_run(page: Path, tmp_path: Path) -> None:
     """Who copies a program from a page can run it as it is, and sees what the page shows, a traceback included."""
     for name, text in files(page).items():
