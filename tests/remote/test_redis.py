@@ -132,6 +132,13 @@ def test_a_wrong_url_says_what_was_expected(url: str, says: str) -> None:
     assert CANARY not in "".join(traceback.format_exception(raised.value))
 
 
+@pytest.mark.parametrize("name", ["suspects", "delayed", "checked", "seen:", "seen:a", "sure:", "sure:b"])
+def test_dead_letters_are_kept_apart_from_all_else(name: str) -> None:
+    """Protects the queue: dead letters among the suspects came again, and were buried again, without an end."""
+    with pytest.raises(DefinitionError, match="for something else; choose another"):
+        RedisBroker("redis://host/jobs", Settings(30.0, name, {}))
+
+
 def test_an_option_that_the_client_does_not_know_is_refused() -> None:
     """As is one that would change what an answer looks like, or for how long it is waited."""
     with pytest.raises(DefinitionError, match="colour"):
