@@ -165,7 +165,7 @@ class RemoteQueue(Source[T], StageLike[T, None], Generic[T]):  # it is both; >> 
         handler = define_handler(
             publish,
             name=self._name,
-            batch=Batch(AT_ONCE, within=0),
+            batch=Batch(AT_ONCE, within=0, split_on_error=True),  # what cannot be put takes no others with it
             context=cast(Callable[[], AbstractAsyncContextManager[OpenQueue[T]]], self.open),
             maxsize=max(2 * AT_ONCE, DEFAULT_MAXSIZE),
         )._replace(
