@@ -776,5 +776,6 @@ def test_a_call_that_no_connection_survives_waits_between_two(caplog: pytest.Log
             with pytest.raises(PublishError):
                 await queue.put(1, timeout=60)
         assert 10 < opened < 60
+        assert len(caplog.messages) < 16  # of both kinds, for a while and then ever less
 
     run_virtual(main)
