@@ -288,6 +288,19 @@ async def test_entries_of_others_come_out_whatever_they_hold(broker: RedisBroker
     assert len(await broker.dead(10, "")) == 4
 
 
+async def test_what_somebody_trimmed_is_let_go(broker: RedisBroker, url: str, port: int) -> None:
+    """Its owner hears that it is lost, and whoever takes over has what is left, and nothing else (fault E6)."""
+    await broker.publish([outgoing(b"%d" % number) for number in range(3)])
+    messages = await received(broker, 3)
+    async with asking(port) as client:
+        await client.xtrim(url.rpartition("/")[2], maxlen=1, approximate=False)
+    assert await broker.extend(messages) == messages[:2]
+    async with opened(url, lease=0.3) as other:
+        (again,) = await received(other, 1)
+        assert again.body == b"2"
+        assert (await other.depth())[:3] == (0, 1, 0)
+
+
 async def test_a_full_server_says_what_is_not_confirmed(tmp_path: Path) -> None:
     """Nothing of it is lost, and the consumers go on, who alone can make room."""
     port = free_port()
