@@ -43,7 +43,7 @@ async def put(queue: RemoteQueue[int], *numbers: int) -> None:
         await opened.put_many(numbers)
 
 
-async def depth(queue: RemoteQueue[int]) -> tuple[int, int, int, int]:
+async def depth(queue: RemoteQueue[Any]) -> tuple[int, int, int, int]:
     """Ready, unacknowledged, delayed and dead."""
     return (await queue.depth())[:4]
 
