@@ -37,6 +37,7 @@ class Connection:
         self._label = label
         self._lock = asyncio.Lock()
         self._hurry = asyncio.Event()
+        self._is_loss_told = False  # since it was connected last
 
     async def open(self) -> None:
         """Connect for the first time; raises ``Disconnected`` if that fails for 15 seconds."""
@@ -89,6 +90,7 @@ class Connection:
             if generation != self.generation or in_vain():
                 return
             if losses & (losses - 1) == 0:
+                self._is_loss_told = True
                 log(WARNING, "%s: the connection is lost: %s", self._label, summary(error))
             await self.close()
             if losses > 1:
@@ -107,13 +109,15 @@ class Connection:
                 if in_vain() or (deadline is not None and loop.time() > deadline):
                     raise
                 if attempt & (attempt - 1) == 0:
+                    self._is_loss_told = True
                     log(WARNING, "%s: cannot connect (attempt %d): %s", self._label, attempt, summary(error))
             except Exception as error:
                 redact(error)
                 raise
             else:
-                if self.generation:
+                if self.generation and self._is_loss_told:
                     log(WARNING, "%s: connected again", self._label)
+                self._is_loss_told = False
                 self.generation += 1
                 return
             await self._wait(attempt)

@@ -46,6 +46,11 @@ class Delivery:
         self.is_lost: bool = False
         """Whether its lease has run out, and somebody else may have it."""
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the session knows how it ended; the broker may know it, too."""
+        return self._ended is _nothing
+
     def hold(self, more: int = 1) -> None:
         """See ``Ticket``."""
         self._values += more

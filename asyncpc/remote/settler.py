@@ -165,7 +165,7 @@ class Settler:
             return
         for lost in await self._connection.call(lambda: self._broker.extend(messages)):
             delivery = held[id(lost)]
-            if not delivery.is_lost and delivery.number in self._deliveries:
+            if not (delivery.is_lost or delivery.has_ended):  # what has ended may be settled by now, and not be lost
                 delivery.is_lost = True
                 self._counts.overtaken += 1
                 log(WARNING, "%s: a lease ran out: a message may be handled twice", self._label, stage=self._label)

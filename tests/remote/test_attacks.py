@@ -17,7 +17,7 @@ from asyncpc.errors import WorkerCancelled
 from asyncpc.remote.broker import Disconnected, Message, Outgoing, PublishError, Settings
 from asyncpc.remote.codec import codec_for
 from asyncpc.remote.engines.memory import MemoryBroker
-from asyncpc.remote.queue import RemoteQueue
+from asyncpc.remote.queue import RemoteQueue, remote_queue
 from asyncpc.remote.session import Terms
 
 _names = count()
@@ -43,7 +43,7 @@ async def put(queue: RemoteQueue[int], *numbers: int) -> None:
         await opened.put_many(numbers)
 
 
-async def depth(queue: RemoteQueue[int]) -> tuple[int, int, int, int]:
+async def depth(queue: RemoteQueue[Any]) -> tuple[int, int, int, int]:
     """Ready, unacknowledged, delayed and dead."""
     return (await queue.depth())[:4]
 
@@ -738,8 +738,28 @@ def test_a_server_that_is_down_for_hours_ends_no_run() -> None:
     run_virtual(main)
 
 
-def test_a_call_that_no_connection_survives_waits_between_two() -> None:
-    """Protects the loop and the server: it connects, the call fails, and that again and again, without any pause."""
+def test_an_item_that_cannot_be_put_takes_no_other_with_it() -> None:
+    """Protects the innocent: what is published together with it was buried with it, hundreds at a time."""
+    numbers, texts = remote(), remote_queue("memory://short-texts", str, max_bytes=10)
+
+    @consumer(concurrency=50)
+    async def write(number: int) -> str:
+        await asyncio.sleep(0.1)
+        return "x" * (50 if number == 7 else 1)
+
+    async def main() -> None:
+        await put(numbers, *range(100))
+        async with numbers >> write >> texts as running:
+            await asyncio.sleep(10)
+            await running.drain()
+        assert await depth(numbers) == (0, 0, 0, 1)
+        assert await depth(texts) == (99, 0, 0, 0)
+
+    run_virtual(main)
+
+
+def test_a_call_that_no_connection_survives_waits_between_two(caplog: pytest.LogCaptureFixture) -> None:
+    """Protects the loop, the server and the log: it connects, the call fails, and that again and again, without end."""
     opened = 0
 
     class Refuses(MemoryBroker):
@@ -756,5 +776,6 @@ def test_a_call_that_no_connection_survives_waits_between_two() -> None:
             with pytest.raises(PublishError):
                 await queue.put(1, timeout=60)
         assert 10 < opened < 60
+        assert len(caplog.messages) < 16  # of both kinds, for a while and then ever less
 
     run_virtual(main)

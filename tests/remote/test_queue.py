@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -383,22 +384,55 @@ def test_mistakes_are_refused_where_they_are_written() -> None:
         ("kafka://host/jobs", "names no engine"),
         ("memory://", "expected memory://name"),
         (7, "names no engine"),
+        ("redis://[::1/jobs", "is no URL"),
     ]:
         with pytest.raises(DefinitionError, match=message):
             remote_queue(url, Job)  # type: ignore[arg-type]  # that is the mistake
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"prefetch": 0}, "prefetch"),
         ({"lease": -1}, "lease=-1 must be a number of seconds"),
+        ({"lease": 0.01}, "lease=0.01 must be a number of seconds, from 0.1"),
+        ({"lease": 1e300}, "to 3.1536e\\+07 \\(a year\\)"),
+        ({"dead_letter": ""}, "dead_letter='' must be the name of another queue"),
         ({"codec": "pickle"}, "must be 'json' or 'msgpack'"),
         ({"host": "a"}, "takes no option"),
     ]
     for options, message in wrong:
         with pytest.raises(DefinitionError, match=message):
             fresh(**options)
+    with pytest.raises(DefinitionError, match="dead_letter='mine' must be the name of another queue"):
+        remote_queue("memory://mine", Job, dead_letter="mine")
     with pytest.raises(DefinitionError, match="no type of plain data"):
         remote_queue("memory://a", asyncio.Event)
     with pytest.raises(DefinitionError, match="://user:\\*\\*\\*@host/jobs' names no engine"):
         remote_queue("kafka://user:secret@host/jobs", Job)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"delay": -1}, "delay=-1 must be a number of seconds, from 0"),
+        ({"delay": math.nan}, "delay=nan must be"),
+        ({"delay": math.inf}, "delay=inf must be"),
+        ({"delay": 1e12}, "ten years"),
+        ({"delay": "5"}, "delay='5' must be"),
+        ({"delay": None}, "delay=None must be"),
+        ({"id": 5}, "id=5 must be a string"),
+        ({"headers": {"x-a": 5}}, "header 'x-a': 5: names and values must be strings"),
+        ({"headers": {5: "a"}}, "header 5: 'a': names and values must be strings"),
+    ],
+)
+def test_what_no_message_can_have_is_refused_before_it_is_sent(options: dict[str, Any], message: str) -> None:
+    """Protects the caller: each engine made something else of it, such as a delay that never ends, or none at all."""
+    queue = fresh()
+
+    async def main() -> None:
+        async with queue.open() as opened:
+            with pytest.raises(PayloadError, match=message):
+                await opened.put(Job(1), **options)
+            assert counts(await opened.depth()) == (0, 0, 0, 0)
+
+    run_virtual(main)
 
 
 def test_a_batch_without_a_limit_of_time_is_refused_behind_a_remote_queue() -> None:

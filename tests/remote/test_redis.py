@@ -132,6 +132,13 @@ def test_a_wrong_url_says_what_was_expected(url: str, says: str) -> None:
     assert CANARY not in "".join(traceback.format_exception(raised.value))
 
 
+@pytest.mark.parametrize("name", ["suspects", "delayed", "checked", "seen:", "seen:a", "sure:", "sure:b"])
+def test_dead_letters_are_kept_apart_from_all_else(name: str) -> None:
+    """Protects the queue: dead letters among the suspects came again, and were buried again, without an end."""
+    with pytest.raises(DefinitionError, match="for something else; choose another"):
+        RedisBroker("redis://host/jobs", Settings(30.0, name, {}))
+
+
 def test_an_option_that_the_client_does_not_know_is_refused() -> None:
     """As is one that would change what an answer looks like, or for how long it is waited."""
     with pytest.raises(DefinitionError, match="colour"):
@@ -279,6 +286,19 @@ async def test_entries_of_others_come_out_whatever_they_hold(broker: RedisBroker
     await broker.bury([(one, b"{}") for one in messages[1::2]])
     assert len(await received(broker, 4)) == 4
     assert len(await broker.dead(10, "")) == 4
+
+
+async def test_what_somebody_trimmed_is_let_go(broker: RedisBroker, url: str, port: int) -> None:
+    """Its owner hears that it is lost, and whoever takes over has what is left, and nothing else (fault E6)."""
+    await broker.publish([outgoing(b"%d" % number) for number in range(3)])
+    messages = await received(broker, 3)
+    async with asking(port) as client:
+        await client.xtrim(url.rpartition("/")[2], maxlen=1, approximate=False)
+    assert await broker.extend(messages) == messages[:2]
+    async with opened(url, lease=0.3) as other:
+        (again,) = await received(other, 1)
+        assert again.body == b"2"
+        assert (await other.depth())[:3] == (0, 1, 0)
 
 
 async def test_a_full_server_says_what_is_not_confirmed(tmp_path: Path) -> None:

@@ -270,6 +270,30 @@ def test_a_lease_that_was_lost_is_counted_and_not_acknowledged(caplog: pytest.Lo
     run_virtual(main)
 
 
+def test_what_is_being_settled_is_not_lost(caplog: pytest.LogCaptureFixture) -> None:
+    """Protects whoever reads the counts: while an ack is under way, the leases of what has ended are nobody's."""
+
+    class Slow(MemoryBroker):
+        async def ack(self, messages: Sequence[Message]) -> int:
+            acknowledged = await super().ack(messages)
+            await asyncio.sleep(2)  # the answer is on its way
+            return acknowledged
+
+    async def main() -> None:
+        async with running(Slow("memory://slow-to-answer", Settings(3.0, "dead", {})), lease=3.0) as session:
+            await put(session, 1, 2)
+            one, two = await taken(session, 2)
+            one.ticket.settle()
+            error = ValueError("no")
+            two.ticket.fail(error, KeptFailure.of(2, error, 1, "stage"))
+            await asyncio.sleep(4)
+        counts = session.counts
+        assert (counts.acknowledged, counts.buried, counts.overtaken) == (1, 1, 0)
+        assert not caplog.messages
+
+    run_virtual(main)
+
+
 def test_what_was_lost_before_it_began_makes_room() -> None:
     """Protects the intake: after a lost connection somebody else has all that waits, and none of it holds up more.
 

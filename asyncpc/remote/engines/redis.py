@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from ..broker import DeadLetter, Depth, Disconnected, Guarantees, Message, Outgoing, PublishError, Settings
 from .redis_entries import Receipt, arguments_of, dead_letter, is_entry, message, names_of, parts, shared
-from .redis_line import Command, Line, Refused, address_of, lines_to
+from .redis_line import Command, Line, Refused, address_of, keys_of, lines_to
 from .redis_reading import Reader
 from .redis_script import AT_ONCE, GROUP, SCRIPT
 
@@ -50,11 +50,7 @@ class RedisBroker:
             orders_by_key=False,
         )
         self._queue = queue
-        kinds = (":suspects", ":delayed", f":{settings.dead_letter}", ":seen:", ":checked", ":sure:")
-        self._keys: tuple[str, ...] = (
-            queue,
-            *(f"{{{queue}}}{kind}" for kind in kinds),
-        )  # in a cluster, all in one place
+        self._keys: tuple[str, ...] = keys_of(queue, settings.dead_letter)
         self._consumers: list[str] = []  # a new one each time we connect, so that no old receipt is taken for a new one
         self._lease = int(settings.lease * 1000)
         self._remember = remember

@@ -13,10 +13,10 @@ from redis.asyncio import Connection, SSLConnection
 from redis.exceptions import RedisError, ResponseError
 
 from ...errors import DefinitionError
-from ...wording import message_of, summary
+from ...wording import message_of, shown, summary
 from ..broker import Disconnected
 
-__all__ = ["PATIENCE", "Command", "Line", "Refused", "address_of", "lines_to"]
+__all__ = ["PATIENCE", "Command", "Line", "Refused", "address_of", "keys_of", "lines_to"]
 
 PATIENCE: Final = 8.0
 """Seconds within which a server answers; it is taken for stalled if it does not."""
@@ -196,6 +196,17 @@ def _remembered(query: str) -> int:
     if options or not (text.isdecimal() and int(text) <= 86400):
         raise DefinitionError(f"{EXPECTED}; after it ?remember= and up to 86400 seconds, or nothing")
     return int(text)
+
+
+def keys_of(queue: str, dead_letter: str) -> tuple[str, ...]:
+    """All keys of a queue, as the script numbers them; in a cluster they are in one place."""
+    kinds = ["suspects", "delayed", dead_letter, "seen:", "checked", "sure:"]
+    if kinds.count(dead_letter) > 1 or dead_letter.startswith(("seen:", "sure:")):
+        raise DefinitionError(
+            f"remote_queue: dead_letter={shown(dead_letter)} is a name that a queue in Redis has for something else; "
+            "choose another"
+        )
+    return queue, *(f"{{{queue}}}:{kind}" for kind in kinds)
 
 
 def lines_to(where: Mapping[str, Any], client: Mapping[str, Any]) -> Callable[[], Line]:

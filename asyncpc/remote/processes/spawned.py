@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from math import inf
@@ -47,6 +48,7 @@ class Child:
         self.began: float = monotonic()
         self._heard = monotonic()
         self._silent = 0.0
+        self._handle = _handle_of(process.pid)
         self._pipe = pipe
         self._lines = Lines()
         self._unsent = b""
@@ -72,6 +74,8 @@ class Child:
                 await self._reap()
             self.settled.set()
             self.ended.set()
+            if self._handle is not None:
+                os.close(self._handle)
 
     async def _reap(self) -> None:
         if self.process.returncode is None:
@@ -148,10 +152,15 @@ class Child:
         """Send a signal, unless it has ended.
 
         ``process.send_signal()`` of Python 3.11 would look whether it has: if so, just now, asyncio could not learn its
-        status any more, would take it for 255, and write a warning to stderr.
+        status any more, would take it for 255, and write a warning to stderr. And asyncio learns it a moment after the
+        system has: then the number of the process may be another one's by now, but not the handle.
         """
-        if self.process.returncode is None:
-            with suppress(ProcessLookupError):
+        if self.process.returncode is not None:
+            return
+        with suppress(ProcessLookupError):
+            if sys.platform == "linux" and self._handle is not None:
+                signal.pidfd_send_signal(self._handle, number)
+            else:
                 os.kill(self.process.pid, number)
 
     @property
@@ -167,6 +176,14 @@ class Child:
             why = ", since it took longer than its drain may" if self._killed else ""
             return f"was ended by {signal.Signals(-status).name}{why}"
         return f"ended with status {status}"
+
+
+def _handle_of(pid: int) -> int | None:
+    """What names the process also after its end, where the system has such a thing and a descriptor is left."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            return os.pidfd_open(pid)
+    return None
 
 
 async def spawned(command: Sequence[str]) -> Child:
