@@ -114,11 +114,11 @@ def test_a_full_queue_flushes() -> None:
 
 async def test_a_full_queue_flushes_what_is_no_whole_batch() -> None:
     """Also where a batch has no key and no weight, which is looked at in short."""
-    batches = Batches(Batch(3), 4, lambda: None)
-    for item in range(4):
+    batches = Batches(Batch(3), 5, lambda: None)
+    for item in range(5):
         batches.append(item)
     taken = [batches.popleft() for _ in range(batches.available())]
-    assert [(list(items), items.reason) for items in taken] == [([0, 1, 2], "size"), ([3], "full")]
+    assert [(list(items), items.reason) for items in taken] == [([0, 1, 2], "size"), ([3, 4], "full")]
 
 
 @both
