@@ -29,7 +29,7 @@ __all__ = ["RemoteQueue", "remote_queue"]
 T = TypeVar("T")
 B = TypeVar("B")
 
-AT_ONCE: Final = 500
+AT_ONCE: Final = 1000
 """Items that a pipeline publishes together at most."""
 
 LEASES: Final = (0.1, 365 * 86400.0)
@@ -64,7 +64,7 @@ def remote_queue(
         Each message is checked when it arrives; one that does not fit goes to the dead letters at once.
     ``prefetch``
         Messages that a run may have received and not acknowledged; None: as many as it handles in 0.2 seconds, at
-        least twice as many as it works on at once, at most 1,000.
+        least twice as many as it works on at once, at most 2,000.
     ``lease``
         Seconds after which the messages of a process that has died go to others; at least 0.1. A run that lives keeps
         its own, however long a handler takes.
