@@ -64,7 +64,7 @@ def remote_queue(
         Each message is checked when it arrives; one that does not fit goes to the dead letters at once.
     ``prefetch``
         Messages that a run may have received and not acknowledged; None: as many as it handles in 0.2 seconds, at
-        least twice as many as it works on at once, at most 2,000.
+        least twice as many as it works on at once, at most 1,000.
     ``lease``
         Seconds after which the messages of a process that has died go to others; at least 0.1. A run that lives keeps
         its own, however long a handler takes.

@@ -43,11 +43,12 @@ __all__ = ["Session", "Terms"]
 WAIT: Final = 5.0
 """Seconds that one receive waits for a message."""
 
-MOST: Final = 2000
-"""The prefetch that is chosen at most: while some of it is received, and some is settled, there is some to handle."""
+MOST: Final = 1000
+"""The prefetch that is chosen at most."""
 
 TOGETHER: Final = 500
-"""Messages that one receive gets at most, unless more are worked on at once; with room for so many the next begins."""
+"""Messages that one receive gets at most, unless more are worked on at once; with room for so many the next begins:
+while some are received, and some settled, there are some to handle."""
 
 AHEAD: Final = 0.2
 """Seconds of work that are received ahead."""

@@ -174,7 +174,7 @@ def test_never_more_than_the_prefetch_is_unacknowledged() -> None:
 
 
 def test_the_prefetch_follows_the_pace() -> None:
-    """Protects throughput: what ends in 0.2 s is received ahead, at most 2,000, at least twice what is at work."""
+    """Protects throughput: what ends in 0.2 s is received ahead, at most 1,000, at least twice what is at work."""
 
     async def main() -> None:
         broker = memory()
