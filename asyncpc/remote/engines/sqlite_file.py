@@ -196,6 +196,11 @@ class DatabaseFile(ThreadCaller):
             raise DefinitionError(f"sqlite: {self._name} is the database of another program: give queues their own")
         if version > self._version:
             raise DefinitionError(f"sqlite: {self._name} was written by a newer version of asyncpc")
+        if version < self._version and tables:
+            raise DefinitionError(
+                f"sqlite: {self._name} was written by an older version of asyncpc, whose tables were others: "
+                "give the queues a new file"
+            )
         (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
         if mode != "wal":
             raise DefinitionError(f"sqlite: {self._name}: its file system cannot share a file; queues need a local one")
