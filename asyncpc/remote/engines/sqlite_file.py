@@ -208,6 +208,7 @@ class DatabaseFile(ThreadCaller):
             f"PRAGMA fullfsync={int(self._synchronous == 'FULL')}"
         )  # macOS: through the cache of the disk
         connection.execute(f"PRAGMA journal_size_limit={LOG_SIZE}")
+        connection.execute("PRAGMA secure_delete=FAST")  # some builds write a page of zeros for each one that is free
         self._begin(connection)
         connection.execute(f"PRAGMA user_version={self._version}")  # whatever it was: tells whether it can be written
         if version == self._version:

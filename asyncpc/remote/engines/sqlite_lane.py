@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from ..broker import Message, Outgoing
-from .rows import Receipt, message_in, text_of
+from .rows import Receipt, text_of
+from .sqlite_reading import messages_of
 from .sqlite_receipts import Run, by_owner, numbers_in
 from .sqlite_tables import APART, DEAD, LANE
 
@@ -25,11 +26,11 @@ LEASE: Final = "last=(SELECT min(last) FROM lease WHERE last>=?) AND owner=?"
 
 EMPTY: Final = "NOT EXISTS(SELECT 1 FROM message WHERE seq BETWEEN lease.first AND lease.last)"
 
-TOGETHER: Final = 100
+PUT_TOGETHER: Final = 100
 """Messages that one statement puts; SQLite used to take 999 values."""
 
 AT_ONCE: Final = 1000
-"""Messages whose lease has run out that go apart in one transaction, or a few more."""
+"""Messages that are read together; and of those whose lease has run out, how many go apart together, about."""
 
 
 class Ready(NamedTuple):
@@ -76,8 +77,11 @@ class Lane:
 
     def read(self, read: sqlite3.Connection, run: Run) -> list[Message]:
         """The messages of a run that are somebody's."""
-        rows = read.execute(f"SELECT id, body, 1, time, headers, seq FROM message WHERE {OURS}", _values(run))
-        return [message_in(row, (row[5], run.owner)) for row in rows.fetchall()]
+        messages: list[Message] = []
+        for first in range(run.first, run.last + 1, AT_ONCE):
+            part = Run(first, min(first + AT_ONCE - 1, run.last), run.owner)
+            messages += messages_of(read, f"message WHERE {OURS}", _values(part), part)
+        return messages
 
     # -- putting and settling ---------------------------------------------------------------------
 
@@ -92,8 +96,8 @@ class Lane:
 
     def put(self, write: sqlite3.Connection, numbered: Sequence[tuple[int, Outgoing]], now: float) -> None:
         """Add messages at the end; the numbers begin with the next one, and follow one another."""
-        for begin in range(0, len(numbered), TOGETHER):
-            part = numbered[begin : begin + TOGETHER]
+        for begin in range(0, len(numbered), PUT_TOGETHER):
+            part = numbered[begin : begin + PUT_TOGETHER]
             values: list[object] = []
             for seq, one in part:
                 values += seq, now, one.time, one.id, text_of(one.headers), one.body
