@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import logging
+import re
 import shutil
 import signal
 import ssl
@@ -19,7 +20,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from remote.brokers import connecting
+from remote.brokers import connecting, refused, shut_out_for_a_while
 from remote.proxy import Proxy
 from remote.servers import Nats, client_of, must_have
 
@@ -153,6 +154,62 @@ async def test_no_failure_shows_the_password(
     texts += [repr(broker), caplog.text, *capfd.readouterr()]
     assert CANARY not in "".join(texts)
     assert not [one for one in caplog.records if one.levelno >= logging.ERROR]
+
+
+USERS = """
+authorization {
+  users = [
+    { user: worker, password: canary-7f3a }
+    { user: mute, password: canary-7f3a, permissions: { publish: [nothing] } }
+    { user: deaf, password: canary-7f3a, permissions: { subscribe: [nothing] } }
+  ]
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("user", "told"),
+    [
+        ("", "Authorization Violation"),
+        ("worker:wrong@", "Authorization Violation"),
+        (f"nobody:{CANARY}@", "Authorization Violation"),
+        (f"mute:{CANARY}@", r'permissions violation for publish to "\$js.api.stream.info.jobs'),
+        (f"deaf:{CANARY}@", 'permissions violation for subscription to "_inbox'),
+    ],
+)
+async def test_who_is_not_let_in_is_told_at_once(tmp_path: Path, user: str, told: str) -> None:
+    """Protects the start of a program: neither tried for 15 seconds, nor taken for a server that does not answer."""
+    (tmp_path / "users").write_text(USERS)
+    server = Nats(tmp_path, "-c", str(tmp_path / "users"))
+    await asyncio.to_thread(server.start)
+    try:
+        said = await refused(server.url(user))
+    finally:
+        await asyncio.to_thread(server.kill)
+    assert re.search(f"^remote queue 'jobs-.*: access is refused: nats://127.*{told}.*; check the user", said)
+    assert CANARY not in said
+
+
+async def test_who_was_let_in_before_waits_to_be_let_in_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Protects runs from a server that knows no user for a while."""
+    users = tmp_path / "users"
+    users.write_text(USERS)
+    server = Nats(tmp_path, "-c", str(users))
+
+    async def shut() -> None:
+        users.write_text(USERS.replace("worker", "nobody"))
+        server.send(signal.SIGHUP)  # it reads the file
+
+    async def let_in() -> None:
+        users.write_text(USERS)
+        server.send(signal.SIGHUP)
+
+    await asyncio.to_thread(server.start)
+    try:
+        await shut_out_for_a_while(server.url(f"worker:{CANARY}@"), shut, let_in, caplog)
+    finally:
+        await asyncio.to_thread(server.kill)
+    assert CANARY not in caplog.text
 
 
 async def test_credentials_come_from_the_environment(

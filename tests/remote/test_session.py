@@ -12,8 +12,18 @@ import pytest
 from virtual import run_virtual
 
 from asyncpc.core.tracked import Tracked
+from asyncpc.errors import DefinitionError
 from asyncpc.failure import KeptFailure
-from asyncpc.remote.broker import SUSPECT_AFTER, Broker, Disconnected, Message, Outgoing, PublishError, Settings
+from asyncpc.remote.broker import (
+    SUSPECT_AFTER,
+    Broker,
+    Disconnected,
+    Message,
+    NotAllowed,
+    Outgoing,
+    PublishError,
+    Settings,
+)
 from asyncpc.remote.codec import codec_for
 from asyncpc.remote.engines.memory import MemoryBroker
 from asyncpc.remote.session import Session, Terms
@@ -336,6 +346,35 @@ def test_a_first_connection_that_fails_is_an_error(caplog: pytest.LogCaptureFixt
 
     run_virtual(main)
     assert "cannot connect" in caplog.text
+
+
+def test_a_login_that_is_refused_ends_the_first_connection_only(caplog: pytest.LogCaptureFixture) -> None:
+    """Protects a typing error from 15 seconds of trying, and a run from a server that restarts and knows nobody yet."""
+
+    class Guarded(MemoryBroker):
+        refusals = 1
+
+        async def open(self) -> None:
+            if self.refusals:
+                self.refusals -= 1
+                raise NotAllowed("wrong password at nats://user:secret@host")
+            await super().open()
+
+    async def main() -> None:
+        broker = Guarded(f"memory://session-{next(_names)}", Settings(60.0, "dead", {}))
+        began = asyncio.get_running_loop().time()
+        session = Session(broker, codec_for("q", int, "json", 9), Terms(1, 1.0, 1), "queue 'q'")
+        with pytest.raises(DefinitionError, match=r"queue 'q': access is refused: wrong .*user:\*\*\*@host; check the"):
+            await session.run()
+        assert asyncio.get_running_loop().time() == began
+        async with running(Flaky(broker, ["publish before"])) as later:
+            broker.refusals = 3
+            await put(later, 1)
+        assert broker.refusals == 0
+
+    run_virtual(main)
+    assert "cannot connect (attempt 1): NotAllowed: wrong password" in caplog.text
+    assert "secret" not in caplog.text
 
 
 def test_a_put_that_is_not_confirmed_says_so() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
@@ -18,8 +19,8 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error, SecureConnWantedError
 
 from ...errors import DefinitionError
-from ...wording import summary
-from ..broker import Disconnected
+from ...wording import message_of, summary
+from ..broker import Disconnected, NotAllowed
 from .messages import parts
 from .nats_address import OURS
 
@@ -151,6 +152,8 @@ class Connection:
     def lost(self, why: BaseException | str) -> Disconnected:
         """The error to raise when the connection is of no more use."""
         self._is_over = True
+        if isinstance(why, Error) and _is_refusal(why):
+            return NotAllowed(f"{self.where}: {message_of(why)}")
         return Disconnected(f"{self.where}: {why if isinstance(why, str) else summary(why)}")
 
     def end(self, error: BaseException) -> None:
@@ -166,6 +169,8 @@ class Connection:
 
     async def _on_error(self, error: Exception) -> None:
         self._error = error  # rather than into the log, which could show a password (fault F7)
+        if _is_refusal(error):  # what was asked is never answered
+            self._end()
 
     def check(self) -> None:
         """Raise if it is over."""
@@ -233,6 +238,11 @@ class Connection:
                     raise self.lost(str(why))
                 raise DefinitionError(f"remote_queue: {self.where} refuses {subject}: {why}")
         return answers
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the server lets this user not in, or not say or hear something."""
+    return re.search("authorization|authentication|permissions violation", str(error), re.IGNORECASE) is not None
 
 
 def _nothing() -> None:

@@ -58,7 +58,8 @@ class RabbitBroker:
         self._options, self._queue = read(url, settings.client, heartbeat)
         dead = settings.dead_letter
         self._dead = dead if dead.startswith(f"{self._queue}.") else f"{dead}.{self._queue}"
-        self._where = f"{self._options.host}:{self._options.port}/{self._queue}"
+        scheme = "amqps" if self._options.context else "amqp"
+        self._where = f"{scheme}://{self._options.host}:{self._options.port}/{self._queue}"
         self._lease = settings.lease
         self._link: Link | None = None  # while it is connected
 
