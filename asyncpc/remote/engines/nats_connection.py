@@ -13,16 +13,16 @@ from contextlib import suppress
 from itertools import count
 from typing import Any, Final, NamedTuple
 
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
-from nats.errors import Error, SecureConnWantedError
+from nats.errors import Error
 
 from ...errors import DefinitionError
 from ...wording import message_of, summary
 from ..broker import Disconnected, NotAllowed
 from .messages import parts
 from .nats_address import OURS
+from .nats_client import OurClient
 
 __all__ = ["PATIENCE", "Connection", "Request"]
 
@@ -54,31 +54,6 @@ class _Call:
             self.done.set_result(None)
 
 
-class _Client(Client):
-    """Says at once that its connection is over, and sends no password in the clear to a server of ``tls://``."""
-
-    def __init__(self, on_end: Callable[[], None], is_encrypted: bool) -> None:
-        super().__init__()
-        self._on_end: Callable[[], None] = on_end
-        self._is_encrypted: bool = is_encrypted
-
-    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
-        if self._is_encrypted and initial_connection and not info.get("tls_required"):
-            raise SecureConnWantedError  # it would go on without
-        await super()._process_info(info, initial_connection)
-
-    async def _close(self, status: int, do_cbs: bool = True) -> None:
-        self._on_end()
-        with suppress(OSError):  # of what was not sent yet; a task that nobody looks at would end with it
-            await super()._close(status, do_cbs)
-
-    def abort(self) -> None:
-        """Let go of the socket, also where the server never takes what is still to be sent."""
-        writer = getattr(self._transport, "_io_writer", None)  # the client offers no other way
-        if writer is not None:
-            writer.transport.abort()
-
-
 class Connection:
     """From ``open`` to ``close``, once; each call raises ``Disconnected`` when it is over."""
 
@@ -88,7 +63,7 @@ class Connection:
         self.where: str = where
         """The server and the queue, without a password."""
         self._is_encrypted: bool = is_encrypted
-        self._client: _Client = _Client(self._end, is_encrypted)
+        self._client: OurClient = OurClient(self._end, is_encrypted)
         self._is_over: bool = False
         self._error: BaseException | None = None  # the last that the client told of
         self._numbers: Iterator[int] = count()
