@@ -205,7 +205,8 @@ class Broker(Protocol):
     async def bury(self, dead: Sequence[tuple[Message, bytes]]) -> None:
         """Move these deliveries to the dead letter queue, each with what it failed of; in one step where possible.
 
-        Never ack before the dead letter is confirmed.
+        Never ack before the dead letter is confirmed. Raises :class:`PublishError` for the messages whose dead letters
+        the server does not take, when all others are buried: they are tried again later.
         """
         ...
 

@@ -35,9 +35,9 @@ async def connecting(engine: Callable[[str, Settings], B]) -> AsyncIterator[Call
             await broker.close()
 
 
-async def refused(url: str, **client: Any) -> str:
+async def refused(url: str) -> str:
     """What a program is told whose login, or a right of it, the server refuses; at once, not after 15 seconds."""
-    queue = await asyncio.to_thread(remote_queue, url, int, **client)  # some read files
+    queue = await asyncio.to_thread(remote_queue, url, int)  # some read files
     with pytest.raises(DefinitionError) as caught:
         async with asyncio.timeout(8.0), queue.open():
             pass

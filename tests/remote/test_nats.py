@@ -701,6 +701,31 @@ async def test_a_lower_limit_holds_from_the_next_receive_on(server: Nats, connec
     assert (await settled_depth(broker, 4)).unacknowledged == 1
 
 
+async def test_what_the_full_stream_of_dead_letters_does_not_take_is_kept(server: Nats, connect: Open) -> None:
+    """Its message is not acknowledged; those that it took are, and what is tried again makes no second letter."""
+    url = server.url()
+    broker = NatsBroker(url, Settings(30.0, url.rsplit("/", 1)[1] + "-dead", {}))
+    client = await nats.connect(url.rsplit("/", 1)[0])
+    try:
+        await broker.open()
+        stream = client.jetstream()
+        config = (await stream.stream_info(f"{url.rsplit('/', 1)[1]}-dead")).config
+        await stream.update_stream(config, max_msgs=1, discard="new")
+        await broker.publish([outgoing() for _ in range(3)])
+        messages = await received(broker, 3)
+        for _ in range(2):
+            with pytest.raises(PublishError, match="maximum messages exceeded") as raised:
+                await broker.bury([(one, b"{}") for one in messages])
+            assert raised.value.unconfirmed == messages[1:]
+        assert (await broker.depth())[:4] == (0, 2, 0, 1)
+        await stream.update_stream(config, max_msgs=-1, discard="new")
+        await broker.bury([(one, b"{}") for one in messages])
+        assert (await broker.depth())[:4] == (0, 0, 0, 3)
+    finally:
+        await client.close()
+        await broker.close()
+
+
 # -- what the server counts and keeps ----------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,38 @@ async def test_a_virtual_host(server: Rabbit, connect: Open) -> None:
     assert len(await received(broker, 1)) == 1
     with pytest.raises(Disconnected, match="the virtual host 'no-such'"):
         await connect(url.replace("/jobs", "/no-such/jobs"))
+
+
+async def test_what_a_full_queue_of_dead_letters_does_not_take_is_kept(server: Rabbit, connect: Open) -> None:
+    """Its message is not acknowledged; those that it took are."""
+    url = server.url()
+    name = url.rsplit("/", 1)[1]
+    client = await aiormq.connect(f"amqp://127.0.0.1:{server.port}/")
+    try:
+        limits: FieldTable = {"x-queue-type": "quorum", "x-max-length": 2, "x-overflow": "reject-publish"}
+        await (await client.channel()).queue_declare(f"dead.{name}", durable=True, arguments=limits)
+    finally:
+        await client.close()
+    broker, kept = await connect(url), []
+    await broker.publish([outgoing() for _ in range(100)])
+    for one in await received(broker, 100):  # the server notices some messages later
+        with suppress(PublishError):
+            await broker.bury([(one, b"{}")])
+            continue
+        kept.append(one)
+    depth = await settled_depth(broker, 0)
+    assert (depth.unacknowledged, depth.dead) == (len(kept), 100 - len(kept))
+    assert len(kept) > 10
+    with pytest.raises(PublishError, match="full") as raised:
+        await broker.bury([(one, b"{}") for one in kept])
+    assert raised.value.unconfirmed == kept
+    assert await broker.purge(dead=True) == 100 - len(kept)
+    while kept:  # likewise
+        with suppress(PublishError):
+            await broker.bury([(kept[0], b"{}")])
+            del kept[0]
+            await broker.purge(dead=True)
+    assert (await broker.depth())[:2] == (0, 0)
 
 
 async def publish_one_by_one(broker: RabbitBroker, number: int) -> None:

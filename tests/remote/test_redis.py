@@ -208,7 +208,8 @@ async def test_who_was_let_in_before_waits_to_be_let_in_again(guarded: int, capl
 
         async def shut() -> None:
             await client.acl_setuser("worker", enabled=False)
-            await client.execute_command("CLIENT", "KILL", "USER", "worker")
+            kill: Any = client.execute_command  # the client declares no types here
+            await kill("CLIENT", "KILL", "USER", "worker")
 
         async def let_in() -> None:
             await client.acl_setuser("worker", enabled=True)
@@ -352,6 +353,25 @@ async def test_a_full_server_says_what_is_not_confirmed(tmp_path: Path) -> None:
                 await client.config_set("maxmemory", "0")
             await broker.publish([lost])  # its id is not known
             assert [one.body for one in await received(broker, 1)] == [b"out"]
+
+
+async def test_a_full_server_keeps_what_it_cannot_bury(tmp_path: Path) -> None:
+    """Its message stays as it is, and others are acknowledged, which makes room."""
+    port = free_port()
+    with serving(port, tmp_path):
+        async with opened(f"redis://127.0.0.1:{port}/jobs") as broker, asking(port) as client:
+            await broker.publish([outgoing(b"bad"), outgoing(b"good")])
+            bad, good = await received(broker, 2)
+            await client.config_set("maxmemory", "1mb")
+            with pytest.raises(PublishError, match="maxmemory") as raised:
+                await broker.bury([(bad, b"{}")])
+            assert raised.value.unconfirmed == [bad]
+            assert await broker.ack([good]) == 1
+            assert await broker.extend([bad]) == []
+            assert (await broker.depth())[:4] == (0, 1, 0, 0)
+            await client.config_set("maxmemory", "0")
+            await broker.bury([(bad, b"{}")])
+            assert (await broker.depth())[:4] == (0, 0, 0, 1)
 
 
 async def test_autoscalers_read_the_right_lag(broker: RedisBroker, url: str, port: int) -> None:

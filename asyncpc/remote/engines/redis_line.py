@@ -17,7 +17,7 @@ from ...errors import DefinitionError
 from ...wording import message_of, summary
 from ..broker import Disconnected, NotAllowed
 
-__all__ = ["PATIENCE", "Command", "Line", "Refused", "address_of", "lines_to"]
+__all__ = ["PATIENCE", "Command", "Full", "Line", "Refused", "address_of", "lines_to"]
 
 PATIENCE: Final = 8.0
 """Seconds within which a server answers; it is taken for stalled if it does not."""
@@ -54,12 +54,17 @@ class Refused(Disconnected):
     """The server answers, but does not do what it was asked."""
 
 
+class Full(Refused):
+    """It has no memory left for that."""
+
+
 def _refused(error: ResponseError) -> Exception:
     if "WRONGTYPE" in str(error):
         return DefinitionError("remote_queue: Redis has something else than a queue by the name of the queue")
     if isinstance(error, NoPermissionError) or re.search(FORBIDDEN, str(error)):
         return NotAllowed(f"Redis: {message_of(error)}")
-    return Refused(f"Redis: {summary(error)}")
+    kind = Full if "maxmemory" in str(error) else Refused
+    return kind(f"Redis: {summary(error)}")
 
 
 class _Abort:
