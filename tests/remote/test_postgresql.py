@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,10 +17,11 @@ from itertools import count
 from typing import Any, ClassVar
 
 import pytest
+from remote.brokers import refused
 from remote.servers import PostgreSQL, client_of, free_port
 
-from asyncpc import DefinitionError, remote_queue
-from asyncpc.remote.broker import Disconnected, Outgoing, PublishError, Settings
+from asyncpc import DefinitionError
+from asyncpc.remote.broker import Disconnected, NotAllowed, Outgoing, PublishError, Settings
 from asyncpc.remote.contract import PATIENCE, BrokerContract, outgoing, received
 
 client_of("postgresql")
@@ -137,9 +139,9 @@ async def test_no_password_is_shown(
     right = postgresql.url(f"guarded:{PASSWORD}")
     shown = []
     for url, expected in (
-        (right, DefinitionError),
+        (right, NotAllowed),
         (postgresql.url(f"guarded:{PASSWORD}", port=free_port()), Disconnected),
-        (postgresql.url(f"postgres:{PASSWORD}").replace("/postgres?", "/none?"), DefinitionError),
+        (postgresql.url(f"postgres:{PASSWORD}").replace("/postgres?", "/none?"), NotAllowed),
     ):
         broker = PostgreSQLBroker(url, Settings(30.0, "dead", {}))
         with pytest.raises(expected) as caught:
@@ -163,19 +165,18 @@ async def test_no_password_is_shown(
         ("guarded:wrong", "postgres", 'password authentication failed for user "guarded"'),
         ("nobody-is-called-this:x", "postgres", 'role "nobody-is-called-this" does not exist'),
         ("postgres:x", "none", 'database "none" does not exist'),
+        ("weak:x", "postgres", "permission denied for database postgres"),
     ],
 )
 async def test_who_is_not_let_in_is_told_at_once(
     postgresql: PostgreSQL, database: Any, user: str, database_name: str, told: str
 ) -> None:
     """Protects the start of a program: a typing error is told by its first attempt to connect, not after 15 seconds."""
-    with suppress(asyncpg.DuplicateObjectError):
-        await database.execute("CREATE ROLE guarded LOGIN PASSWORD 'right'")
-    url = postgresql.url(user).replace("/postgres?", f"/{database_name}?")
-    queue = await asyncio.to_thread(remote_queue, url, int)  # it reads files
-    with pytest.raises(DefinitionError, match=told):
-        async with queue.open():
-            pass
+    for role in ("guarded LOGIN PASSWORD 'right'", "weak LOGIN"):
+        with suppress(asyncpg.DuplicateObjectError):
+            await database.execute(f"CREATE ROLE {role}")
+    url = postgresql.url(user, more="&schema=nobody_made_it").replace("/postgres?", f"/{database_name}?")
+    assert re.match(f"remote queue 'jobs-.*postgresql://.*{told}.*; check the user", await refused(url))
 
 
 async def test_who_was_let_in_before_waits_to_be_let_in_again(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import count
 from typing import Any
@@ -12,8 +12,18 @@ import pytest
 from virtual import run_virtual
 
 from asyncpc.core.tracked import Tracked
+from asyncpc.errors import DefinitionError
 from asyncpc.failure import KeptFailure
-from asyncpc.remote.broker import SUSPECT_AFTER, Broker, Disconnected, Message, Outgoing, PublishError, Settings
+from asyncpc.remote.broker import (
+    SUSPECT_AFTER,
+    Broker,
+    Disconnected,
+    Message,
+    NotAllowed,
+    Outgoing,
+    PublishError,
+    Settings,
+)
 from asyncpc.remote.codec import codec_for
 from asyncpc.remote.engines.memory import MemoryBroker
 from asyncpc.remote.session import Session, Terms
@@ -389,6 +399,97 @@ def test_a_first_connection_that_fails_is_an_error(caplog: pytest.LogCaptureFixt
 
     run_virtual(main)
     assert "cannot connect" in caplog.text
+
+
+class Crowded(MemoryBroker):
+    """Has no room for the dead letters of some messages."""
+
+    full_for: Collection[bytes] = ()
+
+    async def bury(self, dead: Sequence[tuple[Message, bytes]]) -> None:
+        await super().bury([one for one in dead if one[0].body not in self.full_for])
+        if refused := [message for message, _ in dead if message.body in self.full_for]:
+            raise PublishError("full", refused)
+
+
+def test_what_cannot_be_buried_is_kept_until_there_is_room(caplog: pytest.LogCaptureFixture) -> None:
+    """Protects a run whose dead letters are full: it goes on, nothing is lost, and nothing is handled twice."""
+
+    async def main() -> None:
+        broker = Crowded(f"memory://session-{next(_names)}", Settings(3.0, "dead", {}))
+        broker.full_for = {b"1", b"2"}
+        async with running(broker, lease=3.0) as session:
+            await put(session, *range(4))
+            items = await taken(session, 4)
+            error = ValueError("no")
+            for one in items[:3]:
+                one.ticket.fail(error, KeptFailure.of(1, error, 1, "stage"))
+            items[3].ticket.settle()
+            await asyncio.sleep(22)  # four tries, and seven leases
+            assert (await broker.depth())[:4] == (0, 2, 0, 1)
+            assert (session.counts.acknowledged, session.counts.buried, session.counts.received) == (1, 1, 4)
+            broker.full_for = {b"2"}
+            await asyncio.sleep(5)
+            assert (await broker.depth())[:4] == (0, 1, 0, 2)
+            broker.full_for = ()
+        assert (await broker.depth())[:4] == (0, 0, 0, 3)  # tried once more at the end
+        assert (session.counts.buried, session.counts.overtaken) == (3, 0)
+
+    run_virtual(main)
+    told = [one.message for one in caplog.records if "queue: no room for 2 dead letters: PublishError" in one.message]
+    assert len(told) == 3  # of five
+    assert all(one.endswith("they are kept, and tried again: make room, or take old dead letters away") for one in told)
+
+
+def test_what_cannot_be_buried_to_the_end_comes_again(caplog: pytest.LogCaptureFixture) -> None:
+    """Protects the end of a run from waiting for room; and the message, which is not acknowledged."""
+
+    async def main() -> None:
+        broker = Crowded(f"memory://session-{next(_names)}", Settings(3.0, "dead", {}))
+        broker.full_for = {b"1"}
+        async with running(broker, lease=3.0) as session:
+            await put(session, 1)
+            (item,) = await taken(session, 1)
+            error = ValueError("no")
+            item.ticket.fail(error, KeptFailure.of(1, error, 1, "stage"))
+            await asyncio.sleep(1)
+            ended = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() == ended
+        await broker.open()
+        (again,) = await broker.receive(1, 10.0, 1)
+        assert again.attempt == 2
+
+    run_virtual(main)
+    assert "the messages come again" in caplog.text
+
+
+def test_a_login_that_is_refused_ends_the_first_connection_only(caplog: pytest.LogCaptureFixture) -> None:
+    """Protects a typing error from 15 seconds of trying, and a run from a server that restarts and knows nobody yet."""
+
+    class Guarded(MemoryBroker):
+        refusals = 1
+
+        async def open(self) -> None:
+            if self.refusals:
+                self.refusals -= 1
+                raise NotAllowed("wrong password at nats://user:secret@host")
+            await super().open()
+
+    async def main() -> None:
+        broker = Guarded(f"memory://session-{next(_names)}", Settings(60.0, "dead", {}))
+        began = asyncio.get_running_loop().time()
+        session = Session(broker, codec_for("q", int, "json", 9), Terms(1, 1.0, 1), "queue 'q'")
+        with pytest.raises(DefinitionError, match=r"queue 'q': access is refused: wrong .*user:\*\*\*@host; check the"):
+            await session.run()
+        assert asyncio.get_running_loop().time() == began
+        async with running(Flaky(broker, ["publish before"])) as later:
+            broker.refusals = 3
+            await put(later, 1)
+        assert broker.refusals == 0
+
+    run_virtual(main)
+    assert "cannot connect (attempt 1): NotAllowed: wrong password" in caplog.text
+    assert "secret" not in caplog.text
 
 
 def test_a_put_that_is_not_confirmed_says_so() -> None:
