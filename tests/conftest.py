@@ -159,7 +159,7 @@ def nothing_left_behind() -> Iterator[None]:
         pytest.fail("\n".join(left), pytrace=False)
 
 
-_blockbuster = BlockBuster("asyncpc")
+_blockbuster = BlockBuster("asyncpc", excluded_modules=["asyncpc.testing"])
 _blockbuster.functions["threading.Lock.acquire"].can_block_in("scenarios/program.py", "_in_thread")  # of a handler
 
 

@@ -21,7 +21,6 @@ from types import FunctionType
 from typing import Any, Final
 
 from scenarios import Scenario, draw, play
-from virtual import Deadlock, VirtualLoop, run_virtual
 
 from asyncpc import Pipeline, Running, consumer
 from asyncpc.core import channel, emit, queue, source, stage, waiting, worker
@@ -30,6 +29,7 @@ from asyncpc.graph import pipeline
 from asyncpc.offload import bridge
 from asyncpc.remote import delivery, settler
 from asyncpc.run import accounting, outcome, running, supervisor
+from asyncpc.testing.clock import Deadlock, VirtualLoop, run_virtual
 
 __all__ = ["FAULTS", "Fault", "Withered", "planted"]
 

@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import Any
 
-from virtual import VirtualLoop, measuring_with
-
 from asyncpc import Pipeline, Running
+from asyncpc.testing.clock import VirtualLoop, measuring_with
 
 __all__ = ["Play", "problems", "steps"]
 

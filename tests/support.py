@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 import uvloop
-from virtual import run_virtual
 
 from asyncpc import Consumer, Pipeline, PipelineError, Report, StageStatistics, consumer, producer
 from asyncpc.failure import FAILURES_KEPT
+from asyncpc.testing.clock import run_virtual
 
 __all__ = [
     "BUSY",

@@ -438,7 +438,7 @@ def test_import_brings_in_nothing_optional() -> None:
         "shtab",
         "watchfiles",
     }
-    ours = {"cli", "watch", "offload", "metrics"}
+    ours = {"cli", "watch", "offload", "metrics", "testing"}
     assert not (others | {f"asyncpc.{name}" for name in ours}) & set(output)
 
 

@@ -19,7 +19,6 @@ import pytest
 from stepping import Play, problems, steps
 from support import Odd
 from tickets import CountingTicket, put_tracked, wrong
-from virtual import EAGER
 
 from asyncpc import (
     Batch,
@@ -34,6 +33,7 @@ from asyncpc import (
     consumer,
     route,
 )
+from asyncpc.testing.clock import EAGER
 
 ITEMS: Final = range(8)
 

@@ -33,9 +33,9 @@ import httpx
 import pytest
 from children import PATIENCE, UNMEASURED, Child, Ended, run_child
 from support import BUSY
-from virtual import ran, run_virtual
 
 from asyncpc import Pipeline, consumer, remote_queue
+from asyncpc.testing.clock import ran, run_virtual
 
 pytestmark = pytest.mark.realtime
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from virtual import EAGER, now, ran, run_virtual
 
 import asyncpc
 from asyncpc import ConservationError, Pipeline, PipelineError, Retry, consumer, feed, producer, source
+from asyncpc.testing.clock import EAGER, now, ran, run_virtual
 
 
 def conditions_in(source: str) -> list[int]:

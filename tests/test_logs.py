@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from children import UNMEASURED, run_child
 from support import Broken, cancelled_with, error_types, left_after_cancel, named, until
-from virtual import both, now, ran, run_virtual
 
 from asyncpc import Batch, Failure, Pipeline, PipelineError, QueueShutDown, Report, consumer, producer, source
+from asyncpc.testing.clock import both, now, ran, run_virtual
 
 
 class BrokenHandler(logging.Handler):

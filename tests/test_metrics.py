@@ -17,10 +17,10 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from support import named, until
-from virtual import run_virtual
 
 from asyncpc import DefinitionError, Pipeline, PipelineError, consumer
 from asyncpc.metrics import KINDS, Metrics, metrics_in
+from asyncpc.testing.clock import run_virtual
 
 
 async def same(item: Any) -> Any:

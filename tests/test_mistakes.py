@@ -13,7 +13,6 @@ from typing import Any, Final
 import pytest
 from spy import Sink
 from support import endless, ignore
-from virtual import run_virtual
 
 import asyncpc
 from asyncpc import (
@@ -39,6 +38,7 @@ from asyncpc import (
     source,
 )
 from asyncpc.mistakes import CALLED_ELSEWHERE, MEANT, explained
+from asyncpc.testing.clock import run_virtual
 
 TAKING: Final[dict[str, Callable[..., Any]]] = {
     one.__name__: one

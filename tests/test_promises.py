@@ -13,9 +13,9 @@ from collections.abc import AsyncIterator, Callable
 from itertools import pairwise
 
 import pytest
-from virtual import EAGER, now, run_virtual
 
 from asyncpc import BoundedQueue, Pipeline, PipelineError, consumer, merge, producer, source
+from asyncpc.testing.clock import EAGER, now, run_virtual
 
 
 class Item:

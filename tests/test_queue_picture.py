@@ -5,8 +5,8 @@ from __future__ import annotations
 from xml.etree import ElementTree
 
 import pytest
-from virtual import run_virtual
 
+from asyncpc.testing.clock import run_virtual
 from tools.queue_picture import BOUND, PICTURE, STOP, picture, record
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -6,7 +6,8 @@ import asyncio
 from functools import partial
 
 import pytest
-from virtual import EAGER, Deadlock, LeftBehind, VirtualLoop, idle, now, run_virtual
+
+from asyncpc.testing.clock import EAGER, Deadlock, LeftBehind, VirtualLoop, idle, now, run_virtual
 
 pytestmark = pytest.mark.parametrize("eager", EAGER)
 

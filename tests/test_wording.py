@@ -18,7 +18,6 @@ from typing import Any, cast
 import pytest
 from spy import Sink
 from support import Broken, balanced, counts, error_types, named, no_wait, until, workers
-from virtual import both, now, ran, run_virtual
 
 from asyncpc import (
     Adaptive,
@@ -43,6 +42,7 @@ from asyncpc import (
     source,
 )
 from asyncpc.graph.definitions import OPTIONS
+from asyncpc.testing.clock import both, now, ran, run_virtual
 from asyncpc.wording import shown
 
 # -- errors that refuse to be looked at (H2) ------------------------------------------------------

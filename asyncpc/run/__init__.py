@@ -7,7 +7,7 @@ This table says who may start what; a test reads it and finds any other module t
     threads       offload.threads, offload.sources, offload.child, remote.processes.child, cli.failed
     processes     offload.processes, remote.processes.spawned, cli.reload
     interpreters  offload.interpreters
-    loops         runner
+    loops         runner, testing.clock
 
 An owner waits for the end of everything it has started, or names in the report what it could not end. Other modules ask
 the owner for a task, thread or process. A new owner needs a line here, and a test that shows that nothing is left when

@@ -10,11 +10,11 @@ from typing import Any, cast
 import pytest
 from queues import cancelled, full, lines, ready, spin
 from support import named
-from virtual import EAGER, both, idle, run_virtual
 
 from asyncpc import END, Batch, Pipeline, Running, consumer
 from asyncpc.core.channel import Channel
 from asyncpc.core.seams import Container
+from asyncpc.testing.clock import EAGER, both, idle, run_virtual
 
 
 async def test_a_cancelled_push_leaves_its_item_one_above_the_bound_per_writer() -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from spy import Sink
 from support import AnyStage, Odd, balanced, counts, error_types, named, no_wait, refuse_odd
-from virtual import both, idle, now, ran, run_virtual
 
 from asyncpc import (
     Batch,
@@ -28,6 +27,7 @@ from asyncpc import (
     route,
     source,
 )
+from asyncpc.testing.clock import both, idle, now, ran, run_virtual
 
 
 async def plain(item: int) -> int:

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from support import balanced, ignore, same
-from virtual import both, now, run_virtual
 
 from asyncpc import (
     Consumer,
@@ -26,6 +25,7 @@ from asyncpc import (
     producer,
     source,
 )
+from asyncpc.testing.clock import both, now, run_virtual
 
 
 def test_putters_and_a_source_share_the_room() -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from support import ignore
-from virtual import both, ran, run_virtual
 
 from asyncpc import Failure, Pipeline, Retry, consumer, source
+from asyncpc.testing.clock import both, ran, run_virtual
 
 variable: ContextVar[Any] = ContextVar("variable")
 

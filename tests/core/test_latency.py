@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from virtual import measuring_with, now, ran
 
 from asyncpc import consumer, source
+from asyncpc.testing.clock import measuring_with, now, ran
 
 
 def test_the_latency_of_a_handler_is_without_the_wait_for_room() -> None:

@@ -19,11 +19,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from queues import Queue, cancelled, full, lines, ready, spin
-from virtual import EAGER, idle, now, run_virtual
 
 from asyncpc import DEFAULT_MAXSIZE, END, BoundedQueue, QueueShutDown, StateError
 from asyncpc.core.channel import Channel
 from asyncpc.core.waiting import BUDGET
+from asyncpc.testing.clock import EAGER, idle, now, run_virtual
 
 
 def virtual(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[bool], None]:

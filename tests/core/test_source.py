@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from spy import Sink, Spy, spy_consumer
 from support import Odd, error_types, ignore, named, refuse_odd
-from virtual import both, now, ran, run_virtual
 
 from asyncpc import BoundedQueue, Pipeline, PipelineError, Restart, consumer, merge, producer, source
+from asyncpc.testing.clock import both, now, ran, run_virtual
 
 
 @consumer(key=refuse_odd)

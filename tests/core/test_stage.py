@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from spy import Spy
 from support import ignore, lines_run, workers
-from virtual import EAGER, both, idle, now, run_virtual
 
 from asyncpc import Pipeline, consumer
+from asyncpc.testing.clock import EAGER, both, idle, now, run_virtual
 
 # -- workers start when there is work -------------------------------------------------------------
 

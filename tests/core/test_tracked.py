@@ -11,7 +11,6 @@ import pytest
 from spy import Sink
 from support import Odd, refuse_odd
 from tickets import CountingTicket, put_tracked, wrong
-from virtual import both, idle, now, run_virtual
 
 from asyncpc import (
     Batch,
@@ -29,6 +28,7 @@ from asyncpc import (
     route,
 )
 from asyncpc.core.tracked import JointTicket
+from asyncpc.testing.clock import both, idle, now, run_virtual
 
 
 async def doubled(item: int) -> int:

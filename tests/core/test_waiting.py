@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from virtual import both, run_virtual
 
 from asyncpc import BoundedQueue
+from asyncpc.testing.clock import both, run_virtual
 
 BUDGET = 128
 """Items that one queue moves without letting others run."""

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from spy import Sink, Spy
 from support import AnyStage, counts, error_types, left, named, no_wait
-from virtual import EAGER, both, now, ran, run_virtual
 
 from asyncpc import (
     Batch,
@@ -26,6 +25,7 @@ from asyncpc import (
     consumer,
     source,
 )
+from asyncpc.testing.clock import EAGER, both, now, ran, run_virtual
 
 # -- a resource per worker ------------------------------------------------------------------------
 

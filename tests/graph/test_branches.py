@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from spy import Sink
 from support import counts_by_stage, cut_short
-from virtual import both, ran, run_virtual
 
 from asyncpc import (
     Consumer,
@@ -32,6 +31,7 @@ from asyncpc import (
     route,
     source,
 )
+from asyncpc.testing.clock import both, ran, run_virtual
 from asyncpc.watch.drawing import draw
 
 

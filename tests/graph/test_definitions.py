@@ -12,7 +12,6 @@ from typing import Any, cast
 import pytest
 from spy import Spy
 from support import endless, ignore
-from virtual import ran, run_virtual
 
 from asyncpc import (
     Batch,
@@ -29,6 +28,7 @@ from asyncpc import (
     route,
     source,
 )
+from asyncpc.testing.clock import ran, run_virtual
 
 # -- mistakes in the program ----------------------------------------------------------------------
 

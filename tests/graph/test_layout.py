@@ -6,9 +6,9 @@ from typing import Any
 
 from spy import Sink
 from support import ignore
-from virtual import run_virtual
 
 from asyncpc import Pipeline, broadcast, consumer, merge, route, source
+from asyncpc.testing.clock import run_virtual
 
 # -- names ----------------------------------------------------------------------------------------
 

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from children import UNMEASURED, run_child
 from support import cancelled_with, endless, workers
-from virtual import both, now, ran, run_virtual
 
 from asyncpc import (
     Batch,
@@ -27,6 +26,7 @@ from asyncpc import (
     route,
     source,
 )
+from asyncpc.testing.clock import both, now, ran, run_virtual
 
 
 @consumer(concurrency=3)

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from virtual import measuring_with, now, run_virtual
 
 from asyncpc import Adaptive, Breaker, Pipeline, Rate, Retry, StageStatistics, consumer
+from asyncpc.testing.clock import measuring_with, now, run_virtual
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from typing import Any, cast
 import pytest
 from spy import Sink
 from support import AnyStage, balanced, counts, error_types, named, no_wait
-from virtual import both, now, ran, run_virtual
 
 from asyncpc import (
     Batch,
@@ -27,6 +26,7 @@ from asyncpc import (
     route,
     source,
 )
+from asyncpc.testing.clock import both, now, ran, run_virtual
 
 
 class PerKey:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from spy import Sink
 from support import named, no_wait, places
-from virtual import both, now, ran
 
 from asyncpc import Batch, Breaker, Rate, Retry, RetryLater, broadcast, consumer, source
+from asyncpc.testing.clock import both, now, ran
 
 
 @both

@@ -15,7 +15,6 @@ from typing import Any, cast
 import pytest
 from spy import Flaky, Sink
 from support import balanced, counts_by_stage, cut_short, error_types, no_wait
-from virtual import both, now, ran, run_virtual
 
 from asyncpc import (
     Batch,
@@ -35,6 +34,7 @@ from asyncpc import (
 from asyncpc.failure import KeptFailure
 from asyncpc.graph.pipeline import run_beside
 from asyncpc.run.running import on_failure
+from asyncpc.testing.clock import both, now, ran, run_virtual
 
 # -- policies -------------------------------------------------------------------------------------
 

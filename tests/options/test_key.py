@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from spy import Sink
-from virtual import both, now, ran, run_virtual
 
 from asyncpc import Batch, Pipeline, PipelineError, Report, consumer, source
 from asyncpc.options.key import KeyedQueue
+from asyncpc.testing.clock import both, now, ran, run_virtual
 
 
 @both

@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import pytest
 from spy import Sink
-from virtual import ran, run_virtual
 
 from asyncpc import Adaptive, Batch, Breaker, DefinitionError, PipelineError, Rate, Retry, consumer, source
+from asyncpc.testing.clock import ran, run_virtual
 
 
 def test_options_that_are_not_used_change_nothing() -> None:

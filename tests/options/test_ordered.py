@@ -11,9 +11,9 @@ from typing import Any, cast
 import pytest
 from spy import Sink
 from support import ignore
-from virtual import both, ran, run_virtual
 
 from asyncpc import Pipeline, PipelineError, Report, Retry, Running, consumer, source
+from asyncpc.testing.clock import both, ran, run_virtual
 
 
 @both

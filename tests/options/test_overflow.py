@@ -9,7 +9,6 @@ from typing import Any, cast
 import pytest
 from spy import Sink
 from support import balanced
-from virtual import both, idle, now, run_virtual
 
 from asyncpc import (
     Batch,
@@ -23,6 +22,7 @@ from asyncpc import (
     producer,
     source,
 )
+from asyncpc.testing.clock import both, idle, now, run_virtual
 
 
 @both

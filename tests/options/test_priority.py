@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from spy import Sink
 from support import balanced
-from virtual import both, run_virtual
 
 from asyncpc import Pipeline, PipelineError, Report, consumer
 from asyncpc.options.priority import PriorityHeap
+from asyncpc.testing.clock import both, run_virtual
 
 
 class Odd:

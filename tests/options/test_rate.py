@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from spy import Sink
 from support import AnyStage, endless, named, places, same
-from virtual import both, now, ran, run_virtual
 
 from asyncpc import Batch, Breaker, Pipeline, Rate, Report, Retry, broadcast, consumer, source
 from asyncpc.core.channel import Channel
 from asyncpc.core.plan import Handler
 from asyncpc.core.stage import ConsumerWorker, RunLinks, Stage
 from asyncpc.options.rate import Throttle
+from asyncpc.testing.clock import both, now, ran, run_virtual
 
 # -- a rate ---------------------------------------------------------------------------------------
 

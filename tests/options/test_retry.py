@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from spy import Flaky, Sink
 from support import balanced, named, no_wait
-from virtual import both, now, ran, run_virtual
 
 from asyncpc import Batch, Pipeline, PipelineError, QueueShutDown, Report, Retry, RetryLater, consumer, source
+from asyncpc.testing.clock import both, now, ran, run_virtual
 
 # -- attempts -------------------------------------------------------------------------------------
 

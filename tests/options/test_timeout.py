@@ -9,9 +9,9 @@ from typing import Any, cast
 import pytest
 from spy import Flaky
 from support import no_wait
-from virtual import both, measuring_with, now, ran, run_virtual
 
 from asyncpc import Pipeline, PipelineError, Rate, Report, Retry, consumer, source
+from asyncpc.testing.clock import both, measuring_with, now, ran, run_virtual
 
 
 @both

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from support import PATIENCE, error_types
-from virtual import run_virtual
 
 from asyncpc import Batch, DefinitionError, Pipeline, PipelineError, StateError, consumer, feed, merge, source
 from asyncpc.errors import WorkerCancelled
@@ -19,6 +18,7 @@ from asyncpc.remote.codec import codec_for
 from asyncpc.remote.engines.memory import MemoryBroker
 from asyncpc.remote.queue import RemoteQueue
 from asyncpc.remote.session import Terms
+from asyncpc.testing.clock import run_virtual
 
 _names = count()
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
-from virtual import run_virtual
 
 from asyncpc import RemoteCounts, Report, consumer, source
 from asyncpc.metrics import Metrics
@@ -19,6 +18,7 @@ from asyncpc.remote.codec import codec_for
 from asyncpc.remote.engines.memory import MemoryBroker
 from asyncpc.remote.queue import RemoteQueue, remote_queue
 from asyncpc.remote.session import Terms
+from asyncpc.testing.clock import run_virtual
 
 _names = count()
 

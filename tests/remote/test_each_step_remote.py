@@ -15,7 +15,6 @@ from typing import Any, Final
 
 import pytest
 from stepping import Play, problems, steps
-from virtual import EAGER
 
 from asyncpc import Batch, Pipeline, Running, broadcast, consumer, feed
 from asyncpc.remote.broker import Message, Outgoing, Settings
@@ -23,6 +22,7 @@ from asyncpc.remote.codec import codec_for
 from asyncpc.remote.engines.memory import MemoryBroker
 from asyncpc.remote.queue import RemoteQueue
 from asyncpc.remote.session import Terms
+from asyncpc.testing.clock import EAGER
 
 MESSAGES: Final = 6
 

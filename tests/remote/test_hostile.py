@@ -16,7 +16,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from virtual import run_virtual
 
 from asyncpc import PipelineError, consumer, source
 from asyncpc.remote.broker import DeadLetter, Disconnected, Message, Outgoing, Settings
@@ -24,6 +23,7 @@ from asyncpc.remote.codec import codec_for
 from asyncpc.remote.engines.memory import MemoryBroker
 from asyncpc.remote.queue import RemoteQueue
 from asyncpc.remote.session import Terms
+from asyncpc.testing.clock import run_virtual
 
 _names = count()
 

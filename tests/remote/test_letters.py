@@ -8,7 +8,6 @@ from itertools import count
 from typing import Any, NamedTuple
 
 import pytest
-from virtual import run_virtual
 
 from asyncpc import consumer
 from asyncpc.remote import Letter, Message, Outgoing
@@ -16,6 +15,7 @@ from asyncpc.remote.broker import DeadLetter
 from asyncpc.remote.codec import codec_for
 from asyncpc.remote.letters import letter_of
 from asyncpc.remote.queue import RemoteQueue, remote_queue
+from asyncpc.testing.clock import run_virtual
 
 _names = count()
 

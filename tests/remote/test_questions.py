@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from virtual import now, run_virtual
 
 from asyncpc.remote.broker import Depth, Disconnected, Settings
 from asyncpc.remote.connection import Connection
 from asyncpc.remote.engines.memory import MemoryBroker
 from asyncpc.remote.questions import EVERY, WATCHED_FOR, DepthWatch, Questions
+from asyncpc.testing.clock import now, run_virtual
 
 NOTHING = Depth(0, 0, 0, 0, None)
 

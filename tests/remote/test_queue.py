@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from support import until
-from virtual import run_virtual
 
 from asyncpc import (
     Batch,
@@ -30,6 +29,7 @@ from asyncpc import (
 from asyncpc.remote import Depth, Message, PayloadError
 from asyncpc.remote.codec import new_ids
 from asyncpc.remote.queue import RemoteQueue, remote_queue
+from asyncpc.testing.clock import run_virtual
 
 _names = count()
 

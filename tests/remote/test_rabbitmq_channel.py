@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from remote.servers import client_of
-from virtual import run_virtual
 
 from asyncpc.remote.broker import Disconnected, Settings
 from asyncpc.remote.contract import outgoing
+from asyncpc.testing.clock import run_virtual
 
 client_of("rabbitmq")
 

@@ -9,7 +9,6 @@ from itertools import count
 from typing import Any
 
 import pytest
-from virtual import run_virtual
 
 from asyncpc.core.tracked import Tracked
 from asyncpc.failure import KeptFailure
@@ -17,6 +16,7 @@ from asyncpc.remote.broker import SUSPECT_AFTER, Broker, Disconnected, Message, 
 from asyncpc.remote.codec import codec_for
 from asyncpc.remote.engines.memory import MemoryBroker
 from asyncpc.remote.session import Session, Terms
+from asyncpc.testing.clock import run_virtual
 
 _names = count()
 

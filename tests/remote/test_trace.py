@@ -8,11 +8,11 @@ from itertools import count
 from typing import Any
 
 import pytest
-from virtual import run_virtual
 
 from asyncpc import Batch, Failure, Pipeline, consumer, feed, merge, source
 from asyncpc.remote import Message, OpenQueue
 from asyncpc.remote.queue import RemoteQueue, remote_queue
+from asyncpc.testing.clock import run_virtual
 
 _names = count()
 

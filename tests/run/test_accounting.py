@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from support import ignore, lines_run
-from virtual import both, run_virtual
 
 import asyncpc
 from asyncpc import Pipeline, consumer
 from asyncpc.run.accounting import Accounts as Books_
+from asyncpc.testing.clock import both, run_virtual
 
 
 @both

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from virtual import both, run_virtual
-
 from asyncpc.run.deadline import GRACE, Deadline
+from asyncpc.testing.clock import both, run_virtual
 
 
 @both

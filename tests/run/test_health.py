@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from support import AnyStage, endless, named, until
-from virtual import both, run_virtual
 
 from asyncpc import (
     Batch,
@@ -26,6 +25,7 @@ from asyncpc import (
     source,
 )
 from asyncpc.graph.pipeline import run_beside
+from asyncpc.testing.clock import both, run_virtual
 
 
 async def hang(item: Any) -> None:

@@ -8,9 +8,9 @@ import logging
 import pytest
 from spy import spy_consumer
 from support import cancelled_with, left, left_after_cancel, named, same
-from virtual import both, run_virtual
 
 from asyncpc import DrainTimeout, Pipeline, PipelineError, Report, consumer, source
+from asyncpc.testing.clock import both, run_virtual
 
 # -- what a run failed with -----------------------------------------------------------------------
 

@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator
 import pytest
 from spy import Sink
 from support import AnyStage, named
-from virtual import ran, run_virtual
 
 from asyncpc import PipelineError, Report, Retry, Statistics, consumer, producer, source
+from asyncpc.testing.clock import ran, run_virtual
 
 
 def test_statistics_are_a_table() -> None:

@@ -12,7 +12,6 @@ from typing import Any, cast
 import pytest
 from spy import Sink, spy_consumer
 from support import left
-from virtual import both, idle, now, run_virtual
 
 from asyncpc import (
     DefinitionError,
@@ -27,6 +26,7 @@ from asyncpc import (
     route,
     source,
 )
+from asyncpc.testing.clock import both, idle, now, run_virtual
 
 # -- put and feed ---------------------------------------------------------------------------------
 

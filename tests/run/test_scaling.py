@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from spy import Sink, Spy
-from virtual import both, idle, now, run_virtual
 
 from asyncpc import Pipeline, StateError, broadcast, consumer, route, source
+from asyncpc.testing.clock import both, idle, now, run_virtual
 
 
 @both

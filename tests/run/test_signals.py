@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from children import Child, run_child
 from support import BUSY, ignore
-from virtual import both, now, run_virtual
 
 from asyncpc import (
     DefinitionError,
@@ -26,6 +25,7 @@ from asyncpc import (
     consumer,
     producer,
 )
+from asyncpc.testing.clock import both, now, run_virtual
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 from support import ignore
-from virtual import run_virtual
 
 from asyncpc import Pipeline, StateError
 from asyncpc.run.state import ADVANCES, State
+from asyncpc.testing.clock import run_virtual
 
 
 def test_states_only_advance() -> None:

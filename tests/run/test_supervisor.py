@@ -17,7 +17,6 @@ import anyio
 import pytest
 from spy import Spy, spy_consumer
 from support import balanced, endless, ignore, left, workers
-from virtual import both, idle, now, run_virtual
 
 from asyncpc import (
     Batch,
@@ -33,6 +32,7 @@ from asyncpc import (
     producer,
     source,
 )
+from asyncpc.testing.clock import both, idle, now, run_virtual
 
 SLACK = 0.1
 """Seconds that a run may take beyond its deadline."""

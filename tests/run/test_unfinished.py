@@ -10,7 +10,6 @@ from typing import Any
 import anyio
 import pytest
 from support import balanced, error_types
-from virtual import both, now, run_virtual
 
 from asyncpc import (
     DefinitionError,
@@ -25,6 +24,7 @@ from asyncpc import (
     route,
     source,
 )
+from asyncpc.testing.clock import both, now, run_virtual
 
 Items = tuple[Unfinished, ...]
 

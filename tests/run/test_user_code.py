@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from support import balanced, cancelled_with, counts_by_stage, error_types, named
-from virtual import both, now, ran, run_virtual
 
 from asyncpc import (
     Batch,
@@ -23,6 +22,7 @@ from asyncpc import (
     producer,
     source,
 )
+from asyncpc.testing.clock import both, now, ran, run_virtual
 
 
 def in_virtual_time(main: Callable[[], Coroutine[Any, Any, None]]) -> Callable[..., None]:

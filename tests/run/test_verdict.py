@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from spy import Sink, Spy, spy_consumer
 from support import AnyStage, named, no_wait, same
-from virtual import measuring_with, now, ran, run_virtual
 
 from asyncpc import Breaker, Pipeline, Rate, Report, Retry, RetryLater, consumer, merge, producer, source
+from asyncpc.testing.clock import measuring_with, now, ran, run_virtual
 
 # -- what limits a run ----------------------------------------------------------------------------
 

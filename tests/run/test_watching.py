@@ -11,11 +11,11 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from virtual import now, run_virtual
 
 from asyncpc import Pipeline, Report, Running, consumer, source
 from asyncpc.graph.pipeline import run_beside
 from asyncpc.run.watching import LOOK_EVERY, install, looking, screens
+from asyncpc.testing.clock import now, run_virtual
 
 
 @consumer

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from graphs import Graph, graphs, stage
 from hypothesis import given
-from virtual import run_virtual
 
 from asyncpc import Consumer, Pipeline, Retry, broadcast, consumer, feed, merge, route, source
+from asyncpc.testing.clock import run_virtual
 from asyncpc.watch.extent import Extent, Journey, Standing
 
 

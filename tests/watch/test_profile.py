@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from children import Child, run_child, run_on_terminal
 from support import BUSY
-from virtual import EAGER, measuring_with, now, run_virtual
 
 from asyncpc import (
     Adaptive,
@@ -35,6 +34,7 @@ from asyncpc import (
 )
 from asyncpc.cli.main import main
 from asyncpc.graph.pipeline import handler_of
+from asyncpc.testing.clock import EAGER, measuring_with, now, run_virtual
 from asyncpc.watch.findings import Measurement, Profile, Record, verdict
 from asyncpc.watch.profile import profile
 

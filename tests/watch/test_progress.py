@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from children import run_child, run_on_terminal
 from support import ignore
-from virtual import run_virtual
 
 from asyncpc import DefinitionError, Pipeline, PipelineError, Report, consumer, feed, merge, producer, source
+from asyncpc.testing.clock import run_virtual
 
 
 @consumer

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 from support import balanced, endless, named, until
-from virtual import run_virtual
 
 from asyncpc import Pipeline, PipelineError, Rate, Report, Retry, consumer, source
 from asyncpc.graph.pipeline import accompany, plan_of
+from asyncpc.testing.clock import run_virtual
 from asyncpc.watch.totals import Seen, Totals
 
 

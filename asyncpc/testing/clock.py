@@ -2,7 +2,7 @@
 
 ::
 
-    from virtual import EAGER, Deadlock, idle, now, run_virtual
+    from asyncpc.testing.clock import EAGER, Deadlock, idle, now, run_virtual
 
     @pytest.mark.parametrize("eager", EAGER)
     def test_something(eager: bool) -> None:
@@ -33,17 +33,19 @@ import gc
 import math
 import selectors
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
-from time import perf_counter
 from typing import Any, Final, TypeVar
 
 import pytest
 
-from asyncpc import Pipeline, Report
+from ..graph.pipeline import Pipeline
+from ..run.report import Report
+from ..wording import shown
 
 __all__ = [
     "EAGER",
@@ -98,6 +100,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super().__init__(selector)
 
     def time(self) -> float:
+        """Seconds since it was made."""
         return self._now
 
     async def idle(self) -> None:
@@ -151,14 +154,14 @@ def measuring_with(clock: Callable[[], float]) -> Iterator[None]:
     Inside another such block it changes nothing.
     """
     modules = [module for name, module in sys.modules.items() if name.startswith("asyncpc.")]
-    measuring: list[Any] = [module for module in modules if getattr(module, "perf_counter", None) is perf_counter]
+    measuring: list[Any] = [module for module in modules if getattr(module, "perf_counter", None) is time.perf_counter]
     for module in measuring:
         module.perf_counter = clock
     try:
         yield
     finally:
         for module in measuring:
-            module.perf_counter = perf_counter
+            module.perf_counter = time.perf_counter
 
 
 def run_virtual(main: Callable[..., Coroutine[Any, Any, T]], *args: Any, debug: bool = False, eager: bool = False) -> T:
@@ -209,7 +212,7 @@ def _where(task: asyncio.Task[Any]) -> str:
         if frame is not None:
             place = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
         waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "ag_await", None)
-    return f"pending: task {task.get_name()!r} at {place}"
+    return f"pending: task {shown(task.get_name())} at {place}"
 
 
 def ran(pipeline: Pipeline[Any, Any], *, eager: bool = False) -> Report:

@@ -1,0 +1,1 @@
+"""What tests of pipelines need: a clock that jumps."""
