@@ -14,7 +14,8 @@ from itertools import count
 from typing import Any
 
 from asyncpc import Pipeline, Running
-from asyncpc.testing.clock import VirtualLoop, measuring_with
+from asyncpc.testing import VirtualLoop
+from asyncpc.testing.clock import measuring_with
 
 __all__ = ["Play", "problems", "steps"]
 

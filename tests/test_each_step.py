@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import pytest
 from stepping import Play, problems, steps
-from support import Odd
+from support import EAGER, Odd
 from tickets import CountingTicket, put_tracked, wrong
 
 from asyncpc import (
@@ -33,7 +33,6 @@ from asyncpc import (
     consumer,
     route,
 )
-from asyncpc.testing.clock import EAGER
 
 ITEMS: Final = range(8)
 

@@ -36,9 +36,9 @@ from asyncpc import (
     route,
     run,
     source,
+    testing,
 )
 from asyncpc.mistakes import CALLED_ELSEWHERE, MEANT, explained
-from asyncpc.testing.clock import run_virtual
 
 TAKING: Final[dict[str, Callable[..., Any]]] = {
     one.__name__: one
@@ -179,7 +179,7 @@ def test_a_run_says_what_to_write() -> None:
             assert not hasattr(running, "cancel")
             assert "Not there: await running.wait()." in pydoc.render_doc(type(running))
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_names_that_nobody_has_are_refused_as_python_refuses_them() -> None:

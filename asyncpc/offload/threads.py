@@ -10,22 +10,26 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import suppress
 from contextvars import Context, copy_context
 from inspect import iscoroutine
 from itertools import count
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread, current_thread
-from time import monotonic
+from time import monotonic, perf_counter
 from typing import Any, Final
 
 from ..errors import LeftBehind
 from ..logs import ERROR, WARNING, log
 from .calls import Job, ThreadCaller
+from .outside import announce, listed
 from .steps import Steps, StepTimer
 
 __all__ = ["WorkerThreads", "until_ended"]
+
+AT_ONCE: Final = 0.005
+"""Seconds in which a thread that is about to end mostly has ended."""
 
 IDLE: Final = 1.0
 """Seconds between two looks of an idle thread whether the loop is still there."""
@@ -61,7 +65,16 @@ class WorkerThreads:
         self._called = False  # whether the loop will look at what is done
         self._step_timer = StepTimer()
         self._free: asyncio.Future[None] | None = None  # who waits until no call is under way
+        self._ending: dict[Thread, asyncio.Future[None]] = {}  # those that end with the last member, and who waits
         self._loop: asyncio.AbstractEventLoop | None = None
+        announce(self)
+
+    def at_work(self, loop: asyncio.AbstractEventLoop) -> Iterable[tuple[str, int | None]]:
+        """See ``Employer``."""
+        if self._loop is not loop:
+            return ()
+        busy = self._threads if self._under_way or self._leaving else []
+        return listed([*self._ending, *(thread for thread, _ in busy)])
 
     async def __aenter__(self) -> WorkerThreads:
         self._members += 1
@@ -76,14 +89,19 @@ class WorkerThreads:
         if self._members == 0:
             threads, self._threads = self._threads, []
             self._step_timer.close()
+            left = {thread: asyncio.get_running_loop().create_future() for thread, _ in threads}
+            self._ending |= left
             for _, caller in threads:
                 if self._under_way:
                     caller.interrupt()
                 self._jobs.put(None)
             try:
-                await until_ended(*[thread for thread, _ in threads])
+                if left:
+                    await asyncio.wait(left.values())
+                await until_ended(*left)
             except asyncio.CancelledError:
-                stuck = [thread.name for thread, _ in threads if thread.is_alive()]
+                self._ending = {thread: one for thread, one in self._ending.items() if thread not in left}
+                stuck = [thread.name for thread in left if thread.is_alive()]
                 if stuck and self.is_busy:  # an idle thread may only be slow to end on a busy machine
                     message = "stage %r: left behind, still in a call: %s"
                     log(ERROR, message, self._name, ", ".join(stuck), stage=self._name)
@@ -283,6 +301,8 @@ class WorkerThreads:
         staying = [one for one in self._threads if one[0] is not thread]
         self._leaving -= len(self._threads) - len(staying)
         self._threads = staying
+        if (left := self._ending.pop(thread, None)) is not None:
+            left.set_result(None)
 
     def _look(self, job: Job, limit: float) -> None:
         """Check the limit of a call, which runs from its beginning: a wait for a thread does not count."""
@@ -313,7 +333,10 @@ class WorkerThreads:
 
 async def until_ended(*threads: Thread) -> None:
     """Wait until threads that are about to end have ended; a ``join`` would block the loop."""
-    looks = 0
+    began, looks = perf_counter(), 0
     while any(thread.is_alive() for thread in threads):
-        looks += 1
-        await asyncio.sleep(0 if looks < 10 else 0.001 if looks < 100 else 0.01)
+        if perf_counter() - began < AT_ONCE:
+            await asyncio.sleep(0)
+        else:
+            looks += 1
+            await asyncio.sleep(0.001 if looks < 100 else 0.01)

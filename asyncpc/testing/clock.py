@@ -1,30 +1,4 @@
-"""Virtual time: an event loop whose clock jumps to the next timer instead of sleeping, and which finds deadlocks.
-
-::
-
-    from asyncpc.testing.clock import EAGER, Deadlock, idle, now, run_virtual
-
-    @pytest.mark.parametrize("eager", EAGER)
-    def test_something(eager: bool) -> None:
-        async def main() -> str:
-            await asyncio.sleep(3600)        # takes no real time; now() is 3600.0 exactly
-            return "done"
-
-        assert run_virtual(main, eager=eager) == "done"
-
-The test function is a plain one: :func:`run_virtual` makes a fresh loop, runs ``main`` in it and closes it. It raises
-
-- what ``main`` raised;
-- :class:`Deadlock`, listing who waits where, as soon as nothing is ready, no timer is set and ``main`` is not done;
-- :class:`LeftBehind` if ``main`` ended but a task is still pending or a timer is still set, or the loop's exception
-  handler was told of something ("Task exception was never retrieved" and the like).
-
-``await idle()`` returns when everything that could run has run, without moving the clock: afterwards every other
-task waits for a timer, for you, or for ever.
-
-Nothing outside the loop is waited for: no threads, processes, sockets or signals in virtual time (a task waiting for
-one looks like a deadlock, or sees time jump).
-"""
+"""Virtual time: an event loop whose clock jumps to the next timer instead of sleeping, and which finds deadlocks."""
 
 from __future__ import annotations
 
@@ -35,46 +9,41 @@ import selectors
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
-from typing import Any, Final, TypeVar
+from threading import get_ident
+from typing import Any, Final, TypeVar, TypeVarTuple
 
-import pytest
-
-from ..graph.pipeline import Pipeline
-from ..run.report import Report
+from ..errors import StateError
+from ..offload import into_loop, outside
 from ..wording import shown
+from .places import place_of
 
-__all__ = [
-    "EAGER",
-    "Deadlock",
-    "LeftBehind",
-    "VirtualLoop",
-    "both",
-    "idle",
-    "measuring_with",
-    "now",
-    "ran",
-    "run_virtual",
-]
+__all__ = ["Deadlock", "LeftBehind", "VirtualLoop", "idle", "measuring_with", "now", "pause", "run", "running_loop"]
 
 T = TypeVar("T")
+Given = TypeVarTuple("Given")
 
-EAGER: Final = [False, True] if sys.version_info >= (3, 12) else [False]
-"""Values for ``run_virtual(eager=...)`` that this Python has, for ``pytest.mark.parametrize``."""
+MOMENT: Final = 0.001
+"""Seconds of real time between two looks whether a thread has come to wait for the loop, which it need not say."""
 
-both = pytest.mark.parametrize("eager", EAGER)
-"""Run a test with lazy and with eager tasks."""
+PATIENCE: Final = 20.0
+"""Seconds of real time after which a thread that works for the loop counts as stuck."""
 
 
 class Deadlock(AssertionError):
-    """Nothing is ready, no timer is set, and the main task is not done."""
+    """Nothing can go on: nothing is ready, no timer is set, and nobody outside the loop works for it.
+
+    The message names each task and the line of your code, or else of asyncpc's, in which it waits. It is raised where
+    the loop was run: by :func:`run`, or by the test, and not in a task, so nothing can catch it by mistake.
+    """
 
 
 class LeftBehind(AssertionError):
-    """The main task ended, but something of it did not."""
+    """Something was not ended, and the message names it: a task, a timer, a thread, a socket, an async generator."""
 
 
 class _JumpingSelector(selectors.DefaultSelector):
@@ -84,17 +53,37 @@ class _JumpingSelector(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         events = super().select(0)
-        if not events and timeout != 0:
+        if events or timeout == 0:
+            return events
+        if threads := outside.at_work(self.loop):  # time stands still for what takes none that the clock knows
+            events = super().select(MOMENT)
+            self.loop._looked(bool(events), threads)
+            return events
+        events = super().select(0)  # for a thread that has called the loop before it went home
+        if not events:
             self.loop._nothing_is_ready()
         return events
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An asyncio loop that starts at 0.0 seconds and never sleeps."""
+    """An asyncio loop that starts at 0.0 seconds and never sleeps: when nothing can run, it is the next timer's time.
+
+    Time stands still while a thread works for the loop, or a process or an interpreter of a stage: in a handler, in a
+    source, in ``asyncio.to_thread`` or ``run_in_executor``. It passes while such a thread waits for the loop. Of all
+    else outside it knows nothing, such as sockets, subprocesses and threads of other libraries. A test that waits for
+    one of these needs a real loop.
+
+    When nothing can go on, it raises :class:`Deadlock`, also when a thread has worked for 20 s of real time.
+
+    What asyncpc measures in real time takes a microsecond a look, or a busy machine would decide how many items a
+    source gives before others have their turn.
+    """
 
     def __init__(self) -> None:
         self._now = 0.0
         self._idlers: deque[asyncio.Future[None]] = deque()
+        self._in_vain = 0  # looks at what comes from threads, one after the other
+        self._measured = count()
         selector = _JumpingSelector()
         selector.loop = self
         super().__init__(selector)
@@ -104,7 +93,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._now
 
     async def idle(self) -> None:
-        """Return once nothing else is ready; several callers return one at a time, first come first served."""
+        """See :func:`idle`; several callers return one at a time, first come first served."""
         idler: asyncio.Future[None] = self.create_future()
         self._idlers.append(idler)
         await idler
@@ -122,7 +111,44 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             if str(getattr(function, "__module__", "")).startswith(of)
         ]
 
+    def run_forever(self) -> None:
+        """Run until it is stopped."""
+        global _running
+        before, _running = _running, self
+        try:
+            with measuring_with(lambda: self._now + 1e-6 * next(self._measured)):
+                super().run_forever()
+        finally:
+            _running = before
+
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[*Given], T], *args: *Given
+    ) -> asyncio.Future[T]:
+        """Call it in a thread; time stands still meanwhile."""
+        call = outside.Call(getattr(func, "__qualname__", "a function"), self)
+
+        def work(*args: *Given) -> T:
+            call.thread = get_ident()
+            return func(*args)
+
+        in_thread = executor is None or isinstance(executor, ThreadPoolExecutor)
+        future = super().run_in_executor(executor, work if in_thread else func, *args)
+        future.add_done_callback(lambda _: call.end())
+        return future
+
+    async def shutdown_default_executor(self, *timeout: float | None) -> None:
+        """End the threads of ``asyncio.to_thread``; a thread waits for them."""
+        with outside.working("the end of asyncio's executor"):
+            await super().shutdown_default_executor(*timeout)
+
+    def _looked(self, anything: bool, threads: list[str]) -> None:
+        """It has waited a moment for threads; raises ``Deadlock`` if nothing has come for long."""
+        self._in_vain = 0 if anything else self._in_vain + 1
+        if self._in_vain * MOMENT > PATIENCE:
+            raise Deadlock("\n".join([f"no answer in {PATIENCE:g} s of: {', '.join(threads)}", *waiting(self)]))
+
     def _nothing_is_ready(self) -> None:
+        self._in_vain = 0
         while self._idlers:
             idler = self._idlers.popleft()
             if not idler.done():
@@ -130,21 +156,48 @@ class VirtualLoop(asyncio.SelectorEventLoop):
                 return
         timers: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]  # asyncio's heap of timers
         if not timers:
-            raise Deadlock("nothing can go on:\n" + "\n".join(_where(task) for task in _pending(self)))
+            raise Deadlock("\n".join([f"nothing can go on, at {self._now:g} s:", *waiting(self)]))
         self._now = max(self._now, timers[0].when())  # asyncio has removed the cancelled ones from the top
         self._clock_resolution = math.ulp(self._now)  # so that exactly the timers due now are due
 
 
+_running: VirtualLoop | None = None
+"""For the threads that work for it."""
+
+
+def running_loop() -> VirtualLoop | None:
+    """The virtual loop that runs, also for a thread that works for it."""
+    return _running
+
+
 def now() -> float:
-    """The running loop's time in seconds; a virtual loop starts at 0.0."""
-    return asyncio.get_running_loop().time()
+    """The time of the loop in seconds: in virtual time, since the beginning of the test; in a thread, too."""
+    try:
+        return asyncio.get_running_loop().time()
+    except RuntimeError:
+        return time.monotonic() if _running is None else _running.time()
 
 
 async def idle() -> None:
-    """Let everything run that can run, without moving the clock; in a virtual loop only."""
+    """Let everything go on that can, without time passing: afterwards all wait for a timer, for the test, or for ever.
+
+    That includes what threads and processes do for the loop. It raises ``StateError`` in a loop whose time is real.
+    """
     loop = asyncio.get_running_loop()
-    assert isinstance(loop, VirtualLoop), "idle() needs a virtual loop"
+    if not isinstance(loop, VirtualLoop):
+        raise StateError("idle() needs virtual time: in a real loop nobody knows whether something is still to come")
     await loop.idle()
+
+
+def pause(seconds: float) -> None:
+    """Let time pass, in a thread that works for the loop: virtual time if that has one."""
+    loop = _running
+    if loop is None:
+        time.sleep(seconds)
+        return
+    over: Future[None] = Future()
+    loop.call_soon_threadsafe(loop.call_later, seconds, over.set_result, None)
+    into_loop.result_of(loop, over, "the test is over")
 
 
 @contextmanager
@@ -153,8 +206,8 @@ def measuring_with(clock: Callable[[], float]) -> Iterator[None]:
 
     Inside another such block it changes nothing.
     """
-    modules = [module for name, module in sys.modules.items() if name.startswith("asyncpc.")]
-    measuring: list[Any] = [module for module in modules if getattr(module, "perf_counter", None) is time.perf_counter]
+    modules = [module for name, module in list(sys.modules.items()) if name.startswith("asyncpc.")]
+    measuring: list[Any] = [one for one in modules if getattr(one, "perf_counter", None) is time.perf_counter]
     for module in measuring:
         module.perf_counter = clock
     try:
@@ -164,15 +217,22 @@ def measuring_with(clock: Callable[[], float]) -> Iterator[None]:
             module.perf_counter = time.perf_counter
 
 
-def run_virtual(main: Callable[..., Coroutine[Any, Any, T]], *args: Any, debug: bool = False, eager: bool = False) -> T:
-    """Run ``main(*args)`` in a fresh virtual loop and return its result; see the module for what it raises.
+def run(main: Awaitable[T], *, eager: bool = False, debug: bool = False) -> T:
+    """Run a coroutine or a pipeline in a fresh :class:`VirtualLoop`, and return its result.
 
-    ``debug`` is asyncio's debug mode; ``eager`` uses ``asyncio.eager_task_factory`` (Python 3.12 and later).
+    ::
 
-    What asyncpc measures in real time takes a microsecond a look, or a busy machine would decide how many items a
-    source gives before others have their turn.
+        report = testing.run(numbers >> show)
+        testing.run(main())
+
+    ``eager``
+        Whether tasks begin at once (``asyncio.eager_task_factory``; Python 3.12 and later).
+    ``debug``
+        asyncio's debug mode.
+
+    Raises what it raises; :class:`Deadlock` when nothing can go on; and :class:`LeftBehind` if a task is still pending
+    or a timer is still set when it ends, or the loop was told of an exception that nobody asked for.
     """
-    looks = count()
     told: list[dict[str, Any]] = []
     with asyncio.Runner(loop_factory=VirtualLoop, debug=debug) as runner:
         loop = runner.get_loop()
@@ -180,9 +240,8 @@ def run_virtual(main: Callable[..., Coroutine[Any, Any, T]], *args: Any, debug: 
         loop.set_exception_handler(lambda _, context: told.append(context))
         if eager and sys.version_info >= (3, 12):
             loop.set_task_factory(asyncio.eager_task_factory)
-        with measuring_with(lambda: loop.time() + 1e-6 * next(looks)):
-            result = runner.run(main(*args))
-        tasks = [_where(task) for task in _pending(loop)]
+        result = runner.run(_awaited(main))
+        tasks = waiting(loop)
         left = [*tasks, *loop.timers()]
         if not tasks:
             gc.collect(0)  # a failed task whose result nobody asked for says so when it is collected
@@ -191,34 +250,20 @@ def run_virtual(main: Callable[..., Coroutine[Any, Any, T]], *args: Any, debug: 
     return result
 
 
+async def _awaited(main: Awaitable[T]) -> T:
+    return await main
+
+
 def _function(timer: asyncio.TimerHandle) -> Any:
     """What a timer calls, without the arguments bound to it."""
-    callback: Any = timer._callback  # type: ignore[attr-defined]  # asyncio's own name for it
+    handle: Any = timer
+    callback = handle._callback  # asyncio's own name for it
     while isinstance(callback, partial):
         callback = callback.func
     return callback
 
 
-def _pending(loop: asyncio.AbstractEventLoop) -> list[asyncio.Task[Any]]:
-    return sorted(asyncio.all_tasks(loop), key=lambda task: task.get_name())
-
-
-def _where(task: asyncio.Task[Any]) -> str:
-    """``task`` and the place of its innermost ``await``, on one line."""
-    waiting: Any = task.get_coro()
-    place = "not started"
-    while waiting is not None:
-        frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "ag_frame", None)
-        if frame is not None:
-            place = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
-        waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "ag_await", None)
-    return f"pending: task {shown(task.get_name())} at {place}"
-
-
-def ran(pipeline: Pipeline[Any, Any], *, eager: bool = False) -> Report:
-    """The pipeline awaited, in virtual time."""
-
-    async def main() -> Report:
-        return await pipeline
-
-    return run_virtual(main, eager=eager)
+def waiting(loop: asyncio.AbstractEventLoop) -> list[str]:
+    """The tasks of a loop that have not ended, and where each waits, a line each."""
+    tasks = sorted(asyncio.all_tasks(loop), key=lambda task: task.get_name())
+    return [f"pending: task {shown(task.get_name())} at {place_of(task)}" for task in tasks]

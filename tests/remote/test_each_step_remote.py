@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import pytest
 from stepping import Play, problems, steps
+from support import EAGER
 
 from asyncpc import Batch, Pipeline, Running, broadcast, consumer, feed
 from asyncpc.remote.broker import Message, Outgoing, Settings
@@ -22,7 +23,6 @@ from asyncpc.remote.codec import codec_for
 from asyncpc.remote.engines.memory import MemoryBroker
 from asyncpc.remote.queue import RemoteQueue
 from asyncpc.remote.session import Terms
-from asyncpc.testing.clock import EAGER
 
 MESSAGES: Final = 6
 

@@ -9,13 +9,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from asyncpc import consumer
+from asyncpc import consumer, testing
 from asyncpc.remote import Letter, Message, Outgoing
 from asyncpc.remote.broker import DeadLetter
 from asyncpc.remote.codec import codec_for
 from asyncpc.remote.letters import letter_of
 from asyncpc.remote.queue import RemoteQueue, remote_queue
-from asyncpc.testing.clock import run_virtual
 
 _names = count()
 
@@ -64,7 +63,7 @@ def test_a_program_reads_dead_letters_and_puts_them_back() -> None:
             assert await opened.purge() == 2
             assert (await opened.depth())[:4] == (0, 0, 0, 0)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @pytest.mark.parametrize(

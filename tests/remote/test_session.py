@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from asyncpc import testing
 from asyncpc.core.tracked import Tracked
 from asyncpc.failure import KeptFailure
 from asyncpc.remote.broker import SUSPECT_AFTER, Broker, Disconnected, Message, Outgoing, PublishError, Settings
 from asyncpc.remote.codec import codec_for
 from asyncpc.remote.engines.memory import MemoryBroker
 from asyncpc.remote.session import Session, Terms
-from asyncpc.testing.clock import run_virtual
 
 _names = count()
 
@@ -116,7 +116,7 @@ def test_what_has_ended_is_settled_as_it_ended(eager: bool) -> None:
         depth = await broker.depth()
         assert (depth.ready, depth.unacknowledged, depth.delayed, depth.dead) == (1, 0, 1, 1)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @pytest.mark.parametrize("eager", [False, True])
@@ -145,7 +145,7 @@ def test_a_message_is_acknowledged_when_the_last_value_made_of_it_has_ended(eage
         assert session.counts.acknowledged == 1
         assert [one.body for one in await broker.peek(10)] == [b"2"]
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 def test_never_more_than_the_prefetch_is_unacknowledged() -> None:
@@ -170,7 +170,7 @@ def test_never_more_than_the_prefetch_is_unacknowledged() -> None:
             session.end_intake()
         assert (await broker.depth()).ready == 95
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_the_prefetch_follows_the_pace() -> None:
@@ -192,7 +192,7 @@ def test_the_prefetch_follows_the_pace() -> None:
             assert 90 <= session._prefetch <= 110  # five in 0.01 s
             session.end_intake()
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_the_pace_is_seen_as_soon_as_all_of_the_prefetch_has_ended() -> None:
@@ -210,7 +210,7 @@ def test_the_pace_is_seen_as_soon_as_all_of_the_prefetch_has_ended() -> None:
             assert session._prefetch == 60  # six in 0.02 s
             session.end_intake()
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_what_was_not_begun_is_given_back_at_once_and_in_order() -> None:
@@ -227,7 +227,7 @@ def test_what_was_not_begun_is_given_back_at_once_and_in_order() -> None:
             assert [one.attempt for one in await broker.peek(10)] == [0] * 5
             first.ticket.settle()
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_slow_handler_keeps_its_message() -> None:
@@ -246,7 +246,7 @@ def test_a_slow_handler_keeps_its_message() -> None:
         assert session.counts.acknowledged == 1
         await other.close()
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_lease_that_was_lost_is_counted_and_not_acknowledged(caplog: pytest.LogCaptureFixture) -> None:
@@ -267,7 +267,7 @@ def test_a_lease_that_was_lost_is_counted_and_not_acknowledged(caplog: pytest.Lo
         assert session.counts.acknowledged == 0
         await other.close()
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_what_was_lost_before_it_began_makes_room() -> None:
@@ -291,7 +291,7 @@ def test_what_was_lost_before_it_began_makes_room() -> None:
             for one in found:
                 one.ticket.settle()
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @pytest.mark.parametrize("fault", ["ack before", "ack after", "release before", "publish before", "publish after"])
@@ -314,7 +314,7 @@ def test_a_lost_connection_loses_and_doubles_nothing(fault: str, caplog: pytest.
         assert session.counts.overtaken == 0
         assert "the connection is lost" in caplog.text
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_first_connection_that_fails_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
@@ -334,7 +334,7 @@ def test_a_first_connection_that_fails_is_an_error(caplog: pytest.LogCaptureFixt
         with pytest.raises(Disconnected, match="nobody listens there"):
             await session.run()
 
-    run_virtual(main)
+    testing.run(main())
     assert "cannot connect" in caplog.text
 
 
@@ -362,7 +362,7 @@ def test_a_put_that_is_not_confirmed_says_so() -> None:
                 await cancelled
         assert [one.body for one in await memory("not-confirmed").peek(10)] == [b"1"]
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_poisonous_message_dies_alone() -> None:
@@ -403,7 +403,7 @@ def test_a_poisonous_message_dies_alone() -> None:
         assert handled == set(range(200)) - {100}
         await broker.close()
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_suspects_that_the_engine_cannot_hold_back_are_given_back() -> None:
@@ -430,7 +430,7 @@ def test_suspects_that_the_engine_cannot_hold_back_are_given_back() -> None:
             session.end_intake()
         assert session.counts.acknowledged == 5
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_cancelled_session_drops_the_connection() -> None:
@@ -450,4 +450,4 @@ def test_a_cancelled_session_drops_the_connection() -> None:
         assert len(await broker.receive(1, 10.0, 1)) == 1
         await broker.close()
 
-    run_virtual(main)
+    testing.run(main())
