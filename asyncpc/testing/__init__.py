@@ -7,6 +7,7 @@ from .clock import Deadlock, LeftBehind, VirtualLoop, idle, now, run
 from .faults import CancelWorker, Crash, Delay, Fault, Redeliver
 from .leaks import leak_check
 from .sources import Feed, collect
+from .spied import spied
 from .stages import Spy
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "leak_check",
     "now",
     "run",
+    "spied",
 ]

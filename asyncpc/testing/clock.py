@@ -52,6 +52,7 @@ class _JumpingSelector(selectors.DefaultSelector):
     loop: VirtualLoop
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        __tracebackhide__ = True  # pytest then shows the line of the test, and not this one
         events = super().select(0)
         if events or timeout == 0:
             return events
@@ -143,11 +144,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def _looked(self, anything: bool, threads: list[str]) -> None:
         """It has waited a moment for threads; raises ``Deadlock`` if nothing has come for long."""
+        __tracebackhide__ = True
         self._in_vain = 0 if anything else self._in_vain + 1
         if self._in_vain * MOMENT > PATIENCE:
             raise Deadlock("\n".join([f"no answer in {PATIENCE:g} s of: {', '.join(threads)}", *waiting(self)]))
 
     def _nothing_is_ready(self) -> None:
+        __tracebackhide__ = True
         self._in_vain = 0
         while self._idlers:
             idler = self._idlers.popleft()

@@ -75,7 +75,9 @@ class _There:
             yield f"a socket was left open: fd {fd}, inode {inode}"
 
     def _tasks(self) -> set[asyncio.Task[Any]]:
-        return set() if self.loop is None else asyncio.all_tasks(self.loop)
+        if self.loop is None:
+            return set()
+        return asyncio.all_tasks(self.loop) - {asyncio.current_task(self.loop)}
 
     def _generators(self) -> set[Any]:
         """Those that have begun and can go on; uvloop does not show them."""

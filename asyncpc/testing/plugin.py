@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -66,8 +66,7 @@ async def remote_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIte
     """The URL of an empty queue: in memory, or on the engine of ``--asyncpc-engine``; it is emptied after the test."""
     url = _queue_at(str(request.config.getoption(OPTION)), f"test-{uuid4().hex[:12]}", tmp_path)
     yield url
-    anything: Any = object
-    async with remote_queue(url, anything).open() as queue:
+    async with remote_queue(url, dict).open() as queue:
         await queue.purge()
         await queue.purge(dead=True)
 

@@ -66,6 +66,8 @@ class Spy(Consumer[A, B, ..., Any]):
                 f"Spy({spied.name!r}): it runs in another {spied.run_in}, where nobody can look: spy on a consumer "
                 "made of the same function with run_in='thread'"
             )
+        self.spied: Callable[..., Any] = spied.function
+        """The function that it calls."""
         self.items: list[A] = []
         """The items, in the order in which their calls began."""
         self.times: list[float] = []
@@ -80,14 +82,14 @@ class Spy(Consumer[A, B, ..., Any]):
         self._faults = faults
         self._left = [fault.times for fault in faults]
         self._lock = RLock()  # calls may run in threads
-        super().__init__(spied._replace(function=self._spied(spied.function)))
+        super().__init__(spied._replace(function=self._watched(spied.function)))
 
     @property
     def calls(self) -> Counter[A]:
         """How many calls each item had."""
         return Counter(self.items)
 
-    def _spied(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _watched(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, with what is done around each call; of the same kind, since it is to run where it would."""
         kind = (kind_of(function), is_async(function))
         make = {
