@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from ..errors import StateError
 from ..remote.delivery import Delivery
@@ -45,7 +45,7 @@ class Crash:
     item: Any
     error: Exception | type[Exception]
     times: float = inf
-    seconds: ClassVar[float] = 0.0
+    seconds: float = field(default=0.0, init=False, repr=False)
 
     def strike(self) -> None:
         """Raise the error."""
@@ -70,7 +70,7 @@ class CancelWorker:
 
     item: Any
     times: float = 1
-    seconds: ClassVar[float] = 0.0
+    seconds: float = field(default=0.0, init=False, repr=False)
 
     def strike(self) -> None:
         """Cancel it; raises ``StateError`` in a thread, whose call would go on."""
@@ -88,7 +88,7 @@ class Redeliver:
 
     item: Any
     times: float = 1
-    seconds: ClassVar[float] = 0.0
+    seconds: float = field(default=0.0, init=False, repr=False)
 
     def strike(self) -> None:
         """Give it back in place of an acknowledgement; raises ``StateError`` for what came from no remote queue."""

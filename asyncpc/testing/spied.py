@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ..core.plan import Handler, Node
 from ..errors import DefinitionError
 from ..graph.layout import Layout
 from ..graph.parts import source_layout, stage_layout
 from ..graph.pipeline import Pipeline, Source, StageLike, handler_of, plan_of
+from ..wording import shown
 from .stages import Spy
 
 __all__ = ["spied"]
@@ -43,12 +44,11 @@ def spied(pipeline: Pipeline[A, B], *spies: Spy[Any, Any], source: Source[A] | N
 
     layout = layout._replace(nodes=tuple([node(one) for one in layout.nodes]))
     if missing := [handler_of(spy).name for spy in spies if spy not in replaced]:
-        raise DefinitionError(f"spied: {', '.join(missing)} is not in {pipeline!r}")
+        raise DefinitionError(f"spied: {', '.join(missing)} is not in {shown(pipeline)}")
     if source is not None:
         layout = _fed(layout, source)
     part: Any = Source(layout) if layout.origins else StageLike(layout)
-    made: Any = Pipeline(part, name=plan_of(pipeline).name)
-    return made
+    return cast("Pipeline[A, B]", Pipeline(part, name=plan_of(pipeline).name))
 
 
 def _layout_of(pipeline: Pipeline[Any, Any]) -> Layout:

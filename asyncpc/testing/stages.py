@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from functools import wraps
 from threading import RLock
@@ -14,6 +14,7 @@ from ..checks import is_async, kind_of
 from ..errors import DefinitionError
 from ..graph.decorators import consumer
 from ..graph.pipeline import Consumer, handler_of
+from ..wording import shown
 from .clock import now, pause
 from .faults import Fault
 
@@ -32,8 +33,8 @@ class Spy(Consumer[A, B, ..., Any]):
         await (source(range(10)) >> charging >> record)
         assert charging.calls[7] == 3
 
-    ``handler``
-        A consumer, or a function, which becomes one; without it, an item is passed on as it is.
+    ``stage``
+        A consumer; without one, an item is passed on as it is.
     ``faults``
         What is done to the calls with certain items: :class:`Crash`, :class:`Delay`, :class:`CancelWorker`,
         :class:`Redeliver`. They take effect in this order, before the handler begins.
@@ -42,25 +43,15 @@ class Spy(Consumer[A, B, ..., Any]):
     """
 
     @overload
-    def __init__(self, handler: Consumer[A, B, ..., Any], /, *faults: Fault) -> None: ...
+    def __init__(self, stage: Consumer[A, B, ..., Any], /, *faults: Fault) -> None: ...
     @overload
-    def __init__(self, handler: Callable[[A], AsyncIterator[B]], /, *faults: Fault) -> None: ...
-    @overload
-    def __init__(self, handler: Callable[[A], Coroutine[Any, Any, B]], /, *faults: Fault) -> None: ...
-    @overload
-    def __init__(self, handler: Callable[[A], Iterator[B]], /, *faults: Fault) -> None: ...
-    @overload
-    def __init__(self, handler: Callable[[A], B], /, *faults: Fault) -> None: ...
-    @overload
-    def __init__(self: Spy[Any, Any], handler: None = None, /, *faults: Fault) -> None: ...
-    def __init__(self, handler: Any = None, /, *faults: Fault) -> None:
-        spied = handler_of(
-            handler
-            if isinstance(handler, Consumer)
-            else consumer(handler)
-            if handler
-            else consumer(name="spy")(_pass_on)
-        )
+    def __init__(self: Spy[Any, Any], stage: None = None, /, *faults: Fault) -> None: ...
+    def __init__(self, stage: Consumer[A, B, ..., Any] | None = None, /, *faults: Fault) -> None:
+        if stage is not None and not isinstance(stage, Consumer):
+            raise DefinitionError(
+                f"Spy({shown(stage)}): it looks at a consumer; for those of a pipeline, spied(pipeline, Spy(consumer))"
+            )
+        spied = handler_of(consumer(name="spy")(_pass_on) if stage is None else stage)
         if spied.run_in in ("process", "interpreter"):
             raise DefinitionError(
                 f"Spy({spied.name!r}): it runs in another {spied.run_in}, where nobody can look: spy on a consumer "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import ANY
 
@@ -16,11 +15,10 @@ from asyncpc.testing import CancelWorker, Crash, Delay, Feed, Redeliver, Spy, co
 
 
 @pytest.fixture(autouse=True)
-def empty(leak_check: None) -> Iterator[None]:
+def empty(leak_check: None) -> None:
     """Begin with nothing from other tests, and leave nothing."""
     for kept in (shop.refused, shop.tables, shop.lost, shop.entered, shop.ledger):
         kept.clear()
-    return
 
 
 # -- retries, dead letters, a breaker, a time-out -------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ async def forever() -> None:
     await asyncio.get_running_loop().create_future()
 
 
-async def numbers() -> AsyncIterator[int]:
+async def numbers() -> AsyncGenerator[int, None]:
     yield 1
     yield 2
 

@@ -57,7 +57,7 @@ def test_time_passes_while_a_thread_waits_for_room(eager: bool) -> None:
             yield work(number)
 
     async def main() -> None:
-        slow = Spy(coroutine, Delay(ANY, 10))
+        slow = Spy(consumer(coroutine), Delay(ANY, 10))
         for _ in range(ROUNDS // 4):
             await Pipeline(numbers, slow, maxsize=1)
         assert slow.times == [10.0 * n for n in range(ROUNDS // 4 * 8)]
@@ -70,7 +70,7 @@ def test_time_passes_while_a_handlers_thread_puts_or_calls() -> None:
     """Protects handlers in threads that use a pipeline themselves, and so wait for the loop."""
 
     async def main() -> None:
-        spy = Spy(coroutine, Delay(2, 30))
+        spy = Spy(consumer(coroutine), Delay(2, 30))
         async with Pipeline(spy, maxsize=1) as inner:
 
             @consumer

@@ -91,7 +91,7 @@ def test_a_spy_is_called_as_the_function() -> None:
     """Protects unit tests of a handler, and a spy within another handler."""
 
     async def main() -> None:
-        spy = Spy(coroutine, Delay(ANY, 4))
+        spy = Spy(consumer(coroutine), Delay(ANY, 4))
         assert await spy(7) == 7
         assert (spy.done, now()) == ([7], 5)
 
@@ -109,6 +109,10 @@ def test_what_runs_in_a_process_cannot_be_seen() -> None:
     """Protects from a spy that sees nothing and says nothing."""
     with pytest.raises(DefinitionError, match="another process, where nobody can look: spy on a consumer"):
         Spy(elsewhere.square)
+    anything: Any
+    for anything in (coroutine, source([1]) >> consumer(coroutine)):
+        with pytest.raises(DefinitionError, match="it looks at a consumer; for those of a pipeline, spied"):
+            Spy(anything)
 
 
 def test_a_fault_is_for_as_many_spies_as_get_it() -> None:
@@ -129,13 +133,13 @@ def test_a_worker_is_cancelled_from_outside() -> None:
 
     async def main() -> None:
         with pytest.raises(PipelineError) as failed:
-            await (source(range(4)) >> Spy(coroutine, CancelWorker(2)))
+            await (source(range(4)) >> Spy(consumer(coroutine), CancelWorker(2)))
         assert [type(error) for error in failed.value.exceptions] == [WorkerCancelled]
         assert [one.item for one in failed.value.report.unfinished] == [2, 3]
 
     testing.run(main())
     with pytest.raises(PipelineError) as failed:
-        testing.run(source([1]) >> Spy(function, CancelWorker(1)))
+        testing.run(source([1]) >> Spy(consumer(function), CancelWorker(1)))
     assert isinstance(failed.value.exceptions[0], StateError)
 
 
@@ -147,7 +151,7 @@ def test_a_message_comes_again(kind: Any) -> None:
     async def main() -> None:
         async with jobs.open() as queue:
             await queue.put_many([1, 2, 3])
-        spy = Spy(kind, Redeliver(2))
+        spy = Spy(consumer(kind), Redeliver(2))
         assert sorted(await collect(jobs >> spy, most=4)) == [1, 2, 2, 3]
         assert spy.calls == {1: 1, 2: 2, 3: 1}
         assert (await jobs.depth()).ready == 0
@@ -158,7 +162,7 @@ def test_a_message_comes_again(kind: Any) -> None:
 def test_what_is_no_message_cannot_come_again() -> None:
     """Protects from a test that means nothing."""
     with pytest.raises(PipelineError) as failed:
-        testing.run(source([1]) >> Spy(coroutine, Redeliver(1)))
+        testing.run(source([1]) >> Spy(consumer(coroutine), Redeliver(1)))
     assert "did not come from a remote queue" in str(failed.value.exceptions[0])
 
 
@@ -167,7 +171,9 @@ def test_what_is_no_message_cannot_come_again() -> None:
 
 def test_a_pipeline_is_spied_on_as_it_is() -> None:
     """Protects spied: the settings of the pipeline hold, its sources make way, failures go where they went."""
-    dead = consumer(name="dead")(coroutine)
+
+    @consumer
+    async def dead(failure: Failure) -> None: ...
 
     @consumer(on_error=dead)
     async def first(item: int) -> int:

@@ -68,7 +68,7 @@ def test_twenty_tests_take_less_than_a_second(project: Path) -> None:
     """
     with (project / "conftest.py").open("a") as conftest:
         conftest.write(CPU)
-    seconds = []
+    seconds: list[float] = []
     for _ in range(3):
         ended = user_tests(project, "-q")
         found = re.search(r"^used ([\d.]+)s\n20 passed in ([\d.]+)s", ended.out, re.MULTILINE)
