@@ -251,11 +251,11 @@ class Bridge:
         left = min(LOOK * max(1, len(self._parked)), LONGEST_LOOK)
         if deadline is not None:
             left = min(left, deadline - monotonic())
-        with self._lock:
-            if not parked.woken:  # who wakes it says that it does not wait any more
-                parked.thread = get_ident()
-                begin_wait(parked.thread)
         try:
+            with self._lock:
+                if not parked.woken:  # who wakes it says that it does not wait any more
+                    parked.thread = get_ident()
+                    begin_wait(parked.thread)
             if left > 0:
                 parked.lock.acquire(timeout=left)
         finally:

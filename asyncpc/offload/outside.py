@@ -8,23 +8,35 @@ to make, and says so when asked; a thread that waits for the loop is not at work
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Lock, Thread
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 from weakref import WeakSet
 
-__all__ = ["Call", "Employer", "announce", "at_work", "begin_wait", "end_wait", "listed", "working"]
+__all__ = ["Call", "Employer", "OwnClock", "announce", "at_work", "begin_wait", "end_wait", "listed", "working"]
+
+Worker = tuple[str, int | None]
+"""Name and identity of a thread; no identity if it has not begun."""
 
 
 class Employer(Protocol):
     """What has threads that work for a loop."""
 
-    def at_work(self, loop: asyncio.AbstractEventLoop, /) -> Iterable[tuple[str, int | None]]:
-        """Name and identity of the threads from which the loop will hear, unless they wait for it.
+    def at_work(self, loop: asyncio.AbstractEventLoop, /) -> Iterable[Worker]:
+        """The threads from which the loop will hear, unless they wait for it.
 
         One that is listed leaves the list in the loop, or in the thread after it has called the loop.
         """
+        ...
+
+
+@runtime_checkable
+class OwnClock(Protocol):
+    """A loop whose clock is not the real one."""
+
+    async def until_ended(self, threads: Sequence[Thread], /) -> None:
+        """Wait for the end of threads, without time passing."""
         ...
 
 
@@ -50,14 +62,15 @@ def end_wait(thread: int) -> None:
     _waiting.discard(thread)
 
 
-def at_work(loop: asyncio.AbstractEventLoop) -> list[str]:
-    """The names of the threads that work for ``loop``, and do not wait for it."""
+def at_work(loop: asyncio.AbstractEventLoop, ending: Iterable[Thread] = ()) -> list[str]:
+    """The names of the threads that work for ``loop``, or are about to end, and do not wait for it."""
     with _lock:
         employers = list(_employers)
-    return [name for one in employers for name, thread in one.at_work(loop) if thread not in _waiting]
+    workers = [worker for one in employers for worker in one.at_work(loop)] + listed(ending)
+    return [name for name, thread in workers if thread not in _waiting]
 
 
-def listed(threads: Iterable[Thread]) -> list[tuple[str, int | None]]:
+def listed(threads: Iterable[Thread]) -> list[Worker]:
     """Threads as :meth:`Employer.at_work` gives them."""
     return [(thread.name, thread.ident) for thread in threads]
 
@@ -71,7 +84,7 @@ class Call:
         self._loop: asyncio.AbstractEventLoop | None = loop
         announce(self)
 
-    def at_work(self, loop: asyncio.AbstractEventLoop) -> Iterable[tuple[str, int | None]]:
+    def at_work(self, loop: asyncio.AbstractEventLoop) -> Iterable[Worker]:
         """See ``Employer``."""
         return [(self._name, self.thread)] if self._loop is loop else ()
 

@@ -17,19 +17,16 @@ from inspect import iscoroutine
 from itertools import count
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread, current_thread
-from time import monotonic, perf_counter
+from time import monotonic
 from typing import Any, Final
 
 from ..errors import LeftBehind
 from ..logs import ERROR, WARNING, log
 from .calls import Job, ThreadCaller
-from .outside import announce, listed
+from .outside import OwnClock, announce, listed
 from .steps import Steps, StepTimer
 
 __all__ = ["WorkerThreads", "until_ended"]
-
-AT_ONCE: Final = 0.005
-"""Seconds in which a thread that is about to end mostly has ended."""
 
 IDLE: Final = 1.0
 """Seconds between two looks of an idle thread whether the loop is still there."""
@@ -65,16 +62,13 @@ class WorkerThreads:
         self._called = False  # whether the loop will look at what is done
         self._step_timer = StepTimer()
         self._free: asyncio.Future[None] | None = None  # who waits until no call is under way
-        self._ending: dict[Thread, asyncio.Future[None]] = {}  # those that end with the last member, and who waits
         self._loop: asyncio.AbstractEventLoop | None = None
         announce(self)
 
     def at_work(self, loop: asyncio.AbstractEventLoop) -> Iterable[tuple[str, int | None]]:
         """See ``Employer``."""
-        if self._loop is not loop:
-            return ()
-        busy = self._threads if self._under_way or self._leaving else []
-        return listed([*self._ending, *(thread for thread, _ in busy)])
+        is_at_work = self._loop is loop and (self._under_way or self._leaving)
+        return listed([thread for thread, _ in self._threads]) if is_at_work else ()
 
     async def __aenter__(self) -> WorkerThreads:
         self._members += 1
@@ -89,19 +83,14 @@ class WorkerThreads:
         if self._members == 0:
             threads, self._threads = self._threads, []
             self._step_timer.close()
-            left = {thread: asyncio.get_running_loop().create_future() for thread, _ in threads}
-            self._ending |= left
             for _, caller in threads:
                 if self._under_way:
                     caller.interrupt()
                 self._jobs.put(None)
             try:
-                if left:
-                    await asyncio.wait(left.values())
-                await until_ended(*left)
+                await until_ended(*[thread for thread, _ in threads])
             except asyncio.CancelledError:
-                self._ending = {thread: one for thread, one in self._ending.items() if thread not in left}
-                stuck = [thread.name for thread in left if thread.is_alive()]
+                stuck = [thread.name for thread, _ in threads if thread.is_alive()]
                 if stuck and self.is_busy:  # an idle thread may only be slow to end on a busy machine
                     message = "stage %r: left behind, still in a call: %s"
                     log(ERROR, message, self._name, ", ".join(stuck), stage=self._name)
@@ -301,8 +290,6 @@ class WorkerThreads:
         staying = [one for one in self._threads if one[0] is not thread]
         self._leaving -= len(self._threads) - len(staying)
         self._threads = staying
-        if (left := self._ending.pop(thread, None)) is not None:
-            left.set_result(None)
 
     def _look(self, job: Job, limit: float) -> None:
         """Check the limit of a call, which runs from its beginning: a wait for a thread does not count."""
@@ -333,10 +320,11 @@ class WorkerThreads:
 
 async def until_ended(*threads: Thread) -> None:
     """Wait until threads that are about to end have ended; a ``join`` would block the loop."""
-    began, looks = perf_counter(), 0
+    loop = asyncio.get_running_loop()
+    if isinstance(loop, OwnClock):
+        await loop.until_ended(threads)
+        return
+    looks = 0
     while any(thread.is_alive() for thread in threads):
-        if perf_counter() - began < AT_ONCE:
-            await asyncio.sleep(0)
-        else:
-            looks += 1
-            await asyncio.sleep(0.001 if looks < 100 else 0.01)
+        looks += 1
+        await asyncio.sleep(0 if looks < 10 else 0.001 if looks < 100 else 0.01)

@@ -9,12 +9,12 @@ import selectors
 import sys
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
-from threading import get_ident
+from threading import Thread, get_ident
 from typing import Any, Final, TypeVar, TypeVarTuple
 
 from ..errors import StateError
@@ -56,7 +56,10 @@ class _JumpingSelector(selectors.DefaultSelector):
         events = super().select(0)
         if events or timeout == 0:
             return events
-        if threads := outside.at_work(self.loop):  # time stands still for what takes none that the clock knows
+        threads = self.loop._at_work()
+        if self.loop._threads_have_ended():  # asked last, or one might end in between
+            return events
+        if threads:  # time stands still for what takes none that the clock knows
             events = super().select(MOMENT)
             self.loop._looked(bool(events), threads)
             return events
@@ -83,6 +86,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._now = 0.0
         self._idlers: deque[asyncio.Future[None]] = deque()
+        self._ending: list[tuple[Sequence[Thread], asyncio.Future[None]]] = []  # and who waits for their end
         self._in_vain = 0  # looks at what comes from threads, one after the other
         self._measured = count()
         selector = _JumpingSelector()
@@ -141,6 +145,27 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """End the threads of ``asyncio.to_thread``; a thread waits for them."""
         with outside.working("the end of asyncio's executor"):
             await super().shutdown_default_executor(*timeout)
+
+    async def until_ended(self, threads: Sequence[Thread]) -> None:
+        """Wait for the end of threads, without time passing."""
+        if any(thread.is_alive() for thread in threads):
+            ended = self.create_future()
+            self._ending.append((threads, ended))
+            await ended
+
+    def _threads_have_ended(self) -> bool:
+        """Let those go on who wait for the end of threads that have ended; whether there were any."""
+        waits = [(threads, ended) for threads, ended in self._ending if not ended.done()]
+        self._ending = [one for one in waits if any(thread.is_alive() for thread in one[0])]
+        over = [one for one in waits if one not in self._ending]
+        for _, ended in over:
+            ended.set_result(None)
+        return bool(over)
+
+    def _at_work(self) -> list[str]:
+        """Who works for this loop."""
+        ending = [thread for threads, _ in self._ending for thread in threads if thread.is_alive()]
+        return outside.at_work(self, ending)
 
     def _looked(self, anything: bool, threads: list[str]) -> None:
         """It has waited a moment for threads; raises ``Deadlock`` if nothing has come for long."""
