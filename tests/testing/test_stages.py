@@ -159,6 +159,20 @@ def test_a_message_comes_again(kind: Any) -> None:
     testing.run(main())
 
 
+def test_a_message_comes_again_when_it_has_been_handled() -> None:
+    """Protects Redeliver from a message that is in two calls at once, which no lost acknowledgement makes."""
+    jobs = remote_queue("memory://comes-again-later", int)
+
+    async def main() -> None:
+        async with jobs.open() as queue:
+            await queue.put(1)
+        spy = Spy(consumer(concurrency=4)(coroutine), Redeliver(1))
+        await collect(jobs >> spy, most=2)
+        assert (spy.items, spy.peak) == ([1, 1], 1)
+
+    testing.run(main())
+
+
 def test_what_is_no_message_cannot_come_again() -> None:
     """Protects from a test that means nothing."""
     with pytest.raises(PipelineError) as failed:
