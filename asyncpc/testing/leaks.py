@@ -20,6 +20,9 @@ __all__ = ["leak_check"]
 GRACE = 2.0
 """Seconds a thread that was told to end may still take."""
 
+EXECUTOR: Final = "asyncio_"
+"""How asyncio names the threads of a loop, as for ``asyncio.to_thread``; they end with their loop."""
+
 MAX_FD: Final = 256
 """File descriptors looked at; tests open far fewer."""
 
@@ -68,6 +71,8 @@ class _There:
         if isinstance(self.loop, VirtualLoop):
             yield from self.loop.timers()
         for thread in set(threading.enumerate()) - self.threads:
+            if self.loop is not None and thread.name.startswith(EXECUTOR):
+                continue
             thread.join(GRACE)
             if thread.is_alive():
                 yield f"a thread was left behind: {shown(thread)}"

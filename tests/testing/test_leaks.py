@@ -94,6 +94,7 @@ def test_a_clean_run_leaves_nothing_and_an_error_comes_out() -> None:
     async def main() -> None:
         with leak_check():
             await (source(range(9)) >> testing.Spy())
+            await asyncio.to_thread(int)  # whose thread ends with the loop
         with pytest.raises(ZeroDivisionError), leak_check():
             fail(asyncio.create_task(forever()))
         await asyncio.sleep(1)

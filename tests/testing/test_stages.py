@@ -87,6 +87,24 @@ def test_a_spy_counts_what_is_in_a_batch() -> None:
     testing.run(main())
 
 
+def test_a_generator_is_closed_with_its_call() -> None:
+    """Protects the ``finally`` of a handler: it has run when the run is over, with a spy as without."""
+    closed: list[int] = []
+
+    async def handler(item: int) -> AsyncIterator[int]:
+        try:
+            yield item
+            await asyncio.sleep(100)
+        finally:
+            closed.append(item)
+
+    async def main() -> None:
+        assert await collect(source([1]) >> Spy(consumer(handler)), most=1) == [1]
+        assert closed == [1]
+
+    testing.run(main())
+
+
 def test_a_spy_is_called_as_the_function() -> None:
     """Protects unit tests of a handler, and a spy within another handler."""
 
