@@ -99,7 +99,9 @@ def test_a_generator_is_closed_with_its_call() -> None:
             closed.append(item)
 
     async def main() -> None:
-        assert await collect(source([1]) >> Spy(consumer(handler)), most=1) == [1]
+        values = Spy(consumer(handler))(1)
+        assert await anext(values) == 1
+        await values.aclose()
         assert closed == [1]
 
     testing.run(main())
