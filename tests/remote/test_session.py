@@ -9,8 +9,8 @@ from itertools import count
 from typing import Any
 
 import pytest
-from virtual import run_virtual
 
+from asyncpc import testing
 from asyncpc.core.tracked import Tracked
 from asyncpc.errors import DefinitionError
 from asyncpc.failure import KeptFailure
@@ -126,7 +126,7 @@ def test_what_has_ended_is_settled_as_it_ended(eager: bool) -> None:
         depth = await broker.depth()
         assert (depth.ready, depth.unacknowledged, depth.delayed, depth.dead) == (1, 0, 1, 1)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @pytest.mark.parametrize("eager", [False, True])
@@ -155,7 +155,7 @@ def test_a_message_is_acknowledged_when_the_last_value_made_of_it_has_ended(eage
         assert session.counts.acknowledged == 1
         assert [one.body for one in await broker.peek(10)] == [b"2"]
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 def test_never_more_than_the_prefetch_is_unacknowledged() -> None:
@@ -180,7 +180,7 @@ def test_never_more_than_the_prefetch_is_unacknowledged() -> None:
             session.end_intake()
         assert (await broker.depth()).ready == 95
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_the_prefetch_follows_the_pace() -> None:
@@ -202,7 +202,7 @@ def test_the_prefetch_follows_the_pace() -> None:
             assert 90 <= session._prefetch <= 110  # five in 0.01 s
             session.end_intake()
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @pytest.mark.parametrize(("at_once", "parts"), [(4, [500] * 3), (600, [600] * 2)])
@@ -231,7 +231,7 @@ def test_a_large_prefetch_is_received_in_parts(at_once: int, parts: list[int]) -
                 item.ticket.release()
         return tuple(seen)
 
-    assert run_virtual(main) == (parts, parts, [*parts, 500])
+    assert testing.run(main()) == (parts, parts, [*parts, 500])
 
 
 def test_the_pace_is_seen_as_soon_as_all_of_the_prefetch_has_ended() -> None:
@@ -249,7 +249,7 @@ def test_the_pace_is_seen_as_soon_as_all_of_the_prefetch_has_ended() -> None:
             assert session._prefetch == 60  # six in 0.02 s
             session.end_intake()
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_what_was_not_begun_is_given_back_at_once_and_in_order() -> None:
@@ -266,7 +266,7 @@ def test_what_was_not_begun_is_given_back_at_once_and_in_order() -> None:
             assert [one.attempt for one in await broker.peek(10)] == [0] * 5
             first.ticket.settle()
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_slow_handler_keeps_its_message() -> None:
@@ -285,7 +285,7 @@ def test_a_slow_handler_keeps_its_message() -> None:
         assert session.counts.acknowledged == 1
         await other.close()
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_lease_that_was_lost_is_counted_and_not_acknowledged(caplog: pytest.LogCaptureFixture) -> None:
@@ -306,7 +306,7 @@ def test_a_lease_that_was_lost_is_counted_and_not_acknowledged(caplog: pytest.Lo
         assert session.counts.acknowledged == 0
         await other.close()
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_what_is_being_settled_is_not_lost(caplog: pytest.LogCaptureFixture) -> None:
@@ -330,7 +330,7 @@ def test_what_is_being_settled_is_not_lost(caplog: pytest.LogCaptureFixture) -> 
         assert (counts.acknowledged, counts.buried, counts.overtaken) == (1, 1, 0)
         assert not caplog.messages
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_what_was_lost_before_it_began_makes_room() -> None:
@@ -354,7 +354,7 @@ def test_what_was_lost_before_it_began_makes_room() -> None:
             for one in found:
                 one.ticket.settle()
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @pytest.mark.parametrize("fault", ["ack before", "ack after", "release before", "publish before", "publish after"])
@@ -377,7 +377,7 @@ def test_a_lost_connection_loses_and_doubles_nothing(fault: str, caplog: pytest.
         assert session.counts.overtaken == 0
         assert "the connection is lost" in caplog.text
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_first_connection_that_fails_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
@@ -397,7 +397,7 @@ def test_a_first_connection_that_fails_is_an_error(caplog: pytest.LogCaptureFixt
         with pytest.raises(Disconnected, match="nobody listens there"):
             await session.run()
 
-    run_virtual(main)
+    testing.run(main())
     assert "cannot connect" in caplog.text
 
 
@@ -435,7 +435,7 @@ def test_what_cannot_be_buried_is_kept_until_there_is_room(caplog: pytest.LogCap
         assert (await broker.depth())[:4] == (0, 0, 0, 3)  # tried once more at the end
         assert (session.counts.buried, session.counts.overtaken) == (3, 0)
 
-    run_virtual(main)
+    testing.run(main())
     told = [one.message for one in caplog.records if "queue: no room for 2 dead letters: PublishError" in one.message]
     assert len(told) == 3  # of five
     assert all(one.endswith("they are kept, and tried again: make room, or take old dead letters away") for one in told)
@@ -459,7 +459,7 @@ def test_what_cannot_be_buried_to_the_end_comes_again(caplog: pytest.LogCaptureF
         (again,) = await broker.receive(1, 10.0, 1)
         assert again.attempt == 2
 
-    run_virtual(main)
+    testing.run(main())
     assert "the messages come again" in caplog.text
 
 
@@ -487,7 +487,7 @@ def test_a_login_that_is_refused_ends_the_first_connection_only(caplog: pytest.L
             await put(later, 1)
         assert broker.refusals == 0
 
-    run_virtual(main)
+    testing.run(main())
     assert "cannot connect (attempt 1): NotAllowed: wrong password" in caplog.text
     assert "secret" not in caplog.text
 
@@ -516,7 +516,7 @@ def test_a_put_that_is_not_confirmed_says_so() -> None:
                 await cancelled
         assert [one.body for one in await memory("not-confirmed").peek(10)] == [b"1"]
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_poisonous_message_dies_alone() -> None:
@@ -557,7 +557,7 @@ def test_a_poisonous_message_dies_alone() -> None:
         assert handled == set(range(200)) - {100}
         await broker.close()
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_suspects_that_the_engine_cannot_hold_back_are_given_back() -> None:
@@ -584,7 +584,7 @@ def test_suspects_that_the_engine_cannot_hold_back_are_given_back() -> None:
             session.end_intake()
         assert session.counts.acknowledged == 5
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_cancelled_session_drops_the_connection() -> None:
@@ -604,4 +604,4 @@ def test_a_cancelled_session_drops_the_connection() -> None:
         assert len(await broker.receive(1, 10.0, 1)) == 1
         await broker.close()
 
-    run_virtual(main)
+    testing.run(main())
