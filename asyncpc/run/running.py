@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ..checks import at_least_1, check_seconds
+from ..core.plan import Plan
 from ..core.seams import Ticket
 from ..core.tracked import CallTicket, Tracked
 from ..errors import QueueShutDown, StateError
@@ -28,7 +29,7 @@ from .workers import WorkerState, place_of_worker, workers_of
 if TYPE_CHECKING:
     from ..offload.bridge import Bridge
 
-__all__ = ["Results", "Running", "failing", "look_at", "on_failure", "opening", "signals_handled"]
+__all__ = ["Results", "Running", "failing", "look_at", "on_failure", "opening", "plan_followed", "signals_handled"]
 
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
@@ -374,6 +375,11 @@ def failing(running: Running[Any, Any]) -> bool:
 def look_at(running: Running[Any, Any]) -> Look:
     """What there is to see of a run, in any thread."""
     return running._run.looks.look()
+
+
+def plan_followed(running: Running[Any, Any]) -> Plan:
+    """What the run carries out."""
+    return running._run.plan
 
 
 def on_failure(running: Running[Any, Any], receive: Callable[[KeptFailure], None]) -> None:

@@ -13,14 +13,19 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
-from ..run.running import Running, look_at
+from ..run.running import Running, failing, look_at, plan_followed
 from ..run.statistics import StageStatistics, Statistics
 from ..run.verdict import Held, Verdict, verdict
+from .extent import Journey, Standing
+from .failures import Failures, FailuresAlike
 
 __all__ = ["StageView", "View", "Watcher"]
 
 KEPT: Final = 600
 """Looks that are kept: five minutes, at two a second."""
+
+MINUTE: Final = 60
+"""Seconds of the past that a view tells, and the parts in which it does."""
 
 LATELY: Final = 5.0
 """Seconds over which rates are told."""
@@ -47,6 +52,10 @@ class StageView(NamedTuple):
     """As ``at_work``: the four add up to 1."""
     held: Held | None
     """Its workers that have had one item for a while."""
+    rates: tuple[float, ...] = ()
+    """Items done per second in each second of the last minute that was watched, the oldest first."""
+    fills: tuple[float, ...] = ()
+    """The items in its queue at the end of each of these seconds."""
 
 
 class View(NamedTuple):
@@ -57,6 +66,12 @@ class View(NamedTuple):
     silent: float
     """Seconds for which the event loop has not answered."""
     stages: tuple[StageView, ...]
+    pipeline: str = ""
+    """Its name."""
+    standing: Standing | None = None
+    """How far it has come; None if nobody knows."""
+    failures: tuple[FailuresAlike, ...] = ()
+    """What failed since somebody watches, those alike together, the last ones first."""
 
     @property
     def rate(self) -> float:
@@ -83,6 +98,9 @@ class Watcher:
 
     def __init__(self, running: Running[Any, Any]) -> None:
         self._running = running
+        self._plan = plan_followed(running)
+        self._journey = Journey(self._plan)
+        self._failures = Failures(running)
         self._points: dict[str, deque[_Point]] = {}
 
     def look(self) -> View | None:
@@ -98,7 +116,8 @@ class Watcher:
             for stage in look.statistics.stages:
                 self._note(look.statistics.elapsed, stage)
         stages = tuple([self._stage(stage, held.get(stage.name)) for stage in look.statistics.stages])
-        return View(look.statistics, said, look.silent, stages)
+        standing = self._journey.standing(look.statistics, has_failed=failing(self._running))
+        return View(look.statistics, said, look.silent, stages, self._plan.name, standing, self._failures.alike())
 
     def rates(self, stage: str, seconds: float = 60.0, parts: int = 60) -> list[float]:
         """Items done by the stage per second, in each of so many equal parts of the last ``seconds``, oldest first.
@@ -137,6 +156,7 @@ class Watcher:
         last = points[-1]
         before = next((one for one in reversed(points) if last.at - one.at >= LATELY), points[0])
         elapsed = last.at - before.at
+        minute = self._parts(now.name, MINUTE, MINUTE)
         shares = [
             min(1.0, max(0.0, (then - earlier) / (elapsed * now.concurrency))) if elapsed and now.concurrency else 0.0
             for then, earlier in zip(last.waited, before.waited, strict=True)
@@ -151,6 +171,8 @@ class Watcher:
             waits_for_room=shares[1],
             held_back=shares[2],
             held=held,
+            rates=tuple([rate for rate, _ in minute]),
+            fills=tuple([fill for _, fill in minute]),
         )
 
 
