@@ -23,13 +23,24 @@ from .report import Report
 from .signals import Signals, can_handle_signals
 from .statistics import Statistics
 from .supervisor import Supervisor
+from .telling import where_all_are
 from .verdict import verdict
 from .workers import WorkerState, place_of_worker, workers_of
 
 if TYPE_CHECKING:
     from ..offload.bridge import Bridge
 
-__all__ = ["Results", "Running", "failing", "look_at", "on_failure", "opening", "plan_followed", "signals_handled"]
+__all__ = [
+    "Results",
+    "Running",
+    "failing",
+    "look_at",
+    "on_failure",
+    "opening",
+    "plan_followed",
+    "signals_handled",
+    "tell_where",
+]
 
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
@@ -190,6 +201,8 @@ class Running(Generic[In_contra, Out_co]):
         cancels now, the third has its default action. ``report.signal`` is the first one. Leaving the block drains the
         run, as leaving the pipeline's block does, with signals still handled; then it restores the handlers that were
         there before. Several runs may do this at once: each gets every signal.
+
+        SIGUSR1 logs how the run is doing and where each of its workers is, unless the program has a handler for it.
 
         A handler of the program's own, such as that of a web server, is called too. Once the run has ended, a signal
         that comes inside the block is handled as if the block were not there.
@@ -356,12 +369,17 @@ class Results(Generic[Out_co]):
 
 
 @contextmanager
-def signals_handled(running: Running[Any, Any], drain_timeout: float | None) -> Iterator[None]:
-    """Let signals stop a run whose end is all that the program waits for; outside the main thread there are none."""
+def signals_handled(
+    running: Running[Any, Any], drain_timeout: float | None, tell: Callable[[str], None] | None = None
+) -> Iterator[None]:
+    """Let signals stop a run whose end is all that the program waits for; outside the main thread there are none.
+
+    SIGUSR1 is answered by ``tell``, by default the log, line by line.
+    """
     if not can_handle_signals():
         yield
         return
-    signals = Signals(running._run, drain_timeout, passed_on=False)
+    signals = Signals(running._run, drain_timeout, passed_on=False, tell=tell)
     signals.awaits_end = True
     with signals.handled():
         yield
@@ -375,6 +393,12 @@ def failing(running: Running[Any, Any]) -> bool:
 def look_at(running: Running[Any, Any]) -> Look:
     """What there is to see of a run, in any thread."""
     return running._run.looks.look()
+
+
+def tell_where(running: Running[Any, Any], tell: Callable[[str], None]) -> None:
+    """Tell the verdict and where each worker is, line by line; for any thread but that of the loop."""
+    for line in where_all_are(running._run):
+        tell(line)
 
 
 def plan_followed(running: Running[Any, Any]) -> Plan:

@@ -40,7 +40,7 @@ class WorkerState(NamedTuple):
 def workers_of(stages: Sequence[Stage]) -> tuple[WorkerState, ...]:
     """The workers that have started and not ended."""
     consumers = {stage.inbox: stage.handler.name for stage in stages}
-    return tuple([_state(worker, consumers) for stage in stages for worker in stage.staff.workers])
+    return tuple([_state(worker, consumers) for stage in stages for worker in tuple(stage.staff.workers)])
 
 
 def _state(worker: ConsumerWorker, consumers: dict[Channel[Any], str]) -> WorkerState:

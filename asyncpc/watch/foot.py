@@ -17,7 +17,7 @@ from typing import Final, Protocol, TextIO
 
 from .drawing import width
 
-__all__ = ["BAR", "FOOT", "Part", "Piece", "PlainBoard", "Row", "has_screen", "write"]
+__all__ = ["BAR", "FOOT", "Part", "Piece", "PlainBoard", "Row", "fit", "has_screen", "write"]
 
 SOON: Final = 0.1
 """Seconds after which the rows may be written anew, as they were, below what the program has written."""
@@ -208,9 +208,12 @@ class _RichBoard:
         self._rows: Sequence[Row] = ()
         self._text = ""
         self._drawn: list[int] = []  # columns of each row
+        self._codes: dict[str, tuple[str, str]] = {}
 
     def draw(self, rows: Sequence[Row]) -> None:
-        self._rows, self._text = rows, self._coloured(rows)
+        columns = shutil.get_terminal_size().columns
+        self._rows = [fit(row, columns) for row in rows]
+        self._text = self._coloured(self._rows)
         self.again()
 
     def again(self) -> None:
@@ -225,19 +228,24 @@ class _RichBoard:
 
     def leave(self, rows: Sequence[Row]) -> None:
         if rows:
-            write(self._stream, f"{self._coloured(rows)}\n")
+            columns = shutil.get_terminal_size().columns
+            write(self._stream, f"{self._coloured([fit(row, columns) for row in rows])}\n")
 
     def _coloured(self, rows: Sequence[Row]) -> str:
-        from rich.segment import Segment, Segments
-        from rich.style import Style
+        return "\n".join(["".join([self._in_colour(text, style) for text, style in row if text]) for row in rows])
 
-        segments: list[Segment] = []
-        for row in rows:
-            segments += [Segment.line()] if segments else []
-            segments += [Segment(text, Style.parse(style) if style else None) for text, style in row]
-        with self._console.capture() as captured:
-            self._console.print(Segments(segments), end="", crop=False, soft_wrap=True)
-        return captured.get()
+    def _in_colour(self, text: str, style: str) -> str:
+        """Text between the codes of its style, which rich is asked for once: it takes ten times as long as the rest."""
+        if style not in self._codes:
+            from rich.segment import Segment, Segments
+            from rich.style import Style
+
+            with self._console.capture() as captured:
+                self._console.print(Segments([Segment("x", Style.parse(style))]), end="")
+            before, _, after = captured.get().partition("x")
+            self._codes[style] = before, after
+        before, after = self._codes[style]
+        return f"{before}{text}{after}"
 
     def _erasing(self) -> str:
         """What goes back to the first of the rows and erases them; a terminal that became narrower has folded them."""
@@ -251,6 +259,19 @@ def _board(stream: TextIO) -> Board:
         return _RichBoard(stream)
     except ImportError:
         return PlainBoard(stream)
+
+
+def fit(row: Row, columns: int) -> Row:
+    """As much of a row as fits into so many columns, with ``…`` if that is not all."""
+    if sum([width(text) for text, _ in row]) <= columns:
+        return row
+    found: list[Piece] = []
+    for text, style in row:
+        room = columns - sum([width(one) for one, _ in found])
+        if width(text) >= room:
+            return [*found, (_cut(text, room - 1) + "…", style)]
+        found.append((text, style))
+    return found
 
 
 def _plain(row: Row) -> str:

@@ -17,7 +17,7 @@ from ..wording import summary
 from .extent import Journey, Standing
 from .foot import BAR, FOOT, Row, has_screen, write
 
-__all__ = ["progress"]
+__all__ = ["in_notebook", "progress"]
 
 EVERY: Final = 10.0
 """Seconds between two lines where there is no terminal."""
@@ -102,6 +102,11 @@ def _notebook() -> Any:
     if getattr(shell, "kernel", None) is None:
         return None
     return import_module("IPython.display").display  # there are no types of it, unless it is installed
+
+
+def in_notebook() -> bool:
+    """Whether this is a kernel of a notebook, which shows HTML."""
+    return _notebook() is not None
 
 
 class _Notebook:
