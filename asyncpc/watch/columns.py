@@ -192,7 +192,7 @@ def _short(count: int) -> str:
 
 def brief(seconds: float) -> str:
     """Seconds in six columns: ``5 µs``, ``59 ms``, ``7.3 s``, ``12 min``, ``3.2 h``, ``4 d``."""
-    if seconds < 1:
+    if 0 < seconds < 1:
         return f"{seconds * 1e6:.0f} µs" if seconds < 0.000_999_5 else f"{seconds * 1e3:.0f} ms"
     if seconds < 120:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"

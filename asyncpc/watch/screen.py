@@ -30,6 +30,7 @@ FEWEST_STAGES: Final = 6
 STATES: Final = {
     "new": (" NEW ", "reverse"),
     "running": (" RUNNING ", "bold reverse green"),
+    "finishing": (" FINISHING ", "bold reverse green"),
     "draining": (" DRAINING ", "bold reverse yellow"),
     "closed": (" ENDED ", "bold reverse"),
     "failed": (" FAILED ", "bold reverse red"),
@@ -47,12 +48,15 @@ def screen(view: View, columns: int, lines: int, *, is_named: bool = False) -> l
         tail = failures[:1]
     stages, rest = _that_matter(view.stages, room - len(tail))
     more: list[Row] = [[(f" … and {rest:,} more, which are less busy", "dim")]] if rest else []
-    return [*head, *table(stages, columns), *more, *tail]
+    return [*head, *table(stages, columns), *more, *tail][:lines]
 
 
 def _headline(view: View, columns: int, is_named: bool) -> Iterator[Row]:
     """The state and the verdict, which is told to its end if it fits into a few lines."""
-    badge = STATES.get(view.statistics.state, (f" {escaped(view.statistics.state)} ", "reverse"))
+    state = view.statistics.state
+    if state == "draining" and not view.statistics.stop_asked:
+        state = "finishing"  # its sources have ended, and nobody has stopped it
+    badge = STATES.get(state, (f" {escaped(state)} ", "reverse"))
     name = [(f" {_safe(view.pipeline)} ", "bold")] if is_named else []
     start: list[Piece] = [*name, badge, (" ", "")]
     indent = sum([width(text) for text, _ in start])
@@ -80,19 +84,18 @@ def _progress(view: View, columns: int) -> Iterator[Row]:
     if standing is None:
         yield [(f" {view.statistics.done:,} done · {clock(view.statistics.elapsed)}", "")]
         return
-    counts = [*_counts(standing)]
+    counts = [*_counts(standing, view.statistics.done)]
     if standing.share is not None:
-        counts.insert(0, (f" {math.floor(100 * standing.share)}%", "bold"))
+        counts[:0] = [(f" {math.floor(100 * standing.share)}%", "bold"), (f" of {standing.total:,} ·", "")]
         cells = max(10, min(columns * 3 // 8, columns - 1 - sum([width(text) for text, _ in counts])))
         full = int(cells * standing.share)
         counts[:0] = [(" " + "█" * full, "green"), ("·" * (cells - full), "dim")]
     yield counts
 
 
-def _counts(standing: Standing) -> Iterator[Piece]:
-    of = "" if standing.total is None else f" of {standing.total:,}"
+def _counts(standing: Standing, done: int) -> Iterator[Piece]:
     waiting = "" if standing.waiting is None or standing.total is not None else f", {standing.waiting:,} waiting"
-    yield f" {standing.through:,}{of} done{waiting}", ""
+    yield f" {done:,} done{waiting}", ""
     if standing.failed:
         yield " · ", ""
         yield f"{standing.failed:,} failed", "red"
@@ -101,8 +104,8 @@ def _counts(standing: Standing) -> Iterator[Piece]:
     yield f" · {clock(standing.elapsed)}", ""
     if standing.left is not None:
         yield f" · {clock(math.ceil(standing.left))} left", ""
-    if standing.word:
-        yield f" · {standing.word}", ""
+    if standing.word in ("stopped", "failed"):
+        yield f" · {standing.word} before all was done", ""
 
 
 def _remote(source: SourceStatistics) -> Row:
