@@ -20,7 +20,7 @@ from typing import Any, Final
 from .errors import DefinitionError
 from .logs import WARNING, log
 from .run.running import Running, plan_followed
-from .run.watching import Beside, looking
+from .run.watching import LOOK_EVERY, Beside, looking
 from .watch.foot import FOOT, Row, has_screen
 from .watch.progress import in_notebook, progress
 from .watch.screen import screen
@@ -97,8 +97,7 @@ class _Live:
         self._news = Event()  # there is something to draw, or the end
         self._is_over = False
         FOOT.enter(self)
-        self._thread = Thread(target=self._draw, name="asyncpc:live", daemon=True)
-        self._thread.start()
+        Thread(target=self._draw, name="asyncpc:live", daemon=True).start()
 
     def look(self, running: Running[Any, Any]) -> None:
         """Look at the run, in its loop."""
@@ -115,18 +114,25 @@ class _Live:
         return [] if self._view is None else screen(self._view, columns, (lines - 1) // parts, is_named=parts > 1)
 
     def close(self) -> None:
-        """Let the last state stay."""
+        """Let the last state stay.
+
+        The thread ends by itself: it may just be waiting for an answer of this loop, which cannot wait for it then.
+        """
         self._is_over = True
         self._news.set()
-        self._thread.join()
-        view = last if (last := self._watcher.look()) is not None else self._view
-        columns = shutil.get_terminal_size().columns
-        FOOT.leave(self, [] if view is None else screen(view, columns, UNBOUNDED))
+        last: Sequence[Row] = []
+        try:
+            with self._looking:
+                view = self._watcher.look()
+            last = [] if view is None else screen(view, shutil.get_terminal_size().columns, UNBOUNDED)
+        finally:
+            FOOT.leave(self, last)
 
     def _draw(self) -> None:
         try:
             while True:
-                is_news = self._news.wait(PATIENCE)
+                is_silent = self._view is not None and self._view.silent
+                is_news = self._news.wait(LOOK_EVERY if is_silent else PATIENCE)
                 self._news.clear()
                 if self._is_over:
                     return

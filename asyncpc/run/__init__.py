@@ -14,5 +14,6 @@ An owner waits for the end of everything it has started, or names in the report 
 the owner for a task, thread or process. A new owner needs a line here, and a test that shows that nothing is left when
 the run returns. The tasks of a session (``remote``) live inside one that the supervisor, or a block of
 ``queue.open()``, has started; those of an engine end before its connection is closed; those of the contract belong to
-tests. The thread of ``live`` only draws; one of ``run.telling`` answers one signal, and no run waits for it.
+tests. No run waits for the thread of ``live``, which only draws, and is told to end, nor for one of ``run.telling``,
+which answers one signal.
 """
