@@ -29,6 +29,7 @@ other::
     testing   lets a user's tests run in virtual time, drive a pipeline, and see what it did
     runner    owns a loop
     remote    carries items between processes: queues with a URL, on engines such as SQLite or Redis
+    live      shows a run on the terminal
     metrics   lets Prometheus read counters, and tells probes whether runs are well
     watch     shows a pipeline, a run or a profile to people
     graph     what a user writes: sources and stages, joined into pipelines
@@ -75,6 +76,7 @@ from .run.intake import feed
 from .run.report import PipelineError, Report, Unfinished
 from .run.running import Results, Running
 from .run.statistics import SourceStatistics, StageStatistics, Statistics
+from .run.workers import WorkerState
 from .runner import run
 
 __all__ = [
@@ -116,6 +118,7 @@ __all__ = [
     "Unroutable",
     "WorkerCancelled",
     "WorkerDied",
+    "WorkerState",
     "broadcast",
     "consumer",
     "exponential",

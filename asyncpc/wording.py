@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from traceback import walk_tb
+from traceback import walk_stack, walk_tb
+from types import FrameType
 from typing import Any, Final
 
 __all__ = [
@@ -20,7 +22,10 @@ __all__ = [
     "forget_repeats",
     "item_of",
     "message_of",
+    "place_among",
+    "place_in",
     "place_of",
+    "place_of_thread",
     "redact",
     "redacted",
     "shown",
@@ -152,15 +157,46 @@ def traceback_of(error: BaseException) -> str:
 def place_of(error: BaseException) -> str:
     """Where an error was raised, if possible in the user's own code: ``app.py:12``; empty if unknown."""
     try:
-        frames = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
+        frames = [(frame, line) for frame, line in walk_tb(error.__traceback__)]
     except Exception:  # its class may forbid reading
         return ""
-    others = [(file, line) for file, line in frames if not file.startswith((OURS, "<"))]
-    users = [(file, line) for file, line in others if not (file.startswith(STDLIB) or PACKAGES in file)]
-    if isinstance(error, SyntaxError) or not others:  # a SyntaxError says it itself
+    if isinstance(error, SyntaxError):  # it says it itself
         return ""
-    file, line = (users or others)[-1]
-    return f"{os.path.basename(file)}:{line}"
+    return place_among(frames).partition(" in ")[0]
+
+
+def place_among(frames: Iterable[tuple[FrameType, int]]) -> str:
+    """The last of these frames and lines that is in the user's own code, or else in a library: ``app.py:12 in fetch``.
+
+    Empty if there is none.
+    """
+    return _place([(frame.f_code.co_filename, line, frame.f_code.co_name) for frame, line in frames])
+
+
+def place_in(trace: traceback.TracebackException) -> str:
+    """The same of an error of which only the traceback was kept."""
+    return _place([(entry.filename, entry.lineno or 0, entry.name) for entry in trace.stack])
+
+
+def _place(calls: Iterable[tuple[str, int, str]]) -> str:
+    """The place of the last of these calls, each a file, a line and a function."""
+    others = [one for one in calls if not one[0].startswith((OURS, "<"))]
+    users = [one for one in others if not _is_installed(one[0])]
+    if not others:
+        return ""
+    file, line, function = (users or others)[-1]
+    return escaped(f"{os.path.basename(file)}:{line} in {function}")
+
+
+def place_of_thread(ident: int | None) -> str:
+    """Where the thread of that number is now, as :func:`place_among` says it; empty if it has ended."""
+    frame = None if ident is None else sys._current_frames().get(ident)
+    stack = [] if frame is None else list(walk_stack(frame))
+    return place_among(reversed(stack))
+
+
+def _is_installed(file: str) -> bool:
+    return file.startswith(STDLIB) or PACKAGES in file
 
 
 def begin_at_user_code(error: BaseException) -> None:

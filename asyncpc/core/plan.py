@@ -102,6 +102,8 @@ class Handler(NamedTuple):
     """Seconds that a call outside the loop may take."""
     calls_of: Callable[[Any], Calls] | None = None
     """Of a worker's resource, its calls outside the loop, if one may go on after it has failed."""
+    place_of: Callable[[Any], str] | None = None
+    """Of a worker's resource, where its calls outside the loop are: ``app.py:12 in fetch``; empty if unknown."""
     pool: Pool | None = None
     """What makes its calls outside the loop, in one run, if all workers share it."""
     depth: int = 1

@@ -185,6 +185,8 @@ class RemoteCounts(NamedTuple):
     """
     seen: float | None = None
     """When ``depth`` was seen: seconds since 1970."""
+    disconnected: float = 0.0
+    """Seconds since the connection was lost; 0 while there is one."""
 
     @property
     def lag(self) -> float | None:

@@ -100,7 +100,9 @@ class ConsumerWorker(Worker):
         "stage",
         "stopwatch",
         "ticket",
+        "waits_for",
         "watched",
+        "where",
     )
 
     def __init__(self, name: str, stage: Stage) -> None:
@@ -120,6 +122,8 @@ class ConsumerWorker(Worker):
         self.stopwatch: Stopwatch | None = None  # what times its calls
         self.given_up: KeptFailure | None = None  # the item in flight, if it has failed and ends the run with that
         self.passing: float = 0.0  # seconds of this run of items in which it waited, and the handler did not work
+        self.waits_for: object = None  # in such a wait: the channel that has no room, or what str() says in words
+        self.where: Callable[[], str] | None = None  # where its calls outside the loop are
 
     def fail(self, error: BaseException) -> None:
         """Keep the error; what is in flight has failed with it."""
@@ -385,9 +389,11 @@ class Stage:
         waits = self.timing.held_back.setdefault(why, Waits())
         clock, began = asyncio.get_running_loop().time, perf_counter()
         waits.begin(clock())
+        worker.waits_for = why
         try:
             await waiting
         finally:
+            worker.waits_for = None
             waits.end(clock())
             worker.passing += perf_counter() - began
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
+from functools import partial
 from time import perf_counter
 from types import CoroutineType
 from typing import Any, Final
@@ -33,6 +34,9 @@ RUNS: Final = tuple(map(range, (1, 2, 4, 8, *[16] * 7)))
 """The runs of items between two looks at the clock: at most 127 items until others may run (invariant 10)."""
 
 FIRST: Final = RUNS[0]
+
+LATE_CALL: Final = "the end of a call that has failed already"
+"""What a worker waits for whose call exceeded its timeout and goes on in a thread."""
 
 
 def consume(worker: ConsumerWorker) -> Coroutine[Any, Any, None]:
@@ -64,6 +68,8 @@ async def _with_resource(worker: ConsumerWorker) -> None:
             opening.discard(worker)
             if handler.calls_of is not None:
                 worker.calls = handler.calls_of(resource)
+            if handler.place_of is not None:
+                worker.where = partial(handler.place_of, resource)
             await _work(worker, lambda item: handler.function(item, resource))
             if worker.failures:
                 worker.stage.run.failing(worker)
@@ -243,12 +249,14 @@ async def _interrupted(worker: ConsumerWorker) -> None:
         worker.item = NO_ITEM
         inbox, staff, began = worker.stage.inbox, worker.stage.staff, perf_counter()
         staff.resting += 1
+        worker.waits_for = LATE_CALL
         try:
             if inbox.getters.on_wait is not None:
                 inbox.getters.on_wait()
             await worker.calls.until_free()
         finally:
             staff.resting -= 1
+            worker.waits_for = None
             worker.passing += perf_counter() - began
 
 

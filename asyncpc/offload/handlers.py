@@ -55,6 +55,7 @@ def _in_threads(handler: Handler) -> Handler:
         context=_resources(handler, make),
         call_limit=None,
         calls_of=None if handler.call_limit is None else lambda given: given[0],
+        place_of=lambda given: given[0].place(),
     )
 
 

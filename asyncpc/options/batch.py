@@ -89,7 +89,7 @@ class Batching(NamedTuple):
         return handler._replace(
             takes_lists=True,
             items_per_call=1 if batch.weigh is not None else math.ceil(batch.size),
-            kept_by="batch",
+            kept_by="batch" if batch.key is None else "batch by key",
             least_bound=0 if batch.weigh is not None else 2 * math.ceil(batch.size),  # or none would ever be complete
             waits_for_more=waits,
             no_calls=handler.no_calls or ("would wait for others: give Batch(…, within=)" if waits else ""),

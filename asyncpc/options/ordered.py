@@ -23,6 +23,9 @@ __all__ = ["Ordered"]
 LONGEST: Final = 128
 """Items that may wait behind a slow one; a worker that is further ahead waits."""
 
+ITEM_BEFORE: Final = "an item before its own, since values leave in order"
+"""What a worker waits for that is too far ahead."""
+
 
 class Ordered(NamedTuple):
     """The option."""
@@ -89,7 +92,11 @@ class OrderWindow:
         self._finished[place] = item, deque(values)
         worker.settle()  # its values are here; any worker may emit them
         while place - self._next >= LONGEST:
-            await self._too_far_ahead.wait(asyncio.get_running_loop())
+            worker.waits_for = ITEM_BEFORE
+            try:
+                await self._too_far_ahead.wait(asyncio.get_running_loop())
+            finally:
+                worker.waits_for = None
         if not self._emitting:
             await self._emit_finished(worker)
         return DONE

@@ -35,6 +35,8 @@ class Connection:
         self.broker: Broker = broker
         self.generation: int = 0
         """How many times it was connected."""
+        self.lost_at: float | None = None
+        """When the connection was lost, in loop time; None while there is one, and before the first."""
         self._label = label
         self._lock = asyncio.Lock()
         self._hurry = asyncio.Event()
@@ -93,6 +95,7 @@ class Connection:
         async with self._lock:
             if generation != self.generation or in_vain():
                 return
+            self.lost_at = self.lost_at or asyncio.get_running_loop().time()
             if losses & (losses - 1) == 0:
                 self._is_loss_told = True
                 log(WARNING, "%s: the connection is lost: %s", self._label, summary(error))
@@ -125,6 +128,7 @@ class Connection:
                     log(WARNING, "%s: connected again", self._label)
                 self._is_loss_told = False
                 self.generation += 1
+                self.lost_at = None
                 return
             await self._wait(attempt)
 

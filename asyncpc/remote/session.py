@@ -164,7 +164,7 @@ class Session:
     def look(self) -> RemoteCounts:
         """See ``Attendant``; whoever looks now and then gets to know the depth, too."""
         self._depth.look()
-        counts, depth = self.counts, self._depth
+        counts, depth, lost_at = self.counts, self._depth, self.connection.lost_at
         return RemoteCounts(
             received=counts.received,
             acknowledged=counts.acknowledged,
@@ -172,6 +172,7 @@ class Session:
             dead_letters=counts.buried,
             overtaken=counts.overtaken,
             reconnects=max(0, self.connection.generation - 1),
+            disconnected=0.0 if lost_at is None else asyncio.get_running_loop().time() - lost_at,
             depth=depth.depth,
             seen=depth.seen,
         )

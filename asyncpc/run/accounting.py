@@ -6,6 +6,7 @@ both when somebody reads them.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ..core.channel import Channel
@@ -23,7 +24,7 @@ __all__ = ["Accounts"]
 class Accounts:
     """Reads the counts of a run's stages and sources, and keeps those of ``feed`` and of the reader of results."""
 
-    __slots__ = ("_ends", "_producers", "_results", "_stages", "fed", "results_read", "tracked")
+    __slots__ = ("_ends", "_producers", "_results", "_stages", "_writes_to", "fed", "results_read", "tracked")
 
     def __init__(
         self,
@@ -36,16 +37,25 @@ class Accounts:
         self._stages = stages
         self._ends = ends
         self._results = results
+        self._writes_to = [tuple([one.handler.name for one in stages if stage in one.before]) for stage in stages]
         self.fed: int = 0
         """Items that handlers put back into the first stage."""
         self.results_read: int = 0
         self.tracked: bool = False
         """Whether items may have come with tickets."""
 
-    def statistics(self, state: str, elapsed: float, now: float, stop_asked: bool) -> Statistics:
-        """The counts at this moment."""
+    def statistics(self, state: str, elapsed: float, now: float, stop_asked: bool, percentiles: bool) -> Statistics:
+        """The counts at this moment; without ``percentiles`` the latencies are those computed last."""
         last = [self._stages[place] for place in self._ends]
-        stages = tuple([_stage_statistics(one, self._received(one), one in last, elapsed, now) for one in self._stages])
+        if percentiles:
+            for stage in self._stages:
+                stage.timing.latency.compute()
+        stages = tuple(
+            [
+                _stage_statistics(one, self._received(one), one in last, elapsed, now, writes_to)
+                for one, writes_to in zip(self._stages, self._writes_to, strict=True)
+            ]
+        )
         ends = tuple([self._stages[place].handler.name for place in self._ends])
         return Statistics(
             state, elapsed, self._sources(), stages, self._stages[0].inbox.accepted, self.fed, ends, stop_asked
@@ -124,10 +134,12 @@ def _source_statistics(producer: ProducerWorker) -> SourceStatistics:
     )
 
 
-def _stage_statistics(stage: Stage, received: int, is_last: bool, elapsed: float, now: float) -> StageStatistics:
+def _stage_statistics(
+    stage: Stage, received: int, is_last: bool, elapsed: float, now: float, writes_to: tuple[str, ...]
+) -> StageStatistics:
     inbox, counts, timing, depth = stage.inbox, stage.counts, stage.timing, stage.handler.depth
     done = stage.done
-    p50, p90, p99 = timing.latency.percentiles(0.50, 0.90, 0.99)
+    p50, p90, p99 = timing.latency.computed
     return StageStatistics(
         name=stage.handler.name,
         concurrency=stage.staff.concurrency,
@@ -151,4 +163,7 @@ def _stage_statistics(stage: Stage, received: int, is_last: bool, elapsed: float
         latency_p90=p90,
         latency_p99=p99,
         rate=done / elapsed if elapsed > 0 else 0.0,
+        maxsize=0 if inbox.maxsize == math.inf else int(inbox.maxsize),
+        is_fifo=stage.handler.kept_by in ("", "batch"),
+        writes_to=writes_to,
     )

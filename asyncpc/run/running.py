@@ -9,23 +9,38 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ..checks import at_least_1, check_seconds
+from ..core.plan import Plan
 from ..core.seams import Ticket
 from ..core.tracked import CallTicket, Tracked
 from ..errors import QueueShutDown, StateError
 from ..failure import KeptFailure
 from ..mistakes import absent
 from ..options.rate import Rate, set_rate
-from .health import Health, Look, judge
+from .health import Health, judge
 from .leaving import end_block, leave, wait_hastening
+from .looks import Look
 from .report import Report
 from .signals import Signals, can_handle_signals
 from .statistics import Statistics
 from .supervisor import Supervisor
+from .telling import where_all_are
+from .verdict import verdict
+from .workers import WorkerState, place_of_worker, workers_of
 
 if TYPE_CHECKING:
     from ..offload.bridge import Bridge
 
-__all__ = ["Results", "Running", "failing", "look_at", "on_failure", "opening", "signals_handled"]
+__all__ = [
+    "Results",
+    "Running",
+    "failing",
+    "look_at",
+    "on_failure",
+    "opening",
+    "plan_followed",
+    "signals_handled",
+    "tell_where",
+]
 
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
@@ -187,6 +202,8 @@ class Running(Generic[In_contra, Out_co]):
         run, as leaving the pipeline's block does, with signals still handled; then it restores the handlers that were
         there before. Several runs may do this at once: each gets every signal.
 
+        SIGUSR1 logs how the run is doing and where each of its workers is, unless the program has a handler for it.
+
         A handler of the program's own, such as that of a web server, is called too. Once the run has ended, a signal
         that comes inside the block is handled as if the block were not there.
 
@@ -227,13 +244,36 @@ class Running(Generic[In_contra, Out_co]):
         self._run.outcome.is_delivered = True
         return self._run.outcome.result()
 
-    def statistics(self) -> Statistics:
-        """The counts of the run at this moment, frozen."""
-        return self._run.statistics()
+    def statistics(self, *, percentiles: bool = True) -> Statistics:
+        """The counts of the run at this moment, frozen.
+
+        Without ``percentiles`` the latencies are those of the last call with them; that takes a tenth of the time.
+        """
+        return self._run.statistics(percentiles)
+
+    def workers(self) -> tuple[WorkerState, ...]:
+        """What each worker of the run does at this moment, stage by stage; they start when there is work for them."""
+        return workers_of(self._run.stages)
+
+    def where(self, worker: str) -> str:
+        """Where the worker of that name, as :meth:`workers` gives it, is in your code: ``app.py:12 in fetch``.
+
+        Empty if that is unknown, as in another process, or if the worker has ended.
+        """
+        for stage in self._run.stages:
+            for one in stage.staff.workers:
+                if one.name == worker:
+                    return place_of_worker(one)
+        return ""
 
     def bottleneck(self) -> str:
-        """Say in words which stage limits the run, and which stages wait for it."""
-        return self._run.statistics().bottleneck()
+        """Say in words what is wrong with the run, or else which stage limits it, and which stages wait for it.
+
+        It judges what has happened since the last look at the run at least ten seconds before, if somebody has looked
+        with :meth:`health` or this.
+        """
+        look = self._run.looks.look()
+        return "nothing has happened yet" if look.statistics is None else verdict(look).text
 
     def health(self, stalled_after: float = 60.0) -> Health:
         """Say whether the run is well: live, ready, which stages are stalled, and why; may be called in any thread.
@@ -329,12 +369,17 @@ class Results(Generic[Out_co]):
 
 
 @contextmanager
-def signals_handled(running: Running[Any, Any], drain_timeout: float | None) -> Iterator[None]:
-    """Let signals stop a run whose end is all that the program waits for; outside the main thread there are none."""
+def signals_handled(
+    running: Running[Any, Any], drain_timeout: float | None, tell: Callable[[str], None] | None = None
+) -> Iterator[None]:
+    """Let signals stop a run whose end is all that the program waits for; outside the main thread there are none.
+
+    SIGUSR1 is answered by ``tell``, by default the log, line by line.
+    """
     if not can_handle_signals():
         yield
         return
-    signals = Signals(running._run, drain_timeout, passed_on=False)
+    signals = Signals(running._run, drain_timeout, passed_on=False, tell=tell)
     signals.awaits_end = True
     with signals.handled():
         yield
@@ -348,6 +393,17 @@ def failing(running: Running[Any, Any]) -> bool:
 def look_at(running: Running[Any, Any]) -> Look:
     """What there is to see of a run, in any thread."""
     return running._run.looks.look()
+
+
+def tell_where(running: Running[Any, Any], tell: Callable[[str], None]) -> None:
+    """Tell the verdict and where each worker is, line by line; for any thread but that of the loop."""
+    for line in where_all_are(running._run):
+        tell(line)
+
+
+def plan_followed(running: Running[Any, Any]) -> Plan:
+    """What the run carries out."""
+    return running._run.plan
 
 
 def on_failure(running: Running[Any, Any], receive: Callable[[KeptFailure], None]) -> None:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
-from ..core.seams import RemoteCounts
+from ..core.seams import Depth, RemoteCounts
 from .table import Table, table_of
 from .verdict import bottleneck
 
-__all__ = ["SourceStatistics", "StageStatistics", "Statistics", "remote_lines", "shown_counts"]
+__all__ = [
+    "SourceStatistics",
+    "StageStatistics",
+    "Statistics",
+    "known",
+    "read_stage",
+    "read_statistics",
+    "remote_lines",
+    "shown_counts",
+]
 
 
 class SourceStatistics(NamedTuple):
@@ -74,6 +83,12 @@ class StageStatistics(NamedTuple):
     """All but one in a hundred took no longer."""
     rate: float
     """Items done per second of the run so far."""
+    maxsize: int = 0
+    """Items that its queue holds at most; 0 if it has no bound."""
+    is_fifo: bool = True
+    """Whether items leave its queue in the order in which they came in: no ``key=``, no ``priority=``."""
+    writes_to: tuple[str, ...] = ()
+    """The stages that get its values, and then the one that gets its failures, if there is one."""
 
 
 class Statistics(NamedTuple):
@@ -152,9 +167,43 @@ class Statistics(NamedTuple):
         """Messages of remote queues that went to the dead letters; those that failed in a stage are ``failed`` too."""
         return sum(source.remote.dead_letters for source in self.sources if source.remote is not None)
 
+    def since(self, earlier: Statistics) -> Statistics:
+        """What the run has done after ``earlier``, statistics of the same run: counts, seconds and rates in between.
+
+        What is said of a moment stays as it is now: the state, what is queued and in flight, latencies and peaks.
+        """
+        elapsed = self.elapsed - earlier.elapsed
+        return self._replace(
+            elapsed=elapsed,
+            sources=tuple([_source_since(*both) for both in zip(self.sources, earlier.sources, strict=True)]),
+            stages=tuple([_stage_since(*both, elapsed) for both in zip(self.stages, earlier.stages, strict=True)]),
+            put=self.put - earlier.put,
+            fed=self.fed - earlier.fed,
+        )
+
     def bottleneck(self) -> str:
         """Say in words which stage limits the run, and which stages wait for it."""
         return bottleneck(self)
+
+
+_COUNTED: Final = ("received", "done", "failed", "retried", "dropped", "emitted")
+_TIMED: Final = ("put_waited", "get_waited", "out_waited", "loop_held")
+
+
+def _stage_since(now: StageStatistics, earlier: StageStatistics, elapsed: float) -> StageStatistics:
+    differences = {name: getattr(now, name) - getattr(earlier, name) for name in (*_COUNTED, *_TIMED)}
+    before = dict(earlier.held_back)
+    held_back = tuple([(words, seconds - before.get(words, 0.0)) for words, seconds in now.held_back])
+    rate = differences["done"] / elapsed if elapsed > 0 else 0.0
+    return now._replace(**differences, held_back=held_back, rate=rate)
+
+
+def _source_since(now: SourceStatistics, earlier: SourceStatistics) -> SourceStatistics:
+    return now._replace(
+        produced=now.produced - earlier.produced,
+        restarts=now.restarts - earlier.restarts,
+        loop_held=now.loop_held - earlier.loop_held,
+    )
 
 
 def shown_counts(stage: StageStatistics) -> dict[str, int]:
@@ -201,3 +250,31 @@ def _remote_as_dict(counts: RemoteCounts | None) -> dict[str, Any] | None:
     if counts is None:
         return None
     return counts._asdict() | {"depth": None if counts.depth is None else counts.depth._asdict()}
+
+
+def read_statistics(told: Mapping[str, Any]) -> Statistics:
+    """The opposite of ``statistics.as_dict()`` and JSON; fields that are not known here are left out."""
+    sources = [SourceStatistics(**known(SourceStatistics, one)) for one in told["sources"]]
+    sources = [one._replace(remote=_read_remote(one.remote)) for one in sources]
+    stages = [read_stage(one) for one in told["stages"]]
+    whole = known(Statistics, told) | {"sources": tuple(sources), "stages": tuple(stages), "ends": tuple(told["ends"])}
+    return Statistics(**whole)
+
+
+def read_stage(told: Mapping[str, Any]) -> StageStatistics:
+    """The same of one stage."""
+    stage = StageStatistics(**known(StageStatistics, told))
+    held_back = tuple([(words, seconds) for words, seconds in stage.held_back])
+    return stage._replace(held_back=held_back, writes_to=tuple(stage.writes_to))
+
+
+def _read_remote(told: Any) -> RemoteCounts | None:
+    if told is None:
+        return None
+    counts = RemoteCounts(**known(RemoteCounts, told))
+    return counts if counts.depth is None else counts._replace(depth=Depth(**known(Depth, told["depth"])))
+
+
+def known(kind: type[NamedTuple], told: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a named tuple among what was told by a program that may know others."""
+    return {name: value for name, value in told.items() if name in kind._fields}

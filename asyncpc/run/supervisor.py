@@ -47,8 +47,8 @@ from .build import build
 from .deadline import Deadline
 from .ending import end_first_stages, end_following_stages, is_quiet
 from .handover import HandOver
-from .health import Looks
 from .intake import Intake
+from .looks import Looks
 from .outcome import Outcome
 from .report import Report
 from .scaling import Scaling
@@ -473,13 +473,13 @@ class Supervisor:
 
     # -- insight ------------------------------------------------------------------------------
 
-    def statistics(self) -> Statistics:
-        """The counts at this moment, or those at the end once the run has ended."""
+    def statistics(self, percentiles: bool = True) -> Statistics:
+        """The counts at this moment, or those at the end once the run has ended; see :meth:`Running.statistics`."""
         if self.outcome.report is not None:
             return self.outcome.report.statistics
         now = self._loop.time()
         elapsed = max(now - self._began, perf_counter() - self._began_really)  # uvloop's clock has steps of 1 ms
-        return self.accounts.statistics(self.state.value, elapsed, now, self._stop_asked)
+        return self.accounts.statistics(self.state.value, elapsed, now, self._stop_asked, percentiles)
 
     def lost_its_loop(self) -> bool:
         """Whether the loop was closed under the run."""

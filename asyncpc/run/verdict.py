@@ -1,17 +1,33 @@
-"""One sentence that says what limits a run, from its statistics."""
+"""One sentence that says how a run is doing: what is wrong with it, or else what limits it.
+
+``bottleneck()``, ``health()``, the terminal and the page all say this one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
-__all__ = ["bottleneck", "loop_holders"]
+__all__ = ["Held", "Seen", "Verdict", "bottleneck", "loop_holders", "verdict"]
 
 MOST: Final = 0.5
 """What holds up the event loop for at least this share of a run is named."""
 
 TOLD_FROM: Final = 0.1
 """Seconds: a shorter time is not worth a line of the report."""
+
+
+SILENT: Final = 0.5
+"""Seconds without an answer of the event loop after which it counts as blocked."""
+
+ON_ONE: Final = 10.0
+"""Seconds for which all workers of a stage that has settled nothing have had the same items, until that is told."""
+
+JUST_BEGUN: Final = 0.5
+"""Seconds of a run in which it is no news that no item has come."""
+
+STALLED: Final = 60.0
+"""Seconds after which that is an alarm, unless items of the stage were seen to take longer."""
 
 
 class StageFigures(Protocol):
@@ -31,6 +47,10 @@ class StageFigures(Protocol):
     def held_back(self) -> Sequence[tuple[str, float]]: ...
     @property
     def loop_held(self) -> float: ...
+    @property
+    def in_flight(self) -> int: ...
+    @property
+    def queued(self) -> int: ...
 
 
 class SourceFigures(Protocol):
@@ -51,6 +71,100 @@ class Figures(Protocol):
     def sources(self) -> Sequence[SourceFigures]: ...
     @property
     def stages(self) -> Sequence[StageFigures]: ...
+    @property
+    def ends(self) -> Sequence[str]: ...
+
+
+class Held(NamedTuple):
+    """Workers of a stage that have had the same item at work since an earlier look."""
+
+    stage: str
+    workers: int
+    """How many of them."""
+    of: int
+    """How many items the stage handles at once."""
+    stuck: int
+    """How many of them for far longer than usual in this stage."""
+    seconds: float
+    """The longest time."""
+    place: str
+    """Where that one is, in the user's code: ``app.py:12 in fetch``; empty if unknown."""
+    is_all: bool
+    """Whether nobody else of the stage is at work, and the stage has settled nothing meanwhile."""
+    usual: float
+    """Seconds that an item takes at most, as far as was seen."""
+
+
+class Seen(Protocol):
+    """What the sentence needs of a look at a run."""
+
+    @property
+    def window(self) -> Figures:
+        """What the run has done lately."""
+        ...
+
+    @property
+    def held(self) -> Sequence[Held]:
+        """The stages with workers that have had one item for a while."""
+        ...
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether no worker takes an item."""
+        ...
+
+    @property
+    def lost(self) -> Sequence[tuple[str, float]]:
+        """The remote queues without a connection, and for how many seconds."""
+        ...
+
+    @property
+    def silent(self) -> float:
+        """Seconds for which the event loop has not answered."""
+        ...
+
+    @property
+    def blocked_by(self) -> str:
+        """What the event loop is busy with, if it does not answer."""
+        ...
+
+
+class Verdict(NamedTuple):
+    """How a run is doing."""
+
+    text: str
+    is_alarm: bool
+    """Whether something is wrong, so that somebody should look after it; else the text says what limits the run."""
+
+
+def verdict(seen: Seen) -> Verdict:
+    """What is wrong with a run, the worst first; or else what limits it."""
+    if seen.silent >= SILENT:
+        by = f" by {seen.blocked_by}" if seen.blocked_by else ""
+        return Verdict(f"the event loop has not answered for {_seconds(seen.silent)}: it is blocked{by}", True)
+    if seen.is_paused:
+        return Verdict("paused: no handler takes an item before resume()", True)
+    for name, seconds in seen.lost:
+        return Verdict(f"{name}: no connection to the queue for {_seconds(seconds)}", True)
+    stuck = max(seen.held, key=lambda one: (one.stuck, one.seconds), default=None)
+    if stuck is not None and stuck.stuck:
+        who = f"{stuck.stuck} of {stuck.of} workers are" if stuck.of > 1 else "its worker is"
+        longest = "the longest on one item" if stuck.stuck > 1 else "on one item"
+        return Verdict(f"{stuck.stage}: {who} stuck, {longest} for {_seconds(stuck.seconds)}{_at(stuck.place)}", True)
+    for one in seen.held:
+        if one.is_all and one.seconds >= ON_ONE:
+            who = f"its {one.workers} workers are on one item each" if one.workers > 1 else "its worker is on one item"
+            text = f"{one.stage}: nothing settled for {_seconds(one.seconds)}; {who}{_at(one.place)}"
+            return Verdict(text, is_alarm=one.seconds >= max(STALLED, one.usual))
+    return Verdict(bottleneck(seen.window), False)
+
+
+def _at(place: str) -> str:
+    return f" ({place})" if place else ""
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
 def bottleneck(run: Figures) -> str:
@@ -66,11 +180,14 @@ def bottleneck(run: Figures) -> str:
         return f"{slow.name}: holds up the event loop {share:.0%} of the time; {advice}"
     busy = {stage.name: _busy_share(stage, run.elapsed) for stage in run.stages}
     limit = max(run.stages, key=lambda stage: busy[stage.name])
-    if run.elapsed <= 0 or limit.received == 0:
+    if run.elapsed <= JUST_BEGUN and not (limit.received or limit.in_flight or limit.queued):
         return "nothing has happened yet"
     waits = {s.name: _share(s.get_waited + s.out_waited, s.concurrency * run.elapsed) for s in run.stages}
     others = "".join(f"; {s.name} waits {waits[s.name]:.0%} of its time" for s in run.stages if s is not limit)
-    if busy[limit.name] < 0.5:  # every stage waits more than it works: too few items come in
+    if busy[limit.name] < 0.5:  # every stage waits more than it works
+        for stage in run.stages:
+            if stage.name in run.ends and _share(stage.out_waited, stage.concurrency * run.elapsed) > 0.5:
+                return f"the reader of the results is slow: {stage.name} waits {waits[stage.name]:.0%} of its time"
         names = ", ".join(source.name for source in run.sources) or "the callers of put()"
         idle = f"{limit.name} waits {waits[limit.name]:.0%} of its time"
         return f"{names}: too slow to keep the stages busy; {idle}{others}"

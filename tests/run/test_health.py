@@ -150,7 +150,10 @@ def test_a_stage_that_settles_nothing_is_named() -> None:
     """The one that hangs, not those before it that wait for it; and since when, as far as was looked."""
     first, second, third = healths(named("first", quick) >> hangs >> named("last", quick), items=100)
     assert first == Health(True, True, (), "running")
-    assert second == Health(True, True, (("hangs", 60.0),), "running; hangs: nothing settled for 60 s")
+    why = second.why
+    assert second == Health(True, True, (("hangs", 60.0),), why)
+    assert why.startswith("running; hangs: nothing settled for 60 s; its worker is on one item (test_health.py:")
+    assert why.endswith(" in hang)")
     assert third.stalled == (("hangs", 120.0),)
 
 
@@ -358,7 +361,7 @@ async def test_another_thread_is_told_that_the_loop_does_not_answer() -> None:
         for thread in threads:
             thread.join()
     assert (told[60].live, told[60].ready) == (True, False)
-    assert "its event loop has not answered for 0." in told[60].why
+    assert "the event loop has not answered for 0." in told[60].why
     assert not told[0].live
 
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from ...core.plan import Plan
 from ...errors import AsyncpcError, DefinitionError
-from ...run.running import Running, look_at
+from ...run.running import Running, look_at, tell_where
 from ...run.watching import Beside
 from .pipe import GRACE, Lines, Message, line
 
@@ -164,8 +164,16 @@ class Parent:
                 self._do(Running.pause)
             case {"kind": "resume"}:
                 self._do(Running.resume)
+            case {"kind": "where"}:
+                self._tell_where()
             case {"kind": "scale", "stage": stage, "concurrency": concurrency}:
                 self._do(lambda running: running.scale(stage, concurrency))
+
+    def _tell_where(self) -> None:
+        with self._changing:
+            under_way = self._running
+        if under_way is not None:
+            tell_where(under_way[0], lambda line: self._say(f"asyncpc: process {os.getpid()}: {line}"))
 
     def _stop(self, timeout: float) -> None:
         with self._changing:

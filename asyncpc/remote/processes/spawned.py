@@ -16,9 +16,8 @@ from typing import Any, Final
 import anyio
 from anyio.abc import Process
 
-from ...run.statistics import Statistics
+from ...run.statistics import Statistics, read_statistics
 from .pipe import GRACE, Lines, Message, line
-from .sums import read_statistics
 
 __all__ = ["LATE", "Child", "spawned"]
 

@@ -3,44 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
-from ...core.seams import Depth, RemoteCounts
+from ...core.seams import RemoteCounts
 from ...run.statistics import SourceStatistics, StageStatistics, Statistics
 
-__all__ = ["read_statistics", "sum_of", "without_present"]
+__all__ = ["sum_of", "without_present"]
 
 MOST: Final = {"peak_queued", "loop_held", "latency_p50", "latency_p90", "latency_p99"}
 """What cannot be added up: the highest of any process counts."""
 
-PRESENT: Final[Mapping[str, Any]] = {"concurrency": 0, "in_flight": 0, "queued": 0, "rate": 0.0}
+PRESENT: Final[Mapping[str, Any]] = {"concurrency": 0, "in_flight": 0, "queued": 0, "maxsize": 0, "rate": 0.0}
 """What a process has only while it lives."""
 
 SEEN: Final = {"depth", "seen"}
 """What a process saw of a remote queue, which is the same for all; the rest are counts of its own."""
 
 Part = TypeVar("Part", SourceStatistics, StageStatistics)
-
-
-def read_statistics(told: Mapping[str, Any]) -> Statistics:
-    """The opposite of ``statistics.as_dict()`` and JSON; fields that are not known here are left out."""
-    sources = [SourceStatistics(**_known(SourceStatistics, one)) for one in told["sources"]]
-    sources = [one._replace(remote=_read_remote(one.remote)) for one in sources]
-    stages = [StageStatistics(**_known(StageStatistics, one)) for one in told["stages"]]
-    stages = [one._replace(held_back=tuple([(words, seconds) for words, seconds in one.held_back])) for one in stages]
-    whole = _known(Statistics, told) | {"sources": tuple(sources), "stages": tuple(stages), "ends": tuple(told["ends"])}
-    return Statistics(**whole)
-
-
-def _read_remote(told: Any) -> RemoteCounts | None:
-    if told is None:
-        return None
-    counts = RemoteCounts(**_known(RemoteCounts, told))
-    return counts if counts.depth is None else counts._replace(depth=Depth(**_known(Depth, told["depth"])))
-
-
-def _known(kind: type[NamedTuple], told: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in told.items() if name in kind._fields}
 
 
 def without_present(ended: Statistics) -> Statistics:
@@ -90,7 +69,9 @@ def _both(name: str, one: Any, other: Any) -> Any:
     if isinstance(one, str):  # the name, which is the same, or the last failure
         return other or one
     if isinstance(one, bool):
-        return one or other
+        return one and other if name == "is_fifo" else one or other
+    if name == "writes_to":
+        return one
     if isinstance(one, tuple):
         seconds = dict(one)
         for words, more in other:
@@ -102,6 +83,5 @@ def _both(name: str, one: Any, other: Any) -> Any:
 def _together(one: RemoteCounts, other: RemoteCounts) -> RemoteCounts:
     """The counts of both; all see the same queue, so of its depth the last look counts."""
     last = max(one, other, key=lambda counts: counts.seen or 0.0)
-    return last._replace(
-        **{name: getattr(one, name) + getattr(other, name) for name in one._fields if name not in SEEN}
-    )
+    added = {name: getattr(one, name) + getattr(other, name) for name in one._fields if name not in SEEN}
+    return last._replace(**added | {"disconnected": max(one.disconnected, other.disconnected)})

@@ -1,0 +1,141 @@
+"""What the screens show of a run is computed from counters that exist, and is true to within one look."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from support import endless, named
+
+from asyncpc import Batch, Pipeline, Rate, source, testing
+from asyncpc.testing import now
+from asyncpc.watch.watcher import View, Watcher
+
+EVERY = 0.5
+"""Seconds between two looks."""
+
+
+async def watched(pipeline: Any, seconds: float) -> tuple[Watcher, View]:
+    """A run that was watched for so long, and the last view of it; it is ended."""
+    async with pipeline as running:
+        watcher = Watcher(running)
+        for _ in range(int(seconds / EVERY)):
+            watcher.look()
+            await asyncio.sleep(EVERY)
+        view = watcher.look()
+        await running.drain(timeout=0)
+    assert view is not None
+    return watcher, view
+
+
+def taking(seconds: float) -> Any:
+    """A handler that takes so long."""
+
+    async def handle(n: int) -> int:
+        await asyncio.sleep(seconds)
+        return n
+
+    return handle
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_age_of_the_oldest_item_is_that_of_real_stamps(seed: int) -> None:
+    """Nothing is measured per item, and yet nobody is told a wrong time: the median error is below one look."""
+    drawn = random.Random(seed)
+    waiting: deque[float] = deque()
+
+    async def arrivals() -> AsyncIterator[int]:
+        for n in range(100_000):
+            await asyncio.sleep(drawn.expovariate(drawn.choice((5, 20, 40))))
+            waiting.append(now())
+            yield n
+
+    async def handle(n: int) -> None:
+        waiting.popleft()
+        await asyncio.sleep(drawn.expovariate(20))
+
+    async def main() -> list[float]:
+        errors: list[float] = []
+        async with Pipeline(source(arrivals()), named("handle", handle), maxsize=0) as running:
+            watcher = Watcher(running)
+            for _ in range(400):
+                await asyncio.sleep(EVERY)
+                view = watcher.look()
+                assert view is not None
+                age, queued = view.stages[0].oldest, view.stages[0].now.queued
+                assert (age is None) == (queued == 0)
+                if age is not None:
+                    errors.append(abs(age - (now() - waiting[0])))
+            await running.drain(timeout=0)
+        return errors
+
+    errors = testing.run(main())
+    assert len(errors) > 50
+    assert statistics.median(errors) <= EVERY
+    assert max(errors) <= 2 * EVERY
+
+
+def test_the_age_is_not_known_where_the_queue_is_not_first_in_first_out() -> None:
+    """Items overtake one another there; in batches they do not."""
+
+    def oldest(**options: Any) -> float | None:
+        _, view = testing.run(watched(endless >> named("stage", taking(5.0), **options), 60))
+        assert view.stages[0].now.queued > 0
+        return view.stages[0].oldest
+
+    async def store(batch: list[int]) -> None:
+        await asyncio.sleep(5)
+
+    assert oldest(key=lambda n: n % 3) is None
+    assert oldest(priority=lambda n: n) is None
+    age = oldest()
+    assert age is not None
+    assert age > 5
+    _, batches = testing.run(watched(endless >> named("store", store, batch=Batch(10, within=1)), 60))
+    assert batches.stages[0].oldest is not None
+
+
+def test_the_shares_of_the_workers_time_are_told() -> None:
+    """At work, waiting for items, for room, held back: together all of their time."""
+    pipeline = (
+        endless
+        >> named("first", taking(0.5), concurrency=2)
+        >> named("held", taking(0.0), rate=Rate(1, per=2.0))
+        >> named("last", taking(1.0), concurrency=4)
+    )
+    _, view = testing.run(watched(pipeline, 60))
+    first, held, last = view.stages
+    assert first.waits_for_room > 0.8
+    assert held.held_back == pytest.approx(1.0, abs=0.01)
+    assert last.at_work == pytest.approx(1 / 8, abs=0.05)
+    assert last.waits_for_items == pytest.approx(7 / 8, abs=0.05)
+    for stage in view.stages:
+        shares = stage.at_work, stage.waits_for_items, stage.waits_for_room, stage.held_back
+        assert sum(shares) == pytest.approx(1.0, abs=0.01)
+
+
+def test_rates_follow_what_happens() -> None:
+    """The sparkline of the last minute; and the rate is that of the last seconds, not of the whole run."""
+
+    async def gets_slower(n: int) -> None:
+        await asyncio.sleep(0.1 if n < 300 else 1.0)
+
+    watcher, view = testing.run(watched(endless >> named("stage", gets_slower), 60))
+    assert view.stages[0].rate == pytest.approx(1.0, abs=0.25)
+    assert view.rate == view.stages[0].rate
+    rates = watcher.rates("stage")
+    assert len(rates) == 60
+    assert rates[0] == pytest.approx(10, abs=1)
+    assert rates[-1] == pytest.approx(1, abs=1)
+    assert len(watcher.fills("stage")) == 60
+
+
+def test_what_is_kept_is_bounded() -> None:
+    """A run may be watched for months."""
+    watcher, _ = testing.run(watched(endless >> named("stage", taking(1.0)), 3600))
+    assert 590 <= len(watcher.rates("stage", seconds=3600, parts=7200)) <= 600
