@@ -44,7 +44,7 @@ def main() -> int:
 
 
 def _run(parent: Parent) -> int:
-    options = argparse.Namespace(**parent.options(), metrics=None)
+    options = argparse.Namespace(**parent.options(), metrics=None, web=None)
 
     def tell(report: Report, status: int, errors: list[str]) -> None:
         parent.say("report", report=report_as_json(report, status, errors))

@@ -133,6 +133,13 @@ class Looks:
             return self._last
         return self._ask(loop)
 
+    def holding(self, worker: ConsumerWorker) -> float | None:
+        """Seconds for which a worker has had its item at work, as far as looks have seen; None if none has."""
+        mark, loop = self._items.get(worker), self._first.loop
+        if mark is None or loop is None or mark.settled != worker.settled:
+            return None
+        return loop.time() - mark.at
+
     def _ask(self, loop: asyncio.AbstractEventLoop) -> Look:
         asked = self._asked
         if asked is None:  # two threads may ask at once; that does no harm

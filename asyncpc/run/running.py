@@ -29,7 +29,17 @@ from .workers import WorkerState, place_of_worker, workers_of
 if TYPE_CHECKING:
     from ..offload.bridge import Bridge
 
-__all__ = ["Results", "Running", "failing", "look_at", "on_failure", "opening", "plan_followed", "signals_handled"]
+__all__ = [
+    "Results",
+    "Running",
+    "failing",
+    "look_at",
+    "loop_of",
+    "on_failure",
+    "opening",
+    "plan_followed",
+    "signals_handled",
+]
 
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
@@ -240,7 +250,7 @@ class Running(Generic[In_contra, Out_co]):
 
     def workers(self) -> tuple[WorkerState, ...]:
         """What each worker of the run does at this moment, stage by stage; they start when there is work for them."""
-        return workers_of(self._run.stages)
+        return workers_of(self._run.stages, self._run.looks.holding)
 
     def where(self, worker: str) -> str:
         """Where the worker of that name, as :meth:`workers` gives it, is in your code: ``app.py:12 in fetch``.
@@ -375,6 +385,11 @@ def failing(running: Running[Any, Any]) -> bool:
 def look_at(running: Running[Any, Any]) -> Look:
     """What there is to see of a run, in any thread."""
     return running._run.looks.look()
+
+
+def loop_of(running: Running[Any, Any]) -> asyncio.AbstractEventLoop | None:
+    """The loop that the run belongs to; None before its start."""
+    return running._run.first.loop
 
 
 def plan_followed(running: Running[Any, Any]) -> Plan:
