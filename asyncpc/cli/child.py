@@ -54,7 +54,7 @@ def _run(parent: Parent) -> int:
             pipeline = load(options.target, options.set)
             plan = plan_of(pipeline)
             check_shared(plan)
-            return run_once(pipeline, options, [parent.begins(plan, options.drain_timeout)], tell)
+            return run_once(pipeline, options, [parent.begins(plan, options.drain_timeout, options.views)], tell)
     except (UsageError, DefinitionError, StateError) as error:
         cause = error.__cause__ if isinstance(error, UsageError) else error
         trace = traceback.format_exception(cause) if options.traceback and cause is not None else []

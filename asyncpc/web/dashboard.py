@@ -29,12 +29,12 @@ def dashboard(
     hosts: Sequence[str] = (),
     payloads: bool = False,
 ) -> Starlette:
-    """A page that shows ``runs``, as a Starlette app to be served or mounted: ``app.mount("/pipelines", dashboard(a))``.
+    """Show pipelines on a page: a Starlette app, to be mounted as in ``app.mount("/pipelines", …)``.
 
     A pipeline is shown with each of its runs from now on, also one that is under way; a ``Running`` with that run.
 
     Without ``token`` the page controls nothing, and only this machine can read it. Whoever has the token can pause,
-    resume, drain, scale and set rates, and read from other machines. ``hosts`` are the names, other than ``localhost``,
+    resume, drain, scale and set rates, and read from other machines. ``hosts`` are the names, besides ``localhost``,
     under which browsers reach the page. Messages of errors may tell of items: they are shown only with ``payloads``.
 
     A proxy that neither passes on the name that was asked for nor says that it is one makes everybody look local.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Lock
 from time import monotonic
@@ -14,12 +14,13 @@ from ..logs import WARNING, log
 from ..offload.into_loop import in_loop
 from ..options.rate import Rate
 from ..run.running import Running, loop_of
+from ..watch.places import workers_in
 from ..watch.snapshot import as_dict
 from ..watch.watcher import View, Watcher
 from ..wording import summary
 from .commands import Command
 
-__all__ = ["PipelineRuns", "Shown", "carry_out", "workers_in"]
+__all__ = ["PipelineRuns", "Shown", "carry_out"]
 
 EVERY: Final = 1.0
 """Seconds between two looks while nobody watches, so that whoever comes sees the last minute."""
@@ -64,12 +65,6 @@ def carry_out(running: Running[Any, Any], command: Command) -> None:
             running.set_rate(command.stage, Rate(command.calls, command.seconds))
 
 
-def workers_in(running: Running[Any, Any], stage: str) -> list[dict[str, Any]]:
-    """What each worker of the stage does, where, and for how long, ready for JSON."""
-    found = [one for one in running.workers() if one.stage == stage]
-    return [one._asdict() | {"place": running.where(one.name) if one.has_item else ""} for one in found]
-
-
 class _Watched(NamedTuple):
     """A run, as long as it is under way."""
 
@@ -111,20 +106,14 @@ class PipelineRuns:
         watched = self._now
         if watched is None:
             return []
-        try:
-            return self._in_loop(watched, lambda: workers_in(watched.running, stage), 0.5)  # type: ignore[no-any-return]
-        except TimeoutError:  # something blocks it; what the workers do is of interest just now
-            return workers_in(watched.running, stage)
+        return workers_in(watched.running, watched.loop, stage)
 
     def carry_out(self, command: Command) -> None:
         """See :class:`Shown`."""
         watched = self._now
         if watched is None or watched.running.report is not None:
             raise StateError("no run is under way")
-        self._in_loop(watched, lambda: carry_out(watched.running, command), PATIENCE)
-
-    def _in_loop(self, watched: _Watched, call: Callable[[], Any], patience: float) -> Any:
-        return in_loop(watched.loop, call, deadline=monotonic() + patience)
+        in_loop(watched.loop, carry_out, watched.running, command, deadline=monotonic() + PATIENCE)
 
     def _look(self) -> None:
         watched = self._now
