@@ -28,6 +28,8 @@ from .runs import Shown
 
 __all__ = ["Page"]
 
+PAGE: Final = files(__package__).joinpath("page.html").read_bytes()  # here, since a loop must not wait for files
+
 MOST: Final = 64
 """Clients that may be told of news at once."""
 
@@ -45,10 +47,9 @@ class Page:
         self._feed = Feed(self._snapshot)
         self._clients = 0
         self._is_over = False
-        self._html = files(__package__).joinpath("page.html").read_bytes()
         self._headers = {
             "cache-control": "no-store",
-            "content-security-policy": _policy(self._html.decode()),
+            "content-security-policy": _policy(PAGE.decode()),
             "cross-origin-resource-policy": "same-origin",
             "referrer-policy": "no-referrer",
             "x-content-type-options": "nosniff",
@@ -75,7 +76,7 @@ class Page:
 
     async def _page(self, request: Request) -> Response:
         refused = self._guard.check_host(_asked(request))
-        return self._refused(refused) if refused else Response(self._html, 200, self._headers, "text/html")
+        return self._refused(refused) if refused else Response(PAGE, 200, self._headers, "text/html")
 
     async def _now(self, request: Request) -> Response:
         refused = self._guard.check_read(_asked(request))

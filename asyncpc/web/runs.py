@@ -25,6 +25,8 @@ __all__ = ["PipelineRuns", "Shown", "carry_out"]
 EVERY: Final = 1.0
 """Seconds between two looks while nobody watches, so that whoever comes sees the last minute."""
 
+ENDED: Final = ("closed", "failed")
+
 PATIENCE: Final = 2.0
 """Seconds that a loop may take until it carries out a command."""
 
@@ -118,10 +120,9 @@ class PipelineRuns:
     def _look(self) -> None:
         watched = self._now
         if watched is not None:
-            is_over = watched.running.report is not None  # before it looks: then it has seen the end
-            self._view = watched.watcher.look() or self._view
-            self._looked = monotonic()
-            if is_over and self._now is watched:
+            view = watched.watcher.look()
+            self._view, self._looked = view or self._view, monotonic()
+            if view is not None and view.statistics.state in ENDED and self._now is watched:
                 self._now = None
 
     def _look_now_and_then(self, watched: _Watched) -> None:
