@@ -37,6 +37,10 @@ def run_in_processes(options: argparse.Namespace) -> int:
             "--reload runs one process: leave --processes out while you edit; "
             "with --processes, SIGHUP replaces the processes by new ones with the new code"
         )
+    if options.live:
+        raise UsageError(
+            "--live shows one process: leave --processes out, or serve --metrics and run 'asyncpc top URL' elsewhere"
+        )
     if not hasattr(signal, "SIGHUP"):
         raise UsageError("--processes needs a POSIX system; start 'asyncpc run' several times instead")
     shown: list[Metrics] = []

@@ -35,17 +35,18 @@ class WorkerState(NamedTuple):
     """Whether it has an item, or a batch, in flight."""
     settled: int
     """How many times what it took was done or failed: as long as that stays, it has the same item in flight."""
-    seconds: float | None = None
-    """For how long it has been at work on that item; None if it is not, or if nobody has looked at the run since."""
+    seconds: float = 0.0
+    """For how long it has done that, as far as somebody has looked at the run; 0 if nobody has."""
 
 
-def workers_of(stages: Sequence[Stage], holding: Callable[[ConsumerWorker], float | None]) -> tuple[WorkerState, ...]:
-    """The workers that have started and not ended; ``holding`` says for how long one has had its item."""
+def workers_of(stages: Sequence[Stage], seconds: Callable[[ConsumerWorker], float]) -> tuple[WorkerState, ...]:
+    """The workers that have started and not ended; ``seconds`` says for how long one has done what it does."""
     consumers = {stage.inbox: stage.handler.name for stage in stages}
-    return tuple([_state(worker, consumers, holding(worker)) for stage in stages for worker in stage.staff.workers])
+    workers = [worker for stage in stages for worker in tuple(stage.staff.workers)]
+    return tuple([_state(worker, consumers, seconds(worker)) for worker in workers])
 
 
-def _state(worker: ConsumerWorker, consumers: dict[Channel[Any], str], seconds: float | None) -> WorkerState:
+def _state(worker: ConsumerWorker, consumers: dict[Channel[Any], str], seconds: float) -> WorkerState:
     stage, waits_for, why = worker.stage, worker.waits_for, ""
     doing: Doing
     if worker in stage.staff.opening:

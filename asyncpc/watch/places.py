@@ -14,13 +14,16 @@ __all__ = ["workers_in"]
 PATIENCE: Final = 0.5
 """Seconds that the loop may take to answer."""
 
+PLACED: Final = ("is at work", "opens its resource")
+"""What is done in the user's code; the others wait in this package."""
+
 
 def workers_in(running: Running[Any, Any], loop: asyncio.AbstractEventLoop, stage: str) -> list[dict[str, Any]]:
     """What each worker of the stage does, where, and for how long, ready for JSON."""
 
     def look() -> list[dict[str, Any]]:
         found = [one for one in running.workers() if one.stage == stage]
-        return [one._asdict() | {"place": running.where(one.name) if one.has_item else ""} for one in found]
+        return [one._asdict() | {"place": running.where(one.name) if one.doing in PLACED else ""} for one in found]
 
     try:
         answer: list[dict[str, Any]] = in_loop(loop, look, deadline=monotonic() + PATIENCE)

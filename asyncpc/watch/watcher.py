@@ -35,6 +35,8 @@ class StageView(NamedTuple):
     """One stage as it is shown: what it has done, what it is doing, and how it was lately; times are seconds."""
 
     now: StageStatistics
+    busy: int
+    """How many of its workers have an item, or a batch."""
     rate: float
     """Items done per second lately."""
     failing: float
@@ -112,10 +114,16 @@ class Watcher:
         if look.statistics is None:
             return None
         said, held = verdict(look), {one.stage: one for one in look.held}
+        busy = look.busy or [0] * len(look.statistics.stages)  # after the end there are none
         if not look.silent:
             for stage in look.statistics.stages:
                 self._note(look.statistics.elapsed, stage)
-        stages = tuple([self._stage(stage, held.get(stage.name)) for stage in look.statistics.stages])
+        stages = tuple(
+            [
+                self._stage(stage, busy, held.get(stage.name))
+                for stage, busy in zip(look.statistics.stages, busy, strict=True)
+            ]
+        )
         standing = self._journey.standing(look.statistics, has_failed=failing(self._running))
         return View(look.statistics, said, look.silent, stages, self._plan.name, standing, self._failures.alike())
 
@@ -151,7 +159,7 @@ class Watcher:
         if not points or points[-1].at < at:
             points.append(_Point(at, stage.received, stage.done, stage.failed, stage.queued, stage.put_waited, waited))
 
-    def _stage(self, now: StageStatistics, held: Held | None) -> StageView:
+    def _stage(self, now: StageStatistics, busy: int, held: Held | None) -> StageView:
         points = self._points.get(now.name, deque())
         last = points[-1]
         before = next((one for one in reversed(points) if last.at - one.at >= LATELY), points[0])
@@ -163,6 +171,7 @@ class Watcher:
         ]
         return StageView(
             now,
+            busy,
             rate=(last.done - before.done) / elapsed if elapsed else now.rate,
             failing=(last.failed - before.failed) / elapsed if elapsed else 0.0,
             oldest=_age(points, now) if now.is_fifo else None,

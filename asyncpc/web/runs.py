@@ -12,8 +12,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from ..errors import StateError
 from ..logs import WARNING, log
 from ..offload.into_loop import in_loop
-from ..options.rate import Rate
-from ..run.running import Running, loop_of
+from ..run.running import Running, limit_calls, loop_of
 from ..watch.places import workers_in
 from ..watch.snapshot import as_dict
 from ..watch.watcher import View, Watcher
@@ -64,7 +63,7 @@ def carry_out(running: Running[Any, Any], command: Command) -> None:
         case "scale":
             running.scale(command.stage, command.workers)
         case _:
-            running.set_rate(command.stage, Rate(command.calls, command.seconds))
+            limit_calls(running, command.stage, command.calls, command.seconds)
 
 
 class _Watched(NamedTuple):

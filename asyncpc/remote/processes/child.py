@@ -21,8 +21,7 @@ from typing import Any, Final
 from ...core.plan import Plan
 from ...errors import AsyncpcError, DefinitionError
 from ...logs import WARNING, log
-from ...options.rate import Rate
-from ...run.running import Running, look_at
+from ...run.running import Running, limit_calls, look_at, tell_where
 from ...run.watching import Beside
 from ...watch.places import workers_in
 from ...watch.snapshot import as_dict
@@ -176,12 +175,20 @@ class Parent:
                 self._do(Running.pause)
             case {"kind": "resume"}:
                 self._do(Running.resume)
+            case {"kind": "where"}:
+                self._tell_where()
             case {"kind": "scale", "stage": stage, "concurrency": concurrency}:
                 self._do(lambda running: running.scale(stage, concurrency))
             case {"kind": "rate", "stage": stage, "calls": calls, "seconds": seconds}:
-                self._do(lambda running: running.set_rate(stage, Rate(calls, seconds)))
+                self._do(lambda running: limit_calls(running, stage, calls, seconds))
             case {"kind": "workers", "stage": stage, "number": number}:
                 self._tell_workers(stage, number)
+
+    def _tell_where(self) -> None:
+        with self._changing:
+            under_way = self._running
+        if under_way is not None:
+            tell_where(under_way[0], lambda line: self._say(f"asyncpc: process {os.getpid()}: {line}"))
 
     def _stop(self, timeout: float) -> None:
         with self._changing:

@@ -68,7 +68,7 @@ class Processes:
     async def run(self, around: AbstractAsyncContextManager[object], look: Callable[[Processes], None]) -> Outcome:
         """Run them until all have ended, inside ``around``; ``look`` is called every ten seconds."""
         async with around, anyio.create_task_group() as outer:
-            await outer.start(heed_signals, self._signalled, self.roll)
+            await outer.start(heed_signals, self._signalled, self.roll, self._ask_where)
             outer.start_soon(self._look, look)
             async with anyio.create_task_group() as self._group:
                 for place in self._places:
@@ -276,6 +276,12 @@ class Processes:
             for child in self._live:
                 child.kill()
 
+    def _ask_where(self) -> None:
+        """Let each process tell where its workers are."""
+        for child in self._live:
+            if child.is_running:
+                child.tell("where")
+
     # -- what they do -----------------------------------------------------------------------------
 
     def statistics(self) -> Statistics | None:
@@ -290,6 +296,9 @@ class Processes:
     def see(self) -> Seen:
         """All figures, for metrics: the sums over all processes, of which counts never fall."""
         return self._overview.see(self.statistics(), [child for child in self._live if child.is_running])
+
+    def view(self) -> None:
+        """What is in other processes is not shown stage by stage."""
 
     def health(self, stalled_after: float) -> Health:
         """Whether all places have a process that runs, and how those are."""

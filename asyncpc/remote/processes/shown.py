@@ -13,6 +13,7 @@ from ...errors import QueueShutDown, StateError
 from ...offload.into_loop import in_loop
 from ...run.statistics import Statistics
 from ...watch.snapshot import as_dict, view_of
+from ...wording import shown
 from .parent import Processes
 from .pipe import Message
 from .spawned import Child
@@ -70,7 +71,7 @@ class ProcessesShown:
     def _carry_out(self, command: Any) -> None:
         now = self._processes.statistics()
         if command.stage and (now is None or command.stage not in [stage.name for stage in now.stages]):
-            raise StateError(f"there is no stage {command.stage!r}")
+            raise StateError(f"there is no stage {shown(command.stage)}")
         match command.action:
             case "pause":
                 self._processes.pause()

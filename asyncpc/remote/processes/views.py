@@ -52,6 +52,7 @@ def _stage(now: StageStatistics, parts: Sequence[StageView]) -> StageView:
 
     return StageView(
         now,
+        busy=sum([part.busy for part in parts]),
         rate=sum([part.rate for part in parts]),
         failing=sum([part.failing for part in parts]),
         oldest=max(ages, default=None),
