@@ -36,8 +36,8 @@ class Browser:
 
     async def view_with(self, true: Callable[[Any], bool]) -> Any:
         """What the page shows as soon as that is true of it: one that was made just before is shared."""
-        while not true(view := await self.view()):
-            await asyncio.sleep(0.05)  # noqa: ASYNC110  # nobody tells when the page has changed
+        while not true(view := await self.view()):  # noqa: ASYNC110  # nobody tells when the page has changed
+            await asyncio.sleep(0.05)
         return view
 
     async def post(self, content: bytes, **headers: str) -> httpx.Response:
