@@ -227,7 +227,7 @@ def test_the_token_controls(opened: Opened) -> None:
         tab.get_by_role("button", name="Resume").click()
         expect(tab.locator("#outcome")).to_have_text("resume: done")
         tab.locator("#stage").select_option("parse")
-        tab.get_by_label("Workers").fill("7")
+        tab.locator("#workers").fill("7")
         tab.get_by_role("button", name="Scale").click()
         expect(tab.locator("#outcome")).to_have_text("scale: done")
         assert run.call(run.running.statistics).stages[1].concurrency == 7
