@@ -96,6 +96,7 @@ class _Live:
         self._looking = Lock()
         self._news = Event()  # there is something to draw, or the end
         self._is_over = False
+        self.look(running)  # or there would be no figures if the loop were blocked from now on
         FOOT.enter(self)
         Thread(target=self._draw, name="asyncpc:live", daemon=True).start()
 

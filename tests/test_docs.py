@@ -17,7 +17,7 @@ import asyncpc.remote
 
 ROOT: Final = Path(__file__).parents[1]
 PACKAGE: Final = Path(asyncpc.__file__).parent
-BESIDE: Final = ("runner", "metrics")
+BESIDE: Final = ("runner", "metrics", "live")
 """Modules that are a wing by themselves."""
 HOW: Final = (DOCS / "how-it-works.md").read_text()
 MADE_THERE: Final = {"options/dedupe.py", "tests/options/test_dedupe.py"}

@@ -324,6 +324,24 @@ async def test_sighup_replaces_one_after_the_other(tmp_path: Path) -> None:
     assert len({one.split()[1] for one in log(tmp_path, "ready")}) == 4
 
 
+async def test_sigusr1_asks_each_process_where_its_workers_are(tmp_path: Path) -> None:
+    """The signal itself would end a process that has no run yet, or none any more."""
+    told = Told()
+    program = "noted('ready'); run(); noted(hear()['kind']); until_drain(); report()"
+    processes = parent(tmp_path, program, told)
+
+    def ask() -> bool:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return True
+
+    def stop() -> bool:
+        processes.drain()
+        return True
+
+    outcome = await run(processes, all_run(processes), ask, has(tmp_path, "where", 2), stop)
+    assert (outcome.exit_status, outcome.crashes) == (0, 0)
+
+
 @pytest.mark.parametrize(
     ("end", "how", "failures"),
     [
