@@ -6,6 +6,9 @@ Needs fastapi and uvicorn. Run it, send orders, open http://localhost:8000/pipel
     curl -i localhost:8000/orders --json '{"id": 1, "item": "tea"}'
 
 Without ``PIPELINES_TOKEN`` the page shows the pipeline and controls nothing.
+
+``asyncpc run examples.order_dashboard:pipeline`` says what is missing: this pipeline gets its items from a web app and
+has no source.
 """
 
 import argparse

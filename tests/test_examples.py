@@ -179,7 +179,14 @@ def test_every_example_has_a_test() -> None:
     for name in modules():
         assert any(test.startswith(f"test_{name}_") for test in tests), f"examples/{name}.py has no test"
         assert f"``{name}``" in index, f"examples/__init__.py does not list {name}"
-    endless = {"order_service", "order_dashboard", "resume_orders", "threaded_server", "graceful_shutdown", "random_numbers"}
+    endless = {
+        "order_service",
+        "order_dashboard",
+        "resume_orders",
+        "threaded_server",
+        "graceful_shutdown",
+        "random_numbers",
+    }
     shared = {"order_queue_web", "order_queue_worker", "shared_crawl"}  # with other processes
     assert set(FINITE) == modules() - endless - shared
 
@@ -966,7 +973,13 @@ def test_order_dashboard_shows_and_controls_its_pipeline(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(
     "name",
-    ["order_service", *(pytest.param(one, marks=pytest.mark.thorough) for one in ("resume_orders", "threaded_server"))],
+    [
+        "order_service",
+        *(
+            pytest.param(one, marks=pytest.mark.thorough)
+            for one in ("order_dashboard", "resume_orders", "threaded_server")
+        ),
+    ],
 )
 def test_order_service_through_the_command_line(name: str) -> None:
     """Protects the reader who tries it: a pipeline without a source is refused, with the cure, and does not hang."""

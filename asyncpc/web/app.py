@@ -9,7 +9,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from http import HTTPStatus
-from importlib.resources import files
+from pathlib import Path
 from typing import Any, Final
 
 import anyio
@@ -28,7 +28,7 @@ from .runs import Shown
 
 __all__ = ["Page"]
 
-PAGE: Final = files(__package__).joinpath("page.html").read_bytes()  # here, since a loop must not wait for files
+PAGE: Final = Path(__file__).with_name("page.html").read_bytes()  # here, since a loop must not wait for files
 
 MOST: Final = 64
 """Clients that may be told of news at once."""

@@ -17,7 +17,8 @@ WELL = Health(live=True, ready=True, stalled=(), why="2 of 2 processes running")
 
 
 def stage(**more: Any) -> StageStatistics:
-    counts = dict.fromkeys([name for name in StageStatistics._fields if name not in StageStatistics._field_defaults], 0)
+    needed = [name for name in StageStatistics._fields if name not in StageStatistics._field_defaults]
+    counts: dict[str, Any] = dict.fromkeys(needed, 0)
     return StageStatistics(**counts | {"name": "fetch", "concurrency": 2, "held_back": (), "last_failure": ""} | more)
 
 
