@@ -9,13 +9,13 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, redirect_stderr
 
 import pytest
-from support import same
+from support import named, same
 
-from asyncpc import Pipeline, consumer, source
+from asyncpc import Pipeline, source
 from asyncpc.cli.web import page_served
 from asyncpc.web.dashboard import page_of
 
@@ -35,7 +35,7 @@ sys.stdin.read()
 
 def cpu_seconds(clients: Sequence[str], *, is_served: bool = True) -> float:
     """Of one run without work, whose page so many clients have open; all that it takes in this process."""
-    pipeline = Pipeline(source(range(ITEMS)), consumer(name="a")(same), consumer(name="b")(same))
+    pipeline = Pipeline(source(range(ITEMS)) >> named("a", same) >> named("b", same))
     options = Namespace(web=0 if is_served else None, web_host="127.0.0.1", web_payloads=False)
     told = io.StringIO()
     with ExitStack() as stack:
@@ -60,7 +60,7 @@ def cpu_seconds(clients: Sequence[str], *, is_served: bool = True) -> float:
 
 def test_watching_costs_next_to_nothing() -> None:
     """A page that somebody has open: at least 0.97 times the throughput; five that do not read cost no more."""
-    cases = {
+    cases: dict[str, Callable[[], float]] = {
         "off": lambda: cpu_seconds([], is_served=False),
         "off again": lambda: cpu_seconds([], is_served=False),
         "open": lambda: cpu_seconds(["reads"]),
