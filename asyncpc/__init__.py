@@ -30,6 +30,7 @@ other::
     runner    owns a loop
     remote    carries items between processes: queues with a URL, on engines such as SQLite or Redis
     live      shows a run on the terminal
+    web       shows runs on a page in a browser, and controls them
     metrics   lets Prometheus read counters, and tells probes whether runs are well
     watch     shows a pipeline, a run or a profile to people
     graph     what a user writes: sources and stages, joined into pipelines

@@ -178,7 +178,14 @@ def test_every_example_has_a_test() -> None:
     for name in modules():
         assert any(test.startswith(f"test_{name}_") for test in tests), f"examples/{name}.py has no test"
         assert f"``{name}``" in index, f"examples/__init__.py does not list {name}"
-    endless = {"order_service", "resume_orders", "threaded_server", "graceful_shutdown", "random_numbers"}
+    endless = {
+        "order_service",
+        "order_dashboard",
+        "resume_orders",
+        "threaded_server",
+        "graceful_shutdown",
+        "random_numbers",
+    }
     shared = {"order_queue_web", "order_queue_worker", "shared_crawl"}  # with other processes
     assert set(FINITE) == modules() - endless - shared
 
@@ -933,9 +940,45 @@ def test_order_service_drains_at_sigterm(count: int) -> None:
     assert_none_lost(seen)
 
 
+def test_order_dashboard_shows_and_controls_its_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects the mount: orders of the app are on its page, which is for this machine, and obeys the token."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    token = "a-long-secret-of-yours"
+    monkeypatch.setenv("PIPELINES_TOKEN", token)
+    service = import_module("examples.order_dashboard")
+
+    async def scenario() -> None:
+        async with service.lifespan(service.app) as state:
+
+            async def app(scope: Any, receive: Any, send: Any) -> None:
+                await service.app({**scope, "state": dict(state)}, receive, send)
+
+            transport = httpx.ASGITransport(app=app, client=("127.0.0.1", 1))
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+                for number in range(20):
+                    assert (await http.post("/orders", json={"id": number, "item": "tea"})).status_code == 202
+                assert (await http.get("/pipelines/")).headers["content-type"].startswith("text/html")
+                told = (await http.get("/pipelines/api/snapshot")).json()
+                assert (told["pipelines"][0]["name"], told["controls"]) == ("orders", True)
+                assert told["pipelines"][0]["view"]["stages"][0]["now"]["received"] == 20
+                pause = {"pipeline": "orders", "action": "pause"}
+                assert (await http.post("/pipelines/api/control", json=pause)).status_code == 401
+                headers = {"asyncpc-token": token}
+                assert (await http.post("/pipelines/api/control", json=pause, headers=headers)).status_code == 200
+                assert state["orders"].bottleneck().startswith("paused")
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize(
     "name",
-    ["order_service", *(pytest.param(one, marks=pytest.mark.thorough) for one in ("resume_orders", "threaded_server"))],
+    [
+        "order_service",
+        *(
+            pytest.param(one, marks=pytest.mark.thorough)
+            for one in ("order_dashboard", "resume_orders", "threaded_server")
+        ),
+    ],
 )
 def test_order_service_through_the_command_line(name: str) -> None:
     """Protects the reader who tries it: a pipeline without a source is refused, with the cure, and does not hang."""

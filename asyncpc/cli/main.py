@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from .. import __version__
 from ..errors import ConservationError, DefinitionError, StateError
@@ -32,6 +32,7 @@ from .as_json import as_line, report_as_json
 from .completion import FILES, completion_of
 from .factory import setting
 from .failed import FailedItems
+from .listening import THIS_MACHINE
 from .metrics import address, served
 from .output import (
     OutputError,
@@ -55,6 +56,10 @@ from .output import (
 from .queue import add_queue
 from .reload import run_again_and_again
 from .target import load
+from .web import PageTerms, page_served
+
+if TYPE_CHECKING:
+    from ..web.app import Page
 
 __all__ = ["Tell", "main", "run_once"]
 
@@ -182,6 +187,16 @@ def _add_run(add: Callable[..., _Parser], common: _Parser) -> None:
         metavar="[HOST:]PORT",
         help="serve /metrics, /live and /ready while it runs; a port alone serves this machine, 0 means any free port",
     )
+    run.add_argument(
+        "--web", type=_port, metavar="PORT", help="serve a page that shows and controls the run; 0: any port"
+    )
+    run.add_argument(
+        "--web-host",
+        default=THIS_MACHINE,
+        metavar="HOST",
+        help="serve it to other machines too, who need the token to read",
+    )
+    run.add_argument("--web-payloads", action="store_true", help="show messages of errors, which may tell of items")
     run.set_defaults(command=_run)
 
 
@@ -223,6 +238,14 @@ def _add_loop(command: _Parser) -> None:
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{shown(text)} is not a whole number, at least 1")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) < 65536):
+        raise argparse.ArgumentTypeError(
+            f"{shown(text)} is not a port, such as 8000; for other machines add --web-host"
+        )
     return int(text)
 
 
@@ -285,7 +308,10 @@ def _run_and_tell(
             yield
 
     try:
-        with served(lambda metrics: metrics.watch(pipeline), options.metrics) as around:
+        with (
+            page_served(lambda terms: _page(pipeline, terms), options),
+            served(lambda metrics: metrics.watch(pipeline), options.metrics) as around,
+        ):
             timeout = options.drain_timeout
             report = run_watched(
                 pipeline, loop=options.loop, drain_timeout=timeout, watch=watch, around=around, tell=print_error
@@ -309,6 +335,12 @@ def _run_and_tell(
         return 1
     tell(report, report.exit_status, [])
     return report.exit_status
+
+
+def _page(pipeline: Pipeline[Any, Any], terms: PageTerms) -> Page:
+    from ..web.dashboard import page_of  # here, since it needs an extra
+
+    return page_of(pipeline, token=terms.token, hosts=terms.hosts, payloads=terms.payloads)
 
 
 def _tell(options: argparse.Namespace, report: Report, status: int, errors: list[str]) -> None:

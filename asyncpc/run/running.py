@@ -25,7 +25,7 @@ from .statistics import Statistics
 from .supervisor import Supervisor
 from .telling import where_all_are
 from .verdict import verdict
-from .workers import WorkerState, place_of_worker, workers_of
+from .workers import WorkerState, workers_of
 
 if TYPE_CHECKING:
     from ..offload.bridge import Bridge
@@ -34,7 +34,9 @@ __all__ = [
     "Results",
     "Running",
     "failing",
+    "limit_calls",
     "look_at",
+    "loop_of",
     "on_failure",
     "opening",
     "plan_followed",
@@ -253,7 +255,7 @@ class Running(Generic[In_contra, Out_co]):
 
     def workers(self) -> tuple[WorkerState, ...]:
         """What each worker of the run does at this moment, stage by stage; they start when there is work for them."""
-        return workers_of(self._run.stages)
+        return workers_of(self._run.stages, self._run.looks.seconds)
 
     def where(self, worker: str) -> str:
         """Where the worker of that name, as :meth:`workers` gives it, is in your code: ``app.py:12 in fetch``.
@@ -261,9 +263,9 @@ class Running(Generic[In_contra, Out_co]):
         Empty if that is unknown, as in another process, or if the worker has ended.
         """
         for stage in self._run.stages:
-            for one in stage.staff.workers:
+            for one in tuple(stage.staff.workers):
                 if one.name == worker:
-                    return place_of_worker(one)
+                    return self._run.looks.place(one)
         return ""
 
     def bottleneck(self) -> str:
@@ -393,6 +395,16 @@ def failing(running: Running[Any, Any]) -> bool:
 def look_at(running: Running[Any, Any]) -> Look:
     """What there is to see of a run, in any thread."""
     return running._run.looks.look()
+
+
+def limit_calls(running: Running[Any, Any], stage: str, calls: float, seconds: float) -> None:
+    """:meth:`Running.set_rate`, for whoever has numbers only."""
+    running.set_rate(stage, Rate(calls, seconds))
+
+
+def loop_of(running: Running[Any, Any]) -> asyncio.AbstractEventLoop | None:
+    """The loop that the run belongs to; None before its start."""
+    return running._run.first.loop
 
 
 def tell_where(running: Running[Any, Any], tell: Callable[[str], None]) -> None:

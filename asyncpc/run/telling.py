@@ -57,7 +57,7 @@ def where_all_are(run: Supervisor) -> list[str]:
 def _places(run: Supervisor) -> Iterator[str]:
     workers = {worker.name: worker for stage in run.stages for worker in tuple(stage.staff.workers)}
     alike: dict[tuple[str, str, str, str], list[ConsumerWorker]] = {}
-    for state in workers_of(run.stages):
+    for state in workers_of(run.stages, run.looks.seconds):
         if (worker := workers.get(state.name)) is not None:
             key = state.stage, state.doing, state.why, _place(run, state, worker)
             alike.setdefault(key, []).append(worker)

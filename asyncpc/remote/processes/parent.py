@@ -201,6 +201,10 @@ class Processes:
         """Let the stage of that name have so many workers in each process, also in those that start later."""
         self._tell_all(("scale", stage), kind="scale", stage=stage, concurrency=concurrency)
 
+    def set_rate(self, stage: str, calls: float, seconds: float) -> None:
+        """Let no more than so many calls of that stage begin in so many seconds, in each process."""
+        self._tell_all(("rate", stage), kind="rate", stage=stage, calls=calls, seconds=seconds)
+
     def drain(self, timeout: float | None = None) -> None:
         """Let all processes drain, and end; ``timeout`` is in seconds, by default that of the pipeline."""
         self._stop(timeout)
@@ -284,6 +288,10 @@ class Processes:
         """The counts of all processes, up to half a second old; None before the first."""
         state = "draining" if self._stopping.is_set() else "running"
         return self._overview.statistics([*self._last, *self._live], state)
+
+    def places(self) -> list[tuple[int, Child]]:
+        """The number of each place that has a process which runs, and that process."""
+        return [(one.number, one.child) for one in self._places if one.child is not None and one.child.is_running]
 
     def see(self) -> Seen:
         """All figures, for metrics: the sums over all processes, of which counts never fall."""

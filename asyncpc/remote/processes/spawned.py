@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from math import inf
 from time import monotonic
@@ -24,6 +26,9 @@ __all__ = ["LATE", "Child", "spawned"]
 LATE: Final = 1.0
 """Seconds without a word of a child after which its silence is told."""
 
+UNANSWERED: Final = 100
+"""Questions that may wait for an answer."""
+
 
 class Child:
     """One process; see the module."""
@@ -35,6 +40,8 @@ class Child:
         self.stalled: Sequence[tuple[str, float]] = ()
         self.bounds: Mapping[str, int] = {}
         self.drain_timeout: float = 0.0
+        self.view: Message | None = None
+        """What there is to see of its run, if it was asked to tell."""
         self.report: Message | None = None
         self.failure: tuple[int, list[str]] | None = None
         """With which status and lines it says that it could not begin."""
@@ -54,6 +61,8 @@ class Child:
         self._patience = anyio.CancelScope()
         self._drain: float | None = None  # seconds that it was told
         self._killed = False
+        self._asked = 0
+        self._questions: dict[int, Future[list[Message]]] = {}  # by their numbers
 
     async def live(self, heed: Callable[[Child, Message], None]) -> None:
         """Hear what it says until it has ended, and kill it when its time is over."""
@@ -115,6 +124,11 @@ class Child:
             case {"kind": "statistics", "statistics": statistics, "stalled": stalled, "silent": silent}:
                 self.statistics, self._silent = read_statistics(statistics), silent
                 self.stalled = [(stage, seconds) for stage, seconds in stalled]
+            case {"kind": "view", "view": view}:
+                self.view = view
+            case {"kind": "workers", "number": number, "workers": workers}:
+                if (answer := self._questions.pop(number, None)) is not None:
+                    answer.set_result(workers)
             case {"kind": "failed", "status": status, "lines": lines}:
                 self.failure = status, lines
             case {"kind": "report", "report": report}:
@@ -127,6 +141,14 @@ class Child:
         with suppress(OSError):
             while self._unsent:
                 self._unsent = self._unsent[self._pipe.send(self._unsent) :]
+
+    def ask_workers(self, stage: str) -> Future[list[Message]]:
+        """Ask what the workers of a stage do; a question that is not answered is forgotten after some more."""
+        self._asked += 1
+        answer = self._questions[self._asked] = Future()
+        self._questions.pop(self._asked - UNANSWERED, None)
+        self.tell("workers", stage=stage, number=self._asked)
+        return answer
 
     def drain(self, timeout: float | None) -> None:
         """Let it drain, in so many seconds or those of the pipeline, and be killed if it takes longer.
@@ -141,7 +163,8 @@ class Child:
 
     def limit(self, seconds: float) -> None:
         """Kill it if it is still there in so many seconds."""
-        self._patience.deadline = min(self._patience.deadline, anyio.current_time() + seconds)
+        now = asyncio.get_running_loop().time()  # anyio.current_time() needs a task; a page asks without one
+        self._patience.deadline = min(self._patience.deadline, now + seconds)
 
     def kill(self) -> None:
         """End it, whatever it does."""
