@@ -26,8 +26,11 @@ The package is divided into wings. Imports only go down this list, and within a 
 other::
 
     cli       reads arguments, writes to the terminal, sets exit codes
+    testing   lets a user's tests run in virtual time, drive a pipeline, and see what it did
     runner    owns a loop
     remote    carries items between processes: queues with a URL, on engines such as SQLite or Redis
+    live      shows a run on the terminal
+    web       shows runs on a page in a browser, and controls them
     metrics   lets Prometheus read counters, and tells probes whether runs are well
     otel      traces items, and gives counters and events to OpenTelemetry
     watch     shows a pipeline, a run or a profile to people

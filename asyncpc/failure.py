@@ -5,7 +5,7 @@ from __future__ import annotations
 from traceback import TracebackException
 from typing import Any, Final, NamedTuple
 
-from .wording import described, redacted
+from .wording import described, place_in, redacted
 
 __all__ = ["FAILURES_KEPT", "Failure", "KeptFailure"]
 
@@ -45,6 +45,11 @@ class KeptFailure(NamedTuple):
         except Exception:  # its class may forbid that
             trace = None
         return cls(item, described(error), attempts, stage, trace)
+
+    @property
+    def place(self) -> str:
+        """Where the error was raised: ``app.py:12 in fetch``; empty if unknown."""
+        return "" if self.trace is None else place_in(self.trace)
 
     def failure(self) -> Failure:
         """As the report shows it."""

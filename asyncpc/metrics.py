@@ -11,6 +11,7 @@ Figures are read when somebody asks for them, in the loop of the run; between tw
 
 from __future__ import annotations
 
+import json
 import weakref
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
@@ -21,8 +22,10 @@ from .graph.pipeline import Pipeline
 from .run.health import Health
 from .watch.http import AsgiApp, Page, Pages, asgi_app, text_page
 from .watch.kinds import KINDS, Kind
+from .watch.snapshot import as_dict
 from .watch.totals import Seen
 from .watch.watched import newly_watched
+from .watch.watcher import View
 
 try:
     from prometheus_client import REGISTRY, CollectorRegistry, Metric
@@ -43,6 +46,10 @@ class Watchable(Protocol):
 
     def health(self, stalled_after: float) -> Health:
         """Whether it is well."""
+        ...
+
+    def view(self) -> View | None:
+        """As a screen shows it; None if it is not running, or in other processes."""
         ...
 
 
@@ -92,17 +99,24 @@ class Metrics:
             self._watched = self._watched | {name: _Watched(pipeline, totals, health)}  # other threads may read it
 
     def asgi(self) -> AsgiApp:
-        """An ASGI app with ``/metrics``, ``/live`` and ``/ready``, to be mounted in a web app of any framework.
+        """An ASGI app with ``/metrics``, ``/live``, ``/ready`` and ``/api/snapshot``, to be mounted in any web app.
 
         ``/metrics`` shows the whole registry. ``/live`` answers 200, or 503 if a run has failed: then restart the
         process. ``/ready`` answers 200 while every run takes items, 503 before the start, while one drains and
-        afterwards. Both say why in a line for each pipeline, and name stages that are stalled.
+        afterwards. Both say why in a line for each pipeline, and name stages that are stalled. ``/api/snapshot`` is
+        what ``asyncpc top`` shows; without items and messages of errors.
         """
         return asgi_app(self.pages())
 
     def pages(self) -> Pages:
         """The pages by their paths; the first one stands for a mount at ``/metrics``."""
-        return {"/": self._metrics, "/metrics": self._metrics, "/live": self._live, "/ready": self._ready}
+        return {
+            "/": self._metrics,
+            "/metrics": self._metrics,
+            "/live": self._live,
+            "/ready": self._ready,
+            "/api/snapshot": self._snapshot,
+        }
 
     def describe(self) -> Iterable[Metric]:
         """The families of metrics, for the registry."""
@@ -125,6 +139,12 @@ class Metrics:
     def _metrics(self, accept: str) -> Page:
         encode, kind = choose_encoder(accept)
         return Page(HTTPStatus.OK, kind, encode(self._registry))
+
+    def _snapshot(self, accept: str) -> Page:
+        views = [(name, one.totals.view()) for name, one in self._watched.items()]
+        told = [{"name": name, "view": None if view is None else as_dict(view)} for name, view in views]
+        body = json.dumps({"pipelines": told}, allow_nan=False).encode()
+        return Page(HTTPStatus.OK, "application/json", body)
 
     def _live(self, accept: str) -> Page:
         healths = self._healths()

@@ -14,13 +14,16 @@ from .errors import DefinitionError, StateError
 from .graph.pipeline import Consumer, Pipeline, Producer, Source, plan_of, run_beside
 from .mistakes import explained
 from .run.report import PipelineError, Report
-from .run.running import Running, signals_handled
-from .run.watching import Beside, install, screens
+from .run.running import Running, look_at, signals_handled
+from .run.watching import Beside, install, looking, screens
 from .wording import shown
 
 __all__ = ["Loop", "run", "run_watched"]
 
 Loop = Literal["auto", "uvloop", "asyncio"]
+
+LOOK_EVERY: Final = 5.0
+"""Seconds between two looks at a run that nobody may watch, so that SIGUSR1 can tell since when workers do what."""
 
 PICTURE: Final = 120
 """Columns of a picture in a notebook."""
@@ -39,6 +42,11 @@ class _Screens:
 
         return progress(plan)
 
+    def live(self) -> Beside:
+        from .live import live_beside
+
+        return live_beside("run(live=True)")
+
 
 install(_Screens())
 
@@ -50,6 +58,7 @@ def run(
     loop: Loop = "auto",
     drain_timeout: float | None = None,
     progress: bool = False,
+    live: bool = False,
 ) -> Report:
     """Run ``pipeline`` to its end in a loop of its own, and return the :class:`~asyncpc.Report`.
 
@@ -57,11 +66,16 @@ def run(
     now, the third has its default action. ``report.signal`` is the first one, and ``sys.exit(report.exit_status)``
     passes it on (130, 143). Outside the main thread no signal is handled.
 
-    ``progress`` shows how far the run has come, as :meth:`Pipeline.progress` does. ``loop`` is ``"auto"`` (uvloop where
+    SIGUSR1 logs how the run is doing and where each of its workers is, unless the program has a handler for it.
+
+    ``progress`` shows how far the run has come, as :meth:`Pipeline.progress` does; ``live`` shows all stages at work
+    instead (extra ``rich``), as ``asyncpc.live`` does. ``loop`` is ``"auto"`` (uvloop where
     it is installed), ``"uvloop"`` or ``"asyncio"``. Raises ``PipelineError`` when the run failed or could not finish
-    before its deadline, ``DefinitionError`` when it has no source.
+    before its deadline, ``DefinitionError`` when it has no source, or without rich for ``live``.
     """
-    watch = screens().progress(plan_of(pipeline)) if progress and isinstance(pipeline, Pipeline) else None
+    watch = None
+    if isinstance(pipeline, Pipeline):
+        watch = screens().live() if live else screens().progress(plan_of(pipeline)) if progress else None
     return run_watched(pipeline, loop=loop, drain_timeout=drain_timeout, watch=watch)
 
 
@@ -72,8 +86,12 @@ def run_watched(
     drain_timeout: float | None = None,
     watch: Beside | None = None,
     around: AbstractAsyncContextManager[object] | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> Report:
-    """:func:`run`, with ``watch`` entered while the run is under way, and ``around`` from before its start."""
+    """:func:`run`, with ``watch`` entered while the run is under way, and ``around`` from before its start.
+
+    SIGUSR1 is answered by ``tell``, by default the log.
+    """
     if not isinstance(pipeline, Pipeline):
         raise DefinitionError(f"run() takes a Pipeline, such as numbers >> show, not {_not_a_pipeline(pipeline)}")
     if asyncio._get_running_loop() is not None:
@@ -85,7 +103,7 @@ def run_watched(
     @contextmanager
     def beside(running: Running[Any, Any]) -> Iterator[None]:
         nonlocal abandoned
-        with signals_handled(running, drain_timeout):
+        with signals_handled(running, drain_timeout, tell), looking(running, look_at, LOOK_EVERY):
             yield
         abandoned = bool(running.report and running.report.abandoned)
 

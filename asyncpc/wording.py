@@ -23,6 +23,7 @@ __all__ = [
     "item_of",
     "message_of",
     "place_among",
+    "place_in",
     "place_of",
     "place_of_thread",
     "redact",
@@ -169,12 +170,22 @@ def place_among(frames: Iterable[tuple[FrameType, int]]) -> str:
 
     Empty if there is none.
     """
-    others = [one for one in frames if not one[0].f_code.co_filename.startswith((OURS, "<"))]
-    users = [one for one in others if not _is_installed(one[0].f_code.co_filename)]
+    return _place([(frame.f_code.co_filename, line, frame.f_code.co_name) for frame, line in frames])
+
+
+def place_in(trace: traceback.TracebackException) -> str:
+    """The same of an error of which only the traceback was kept."""
+    return _place([(entry.filename, entry.lineno or 0, entry.name) for entry in trace.stack])
+
+
+def _place(calls: Iterable[tuple[str, int, str]]) -> str:
+    """The place of the last of these calls, each a file, a line and a function."""
+    others = [one for one in calls if not one[0].startswith((OURS, "<"))]
+    users = [one for one in others if not _is_installed(one[0])]
     if not others:
         return ""
-    frame, line = (users or others)[-1]
-    return escaped(f"{os.path.basename(frame.f_code.co_filename)}:{line} in {frame.f_code.co_name}")
+    file, line, function = (users or others)[-1]
+    return escaped(f"{os.path.basename(file)}:{line} in {function}")
 
 
 def place_of_thread(ident: int | None) -> str:

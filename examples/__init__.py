@@ -10,6 +10,7 @@ How does an endless source keep to the speed of consumers?    ``random_numbers``
 What does a whole job with real input look like?              ``stdlib_report``
 How does work create more work, and when does that end?       ``crawler``
 How does a web app hand work to the background?               ``order_service``
+How is its pipeline watched, and controlled, in a browser?    ``order_dashboard``
 How does it finish after a restart what a stop cut short?     ``resume_orders``
 How do threads of a server without a loop do that?            ``threaded_server``
 Where was an item, and for how long?                          ``traces``
@@ -35,6 +36,7 @@ Each is a script, and a pipeline for the command line::
 
 ``crawler`` and ``api_client`` need httpx, ``order_service`` and ``resume_orders`` need starlette and uvicorn.
 ``traces`` needs opentelemetry-sdk and opentelemetry-exporter-otlp-proto-http.
+``order_dashboard`` needs fastapi and uvicorn.
 ``order_queue_web``, ``order_queue_worker`` and ``shared_crawl`` need ``asyncpc[remote]``; the first needs starlette and
 uvicorn too, and the last httpx. The others need only asyncpc.
 """

@@ -294,7 +294,8 @@ def test_only_the_supervisor_makes_tasks() -> None:
     beside = {name for name in OWNERS["tasks"] if name.startswith("remote.")}
     assert OWNERS["tasks"] == {"run.supervisor", *beside}
     others = {name for what in ("threads", "processes", "interpreters") for name in OWNERS[what]}
-    assert {name.partition(".")[0] for name in others} == {"offload", "cli", "remote"}  # the latter two's: to no run
+    telling = {"cli", "remote", "live", "run", "testing", "web"}  # they belong to no run
+    assert {name.partition(".")[0] for name in others} == {"offload", *telling}
 
 
 def test_who_makes_something_is_seen() -> None:
@@ -438,7 +439,7 @@ def test_import_brings_in_nothing_optional() -> None:
         "shtab",
         "watchfiles",
     }
-    ours = {"cli", "watch", "offload", "metrics"}
+    ours = {"cli", "watch", "offload", "metrics", "live", "testing", "web"}
     assert not (others | {f"asyncpc.{name}" for name in ours}) & set(output)
 
 

@@ -14,10 +14,11 @@ from pages import CTRL_C, DOCS, PAGES, README, Program, differs, files, programs
 
 import asyncpc
 import asyncpc.remote
+import asyncpc.testing
 
 ROOT: Final = Path(__file__).parents[1]
 PACKAGE: Final = Path(asyncpc.__file__).parent
-BESIDE: Final = ("runner", "metrics")
+BESIDE: Final = ("runner", "metrics", "live")
 """Modules that are a wing by themselves."""
 HOW: Final = (DOCS / "how-it-works.md").read_text()
 MADE_THERE: Final = {"options/dedupe.py", "tests/options/test_dedupe.py"}
@@ -80,6 +81,15 @@ NEED_A_SERVER: Final = {"remote-redis.md", "remote-postgresql.md", "remote-nats.
 
 RUNNABLE: Final = [page for page in [*PAGES, README] if programs(page) and page.name not in ELSEWHERE]
 
+MANY_PROGRAMS: Final = {
+    "coming-from.md",
+    "coming-from-celery.md",
+    "command-line.md",
+    "remote-queues.md",
+    "remote-tools.md",
+}
+"""Pages whose programs take so long, one after the other, that only a thorough run runs them."""
+
 
 def run_as_shown(program: Program, folder: Path, arguments: list[str]) -> Ended:
     """Run a program to its end, which is a Ctrl-C if the page shows one, after the line above it."""
@@ -94,7 +104,11 @@ def run_as_shown(program: Program, folder: Path, arguments: list[str]) -> Ended:
 
 
 @pytest.mark.realtime
-@pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(one, marks=pytest.mark.thorough) if one.name in MANY_PROGRAMS else one for one in RUNNABLE],
+    ids=lambda page: page.stem,
+)
 def test_the_programs_of_a_page_run(page: Path, tmp_path: Path) -> None:
     """Who copies a program from a page can run it as it is, and sees what the page shows, a traceback included."""
     for name, text in files(page).items():
@@ -150,8 +164,9 @@ def test_the_reference_describes_every_public_name_once() -> None:
     """Who looks a name up finds it, whatever is added to the package."""
     pages = "".join(path.read_text() for path in (DOCS / "reference").glob("*.md"))
     assert sorted(re.findall(r"^::: asyncpc\.(?:runner\.)?(\w+)$", pages, re.MULTILINE)) == sorted(asyncpc.__all__)
-    told = re.findall(r"^::: asyncpc\.remote\.(\w+)$", pages, re.MULTILINE)
-    assert sorted(told) == sorted(asyncpc.remote.__all__)
+    for package in (asyncpc.remote, asyncpc.testing):
+        told = re.findall(rf"^::: {package.__name__}\.(\w+)$", pages, re.MULTILINE)
+        assert sorted(told) == sorted(package.__all__)
 
 
 def test_the_map_is_complete() -> None:

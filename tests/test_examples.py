@@ -33,9 +33,8 @@ import httpx
 import pytest
 from children import PATIENCE, UNMEASURED, Child, Ended, run_child
 from support import BUSY
-from virtual import ran, run_virtual
 
-from asyncpc import Pipeline, consumer, remote_queue
+from asyncpc import Pipeline, consumer, remote_queue, testing
 
 pytestmark = pytest.mark.realtime
 
@@ -179,7 +178,14 @@ def test_every_example_has_a_test() -> None:
     for name in modules():
         assert any(test.startswith(f"test_{name}_") for test in tests), f"examples/{name}.py has no test"
         assert f"``{name}``" in index, f"examples/__init__.py does not list {name}"
-    endless = {"order_service", "resume_orders", "threaded_server", "graceful_shutdown", "random_numbers"}
+    endless = {
+        "order_service",
+        "order_dashboard",
+        "resume_orders",
+        "threaded_server",
+        "graceful_shutdown",
+        "random_numbers",
+    }
     shared = {"order_queue_web", "order_queue_worker", "shared_crawl"}  # with other processes
     assert set(FINITE) == modules() - endless - shared
 
@@ -279,7 +285,7 @@ def test_multiple_consumers_in_virtual_time(
 ) -> None:
     """Protects that they work at the same time: one consumer would need 2.0 s."""
     monkeypatch.syspath_prepend(str(ROOT))
-    assert ran(import_module("examples.multiple_consumers").pipeline).elapsed == pytest.approx(0.4, abs=0.001)
+    assert testing.run(import_module("examples.multiple_consumers").pipeline).elapsed == pytest.approx(0.4, abs=0.001)
     assert capsys.readouterr().out.splitlines() == promised("multiple_consumers")[:6]
 
 
@@ -322,7 +328,7 @@ def test_checkout_line_agrees_with_the_textbook(
     async def day() -> Any:
         return await shop.shop(cashiers)
 
-    report = run_virtual(day)
+    report = testing.run(day())
     mean = sum(waits) / len(waits)
     assert capsys.readouterr().out == f"waiting: {mean:.1f} minutes on average, {max(waits):.1f} at most\n"
     assert report.stages[0].peak_queued == longest
@@ -466,7 +472,7 @@ def test_micro_batching_in_virtual_time(monkeypatch: pytest.MonkeyPatch, capsys:
         return asyncio.get_running_loop().time() - began
 
     # 10 ms for each batch; the last one of each rush is not full, and waits 5 ms for more unless the model is busy
-    assert run_virtual(main) == pytest.approx(0.010 * (2 + 7 + 32), abs=0.001)
+    assert testing.run(main()) == pytest.approx(0.010 * (2 + 7 + 32), abs=0.001)
     assert re.findall(r"became +(\d+)", capsys.readouterr().out) == ["2", "7", "32"]
 
 
@@ -537,7 +543,7 @@ def test_ordered_download_agrees_with_the_textbook(
     async def main() -> Any:
         return await example.pipeline
 
-    report = run_virtual(main)
+    report = testing.run(main())
     assert report.elapsed == pytest.approx(max(ends), abs=0.001)
     finished = " ".join(str(part) for part in sorted(range(12), key=ends.__getitem__))
     assert capsys.readouterr().out.splitlines()[0] == f"finished: {finished}"
@@ -562,7 +568,7 @@ def test_per_customer_holds_up_only_the_slow_one(way: Any) -> None:
 def test_per_customer_in_virtual_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Protects the others' time from the slow one: it is what they would need alone, to the letter of the header."""
     monkeypatch.syspath_prepend(str(ROOT))
-    ran(import_module("examples.per_customer").pipeline)
+    testing.run(import_module("examples.per_customer").pipeline)
     assert [re.sub(r"\s+", " ", line) for line in capsys.readouterr().out.splitlines()] == [
         re.sub(r"\s+", " ", line) for line in promised("per_customer")
     ]
@@ -670,7 +676,7 @@ def test_random_numbers_come_as_fast_as_they_are_handled(monkeypatch: pytest.Mon
             await asyncio.sleep(10)
             return await running.drain()
 
-    report = run_virtual(main)
+    report = testing.run(main())
     assert report.produced == report.done == pytest.approx(10 * 30 + 10, abs=4)
     assert report.stages[0].peak_queued == 10
 
@@ -717,7 +723,7 @@ def test_fan_out_in_virtual_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     async def main() -> Any:
         return await example.pipeline
 
-    report = run_virtual(main)
+    report = testing.run(main())
     assert report.elapsed == pytest.approx(2 * 0.2, abs=0.001)
     assert (report.produced, report.done, report.failed) == (10, 10 + 10 + 9, 1)
     assert capsys.readouterr().out.splitlines()[:9] == promised("fan_out")[:1] + [
@@ -946,9 +952,45 @@ def test_order_service_drains_at_sigterm(count: int) -> None:
     assert_none_lost(seen)
 
 
+def test_order_dashboard_shows_and_controls_its_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects the mount: orders of the app are on its page, which is for this machine, and obeys the token."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    token = "a-long-secret-of-yours"
+    monkeypatch.setenv("PIPELINES_TOKEN", token)
+    service = import_module("examples.order_dashboard")
+
+    async def scenario() -> None:
+        async with service.lifespan(service.app) as state:
+
+            async def app(scope: Any, receive: Any, send: Any) -> None:
+                await service.app({**scope, "state": dict(state)}, receive, send)
+
+            transport = httpx.ASGITransport(app=app, client=("127.0.0.1", 1))
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+                for number in range(20):
+                    assert (await http.post("/orders", json={"id": number, "item": "tea"})).status_code == 202
+                assert (await http.get("/pipelines/")).headers["content-type"].startswith("text/html")
+                told = (await http.get("/pipelines/api/snapshot")).json()
+                assert (told["pipelines"][0]["name"], told["controls"]) == ("orders", True)
+                assert told["pipelines"][0]["view"]["stages"][0]["now"]["received"] == 20
+                pause = {"pipeline": "orders", "action": "pause"}
+                assert (await http.post("/pipelines/api/control", json=pause)).status_code == 401
+                headers = {"asyncpc-token": token}
+                assert (await http.post("/pipelines/api/control", json=pause, headers=headers)).status_code == 200
+                assert state["orders"].bottleneck().startswith("paused")
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize(
     "name",
-    ["order_service", *(pytest.param(one, marks=pytest.mark.thorough) for one in ("resume_orders", "threaded_server"))],
+    [
+        "order_service",
+        *(
+            pytest.param(one, marks=pytest.mark.thorough)
+            for one in ("order_dashboard", "resume_orders", "threaded_server")
+        ),
+    ],
 )
 def test_order_service_through_the_command_line(name: str) -> None:
     """Protects the reader who tries it: a pipeline without a source is refused, with the cure, and does not hang."""
@@ -990,7 +1032,7 @@ def test_order_service_says_when_to_come_again(monkeypatch: pytest.MonkeyPatch) 
         assert running.report.complete
         assert running.report.done == filled + 1
 
-    run_virtual(scenario)
+    testing.run(scenario())
 
 
 # -- the web server without a loop --------------------------------------------------------------------

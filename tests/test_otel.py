@@ -26,8 +26,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 from prometheus_client import CollectorRegistry
 from remote import servers
 from spy import Flaky, Sink
+from support import both
 from traced_elsewhere import span_there
-from virtual import both, ran, run_virtual
 
 from asyncpc import (
     Batch,
@@ -43,6 +43,7 @@ from asyncpc import (
     remote_queue,
     route,
     source,
+    testing,
 )
 from asyncpc.core.tracked import Tracked
 from asyncpc.metrics import Metrics as Prometheus
@@ -128,7 +129,7 @@ def double(**options: Any) -> Any:
 def test_ten_items_give_ten_traces(seen: Seen, eager: bool) -> None:
     """Protects the shape of a trace: one for each item, and the span of a stage is a child of the one before."""
     sink = Sink("end")
-    report = ran(traced(source(range(10)) >> double() >> sink.consumer, seen), eager=eager)
+    report = testing.run(traced(source(range(10)) >> double() >> sink.consumer, seen), eager=eager)
     assert report.done == 10
     assert sink.items == [2 * n for n in range(10)]
     assert list(seen.traces.values()) == [["process double", "process end"]] * 10
@@ -140,7 +141,7 @@ def test_ten_items_give_ten_traces(seen: Seen, eager: bool) -> None:
 def test_spans_have_the_names_and_attributes_of_the_conventions(seen: Seen) -> None:
     """Protects dashboards: OpenTelemetry's conventions for messaging, and what came from which pipeline."""
     batch = consumer(name="double", batch=Batch(5, within=0))(_rows)
-    ran(traced(Pipeline(source([1]), batch, name="orders"), seen))
+    testing.run(traced(Pipeline(source([1]), batch, name="orders"), seen))
     (span,) = seen.ended
     assert (span.name, span.kind, span.status.status_code) == ("process double", SpanKind.CONSUMER, StatusCode.UNSET)
     assert span.attributes == {
@@ -156,7 +157,7 @@ def test_spans_have_the_names_and_attributes_of_the_conventions(seen: Seen) -> N
 def test_a_retry_is_an_event_and_a_failure_the_status(seen: Seen) -> None:
     """Protects who looks for what an item cost; what it failed with is told by its type, without the payload in it."""
     flaky = consumer(name="flaky", retry=Retry(3, wait=lambda _: 60.0), on_error="skip")(Flaky(times=2))
-    ran(traced(source(["fine"]) >> flaky, seen))
+    testing.run(traced(source(["fine"]) >> flaky, seen))
     (span,) = seen.ended
     assert span.status.status_code is StatusCode.UNSET
     assert [(event.name, event.attributes) for event in span.events] == [
@@ -169,7 +170,7 @@ def test_a_retry_is_an_event_and_a_failure_the_status(seen: Seen) -> None:
     async def fails(item: str) -> None:
         raise ValueError(item)
 
-    ran(traced(source(["secret"]) >> fails, seen))
+    testing.run(traced(source(["secret"]) >> fails, seen))
     told = seen.only("process fails")
     assert (told.status.status_code, told.status.description) == (StatusCode.ERROR, "ValueError")
     assert told.attributes is not None
@@ -184,7 +185,7 @@ def test_errors_are_shown_on_request_without_passwords(seen: Seen) -> None:
     async def fails(item: str) -> None:
         raise ValueError(f"cannot reach {item}")
 
-    ran(traced(source(["https://me:secret@host"]) >> fails, seen, errors=True))
+    testing.run(traced(source(["https://me:secret@host"]) >> fails, seen, errors=True))
     (span,) = seen.ended
     assert span.status.description == "ValueError: cannot reach https://me:***@host"
     (event,) = span.events
@@ -213,7 +214,7 @@ def test_each_way_of_keeping_order_keeps_traces_apart(seen: Seen, options: Any, 
     async def end(n: int) -> None:
         assert otel.get_current_span().get_span_context().trace_id == found[n]
 
-    ran(traced(source(range(9)) >> slow >> end, seen), eager=eager)
+    testing.run(traced(source(range(9)) >> slow >> end, seen), eager=eager)
     assert list(seen.traces.values()) == [["process slow", "process end"]] * 9
     assert otel.get_current_span() is otel.INVALID_SPAN
 
@@ -226,7 +227,9 @@ def test_values_of_a_generator_follow_their_item(seen: Seen) -> None:
             yield value
 
     for ordered in (False, True):
-        ran(traced(source([0, 2, 3]) >> consumer(name="many", ordered=ordered)(many) >> Sink("end").consumer, seen))
+        testing.run(
+            traced(source([0, 2, 3]) >> consumer(name="many", ordered=ordered)(many) >> Sink("end").consumer, seen)
+        )
     assert sorted(names.count("process end") for names in seen.traces.values()) == [0, 0, 2, 2, 3, 3]
     assert all(names.count("process many") == 1 for names in seen.traces.values())
 
@@ -234,13 +237,15 @@ def test_values_of_a_generator_follow_their_item(seen: Seen) -> None:
 def test_branches_belong_to_the_trace(seen: Seen) -> None:
     """Protects broadcasts and routes: the span of the branching is followed by that of each branch it chose."""
     left, right = Sink("left"), Sink("right")
-    ran(traced(source([1]) >> double() >> broadcast(left.consumer, right.consumer) >> Sink("end").consumer, seen))
+    testing.run(
+        traced(source([1]) >> double() >> broadcast(left.consumer, right.consumer) >> Sink("end").consumer, seen)
+    )
     (names,) = seen.traces.values()
     assert Counter(names)["process end"] == 2
     for branch in "left", "right":
         assert follows(seen.only(f"process {branch}"), seen.only("process broadcast"))
     seen.ended.clear()
-    ran(traced(source([1, 2]) >> route(lambda n: n == 1, {True: left.consumer, False: right.consumer}), seen))
+    testing.run(traced(source([1, 2]) >> route(lambda n: n == 1, {True: left.consumer, False: right.consumer}), seen))
     assert sorted(seen.traces.values()) == [["process route", "process left"], ["process route", "process right"]]
 
 
@@ -253,7 +258,7 @@ def test_a_batch_links_the_traces_of_its_items(seen: Seen) -> None:
         inner.append(otel.get_current_span().get_span_context())
         return rows
 
-    ran(traced(source(range(3)) >> double() >> batch >> Sink("end").consumer, seen))
+    testing.run(traced(source(range(3)) >> double() >> batch >> Sink("end").consumer, seen))
     assert list(map(sorted, seen.traces.values())) == [["process batch", "process double", "process end"]] * 3
     doubles, batches, ends = (seen.named(f"process {name}") for name in ("double", "batch", "end"))
     assert known(batches[0]).span_id == inner[0].span_id
@@ -271,7 +276,7 @@ def test_what_a_batch_generates_is_linked_with_all_its_items(seen: Seen) -> None
     async def sums(rows: list[int]) -> Any:
         yield sum(rows)
 
-    ran(traced(source(range(3)) >> sums >> Sink("end").consumer, seen))
+    testing.run(traced(source(range(3)) >> sums >> Sink("end").consumer, seen))
     end, made = seen.only("process end"), seen.named("process sums")
     assert follows(end, made[0])
     assert linked(end) == {known(one).span_id for one in made[1:]}
@@ -280,7 +285,7 @@ def test_what_a_batch_generates_is_linked_with_all_its_items(seen: Seen) -> None
 def test_only_the_sampled_items_of_a_batch_have_spans(seen: Seen) -> None:
     """Protects the ordinary case, one of a hundred: it is followed through the batch, the others are not."""
     batch = consumer(name="batch", batch=Batch(10, within=1.0))(_rows)
-    ran(traced(source(range(20)) >> batch >> Sink("end").consumer, seen, lambda n: n == 13))
+    testing.run(traced(source(range(20)) >> batch >> Sink("end").consumer, seen, lambda n: n == 13))
     assert list(seen.traces.values()) == [["process batch", "process end"]]
 
 
@@ -295,7 +300,7 @@ def test_what_the_last_batch_returns_matters_as_little_as_untraced(seen: Seen) -
     async def count(rows: list[int]) -> Any:
         return rows * 2
 
-    assert ran(traced(source(range(3)) >> count, seen)).done == 3
+    assert testing.run(traced(source(range(3)) >> count, seen)).done == 3
 
 
 def test_who_is_told_of_a_refused_value_sees_the_context_of_its_item(seen: Seen) -> None:
@@ -307,7 +312,7 @@ def test_who_is_told_of_a_refused_value_sees_the_context_of_its_item(seen: Seen)
 
     batch = consumer(name="batch", batch=Batch(3, within=1.0), on_error=told)(_rows)
     keyed = consumer(name="keyed", key=lambda n: 1 / n)(_nothing_at_all)
-    assert ran(traced(source(range(3)) >> batch >> keyed, seen)).failed == 1
+    assert testing.run(traced(source(range(3)) >> batch >> keyed, seen)).failed == 1
     assert found == [next(iter(seen.traces))]
 
 
@@ -319,7 +324,7 @@ def test_a_batch_that_fails_ends_all_spans(seen: Seen) -> None:
         if 1 in rows:
             raise ValueError
 
-    ran(traced(source(range(3)) >> batch, seen))
+    testing.run(traced(source(range(3)) >> batch, seen))
     status = Counter(span.status.status_code for span in seen.ended)
     assert status == {StatusCode.ERROR: 4, StatusCode.UNSET: 2}
     assert len(seen.traces) == 3
@@ -335,7 +340,7 @@ def test_dead_letters_and_what_is_fed_belong_to_the_trace(seen: Seen) -> None:
             raise ValueError
         feed(n + 1)
 
-    ran(traced(source([1]) >> step, seen))
+    testing.run(traced(source([1]) >> step, seen))
     assert list(seen.traces.values()) == [["process step"] * 3 + ["process letters"]]
     failed = seen.named("process step")[-1]
     assert failed.status.status_code is StatusCode.ERROR
@@ -366,7 +371,7 @@ def test_items_that_are_not_sampled_carry_nothing(seen: Seen, eager: bool) -> No
                 kept.extend(item for stage in run.stages for item in stage.inbox.items)
                 await asyncio.sleep(0)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
     tracked = {item.item for item in kept if type(item) is Tracked}
     assert tracked <= {25}
     assert len(kept) > 20
@@ -385,7 +390,7 @@ def test_a_share_of_the_items_is_sampled(seen: Seen, eager: bool) -> None:
 
     for first in (source(range(20_000)), numbers):
         seen.ended.clear()
-        ran(traced(first >> double(), seen, 0.01), eager=eager)
+        testing.run(traced(first >> double(), seen, 0.01), eager=eager)
         assert 120 <= len(seen.ended) <= 290
     seen.ended.clear()
 
@@ -394,7 +399,7 @@ def test_a_share_of_the_items_is_sampled(seen: Seen, eager: bool) -> None:
             for n in range(2_000):
                 await running.put(n)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
     assert 130 <= len(seen.named("process end")) <= 280
 
 
@@ -403,7 +408,7 @@ def test_every_item_or_none_is_sampled_whatever_the_bound(seen: Seen, maxsize: i
     """Protects the source's two ways, with room and without: none is passed over, and none without being asked for."""
     for sample, spans in ((0.0, 0), (1.0, 300), (lambda n: n % 3 == 0, 100)):
         seen.ended.clear()
-        ran(traced(Pipeline(source(range(300)), double(), maxsize=maxsize), seen, sample))
+        testing.run(traced(Pipeline(source(range(300)), double(), maxsize=maxsize), seen, sample))
         assert len(seen.ended) == spans
 
 
@@ -423,7 +428,7 @@ def test_the_caller_of_put_decides_if_it_is_traced(seen: Seen) -> None:
         assert running.report is not None
         assert running.report.done == 5
 
-    run_virtual(main)
+    testing.run(main())
     (names,) = seen.traces.values()
     assert Counter(names) == {"process double": 3, "process end": 3, "request": 1}
 
@@ -454,7 +459,7 @@ def test_collecting_pairs_and_streaming_give_plain_values(seen: Seen) -> None:
         async with traced(source(range(3)) >> double(), seen).stream() as values:
             assert [value async for value in values] == [0, 2, 4]
 
-    run_virtual(main)
+    testing.run(main())
     assert len(seen.traces) == 6
 
 
@@ -469,7 +474,7 @@ def test_a_function_that_raises_samples_nothing_and_breaks_nothing(
     seen: Seen, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Protects the run from who only looks on: its items are handled, and one line says what is wrong."""
-    assert ran(traced(source([1, 0, 2, 0]) >> double(), seen, lambda n: 1 / n > 0)).done == 4
+    assert testing.run(traced(source([1, 0, 2, 0]) >> double(), seen, lambda n: 1 / n > 0)).done == 4
     assert len(seen.ended) == 2
     assert [line for line in caplog.messages if "sample= raised ZeroDivisionError" in line] == caplog.messages[:1]
 
@@ -513,7 +518,7 @@ def test_every_end_of_a_run_ends_its_spans(seen: Seen, how: str, eager: bool) ->
         with pytest.raises((PipelineError, KeyboardInterrupt, asyncio.CancelledError)):
             await enter()
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
     assert len(seen.named("process stuck")) == 3
 
 
@@ -538,7 +543,7 @@ def test_the_span_of_an_abandoned_worker_is_ended(seen: Seen) -> None:
         over.set()
         await asyncio.sleep(1)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_call_that_is_lost_gets_its_error_and_its_span_an_end(seen: Seen) -> None:
@@ -552,7 +557,7 @@ def test_a_call_that_is_lost_gets_its_error_and_its_span_an_end(seen: Seen) -> N
             with pytest.raises(QueueShutDown):
                 await call
 
-    run_virtual(main)
+    testing.run(main())
     assert [span.name for span in seen.ended] == ["process stuck"]
 
 
@@ -729,8 +734,8 @@ def test_opentelemetry_gets_the_figures_that_prometheus_gets() -> None:
     pipeline = Pipeline(source(range(5)), odd, name="orders")
     for watch in (metrics.watch, metrics.watch, prometheus.watch, prometheus.watch):
         watch(pipeline)
-    ran(pipeline)
-    ran(pipeline)
+    testing.run(pipeline)
+    testing.run(pipeline)
     found = told(reader)
     assert found["asyncpc.items.done"] == {("orders", "odd"): 6}
     assert found["asyncpc.items.failed"] == {("orders", "odd"): 4}
@@ -763,11 +768,17 @@ def test_events_become_log_records_without_payloads() -> None:
     for payloads in (False, True):
         pipeline = Pipeline(source(["https://me:secret@host"]), fails, name="orders")
         pipeline.listen(OtelListener(provider, payloads=payloads))
-        ran(pipeline)
+        testing.run(pipeline)
     records = [one.log_record for one in exporter.get_finished_logs()]
     bare, full = [one for one in records if one.event_name == "asyncpc.item_failed"]
     assert bare.severity_number is SeverityNumber.ERROR
-    known_fields = {"asyncpc.pipeline": "orders", "asyncpc.stage": "fails", "asyncpc.attempts": 1}
+    place = f"test_otel.py:{fails.__wrapped__.__code__.co_firstlineno + 2} in fails"
+    known_fields = {
+        "asyncpc.pipeline": "orders",
+        "asyncpc.stage": "fails",
+        "asyncpc.attempts": 1,
+        "asyncpc.place": place,
+    }
     assert bare.attributes == known_fields | {"error.type": "ValueError"}
     shown = {"asyncpc.error": "ValueError: https://me:***@host", "asyncpc.item": "'https://me:***@host'"}
     assert full.attributes == known_fields | shown

@@ -140,3 +140,19 @@ def test_the_tutorials_shop_resumes(tmp_path: Path) -> None:
         assert not (wrong := differs(re.sub(r"\d+", "9", written), shown)), wrong
     with closing(sqlite3.connect(tmp_path / "shop.db")) as database:
         assert {number for (number,) in database.execute("SELECT number FROM charged")} == set(range(1, 41))
+
+
+def test_the_page_of_the_dashboard_is_served(tmp_path: Path) -> None:
+    """Protects who mounts it as the page says: it is where the page says, and shows the pipeline of the app."""
+    (app,) = programs(DOCS / "how-to" / "dashboard.md")
+    (tmp_path / "app.py").write_text(app.text)
+    child = Child(
+        tmp_path, "-c", "import uvicorn, app; print('ready', flush=True); uvicorn.run(app.app, uds='app.sock')"
+    )
+    child.line_with("ready")
+    transport = httpx.HTTPTransport(uds=str(tmp_path / "app.sock"), retries=5)
+    with httpx.Client(transport=transport, base_url="http://localhost") as http:
+        assert http.get("/pipelines/").status_code == 200
+        assert http.get("/pipelines/api/snapshot").status_code == 401  # a socket has no address
+    child.send(signal.SIGTERM)
+    child.end()

@@ -44,7 +44,7 @@ def main() -> int:
 
 
 def _run(parent: Parent) -> int:
-    options = argparse.Namespace(**parent.options(), metrics=None)
+    options = argparse.Namespace(**parent.options(), metrics=None, web=None)
 
     def tell(report: Report, status: int, errors: list[str]) -> None:
         parent.say("report", report=report_as_json(report, status, errors))
@@ -54,7 +54,7 @@ def _run(parent: Parent) -> int:
             pipeline = load(options.target, options.set)
             plan = plan_of(pipeline)
             check_shared(plan)
-            return run_once(pipeline, options, [parent.begins(plan, options.drain_timeout)], tell)
+            return run_once(pipeline, options, [parent.begins(plan, options.drain_timeout, options.views)], tell)
     except (UsageError, DefinitionError, StateError) as error:
         cause = error.__cause__ if isinstance(error, UsageError) else error
         trace = traceback.format_exception(cause) if options.traceback and cause is not None else []

@@ -1,4 +1,4 @@
-"""The command line: ``asyncpc run app:pipeline``, ``show``, ``profile``, ``queue`` and ``completion``.
+"""The command line: ``asyncpc run app:pipeline``, ``top``, ``show``, ``profile``, ``queue`` and ``completion``.
 
 The report goes to stdout; errors, hints and the progress line go to stderr. The exit status is 0 when all is done, 1
 when the run or an item failed or items were left, 2 when the command could not begin, and 130 or 143 after a signal and
@@ -15,11 +15,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from .. import __version__
 from ..errors import ConservationError, DefinitionError, StateError
 from ..graph.pipeline import Pipeline, plan_of
+from ..live import live_beside
 from ..run.report import PipelineError, Report
 from ..run.running import Running
 from ..run.watching import Beside
@@ -31,6 +32,7 @@ from .as_json import as_line, report_as_json
 from .completion import FILES, completion_of
 from .factory import setting
 from .failed import FailedItems
+from .listening import THIS_MACHINE
 from .metrics import address, served
 from .output import (
     OutputError,
@@ -54,6 +56,10 @@ from .output import (
 from .queue import add_queue
 from .reload import run_again_and_again
 from .target import load
+from .web import PageTerms, page_served
+
+if TYPE_CHECKING:
+    from ..web.app import Page
 
 __all__ = ["Tell", "main", "run_once"]
 
@@ -121,8 +127,9 @@ def _parser() -> argparse.ArgumentParser:
         help="a value for the function that makes the pipeline, if module:function names one",
     )
     common.add_argument("--traceback", action="store_true", help="show errors in full")
-    commands = parser.add_subparsers(required=True, metavar="run|show|profile|queue|completion")
+    commands = parser.add_subparsers(required=True, metavar="run|top|show|profile|queue|completion")
     _add_run(commands.add_parser, common)
+    _add_top(commands.add_parser)
     show = commands.add_parser("show", parents=[common], help="draw a pipeline", description="Draw a pipeline.")
     show.add_argument("--mermaid", action="store_true", help="as a mermaid flowchart")
     show.set_defaults(command=_show)
@@ -150,6 +157,7 @@ def _add_run(add: Callable[..., _Parser], common: _Parser) -> None:
     )
     _add_loop(run)
     run.add_argument("--drain-timeout", type=_seconds, metavar="S", help="seconds a drain may take after a signal")
+    run.add_argument("--live", action="store_true", help="show all stages at work, on a terminal (extra: rich)")
     run.add_argument("--quiet", action="store_true", help="show no progress and no report; errors are shown")
     run.add_argument("--json", action="store_true", help="print one JSON object in place of the report, on a line")
     run.add_argument(
@@ -179,7 +187,28 @@ def _add_run(add: Callable[..., _Parser], common: _Parser) -> None:
         metavar="[HOST:]PORT",
         help="serve /metrics, /live and /ready while it runs; a port alone serves this machine, 0 means any free port",
     )
+    run.add_argument(
+        "--web", type=_port, metavar="PORT", help="serve a page that shows and controls the run; 0: any port"
+    )
+    run.add_argument(
+        "--web-host",
+        default=THIS_MACHINE,
+        metavar="HOST",
+        help="serve it to other machines too, who need the token to read",
+    )
+    run.add_argument("--web-payloads", action="store_true", help="show messages of errors, which may tell of items")
     run.set_defaults(command=_run)
+
+
+def _add_top(add: Callable[..., _Parser]) -> None:
+    top = add(
+        "top",
+        help="show a run that serves a page, live",
+        description="Show the runs of a process that serves a page, as --live does: asyncpc top http://worker:9000. "
+        "Without a terminal, print them once.",
+    )
+    top.add_argument("url", metavar="URL", help="where 'asyncpc run --metrics' or Metrics().asgi() serves")
+    top.set_defaults(command=_top, traceback=False)
 
 
 def _add_profile(add: Callable[..., _Parser], common: _Parser) -> None:
@@ -212,6 +241,14 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) < 65536):
+        raise argparse.ArgumentTypeError(
+            f"{shown(text)} is not a port, such as 8000; for other machines add --web-host"
+        )
+    return int(text)
+
+
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)
@@ -237,8 +274,14 @@ def _run(options: argparse.Namespace) -> int:
         return run_again_and_again(again)
     with logged_at(options.log_level):
         pipeline = load(options.target, options.set)
-        beside = [] if options.quiet else [progress(plan_of(pipeline), stays=False)]  # the report follows
-        return run_once(pipeline, options, beside, partial(_tell, options))
+        return run_once(pipeline, options, _screens(pipeline, options), partial(_tell, options))
+
+
+def _screens(pipeline: Pipeline[Any, Any], options: argparse.Namespace) -> list[Beside]:
+    """What shows the run while it is under way."""
+    if options.quiet:
+        return []
+    return [live_beside("--live") if options.live else progress(plan_of(pipeline), stays=False)]  # the report follows
 
 
 def run_once(pipeline: Pipeline[Any, Any], options: argparse.Namespace, beside: Sequence[Beside], tell: Tell) -> int:
@@ -265,9 +308,14 @@ def _run_and_tell(
             yield
 
     try:
-        with served(lambda metrics: metrics.watch(pipeline), options.metrics) as around:
+        with (
+            page_served(lambda terms: _page(pipeline, terms), options),
+            served(lambda metrics: metrics.watch(pipeline), options.metrics) as around,
+        ):
             timeout = options.drain_timeout
-            report = run_watched(pipeline, loop=options.loop, drain_timeout=timeout, watch=watch, around=around)
+            report = run_watched(
+                pipeline, loop=options.loop, drain_timeout=timeout, watch=watch, around=around, tell=print_error
+            )
     except SystemExit as error:  # of a handler or a source
         left = runs[0].report
         assert left is not None
@@ -289,12 +337,25 @@ def _run_and_tell(
     return report.exit_status
 
 
+def _page(pipeline: Pipeline[Any, Any], terms: PageTerms) -> Page:
+    from ..web.dashboard import page_of  # here, since it needs an extra
+
+    return page_of(pipeline, token=terms.token, hosts=terms.hosts, payloads=terms.payloads)
+
+
 def _tell(options: argparse.Namespace, report: Report, status: int, errors: list[str]) -> None:
     """Print the report in the way that was asked for, if any."""
     if options.json:
         print_line(as_line(report_as_json(report, status, errors)))
     elif not options.quiet:
         print_text(str(report))
+
+
+def _top(options: argparse.Namespace) -> int:
+    """Show the runs of another process."""
+    from .top import top  # here, since nobody else needs it
+
+    return top(options.url)
 
 
 def _show(options: argparse.Namespace) -> int:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from ..errors import DefinitionError, StateError
+from ..errors import DefinitionError
 from ..wording import shown
+from .listening import THIS_MACHINE, Address, listening_at, url_of
 
 if TYPE_CHECKING:
     from ..metrics import Metrics
 
-__all__ = ["Address", "address", "served"]
-
-Address = tuple[str, int]
-
-THIS_MACHINE: Final = "127.0.0.1"
+__all__ = ["address", "served"]
 
 
 def address(text: str) -> Address:
@@ -48,21 +44,9 @@ def served(watch: Callable[[Metrics], None], where: Address | None) -> Iterator[
         raise DefinitionError("--metrics needs prometheus_client: pip install 'asyncpc[metrics]'") from error
     metrics = metrics_in()
     watch(metrics)
-    with _listening(where) as listening:
+    with listening_at(where, "--metrics") as listening:
         host, port = listening.getsockname()[:2]
         if where[1] == 0:
-            sys.stderr.write(f"asyncpc: {_url(host, port)}/metrics, /live, /ready\n")
+            sys.stderr.write(f"asyncpc: {url_of(host, port)}/metrics, /live, /ready\n")
             sys.stderr.flush()
         yield serving(metrics.pages(), listening)
-
-
-def _listening(where: Address) -> socket.socket:
-    try:
-        return socket.create_server(where, family=socket.AF_INET6 if ":" in where[0] else socket.AF_INET)
-    except OSError as error:
-        what = (error.strerror or str(error)).partition(" (while")[0]  # Python repeats the address
-        raise StateError(f"--metrics: cannot listen at {_url(*where)}: {what}") from error
-
-
-def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

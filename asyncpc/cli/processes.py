@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import signal
 import sys
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
 from ..remote.processes.outcome import Outcome
 from ..remote.processes.parent import Processes, Terms
+from ..remote.processes.shown import ProcessesShown
 from .as_json import as_line, report_as_json
 from .metrics import served
 from .output import UsageError, print_error, print_left, print_line, print_text
+from .web import PageTerms, page_served
 
 if TYPE_CHECKING:
     from ..metrics import Metrics
+    from ..web.app import Page
 
 __all__ = ["run_in_processes"]
 
@@ -31,11 +37,18 @@ def run_in_processes(options: argparse.Namespace) -> int:
             "--reload runs one process: leave --processes out while you edit; "
             "with --processes, SIGHUP replaces the processes by new ones with the new code"
         )
+    if options.live:
+        raise UsageError(
+            "--live shows one process: leave --processes out, or serve --metrics and run 'asyncpc top URL' elsewhere"
+        )
     if not hasattr(signal, "SIGHUP"):
         raise UsageError("--processes needs a POSIX system; start 'asyncpc run' several times instead")
     shown: list[Metrics] = []
+    on_page: list[ProcessesShown] = []
 
     def named(name: str) -> None:
+        if not on_page:
+            on_page.append(ProcessesShown(name, processes, asyncio.get_running_loop()))
         for metrics in shown:
             from ..metrics import watch_elsewhere  # here, since it needs an extra
 
@@ -45,7 +58,7 @@ def run_in_processes(options: argparse.Namespace) -> int:
     terms = Terms(
         options.processes,
         [sys.executable, "-m", "asyncpc.cli.child"],
-        {name: getattr(options, name) for name in PASSED_ON},
+        {name: getattr(options, name) for name in PASSED_ON} | {"views": _views(options)},
     )
     note = _be_silent if options.quiet else print_error
     processes = Processes(terms, print_error, note, named)
@@ -56,10 +69,23 @@ def run_in_processes(options: argparse.Namespace) -> int:
             failed = f" · {now.failed:,} failed" if now.failed else ""
             note(f"{options.processes} processes: {now.done:,} done in {now.elapsed:.0f} s{failed}")
 
-    with served(shown.append, options.metrics) as around:
+    with page_served(partial(_page, on_page), options), served(shown.append, options.metrics) as around:
         outcome = anyio.run(processes.run, around, look)
     _tell(outcome, options)
     return outcome.exit_status
+
+
+def _views(options: argparse.Namespace) -> str:
+    """What a child tells of its run, beside the counts."""
+    return "none" if options.web is None else "payloads" if options.web_payloads else "plain"
+
+
+def _page(on_page: Sequence[ProcessesShown], terms: PageTerms) -> Page:
+    from ..web.app import Page  # here, since it needs an extra
+    from ..web.guard import Guard
+
+    guard = Guard(terms.token, terms.hosts)
+    return Page(lambda: [one for every in on_page for one in every.all()], guard, payloads=terms.payloads)
 
 
 def _be_silent(line: str) -> None:

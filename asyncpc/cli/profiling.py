@@ -15,8 +15,8 @@ from ..graph.pipeline import Pipeline, plan_of
 from ..run.report import PipelineError, Report
 from ..runner import run_watched
 from ..watch.findings import Profile, Record, verdict
+from ..watch.foot import PlainBoard
 from ..watch.profile import profile
-from ..watch.progress import PlainBoard
 from ..wording import redacted
 from .output import print_error, print_failure, print_text
 
@@ -74,10 +74,10 @@ def _saying(plan: Plan, stderr: TextIO) -> Iterator[Callable[[list[Record | Prof
     def say(found: list[Record | Profile]) -> None:
         measured = len([one for one in found if isinstance(one, Profile) and one.handler.branches is None])
         if not found:
-            board.draw([(redacted(f"asyncpc: recording {sources}"), None)])
+            board.draw([[(redacted(f"asyncpc: recording {sources}"), "")]])
         elif measured < len(names):
             what = f"measuring {names[measured]}, {measured + 1} of {len(names)} stages"
-            board.draw([(redacted(f"asyncpc: {what}"), None)])
+            board.draw([[(redacted(f"asyncpc: {what}"), "")]])
 
     try:
         yield say

@@ -323,7 +323,7 @@ class Stage:
         self.run.failures.append(failure)
         if events := self.run.events:
             item, error, attempts, stage, _ = failure
-            events.tell(ItemFailed(events.pipeline, stage, item, error, attempts))
+            events.tell(ItemFailed(events.pipeline, stage, item, error, attempts, failure.place))
 
     @property
     def emits_one_each(self) -> bool:

@@ -55,6 +55,8 @@ class ItemFailed(NamedTuple):
     """Type and message, which may tell of the item."""
     attempts: int
     """How many calls were made with the item."""
+    place: str
+    """Where the error was raised: ``app.py:12 in fetch``; empty if unknown."""
 
 
 class ItemRetried(NamedTuple):

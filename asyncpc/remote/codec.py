@@ -134,6 +134,8 @@ def _validate(kind: Any, value: Any) -> Any:
 
 def check_id(name: str) -> None:
     """Raise ``PayloadError`` for an id that is no text for other programs."""
+    if not isinstance(name, str):
+        raise PayloadError(f"id={shown(name)} must be a string")
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -142,7 +144,9 @@ def check_id(name: str) -> None:
 
 def check_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
     """The headers that a user gives; raises ``PayloadError`` for those that no engine could carry."""
-    for name in headers:
+    for name, value in headers.items():
+        if not (isinstance(name, str) and isinstance(value, str)):
+            raise PayloadError(f"header {shown(name)}: {shown(value)}: names and values must be strings")
         if not (name in PASSED_ON or name.startswith("x-")):
             raise PayloadError(f"header {shown(name)}: the headers of a program begin with 'x-'")
     if safe_headers(headers) != headers:

@@ -8,11 +8,12 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final, TypeVar
 
+from ..errors import DefinitionError
 from ..events import ConnectionLost, ConnectionRestored
 from ..logs import WARNING, log
 from ..run.events import tell_here
-from ..wording import described, redact, summary
-from .broker import Broker, Disconnected
+from ..wording import described, message_of, redact, summary
+from .broker import Broker, Disconnected, NotAllowed
 
 __all__ = ["Connection"]
 
@@ -41,9 +42,13 @@ class Connection:
         self._label = label
         self._lock = asyncio.Lock()
         self._hurry = asyncio.Event()
+        self._is_loss_told = False  # since it was connected last
 
     async def open(self) -> None:
-        """Connect for the first time; raises ``Disconnected`` if that fails for 15 seconds."""
+        """Connect for the first time; raises ``Disconnected`` if that fails for 15 seconds.
+
+        Raises ``DefinitionError`` at once if the server refuses the login, or a right that a queue needs.
+        """
         await self._connect(asyncio.get_running_loop().time() + PATIENCE, lambda: False)
 
     async def call(self, command: Callable[[], Awaitable[R]], in_vain: Callable[[], bool] = lambda: False) -> R:
@@ -97,6 +102,7 @@ class Connection:
                 why = described(error)
                 tell_here(lambda pipeline: ConnectionLost(pipeline, self._label, why))
             if losses & (losses - 1) == 0:
+                self._is_loss_told = True
                 log(WARNING, "%s: the connection is lost: %s", self._label, summary(error))
             await self.close()
             if losses > 1:
@@ -112,9 +118,12 @@ class Connection:
             except Disconnected as error:
                 redact(error)
                 await self.close()
+                if isinstance(error, NotAllowed) and not self.generation:  # later, it may be the server's start
+                    raise self._refused(error) from None
                 if in_vain() or (deadline is not None and loop.time() > deadline):
                     raise
                 if attempt & (attempt - 1) == 0:
+                    self._is_loss_told = True
                     log(WARNING, "%s: cannot connect (attempt %d): %s", self._label, attempt, summary(error))
             except Exception as error:
                 redact(error)
@@ -126,10 +135,17 @@ class Connection:
 
     def _connected(self, now: float) -> None:
         lost_at, self.lost_at = self.lost_at, None
+        is_loss_told, self._is_loss_told = self._is_loss_told, False
         self.generation += 1
         if lost_at is not None:
-            log(WARNING, "%s: connected again", self._label)
+            if is_loss_told:
+                log(WARNING, "%s: connected again", self._label)
             tell_here(lambda pipeline: ConnectionRestored(pipeline, self._label, now - lost_at))
+
+    def _refused(self, error: NotAllowed) -> DefinitionError:
+        why = message_of(error).rstrip(".")
+        check = "check the user and the password in the URL or the options, and the rights of that user on the server"
+        return DefinitionError(f"{self._label}: access is refused: {why}; {check}")
 
     async def _wait(self, attempt: int) -> None:
         """Wait before another attempt, unless :meth:`hurry` is called."""

@@ -64,6 +64,11 @@ class Delivery:
         headers = self.message.headers
         return _checked(headers) if "traceparent" in headers else NO_TRACE
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the session knows how it ended; the broker may know it, too."""
+        return self._ended is _nothing
+
     def hold(self, more: int = 1) -> None:
         """See ``Ticket``."""
         self._values += more

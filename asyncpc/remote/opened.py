@@ -9,8 +9,10 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
+from ..checks import is_positive
 from ..errors import StateError
-from .broker import Broker, Depth, Disconnected, Outgoing
+from ..wording import shown
+from .broker import Broker, Depth, Disconnected, Outgoing, PayloadError
 from .letters import Letter, letter_of
 
 if TYPE_CHECKING:
@@ -23,6 +25,9 @@ T = TypeVar("T")
 
 CLOSES_WITHIN: Final = 10.0
 """Seconds that the last confirmations may take when a block of ``open()`` is left."""
+
+LONGEST_DELAY: Final = 3650 * 86400.0
+"""Seconds; the clocks of some engines do not reach much further."""
 
 
 class OpenQueue(Generic[T]):
@@ -50,7 +55,10 @@ class OpenQueue(Generic[T]):
         self._loop: asyncio.AbstractEventLoop
 
     async def __aenter__(self) -> OpenQueue[T]:
-        """Connect; raises ``Disconnected`` if that fails for 15 seconds. *Cancel safety*: no connection is left."""
+        """Connect; raises ``Disconnected`` if that fails for 15 seconds. *Cancel safety*: no connection is left.
+
+        Raises ``DefinitionError`` at once if the server refuses the login, or a right that a queue needs.
+        """
         if self._task is not None:
             raise StateError(f"remote queue {self._name!r} is open already: call open() again for another block")
         self._loop = asyncio.get_running_loop()
@@ -113,9 +121,10 @@ class OpenQueue(Generic[T]):
         it; what is put while a message is handled has the trace context of that message, unless another is given. On
         PostgreSQL, ``connection`` puts it inside the caller's own transaction on that connection.
 
-        Raises ``PayloadError`` for an item that cannot be encoded or is too large, ``StateError`` for what the engine
-        cannot do, ``TimeoutError`` if it was not sent within ``timeout`` seconds, and ``PublishError`` if it was sent
-        but not confirmed. Without a timeout it waits until the connection is back. *Cancel safety*: it was put, or not.
+        Raises ``PayloadError`` for an item that cannot be encoded or is too large, and for an id, a delay or headers
+        that no message can have, ``StateError`` for what the engine cannot do, ``TimeoutError`` if it was not sent
+        within ``timeout`` seconds, and ``PublishError`` if it was sent but not confirmed. Without a timeout it waits
+        until the connection is back. *Cancel safety*: it was put, or not.
         """
         message = self._message(item, self._current_trace(), id, delay, key, headers)
         session = self._opened_here()
@@ -203,8 +212,8 @@ class OpenQueue(Generic[T]):
         key: str | None,
         headers: Mapping[str, str] | None,
     ) -> Outgoing:
-        if delay:
-            self._needs("delays", "delay=")
+        if delay != 0:
+            self._check_delay(delay)
         if key is not None:
             self._needs("orders_by_key", "key=")
         if known_as is not None:
@@ -236,6 +245,13 @@ class OpenQueue(Generic[T]):
         bodies, now = [self._codec.encoded(item) for item in items], time.time()
         fields = zip(self._new_ids(len(bodies)), bodies, strict=True)
         return [Outgoing._make((new, body, headers, 0.0, None, now, True)) for new, body in fields]
+
+    def _check_delay(self, delay: float) -> None:
+        self._needs("delays", "delay=")
+        if not (is_positive(delay) and delay <= LONGEST_DELAY):
+            raise PayloadError(
+                f"delay={shown(delay)} must be a number of seconds, from 0 to {LONGEST_DELAY:g} (ten years)"
+            )
 
     def _needs(self, guarantee: str, argument: str) -> None:
         if not getattr(self._opened().connection.broker.guarantees, guarantee):

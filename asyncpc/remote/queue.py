@@ -29,8 +29,11 @@ __all__ = ["RemoteQueue", "remote_queue"]
 T = TypeVar("T")
 B = TypeVar("B")
 
-AT_ONCE: Final = 500
+AT_ONCE: Final = 1000
 """Items that a pipeline publishes together at most."""
+
+LEASES: Final = (0.1, 365 * 86400.0)
+"""Seconds of the shortest and the longest lease: nobody can keep a shorter one, and engines know no much longer one."""
 
 
 def remote_queue(
@@ -63,8 +66,8 @@ def remote_queue(
         Messages that a run may have received and not acknowledged; None: as many as it handles in 0.2 seconds, at
         least twice as many as it works on at once, at most 1,000.
     ``lease``
-        Seconds after which the messages of a process that has died go to others. A run that lives keeps its own,
-        however long a handler takes.
+        Seconds after which the messages of a process that has died go to others; at least 0.1. A run that lives keeps
+        its own, however long a handler takes.
     ``attempts``
         Deliveries of a message that may end without a result, because its process died; then it goes to the dead
         letters.
@@ -84,16 +87,23 @@ def remote_queue(
     from .codec import codec_for
     from .session import Terms
 
-    label = check_name(name or name_in(url) if isinstance(url, str) else name or "remote queue")
-    where = f"remote queue {label!r}"
     engine = engine_of(url)
+    label = check_name(name or name_in(url))
+    where = f"remote queue {label!r}"
     if prefetch is not None:
         at_least_1(where, "prefetch", prefetch)
     at_least_1(where, "attempts", attempts)
     at_least_1(where, "max_bytes", max_bytes)
-    if not is_positive(lease):
-        raise DefinitionError(f"{where}: lease={shown(lease)} must be a number of seconds, more than 0")
+    if not (is_positive(lease) and LEASES[0] <= lease <= LEASES[1]):
+        raise DefinitionError(
+            f"{where}: lease={shown(lease)} must be a number of seconds, from {LEASES[0]:g} to {LEASES[1]:g} (a year)"
+        )
     settings = Settings(lease, f"{name_in(url)}.dead" if dead_letter is None else check_name(dead_letter), client)
+    if settings.dead_letter in ("", name_in(url)):
+        raise DefinitionError(
+            f"{where}: dead_letter={shown(settings.dead_letter)} must be the name of another queue: what was given up "
+            "would come again"
+        )
     is_shared = engine(url, settings).guarantees.shared  # made once so that it refuses now what it cannot use
     return RemoteQueue(
         label,
@@ -156,7 +166,7 @@ class RemoteQueue(Source[T], StageLike[T, None], Generic[T]):  # it is both; >> 
         handler = define_handler(
             publish,
             name=self._name,
-            batch=Batch(AT_ONCE, within=0),
+            batch=Batch(AT_ONCE, within=0, split_on_error=True),  # what cannot be put takes no others with it
             context=cast(Callable[[], AbstractAsyncContextManager[OpenQueue[T]]], self.open),
             maxsize=max(2 * AT_ONCE, DEFAULT_MAXSIZE),
         )._replace(

@@ -61,6 +61,8 @@ class Look(NamedTuple):
     """Each stage that has had work since an earlier look and settled none of it, and for how many seconds."""
     held: tuple[Held, ...] = ()
     """The stages whose workers have had the same item at work since an earlier look."""
+    busy: tuple[int, ...] = ()
+    """How many workers of each stage have an item, or a batch."""
     is_paused: bool = False
     silent: float = 0.0
     """Seconds for which the loop has not answered; 0 if it has, infinite if it is closed."""
@@ -97,7 +99,8 @@ class Looks:
 
     __slots__ = (
         "_asked",
-        "_computed", "_first", "_items", "_kept", "_last", "_longest", "_marks", "_outcome", "_stages", "_statistics",
+        "_computed", "_doing", "_first", "_items", "_kept", "_last", "_longest", "_marks", "_outcome", "_stages",
+        "_statistics",
     )  # fmt: skip
 
     def __init__(
@@ -111,6 +114,7 @@ class Looks:
         self._marks: dict[Stage, _Mark] = {}
         self._items: dict[ConsumerWorker, _Mark] = {}
         self._longest: dict[Stage, float] = {}  # seconds that an item took that was seen to end
+        self._doing: dict[ConsumerWorker, tuple[tuple[object, ...], float]] = {}  # since what loop time it does what
         self._kept: deque[Statistics] = deque(maxlen=math.ceil(WINDOW / APART) + 1)
         self._computed = -math.inf  # loop time at which the percentiles were
         self._last = Look(None)
@@ -132,6 +136,18 @@ class Looks:
             self._take()
             return self._last
         return self._ask(loop)
+
+    def seconds(self, worker: ConsumerWorker) -> float:
+        """For how long a worker has done what it does, as far as looks have seen; 0 if only one has."""
+        loop, (_, since) = self._first.loop, self._doing.get(worker, ((), math.inf))
+        return 0.0 if loop is None else max(0.0, loop.time() - since)
+
+    def place(self, worker: ConsumerWorker) -> str:
+        """Where a worker is in the user's code, also the one that holds up the loop."""
+        loop = self._first.loop
+        if loop is not None and worker.task is not None and asyncio.current_task(loop) is worker.task:
+            return place_of_thread(self._first.thread)
+        return place_of_worker(worker)
 
     def _ask(self, loop: asyncio.AbstractEventLoop) -> Look:
         asked = self._asked
@@ -168,13 +184,23 @@ class Looks:
         if is_due:
             self._computed = now
         statistics = self._statistics(is_due)
+        self._note_doing(now)
         self._last = Look(
             statistics,
             before=self._before(statistics),
             unsettled=tuple(self._unsettled(now)),
             held=tuple(self._held(now)),
+            busy=tuple([sum([one.item is not NO_ITEM for one in stage.staff.workers]) for stage in self._stages]),
             is_paused=any(stage.staff.gate is not None for stage in self._stages),
         )
+
+    def _note_doing(self, now: float) -> None:
+        before, self._doing = self._doing, {}
+        for stage in self._stages:
+            for worker in stage.staff.workers:
+                does = worker.settled, worker.waits_for, worker.item is NO_ITEM
+                known = before.get(worker)
+                self._doing[worker] = known if known is not None and known[0] == does else (does, now)
 
     def _before(self, now: Statistics) -> Statistics | None:
         kept = self._kept

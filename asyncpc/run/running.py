@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ..checks import at_least_1, check_seconds
+from ..core.plan import Plan
 from ..core.seams import Ticket
 from ..core.tracked import CallTicket, Tracked
 from ..errors import QueueShutDown, StateError
@@ -22,13 +23,26 @@ from .report import Report
 from .signals import Signals, can_handle_signals
 from .statistics import Statistics
 from .supervisor import Supervisor
+from .telling import where_all_are
 from .verdict import verdict
-from .workers import WorkerState, place_of_worker, workers_of
+from .workers import WorkerState, workers_of
 
 if TYPE_CHECKING:
     from ..offload.bridge import Bridge
 
-__all__ = ["Results", "Running", "failing", "listen_to", "look_at", "opening", "signals_handled"]
+__all__ = [
+    "Results",
+    "Running",
+    "failing",
+    "limit_calls",
+    "listen_to",
+    "look_at",
+    "loop_of",
+    "opening",
+    "plan_followed",
+    "signals_handled",
+    "tell_where",
+]
 
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
@@ -199,6 +213,8 @@ class Running(Generic[In_contra, Out_co]):
         run, as leaving the pipeline's block does, with signals still handled; then it restores the handlers that were
         there before. Several runs may do this at once: each gets every signal.
 
+        SIGUSR1 logs how the run is doing and where each of its workers is, unless the program has a handler for it.
+
         A handler of the program's own, such as that of a web server, is called too. Once the run has ended, a signal
         that comes inside the block is handled as if the block were not there.
 
@@ -248,7 +264,7 @@ class Running(Generic[In_contra, Out_co]):
 
     def workers(self) -> tuple[WorkerState, ...]:
         """What each worker of the run does at this moment, stage by stage; they start when there is work for them."""
-        return workers_of(self._run.stages)
+        return workers_of(self._run.stages, self._run.looks.seconds)
 
     def where(self, worker: str) -> str:
         """Where the worker of that name, as :meth:`workers` gives it, is in your code: ``app.py:12 in fetch``.
@@ -256,9 +272,9 @@ class Running(Generic[In_contra, Out_co]):
         Empty if that is unknown, as in another process, or if the worker has ended.
         """
         for stage in self._run.stages:
-            for one in stage.staff.workers:
+            for one in tuple(stage.staff.workers):
                 if one.name == worker:
-                    return place_of_worker(one)
+                    return self._run.looks.place(one)
         return ""
 
     def bottleneck(self) -> str:
@@ -364,12 +380,17 @@ class Results(Generic[Out_co]):
 
 
 @contextmanager
-def signals_handled(running: Running[Any, Any], drain_timeout: float | None) -> Iterator[None]:
-    """Let signals stop a run whose end is all that the program waits for; outside the main thread there are none."""
+def signals_handled(
+    running: Running[Any, Any], drain_timeout: float | None, tell: Callable[[str], None] | None = None
+) -> Iterator[None]:
+    """Let signals stop a run whose end is all that the program waits for; outside the main thread there are none.
+
+    SIGUSR1 is answered by ``tell``, by default the log, line by line.
+    """
     if not can_handle_signals():
         yield
         return
-    signals = Signals(running._run, drain_timeout, passed_on=False)
+    signals = Signals(running._run, drain_timeout, passed_on=False, tell=tell)
     signals.awaits_end = True
     with signals.handled():
         yield
@@ -388,6 +409,27 @@ def look_at(running: Running[Any, Any]) -> Look:
 def listen_to(running: Running[Any, Any], listener: Listener) -> None:
     """Tell ``listener`` what happens in a run from now on."""
     running._run.events.add(listener)
+
+
+def limit_calls(running: Running[Any, Any], stage: str, calls: float, seconds: float) -> None:
+    """:meth:`Running.set_rate`, for whoever has numbers only."""
+    running.set_rate(stage, Rate(calls, seconds))
+
+
+def loop_of(running: Running[Any, Any]) -> asyncio.AbstractEventLoop | None:
+    """The loop that the run belongs to; None before its start."""
+    return running._run.first.loop
+
+
+def tell_where(running: Running[Any, Any], tell: Callable[[str], None]) -> None:
+    """Tell the verdict and where each worker is, line by line; for any thread but that of the loop."""
+    for line in where_all_are(running._run):
+        tell(line)
+
+
+def plan_followed(running: Running[Any, Any]) -> Plan:
+    """What the run carries out."""
+    return running._run.plan
 
 
 def opening(running: Running[Any, Any], place: int) -> bool:

@@ -1,5 +1,7 @@
 """SIGINT and SIGTERM end a run: the first drains it, the second cancels, the third has its default action.
 
+SIGUSR1 asks where its workers are; a program that has its own handler for it keeps that.
+
 Signal handlers belong to the process, so all runs that ask for signals share one, which the first of them installs and
 the last one removes.
 """
@@ -11,17 +13,21 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import FrameType
 from typing import Any, Final
 
 from .supervisor import Supervisor
+from .telling import answer_apart
 
 __all__ = ["Signals", "can_handle_signals"]
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+QUESTION: Final[int | None] = getattr(signal, "SIGUSR1", None)
+"""There is none on Windows."""
 
 
 def can_handle_signals() -> bool:
@@ -32,11 +38,19 @@ def can_handle_signals() -> bool:
 class Signals:
     """The signals that one run gets."""
 
-    def __init__(self, run: Supervisor, drain_timeout: float | None, *, passed_on: bool) -> None:
+    def __init__(
+        self,
+        run: Supervisor,
+        drain_timeout: float | None,
+        *,
+        passed_on: bool,
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
         self._run = run
         self._drain_timeout = run.plan.drain_timeout if drain_timeout is None else drain_timeout
         self._loop = asyncio.get_running_loop()
         self._received = False
+        self._tell = tell
         self.passed_on: bool = passed_on
         """Whether the handlers that were there before are called too."""
         self.awaits_end: bool = False
@@ -64,6 +78,10 @@ class Signals:
             return False
         self._loop.call_soon_threadsafe(self._run.stop, 0)
         return True
+
+    def asked(self) -> None:
+        """Tell where the workers are."""
+        answer_apart(self._run, self._tell)
 
     def _drain(self, number: int) -> None:
         self._run.stop(self._drain_timeout)
@@ -99,6 +117,9 @@ class _Handlers:
             if (handler := signal.getsignal(number)) is not signal.SIG_IGN:
                 self.before[number] = handler  # before it is replaced: ours may be called at once
                 signal.signal(number, self.came)
+        if QUESTION is not None and signal.getsignal(QUESTION) is signal.SIG_DFL:
+            self.before[QUESTION] = signal.SIG_DFL
+            signal.signal(QUESTION, self.asked)
 
     def remove(self, signals: Signals) -> None:
         self.wanted.remove(signals)
@@ -109,9 +130,14 @@ class _Handlers:
     def restore(self) -> None:
         """Give the signals back to whoever had them (fault D2), unless somebody has taken them meanwhile."""
         for number, handler in self.before.items():
-            if signal.getsignal(number) in (self.came, signal.SIG_DFL):
+            if signal.getsignal(number) in (self.came, self.asked, signal.SIG_DFL):
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self.before = {}
+
+    def asked(self, number: int, frame: FrameType | None) -> None:
+        """Runs as ``came`` does."""
+        for one in self.wanted:
+            one.asked()
 
     def came(self, number: int, frame: FrameType | None) -> None:
         """Runs between two bytecodes, also while user code blocks the loop, so the third signal always works."""
@@ -124,7 +150,7 @@ class _Handlers:
             return
         again = [one.receive(number) for one in waiting]
         if any(again):
-            for each in self.before:
+            for each in self.before.keys() & {*SIGNALS}:
                 signal.signal(each, signal.SIG_DFL)
         if any(one.passed_on for one in waiting):
             _call(self.before.get(number), number, frame)

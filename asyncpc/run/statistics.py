@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from ..core.seams import RemoteCounts
+from ..core.seams import Depth, RemoteCounts
 from .table import Table, table_of
 from .verdict import bottleneck
 
-__all__ = ["SourceStatistics", "StageStatistics", "Statistics", "remote_lines", "shown_counts"]
+__all__ = [
+    "SourceStatistics",
+    "StageStatistics",
+    "Statistics",
+    "known",
+    "read_stage",
+    "read_statistics",
+    "remote_lines",
+    "shown_counts",
+]
 
 
 class SourceStatistics(NamedTuple):
@@ -241,3 +250,31 @@ def _remote_as_dict(counts: RemoteCounts | None) -> dict[str, Any] | None:
     if counts is None:
         return None
     return counts._asdict() | {"depth": None if counts.depth is None else counts.depth._asdict()}
+
+
+def read_statistics(told: Mapping[str, Any]) -> Statistics:
+    """The opposite of ``statistics.as_dict()`` and JSON; fields that are not known here are left out."""
+    sources = [SourceStatistics(**known(SourceStatistics, one)) for one in told["sources"]]
+    sources = [one._replace(remote=_read_remote(one.remote)) for one in sources]
+    stages = [read_stage(one) for one in told["stages"]]
+    whole = known(Statistics, told) | {"sources": tuple(sources), "stages": tuple(stages), "ends": tuple(told["ends"])}
+    return Statistics(**whole)
+
+
+def read_stage(told: Mapping[str, Any]) -> StageStatistics:
+    """The same of one stage."""
+    stage = StageStatistics(**known(StageStatistics, told))
+    held_back = tuple([(words, seconds) for words, seconds in stage.held_back])
+    return stage._replace(held_back=held_back, writes_to=tuple(stage.writes_to))
+
+
+def _read_remote(told: Any) -> RemoteCounts | None:
+    if told is None:
+        return None
+    counts = RemoteCounts(**known(RemoteCounts, told))
+    return counts if counts.depth is None else counts._replace(depth=Depth(**known(Depth, told["depth"])))
+
+
+def known(kind: type[NamedTuple], told: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a named tuple among what was told by a program that may know others."""
+    return {name: value for name, value in told.items() if name in kind._fields}

@@ -32,6 +32,10 @@ class Screens(Protocol):
         """Show how far a run has come; the last state stays."""
         ...
 
+    def live(self) -> Beside:
+        """Show all stages of a run at work; the last state stays."""
+        ...
+
 
 _installed: list[Screens] = []
 
@@ -47,8 +51,10 @@ def screens() -> Screens:
 
 
 @contextmanager
-def looking(running: Running[Any, Any], look: Callable[[Running[Any, Any]], None]) -> Iterator[None]:
-    """Call ``look`` about four times a second while the block runs.
+def looking(
+    running: Running[Any, Any], look: Callable[[Running[Any, Any]], object], every: float = LOOK_EVERY
+) -> Iterator[None]:
+    """Call ``look`` every so many seconds while the block runs.
 
     If it raises, that is logged, and it is not called again: what only watches a run cannot disturb it.
     """
@@ -62,9 +68,9 @@ def looking(running: Running[Any, Any], look: Callable[[Running[Any, Any]], None
         except Exception as error:
             log(WARNING, "a run is no longer watched: %s", summary(error))
         else:
-            timer = loop.call_later(LOOK_EVERY, look_again)
+            timer = loop.call_later(every, look_again)
 
-    timer = loop.call_later(LOOK_EVERY, look_again)
+    timer = loop.call_later(every, look_again)
     try:
         yield
     finally:

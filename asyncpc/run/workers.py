@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
 from typing import Any, Final, Literal, NamedTuple
 
@@ -35,15 +35,18 @@ class WorkerState(NamedTuple):
     """Whether it has an item, or a batch, in flight."""
     settled: int
     """How many times what it took was done or failed: as long as that stays, it has the same item in flight."""
+    seconds: float = 0.0
+    """For how long it has done that, as far as somebody has looked at the run; 0 if nobody has."""
 
 
-def workers_of(stages: Sequence[Stage]) -> tuple[WorkerState, ...]:
-    """The workers that have started and not ended."""
+def workers_of(stages: Sequence[Stage], seconds: Callable[[ConsumerWorker], float]) -> tuple[WorkerState, ...]:
+    """The workers that have started and not ended; ``seconds`` says for how long one has done what it does."""
     consumers = {stage.inbox: stage.handler.name for stage in stages}
-    return tuple([_state(worker, consumers) for stage in stages for worker in stage.staff.workers])
+    workers = [worker for stage in stages for worker in tuple(stage.staff.workers)]
+    return tuple([_state(worker, consumers, seconds(worker)) for worker in workers])
 
 
-def _state(worker: ConsumerWorker, consumers: dict[Channel[Any], str]) -> WorkerState:
+def _state(worker: ConsumerWorker, consumers: dict[Channel[Any], str], seconds: float) -> WorkerState:
     stage, waits_for, why = worker.stage, worker.waits_for, ""
     doing: Doing
     if worker in stage.staff.opening:
@@ -54,7 +57,8 @@ def _state(worker: ConsumerWorker, consumers: dict[Channel[Any], str]) -> Worker
         doing, why = "is held back", str(waits_for)
     else:
         doing = "waits for items" if worker.item is NO_ITEM else "is at work"
-    return WorkerState(stage.handler.name, worker.name, doing, why, worker.item is not NO_ITEM, worker.settled)
+    has_item = worker.item is not NO_ITEM
+    return WorkerState(stage.handler.name, worker.name, doing, why, has_item, worker.settled, seconds)
 
 
 def place_of_worker(worker: ConsumerWorker) -> str:

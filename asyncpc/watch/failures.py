@@ -1,54 +1,55 @@
-"""``Failures``: the last items that failed, those alike together, for whoever shows them to people."""
+"""The failures of a run as its screens show them: those alike together, so that thirty alike push no other out."""
 
 from __future__ import annotations
 
 import time
-from typing import Final, NamedTuple
+from threading import Lock
+from typing import Any, Final, NamedTuple
 
 from ..events import Event, ItemFailed
-from ..wording import redacted, shown
+from ..run.running import Running, listen_to
 
-__all__ = ["Alike", "Failures"]
+__all__ = ["Failures", "FailuresAlike"]
 
-MOST: Final = 100
+KEPT: Final = 30
 """Kinds of failures that are kept: those seen last."""
 
 
-class Alike(NamedTuple):
-    """Failures of one kind in one stage."""
+class FailuresAlike(NamedTuple):
+    """What failed in one stage with one kind of error, since somebody watches."""
 
     stage: str
     kind: str
-    """The type of the error."""
+    """The class of the error."""
     times: int
-    first: float
-    """When it was seen first: seconds since 1970."""
-    last: float
-    """When it was seen last."""
-    error: str
-    """Type and message of the last one, which may tell of the item."""
-    item: str
-    """The last item, as far as a line shows it."""
+    at: float
+    """When it was seen last: seconds since 1970."""
+    place: str
+    """Where the last one was raised: ``app.py:12 in fetch``; empty if unknown."""
+    message: str
+    """Of the last one; it may tell of the item."""
 
 
 class Failures:
-    """A listener that keeps failures by stage and kind, so that many alike push no other one out."""
+    """Gathers the failures of one run from now on; may be asked in any thread."""
 
-    def __init__(self) -> None:
-        self._alike: dict[tuple[str, str], Alike] = {}
+    def __init__(self, running: Running[Any, Any]) -> None:
+        self._kinds: dict[tuple[str, str], FailuresAlike] = {}  # the one seen last comes last
+        self._changing = Lock()
+        listen_to(running, self._note)
 
-    def __call__(self, event: Event) -> None:
-        """Keep a failure; forget the kind that was not seen for the longest time if there are too many."""
+    def alike(self) -> tuple[FailuresAlike, ...]:
+        """The kinds of failures, the one seen last first."""
+        with self._changing:
+            return tuple(reversed(self._kinds.values()))
+
+    def _note(self, event: Event) -> None:
         if not isinstance(event, ItemFailed):
             return
-        kind, now = event.error.partition(":")[0], time.time()
-        before = self._alike.pop((event.stage, kind), None)
-        times, first = (1, now) if before is None else (before.times + 1, before.first)
-        error, item = redacted(event.error), shown(event.item)
-        self._alike[event.stage, kind] = Alike(event.stage, kind, times, first, now, error, item)
-        if len(self._alike) > MOST:
-            del self._alike[next(iter(self._alike))]
-
-    def latest(self) -> tuple[Alike, ...]:
-        """The kinds of failures, the one seen last first."""
-        return tuple(reversed(self._alike.values()))
+        stage, (kind, _, message) = event.stage, event.error.partition(": ")
+        with self._changing:
+            before = self._kinds.pop((stage, kind), None)
+            times = 1 if before is None else before.times + 1
+            self._kinds[stage, kind] = FailuresAlike(stage, kind, times, time.time(), event.place, message)
+            if len(self._kinds) > KEPT:
+                del self._kinds[next(iter(self._kinds))]

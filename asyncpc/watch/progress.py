@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import math
-import os
-import shutil
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from html import escape
 from importlib import import_module
-from typing import Any, Final, Protocol, TextIO
+from typing import Any, Final, Protocol
 
 from ..core.plan import Plan
 from ..logs import WARNING, log
 from ..run.running import Running, failing
 from ..run.watching import Beside, looking
 from ..wording import summary
-from .drawing import width
 from .extent import Journey, Standing
+from .foot import BAR, FOOT, Row, has_screen, write
 
-__all__ = ["PlainBoard", "progress"]
-
-QUIET: Final = 0.5
-"""Seconds that the line stays away from a terminal after the program itself has written there."""
+__all__ = ["in_notebook", "progress"]
 
 EVERY: Final = 10.0
 """Seconds between two lines where there is no terminal."""
 
 WIDTH: Final = 24
-"""Columns of the plain bar."""
+"""Columns of the bar."""
 
 
 class _Display(Protocol):
@@ -73,17 +65,9 @@ def _display(name: str) -> _Display:
     """What fits the place where the program runs."""
     if (notebook := _notebook()) is not None:
         return _Notebook(name, notebook)
-    if _is_terminal(sys.stderr) and os.environ.get("TERM") != "dumb":
+    if has_screen():
         return _OnTerminal(name)
     return _Lines(name)
-
-
-def _is_terminal(stream: TextIO | None) -> bool:
-    """Whether somebody sits at the stream; programs put objects there that only have ``write`` and ``flush``."""
-    try:
-        return stream is not None and stream.isatty()
-    except Exception:
-        return False
 
 
 # -- without a terminal ---------------------------------------------------------------------------
@@ -106,7 +90,7 @@ class _Lines:
             self._write(last)
 
     def _write(self, standing: Standing) -> None:
-        _write(sys.stderr, f"{self.name}: {standing}\n")
+        write(sys.stderr, f"{self.name}: {standing}\n")
 
 
 # -- in a notebook --------------------------------------------------------------------------------
@@ -118,6 +102,11 @@ def _notebook() -> Any:
     if getattr(shell, "kernel", None) is None:
         return None
     return import_module("IPython.display").display  # there are no types of it, unless it is installed
+
+
+def in_notebook() -> bool:
+    """Whether this is a kernel of a notebook, which shows HTML."""
+    return _notebook() is not None
 
 
 class _Notebook:
@@ -164,189 +153,25 @@ class _OnTerminal:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        _foot.enter(self)
+        self.standing: Standing | None = None
+        FOOT.enter(self)
 
     def show(self, standing: Standing) -> None:
-        _foot.draw(self, standing)
+        self.standing = standing
+        FOOT.draw()
 
     def close(self, last: Standing | None) -> None:
-        _foot.leave(self, last)
+        FOOT.leave(self, [] if last is None else [[(f"{self.name}: {last}", "")]])
+
+    def rows(self, parts: int) -> list[Row]:
+        """Its line, with its name if there are others."""
+        now = self.standing
+        if now is None:
+            return []
+        text = f"{self.name}: {now}" if parts > 1 else str(now)
+        return [[(text, "")] if now.share is None else [(_bar(now.share), BAR), (f" {text}", "")]]
 
 
-class _Board(Protocol):
-    """Draws lines at the foot of a terminal."""
-
-    def draw(self, lines: Sequence[tuple[str, float | None]]) -> None:
-        """Draw texts, each with the share of its bar."""
-
-    def clear(self) -> None:
-        """Remove what was drawn."""
-
-
-class _Foot:
-    """The foot of the terminal, which all runs of the process share; it makes room for what the program writes.
-
-    It replaces the method ``write`` of the streams themselves, not ``sys.stderr``: a log handler keeps the stream that
-    it was made with.
-    """
-
-    def __init__(self) -> None:
-        self.lines: dict[_OnTerminal, Standing | None] = {}
-        self.stream = sys.stderr
-        self.board: _Board = PlainBoard(self.stream)
-        self.streams = ExitStack()
-        self.back_at = 0.0  # seconds of the monotonic clock; infinite in the middle of a line of the program
-        self.draws = False  # whether what is written now is the lines themselves
-        self.lock = threading.RLock()  # handlers in threads write too
-
-    def enter(self, line: _OnTerminal) -> None:
-        """Add a line."""
-        with self.lock:
-            if not self.lines:
-                self.stream, self.back_at = sys.stderr, 0.0  # kept, since the program may redirect it meanwhile
-                self.board = _board(self.stream)
-                with ExitStack() as streams:
-                    for stream in {id(one): one for one in (sys.stderr, sys.stdout)}.values():
-                        if _is_terminal(stream):
-                            streams.enter_context(self._giving_way(stream))
-                    self.streams = streams.pop_all()  # all of them, or none
-            self.lines[line] = None
-
-    def draw(self, line: _OnTerminal, standing: Standing) -> None:
-        """Draw a line as it is now, and the others as they were."""
-        with self.lock:
-            self.lines[line] = standing
-            if time.monotonic() >= self.back_at:
-                shown = [(one.name, now) for one, now in self.lines.items() if now is not None]
-                texts = [f"{name}: {now}" if len(self.lines) > 1 else str(now) for name, now in shown]
-                with self._drawing():
-                    self.board.draw([(text, now.share) for text, (_, now) in zip(texts, shown, strict=True)])
-
-    def leave(self, line: _OnTerminal, last: Standing | None) -> None:
-        """Take a line away; ``last`` is left above the others."""
-        with self.lock:
-            try:
-                self._clear()
-            finally:
-                del self.lines[line]
-                if not self.lines:
-                    self.streams.close()
-            if last is not None:
-                _write(self.stream, f"{line.name}: {last}\n")
-
-    def _clear(self) -> None:
-        with self._drawing():
-            self.board.clear()
-
-    @contextmanager
-    def _drawing(self) -> Iterator[None]:
-        self.draws = True
-        try:
-            yield
-        finally:
-            self.draws = False
-
-    @contextmanager
-    def _giving_way(self, stream: TextIO) -> Iterator[None]:
-        """Remove the lines when the program writes; they come back after ``QUIET`` seconds without output."""
-        write = stream.write
-
-        def giving_way(text: str) -> int:
-            with self.lock:
-                if text and not self.draws:
-                    self._clear()
-                    self.back_at = time.monotonic() + QUIET if text.endswith("\n") else math.inf
-                return write(text)
-
-        vars(stream)["write"] = giving_way
-        try:
-            yield
-        finally:
-            vars(stream).pop("write", None)  # the method of its class is there again
-
-
-class PlainBoard:
-    """One line, drawn with spaces and carriage returns only, so that any terminal can show it."""
-
-    def __init__(self, stream: TextIO | None) -> None:
-        self.stream: TextIO | None = stream
-        self.drawn: int = 0  # columns
-
-    def draw(self, lines: Sequence[tuple[str, float | None]]) -> None:
-        """Draw texts, each with the share of its bar if it has one."""
-        text = "  |  ".join([text if share is None else f"{_bar(share, '#', '-')} {text}" for text, share in lines])
-        text = _cut(text, shutil.get_terminal_size().columns - 1)
-        drawn = width(text)
-        _write(self.stream, "\r" + text + " " * (self.drawn - drawn) + "\r")
-        self.drawn = drawn
-
-    def clear(self) -> None:
-        """Remove what was drawn."""
-        if self.drawn:
-            _write(self.stream, "\r" + " " * self.drawn + "\r")
-            self.drawn = 0
-
-
-class _RichBoard:
-    """A line for each run, in colours; raises ``ImportError`` without rich."""
-
-    def __init__(self, stream: TextIO) -> None:
-        from rich.console import Console
-        from rich.live import Live
-
-        self._live = Live(
-            console=Console(file=stream),
-            auto_refresh=False,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
-
-    def draw(self, lines: Sequence[tuple[str, float | None]]) -> None:
-        from rich.text import Text
-
-        if not self._live.is_started:
-            self._live.start()
-            self._live.console.show_cursor()  # a third signal would leave no time to restore it
-        text = Text(no_wrap=True, overflow="ellipsis")
-        for number, (line, share) in enumerate(lines):
-            text.append("\n" if number else "")
-            text.append("" if share is None else f"{_bar(share, '━', ' ')} ", "green")
-            text.append(line)
-        self._live.update(text, refresh=True)
-
-    def clear(self) -> None:
-        self._live.stop()
-
-
-_foot: Final = _Foot()
-
-
-def _board(stream: TextIO) -> _Board:
-    try:
-        return _RichBoard(stream)
-    except ImportError:
-        return PlainBoard(stream)
-
-
-def _bar(share: float, done: str, rest: str) -> str:
+def _bar(share: float) -> str:
     full = int(WIDTH * share)
-    return f"[{done * full}{rest * (WIDTH - full)}]"
-
-
-def _cut(text: str, columns: int) -> str:
-    """As much of ``text`` as fits into so many columns."""
-    while width(text) > columns:
-        text = text[:-1]
-    return text
-
-
-def _write(stream: TextIO | None, text: str) -> None:
-    if stream is None:
-        return
-    try:
-        text.encode(stream.encoding or "utf-8")
-    except UnicodeEncodeError:
-        text = text.replace(" · ", ", ")
-    stream.write(text)
-    stream.flush()
+    return f"[{'━' * full}{'·' * (WIDTH - full)}]"

@@ -16,6 +16,7 @@ from ..run.health import Health
 from ..run.looks import Look
 from ..run.running import Running, look_at
 from ..run.statistics import Statistics
+from .watcher import View, Watcher
 
 __all__ = ["PRESENT", "Figures", "Seen", "Totals", "counts_of", "depths_of"]
 
@@ -49,6 +50,7 @@ class _Run:
 
     def __init__(self, running: Running[Any, Any]) -> None:
         self.running = running
+        self.watcher: Watcher | None = None
         self.counts: dict[tuple[str, ...], float] = {}
 
     def look(self) -> Look:
@@ -103,6 +105,15 @@ class Totals:
         look = run.look()
         is_under_way = look.statistics is not None and run.running.report is None
         return Seen(is_under_way, _sum(before, run.counts), self._present(look if is_under_way else None))
+
+    def view(self) -> View | None:
+        """The run that is under way as a screen shows it, watched from the first call on; None if there is none."""
+        run = self._now[1]
+        if run is None:
+            return None
+        if run.watcher is None:
+            run.watcher = Watcher(run.running)
+        return run.watcher.look()
 
     def _present(self, look: Look | None) -> Figures:
         present: dict[tuple[str, ...], float] = dict.fromkeys(

@@ -13,14 +13,22 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
-from ..run.running import Running, look_at
+from ..run.running import Running, failing, look_at, plan_followed
 from ..run.statistics import StageStatistics, Statistics
 from ..run.verdict import Held, Verdict, verdict
+from .extent import Journey, Standing
+from .failures import Failures, FailuresAlike
 
 __all__ = ["StageView", "View", "Watcher"]
 
 KEPT: Final = 600
 """Looks that are kept: five minutes, at two a second."""
+
+MINUTE: Final = 60
+"""Seconds of the past that a view tells, and the parts in which it does."""
+
+SECOND: Final = 0.99
+"""Seconds after which another second of it begins: a look may come a little too early."""
 
 LATELY: Final = 5.0
 """Seconds over which rates are told."""
@@ -30,6 +38,8 @@ class StageView(NamedTuple):
     """One stage as it is shown: what it has done, what it is doing, and how it was lately; times are seconds."""
 
     now: StageStatistics
+    busy: int
+    """How many of its workers have an item, or a batch."""
     rate: float
     """Items done per second lately."""
     failing: float
@@ -47,6 +57,10 @@ class StageView(NamedTuple):
     """As ``at_work``: the four add up to 1."""
     held: Held | None
     """Its workers that have had one item for a while."""
+    rates: tuple[float, ...] = ()
+    """Items done per second in each second of the last minute that was watched, the oldest first."""
+    fills: tuple[float, ...] = ()
+    """The items in its queue at the end of each of these seconds."""
 
 
 class View(NamedTuple):
@@ -57,6 +71,12 @@ class View(NamedTuple):
     silent: float
     """Seconds for which the event loop has not answered."""
     stages: tuple[StageView, ...]
+    pipeline: str = ""
+    """Its name."""
+    standing: Standing | None = None
+    """How far it has come; None if nobody knows."""
+    failures: tuple[FailuresAlike, ...] = ()
+    """What failed since somebody watches, those alike together, the last ones first."""
 
     @property
     def rate(self) -> float:
@@ -78,12 +98,34 @@ class _Point(NamedTuple):
     """Seconds that its workers have waited for items, for room, and were held back."""
 
 
+class _Minute:
+    """The last minute of a stage, second by second, so that a look need not read all points of it."""
+
+    def __init__(self, begin: _Point) -> None:
+        self._begin = begin  # of the second that is under way
+        self.rates: deque[float] = deque(maxlen=MINUTE)
+        self.fills: deque[float] = deque(maxlen=MINUTE)
+
+    def note(self, now: _Point) -> None:
+        """Count what was done until now; a time in which nobody looked is as many seconds of its mean."""
+        seconds = now.at - self._begin.at
+        if seconds >= SECOND:
+            for _ in range(min(MINUTE, max(1, round(seconds)))):
+                self.rates.append((now.done - self._begin.done) / seconds)
+                self.fills.append(now.queued)
+            self._begin = now
+
+
 class Watcher:
     """Watches one run; may be asked in any thread, by one at a time."""
 
     def __init__(self, running: Running[Any, Any]) -> None:
         self._running = running
+        self._plan = plan_followed(running)
+        self._journey = Journey(self._plan)
+        self._failures = Failures(running)
         self._points: dict[str, deque[_Point]] = {}
+        self._minutes: dict[str, _Minute] = {}
 
     def look(self) -> View | None:
         """What there is to see now; None before the start.
@@ -94,11 +136,18 @@ class Watcher:
         if look.statistics is None:
             return None
         said, held = verdict(look), {one.stage: one for one in look.held}
+        busy = look.busy or [0] * len(look.statistics.stages)  # after the end there are none
         if not look.silent:
             for stage in look.statistics.stages:
                 self._note(look.statistics.elapsed, stage)
-        stages = tuple([self._stage(stage, held.get(stage.name)) for stage in look.statistics.stages])
-        return View(look.statistics, said, look.silent, stages)
+        stages = tuple(
+            [
+                self._stage(stage, busy, held.get(stage.name))
+                for stage, busy in zip(look.statistics.stages, busy, strict=True)
+            ]
+        )
+        standing = self._journey.standing(look.statistics, has_failed=failing(self._running))
+        return View(look.statistics, said, look.silent, stages, self._plan.name, standing, self._failures.alike())
 
     def rates(self, stage: str, seconds: float = 60.0, parts: int = 60) -> list[float]:
         """Items done by the stage per second, in each of so many equal parts of the last ``seconds``, oldest first.
@@ -115,14 +164,15 @@ class Watcher:
         points = self._points.get(stage, deque())
         if len(points) < 2:
             return []
-        length, end = seconds / parts, points[-1].at
-        found: list[tuple[float, float]] = []
-        begin = points[-1]
-        for point in islice(reversed(points), 1, None):
-            if begin.at - point.at >= length or point is points[0]:
-                found.append(((begin.done - point.done) / max(begin.at - point.at, 1e-9), begin.queued))
-                begin = point
-            if end - point.at >= seconds:
+        first, begin, found = points[0], points[-1], list[tuple[float, float]]()
+        length, oldest = seconds / parts, begin.at - seconds
+        due = begin.at - length
+        for point in islice(reversed(points), 1, None):  # for each stage at each look, so it has to be quick
+            at = point.at
+            if at <= due or point is first:
+                found.append(((begin.done - point.done) / (begin.at - at), begin.queued))
+                begin, due = point, at - length
+            if at <= oldest:
                 break
         return found[::-1]
 
@@ -131,18 +181,21 @@ class Watcher:
         waited = stage.get_waited, stage.out_waited, sum([seconds for _, seconds in stage.held_back])
         if not points or points[-1].at < at:
             points.append(_Point(at, stage.received, stage.done, stage.failed, stage.queued, stage.put_waited, waited))
+            self._minutes.setdefault(stage.name, _Minute(points[0])).note(points[-1])
 
-    def _stage(self, now: StageStatistics, held: Held | None) -> StageView:
+    def _stage(self, now: StageStatistics, busy: int, held: Held | None) -> StageView:
         points = self._points.get(now.name, deque())
         last = points[-1]
         before = next((one for one in reversed(points) if last.at - one.at >= LATELY), points[0])
         elapsed = last.at - before.at
+        minute = self._minutes[now.name]
         shares = [
             min(1.0, max(0.0, (then - earlier) / (elapsed * now.concurrency))) if elapsed and now.concurrency else 0.0
             for then, earlier in zip(last.waited, before.waited, strict=True)
         ]
         return StageView(
             now,
+            busy,
             rate=(last.done - before.done) / elapsed if elapsed else now.rate,
             failing=(last.failed - before.failed) / elapsed if elapsed else 0.0,
             oldest=_age(points, now) if now.is_fifo else None,
@@ -151,6 +204,8 @@ class Watcher:
             waits_for_room=shares[1],
             held_back=shares[2],
             held=held,
+            rates=tuple(minute.rates),
+            fills=tuple(minute.fills),
         )
 
 

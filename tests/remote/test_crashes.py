@@ -41,14 +41,14 @@ def test_a_kill_loses_nothing(place: Place, tmp_path: Path) -> None:
     assert (result.lost, result.dead) == (0, 0)
     assert result.confirmed > 100
     assert result.duplicates <= result.times * (CONCURRENCY + FLUSH)
-    assert result.slowest <= LEASE + POLL + BUSY
+    assert 0.0 < result.slowest <= LEASE + POLL + BUSY  # somebody had begun something, and others had it in time
 
 
 def test_a_signal_to_end_loses_and_repeats_nothing(place: Place, tmp_path: Path) -> None:
     """What was not begun is given back at once; what was begun ends, and is acknowledged before the process ends."""
     result = terms(place, tmp_path, 2, seed=2)
     assert (result.lost, result.duplicates, result.dead) == (0, 0, 0)
-    assert result.slowest <= DRAIN + BUSY
+    assert result.slowest <= DRAIN
 
 
 def test_a_killed_server_loses_nothing(place: Place, tmp_path: Path) -> None:

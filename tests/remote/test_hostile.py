@@ -16,9 +16,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from virtual import run_virtual
 
-from asyncpc import PipelineError, consumer, source
+from asyncpc import PipelineError, consumer, source, testing
 from asyncpc.remote.broker import DeadLetter, Disconnected, Message, Outgoing, Settings
 from asyncpc.remote.codec import codec_for
 from asyncpc.remote.engines.memory import MemoryBroker
@@ -100,7 +99,7 @@ def test_what_cannot_be_read_is_buried_and_the_consumer_lives(declared: Any, cod
         for one in dead:
             assert json.loads(one.failure)["reason"]
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_large_messages_take_no_memory() -> None:
@@ -118,7 +117,7 @@ def test_large_messages_take_no_memory() -> None:
         assert len(dead) == 5
         assert peak < 5_000_000
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_an_endless_error_makes_a_short_dead_letter() -> None:
@@ -138,7 +137,7 @@ def test_an_endless_error_makes_a_short_dead_letter() -> None:
         assert len(dead.failure) < 100_000
         assert b"ValueError: xxx" in dead.failure
 
-    run_virtual(main)
+    testing.run(main())
 
 
 class Telling(MemoryBroker):
@@ -251,7 +250,7 @@ def test_no_password_comes_out(fails: str, error: type[Exception], caplog: pytes
         await good.close()
 
     with caplog.at_level(logging.DEBUG), suppress(TimeoutError):
-        run_virtual(main)
+        testing.run(main())
     assert CANARY not in caplog.text
     assert CANARY not in "\n".join(told)
     assert told

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,10 +17,11 @@ from itertools import count
 from typing import Any, ClassVar
 
 import pytest
+from remote.brokers import refused
 from remote.servers import PostgreSQL, client_of, free_port
 
-from asyncpc import DefinitionError, remote_queue
-from asyncpc.remote.broker import Disconnected, Outgoing, PublishError, Settings
+from asyncpc import DefinitionError
+from asyncpc.remote.broker import Disconnected, NotAllowed, Outgoing, PublishError, Settings
 from asyncpc.remote.contract import PATIENCE, BrokerContract, outgoing, received
 
 client_of("postgresql")
@@ -136,9 +139,9 @@ async def test_no_password_is_shown(
     right = postgresql.url(f"guarded:{PASSWORD}")
     shown = []
     for url, expected in (
-        (right, DefinitionError),
+        (right, NotAllowed),
         (postgresql.url(f"guarded:{PASSWORD}", port=free_port()), Disconnected),
-        (postgresql.url(f"postgres:{PASSWORD}").replace("/postgres?", "/none?"), DefinitionError),
+        (postgresql.url(f"postgres:{PASSWORD}").replace("/postgres?", "/none?"), NotAllowed),
     ):
         broker = PostgreSQLBroker(url, Settings(30.0, "dead", {}))
         with pytest.raises(expected) as caught:
@@ -162,19 +165,18 @@ async def test_no_password_is_shown(
         ("guarded:wrong", "postgres", 'password authentication failed for user "guarded"'),
         ("nobody-is-called-this:x", "postgres", 'role "nobody-is-called-this" does not exist'),
         ("postgres:x", "none", 'database "none" does not exist'),
+        ("weak:x", "postgres", "permission denied for database postgres"),
     ],
 )
 async def test_who_is_not_let_in_is_told_at_once(
     postgresql: PostgreSQL, database: Any, user: str, database_name: str, told: str
 ) -> None:
     """Protects the start of a program: a typing error is told by its first attempt to connect, not after 15 seconds."""
-    with suppress(asyncpg.DuplicateObjectError):
-        await database.execute("CREATE ROLE guarded LOGIN PASSWORD 'right'")
-    url = postgresql.url(user).replace("/postgres?", f"/{database_name}?")
-    queue = await asyncio.to_thread(remote_queue, url, int)  # it reads files
-    with pytest.raises(DefinitionError, match=told):
-        async with queue.open():
-            pass
+    for role in ("guarded LOGIN PASSWORD 'right'", "weak LOGIN"):
+        with suppress(asyncpg.DuplicateObjectError):
+            await database.execute(f"CREATE ROLE {role}")
+    url = postgresql.url(user, more="&schema=nobody_made_it").replace("/postgres?", f"/{database_name}?")
+    assert re.match(f"remote queue 'jobs-.*postgresql://.*{told}.*; check the user", await refused(url))
 
 
 async def test_who_was_let_in_before_waits_to_be_let_in_again(
@@ -341,6 +343,25 @@ async def test_what_cannot_be_stored_is_told_with_what_was_not_confirmed(postgre
             await broker.publish([*good, *bad])
         assert caught.value.unconfirmed == bad
     assert (await broker.depth()).ready == 1000
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_what_is_the_same_in_all_messages_is_sent_once(
+    postgresql: PostgreSQL, opened: Open, database: Any, count: int
+) -> None:
+    """Each message has its own headers, delay, time and id, whether or not they are those of the others."""
+    queue = f"same-{next(_names)}-{os.getpid()}"
+    broker = await opened(postgresql.url(queue=queue))
+    same = [Outgoing(f"same-{n}", b"", {"x-a": "1"}, time=1.0, has_new_id=True) for n in range(count)]
+    mixed = [Outgoing(f"{n}", b"", {"x-a": f"{n}"}, 60.0 * n, time=2.0 + n, has_new_id=n > 1) for n in range(count)]
+    for messages in same, same, mixed, mixed:
+        await broker.publish(messages)
+    asked = "SELECT id, headers, time, round(extract(epoch FROM due - now()) / 60)::int AS delay FROM asyncpc.message"
+    rows = await database.fetch(f"{asked} WHERE queue = $1 ORDER BY seq", queue)
+    put = [(one.id, json.dumps(dict(one.headers)), one.time, one.delay // 60) for one in [*same, *mixed]]
+    assert [tuple(row) for row in rows] == put
+    known = await database.fetchval("SELECT count(*) FROM asyncpc.seen WHERE queue = $1 AND id ^@ 'same'", queue)
+    assert known == 1, "all are known by the first"
 
 
 async def test_more_than_one_statement_takes(postgresql: PostgreSQL, opened: Open) -> None:

@@ -10,14 +10,17 @@ import asyncio
 import json
 import os
 import signal
+import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
+from anyio.abc import Process
 from support import named, until
 
 from asyncpc import DefinitionError, merge, remote_queue, source
@@ -28,6 +31,7 @@ from asyncpc.remote.processes.child import check_shared
 from asyncpc.remote.processes.outcome import Outcome
 from asyncpc.remote.processes.parent import Processes, Terms
 from asyncpc.remote.processes.pipe import Lines, line
+from asyncpc.remote.processes.spawned import Child
 
 pytestmark = [pytest.mark.realtime, pytest.mark.processes]
 
@@ -324,6 +328,24 @@ async def test_sighup_replaces_one_after_the_other(tmp_path: Path) -> None:
     assert len({one.split()[1] for one in log(tmp_path, "ready")}) == 4
 
 
+async def test_sigusr1_asks_each_process_where_its_workers_are(tmp_path: Path) -> None:
+    """The signal itself would end a process that has no run yet, or none any more."""
+    told = Told()
+    program = "noted('ready'); run(); noted(hear()['kind']); until_drain(); report()"
+    processes = parent(tmp_path, program, told)
+
+    def ask() -> bool:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return True
+
+    def stop() -> bool:
+        processes.drain()
+        return True
+
+    outcome = await run(processes, all_run(processes), ask, has(tmp_path, "where", 2), stop)
+    assert (outcome.exit_status, outcome.crashes) == (0, 0)
+
+
 @pytest.mark.parametrize(
     ("end", "how", "failures"),
     [
@@ -512,6 +534,32 @@ async def test_a_system_that_refuses_processes_ends_it(tmp_path: Path) -> None:
     outcome = await run(Processes(terms, told.lines.append, told.lines.append, told.names.append))
     assert outcome.exit_status == 1
     assert outcome.lines == ["asyncpc: cannot start a process: No such file or directory"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux names a process by more than its number")
+def test_a_signal_never_reaches_a_process_that_has_the_number_of_another() -> None:
+    """Protects everybody else: a process ends, and its number is given anew before asyncio knows of the end."""
+
+    class Numbered:
+        returncode = None
+        pid = 0
+
+    process = Numbered()
+
+    async def child_at(pipe: socket.socket) -> Child:
+        return Child(cast(Process, process), pipe)
+
+    ours, theirs = socket.socketpair()
+    ended, other = [subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) for _ in range(2)]
+    with ours, theirs, ended, other:
+        process.pid = ended.pid
+        child = asyncio.run(child_at(ours))
+        ended.kill()
+        ended.wait()
+        process.pid = other.pid
+        child.kill()
+        other.communicate(b"\n")
+        assert other.returncode == 0
 
 
 def test_lines_arrive_in_any_pieces() -> None:

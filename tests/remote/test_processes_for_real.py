@@ -450,3 +450,23 @@ def test_a_value_that_only_one_process_would_get_is_passed_on(folder: Path) -> N
     ended = run_child(folder, "-m", "asyncpc", "run", "app:make", "--processes", "2", "--quiet")
     assert ended.status == 2
     assert ended.err == "asyncpc: 'app:make' needs --set secret=… (text)\n"
+
+
+@pytest.mark.thorough
+def test_sigusr1_tells_where_the_workers_of_all_processes_are(folder: Path) -> None:
+    """Also of those whose loop a handler blocks; and nobody is disturbed by the question."""
+    put(folder, range(200))
+    child = command(folder, "app:blocking")
+    wait_for(lambda: len(noted(folder, "blocks")) == 2)
+    child.send(signal.SIGUSR1)
+    wait_for(lambda: child.errors_so_far().count("blocks-1: at work") == 2)
+    text = child.errors_so_far()
+    child.send(signal.SIGTERM)
+    ended = child.end()
+    for _, pid in noted(folder, "blocks"):
+        assert re.search(
+            rf"asyncpc: process {pid}: pipeline '.*blocks': the event loop has not answered for \d\.\d s: "
+            r"it is blocked by blocks \(app\.py:\d+ in blocks\)",
+            text,
+        )
+    assert ended.status != -signal.SIGUSR1

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
@@ -13,7 +14,6 @@ from typing import Any
 
 import pytest
 from support import until
-from virtual import run_virtual
 
 from asyncpc import (
     Batch,
@@ -26,9 +26,12 @@ from asyncpc import (
     consumer,
     feed,
     source,
+    testing,
 )
 from asyncpc.remote import Depth, Message, PayloadError
+from asyncpc.remote.broker import Outgoing
 from asyncpc.remote.codec import new_ids
+from asyncpc.remote.engines.memory import MemoryBroker
 from asyncpc.remote.queue import RemoteQueue, remote_queue
 
 _names = count()
@@ -88,7 +91,29 @@ def test_the_same_consumers_run_on_both_sides_of_a_queue(eager: bool) -> None:
         assert sorted(shown) == sorted(f"<{number}>" for number in range(1000))
         assert counts(await queue.depth()) == EMPTY
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
+
+
+def test_a_thousand_messages_are_published_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects throughput: an engine that keeps messages on a disk waits for it in each call."""
+    queue, published, publish = fresh(), [], MemoryBroker.publish
+
+    async def noted(broker: MemoryBroker, messages: Sequence[Outgoing]) -> None:
+        published.append(len(messages))
+        await asyncio.sleep(1)  # meanwhile, others come
+        await publish(broker, messages)
+
+    monkeypatch.setattr(MemoryBroker, "publish", noted)
+
+    async def main() -> None:
+        assert (await (source([Job(n) for n in range(5000)]) >> queue)).complete
+        async with queue.open() as opened:
+            await asyncio.gather(*[opened.put_many([Job(n)] * 400) for n in range(3)])
+
+    testing.run(main())
+    *piped, first, second = published
+    assert max(piped) == 1000
+    assert (first, second) == (800, 400)
 
 
 @eager
@@ -132,7 +157,7 @@ def test_a_message_is_acknowledged_after_everything_made_of_it(eager: bool) -> N
             assert counts(await queue.depth()) == EMPTY
             await running.drain()
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 def test_feed_from_a_thread_counts_too() -> None:
@@ -188,7 +213,7 @@ def test_what_fails_goes_to_the_dead_letters_and_the_run_goes_on(batch: Batch | 
         assert b"ValueError: two" in dead[0].failure
         assert counts(await queue.depth())[:3] == (0, 0, 0)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @pytest.mark.parametrize("on_error", ["skip", "function", "consumer"])
@@ -215,7 +240,7 @@ def test_a_policy_that_is_written_is_obeyed(on_error: str) -> None:
         assert len(told) == (0 if on_error == "skip" else 3)
         assert counts(await queue.depth()) == EMPTY
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_stop_written_out_gives_the_message_back() -> None:
@@ -239,7 +264,7 @@ def test_stop_written_out_gives_the_message_back() -> None:
         async with queue.open() as opened:
             assert [one.attempt for one in await opened.broker.receive(3, 1.0, 1)] == [1, 1, 2]
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @eager
@@ -266,7 +291,7 @@ def test_a_drain_gives_back_what_it_cannot_finish(eager: bool) -> None:
             assert {one.attempt for one in again} == {1}
             running._run.outcome.is_delivered = True
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 def test_a_reader_of_results_acknowledges_as_it_reads() -> None:
@@ -293,7 +318,7 @@ def test_a_reader_of_results_acknowledges_as_it_reads() -> None:
                         raise KeyError(value)
         assert counts(await queue.depth()) == (4, 0, 0, 0)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_payloads_are_checked_when_they_arrive() -> None:
@@ -329,7 +354,7 @@ def test_payloads_are_checked_when_they_arrive() -> None:
         assert len(seen) <= 2  # a huge number is one
         assert b"allows no more" in b"".join(one.failure for one in dead)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_put_says_what_cannot_be_put() -> None:
@@ -359,7 +384,7 @@ def test_a_put_says_what_cannot_be_put() -> None:
         with pytest.raises(StateError, match="is not open"):
             await opened.put(Job(1))
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_put_from_thread() -> None:
@@ -383,22 +408,55 @@ def test_mistakes_are_refused_where_they_are_written() -> None:
         ("kafka://host/jobs", "names no engine"),
         ("memory://", "expected memory://name"),
         (7, "names no engine"),
+        ("redis://[::1/jobs", "is no URL"),
     ]:
         with pytest.raises(DefinitionError, match=message):
             remote_queue(url, Job)  # type: ignore[arg-type]  # that is the mistake
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"prefetch": 0}, "prefetch"),
         ({"lease": -1}, "lease=-1 must be a number of seconds"),
+        ({"lease": 0.01}, "lease=0.01 must be a number of seconds, from 0.1"),
+        ({"lease": 1e300}, "to 3.1536e\\+07 \\(a year\\)"),
+        ({"dead_letter": ""}, "dead_letter='' must be the name of another queue"),
         ({"codec": "pickle"}, "must be 'json' or 'msgpack'"),
         ({"host": "a"}, "takes no option"),
     ]
     for options, message in wrong:
         with pytest.raises(DefinitionError, match=message):
             fresh(**options)
+    with pytest.raises(DefinitionError, match="dead_letter='mine' must be the name of another queue"):
+        remote_queue("memory://mine", Job, dead_letter="mine")
     with pytest.raises(DefinitionError, match="no type of plain data"):
         remote_queue("memory://a", asyncio.Event)
     with pytest.raises(DefinitionError, match="://user:\\*\\*\\*@host/jobs' names no engine"):
         remote_queue("kafka://user:secret@host/jobs", Job)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"delay": -1}, "delay=-1 must be a number of seconds, from 0"),
+        ({"delay": math.nan}, "delay=nan must be"),
+        ({"delay": math.inf}, "delay=inf must be"),
+        ({"delay": 1e12}, "ten years"),
+        ({"delay": "5"}, "delay='5' must be"),
+        ({"delay": None}, "delay=None must be"),
+        ({"id": 5}, "id=5 must be a string"),
+        ({"headers": {"x-a": 5}}, "header 'x-a': 5: names and values must be strings"),
+        ({"headers": {5: "a"}}, "header 5: 'a': names and values must be strings"),
+    ],
+)
+def test_what_no_message_can_have_is_refused_before_it_is_sent(options: dict[str, Any], message: str) -> None:
+    """Protects the caller: each engine made something else of it, such as a delay that never ends, or none at all."""
+    queue = fresh()
+
+    async def main() -> None:
+        async with queue.open() as opened:
+            with pytest.raises(PayloadError, match=message):
+                await opened.put(Job(1), **options)
+            assert counts(await opened.depth()) == (0, 0, 0, 0)
+
+    testing.run(main())
 
 
 def test_a_batch_without_a_limit_of_time_is_refused_behind_a_remote_queue() -> None:
@@ -465,4 +523,4 @@ def test_failures_can_go_to_a_remote_queue() -> None:
         assert sorted(one.item for one in told) == [1, 3, 5, 6, 7, 8, 9]
         assert {one.stage for one in told} == {"odd", "small"}
 
-    run_virtual(main)
+    testing.run(main())

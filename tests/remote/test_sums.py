@@ -9,8 +9,8 @@ import pytest
 
 from asyncpc import RemoteCounts, Statistics
 from asyncpc.core.seams import Depth
-from asyncpc.remote.processes.sums import read_statistics, sum_of
-from asyncpc.run.statistics import SourceStatistics
+from asyncpc.remote.processes.sums import sum_of
+from asyncpc.run.statistics import SourceStatistics, read_statistics
 
 
 def statistics(*remote: RemoteCounts | None) -> Statistics:

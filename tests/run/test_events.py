@@ -10,8 +10,7 @@ import pytest
 import structlog
 from spy import Flaky, Sink
 from structlog.testing import capture_logs
-from support import Broken
-from virtual import both, ran, run_virtual
+from support import Broken, both
 
 from asyncpc import (
     DefinitionError,
@@ -21,6 +20,7 @@ from asyncpc import (
     consumer,
     remote_queue,
     source,
+    testing,
 )
 from asyncpc.events import (
     ConnectionLost,
@@ -42,7 +42,6 @@ from asyncpc.events import (
 from asyncpc.events.structlog import StructlogListener
 from asyncpc.remote import Disconnected
 from asyncpc.remote.engines.memory import MemoryBroker
-from asyncpc.watch.failures import Failures
 
 
 @consumer(on_error="skip", name="odd")
@@ -58,13 +57,14 @@ def test_a_run_tells_its_states_its_workers_and_what_fails(eager: bool) -> None:
     pipeline = source(range(3)) >> odd_ones_fail
     pipeline.listen(told.append)
     name = repr(pipeline).split(";")[0].removeprefix("<Pipeline ")
-    report = ran(pipeline, eager=eager)
+    report = testing.run(pipeline, eager=eager)
+    place = f"test_events.py:{odd_ones_fail.__wrapped__.__code__.co_firstlineno + 3} in odd_ones_fail"
     assert (
         told
         == [
             StateChanged(name, "new", "running"),
             WorkerStarted(name, "odd", "odd-1"),
-            ItemFailed(name, "odd", 1, "ValueError: 1", 1),
+            ItemFailed(name, "odd", 1, "ValueError: 1", 1, place),
             StateChanged(name, "running", "draining"),
             WorkerEnded(name, "odd", "odd-1", ""),
             StateChanged(name, "draining", "closed"),
@@ -95,7 +95,7 @@ def test_a_run_tells_what_is_done_to_it(eager: bool) -> None:
             running.resume()
             await running.drain(5.0)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
     things = [event[1:] for event in told if isinstance(event, Paused | Resumed | Scaled | DrainBegun | ItemsLeft)]
     assert things == [(), ("sink", 1, 3), (), (5.0,), ("sink", 9)]
 
@@ -114,7 +114,7 @@ def test_retries_and_drops_are_told_with_the_items_of_the_user() -> None:
             running.put_nowait("b")
             running.put_nowait("c")
 
-    run_virtual(main)
+    testing.run(main())
     retried = [event[1:] for event in told if isinstance(event, ItemRetried)]
     assert [(stage, item, calls, seconds) for stage, item, _, calls, seconds in retried] == [
         *(("flaky", "a", 1, 7.0), ("flaky", "a", 2, 7.0)),
@@ -142,7 +142,7 @@ def test_a_lost_connection_is_told_and_its_return_too(monkeypatch: pytest.Monkey
         async with pipeline:
             await asyncio.sleep(1.0)
 
-    run_virtual(main)
+    testing.run(main())
     assert [event[1:] for event in told if isinstance(event, ConnectionLost | ConnectionRestored)] == [
         ("remote queue 'jobs'", "Disconnected: the server has gone"),
         ("remote queue 'jobs'", 0.0),
@@ -180,7 +180,7 @@ def test_a_worker_that_is_left_behind_is_told() -> None:
             task.cancel()
         await asyncio.sleep(0)
 
-    run_virtual(around)
+    testing.run(around())
     assert [event[1:] for event in told if isinstance(event, WorkerLeft)] == [("deaf-1",)]
 
 
@@ -203,7 +203,7 @@ def test_h2_a_listener_that_raises_is_called_once_and_breaks_nothing(
         pipeline.listen(broken)
         pipeline.listen(told.append)
         caplog.clear()
-        report = ran(pipeline, eager=eager)
+        report = testing.run(pipeline, eager=eager)
         assert (report.done, report.failed, report.complete) == (3, 2, True)
         assert len(calls) == 1
         assert len([event for event in told if isinstance(event, ItemFailed)]) == 2
@@ -220,7 +220,7 @@ def test_a_listener_that_is_slow_is_not_called_again(
     calls: list[Event] = []
     pipeline = source(range(100)) >> odd_ones_fail
     pipeline.listen(calls.append)
-    assert ran(pipeline).failed == 50
+    assert testing.run(pipeline).failed == 50
     assert len(calls) == 1
     assert "a listener held the event loop for 0.0 seconds" in caplog.text
 
@@ -242,7 +242,7 @@ def test_b13_an_interrupt_in_a_listener_stops_the_run_and_comes_out() -> None:
         with pytest.raises(KeyboardInterrupt):
             await pipeline
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_listener_may_stop_the_run_that_it_listens_to() -> None:
@@ -256,7 +256,7 @@ def test_a_listener_may_stop_the_run_that_it_listens_to() -> None:
                 await running.put(n)
             return await running.wait()
 
-    report = run_virtual(main)
+    report = testing.run(main())
     assert (report.failed, report.complete) == (4, True)
 
 
@@ -273,7 +273,7 @@ def test_structlog_gets_events_without_payloads() -> None:
     pipeline = source(["https://me:secret@host"]) >> consumer(on_error="skip", name="fails")(_fail)
     pipeline.listen(StructlogListener())
     with capture_logs() as entries:
-        ran(pipeline)
+        testing.run(pipeline)
         failed = [entry for entry in entries if entry["event"] == "item_failed"]
     assert failed == [
         {
@@ -283,13 +283,14 @@ def test_structlog_gets_events_without_payloads() -> None:
             "stage": "fails",
             "error": "ValueError",
             "attempts": 1,
+            "place": f"test_events.py:{_fail.__code__.co_firstlineno + 1} in _fail",
         }
     ]
     assert entries[0]["event"] == "state_changed"
     with capture_logs() as entries:
         pipeline = source(["https://me:secret@host"]) >> consumer(on_error="skip", name="fails")(_fail)
         pipeline.listen(StructlogListener(structlog.get_logger("mine"), payloads=True))
-        ran(pipeline)
+        testing.run(pipeline)
     (failed_too,) = [entry for entry in entries if entry["event"] == "item_failed"]
     assert failed_too["item"] == "'https://me:***@host'"
     assert failed_too["error"] == "ValueError: https://me:***@host"
@@ -297,21 +298,3 @@ def test_structlog_gets_events_without_payloads() -> None:
 
 async def _fail(item: Any) -> None:
     raise ValueError(item)
-
-
-def test_failures_alike_push_no_other_one_out() -> None:
-    """Protects the one failure that matters: thirty thousand of another kind leave it on the screen."""
-    failures = Failures()
-    failures(ItemFailed("p", "fetch", "x" * 1000, "KeyError: 'rare'", 1))
-    for n in range(1000):
-        failures(ItemFailed("p", "fetch", n, f"ValueError: {n}", 1))
-        failures(WorkerStarted("p", "fetch", "fetch-1"))
-    often, rare = failures.latest()
-    assert (often.kind, often.times, often.error, often.item) == ("ValueError", 1000, "ValueError: 999", "999")
-    assert (rare.kind, rare.times) == ("KeyError", 1)
-    assert len(rare.item) < 100
-    assert often.first <= often.last
-    for n in range(200):
-        failures(ItemFailed("p", f"stage-{n}", n, "ValueError: x", 1))
-    assert len(failures.latest()) == 100
-    assert failures.latest()[0].stage == "stage-199"

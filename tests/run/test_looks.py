@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 from support import endless, named, until
-from virtual import run_virtual
 
-from asyncpc import Batch, Breaker, Pipeline, Rate, Retry, Running, consumer, source
+from asyncpc import Batch, Breaker, Pipeline, Rate, Retry, Running, consumer, source, testing
 
 LOOKS_EVERY = 0.5
 """Seconds, as the screens do it."""
@@ -40,7 +39,7 @@ def said_of(pipeline: Any, *moments: float, begin: Callable[[Any], object] = lam
         await pipeline.__aexit__(None, None, None)
         return told
 
-    return run_virtual(main)
+    return testing.run(main())
 
 
 def alarms_of(pipeline: Any, seconds: float) -> set[str]:
@@ -55,7 +54,7 @@ def alarms_of(pipeline: Any, seconds: float) -> set[str]:
         await pipeline.__aexit__(None, None, None)
         return told - {"running", "draining", "ended"}
 
-    return run_virtual(main)
+    return testing.run(main())
 
 
 def taking(seconds: Callable[[int], float]) -> Any:
@@ -119,7 +118,7 @@ def test_a_reader_of_results_that_is_slow_is_named() -> None:
                     return values.running.bottleneck()
         raise AssertionError
 
-    assert run_virtual(main) == "the reader of the results is slow: parse waits 100% of its time"
+    assert testing.run(main()) == "the reader of the results is slow: parse waits 100% of its time"
 
 
 def test_a_rate_is_named() -> None:
@@ -260,7 +259,7 @@ def test_workers_say_what_they_do_and_where() -> None:
             running.set_rate("limited", Rate(1000))
         return seen, place
 
-    seen, place = run_virtual(main)
+    seen, place = testing.run(main())
     assert seen == {
         "first-1": ("waits for room", "limited"),
         "first-2": ("waits for room", "limited"),

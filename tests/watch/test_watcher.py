@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from support import endless, named
-from virtual import now, run_virtual
 
-from asyncpc import Batch, Pipeline, Rate, source
+from asyncpc import Batch, Pipeline, Rate, source, testing
+from asyncpc.testing import now
 from asyncpc.watch.watcher import View, Watcher
 
 EVERY = 0.5
@@ -74,7 +74,7 @@ def test_the_age_of_the_oldest_item_is_that_of_real_stamps(seed: int) -> None:
             await running.drain(timeout=0)
         return errors
 
-    errors = run_virtual(main)
+    errors = testing.run(main())
     assert len(errors) > 50
     assert statistics.median(errors) <= EVERY
     assert max(errors) <= 2 * EVERY
@@ -84,7 +84,7 @@ def test_the_age_is_not_known_where_the_queue_is_not_first_in_first_out() -> Non
     """Items overtake one another there; in batches they do not."""
 
     def oldest(**options: Any) -> float | None:
-        _, view = run_virtual(lambda: watched(endless >> named("stage", taking(5.0), **options), 60))
+        _, view = testing.run(watched(endless >> named("stage", taking(5.0), **options), 60))
         assert view.stages[0].now.queued > 0
         return view.stages[0].oldest
 
@@ -96,7 +96,7 @@ def test_the_age_is_not_known_where_the_queue_is_not_first_in_first_out() -> Non
     age = oldest()
     assert age is not None
     assert age > 5
-    _, batches = run_virtual(lambda: watched(endless >> named("store", store, batch=Batch(10, within=1)), 60))
+    _, batches = testing.run(watched(endless >> named("store", store, batch=Batch(10, within=1)), 60))
     assert batches.stages[0].oldest is not None
 
 
@@ -108,7 +108,7 @@ def test_the_shares_of_the_workers_time_are_told() -> None:
         >> named("held", taking(0.0), rate=Rate(1, per=2.0))
         >> named("last", taking(1.0), concurrency=4)
     )
-    _, view = run_virtual(lambda: watched(pipeline, 60))
+    _, view = testing.run(watched(pipeline, 60))
     first, held, last = view.stages
     assert first.waits_for_room > 0.8
     assert held.held_back == pytest.approx(1.0, abs=0.01)
@@ -125,7 +125,7 @@ def test_rates_follow_what_happens() -> None:
     async def gets_slower(n: int) -> None:
         await asyncio.sleep(0.1 if n < 300 else 1.0)
 
-    watcher, view = run_virtual(lambda: watched(endless >> named("stage", gets_slower), 60))
+    watcher, view = testing.run(watched(endless >> named("stage", gets_slower), 60))
     assert view.stages[0].rate == pytest.approx(1.0, abs=0.25)
     assert view.rate == view.stages[0].rate
     rates = watcher.rates("stage")
@@ -137,5 +137,5 @@ def test_rates_follow_what_happens() -> None:
 
 def test_what_is_kept_is_bounded() -> None:
     """A run may be watched for months."""
-    watcher, _ = run_virtual(lambda: watched(endless >> named("stage", taking(1.0)), 3600))
+    watcher, _ = testing.run(watched(endless >> named("stage", taking(1.0)), 3600))
     assert 590 <= len(watcher.rates("stage", seconds=3600, parts=7200)) <= 600

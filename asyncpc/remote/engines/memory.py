@@ -194,8 +194,7 @@ class MemoryBroker:
         numbers = [int(place) for place in places if place.isdecimal()]
         found = [one for number in numbers if (one := self._queue.dead.pop(number, None)) is not None]
         for one in found:
-            self._queue.seen.pop(one.message.id, None)
-            self._queue.put(Outgoing(one.message.id, one.message.body, one.message.headers, time=one.message.time))
+            self._queue.keep(Outgoing(one.message.id, one.message.body, one.message.headers, time=one.message.time))
         self._queue.tell()
         return len(found)
 

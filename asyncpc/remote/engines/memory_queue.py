@@ -55,11 +55,13 @@ class MemoryQueue:
 
     def put(self, message: Outgoing) -> None:
         """Keep a message, unless its id is known."""
-        now = loop_time()
-        if message.id in self.numbers_of or self.seen.get(message.id, 0.0) > now:
-            return
+        if message.id not in self.numbers_of and self.seen.get(message.id, 0.0) <= loop_time():
+            self.keep(message)
+
+    def keep(self, message: Outgoing) -> None:
+        """Keep a message, whoever has its id."""
         number = next(self.numbers)
-        self.kept[number] = kept = Kept(message, now + max(0.0, message.delay))
+        self.kept[number] = kept = Kept(message, loop_time() + max(0.0, message.delay))
         self.numbers_of[message.id] = number
         self.set_due(number, kept, kept.since)
 
@@ -71,7 +73,8 @@ class MemoryQueue:
     def forget(self, number: int) -> None:
         """A message is settled; its id is remembered for a while."""
         kept = self.kept.pop(number)
-        del self.numbers_of[kept.message.id]
+        if self.numbers_of.get(kept.message.id) == number:
+            del self.numbers_of[kept.message.id]
         now = loop_time()
         self.seen[kept.message.id] = now + SEEN_FOR
         for seen in list(islice(self.seen, 2)):  # more than one comes in, so that it never grows

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final, Protocol, TypeVar
 
-__all__ = ["AT_ONCE", "FAILURE", "kept", "number_of", "parts"]
+from ..broker import Message, PublishError
+
+__all__ = ["AT_ONCE", "FAILURE", "confirmed", "kept", "number_of", "parts"]
 
 AT_ONCE: Final = 1000
 """Messages that are sent before their answers are waited for."""
@@ -34,6 +36,12 @@ def parts(messages: Sequence[S]) -> Iterator[tuple[int, Sequence[S]]]:
         size += len(one.body)
     if messages:
         yield first, messages[first:]
+
+
+def confirmed(messages: Sequence[Message], error: PublishError) -> list[Message]:
+    """Those of the messages that were taken all the same."""
+    refused = set(map(id, error.unconfirmed))
+    return [one for one in messages if id(one) not in refused]
 
 
 def kept(failure: bytes) -> str:

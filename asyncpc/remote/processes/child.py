@@ -20,8 +20,13 @@ from typing import Any, Final
 
 from ...core.plan import Plan
 from ...errors import AsyncpcError, DefinitionError
-from ...run.running import Running, look_at
+from ...logs import WARNING, log
+from ...run.running import Running, limit_calls, look_at, tell_where
 from ...run.watching import Beside
+from ...watch.places import workers_in
+from ...watch.snapshot import as_dict
+from ...watch.watcher import Watcher
+from ...wording import summary
 from .pipe import GRACE, Lines, Message, line
 
 __all__ = ["Parent", "check_shared"]
@@ -60,6 +65,8 @@ class Parent:
         self._sending = Lock()
         self._changing = Lock()
         self._running: tuple[Running[Any, Any], asyncio.AbstractEventLoop] | None = None
+        self._watcher: Watcher | None = None  # if somebody wants to see
+        self._payloads = False  # whether that may tell of items
         self._is_over = False  # the run, or the try to start it
         self._is_closed = False
         self._is_orphan = False
@@ -80,8 +87,11 @@ class Parent:
         self._thread.start()
         return options
 
-    def begins(self, plan: Plan, drain_timeout: float | None) -> Beside:
-        """What tells the parent of a run, and the run what the parent says, while it is under way."""
+    def begins(self, plan: Plan, drain_timeout: float | None, views: str = "none") -> Beside:
+        """What tells the parent of a run, and the run what the parent says, while it is under way.
+
+        ``views`` says what the parent shows of the run on a page: ``none``, ``plain``, or ``payloads``.
+        """
         self._drain_timeout = plan.drain_timeout if drain_timeout is None else drain_timeout
         bounds = {node.handler.name: plan.bound(node.handler) for node in plan.nodes}
         facts = {"pipeline": plan.name, "drain_timeout": self._drain_timeout, "bounds": bounds}
@@ -94,6 +104,7 @@ class Parent:
             loop = asyncio.get_running_loop()
             with self._changing:
                 self._running = running, loop
+                self._watcher, self._payloads = None if views == "none" else Watcher(running), views == "payloads"
             loop.call_soon(begun, running)  # the run starts first
             if self._drain is not None:
                 loop.call_soon(running.stop, self._drain)
@@ -164,8 +175,20 @@ class Parent:
                 self._do(Running.pause)
             case {"kind": "resume"}:
                 self._do(Running.resume)
+            case {"kind": "where"}:
+                self._tell_where()
             case {"kind": "scale", "stage": stage, "concurrency": concurrency}:
                 self._do(lambda running: running.scale(stage, concurrency))
+            case {"kind": "rate", "stage": stage, "calls": calls, "seconds": seconds}:
+                self._do(lambda running: limit_calls(running, stage, calls, seconds))
+            case {"kind": "workers", "stage": stage, "number": number}:
+                self._tell_workers(stage, number)
+
+    def _tell_where(self) -> None:
+        with self._changing:
+            under_way = self._running
+        if under_way is not None:
+            tell_where(under_way[0], lambda line: self._say(f"asyncpc: process {os.getpid()}: {line}"))
 
     def _stop(self, timeout: float) -> None:
         with self._changing:
@@ -196,6 +219,25 @@ class Parent:
         look = look_at(under_way[0])
         if look.statistics is not None and look.statistics.state != "new":
             self.say("statistics", statistics=look.statistics.as_dict(), stalled=look.unsettled, silent=look.silent)
+
+        self._tell_view()
+
+    def _tell_view(self) -> None:
+        try:
+            view = None if self._watcher is None else self._watcher.look()
+        except Exception as error:  # what only watches a run cannot disturb it
+            log(WARNING, "the page no longer shows this process: %s", summary(error))
+            self._watcher = None
+        else:
+            if view is not None:
+                self.say("view", view=as_dict(view, payloads=self._payloads))
+
+    def _tell_workers(self, stage: str, number: int) -> None:
+        with self._changing:
+            under_way = self._running
+        if under_way is not None:
+            with suppress(AsyncpcError):  # the loop is closed
+                self.say("workers", number=number, workers=workers_in(*under_way, stage))
 
     def _end_alone(self, has_begun: bool) -> None:
         """The parent is gone: drain, and be gone too, whatever the run does."""

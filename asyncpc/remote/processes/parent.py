@@ -68,7 +68,7 @@ class Processes:
     async def run(self, around: AbstractAsyncContextManager[object], look: Callable[[Processes], None]) -> Outcome:
         """Run them until all have ended, inside ``around``; ``look`` is called every ten seconds."""
         async with around, anyio.create_task_group() as outer:
-            await outer.start(heed_signals, self._signalled, self.roll)
+            await outer.start(heed_signals, self._signalled, self.roll, self._ask_where)
             outer.start_soon(self._look, look)
             async with anyio.create_task_group() as self._group:
                 for place in self._places:
@@ -201,6 +201,10 @@ class Processes:
         """Let the stage of that name have so many workers in each process, also in those that start later."""
         self._tell_all(("scale", stage), kind="scale", stage=stage, concurrency=concurrency)
 
+    def set_rate(self, stage: str, calls: float, seconds: float) -> None:
+        """Let no more than so many calls of that stage begin in so many seconds, in each process."""
+        self._tell_all(("rate", stage), kind="rate", stage=stage, calls=calls, seconds=seconds)
+
     def drain(self, timeout: float | None = None) -> None:
         """Let all processes drain, and end; ``timeout`` is in seconds, by default that of the pipeline."""
         self._stop(timeout)
@@ -272,6 +276,12 @@ class Processes:
             for child in self._live:
                 child.kill()
 
+    def _ask_where(self) -> None:
+        """Let each process tell where its workers are."""
+        for child in self._live:
+            if child.is_running:
+                child.tell("where")
+
     # -- what they do -----------------------------------------------------------------------------
 
     def statistics(self) -> Statistics | None:
@@ -279,9 +289,16 @@ class Processes:
         state = "draining" if self._stopping.is_set() else "running"
         return self._overview.statistics([*self._last, *self._live], state)
 
+    def places(self) -> list[tuple[int, Child]]:
+        """The number of each place that has a process which runs, and that process."""
+        return [(one.number, one.child) for one in self._places if one.child is not None and one.child.is_running]
+
     def see(self) -> Seen:
         """All figures, for metrics: the sums over all processes, of which counts never fall."""
         return self._overview.see(self.statistics(), [child for child in self._live if child.is_running])
+
+    def view(self) -> None:
+        """What is in other processes is not shown stage by stage."""
 
     def health(self, stalled_after: float) -> Health:
         """Whether all places have a process that runs, and how those are."""

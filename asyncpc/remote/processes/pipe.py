@@ -7,6 +7,9 @@ Its key ``kind`` says what it is. From the parent:
 ``pause``                                     take no further items
 ``resume``                                    go on
 ``scale``      ``stage``, ``concurrency``     let the stage have so many workers
+``rate``       ``stage``, ``calls``,          let calls of the stage begin no faster
+               ``seconds``
+``workers``    ``stage``, ``number``          say what the workers of the stage do
 ``drain``      ``timeout``                    stop within so many seconds (null: the pipeline's); 0 is now
 =============  =============================  ==================================================================
 
@@ -19,6 +22,8 @@ From a child:
                 ``statistics``
 ``statistics``  ``statistics``,            twice a second: the counts; each stage that settles nothing, and for how
                 ``stalled``, ``silent``    many seconds; the seconds for which the loop has not answered
+``view``        ``view``                   twice a second, if the parent shows a page: what there is to see of the run
+``workers``     ``number``, ``workers``    the answer to the question of this number
 ``refused``     ``why``                    what was asked cannot be done
 ``failed``      ``status``, ``lines``      it could not begin: its exit status, and what to show
 ``report``      ``report``                 the run has ended: the object of ``--json``

@@ -13,13 +13,17 @@ __all__ = ["heed_signals"]
 
 
 async def heed_signals(
-    stop: Callable[[signal.Signals], None], roll: Callable[[], None], *, task_status: TaskStatus[None]
+    stop: Callable[[signal.Signals], None],
+    roll: Callable[[], None],
+    ask: Callable[[], None],
+    *,
+    task_status: TaskStatus[None],
 ) -> None:
     """Call ``stop`` for SIGINT, SIGTERM and the SIGHUP of a terminal that was closed, ``roll`` for any other SIGHUP.
 
-    What the process ignores stays ignored, as SIGHUP under ``nohup``.
+    For SIGUSR1 ``ask`` is called. What the process ignores stays ignored, as SIGHUP under ``nohup``.
     """
-    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
     numbers = [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]
     if not numbers:
         task_status.started()
@@ -28,7 +32,9 @@ async def heed_signals(
     with anyio.open_signal_receiver(*numbers) as signals:
         task_status.started()
         async for number in signals:
-            if number == signal.SIGHUP and _has_terminal() == has_terminal:
+            if number == signal.SIGUSR1:
+                ask()
+            elif number == signal.SIGHUP and _has_terminal() == has_terminal:
                 roll()
             else:
                 stop(number)

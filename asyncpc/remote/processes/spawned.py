@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from math import inf
 from time import monotonic
@@ -15,14 +18,16 @@ from typing import Any, Final
 import anyio
 from anyio.abc import Process
 
-from ...run.statistics import Statistics
+from ...run.statistics import Statistics, read_statistics
 from .pipe import GRACE, Lines, Message, line
-from .sums import read_statistics
 
 __all__ = ["LATE", "Child", "spawned"]
 
 LATE: Final = 1.0
 """Seconds without a word of a child after which its silence is told."""
+
+UNANSWERED: Final = 100
+"""Questions that may wait for an answer."""
 
 
 class Child:
@@ -35,6 +40,8 @@ class Child:
         self.stalled: Sequence[tuple[str, float]] = ()
         self.bounds: Mapping[str, int] = {}
         self.drain_timeout: float = 0.0
+        self.view: Message | None = None
+        """What there is to see of its run, if it was asked to tell."""
         self.report: Message | None = None
         self.failure: tuple[int, list[str]] | None = None
         """With which status and lines it says that it could not begin."""
@@ -47,12 +54,15 @@ class Child:
         self.began: float = monotonic()
         self._heard = monotonic()
         self._silent = 0.0
+        self._handle = _handle_of(process.pid)
         self._pipe = pipe
         self._lines = Lines()
         self._unsent = b""
         self._patience = anyio.CancelScope()
         self._drain: float | None = None  # seconds that it was told
         self._killed = False
+        self._asked = 0
+        self._questions: dict[int, Future[list[Message]]] = {}  # by their numbers
 
     async def live(self, heed: Callable[[Child, Message], None]) -> None:
         """Hear what it says until it has ended, and kill it when its time is over."""
@@ -72,6 +82,8 @@ class Child:
                 await self._reap()
             self.settled.set()
             self.ended.set()
+            if self._handle is not None:
+                os.close(self._handle)
 
     async def _reap(self) -> None:
         if self.process.returncode is None:
@@ -112,6 +124,11 @@ class Child:
             case {"kind": "statistics", "statistics": statistics, "stalled": stalled, "silent": silent}:
                 self.statistics, self._silent = read_statistics(statistics), silent
                 self.stalled = [(stage, seconds) for stage, seconds in stalled]
+            case {"kind": "view", "view": view}:
+                self.view = view
+            case {"kind": "workers", "number": number, "workers": workers}:
+                if (answer := self._questions.pop(number, None)) is not None:
+                    answer.set_result(workers)
             case {"kind": "failed", "status": status, "lines": lines}:
                 self.failure = status, lines
             case {"kind": "report", "report": report}:
@@ -124,6 +141,14 @@ class Child:
         with suppress(OSError):
             while self._unsent:
                 self._unsent = self._unsent[self._pipe.send(self._unsent) :]
+
+    def ask_workers(self, stage: str) -> Future[list[Message]]:
+        """Ask what the workers of a stage do; a question that is not answered is forgotten after some more."""
+        self._asked += 1
+        answer = self._questions[self._asked] = Future()
+        self._questions.pop(self._asked - UNANSWERED, None)
+        self.tell("workers", stage=stage, number=self._asked)
+        return answer
 
     def drain(self, timeout: float | None) -> None:
         """Let it drain, in so many seconds or those of the pipeline, and be killed if it takes longer.
@@ -138,7 +163,8 @@ class Child:
 
     def limit(self, seconds: float) -> None:
         """Kill it if it is still there in so many seconds."""
-        self._patience.deadline = min(self._patience.deadline, anyio.current_time() + seconds)
+        now = asyncio.get_running_loop().time()  # anyio.current_time() needs a task; a page asks without one
+        self._patience.deadline = min(self._patience.deadline, now + seconds)
 
     def kill(self) -> None:
         """End it, whatever it does."""
@@ -148,10 +174,15 @@ class Child:
         """Send a signal, unless it has ended.
 
         ``process.send_signal()`` of Python 3.11 would look whether it has: if so, just now, asyncio could not learn its
-        status any more, would take it for 255, and write a warning to stderr.
+        status any more, would take it for 255, and write a warning to stderr. And asyncio learns it a moment after the
+        system has: then the number of the process may be another one's by now, but not the handle.
         """
-        if self.process.returncode is None:
-            with suppress(ProcessLookupError):
+        if self.process.returncode is not None:
+            return
+        with suppress(ProcessLookupError):
+            if sys.platform == "linux" and self._handle is not None:
+                signal.pidfd_send_signal(self._handle, number)
+            else:
                 os.kill(self.process.pid, number)
 
     @property
@@ -167,6 +198,14 @@ class Child:
             why = ", since it took longer than its drain may" if self._killed else ""
             return f"was ended by {signal.Signals(-status).name}{why}"
         return f"ended with status {status}"
+
+
+def _handle_of(pid: int) -> int | None:
+    """What names the process also after its end, where the system has such a thing and a descriptor is left."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            return os.pidfd_open(pid)
+    return None
 
 
 async def spawned(command: Sequence[str]) -> Child:

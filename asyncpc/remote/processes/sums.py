@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
-from ...core.seams import Depth, RemoteCounts
+from ...core.seams import RemoteCounts
 from ...run.statistics import SourceStatistics, StageStatistics, Statistics
 
-__all__ = ["read_statistics", "sum_of", "without_present"]
+__all__ = ["sum_of", "without_present"]
 
 MOST: Final = {"peak_queued", "loop_held", "latency_p50", "latency_p90", "latency_p99"}
 """What cannot be added up: the highest of any process counts."""
@@ -20,32 +20,6 @@ SEEN: Final = {"depth", "seen"}
 """What a process saw of a remote queue, which is the same for all; the rest are counts of its own."""
 
 Part = TypeVar("Part", SourceStatistics, StageStatistics)
-
-
-def read_statistics(told: Mapping[str, Any]) -> Statistics:
-    """The opposite of ``statistics.as_dict()`` and JSON; fields that are not known here are left out."""
-    sources = [SourceStatistics(**_known(SourceStatistics, one)) for one in told["sources"]]
-    sources = [one._replace(remote=_read_remote(one.remote)) for one in sources]
-    stages = [StageStatistics(**_known(StageStatistics, one)) for one in told["stages"]]
-    stages = [
-        one._replace(
-            held_back=tuple([(words, seconds) for words, seconds in one.held_back]), writes_to=tuple(one.writes_to)
-        )
-        for one in stages
-    ]
-    whole = _known(Statistics, told) | {"sources": tuple(sources), "stages": tuple(stages), "ends": tuple(told["ends"])}
-    return Statistics(**whole)
-
-
-def _read_remote(told: Any) -> RemoteCounts | None:
-    if told is None:
-        return None
-    counts = RemoteCounts(**_known(RemoteCounts, told))
-    return counts if counts.depth is None else counts._replace(depth=Depth(**_known(Depth, told["depth"])))
-
-
-def _known(kind: type[NamedTuple], told: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in told.items() if name in kind._fields}
 
 
 def without_present(ended: Statistics) -> Statistics:

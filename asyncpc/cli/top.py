@@ -1,0 +1,129 @@
+"""``asyncpc top URL``: the runs of a process that serves a page, on this terminal, as ``--live`` shows them there."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
+
+from ..live import need_rich
+from ..watch.foot import FOOT, Row, has_screen
+from ..watch.screen import screen
+from ..watch.snapshot import view_of
+from ..watch.watcher import View
+from ..wording import escaped, redacted, shown
+from .output import UsageError, print_text
+
+__all__ = ["top"]
+
+EVERY: Final = 0.5
+"""Seconds between two questions."""
+
+PATIENCE: Final = 5.0
+"""Seconds that an answer may take."""
+
+LONGEST: Final = 16 * 1024 * 1024
+"""Bytes of an answer that are read."""
+
+PATH: Final = "/api/snapshot"
+
+
+class _Seen(NamedTuple):
+    """What a process tells of a pipeline."""
+
+    name: str
+    view: View | None
+    """None if it is not running, or runs in other processes."""
+
+
+def top(url: str) -> int:
+    """Show the runs until Ctrl-C; without a terminal, print them once."""
+    url = url if "://" in url else f"http://{url}"
+    if not url.startswith(("http://", "https://")):
+        raise UsageError(f"top: {shown(url)} must be an http address, such as http://worker:9000")
+    if not has_screen():
+        for row in _rows(_asked(url), 120, 10_000):
+            print_text("".join([text for text, _ in row]))
+        return 0
+    need_rich("asyncpc top")
+    shows = _Top(_asked(url))  # an address that is wrong is told at once
+    FOOT.enter(shows)
+    try:
+        with suppress(KeyboardInterrupt):
+            while True:
+                FOOT.draw()
+                time.sleep(EVERY)
+                shows.ask(url)
+    finally:
+        FOOT.leave(shows, shows.rows(1))
+    return 0
+
+
+class _Top:
+    """The rows at the foot of the terminal."""
+
+    def __init__(self, seen: Sequence[_Seen]) -> None:
+        self._seen = seen
+        self._at = time.monotonic()
+        self._trouble = ""
+
+    def ask(self, url: str) -> None:
+        """Ask again; without an answer, keep the last one, and say so."""
+        try:
+            self._seen = _asked(url)
+        except UsageError as error:
+            self._trouble = str(error)
+        else:
+            self._at, self._trouble = time.monotonic(), ""
+
+    def rows(self, parts: int) -> list[Row]:
+        """What was seen last."""
+        columns, lines = shutil.get_terminal_size()
+        rows: list[Row] = []
+        if self._trouble:
+            silent = time.monotonic() - self._at
+            rows.append([(f" no news for {silent:.0f} s, this is the past: {self._trouble}", "bold red")])
+        return [*rows, *_rows(self._seen, columns, lines - 1 - len(rows))]
+
+
+def _rows(seen: Sequence[_Seen], columns: int, lines: int) -> list[Row]:
+    rows: list[Row] = []
+    for one in seen:
+        if one.view is None:
+            rows.append([(f" {escaped(one.name)}: no run in this process", "dim")])
+        else:
+            view = one.view._replace(pipeline=one.name)
+            rows += screen(view, columns, lines // len(seen), is_named=True)
+    return rows or [[(" no pipeline is watched there", "dim")]]
+
+
+def _asked(url: str) -> list[_Seen]:
+    """What the process tells now; raises ``UsageError`` with what is wrong."""
+    where = url.partition("?")[0].rstrip("/").removesuffix("/metrics").removesuffix(PATH) + PATH
+    page = redacted(where)
+    try:
+        with urllib.request.urlopen(where, timeout=PATIENCE) as answer:
+            text = answer.read(LONGEST)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise UsageError(f"top: {page} answers {error.code}: is that where asyncpc serves its pages?") from None
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        why = getattr(error, "reason", error)
+        raise UsageError(f"top: no answer from {page}: {redacted(str(why)) or type(error).__name__}") from error
+    try:
+        return [_seen(one) for one in json.loads(text)["pipelines"]]
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise UsageError(f"top: what {page} answers is not what asyncpc tells of its runs") from error
+
+
+def _seen(told: Any) -> _Seen:
+    view = None if told["view"] is None else view_of(told["view"])
+    if view is not None:
+        screen(view, 200, 100)  # what cannot be drawn is no view either
+    return _Seen(str(told["name"]), view)

@@ -1,0 +1,71 @@
+"""``asyncpc run --web``: serves the page from a thread of its own, so that it also tells of a loop that is blocked."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import socket
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from ..errors import DefinitionError
+from .listening import listening_at, url_of
+
+if TYPE_CHECKING:
+    from ..web.app import Page
+
+__all__ = ["PageTerms", "page_served"]
+
+LAST: Final = 2
+"""Seconds that clients have to read the last snapshot."""
+
+
+class PageTerms(NamedTuple):
+    """What a page needs to know beside what it shows."""
+
+    token: str
+    hosts: tuple[str, ...]
+    """The names by which browsers may reach it."""
+    payloads: bool
+
+
+@contextmanager
+def page_served(page: Callable[[PageTerms], Page], options: Namespace) -> Iterator[None]:
+    """Serve a page, if that was asked for, while the block runs; at its end each client gets the last snapshot."""
+    if options.web is None:
+        yield
+        return
+    try:
+        import starlette
+        import uvicorn
+    except ImportError as error:
+        raise DefinitionError("--web needs starlette and uvicorn: pip install 'asyncpc[web]'") from error
+    del starlette
+    token = secrets.token_urlsafe(16)
+    hosts = (options.web_host, socket.gethostname(), socket.getfqdn())
+    made = page(PageTerms(token, hosts, options.web_payloads))
+    logging.getLogger("uvicorn").addHandler(logging.NullHandler())  # a broken connection is no news for the user
+    with listening_at((options.web_host, options.web), "--web") as listening:
+        config = uvicorn.Config(
+            made.app(), log_config=None, access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=LAST
+        )
+        server = uvicorn.Server(config)
+        thread = Thread(target=_serve, args=(server, listening), name="asyncpc:web", daemon=True)
+        thread.start()
+        url = url_of(*listening.getsockname()[:2])
+        sys.stderr.write(f"asyncpc: {url} shows the run; its controls need the token {token}\n")
+        sys.stderr.flush()
+        try:
+            yield
+        finally:
+            made.end()
+            server.should_exit = True
+            thread.join()
+
+
+def _serve(server: Any, listening: socket.socket) -> None:
+    server.run(sockets=[listening])

@@ -1,0 +1,145 @@
+"""A run on a terminal, live: each stage with its queue, its workers, its rate and its failures; needs the extra rich.
+
+::
+
+    async with pipeline as running, live(running):
+        await running.wait()
+
+``run(pipeline, live=True)`` and ``asyncpc run app:pipeline --live`` show the same. Where there is no terminal, and in a
+notebook, it is the progress of before.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from threading import Event, Lock, Thread
+from typing import Any, Final
+
+from .errors import DefinitionError
+from .logs import WARNING, log
+from .run.running import Running, plan_followed
+from .run.watching import LOOK_EVERY, Beside, looking
+from .watch.foot import FOOT, Row, has_screen
+from .watch.progress import in_notebook, progress
+from .watch.screen import screen
+from .watch.watcher import View, Watcher
+from .wording import shown, summary
+
+__all__ = ["live", "live_beside", "need_rich"]
+
+PATIENCE: Final = 0.75
+"""Seconds without a look of the event loop, three times as long as usual, after which the thread looks itself."""
+
+UNBOUNDED: Final = 100_000
+"""Lines for what stays above the foot of the terminal: all stages."""
+
+
+@asynccontextmanager
+async def live(running: Running[Any, Any]) -> AsyncIterator[None]:
+    """Show the run on the terminal while the block runs: write ``await running.wait()`` in it to see the end.
+
+    What the program logs and prints stays readable above it. The last state stays on the terminal. Raises
+    ``DefinitionError`` without rich. *Cancel safety*: the run is not touched.
+    """
+    if not isinstance(running, Running):
+        raise DefinitionError(f"live() takes a run, as 'async with pipeline as running' gives it, not {shown(running)}")
+    with live_beside("live()")(running):
+        yield
+
+
+def live_beside(what: str) -> Beside:
+    """What shows a run while it is under way, at the wish of ``what``; raises ``DefinitionError`` without rich."""
+    need_rich(what)
+
+    @contextmanager
+    def beside(running: Running[Any, Any]) -> Iterator[None]:
+        if in_notebook() or not has_screen():
+            with progress(plan_followed(running))(running):
+                yield
+            return
+        try:
+            shows = _Live(running)
+        except Exception as error:  # a screen that fails leaves the run in peace
+            log(WARNING, "no live view is shown: %s", summary(error))
+            yield
+            return
+        try:
+            with looking(running, shows.look):
+                yield
+        finally:
+            with suppress(Exception):  # as above
+                shows.close()
+
+    return beside
+
+
+def need_rich(what: str) -> None:
+    """Raise ``DefinitionError`` without rich."""
+    try:
+        import rich.segment  # noqa: F401 — only whether it is there
+    except ImportError as error:
+        raise DefinitionError(f"{what} needs rich: pip install 'asyncpc[rich]'") from error
+
+
+class _Live:
+    """The rows of one run at the foot of the terminal.
+
+    The event loop looks at the run, and a thread draws: a slow terminal holds up nobody, and a loop that is blocked is
+    told by the thread, which then looks itself.
+    """
+
+    def __init__(self, running: Running[Any, Any]) -> None:
+        self._watcher = Watcher(running)
+        self._view: View | None = None
+        self._looking = Lock()
+        self._news = Event()  # there is something to draw, or the end
+        self._is_over = False
+        self.look(running)  # or there would be no figures if the loop were blocked from now on
+        FOOT.enter(self)
+        Thread(target=self._draw, name="asyncpc:live", daemon=True).start()
+
+    def look(self, running: Running[Any, Any]) -> None:
+        """Look at the run, in its loop."""
+        if self._looking.acquire(blocking=False):  # or the thread has just begun to
+            try:
+                self._view = self._watcher.look()
+            finally:
+                self._looking.release()
+            self._news.set()
+
+    def rows(self, parts: int) -> Sequence[Row]:
+        """Its rows as they are now."""
+        columns, lines = shutil.get_terminal_size()
+        return [] if self._view is None else screen(self._view, columns, (lines - 1) // parts, is_named=parts > 1)
+
+    def close(self) -> None:
+        """Let the last state stay.
+
+        The thread ends by itself: it may just be waiting for an answer of this loop, which cannot wait for it then.
+        """
+        self._is_over = True
+        self._news.set()
+        last: Sequence[Row] = []
+        try:
+            with self._looking:
+                view = self._watcher.look()
+            last = [] if view is None else screen(view, shutil.get_terminal_size().columns, UNBOUNDED)
+        finally:
+            FOOT.leave(self, last)
+
+    def _draw(self) -> None:
+        try:
+            while True:
+                is_silent = self._view is not None and self._view.silent
+                is_news = self._news.wait(LOOK_EVERY if is_silent else PATIENCE)
+                self._news.clear()
+                if self._is_over:
+                    return
+                if not is_news:
+                    with self._looking:
+                        self._view = self._watcher.look()
+                FOOT.draw()
+        except Exception as error:  # such as a terminal that is gone
+            log(WARNING, "a run is no longer shown: %s", summary(error))
