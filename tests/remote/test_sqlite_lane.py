@@ -2,43 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
-from contextvars import copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import time
-from typing import Any
 
 import pytest
+from remote.sqlite_process import LEASE, Clock, Process, attempts, bodies
 
 from asyncpc import DefinitionError
-from asyncpc.offload.calls import Job
 from asyncpc.remote.broker import SUSPECT_AFTER, Message, Outgoing
 from asyncpc.remote.engines import sqlite_lane, sqlite_queue
 from asyncpc.remote.engines.sqlite_lane import Lane
 from asyncpc.remote.engines.sqlite_queue import QueueFile
 
-LEASE = 30.0
-
 ROUNDS = 300
 """Steps of a random test."""
-
-
-@dataclass
-class Clock:
-    """The system's clock, as the files see it."""
-
-    now: float = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -49,71 +33,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-class Process:
-    """A file as one process sees it, which makes each call in a transaction of its own."""
-
-    def __init__(self, path: Path, queue: str = "jobs", clock: Callable[[], float] = time) -> None:
-        self._clock = clock
-        self.file = QueueFile(str(path), queue, "dead", LEASE, "NORMAL")
-        self._loop = asyncio.new_event_loop()
-        try:
-            self.call(QueueFile.open)
-        except BaseException:
-            self.close()
-            raise
-
-    def call(self, function: Any, *args: Any) -> Any:
-        """What it gives."""
-        job = Job(self._loop.create_future(), copy_context(), function, (self.file, *args))
-        self.file.make([job])
-        if job.error is not None:
-            raise job.error
-        return job.value
-
-    def put(self, *bodies: str, delay: float = 0.0) -> None:
-        """One publish; a body is the id, too."""
-        now = self._clock()
-        self.call(QueueFile.put, [Outgoing(one, one.encode(), delay=delay, time=now) for one in bodies])
-
-    def take(self, limit: int = 100, suspects: int = 1) -> list[Message]:
-        """What a receive gives."""
-        messages: list[Message] = self.call(QueueFile.take, limit, suspects)
-        return messages
-
-    def ack(self, messages: list[Message]) -> int:
-        """How many were this delivery's."""
-        count: int = self.call(QueueFile.ack, messages)
-        return count
-
-    def lost(self, messages: list[Message]) -> list[str]:
-        """What an extension says is gone."""
-        return bodies(self.call(QueueFile.extend, messages))
-
-    def leases(self) -> int:
-        """How many rows there are."""
-        (count,) = self.file.reading().execute("SELECT count(*) FROM lease").fetchone()
-        return int(count)
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self.file.close()
-        self._loop.close()
-
-
 @pytest.fixture
 def two(tmp_path: Path, clock: Clock) -> Iterator[tuple[Process, Process]]:
     """Two processes at one file."""
     one, other = (Process(tmp_path / "queues.db", clock=clock) for _ in range(2))
     with closing(one), closing(other):
         yield one, other
-
-
-def bodies(messages: list[Message]) -> list[str]:
-    return [one.body.decode() for one in messages]
-
-
-def attempts(messages: list[Message]) -> list[tuple[str, int]]:
-    return [(one.body.decode(), one.attempt) for one in messages]
 
 
 # -- leases ---------------------------------------------------------------------------------------
@@ -218,12 +143,33 @@ def test_two_processes_whose_fronts_meet(two: tuple[Process, Process]) -> None:
     assert bodies(other.take()) == ["g"]
 
 
+@pytest.mark.parametrize("how", ["ack", "release", "bury"])
+def test_a_lease_ends_with_its_last_message(two: tuple[Process, Process], clock: Clock, how: str) -> None:
+    """Protects the file from leases of nothing, also where a receive gave messages that had been put with a delay."""
+    one, other = two
+    one.put("first")
+    other.take()
+    one.put("delayed", delay=1.0)
+    clock.now += 2
+    one.put("a", "b")
+    ours = one.take()
+    assert bodies(ours) == ["delayed", "a", "b"]
+    match how:
+        case "ack":
+            assert one.ack(ours) == 3
+        case "release":
+            one.call(QueueFile.release, ours, 0.0, False)
+        case _:
+            one.call(QueueFile.bury, [(message, b"{}") for message in ours])
+    assert one.leases() == 1
+
+
 @pytest.mark.processes
 def test_a_kill_between_receive_and_ack_is_an_attempt(tmp_path: Path, clock: Clock) -> None:
     """Protects from a message that kills its process: it is counted before anybody works on it."""
     path, folder = tmp_path / "queues.db", Path(__file__).parent
     program = (
-        "import os, signal, sys; from pathlib import Path; from test_sqlite_lane import Process;"
+        "import os, signal, sys; from pathlib import Path; from sqlite_process import Process;"
         "Process(Path(sys.argv[1])).take(2); os.kill(os.getpid(), signal.SIGKILL)"
     )
     with closing(Process(path)) as process:
