@@ -16,7 +16,7 @@ import time
 from bisect import bisect
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from contextvars import copy_context
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from asyncpc.offload.calls import Job
 from asyncpc.remote.broker import SUSPECT_AFTER, Disconnected, Message, Outgoing, PublishError, Settings
 from asyncpc.remote.codec import new_ids
 from asyncpc.remote.contract import BrokerContract, outgoing, received
-from asyncpc.remote.engines import sqlite, sqlite_file, sqlite_ids, sqlite_tables
+from asyncpc.remote.engines import sqlite, sqlite_file, sqlite_ids, sqlite_queue, sqlite_tables
 from asyncpc.remote.engines.sqlite import SqliteBroker
 from asyncpc.remote.engines.sqlite_queue import QueueFile
 from asyncpc.remote.engines.sqlite_receipts import Run, runs_of
@@ -383,6 +383,56 @@ async def test_ids_are_forgotten_in_time(tmp_path: Path, monkeypatch: pytest.Mon
     connection.close()
 
 
+async def test_an_old_id_is_a_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects messages whose ids come again every night: however many there were, each is taken, also in a batch."""
+    now = [1_000_000.0]
+    monkeypatch.setattr(sqlite_queue, "time", lambda: now[0])
+    ids = [str(number) for number in range(50)]
+    async with opened(url_of(tmp_path / "queues.db")) as broker:
+        await broker.publish([Outgoing(one, b"") for one in ids])
+        assert await broker.ack(await received(broker, 49, limit=49)) == 49
+        now[0] += sqlite_ids.REMEMBERED + 1
+        await broker.publish([Outgoing("47", b"")])
+        await broker.publish([Outgoing("48", b""), Outgoing("49", b""), Outgoing("48", b"")])
+        await broker.publish([Outgoing("48", b""), Outgoing("46", b"")])
+        assert [one.id for one in await broker.peek(10)] == ["49", "47", "48", "46"]
+
+
+async def test_an_old_id_is_a_new_one_whoever_has_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects messages whose ids come again in another order, or in another queue: numbers come again, too."""
+    now = [1_000_000.0]
+    monkeypatch.setattr(sqlite_queue, "time", lambda: now[0])
+    path, ids = tmp_path / "queues.db", [str(number) for number in range(10)]
+    async with opened(url_of(path)) as broker, opened(url_of(path, "other")) as other:
+        await broker.publish([Outgoing(one, b"") for one in ids])
+        await broker.publish([Outgoing("twice", b"", delay=1.0)])
+        now[0] += 2
+        assert await broker.ack(await received(broker, 11)) == 11
+        now[0] += sqlite_ids.REMEMBERED + 1
+        await other.publish([Outgoing("twice", b"", delay=1.0)])
+        made = [str(number) for number in range(100, 120)]
+        await broker.publish([Outgoing(one, b"", has_new_id=True) for one in made])
+        for one in (*reversed(ids), "twice"):
+            await broker.publish([Outgoing(one, b"")])
+        assert [one.id for one in await broker.peek(100)] == [*made, *reversed(ids), "twice"]
+
+
+async def test_ids_are_forgotten_though_the_clock_was_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects the file from growth without end: a clock may be a year ahead for a moment."""
+    now = [1_000_000.0]
+    monkeypatch.setattr(sqlite_queue, "time", lambda: now[0])
+    async with opened(url_of(tmp_path / "queues.db")) as broker:
+        now[0] += 365 * 86400
+        await broker.publish([Outgoing("ahead", b"")])
+        now[0] -= 365 * 86400
+        for number in range(20):
+            await broker.publish([Outgoing(str(number), b"")])
+            await broker.ack(await received(broker, 1))
+            now[0] += sqlite_ids.REMEMBERED / 2
+    with closing(sqlite3.connect(tmp_path / "queues.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM seen").fetchone()[0] <= 4
+
+
 async def test_a_receipt_names_one_delivery(tmp_path: Path) -> None:
     """It settles no later one (fault E9), not even one with the same count to the same process."""
     async with opened(url_of(tmp_path / "queues.db")) as broker:
@@ -512,7 +562,7 @@ def test_what_is_taken_is_read_as_it_is_then(tmp_path: Path) -> None:
                 other.execute("UPDATE lease SET owner = 7")
             other.close()
 
-        file._end = change  # type: ignore[method-assign]  # the moment between the two cannot be met otherwise
+        file._end = change  # the moment between the two cannot be met otherwise
         take = job(QueueFile.take, file, 10, 1)
         file.make([take])
         assert (take.value, take.error) == ([], None)
@@ -523,11 +573,11 @@ def test_what_was_committed_is_not_said_to_have_failed(tmp_path: Path) -> None:
     with file_of_two(tmp_path / "queues.db") as file:
         end = file._end
 
-        def closing() -> None:
+        def close() -> None:
             end()
             file.interrupt()
 
-        file._end = closing  # type: ignore[method-assign]  # the moment between the two cannot be met otherwise
+        file._end = close  # the moment between the two cannot be met otherwise
         put, take = job(QueueFile.put, file, [outgoing(b"3")]), job(QueueFile.take, file, 10, 1)
         file.make([put, take])
         assert put.error is None
