@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import random
 import signal
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from remote.sqlite_process import LEASE, Clock, Process, attempts, bodies
 
 from asyncpc import DefinitionError
-from asyncpc.remote.broker import SUSPECT_AFTER, Message, Outgoing
+from asyncpc.remote.broker import Outgoing
 from asyncpc.remote.engines import sqlite_lane, sqlite_queue
 from asyncpc.remote.engines.sqlite_lane import Lane
 from asyncpc.remote.engines.sqlite_queue import QueueFile
-
-ROUNDS = 300
-"""Steps of a random test."""
 
 
 @pytest.fixture
@@ -231,93 +226,6 @@ def test_the_clock_may_be_set_back(two: tuple[Process, Process], clock: Clock) -
     assert sorted(bodies(other.take(2)) + bodies(other.take(2))) == ["a", "b", "c", "delayed"]
     one.put("d")
     assert bodies(one.take()) == ["d"]
-
-
-@dataclass
-class Row:
-    """A message, as if each had a state of its own."""
-
-    body: str
-    time: float
-    due: float
-    is_in_lane: bool
-    attempt: int = 0
-    owner: int = 0
-
-    @property
-    def place(self) -> tuple[float, bool]:
-        """In the order; of two that became due at once, what was put with a delay comes first."""
-        return self.due, self.is_in_lane
-
-
-@dataclass
-class Model:
-    """What the engine promises, told in the simplest way: every receive looks at all messages."""
-
-    rows: list[Row] = field(default_factory=list)
-
-    def take(self, now: float, limit: int, suspects: int, owner: int) -> list[tuple[str, int]]:
-        """As the engine should."""
-        due = sorted((row for row in self.rows if row.due <= now), key=lambda row: row.place)
-        taken = [row for row in due if row.attempt >= SUSPECT_AFTER][:suspects]
-        taken += [row for row in due if row.attempt < SUSPECT_AFTER][: limit - len(taken)]
-        for row in taken:
-            row.due, row.attempt, row.owner = now + LEASE, row.attempt + 1, owner
-        return [(row.body, row.attempt) for row in taken]
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_it_is_as_if_each_message_had_a_state_of_its_own(two: tuple[Process, Process], clock: Clock, seed: int) -> None:
-    """Protects all promises at once: whatever is done, in whatever order, gives what the simple model gives."""
-    draw, model, held, names = random.Random(seed), Model(), list[tuple[int, Message]](), iter(range(10**6))
-    for step in range(1, ROUNDS):
-        clock.now += draw.choice([0.001, 0.001, 1.0, LEASE / 2])
-        process, chosen = draw.choice(two), [one for one in held if draw.random() < draw.choice([0.1, 0.5, 1.0])]
-        messages = [message for _, message in chosen]
-        rows = {row.body: row for row in model.rows}
-        is_ours = [getattr(rows.get(message.id), "owner", 0) == owner for owner, message in chosen]
-        ours = [rows[message.id] for message, is_one in zip(messages, is_ours, strict=True) if is_one]
-        match draw.choice(["put", "put", "delay", "take", "take", "take", "ack", "release", "extend", "purge", "bury"]):
-            case "put" | "delay" as what:
-                delay = draw.uniform(1.0, LEASE) if what == "delay" else 0.0
-                new = [str(next(names)) for _ in range(draw.randrange(1, 12))]
-                process.put(*new, delay=delay)
-                model.rows += [Row(body, clock.now, clock.now + delay, not delay) for body in new]
-            case "take":
-                limit, suspects = draw.randrange(1, 20), draw.randrange(2)
-                taken = process.take(limit, suspects)
-                assert attempts(taken) == model.take(clock.now, limit, suspects, step)
-                held += [(step, message) for message in taken]
-            case "ack":
-                assert process.ack(messages) == len(ours)
-                model.rows = [row for row in model.rows if row not in ours]
-            case "bury":
-                process.call(QueueFile.bury, [(message, b"{}") for message in messages])
-                model.rows = [row for row in model.rows if row not in ours]
-            case "release":
-                delay, counted = draw.choice([0.0, 3.0]), draw.random() < 0.5
-                process.call(QueueFile.release, messages, delay, counted)
-                for row in ours:
-                    row.due = clock.now + delay if delay else min(row.time, clock.now)
-                    row.owner, row.attempt = 0, row.attempt - (not counted)
-            case "extend":
-                lost = [message for message, is_one in zip(messages, is_ours, strict=True) if not is_one]
-                assert process.lost(messages) == bodies(lost)
-                for row in ours:
-                    row.due = clock.now + LEASE
-            case _ if draw.random() < 0.2:
-                while process.call(QueueFile.purge, False):
-                    pass
-                model.rows = [row for row in model.rows if row.owner and row.due > clock.now]
-            case _:
-                pass
-        held = [one for one in held if one not in chosen or draw.random() < 0.5][-60:]
-        ready = [row for row in model.rows if row.due <= clock.now]
-        leased = [row for row in model.rows if row.due > clock.now and row.owner]
-        depth = process.call(QueueFile.depth)
-        assert depth[:3] == (len(ready), len(leased), len(model.rows) - len(ready) - len(leased))
-        peeked = sorted(ready, key=lambda row: row.place)[:5]
-        assert bodies(process.call(QueueFile.peek, 5)) == [row.body for row in peeked]
 
 
 # -- the file -------------------------------------------------------------------------------------

@@ -71,5 +71,6 @@ class SeenIds:
             (now, now, self._forgotten, limit),
         )
         old = list(takewhile(itemgetter(1), rows))
+        rows.close()  # or what fails behind here might keep it, and the connection at this moment
         write.executemany("DELETE FROM seen WHERE place=?", [(place,) for place, _, is_gone in old if is_gone])
         self._forgotten = old[-1][0] if len(old) == limit else 0  # past those still in a queue; or begin anew
