@@ -551,7 +551,7 @@ def file_of_two(path: Path) -> Iterator[QueueFile]:
         file.close()
 
 
-def test_what_is_taken_is_read_as_it_is_then(tmp_path: Path) -> None:
+def test_what_is_taken_is_read_as_it_is_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects others: between the lease and the reading a message may have gone, or to somebody else."""
     with file_of_two(tmp_path / "queues.db") as file:
         end = file._end
@@ -562,13 +562,13 @@ def test_what_is_taken_is_read_as_it_is_then(tmp_path: Path) -> None:
                 other.execute("UPDATE lease SET owner = 7")
             other.close()
 
-        file._end = change  # the moment between the two cannot be met otherwise
+        monkeypatch.setattr(file, "_end", change)  # the moment between the two cannot be met otherwise
         take = job(QueueFile.take, file, 10, 1)
         file.make([take])
         assert (take.value, take.error) == ([], None)
 
 
-def test_what_was_committed_is_not_said_to_have_failed(tmp_path: Path) -> None:
+def test_what_was_committed_is_not_said_to_have_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects a put whose file is closed just after it: only what was to be read after the commit fails."""
     with file_of_two(tmp_path / "queues.db") as file:
         end = file._end
@@ -577,7 +577,7 @@ def test_what_was_committed_is_not_said_to_have_failed(tmp_path: Path) -> None:
             end()
             file.interrupt()
 
-        file._end = close  # the moment between the two cannot be met otherwise
+        monkeypatch.setattr(file, "_end", close)  # the moment between the two cannot be met otherwise
         put, take = job(QueueFile.put, file, [outgoing(b"3")]), job(QueueFile.take, file, 10, 1)
         file.make([put, take])
         assert put.error is None
@@ -692,13 +692,19 @@ def worker(what: str, path: Path, name: str, seconds: float = 0.0) -> subprocess
     )
 
 
+def waited(begin: float, end: float, stalls: list[tuple[float, float]]) -> float:
+    """The seconds between, but for those in which the process stood still."""
+    return end - begin - sum(max(0.0, min(end, stall_end) - max(begin, stall)) for stall, stall_end in stalls)
+
+
 @pytest.mark.thorough
 @pytest.mark.timeout(180)
 def test_eight_processes_share_the_turns(tmp_path: Path) -> None:
-    """Protects each from the others: nobody has less than half of what another has, or waits 250 ms, or loses a lease.
+    """Protects each from the others: nobody has half of what another has, or waits 250 ms, or loses a lease.
 
-    Where the disk stands still, all wait: nobody has a turn meanwhile, and a lease may run out. Where a processor does,
-    some wait, and notice it.
+    Time for which a process has to wait for a processor does not count: each notices how much that is, but not what it
+    loses while it works, so then a quarter is enough. Where the disk
+    stands still, all wait: nobody has a turn meanwhile, and a lease may run out.
     """
     workers = [worker("turns", tmp_path / "queues.db", str(number), 10.0) for number in range(8)]
     for one in workers:
@@ -709,17 +715,15 @@ def test_eight_processes_share_the_turns(tmp_path: Path) -> None:
         one.stdin.write("go\n")
         one.stdin.flush()
     told = [json.loads(one.communicate()[0]) for one in workers]
-    acked = [one["acked"] for one in told]
-    assert min(acked) / max(acked) >= 0.5
+    spans = [(one["took"][0][0], one["took"][-1][1]) for one in told]
+    could = [waited(*span, one["stalls"]) for span, one in zip(spans, told, strict=True)]
+    is_free = all(seconds > 0.95 * (end - begin) for seconds, (begin, end) in zip(could, spans, strict=True))
+    rates = [one["acked"] / seconds for one, seconds in zip(told, could, strict=True)]
+    assert min(rates) / max(rates) > (0.5 if is_free else 0.25)
     ends = sorted(end for one in told for _, end in one["took"])
     long = [(begin, end, one["stalls"]) for one in told for begin, end in one["took"] if end - begin > 0.25]
     while_others_had_turns = [one for one in long if bisect(ends, one[1]) - bisect(ends, one[0]) > 3 * 8]
-    unfair = [
-        (begin, end)
-        for begin, end, stalls in while_others_had_turns
-        if not any(stall < end and begin < stall_end for stall, stall_end in stalls)
-    ]
-    assert unfair == []
+    assert [one for one in while_others_had_turns if waited(*one) > 0.25] == []
     longest = max([end - begin for begin, end, _ in long], default=0.0)
     assert sum(one["lost"] for one in told) == 0 or longest > LEASE / 2
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from itertools import count
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,17 +89,15 @@ CHANGES: dict[str, Callable[[Busy], Any]] = {
 def test_a_look_sees_the_queue_at_one_moment(tmp_path: Path, clock: Clock, look: str, change: str) -> None:
     """Protects who waits for an empty queue: no message is missed or seen twice while it goes from table to table."""
     began = clock.now
-    for step in count(1):
-        clock.now = began
+    step, was_made = 0, True
+    while was_made:
+        step, clock.now = step + 1, began
         with ExitStack() as stack:
             busy = Busy(tmp_path / f"{step}.db", clock, stack)
-            before = LOOKS[look](busy.one)
-            found, was_made = at_each_step(
-                busy.one, step, lambda busy=busy: LOOKS[look](busy.one), lambda busy=busy: CHANGES[change](busy)
-            )
-            if not was_made:
-                break
-            assert found in (before, LOOKS[look](busy.one)), step
+            look_at, make = partial(LOOKS[look], busy.one), partial(CHANGES[change], busy)
+            before = look_at()
+            found, was_made = at_each_step(busy.one, step, look_at, make)
+            assert found in (before, look_at()), step
     assert step > 3
 
 
@@ -111,8 +109,9 @@ def test_a_receive_gives_each_message_once(
     """Protects from a message that comes twice in one receive: its process may stand still longer than its lease."""
     monkeypatch.setattr(sqlite_lane, "AT_ONCE", at_once)
     began = clock.now
-    for step in count(1):
-        clock.now = began
+    step, was_made = 0, True
+    while was_made:
+        step, clock.now = step + 1, began
         with ExitStack() as stack:
             one, other = (stack.enter_context(closing(Process(tmp_path / f"{step}.db", clock=clock))) for _ in range(2))
             one.put(*"abcdef")
@@ -123,7 +122,5 @@ def test_a_receive_gives_each_message_once(
                 other.take(limit)
 
             ours, was_made = at_each_step(one, step, one.take, change)
-            if not was_made:
-                break
             assert bodies(ours) == sorted(set(bodies(ours))), step
     assert step > 3
