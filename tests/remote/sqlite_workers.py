@@ -21,7 +21,7 @@ from asyncpc.remote.engines.sqlite import SqliteBroker
 LEASE = 1.0
 
 LOOK = 0.005
-STALL = 0.03
+LATE = 0.001
 """Seconds between two looks at the clock, and by how much the second may be late."""
 
 R = TypeVar("R")
@@ -55,21 +55,21 @@ async def take(broker: SqliteBroker, log: Log) -> None:
 
 
 class Stalls(threading.Thread):
-    """Notices when the machine lets this process wait for a processor; then its calls wait, too."""
+    """Notices for how long the machine lets this process wait for a processor; then its calls wait, too."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.seen: list[tuple[float, float]] = []
-        """From when to when."""
+        """From when to when; many short ones are as bad as a long one."""
 
     def run(self) -> None:
         """Look until the process ends."""
         while True:
-            began = time.monotonic()
+            due = time.monotonic() + LOOK
             time.sleep(LOOK)
-            ended = time.monotonic()
-            if ended - began > LOOK + STALL:
-                self.seen.append((began, ended))
+            now = time.monotonic()
+            if now > due + LATE:
+                self.seen.append((due, now))
 
 
 async def turns(broker: SqliteBroker, name: str, seconds: float) -> None:
