@@ -219,10 +219,12 @@ class Batches:
         "_complete",
         "_count",
         "_is_eager",
+        "_is_plain",
         "_limit",
         "_loop",
         "_made_item",
         "_open",
+        "_room",
         "_timers",
     )
 
@@ -232,6 +234,8 @@ class Batches:
         self._limit = limit
         self._made_item = made_item
         self._is_eager = batch.within == 0
+        self._is_plain = not self.runs_code
+        self._room = batch.size - 1.0  # of a batch that is not complete with one more
         self._loop = asyncio.get_running_loop()
         self._open: dict[Hashable, Batched] = {}
         self._timers: dict[Hashable, asyncio.TimerHandle] = {}
@@ -266,7 +270,13 @@ class Batches:
 
     def append(self, item: Any) -> None:
         """Add an item to its batch; if its key or weight cannot be had, it is not in."""
-        self.add(item, self.group_of(item))
+        items = self._open.get(None) if self._is_plain else None
+        if items is not None and items.weight < self._room and self._count < self._limit - 1:  # most often
+            items.append(item)
+            items.weight += 1.0
+            self._count += 1
+        else:
+            self.add(item, self.group_of(item))
 
     def add(self, item: Any, group: Group) -> Batched:
         """Add an item to the batch of its group, and return that."""

@@ -13,7 +13,7 @@ from .connection import Connection
 
 __all__ = ["Publisher"]
 
-MOST: Final = 500
+MOST: Final = 1000
 """Messages that are published together."""
 
 MOST_BYTES: Final = 4 * 1024 * 1024

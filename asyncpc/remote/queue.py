@@ -29,7 +29,7 @@ __all__ = ["RemoteQueue", "remote_queue"]
 T = TypeVar("T")
 B = TypeVar("B")
 
-AT_ONCE: Final = 500
+AT_ONCE: Final = 1000
 """Items that a pipeline publishes together at most."""
 
 LEASES: Final = (0.1, 365 * 86400.0)

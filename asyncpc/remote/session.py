@@ -46,6 +46,10 @@ WAIT: Final = 5.0
 MOST: Final = 1000
 """The prefetch that is chosen at most."""
 
+TOGETHER: Final = 500
+"""Messages that one receive gets at most, unless more are worked on at once; with room for so many the next begins:
+while some are received, and some settled, there are some to handle."""
+
 AHEAD: Final = 0.2
 """Seconds of work that are received ahead."""
 
@@ -208,11 +212,11 @@ class Session:
     async def _receive_what_comes(self) -> None:
         while not self._settler.is_intake_over:
             self._choose_prefetch()
-            if len(self._deliveries) > self._prefetch // 2:
+            if not self._has_room():
                 self._room.clear()
                 await self._room.wait()
                 continue
-            room = self._prefetch - len(self._deliveries)
+            room = min(self._prefetch - len(self._deliveries), max(TOGETHER, self._at_once))
             receive = partial(self._broker.receive, room, WAIT, int(self._suspect is None))
             try:
                 messages = await self.connection.call(receive, lambda: self._settler.is_intake_over)
@@ -272,13 +276,14 @@ class Session:
             self._bury(
                 delivery, Poison(f"delivered {message.attempt - 1} times without an end: it may kill its process")
             )
-        elif message.attempt > SUSPECT_AFTER and self._suspect is None and self._gives_back():
-            self._suspect = delivery
-            self._is_suspect_kept = True
-        elif message.attempt <= SUSPECT_AFTER or self._suspect is None:
-            if message.attempt > SUSPECT_AFTER:
-                self._suspect = delivery
+        elif message.attempt <= SUSPECT_AFTER:
             self._arrived.append(delivery)
+        elif self._suspect is None:
+            self._suspect = delivery
+            if self._gives_back():
+                self._is_suspect_kept = True
+            else:
+                self._arrived.append(delivery)
         elif self._gives_back():
             now = asyncio.get_running_loop().time()
             self._suspects_until = max(now, self._suspects_until) + SUSPECTS_APART  # else all but one come in vain
@@ -310,8 +315,12 @@ class Session:
 
     def _have_flushed(self) -> None:
         self._flushed_some.set()
-        if len(self._deliveries) <= self._prefetch // 2:
+        if self._has_room():
             self._room.set()
+
+    def _has_room(self) -> bool:
+        """Whether there is room for what makes another receive worth while: half of the prefetch, if not TOGETHER."""
+        return len(self._deliveries) <= max(self._prefetch // 2, self._prefetch - TOGETHER)
 
 
 class Poison(Exception):

@@ -55,7 +55,7 @@ MOMENT = 0.5
 """Seconds that a round should take; less with ``--quick``."""
 
 TWO_PROCESSES = 1_000
-"""Messages that are shared by two processes."""
+"""Messages that one process handles, or two together."""
 
 
 class Handling(NamedTuple):
@@ -212,16 +212,20 @@ def _latency(name: str, fleet: Fleet, bench: Bench) -> Line:
 
 
 def _processes(name: str, fleet: Fleet, bench: Bench) -> Line:
-    """2 ms of arithmetic a message, in one process and in two that share the queue."""
+    """2 ms of arithmetic a message, in one process and in two that share the queue.
+
+    Twice as many are put as are handled: else the last process would wait for what the first has received and does not
+    handle any more, until that one has stopped and given it back.
+    """
     burn, count = loops_of(0.002), TWO_PROCESSES // 5 if bench.quick else TWO_PROCESSES
     first, second = (fleet.worker(ASYNCPC.name, place=place) for place in (0, 1))
 
     def sample(workers: tuple[Worker, ...]) -> dict[str, float]:
         queue = fleet.queue()
-        first.do("publish", queue, count=count, size=64)
+        first.do("publish", queue, count=2 * count, size=64)
         share = count // len(workers)
         for worker in workers:
-            worker.tell("consume", queue, count=share, of=count, size=64, burn=burn)
+            worker.tell("consume", queue, count=share, of=2 * count, size=64, burn=burn)
         answers = [worker.answer() for worker in workers]
         wall = statistics.mean(answer["wall"] for answer in answers) / len(workers)
         return {"": wall, "client CPU": statistics.mean(answer["client"] for answer in answers)}

@@ -27,6 +27,7 @@ from asyncpc import (
     route,
     source,
 )
+from asyncpc.options.batch import Batches
 
 
 class PerKey:
@@ -109,6 +110,15 @@ def test_a_full_queue_flushes() -> None:
     report = ran(source(range(10)) >> stage(batcher))
     assert report.done == 10
     assert {reason for _, reason in batcher.items} == {"full", "end"}
+
+
+async def test_a_full_queue_flushes_what_is_no_whole_batch() -> None:
+    """Also where a batch has no key and no weight, which is looked at in short."""
+    batches = Batches(Batch(3), 5, lambda: None)
+    for item in range(5):
+        batches.append(item)
+    taken = [batches.popleft() for _ in range(batches.available())]
+    assert [(list(items), items.reason) for items in taken] == [([0, 1, 2], "size"), ([3, 4], "full")]
 
 
 @both

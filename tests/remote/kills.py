@@ -64,8 +64,8 @@ class Result(NamedTuple):
     """Messages that were confirmed and not handled."""
     duplicates: int
     slowest: float
-    """Seconds: of a dead worker's message until another had handled it, without those for which the machine stood still;
-    of an end after SIGTERM; or of the run's going on after its server is back."""
+    """Seconds: of a dead worker's message until another had handled it, without those in which the machine stood still,
+    of an end after SIGTERM, or of the run's going on after its server is back."""
     at_rest: float
     """Seconds from the end of the last publisher until nothing was pending."""
     dead: int

@@ -141,7 +141,7 @@ async def one_round(turn: int, opened: OpenQueue[Job], put: Put, is_done: Callab
         given.add(one.id)
     await opened.put(Job(f"good-{turn}"))
     async with asyncio.timeout(PATIENCE):
-        while not is_done(f"good-{turn}") or (await opened.depth())[:3] != (0, 0, 0):
+        while not is_done(f"good-{turn}") or (await opened.depth())[:3] != (0, 0, 0):  # noqa: ASYNC110  # only it knows
             await asyncio.sleep(0.05)
     letters = await opened.broker.dead(len(given) + 1, "")
     assert {one.message.id for one in letters} == given
@@ -150,7 +150,7 @@ async def one_round(turn: int, opened: OpenQueue[Job], put: Put, is_done: Callab
 
 
 def test_a_worker_outlives_what_anybody_writes(engine: str, place: Place, tmp_path: Path) -> None:
-    """Protects a service from whoever may write to its server: nothing it holds grows from round to round (F3 to F10)."""
+    """Protects a service from whoever may write to its server: what it holds in memory does not grow (F3 to F10)."""
     used: list[int] = []
     with crew_at(place, tmp_path, SAFE_LEASE, prefetch=16) as crew:
         queue = remote_queue(crew.url, Job)

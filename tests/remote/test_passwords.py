@@ -1,6 +1,4 @@
-"""The password of a queue's URL comes out nowhere, whatever fails: one listener, on an engine that tells all it knows
-and on real servers.
-"""
+"""The password of a queue's URL comes out nowhere, whatever fails, on an engine that tells all and on real servers."""
 
 from __future__ import annotations
 
@@ -404,10 +402,10 @@ async def dead_letters(site: Site, ears: Ears) -> None:
     queue = await asyncio.to_thread(remote_queue, url, int)
     async with queue.open() as opened:
         await opened.put(1)
-        await opened.broker.publish([Outgoing("odd", f'"{url}'.encode(), {"x-from": url})])
+        await opened.broker.publish([Outgoing("odd", b'"')])
         async with consuming(queue, handler(url, asyncio.Event(), 0), ears, 5):
             async with asyncio.timeout(STAY):
-                while (await opened.depth()).dead < 2:
+                while (await opened.depth()).dead < 2:  # noqa: ASYNC110  # only the server knows
                     await asyncio.sleep(0.05)
         letters = await opened.dead(10)
         ears.texts += [text for one in letters for text in (one.reason, one.stage, one.traceback)]
@@ -424,7 +422,7 @@ async def refused_put(site: Site, ears: Ears) -> None:
     for queue, text, more in (small, "x" * 2000, {}), (large, "x" * 2 * LONGEST, {}), (large, "x", {"id": "a\0b"}):
         async with queue.open() as opened:
             await ears.at(opened.put(text, timeout=5, **more))
-    await ears.at(_publish_text(large, "x" * 2 * LONGEST))
+    await ears.at(_publish_text(large, "x" * 2 * LONGEST))  # to an engine that cuts the connection it puts without end
     assert "Error" in "\n".join(ears.texts[before:])
 
 
@@ -433,7 +431,7 @@ def _texts(url: str, size: int) -> RemoteQueue[str]:
 
 
 async def _publish_text(queue: RemoteQueue[str], text: str) -> None:
-    async with asyncio.timeout(STAY):
+    async with asyncio.timeout(3):
         await (source([text]) >> queue)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import signal
@@ -341,6 +342,25 @@ async def test_what_cannot_be_stored_is_told_with_what_was_not_confirmed(postgre
             await broker.publish([*good, *bad])
         assert caught.value.unconfirmed == bad
     assert (await broker.depth()).ready == 1000
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_what_is_the_same_in_all_messages_is_sent_once(
+    postgresql: PostgreSQL, opened: Open, database: Any, count: int
+) -> None:
+    """Each message has its own headers, delay, time and id, whether or not they are those of the others."""
+    queue = f"same-{next(_names)}-{os.getpid()}"
+    broker = await opened(postgresql.url(queue=queue))
+    same = [Outgoing(f"same-{n}", b"", {"x-a": "1"}, time=1.0, has_new_id=True) for n in range(count)]
+    mixed = [Outgoing(f"{n}", b"", {"x-a": f"{n}"}, 60.0 * n, time=2.0 + n, has_new_id=n > 1) for n in range(count)]
+    for messages in same, same, mixed, mixed:
+        await broker.publish(messages)
+    asked = "SELECT id, headers, time, round(extract(epoch FROM due - now()) / 60)::int AS delay FROM asyncpc.message"
+    rows = await database.fetch(f"{asked} WHERE queue = $1 ORDER BY seq", queue)
+    put = [(one.id, json.dumps(dict(one.headers)), one.time, one.delay // 60) for one in [*same, *mixed]]
+    assert [tuple(row) for row in rows] == put
+    known = await database.fetchval("SELECT count(*) FROM asyncpc.seen WHERE queue = $1 AND id ^@ 'same'", queue)
+    assert known == 1, "all are known by the first"
 
 
 async def test_more_than_one_statement_takes(postgresql: PostgreSQL, opened: Open) -> None:

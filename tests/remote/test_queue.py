@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
@@ -29,7 +29,9 @@ from asyncpc import (
     source,
 )
 from asyncpc.remote import Depth, Message, PayloadError
+from asyncpc.remote.broker import Outgoing
 from asyncpc.remote.codec import new_ids
+from asyncpc.remote.engines.memory import MemoryBroker
 from asyncpc.remote.queue import RemoteQueue, remote_queue
 
 _names = count()
@@ -90,6 +92,28 @@ def test_the_same_consumers_run_on_both_sides_of_a_queue(eager: bool) -> None:
         assert counts(await queue.depth()) == EMPTY
 
     run_virtual(main, eager=eager)
+
+
+def test_a_thousand_messages_are_published_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects throughput: an engine that keeps messages on a disk waits for it in each call."""
+    queue, published, publish = fresh(), [], MemoryBroker.publish
+
+    async def noted(broker: MemoryBroker, messages: Sequence[Outgoing]) -> None:
+        published.append(len(messages))
+        await asyncio.sleep(1)  # meanwhile, others come
+        await publish(broker, messages)
+
+    monkeypatch.setattr(MemoryBroker, "publish", noted)
+
+    async def main() -> None:
+        assert (await (source([Job(n) for n in range(5000)]) >> queue)).complete
+        async with queue.open() as opened:
+            await asyncio.gather(*[opened.put_many([Job(n)] * 400) for n in range(3)])
+
+    run_virtual(main)
+    *piped, first, second = published
+    assert max(piped) == 1000
+    assert (first, second) == (800, 400)
 
 
 @eager

@@ -195,6 +195,35 @@ def test_the_prefetch_follows_the_pace() -> None:
     run_virtual(main)
 
 
+@pytest.mark.parametrize(("at_once", "parts"), [(4, [500] * 3), (600, [600] * 2)])
+def test_a_large_prefetch_is_received_in_parts(at_once: int, parts: list[int]) -> None:
+    """Protects throughput: while a part is handled, the next is received; no part is too small for all workers."""
+    asked: list[int] = []
+
+    class Noted(Flaky):
+        async def receive(self, limit: int, wait: float, suspects: int) -> list[Message]:
+            asked.append(limit)
+            messages: list[Message] = await self._call("receive", limit, wait, suspects)
+            return messages
+
+    async def main() -> tuple[list[int], ...]:
+        async with running(Noted(memory(), []), at_once, prefetch=1500) as session:
+            await put(session, *range(3000))
+            items = await taken(session, sum(parts))
+            seen = []
+            for left in sum(parts), 1001, 1000:
+                while len(items) > left:
+                    items.pop().ticket.settle()
+                await asyncio.sleep(1)
+                seen.append(list(asked))
+            session.end_intake()
+            for item in items:
+                item.ticket.release()
+        return tuple(seen)
+
+    assert run_virtual(main) == (parts, parts, [*parts, 500])
+
+
 def test_the_pace_is_seen_as_soon_as_all_of_the_prefetch_has_ended() -> None:
     """Protects the beginning of a run, and of a rush: its first messages do not wait for a tenth of a second."""
 

@@ -29,7 +29,7 @@ from asyncpc.offload.calls import Job
 from asyncpc.remote.broker import SUSPECT_AFTER, Disconnected, Message, Outgoing, PublishError, Settings
 from asyncpc.remote.codec import new_ids
 from asyncpc.remote.contract import BrokerContract, outgoing, received
-from asyncpc.remote.engines import sqlite, sqlite_file, sqlite_queue, sqlite_tables
+from asyncpc.remote.engines import sqlite, sqlite_file, sqlite_ids, sqlite_tables
 from asyncpc.remote.engines.sqlite import SqliteBroker
 from asyncpc.remote.engines.sqlite_queue import QueueFile
 from asyncpc.remote.engines.sqlite_receipts import Run, runs_of
@@ -368,7 +368,7 @@ async def test_brokers_of_one_process_notice_each_other_at_once(
 
 async def test_ids_are_forgotten_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file does not grow with every message there ever was; but an id is known while its message is there."""
-    monkeypatch.setattr(sqlite_queue, "REMEMBERED", 0.05)
+    monkeypatch.setattr(sqlite_ids, "REMEMBERED", 0.05)
     async with opened(url_of(tmp_path / "queues.db")) as broker:
         await broker.publish([Outgoing("waits", b"", delay=60.0), *(Outgoing(f"old-{n}", b"") for n in range(50))])
         assert await broker.ack(await received(broker, 50)) == 50
@@ -401,9 +401,8 @@ async def test_a_receipt_names_one_delivery(tmp_path: Path) -> None:
 def test_deliveries_that_follow_one_another_are_settled_together() -> None:
     """Protects deliveries of others: a run has the numbers of one owner, without a gap, in whatever order they come."""
     assert runs_of([]) == []
-    assert runs_of([(3, 7), (1, 7), (2, 7)]) == [Run(7, 1, 3)]
-    assert runs_of([(1, 7), (3, 7), (4, 8), (5, 8)]) == [Run(7, 1, 1), Run(7, 3, 3), Run(8, 4, 5)]
-    assert [one.receipts for one in runs_of([(5, 8), (4, 8)])] == [[(4, 8), (5, 8)]]
+    assert runs_of([(3, 7), (1, 7), (2, 7)]) == [Run(1, 3, 7)]
+    assert runs_of([(1, 7), (3, 7), (4, 8), (5, 8)]) == [Run(1, 1, 7), Run(3, 3, 7), Run(4, 5, 8)]
 
 
 async def test_only_the_deliveries_that_are_named_are_settled(tmp_path: Path) -> None:
@@ -510,8 +509,7 @@ def test_what_is_taken_is_read_as_it_is_then(tmp_path: Path) -> None:
         def change() -> None:
             end()
             with sqlite3.connect(tmp_path / "queues.db") as other:
-                other.execute("UPDATE message SET owner = 7 WHERE id = '1'")
-                other.execute("DELETE FROM message WHERE id = '2'")
+                other.execute("UPDATE lease SET owner = 7")
             other.close()
 
         file._end = change  # type: ignore[method-assign]  # the moment between the two cannot be met otherwise
@@ -622,15 +620,15 @@ async def test_many_suspects_cost_no_search(tmp_path: Path) -> None:
         row[3]
         for which in (sqlite_tables.FRESH, sqlite_tables.SUSPECT)
         for statement in (
-            f"SELECT due, seq, body FROM message WHERE queue='jobs' AND {which} AND due<=1 ORDER BY due, seq LIMIT 9",
-            f"SELECT min(due) FROM message WHERE queue='jobs' AND {which}",
+            f"SELECT due, seq, body FROM apart WHERE queue=1 AND {which} AND due<=1 ORDER BY due, seq LIMIT 9",
+            f"SELECT min(due) FROM apart WHERE queue=1 AND {which}",
         )
         for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")
     ]
     connection.close()
     assert len(plans) == 4
-    assert all("INDEX message_fresh" in plan for plan in plans[:2])
-    assert all("INDEX message_suspect" in plan for plan in plans[2:])
+    assert all("INDEX apart_fresh" in plan for plan in plans[:2])
+    assert all("INDEX apart_suspect" in plan for plan in plans[2:])
     assert SUSPECT_AFTER == 2  # it is part of the file: another value is another version of it
 
 

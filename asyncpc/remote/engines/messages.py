@@ -9,7 +9,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, Protocol, TypeVar
 
-__all__ = ["AT_ONCE", "FAILURE", "LONGEST_HEADERS", "NO_HEADERS", "headers_in", "kept", "number_of", "parts"]
+__all__ = ["AT_ONCE", "FAILURE", "headers_in", "kept", "number_of", "parts"]
 
 AT_ONCE: Final = 1000
 """Messages that are sent before their answers are waited for."""
@@ -60,9 +60,13 @@ def number_of(text: str | None, other: float) -> float:
     return number if 0 <= number < 1e12 else other
 
 
-@lru_cache(256)  # most messages have the same ones; those that are too long are not for here, which would keep them
 def headers_in(written: str | bytes) -> Mapping[str, str]:
     """Headers that were written as JSON, whoever did it (fault F10); they cannot be changed, as messages share them."""
+    return _headers_in(written) if len(written) <= LONGEST_HEADERS else NO_HEADERS
+
+
+@lru_cache(256)  # most messages have the same ones
+def _headers_in(written: str | bytes) -> Mapping[str, str]:
     found: Any = None
     if written:
         with suppress(ValueError, RecursionError):

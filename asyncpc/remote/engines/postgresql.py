@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from ...wording import summary
 from ..broker import (
@@ -33,6 +33,8 @@ from .postgresql_intake import Intake
 from .rows import Receipt, message_in, text_of
 
 __all__ = ["PostgreSQLBroker"]
+
+V = TypeVar("V")
 
 LARGEST: Final = 16_000_000
 """Bytes of bodies after which a statement takes no further message."""
@@ -162,10 +164,10 @@ class PostgreSQLBroker:
         yield from (self._address.queue, self._channel, told)
         yield [one.id for one in messages]
         yield [one.body for one in messages]
-        yield [text_of(one.headers) for one in messages]
-        yield [max(0.0, one.delay) for one in messages]
-        yield [one.time for one in messages]
-        yield [1 + place for place in places_to_know(messages)]
+        yield [text_of(headers) for headers in _short([one.headers for one in messages])]
+        yield _short([max(0.0, one.delay) for one in messages])
+        yield _short([one.time for one in messages])
+        yield _short([1 + place for place in places_to_know(messages)])
 
     # -- looking ----------------------------------------------------------------------------------
 
@@ -212,6 +214,9 @@ def _parts(sequence: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 def _puts(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
     """What goes into one statement each: also of large messages no more than the server takes."""
+    if 0 < len(messages) <= tables.MOST and sum([len(one.body) for one in messages]) <= LARGEST:  # most often
+        yield messages
+        return
     begin = size = 0
     for end, one in enumerate(messages):
         if end - begin == tables.MOST or (size > 0 and size + len(one.body) > LARGEST):
@@ -220,6 +225,11 @@ def _puts(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
         size += len(one.body)
     if messages:
         yield messages[begin:]
+
+
+def _short(values: list[V]) -> list[V]:
+    """The values, or one if all are equal: most often they are, and the client takes long for each value."""
+    return values[:1] if values.count(values[0]) == len(values) else values
 
 
 def _receipts(messages: Iterable[Message]) -> tuple[list[int], list[int]]:

@@ -92,10 +92,13 @@ CREATE INDEX IF NOT EXISTS seen_until ON %.seen (until);
 """
 
 # In the order of the ids, so that two processes which put the same ids wait for one another in one direction. What
-# known_by names is the place of the message whose id is remembered, beginning with 1.
+# known_by names is the place of the message whose id is remembered, beginning with 1. Where an array but those of ids
+# and bodies has a single value, that is the value of all.
 PUT: Final = f"""
 WITH given AS MATERIALIZED (
-    SELECT number * {MOST} + place AS seq, g.* FROM (SELECT nextval('%.statement_number') AS number) AS statement,
+    SELECT number * {MOST} + place AS seq, place, id, body, coalesce(headers, $6[1]) AS headers,
+        coalesce(delay, $7[1]) AS delay, coalesce(time, $8[1]) AS time, coalesce(known_by, $9[1]) AS known_by
+    FROM (SELECT nextval('%.statement_number') AS number) AS statement,
         unnest($4::text[], $5::bytea[], $6::text[], $7::float8[], $8::float8[], $9::int4[])
             WITH ORDINALITY AS g(id, body, headers, delay, time, known_by, place)
 ), fresh AS (

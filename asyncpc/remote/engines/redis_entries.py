@@ -6,10 +6,10 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from ..broker import DeadLetter, Message, Outgoing
-from .messages import LONGEST_HEADERS, NO_HEADERS, headers_in
+from .messages import headers_in
 from .redis_script import AT_ONCE
 
 __all__ = ["Receipt", "arguments_of", "dead_letter", "is_entry", "message", "names_of", "parts", "shared"]
@@ -42,7 +42,7 @@ def message(entry: bytes, fields: Sequence[bytes], receipt: Receipt | None) -> M
         body,
         attempt if receipt is None else attempt + receipt.deliveries,
         _seconds(time, entry),
-        headers_in(headers) if len(headers) < LONGEST_HEADERS else NO_HEADERS,
+        headers_in(headers),
         receipt,
     )
 

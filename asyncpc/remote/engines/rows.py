@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import repeat
 from typing import Any
 
 from ..broker import Message
-from .messages import LONGEST_HEADERS, NO_HEADERS, headers_in
+from .messages import headers_in
 
-__all__ = ["Receipt", "message_in", "text_of"]
+__all__ = ["Receipt", "message_in", "messages_in", "text_of"]
 
 Receipt = tuple[int, int]
 """Names a delivery: the message's number, and one that is drawn anew by each receive: so no receipt fits a later
@@ -19,8 +20,20 @@ delivery, not even to the same process."""
 
 def message_in(row: Sequence[Any], receipt: Receipt | None) -> Message:
     """The message of a row that begins with its id, body, attempt, time and headers."""
-    headers = headers_in(row[4]) if len(row[4]) < LONGEST_HEADERS else NO_HEADERS
-    return Message._make((row[0], row[1], row[2], row[3], headers, receipt))  # half the time of a call
+    return Message._make((row[0], row[1], row[2], row[3], headers_in(row[4]), receipt))  # half the time of a call
+
+
+def messages_in(
+    ids: Iterable[str],
+    bodies: Iterable[bytes],
+    attempt: int,
+    times: Iterable[float],
+    headers: Iterable[str],
+    receipts: Iterable[Receipt],
+) -> list[Message]:
+    """The messages of columns of equal length; in half the time of a call for each."""
+    rows = zip(ids, bodies, repeat(attempt), times, map(headers_in, headers), receipts, strict=False)
+    return [*map(tuple.__new__, repeat(Message), rows)]
 
 
 def text_of(headers: Mapping[str, str]) -> str:

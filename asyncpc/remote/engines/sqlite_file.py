@@ -196,6 +196,11 @@ class DatabaseFile(ThreadCaller):
             raise DefinitionError(f"sqlite: {self._name} is the database of another program: give queues their own")
         if version > self._version:
             raise DefinitionError(f"sqlite: {self._name} was written by a newer version of asyncpc")
+        if version < self._version and tables:
+            raise DefinitionError(
+                f"sqlite: {self._name} was written by an older version of asyncpc, whose tables were others: "
+                "give the queues a new file"
+            )
         (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
         if mode != "wal":
             raise DefinitionError(f"sqlite: {self._name}: its file system cannot share a file; queues need a local one")
@@ -203,6 +208,7 @@ class DatabaseFile(ThreadCaller):
             f"PRAGMA fullfsync={int(self._synchronous == 'FULL')}"
         )  # macOS: through the cache of the disk
         connection.execute(f"PRAGMA journal_size_limit={LOG_SIZE}")
+        connection.execute("PRAGMA secure_delete=FAST")  # some builds write a page of zeros for each one that is free
         self._begin(connection)
         connection.execute(f"PRAGMA user_version={self._version}")  # whatever it was: tells whether it can be written
         if version == self._version:

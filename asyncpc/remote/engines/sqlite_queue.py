@@ -1,47 +1,54 @@
-"""``QueueFile``: the statements that make queues of the tables in a SQLite file."""
+"""``QueueFile``: what a broker does with its queue in a SQLite file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import takewhile
-from math import inf
-from operator import itemgetter
 from secrets import randbits
 from time import time
 from typing import Any, ClassVar, Final
 
 from ...offload.calls import Job
-from ..broker import DeadLetter, Depth, Message, Outgoing, places_to_know
-from .rows import Receipt, message_in, text_of
+from ..broker import DeadLetter, Depth, Message, Outgoing
+from .rows import message_in
+from .sqlite_apart import Apart
 from .sqlite_file import DatabaseFile
-from .sqlite_receipts import OURS, Taken, runs_of
-from .sqlite_tables import FRESH, KIND, MESSAGE, ROW, SCHEMA, SUSPECT
+from .sqlite_ids import SeenIds
+from .sqlite_lane import Lane
+from .sqlite_looks import depth, peek
+from .sqlite_receipts import Run, Taken, runs_of
+from .sqlite_tables import KIND, MESSAGE, SCHEMA, VERSION
 
 __all__ = ["QueueFile"]
-
-REMEMBERED: Final = 600.0
-"""Seconds for which an id is not taken again, at least, from its put; and as long as its message is in the queue. An id
-that was made is known by the first one of its batch, and as long as that."""
-
-TOGETHER: Final = 100
-"""Messages that one statement puts; SQLite used to take 999 values."""
 
 PURGED: Final = 1000
 """Messages that are forgotten in one transaction."""
 
 
 class QueueFile(DatabaseFile):
-    """What a broker does with its queue; see ``Broker`` for what each call promises."""
+    """See ``Broker`` for what each call promises."""
 
     def __init__(self, path: str, queue: str, dead_letter: str, lease: float, synchronous: str) -> None:
-        super().__init__(path, KIND, 1, SCHEMA, synchronous)
-        self._queue = queue
-        self._dead = (queue, dead_letter)
+        super().__init__(path, KIND, VERSION, SCHEMA, synchronous)
+        self._name_of_queue = queue
+        self._dead_letter = dead_letter
         self._lease = lease
         self._written = 0  # by this connection, which data_version does not tell
         self._looked_at: tuple[int, ...] = ()
         self._nothing_until = 0.0
-        self._forgotten = 0  # the last number up to which old ids were let go of
+
+    def open(self) -> str:
+        """Also find the number of the queue; see ``DatabaseFile``."""
+        path = super().open()
+        find = "SELECT number FROM queue WHERE name=?"
+        if (found := self.reading().execute(find, (self._name_of_queue,)).fetchone()) is None:
+            write = self.writing()
+            write.execute("INSERT OR IGNORE INTO queue(name) VALUES(?)", (self._name_of_queue,))
+            found = write.execute(find, (self._name_of_queue,)).fetchone()
+        self._queue: int = found[0]
+        self._lane, self._apart, self._ids = Lane(self._queue), Apart(self._queue), SeenIds(self._queue)
+        return path
+
+    # -- receiving --------------------------------------------------------------------------------
 
     def make(self, jobs: list[Job]) -> None:
         """Also read what was taken, when others have their turn to write: that makes a call of SQLite for each row."""
@@ -56,34 +63,43 @@ class QueueFile(DatabaseFile):
     def take(self, limit: int, suspects: int) -> Taken:
         """Begin to receive; ``make`` gives the messages. See ``Broker.receive``."""
         if not self._has_some(suspects):
-            return Taken()
+            return Taken(0, ())
         write, now, owner = self.writing(), time(), randbits(62) + 1
-        found = self._ready(SUSPECT, now, suspects)
-        found += self._ready(FRESH, now, limit - len(found))
-        taken = Taken([(seq, owner) for seq in found])
-        change = "UPDATE message SET due=?, attempt=attempt+1, owner=? WHERE seq BETWEEN ? AND ?"
-        write.executemany(change, [(now + self._lease, *run) for run in runs_of(taken)])
-        self._written += len(taken)  # or an idle queue would be looked at again and again in a turn to write
-        return taken
-
-    def _ready(self, which: str, now: float, limit: int) -> list[int]:
-        """The numbers of messages that are ready, in order, which come as one text: see ``Run``."""
-        if limit <= 0:
-            return []
-        ready = f"SELECT seq FROM message WHERE queue=? AND {which} AND due<=? ORDER BY due, seq LIMIT ?"
-        found = self.reading().execute(f"SELECT group_concat(seq) FROM ({ready})", (self._queue, now, limit))
-        (numbers,) = found.fetchone()
-        return [int(number) for number in numbers.split(",")] if numbers else []
+        self._written += 1  # or an idle queue would be looked at again and again in a turn to write
+        lane, lease_ends = self._lane.ready(write)
+        if lease_ends <= now:
+            self._lane.end_leases(write, now)
+        fresh_due, suspect_due = self._apart.first_due(write)
+        found = self._apart.suspects(write, now, suspects) if suspect_due <= now else []
+        room = limit - len(found)
+        lane = lane[:room]
+        if fresh_due <= now:
+            fresh = self._apart.fresh(write, now, room, lane)
+            lane = lane[: len([seq for seq in fresh if seq in lane])]
+            found += fresh
+        else:
+            found += lane
+        if lane:
+            self._lane.lease(write, lane, owner, now + self._lease)
+        if len(found) > len(lane):
+            apart = runs_of((seq, owner) for seq in found if seq not in lane)
+            self._apart.lease(write, apart, now + self._lease)
+        return Taken(owner, found)
 
     def _read(self, taken: Taken) -> list[Message]:
         """The messages, in order; a lease may be over, and somebody else may have it."""
+        read, owner = self.reading(), taken.owner
         messages: list[Message] = []
-        for run in runs_of(taken):
-            rows = self.reading().execute(f"SELECT {MESSAGE}, seq FROM message WHERE {OURS} ORDER BY seq", run)
-            messages += [message_in(row, (row[-1], run.owner)) for row in rows.fetchall()]
-        if taken != sorted(taken):  # some had been given back, or were delayed
-            places = {receipt: place for place, receipt in enumerate(taken)}
-            messages.sort(key=lambda message: places[message.receipt])
+        is_in_order = True
+        for run in runs_of((seq, owner) for seq in taken.numbers):
+            part = self._lane.read(read, run)
+            if len(part) < run.size:
+                part += self._apart.read(read, run)
+                is_in_order = False
+            messages += part
+        if not is_in_order:
+            places = {seq: place for place, seq in enumerate(taken.numbers)}
+            messages.sort(key=lambda message: places[message.receipt[0]])
         return messages
 
     def _has_some(self, suspects: int) -> bool:
@@ -91,158 +107,104 @@ class QueueFile(DatabaseFile):
         read = self.reading()
         state = (*read.execute("PRAGMA data_version").fetchone(), self._written, suspects)
         if state != self._looked_at:
-            first = "SELECT min(due) FROM message WHERE queue=? AND "
-            found = [
-                read.execute(first + which, (self._queue,)).fetchone()[0] for which in (FRESH, SUSPECT)[: 1 + suspects]
-            ]
-            self._nothing_until = min((due for due in found if due is not None), default=inf)
+            lane, lease_ends = self._lane.ready(read)
+            fresh_due, suspect_due = self._apart.first_due(read)
+            first_due = min(fresh_due, suspect_due) if suspects else fresh_due
+            self._nothing_until = 0.0 if lane else min(lease_ends, first_due)
             self._looked_at = state
         return self._nothing_until <= time()
+
+    # -- putting ----------------------------------------------------------------------------------
 
     def put(self, messages: Sequence[Outgoing]) -> None:
         """See ``Broker.publish``."""
         write, now = self.writing(), time()
         self._written += 1
-        first = self._next()
-        known_by = [first + place for place in places_to_know(messages)]  # for each, the message whose id is remembered
-        known = [
-            (seq, self._queue, one.id, now + REMEMBERED)
-            for seq, (one, by) in enumerate(zip(messages, known_by, strict=True), first)
-            if seq == by
-        ]
-        self._forget(2 * len(known), now)
-        numbered = list(enumerate(messages, first))
-        if write.executemany("INSERT OR IGNORE INTO seen VALUES(?, ?, ?, ?)", known).rowcount < len(known):
-            numbered = [(seq, one) for seq, one in numbered if self._is_new(known_by[seq - first])]
-        for begin in range(0, len(numbered), TOGETHER):
-            part = numbered[begin : begin + TOGETHER]
-            values: list[object] = []
-            for seq, one in part:
-                values += seq, self._queue, now + max(0.0, one.delay), one.time, one.id, text_of(one.headers), one.body
-            write.execute(f"INSERT INTO message VALUES{', '.join([ROW] * len(part))}", values)
+        lane = list(enumerate([one for one in messages if one.delay <= 0], self._lane.next(write)))
+        delayed = [one for one in messages if one.delay > 0]
+        apart = list(enumerate(delayed, self._apart.next(write))) if delayed else []
+        new = self._ids.add(write, [*lane, *apart], now)
+        if len(new) < len(messages):  # begin anew without the others, as numbers in the lane follow one another
+            if new:
+                self.put(new)
+            return
+        self._lane.put(write, lane, now)
+        self._apart.put(write, apart, now)
 
-    def _next(self) -> int:
-        """The number of the next message; those in ``seen`` are taken too."""
-        found = self.reading().execute("SELECT (SELECT max(seq) FROM message), (SELECT max(seq) FROM seen)").fetchone()
-        return 1 + max(seq or 0 for seq in found)
-
-    def _is_new(self, seq: int) -> bool:
-        return self.reading().execute("SELECT 1 FROM seen WHERE seq=?", (seq,)).fetchone() is not None
-
-    def _forget(self, limit: int, now: float) -> None:
-        """Let go of old ids, more than come in, so that there is an end to them; not of those still in a queue."""
-        write = self.writing()
-        rows = write.execute(
-            "SELECT seen.seq, until<=?, message.seq IS NULL FROM seen LEFT JOIN message USING(seq)"
-            " WHERE seen.seq>? ORDER BY seen.seq LIMIT ?",
-            (now, self._forgotten, limit),
-        )
-        old = list(takewhile(itemgetter(1), rows))
-        write.executemany("DELETE FROM seen WHERE seq=?", [(seq,) for seq, _, is_gone in old if is_gone])
-        self._forgotten = old[-1][0] if len(old) == limit else 0  # past those still in a queue; or begin anew
+    # -- settling ---------------------------------------------------------------------------------
 
     def ack(self, messages: Sequence[Message]) -> int:
         """See ``Broker``."""
-        runs = runs_of(one.receipt for one in messages)
-        return self.writing().executemany(f"DELETE FROM message WHERE {OURS}", runs).rowcount
+        return self._delete(runs_of(one.receipt for one in messages))
+
+    def _delete(self, runs: Sequence[Run]) -> int:
+        write = self.writing()
+        count = self._lane.delete(write, runs)
+        return count if count == sum(run.size for run in runs) else count + self._apart.delete(write, runs)
 
     def release(self, messages: Sequence[Message], delay: float, counted: bool) -> None:
         """See ``Broker``; without a delay they are due from when they were put, and so in their old order."""
-        now = time()
-        due = "min(time, ?)" if delay <= 0 else "?"
+        write, runs = self.writing(), runs_of(one.receipt for one in messages)
         self._written += 1
-        self.writing().executemany(
-            f"UPDATE message SET owner=0, attempt=attempt-?, due={due} WHERE {OURS}",
-            [(not counted, now + max(0.0, delay), *run) for run in runs_of(one.receipt for one in messages)],
-        )
+        due = ("?" if delay > 0 else "min(time, ?)", time() + max(0.0, delay))
+        self._apart.release(write, runs, due, counted)
+        self._lane.let_apart(write, runs, due, int(counted), 0)
 
     def bury(self, dead: Sequence[tuple[Message, bytes]]) -> None:
         """See ``Broker``."""
         write = self.writing()
-        write.executemany(
-            "INSERT INTO dead(queue, name, id, body, attempt, time, headers, failure)"
-            " SELECT queue, ?, id, body, attempt, time, headers, ? FROM message WHERE seq=? AND owner=?",
-            [(self._dead[1], failure, *one.receipt) for one, failure in dead],
-        )
-        self.ack([one for one, _ in dead])
+        runs = [(runs_of([one.receipt])[0], failure) for one, failure in dead]
+        self._lane.bury(write, self._dead_letter, runs)
+        self._apart.bury(write, self._dead_letter, runs)
+        self._delete(runs_of(one.receipt for one, _ in dead))
 
     def extend(self, messages: Sequence[Message]) -> list[Message]:
         """See ``Broker``."""
-        write, due, kept = self.writing(), time() + self._lease, set[Receipt]()
-        for run in runs_of(one.receipt for one in messages):
-            extended = write.execute(f"UPDATE message SET due=? WHERE {OURS}", (due, *run)).rowcount
-            is_whole = extended == len(run.receipts)
-            kept.update(
-                run.receipts if is_whole else write.execute(f"SELECT seq, owner FROM message WHERE {OURS}", run)
-            )
+        write, until, runs = self.writing(), time() + self._lease, runs_of(one.receipt for one in messages)
+        kept = set(self._apart.extend(write, runs, until)) | set(self._lane.extend(write, runs, until))
         return [one for one in messages if one.receipt not in kept]
+
+    # -- looking ----------------------------------------------------------------------------------
 
     def depth(self) -> Depth:
         """See ``Broker``."""
-        read, now = self.reading(), time()
-        ready = leased = delayed = 0
-        oldest = []
-        for which in (FRESH, SUSPECT):
-            where = f"FROM message WHERE queue=? AND {which} AND due"
-            ready += read.execute(f"SELECT count(*) {where}<=?", (self._queue, now)).fetchone()[0]
-            owners = read.execute(f"SELECT count(*), count(nullif(owner, 0)) {where}>?", (self._queue, now)).fetchone()
-            leased += owners[1]
-            delayed += owners[0] - owners[1]
-            oldest += read.execute(f"SELECT time {where}<=? ORDER BY due LIMIT 1", (self._queue, now)).fetchall()
-        dead = read.execute("SELECT count(*) FROM dead WHERE queue=? AND name=?", self._dead).fetchone()[0]
-        return Depth(ready, leased, delayed, dead, max((max(0.0, now - since) for (since,) in oldest), default=None))
+        return depth(self.reading(), self._queue, self._dead_letter, time())
 
     def peek(self, limit: int) -> list[Message]:
         """See ``Broker``."""
-        read, now = self.reading(), time()
-        rows = [
-            row
-            for which in (FRESH, SUSPECT)
-            for row in read.execute(
-                f"SELECT due, seq, {MESSAGE} FROM message"
-                f" WHERE queue=? AND {which} AND due<=? ORDER BY due, seq LIMIT ?",
-                (self._queue, now, limit),
-            )
-        ]
-        return [message_in(row[2:], None) for row in sorted(rows)[:limit]]
+        return peek(self.reading(), self._queue, time(), limit)
 
     def dead(self, limit: int, after: int) -> list[DeadLetter]:
         """See ``Broker``."""
         rows = self.reading().execute(
             f"SELECT seq, failure, {MESSAGE} FROM dead WHERE queue=? AND name=? AND seq>? ORDER BY seq LIMIT ?",
-            (*self._dead, after, limit),
+            (self._queue, self._dead_letter, after, limit),
         )
         return [DeadLetter(f"{row[0]:020}", message_in(row[2:], None), row[1]) for row in rows]
 
     def requeue(self, places: Sequence[int]) -> int:
         """See ``Broker``; takes them out of the dead letters in the same transaction."""
-        write, now, first = self.writing(), time(), self._next()
+        write, now = self.writing(), time()
+        first = seq = self._lane.next(write)
         self._written += 1
-        seq = first
         for place in places:
-            key = (place, *self._dead)
-            put = "SELECT ?, queue, ?, 0, 0, time, id, headers, body FROM dead WHERE seq=? AND queue=? AND name=?"
+            key = (place, self._queue, self._dead_letter)
+            put = "SELECT ?, ?, time, id, headers, body FROM dead WHERE seq=? AND queue=? AND name=?"
             if write.execute(f"INSERT INTO message {put}", (seq, now, *key)).rowcount:
                 write.execute("DELETE FROM dead WHERE seq=?", (place,))
-                known = "SELECT seq, queue, id, ? FROM message WHERE seq=?"
-                write.execute(f"INSERT OR REPLACE INTO seen {known}", (now + REMEMBERED, seq))
+                self._ids.add_again(write, seq, now)
                 seq += 1
         return seq - first
 
     def purge(self, dead: bool) -> int:
         """Forget some; 0 when there are no more. Others, who wait for their turn to write, come in between."""
+        write, now = self.writing(), time()
         if dead:
-            return self._delete("dead WHERE queue=? AND name=?", self._dead)
-        values = (self._queue, time())
-        return sum(
-            self._delete(f"message WHERE queue=? AND {which} AND (owner=0 OR due<=?)", values)
-            for which in (FRESH, SUSPECT)
-        )
-
-    def _delete(self, these: str, values: tuple[Any, ...]) -> int:
-        table = these.partition(" ")[0]
-        statement = f"DELETE FROM {table} WHERE seq IN (SELECT seq FROM {these} LIMIT {PURGED})"
-        return self.writing().execute(statement, values).rowcount
+            these = "SELECT seq FROM dead WHERE queue=? AND name=? LIMIT ?"
+            values = (self._queue, self._dead_letter, PURGED)
+            return write.execute(f"DELETE FROM dead WHERE seq IN ({these})", values).rowcount
+        self._lane.end_leases(write, now)
+        return self._lane.purge(write, PURGED) + self._apart.purge(write, now, PURGED)
 
     fleeting: ClassVar[frozenset[Callable[..., Any]]] = frozenset({take, extend, release})
     """Without them a message comes again, now or when its lease has run out."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final, NamedTuple
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from .rows import Receipt
 
-__all__ = ["OURS", "Run", "Taken", "runs_of"]
-
-
-class Taken(list[Receipt]):
-    """The deliveries that a receive has begun, in the order of their messages."""
+__all__ = ["Run", "Taken", "by_owner", "numbers_in", "runs_of"]
 
 
 class Run(NamedTuple):
@@ -21,18 +18,22 @@ class Run(NamedTuple):
     every one of many calls this thread may have to wait until that one pauses, with the turn to write.
     """
 
-    owner: int
     first: int
     last: int
+    owner: int
 
     @property
-    def receipts(self) -> list[Receipt]:
-        """Of each delivery."""
-        return [(seq, self.owner) for seq in range(self.first, self.last + 1)]
+    def size(self) -> int:
+        """How many they are."""
+        return self.last - self.first + 1
 
 
-OURS: Final = "owner=? AND seq BETWEEN ? AND ?"
-"""The messages of a run, but for those that somebody else has by now."""
+class Taken(NamedTuple):
+    """The deliveries that a receive has begun."""
+
+    owner: int
+    numbers: Sequence[int]
+    """Of their messages, in the order in which these are to be handled."""
 
 
 def runs_of(receipts: Iterable[Receipt]) -> list[Run]:
@@ -41,7 +42,21 @@ def runs_of(receipts: Iterable[Receipt]) -> list[Run]:
     owner = first = last = 0
     for seq, its_owner in sorted(receipts):
         if seq != last + 1 or its_owner != owner:
-            runs.append(Run(owner, first, last))
+            runs.append(Run(first, last, owner))
             owner, first = its_owner, seq
         last = seq
-    return [*runs[1:], Run(owner, first, last)] if runs else []
+    return [*runs[1:], Run(first, last, owner)] if runs else []
+
+
+def by_owner(runs: Iterable[Run]) -> dict[int, list[Run]]:
+    """The runs of each owner."""
+    found: dict[int, list[Run]] = {}
+    for run in runs:
+        found.setdefault(run.owner, []).append(run)
+    return found
+
+
+def numbers_in(read: sqlite3.Connection, select: str, values: Sequence[Any]) -> list[int]:
+    """The numbers that a statement finds, in its order; they come as one text: see ``Run``."""
+    (numbers,) = read.execute(f"SELECT group_concat(seq) FROM ({select})", values).fetchone()
+    return [int(number) for number in numbers.split(",")] if numbers else []
