@@ -18,6 +18,7 @@ from asyncpc import consumer
 from asyncpc.remote.broker import DeadLetter, Outgoing, Settings
 from asyncpc.remote.codec import codec_for
 from asyncpc.remote.engines.memory import MemoryBroker
+from asyncpc.remote.engines.messages import headers_in
 from asyncpc.remote.queue import RemoteQueue
 from asyncpc.remote.session import Terms
 
@@ -72,6 +73,24 @@ def test_what_cannot_be_read_is_buried_and_the_consumer_lives(declared: Any, cod
             assert json.loads(one.failure)["reason"]
 
     run_virtual(main)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ('{"x-a": "b", "x-n": 1, "x-d": {"x": "y"}}', {"x-a": "b"}),
+        (b'{"x-a": "\xff"}', {}),
+        ("", {}),
+        ("[", {}),
+        ("[1]", {}),
+        ("null", {}),
+        ("[" * 5000, {}),
+        ('{"x-a": "' + "b" * 20_000 + '"}', {}),
+    ],
+)
+def test_headers_that_cannot_be_read_are_left_out(written: str | bytes, read: dict[str, str]) -> None:
+    """Protects a worker from whoever may write to the tables of its queue: this ended its run (fault F10)."""
+    assert headers_in(written) == read
 
 
 def test_large_messages_take_no_memory() -> None:
