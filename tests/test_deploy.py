@@ -191,7 +191,7 @@ def test_the_selectors_find_what_they_select() -> None:
 
 
 def test_only_the_command_gets_the_signal() -> None:
-    """Protects a drain: with the default, each process would get a second one from the parent, which cancels."""
+    """Protects a drain of several processes: the command leads it, and a second signal would cancel."""
     assert of_unit("KillSignal") == of_image("STOPSIGNAL")
     assert of_unit("KillMode") == "mixed"
     assert of_unit("SuccessExitStatus") == "143"
