@@ -15,6 +15,7 @@ import sys
 import time
 import venv
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -260,13 +261,17 @@ def samples(address: str) -> dict[str, float]:
     return found
 
 
+def is_well(url: str) -> bool:
+    """Whether a probe would be content."""
+    return httpx.get(url).status_code == 200
+
+
 def does_its_work(words: list[str], folder: Path) -> None:
     """Start it, ask the probes, let it handle orders, look at what the scaler looks at, and stop it."""
     with Started(words, folder) as program:
         address = program.address()
         for probe in "livenessProbe", "readinessProbe":
-            url = f"{address}{container()[probe]['httpGet']['path']}"
-            program.until(lambda url=url: httpx.get(url).status_code == 200)
+            program.until(partial(is_well, f"{address}{container()[probe]['httpGet']['path']}"))
         asyncio.run(put(remote_queue(program.url, Order), 20))
         acknowledged = 'asyncpc_messages_acknowledged_total{source="orders"}'
         program.until(lambda: samples(address).get(acknowledged) == 20)

@@ -7,7 +7,7 @@ import logging
 import re
 import sys
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from importlib import import_module
 from itertools import count
@@ -360,7 +360,7 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     place.stop()
 
 
-Way = Callable[[Site, Ears], Awaitable[None]]
+Way = Callable[[Site, Ears], Coroutine[Any, Any, None]]
 """A way to fail; raises what was expected and did not come."""
 
 
@@ -423,9 +423,9 @@ async def refused_put(site: Site, ears: Ears) -> None:
     url = site.url()
     small, large = [await asyncio.to_thread(_texts, url, size) for size in (1000, 10 * LONGEST)]
     before = len(ears.texts)
-    for queue, text, more in (small, "x" * 2000, {}), (large, "x" * 2 * LONGEST, {}), (large, "x", {"id": "a\0b"}):
+    for queue, text, name in (small, "x" * 2000, None), (large, "x" * 2 * LONGEST, None), (large, "x", "a\0b"):
         async with queue.open() as opened:
-            await ears.at(opened.put(text, timeout=5, **more))
+            await ears.at(opened.put(text, id=name, timeout=5))
     await ears.at(_publish_text(large, "x" * 2 * LONGEST))  # to an engine that cuts the connection it puts without end
     assert "Error" in "\n".join(ears.texts[before:])
 
