@@ -30,7 +30,7 @@ from asyncpc.remote.session import Terms
 
 CANARY: Final = "canary-8d1f"
 
-STAY: Final = 25.0
+STAY: Final = 18.0
 """Seconds after which a run is ended that nothing else ends; longer than the patience of a first connection."""
 
 _names = count()
