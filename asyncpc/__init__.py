@@ -26,6 +26,7 @@ The package is divided into wings. Imports only go down this list, and within a 
 other::
 
     cli       reads arguments, writes to the terminal, sets exit codes
+    testing   lets a user's tests run in virtual time, drive a pipeline, and see what it did
     runner    owns a loop
     remote    carries items between processes: queues with a URL, on engines such as SQLite or Redis
     metrics   lets Prometheus read counters, and tells probes whether runs are well

@@ -21,7 +21,9 @@ from blockbuster import BlockBuster
 from coverage import Coverage
 from hypothesis import HealthCheck, settings
 from remote.servers import PLACES
-from support import LOOP_FACTORIES, Watch, pending, timeout_of
+from support import LOOP_FACTORIES, pending, timeout_of
+
+from asyncpc.testing import leak_check
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so begins what a shell runs in the background, and its children
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -150,16 +152,13 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 def nothing_left_behind() -> Iterator[None]:
     """Fail a test that leaves a thread or an open socket, or makes asyncio log an error; ends after its loop."""
     _loops.clear()
-    watch = Watch()
-    with watch.listening():
+    with leak_check():
         yield
         _loops.clear()
         gc.collect()
-    if left := list(watch.left()):
-        pytest.fail("\n".join(left), pytrace=False)
 
 
-_blockbuster = BlockBuster("asyncpc")
+_blockbuster = BlockBuster("asyncpc", excluded_modules=["asyncpc.testing"])  # which runs most tests
 _blockbuster.functions["threading.Lock.acquire"].can_block_in("scenarios/program.py", "_in_thread")  # of a handler
 
 

@@ -21,15 +21,15 @@ from types import FunctionType
 from typing import Any, Final
 
 from scenarios import Scenario, draw, play
-from virtual import Deadlock, VirtualLoop, run_virtual
 
-from asyncpc import Pipeline, Running, consumer
+from asyncpc import Pipeline, Running, consumer, testing
 from asyncpc.core import channel, emit, queue, source, stage, waiting, worker
 from asyncpc.core.queue import BoundedQueue
 from asyncpc.graph import pipeline
 from asyncpc.offload import bridge
 from asyncpc.remote import delivery, settler
 from asyncpc.run import accounting, outcome, running, supervisor
+from asyncpc.testing import Deadlock, VirtualLoop
 
 __all__ = ["FAULTS", "Fault", "Withered", "planted"]
 
@@ -198,7 +198,7 @@ def log_lines_before_the_end() -> list[str]:
     log.setLevel(logging.WARNING)
     log.propagate = False
     try:
-        run_virtual(abandoning)
+        testing.run(abandoning())
     finally:
         log.setLevel(level)
         log.propagate = propagate

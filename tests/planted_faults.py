@@ -8,11 +8,11 @@ import threading
 import time
 
 import pytest
-import support
 
 import asyncpc
+from asyncpc.testing import leaks
 
-support.GRACE = 0.1  # for the thread below, which nobody lets go in time
+leaks.GRACE = 0.1  # for the thread below, which nobody lets go in time
 
 released = threading.Event()
 kept: list[object] = []

@@ -8,30 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from asyncpc import Consumer, consumer
+from asyncpc.testing import Spy
 
-__all__ = ["Flaky", "Sink", "Spy", "spy_consumer"]
-
-
-class Spy:
-    """A handler that takes ``seconds`` per item, and remembers what it handled and how many calls ran at once."""
-
-    def __init__(self, seconds: float = 0.0) -> None:
-        self.seconds = seconds
-        self.handled: list[Any] = []
-        """Items whose call came to its end."""
-        self.running = 0
-        self.peak = 0
-        """The most calls that ever ran at once."""
-
-    async def __call__(self, item: Any) -> Any:
-        self.running += 1
-        self.peak = max(self.peak, self.running)
-        try:
-            await asyncio.sleep(self.seconds)
-        finally:
-            self.running -= 1
-        self.handled.append(item)
-        return item
+__all__ = ["Flaky", "Sink", "spying"]
 
 
 class Sink:
@@ -74,6 +53,11 @@ class Flaky:
         return item
 
 
-def spy_consumer(seconds: float = 0.0, **options: Any) -> Any:
+def spying(seconds: float = 0.0, **options: Any) -> Spy[Any, Any]:
     """A stage ``spy`` that takes ``seconds`` per item."""
-    return consumer(name="spy", **options)(Spy(seconds))
+
+    async def spy(item: Any) -> Any:
+        await asyncio.sleep(seconds)
+        return item
+
+    return Spy(consumer(**options)(spy))

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import Any
 
-from virtual import VirtualLoop, measuring_with
-
 from asyncpc import Pipeline, Running
+from asyncpc.testing import VirtualLoop
+from asyncpc.testing.clock import measuring_with
 
 __all__ = ["Play", "problems", "steps"]
 

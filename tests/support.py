@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
-import os
-import stat
 import sys
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import uvloop
-from virtual import run_virtual
 
-from asyncpc import Consumer, Pipeline, PipelineError, Report, StageStatistics, consumer, producer
+from asyncpc import Consumer, Pipeline, PipelineError, Report, StageStatistics, consumer, producer, testing
 from asyncpc.failure import FAILURES_KEPT
 
 __all__ = [
     "BUSY",
+    "EAGER",
     "LOOP_FACTORIES",
     "PATIENCE",
     "AnyStage",
     "Broken",
     "Odd",
-    "Watch",
     "balanced",
+    "both",
     "cancelled_with",
     "counts",
     "counts_by_stage",
@@ -46,7 +42,6 @@ __all__ = [
     "pending",
     "places",
     "refuse_odd",
-    "results",
     "same",
     "switching_often",
     "timeout_of",
@@ -58,11 +53,11 @@ BUSY = 10.0
 """Seconds that a busy machine may add to what is over at once; without what such a limit protects it takes for ever,
 or the 30 s of a drain. Promises to the millisecond are tested in virtual time."""
 
-GRACE = 2.0
-"""Seconds a thread that was told to end may still take."""
+EAGER: Final = [False, True] if sys.version_info >= (3, 12) else [False]
+"""Values for ``testing.run(eager=...)`` that this Python has."""
 
-MAX_FD = 256
-"""File descriptors looked at; the tests open far fewer."""
+both = pytest.mark.parametrize("eager", EAGER)
+"""Run a test with lazy and with eager tasks."""
 
 
 class _DebugLoop(asyncio.SelectorEventLoop):
@@ -93,41 +88,6 @@ LOOP_FACTORIES: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 """Every async test runs once on each."""
 
 
-class Watch(logging.Handler):
-    """Looks at threads, sockets and asyncio's error log before and after a test."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.logged: list[str] = []
-        self.threads = set(threading.enumerate())
-        self.sockets = _open_sockets()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep what a loop's exception handler says; by default it speaks through this log, on every loop."""
-        self.logged.append(record.getMessage())
-
-    def left(self) -> Iterator[str]:
-        """What is there now and was not before, a line each."""
-        for thread in set(threading.enumerate()) - self.threads:
-            thread.join(GRACE)
-            if thread.is_alive():
-                yield f"a thread was left behind: {thread!r}"
-        for fd, inode in _open_sockets() - self.sockets:
-            yield f"a socket was left open: fd {fd}, inode {inode}"
-        for message in self.logged:
-            yield f"asyncio logged an error: {message}"
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Listen to asyncio's log."""
-        log = logging.getLogger("asyncio")
-        log.addHandler(self)
-        try:
-            yield
-        finally:
-            log.removeHandler(self)
-
-
 def pending(loops: Iterable[asyncio.AbstractEventLoop]) -> set[asyncio.Task[object]]:
     """The unfinished tasks of ``loops``, none of which is running."""
     return {task for loop in loops for task in asyncio.all_tasks(loop)}
@@ -139,25 +99,6 @@ def timeout_of(item: pytest.Item) -> float:
     if marker is not None:
         return float(marker.args[0])
     return float(item.config.getoption("timeout") or item.config.getini("timeout"))
-
-
-def _open_sockets() -> set[tuple[int, int]]:
-    """Descriptor and inode of every open socket; empty on Windows, where ``fstat`` does not know them."""
-    found = set()
-    for fd in range(MAX_FD):
-        try:
-            status = os.fstat(fd)
-        except OSError:
-            continue
-        if stat.S_ISSOCK(status.st_mode):
-            found.add((fd, status.st_ino))
-    return found
-
-
-async def results(pipeline: Pipeline[Any, Any]) -> list[Any]:
-    """All that the last stage gives."""
-    async with pipeline.stream() as values:
-        return [value async for value in values]
 
 
 @contextmanager
@@ -233,7 +174,7 @@ def cut_short(pipeline: Pipeline[Any, Any]) -> Report:
             await asyncio.sleep(1)
             return await running.drain(timeout=0)
 
-    return run_virtual(main)
+    return testing.run(main())
 
 
 async def cancelled_with(awaitable: Callable[[], Any], cancels: int = 1) -> asyncio.CancelledError:

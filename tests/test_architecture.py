@@ -294,7 +294,12 @@ def test_only_the_supervisor_makes_tasks() -> None:
     beside = {name for name in OWNERS["tasks"] if name.startswith("remote.")}
     assert OWNERS["tasks"] == {"run.supervisor", *beside}
     others = {name for what in ("threads", "processes", "interpreters") for name in OWNERS[what]}
-    assert {name.partition(".")[0] for name in others} == {"offload", "cli", "remote"}  # the latter two's: to no run
+    assert {name.partition(".")[0] for name in others} == {
+        "offload",
+        "cli",
+        "remote",
+        "testing",
+    }  # but for the first: of no run
 
 
 def test_who_makes_something_is_seen() -> None:
@@ -438,7 +443,7 @@ def test_import_brings_in_nothing_optional() -> None:
         "shtab",
         "watchfiles",
     }
-    ours = {"cli", "watch", "offload", "metrics"}
+    ours = {"cli", "watch", "offload", "metrics", "testing"}
     assert not (others | {f"asyncpc.{name}" for name in ours}) & set(output)
 
 

@@ -14,6 +14,7 @@ from pages import CTRL_C, DOCS, PAGES, README, Program, differs, files, programs
 
 import asyncpc
 import asyncpc.remote
+import asyncpc.testing
 
 ROOT: Final = Path(__file__).parents[1]
 PACKAGE: Final = Path(asyncpc.__file__).parent
@@ -163,8 +164,9 @@ def test_the_reference_describes_every_public_name_once() -> None:
     """Who looks a name up finds it, whatever is added to the package."""
     pages = "".join(path.read_text() for path in (DOCS / "reference").glob("*.md"))
     assert sorted(re.findall(r"^::: asyncpc\.(?:runner\.)?(\w+)$", pages, re.MULTILINE)) == sorted(asyncpc.__all__)
-    told = re.findall(r"^::: asyncpc\.remote\.(\w+)$", pages, re.MULTILINE)
-    assert sorted(told) == sorted(asyncpc.remote.__all__)
+    for package in (asyncpc.remote, asyncpc.testing):
+        told = re.findall(rf"^::: {package.__name__}\.(\w+)$", pages, re.MULTILINE)
+        assert sorted(told) == sorted(package.__all__)
 
 
 def test_the_map_is_complete() -> None:

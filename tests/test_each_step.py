@@ -17,9 +17,8 @@ from typing import Any, Final
 
 import pytest
 from stepping import Play, problems, steps
-from support import Odd
+from support import EAGER, Odd
 from tickets import CountingTicket, put_tracked, wrong
-from virtual import EAGER
 
 from asyncpc import (
     Batch,

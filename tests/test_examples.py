@@ -33,9 +33,8 @@ import httpx
 import pytest
 from children import PATIENCE, UNMEASURED, Child, Ended, run_child
 from support import BUSY
-from virtual import ran, run_virtual
 
-from asyncpc import Pipeline, consumer, remote_queue
+from asyncpc import Pipeline, consumer, remote_queue, testing
 
 pytestmark = pytest.mark.realtime
 
@@ -267,7 +266,7 @@ def test_multiple_consumers_in_virtual_time(
 ) -> None:
     """Protects that they work at the same time: one consumer would need 2.0 s."""
     monkeypatch.syspath_prepend(str(ROOT))
-    assert ran(import_module("examples.multiple_consumers").pipeline).elapsed == pytest.approx(0.4, abs=0.001)
+    assert testing.run(import_module("examples.multiple_consumers").pipeline).elapsed == pytest.approx(0.4, abs=0.001)
     assert capsys.readouterr().out.splitlines() == promised("multiple_consumers")[:6]
 
 
@@ -310,7 +309,7 @@ def test_checkout_line_agrees_with_the_textbook(
     async def day() -> Any:
         return await shop.shop(cashiers)
 
-    report = run_virtual(day)
+    report = testing.run(day())
     mean = sum(waits) / len(waits)
     assert capsys.readouterr().out == f"waiting: {mean:.1f} minutes on average, {max(waits):.1f} at most\n"
     assert report.stages[0].peak_queued == longest
@@ -454,7 +453,7 @@ def test_micro_batching_in_virtual_time(monkeypatch: pytest.MonkeyPatch, capsys:
         return asyncio.get_running_loop().time() - began
 
     # 10 ms for each batch; the last one of each rush is not full, and waits 5 ms for more unless the model is busy
-    assert run_virtual(main) == pytest.approx(0.010 * (2 + 7 + 32), abs=0.001)
+    assert testing.run(main()) == pytest.approx(0.010 * (2 + 7 + 32), abs=0.001)
     assert re.findall(r"became +(\d+)", capsys.readouterr().out) == ["2", "7", "32"]
 
 
@@ -525,7 +524,7 @@ def test_ordered_download_agrees_with_the_textbook(
     async def main() -> Any:
         return await example.pipeline
 
-    report = run_virtual(main)
+    report = testing.run(main())
     assert report.elapsed == pytest.approx(max(ends), abs=0.001)
     finished = " ".join(str(part) for part in sorted(range(12), key=ends.__getitem__))
     assert capsys.readouterr().out.splitlines()[0] == f"finished: {finished}"
@@ -550,7 +549,7 @@ def test_per_customer_holds_up_only_the_slow_one(way: Any) -> None:
 def test_per_customer_in_virtual_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Protects the others' time from the slow one: it is what they would need alone, to the letter of the header."""
     monkeypatch.syspath_prepend(str(ROOT))
-    ran(import_module("examples.per_customer").pipeline)
+    testing.run(import_module("examples.per_customer").pipeline)
     assert [re.sub(r"\s+", " ", line) for line in capsys.readouterr().out.splitlines()] == [
         re.sub(r"\s+", " ", line) for line in promised("per_customer")
     ]
@@ -658,7 +657,7 @@ def test_random_numbers_come_as_fast_as_they_are_handled(monkeypatch: pytest.Mon
             await asyncio.sleep(10)
             return await running.drain()
 
-    report = run_virtual(main)
+    report = testing.run(main())
     assert report.produced == report.done == pytest.approx(10 * 30 + 10, abs=4)
     assert report.stages[0].peak_queued == 10
 
@@ -705,7 +704,7 @@ def test_fan_out_in_virtual_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     async def main() -> Any:
         return await example.pipeline
 
-    report = run_virtual(main)
+    report = testing.run(main())
     assert report.elapsed == pytest.approx(2 * 0.2, abs=0.001)
     assert (report.produced, report.done, report.failed) == (10, 10 + 10 + 9, 1)
     assert capsys.readouterr().out.splitlines()[:9] == promised("fan_out")[:1] + [
@@ -978,7 +977,7 @@ def test_order_service_says_when_to_come_again(monkeypatch: pytest.MonkeyPatch) 
         assert running.report.complete
         assert running.report.done == filled + 1
 
-    run_virtual(scenario)
+    testing.run(scenario())
 
 
 # -- the web server without a loop --------------------------------------------------------------------

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from virtual import EAGER, now, ran, run_virtual
+from support import EAGER
 
 import asyncpc
-from asyncpc import ConservationError, Pipeline, PipelineError, Retry, consumer, feed, producer, source
+from asyncpc import ConservationError, Pipeline, PipelineError, Retry, consumer, feed, producer, source, testing
+from asyncpc.testing import now
 
 
 def conditions_in(source: str) -> list[int]:
@@ -57,7 +58,7 @@ def test_invariant_3_end_waits_for_a_retry(eager: bool) -> None:
     async def save(n: int) -> None:
         saved.append((now(), n))
 
-    report = ran(source([1]) >> fetch >> save, eager=eager)
+    report = testing.run(source([1]) >> fetch >> save, eager=eager)
     assert sorted(saved) == [(10.0, 1), (10.0, 2)]
     assert (report.fed, report.done, report.unfinished) == (1, 2, ())
 
@@ -93,7 +94,7 @@ def test_invariant_4_counts_that_disagree_fail_the_run(
             spoil(running._run.stages[1].inbox._queue)
 
     with pytest.raises(ConservationError, match=f"'second': 6 received, {accounted} accounted for"):
-        run_virtual(main, eager=eager)
+        testing.run(main(), eager=eager)
 
 
 @pytest.mark.parametrize("eager", EAGER)
@@ -119,7 +120,7 @@ def test_c7_items_that_wait_for_a_retry_count_against_the_bounds(concurrency: in
             assert (stage.in_flight, stage.queued, len(given)) == (concurrency, maxsize, concurrency + maxsize)
             await running.drain(timeout=0)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @pytest.mark.parametrize("eager", EAGER)
@@ -142,7 +143,7 @@ def test_f8_the_log_shows_the_beginning_of_an_item_that_failed_and_none_that_was
                 await asyncio.sleep(1)
                 await running.drain(timeout=1)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
     assert "no such patient" in caplog.text
     assert "stage 'fails' left 7 of 8 items unfinished" in caplog.text
     lines = [record.getMessage() for record in caplog.records]

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 from children import UNMEASURED, run_child
-from support import Broken, cancelled_with, error_types, left_after_cancel, named, until
-from virtual import both, now, ran, run_virtual
+from support import Broken, both, cancelled_with, error_types, left_after_cancel, named, until
 
-from asyncpc import Batch, Failure, Pipeline, PipelineError, QueueShutDown, Report, consumer, producer, source
+from asyncpc import Batch, Failure, Pipeline, PipelineError, QueueShutDown, Report, consumer, producer, source, testing
+from asyncpc.testing import now
 
 
 class BrokenHandler(logging.Handler):
@@ -84,11 +84,11 @@ def test_h2_a_broken_log_at_a_change_of_state_stops_no_run(how: str, eager: bool
             return await running.drain(timeout=1)
 
     with broken_log(how, logging.DEBUG) as lines:
-        report = run_virtual(main, eager=eager)
+        report = testing.run(main(), eager=eager)
         assert lines
         assert (report.statistics.state, report.done, report.complete) == ("closed", 3, True)
         lines.clear()
-        report = ran(source(range(3)) >> handle, eager=eager)
+        report = testing.run(source(range(3)) >> handle, eager=eager)
         assert lines
         assert (report.statistics.state, report.done) == ("closed", 3)
 
@@ -104,7 +104,7 @@ def test_h2_a_broken_log_at_a_failed_item_leaves_its_policy_alone(how: str, batc
         raise ValueError(n)
 
     with broken_log(how) as lines:
-        report = ran(source(range(6)) >> handle, eager=eager)
+        report = testing.run(source(range(6)) >> handle, eager=eager)
     assert lines
     assert (report.failed, report.complete, report.statistics.state) == (6, True, "closed")
     assert ": ValueError" in report.stages[0].last_failure
@@ -128,7 +128,7 @@ def test_h2_a_broken_log_at_the_failure_of_an_entered_run_hides_no_error(how: st
                 await running.put(2)
 
     with broken_log(how) as lines, pytest.raises(PipelineError) as failed:
-        run_virtual(main, eager=eager)
+        testing.run(main(), eager=eager)
     assert lines
     assert error_types(failed.value) == [ValueError]
 
@@ -163,7 +163,7 @@ def test_h2_a_broken_log_at_an_abandoned_worker_holds_up_no_drain(how: str, eage
             await asyncio.sleep(0.1)
 
     with broken_log(how) as lines:
-        run_virtual(main, eager=eager)
+        testing.run(main(), eager=eager)
     assert lines
 
 
@@ -184,7 +184,7 @@ def test_h2_a_broken_log_at_unfinished_items_takes_no_report(how: str, eager: bo
             return await running.drain(timeout=1)
 
     with broken_log(how) as lines:
-        report = run_virtual(main, eager=eager)
+        report = testing.run(main(), eager=eager)
     assert lines
     assert sorted(one.item for one in report.unfinished) == [0, 1, 2]
 
@@ -205,7 +205,7 @@ def test_h2_a_broken_log_at_a_cancelled_run_lets_the_cancel_out(how: str, eager:
         assert left_after_cancel(await cancelled_with(run)) == {"slow": 6}
 
     with broken_log(how) as lines:
-        run_virtual(main, eager=eager)
+        testing.run(main(), eager=eager)
     assert lines
 
 
@@ -353,7 +353,7 @@ def test_the_log_names_the_workers_that_could_not_be_stopped(eager: bool, caplog
             await asyncio.sleep(1)
 
     with caplog.at_level(logging.ERROR, "asyncpc"):
-        report = run_virtual(main, eager=eager)
+        report = testing.run(main(), eager=eager)
     (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     assert report.abandoned == ("handle-1", "handle-3")
     assert all(name in line for name in report.abandoned)
@@ -419,7 +419,7 @@ def test_a_record_names_pipeline_and_stage_in_fields(eager: bool, caplog: pytest
         await Pipeline([n], skips, name="inner")
         raise ValueError(n)
 
-    ran(Pipeline([1], nests, name="outer"), eager=eager)
+    testing.run(Pipeline([1], nests, name="outer"), eager=eager)
     assert fields(caplog) == [("inner", "skips"), ("outer", "nests")]
 
 
@@ -439,7 +439,7 @@ def test_a_record_of_a_run_s_end_names_pipeline_and_stage(eager: bool, caplog: p
             await running.put(1)
 
     with caplog.at_level(logging.DEBUG, "asyncpc"), pytest.raises(PipelineError):
-        run_virtual(main, eager=eager)
+        testing.run(main(), eager=eager)
     assert fields(caplog) == [("orders", "handle")] * 2
     states = [vars(record) for record in caplog.records if record.levelno == logging.DEBUG]
     assert [(record["pipeline"], record["stage"]) for record in states] == [("orders", "")] * len(states)
@@ -476,6 +476,6 @@ def test_a_field_shows_no_password(caplog: pytest.LogCaptureFixture) -> None:
         raise ValueError(n)
 
     url = "redis://me:canary@host"
-    ran(Pipeline([1], named(url, fails, on_error="skip"), name=url))
+    testing.run(Pipeline([1], named(url, fails, on_error="skip"), name=url))
     assert fields(caplog) == [("redis://me:***@host", "redis://me:***@host")]
     assert "canary" not in caplog.text

@@ -21,9 +21,9 @@ pytestmark = pytest.mark.realtime
 
 PAGE: Final = (Path(__file__).parents[1] / "docs" / "messages.md").read_text()
 
-SELDOM: Final = {"AsyncpcError", "RetryLater", "Disconnected"}
+SELDOM: Final = {"AsyncpcError", "RetryLater", "Disconnected", "NotAllowed"}
 """Classes of errors that no user meets as a message: the base of all, what a handler raises to be called again, and
-what needs a server that does not answer."""
+what needs a server that does not answer, or refuses."""
 
 
 class Entry(NamedTuple):

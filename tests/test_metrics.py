@@ -17,9 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from support import named, until
-from virtual import run_virtual
 
-from asyncpc import DefinitionError, Pipeline, PipelineError, consumer
+from asyncpc import DefinitionError, Pipeline, PipelineError, consumer, testing
 from asyncpc.metrics import KINDS, Metrics, metrics_in
 
 
@@ -59,7 +58,7 @@ def test_a_scrape_shows_what_the_report_says(registry: CollectorRegistry) -> Non
             await running.wait()
             return samples(registry)
 
-    for found in (run_virtual(main), samples(registry)):
+    for found in (testing.run(main()), samples(registry)):
         assert found["asyncpc_items_produced_total", "numbers", "source(range)"] == 10
         for stage in ("double", "store"):
             assert found["asyncpc_items_received_total", "numbers", stage] == 10
@@ -83,7 +82,7 @@ def test_several_pipelines_are_told_apart(registry: CollectorRegistry) -> None:
         await one
         await other
 
-    run_virtual(main)
+    testing.run(main())
     found = samples(registry)
     assert found["asyncpc_items_done_total", "jobs", "stage"] == 1
     assert found["asyncpc_items_done_total", "others", "stage"] == 2
@@ -226,7 +225,7 @@ def test_a_stalled_stage_is_named_on_the_pages(registry: CollectorRegistry) -> N
         await pipeline.__aexit__(None, None, None)
         return found
 
-    assert run_virtual(main) == [
+    assert testing.run(main()) == [
         (200, "orders: running\n"),
         (200, "orders: running; store: nothing settled for 12 s\n"),
     ]

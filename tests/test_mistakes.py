@@ -13,7 +13,6 @@ from typing import Any, Final
 import pytest
 from spy import Sink
 from support import endless, ignore
-from virtual import run_virtual
 
 import asyncpc
 from asyncpc import (
@@ -37,6 +36,7 @@ from asyncpc import (
     route,
     run,
     source,
+    testing,
 )
 from asyncpc.mistakes import CALLED_ELSEWHERE, MEANT, explained
 
@@ -179,7 +179,7 @@ def test_a_run_says_what_to_write() -> None:
             assert not hasattr(running, "cancel")
             assert "Not there: await running.wait()." in pydoc.render_doc(type(running))
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_names_that_nobody_has_are_refused_as_python_refuses_them() -> None:

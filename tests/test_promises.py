@@ -13,9 +13,10 @@ from collections.abc import AsyncIterator, Callable
 from itertools import pairwise
 
 import pytest
-from virtual import EAGER, now, run_virtual
+from support import EAGER
 
-from asyncpc import BoundedQueue, Pipeline, PipelineError, consumer, merge, producer, source
+from asyncpc import BoundedQueue, Pipeline, PipelineError, consumer, merge, producer, source, testing
+from asyncpc.testing import now
 
 
 class Item:
@@ -44,7 +45,7 @@ def test_promise_1_every_accepted_item_is_handled_exactly_once(maxsize: int, eag
         assert running.report is not None
         assert (running.report.produced, running.report.done, running.report.unfinished) == (50, 50, ())
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @pytest.mark.parametrize("eager", EAGER)
@@ -69,7 +70,7 @@ def test_promise_1_a_failed_run_lists_what_was_not_handled(eager: bool) -> None:
         assert {one.stage for one in report.unfinished} == {"handle"}
         assert len(begun) == len(set(begun))
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 def test_promise_3_put_and_get_are_all_or_nothing() -> None:
@@ -93,7 +94,7 @@ def test_promise_3_put_and_get_are_all_or_nothing() -> None:
             await getting
         assert queue.get_nowait() == "third"
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_promise_3_a_cancelled_handler_is_neither_success_nor_failure() -> None:
@@ -111,7 +112,7 @@ def test_promise_3_a_cancelled_handler_is_neither_success_nor_failure() -> None:
         assert (report.done, report.failed) == (0, 0)
         assert [(one.item, one.stage) for one in report.unfinished] == [(7, "handle")]
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_promise_4_order_is_first_in_first_out_per_producer() -> None:
@@ -136,7 +137,7 @@ def test_promise_4_order_is_first_in_first_out_per_producer() -> None:
     async def main() -> None:
         await Pipeline(merge(numbered("a", 0.3), numbered("b", 0.7)), through >> leave, maxsize=2)
 
-    run_virtual(main)
+    testing.run(main())
     for name in ("a", "b"):
         assert [n for whose, n in left if whose == name] == list(range(20))
 
@@ -169,7 +170,7 @@ def test_promise_5_stop_works_while_the_source_is_idle(eager: bool) -> None:
         assert handled == [0, 1, 2, 3, 4]
         assert (report.done, now()) == (5, 50.0)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @pytest.mark.parametrize("timeout", [0.0, 0.5, 3.0])
@@ -199,7 +200,7 @@ def test_promise_5_drain_returns_within_its_timeout_and_100_ms(timeout: float) -
         release[0].set()  # or they would be left behind here too
         await asyncio.sleep(1)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @pytest.mark.parametrize("eager", EAGER)
@@ -229,7 +230,7 @@ def test_promise_6_memory_is_bounded(maxsize: int, concurrency: int, eager: bool
         assert report.stages[0].peak_queued <= maxsize
         assert not alive
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
     assert peak <= maxsize + concurrency + 1
 
 

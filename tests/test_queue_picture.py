@@ -5,8 +5,8 @@ from __future__ import annotations
 from xml.etree import ElementTree
 
 import pytest
-from virtual import run_virtual
 
+from asyncpc import testing
 from tools.queue_picture import BOUND, PICTURE, STOP, picture, record
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -20,7 +20,7 @@ def texts(svg: str) -> list[str]:
 
 def test_it_shows_backpressure_and_a_drain() -> None:
     """Protects what the page says of it: full, half empty while the source waits, and from the stop on only less."""
-    moments = run_virtual(record)
+    moments = testing.run(record())
     full = next(number for number, moment in enumerate(moments) if moment.queued == BOUND)
     stop = next(number for number, moment in enumerate(moments) if moment.state == "draining")
     assert moments[stop].seconds == pytest.approx(STOP, abs=0.01)
@@ -33,4 +33,4 @@ def test_it_shows_backpressure_and_a_drain() -> None:
 
 def test_the_page_has_the_picture_that_the_tool_draws() -> None:
     """Protects against a picture of yesterday: its words are the tool's, and it is well-formed."""
-    assert texts(PICTURE.read_text()) == texts(picture(run_virtual(record)))
+    assert texts(PICTURE.read_text()) == texts(picture(testing.run(record())))

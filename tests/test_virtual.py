@@ -6,7 +6,10 @@ import asyncio
 from functools import partial
 
 import pytest
-from virtual import EAGER, Deadlock, LeftBehind, VirtualLoop, idle, now, run_virtual
+from support import EAGER
+
+from asyncpc import testing
+from asyncpc.testing import Deadlock, LeftBehind, VirtualLoop, idle, now
 
 pytestmark = pytest.mark.parametrize("eager", EAGER)
 
@@ -27,7 +30,7 @@ def test_time_jumps_exactly_to_each_timer(eager: bool) -> None:
             seen.append(now())
         return seen
 
-    assert run_virtual(main, eager=eager, debug=True)[0] == 0.1
+    assert testing.run(main(), eager=eager, debug=True)[0] == 0.1
 
 
 def test_timers_run_in_the_order_of_their_times(eager: bool) -> None:
@@ -42,7 +45,7 @@ def test_timers_run_in_the_order_of_their_times(eager: bool) -> None:
         await asyncio.sleep(4)
         assert order == [1, 2, 3]
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 def test_a_timeout_takes_virtual_time(eager: bool) -> None:
@@ -54,7 +57,7 @@ def test_a_timeout_takes_virtual_time(eager: bool) -> None:
                 await _forever()
         assert now() == 10.0
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 def test_a_deadlock_is_found_and_names_the_tasks(eager: bool) -> None:
@@ -66,7 +69,7 @@ def test_a_deadlock_is_found_and_names_the_tasks(eager: bool) -> None:
             await asyncio.sleep(5)
 
     with pytest.raises(Deadlock, match=r"task 'the stuck one' at .*test_virtual.py:\d+ in _forever"):
-        run_virtual(main, eager=eager)
+        testing.run(main(), eager=eager)
 
 
 def test_a_task_left_behind_is_told(eager: bool) -> None:
@@ -78,7 +81,7 @@ def test_a_task_left_behind_is_told(eager: bool) -> None:
         await asyncio.sleep(0)
 
     with pytest.raises(LeftBehind, match="orphan"):
-        run_virtual(main, eager=eager)
+        testing.run(main(), eager=eager)
 
 
 def test_a_timer_left_behind_is_told(eager: bool) -> None:
@@ -101,7 +104,7 @@ def test_a_timer_left_behind_is_told(eager: bool) -> None:
         assert len(loop.timers()) == 2
 
     with pytest.raises(LeftBehind, match=r"a timer is still set: .*ring at 2 s\na timer is still set: print at 3 s"):
-        run_virtual(main, eager=eager)
+        testing.run(main(), eager=eager)
 
 
 def test_an_exception_nobody_asked_for_is_told(eager: bool) -> None:
@@ -116,7 +119,7 @@ def test_an_exception_nobody_asked_for_is_told(eager: bool) -> None:
         assert task.done()
 
     with pytest.raises(LeftBehind, match="never retrieved"):
-        run_virtual(main, eager=eager)
+        testing.run(main(), eager=eager)
 
 
 def test_idle_waits_for_all_that_is_ready_and_moves_no_clock(eager: bool) -> None:
@@ -138,16 +141,16 @@ def test_idle_waits_for_all_that_is_ready_and_moves_no_clock(eager: bool) -> Non
         await task
         assert now() == 1.0
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 def test_the_result_and_the_error_come_out(eager: bool) -> None:
-    """Protects run_virtual's own contract: result, arguments and exceptions pass through."""
+    """Protects run's own contract: result, arguments and exceptions pass through."""
 
     async def divide(a: float, b: float) -> float:
         await asyncio.sleep(1)
         return a / b
 
-    assert run_virtual(divide, 6, 3, eager=eager) == 2
+    assert testing.run(divide(6, 3), eager=eager) == 2
     with pytest.raises(ZeroDivisionError):
-        run_virtual(divide, 6, 0, eager=eager)
+        testing.run(divide(6, 0), eager=eager)

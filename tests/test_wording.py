@@ -17,8 +17,7 @@ from typing import Any, cast
 
 import pytest
 from spy import Sink
-from support import Broken, balanced, counts, error_types, named, no_wait, until, workers
-from virtual import both, now, ran, run_virtual
+from support import Broken, balanced, both, counts, error_types, named, no_wait, until, workers
 
 from asyncpc import (
     Adaptive,
@@ -41,8 +40,10 @@ from asyncpc import (
     route,
     run,
     source,
+    testing,
 )
 from asyncpc.graph.definitions import OPTIONS
+from asyncpc.testing import now
 from asyncpc.wording import shown
 
 # -- errors that refuse to be looked at (H2) ------------------------------------------------------
@@ -105,7 +106,7 @@ def test_h2_an_error_that_refuses_to_be_looked_at_ends_the_run_and_comes_out(
         raise kind
 
     with pytest.raises(PipelineError) as failed:
-        ran(source(range(3)) >> handle, eager=eager)
+        testing.run(source(range(3)) >> handle, eager=eager)
     assert error_types(failed.value) == [kind]
     assert failed.value.report.failed == 1
     assert balanced(failed.value.report)
@@ -133,7 +134,7 @@ def test_h2_an_entered_run_that_fails_of_such_an_error_does_not_run_on(kind: typ
                 assert now() < 1.2
 
     with pytest.raises(PipelineError) as failed:
-        run_virtual(main, eager=eager)
+        testing.run(main(), eager=eager)
     assert error_types(failed.value) == [kind]
 
 
@@ -149,7 +150,7 @@ def test_h2_an_item_that_fails_with_such_an_error_is_counted(kind: type[Exceptio
         if n == 1:
             raise kind
 
-    report = ran(source(range(3)) >> handle, eager=eager)
+    report = testing.run(source(range(3)) >> handle, eager=eager)
     assert counts(report.stages[0]) == (3, 2, 1)
     assert ": Hostile" in report.stages[0].last_failure
     assert [one.item for one in told] == ([1] if on_error == "told" else [])
@@ -168,7 +169,7 @@ def test_h2_a_source_that_raises_such_an_error_ends_the_run(kind: type[Exception
         raise kind
 
     with pytest.raises(PipelineError) as failed:
-        ran(numbers >> consumer(sink), eager=eager)
+        testing.run(numbers >> consumer(sink), eager=eager)
     assert error_types(failed.value) == [kind]
     assert sink.items == [1, 2]
 
@@ -193,7 +194,7 @@ def test_h2_on_drop_that_raises_such_an_error_ends_the_run(kind: type[Exception]
             assert running.statistics().state == "failed"
 
     with pytest.raises(PipelineError) as failed:
-        run_virtual(main, eager=eager)
+        testing.run(main(), eager=eager)
     assert error_types(failed.value) == [kind]
 
 
@@ -223,7 +224,7 @@ def failing_with(message: str) -> Callable[[Any], Any]:
 def test_h11_the_report_shows_no_password(url: str) -> None:
     """``last_failure``, and the line of the report that shows it."""
     stage = named("stage", failing_with(f"cannot reach {url}"), on_error="skip")
-    report = ran(source([1]) >> stage)
+    report = testing.run(source([1]) >> stage)
     assert SECRET not in report.stages[0].last_failure
     assert "cannot reach" in report.stages[0].last_failure
     assert SECRET not in str(report)
@@ -236,7 +237,7 @@ CUT = [f"{'x' * filling} redis://me:{SECRET * 60}@host/0" for filling in (0, 100
 @pytest.mark.parametrize("message", CUT, ids=len)
 def test_h11_a_message_is_redacted_before_it_is_cut(message: str) -> None:
     """Cut first, the password would have no end that tells that it is one."""
-    report = ran(source([1]) >> named("stage", failing_with(message), on_error="skip"))
+    report = testing.run(source([1]) >> named("stage", failing_with(message), on_error="skip"))
     assert SECRET not in report.stages[0].last_failure
     assert SECRET not in str(report)
 
@@ -245,7 +246,7 @@ def test_h11_a_message_is_redacted_before_it_is_cut(message: str) -> None:
 def test_h11_the_log_shows_no_password_of_an_item_that_failed(url: str, caplog: pytest.LogCaptureFixture) -> None:
     """The line that counts failed items."""
     with caplog.at_level(logging.DEBUG, "asyncpc"):
-        ran(source([1]) >> named("stage", failing_with(f"cannot reach {url}"), on_error="skip"))
+        testing.run(source([1]) >> named("stage", failing_with(f"cannot reach {url}"), on_error="skip"))
     assert "cannot reach" in caplog.text
     assert SECRET not in caplog.text
 
@@ -260,7 +261,7 @@ def test_h11_the_log_shows_no_password_of_a_run_that_failed(url: str, caplog: py
                 await running.put(1)
 
     with caplog.at_level(logging.DEBUG, "asyncpc"):
-        run_virtual(main)
+        testing.run(main())
     assert "cannot reach" in caplog.text
     assert SECRET not in " ".join(record.getMessage() for record in caplog.records)
     assert SECRET not in caplog.text
@@ -323,7 +324,7 @@ def unroutable(key: Any) -> str:
     """What ``Unroutable`` says of an item with that key."""
     pipeline = source([1]) >> route(lambda item: key, {"known": named("known", Sink())}, name="sort")
     with pytest.raises(PipelineError) as failed:
-        ran(pipeline)
+        testing.run(pipeline)
     (error,) = failed.value.exceptions
     assert isinstance(error, Unroutable)
     return str(error)
@@ -463,7 +464,7 @@ def test_h11_nothing_that_a_run_tells_shows_a_password(url: str, caplog: pytest.
         return failed.value, told
 
     with caplog.at_level(logging.DEBUG, "asyncpc"):
-        error, told = run_virtual(main)
+        error, told = testing.run(main())
     report = error.report
     assert [failure.item for failure in report.failures] == [url, (1, {url})]
     told += [str(report), repr(report), report._repr_html_(), *report.left_by_stage(), *report.abandoned]
@@ -493,7 +494,7 @@ def test_only_what_is_shown_of_an_item_is_read() -> None:
 
     rows = [Row()] * 1_000_000
     items = [rows, tuple(rows), dict.fromkeys(range(100_000), Row()), [rows] * 3, {1: rows}]
-    report = ran(source(items) >> named("stage", fail, on_error="skip"))
+    report = testing.run(source(items) >> named("stage", fail, on_error="skip"))
     assert report.failed == len(items)
     assert read < 50 * len(items)
 
@@ -536,7 +537,7 @@ def test_the_last_failure_is_safe_to_look_at() -> None:
         raise errors[n]
 
     def told(n: int) -> str:
-        return ran(source([n]) >> fails).stages[0].last_failure
+        return testing.run(source([n]) >> fails).stages[0].last_failure
 
     assert re.fullmatch(r"0: ValueError: \\x1b\[2Ja b" + "x" * 193 + r"… \(test_wording\.py:\d+\)", told(0))
     assert re.fullmatch(r"1: Mute: \(its message cannot be shown\) \(test_wording\.py:\d+\)", told(1))
@@ -553,6 +554,6 @@ def test_the_traceback_of_an_error_begins_with_the_users_code() -> None:
         deep(item)
 
     with pytest.raises(PipelineError) as failed:
-        ran(source([1]) >> handle)
+        testing.run(source([1]) >> handle)
     (error,) = failed.value.exceptions
     assert [frame.name for frame in traceback.extract_tb(error.__traceback__)] == ["handle", "deep"]

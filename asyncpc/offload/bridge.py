@@ -32,6 +32,7 @@ from ..core.tracked import Tracked, fed
 from ..core.waiting import BUDGET
 from ..errors import QueueShutDown, StateError
 from .into_loop import LONGEST_LOOK, LOOK, LOOP_IS_CLOSED, NOT_TAKEN, TIME_IS_UP, call_soon, in_loop
+from .outside import begin_wait, end_wait
 
 __all__ = ["Bridge", "Feedable", "ThreadedSource", "bridge_to"]
 
@@ -251,6 +252,10 @@ class Bridge:
         if deadline is not None:
             left = min(left, deadline - monotonic())
         try:
+            with self._lock:
+                if not parked.woken:  # who wakes it says that it does not wait any more
+                    parked.thread = get_ident()
+                    begin_wait(parked.thread)
             if left > 0:
                 parked.lock.acquire(timeout=left)
         finally:
@@ -294,6 +299,7 @@ class Bridge:
             self._woken = max(0, self._woken - 1)
         else:
             self._parked.remove(parked)
+            end_wait(parked.thread)
             self._woken, self._called = 0, False  # in vain: a thread that was interrupted keeps no promise
         if self._parked:
             self._wake_next()
@@ -318,6 +324,7 @@ class Bridge:
             self._take(parked.item, parked.source)
             parked.taken = True
         parked.woken = True
+        end_wait(parked.thread)
         self._woken += 1
         parked.lock.release()
 
@@ -454,12 +461,14 @@ class Bridge:
 class _Parked:
     """A thread that waits for room."""
 
-    __slots__ = ("item", "lock", "source", "taken", "woken")
+    __slots__ = ("item", "lock", "source", "taken", "thread", "woken")
 
     def __init__(self, item: Any, source: ThreadedSource | None) -> None:
         self.item: Any = item
         """The item that it puts; NO_ITEM if it only waits for room."""
         self.source: ThreadedSource | None = source
+        self.thread: int = 0
+        """Its identity, once it waits."""
         self.lock: Lock = Lock()
         self.lock.acquire()
         self.woken: bool = False

@@ -24,6 +24,7 @@ from ..checks import bare_function
 from ..core.plan import Handler
 from ..errors import DefinitionError
 from .child import answer_once, each_of, explained
+from .outside import working
 from .processes import reference
 
 __all__ = ["in_interpreters", "to_its_end"]
@@ -57,7 +58,8 @@ def in_interpreters(handler: Handler) -> Handler:
         called = to_interpreter.run_sync(
             answer_once, sys.path, name, function, handler.generates, packed, limiter=limit
         )
-        well, packed = await to_its_end(called)
+        with working(f"an interpreter of {name}"):
+            well, packed = await to_its_end(called)
         try:
             value = pickle.loads(packed)
         except Exception as error:

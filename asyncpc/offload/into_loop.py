@@ -9,10 +9,12 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from threading import get_ident
 from time import monotonic
 from typing import Any, Final
 
 from ..errors import QueueShutDown
+from .outside import begin_wait, end_wait
 
 __all__ = ["LONGEST_LOOK", "LOOK", "LOOP_IS_CLOSED", "NOT_TAKEN", "TIME_IS_UP", "call_soon", "in_loop", "result_of"]
 
@@ -42,19 +44,24 @@ def result_of(loop: asyncio.AbstractEventLoop, future: Future[Any], lost: str, d
 
     At ``deadline``, in seconds of ``monotonic``, it raises ``TimeoutError``.
     """
-    patience = LOOK
-    while True:
-        dead = loop.is_closed()  # before it looks for the result, which may have been the loop's last act
-        if future.done():
-            return future.result()
-        if dead:
-            raise QueueShutDown(f"{LOOP_IS_CLOSED}: {lost}")
-        left = patience if deadline is None else min(patience, deadline - monotonic())
-        if left <= 0:
-            raise TimeoutError(TIME_IS_UP)
-        with suppress(TimeoutError):
-            future.exception(left)
-        patience = min(2 * patience, LONGEST_LOOK)
+    patience, thread = LOOK, get_ident()
+    begin_wait(thread)
+    future.add_done_callback(lambda _: end_wait(thread))  # in the loop, which knows then that the thread goes on
+    try:
+        while True:
+            dead = loop.is_closed()  # before it looks for the result, which may have been the loop's last act
+            if future.done():
+                return future.result()
+            if dead:
+                raise QueueShutDown(f"{LOOP_IS_CLOSED}: {lost}")
+            left = patience if deadline is None else min(patience, deadline - monotonic())
+            if left <= 0:
+                raise TimeoutError(TIME_IS_UP)
+            with suppress(TimeoutError):
+                future.exception(left)
+            patience = min(2 * patience, LONGEST_LOOK)
+    finally:
+        end_wait(thread)
 
 
 def in_loop(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Iterable
 from contextlib import suppress
 from contextvars import copy_context
 from threading import Thread
@@ -14,6 +14,7 @@ from ..core.source import ProducerWorker
 from ..logs import WARNING, log
 from ..wording import summary
 from .bridge import Bridge, bridge_to
+from .outside import announce, listed
 from .threads import until_ended
 
 __all__ = ["read_in_thread"]
@@ -36,7 +37,14 @@ class BlockingSource:
         self._bridge = bridge
         self._loop = asyncio.get_running_loop()
         self._ended = self._loop.create_future()
+        self._thread: Thread | None = None
         self._error: BaseException | None = None
+
+    def at_work(self, loop: asyncio.AbstractEventLoop) -> Iterable[tuple[str, int | None]]:
+        """See ``Employer``; one that is left behind works for nobody."""
+        if self._thread is None or self._loop is not loop or self._ended.done() or self.left:
+            return ()
+        return listed([self._thread])
 
     def count_item(self) -> None:
         """Count an item of it that is in the channel now."""
@@ -49,11 +57,12 @@ class BlockingSource:
         thread is left behind; it closes the source when that comes back, and an item that it has then is not taken.
         """
         context = copy_context()
-        thread = Thread(target=context.run, args=(self._drive,), name=f"asyncpc:{self.worker.name}", daemon=True)
-        thread.start()
+        self._thread = Thread(target=context.run, args=(self._drive,), name=f"asyncpc:{self.worker.name}", daemon=True)
+        announce(self)
+        self._thread.start()
         try:
             await asyncio.wait([self._ended])  # a cancel of the task does not cancel the future
-            await until_ended(thread)
+            await until_ended(self._thread)
         except asyncio.CancelledError:
             self._bridge.stop(self)
             await asyncio.wait([self._ended], timeout=PATIENCE)
@@ -61,7 +70,7 @@ class BlockingSource:
                 name = self.worker.name
                 log(WARNING, "source %r is blocked: it is left to its thread", name, stage=name)
             elif self._error is None:
-                await until_ended(thread)
+                await until_ended(self._thread)
             if self._error is None:
                 raise
         finally:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import suppress
 from contextvars import Context, copy_context
 from inspect import iscoroutine
@@ -23,6 +23,7 @@ from typing import Any, Final
 from ..errors import LeftBehind
 from ..logs import ERROR, WARNING, log
 from .calls import Job, ThreadCaller
+from .outside import OwnClock, announce, listed
 from .steps import Steps, StepTimer
 
 __all__ = ["WorkerThreads", "until_ended"]
@@ -62,6 +63,12 @@ class WorkerThreads:
         self._step_timer = StepTimer()
         self._free: asyncio.Future[None] | None = None  # who waits until no call is under way
         self._loop: asyncio.AbstractEventLoop | None = None
+        announce(self)
+
+    def at_work(self, loop: asyncio.AbstractEventLoop) -> Iterable[tuple[str, int | None]]:
+        """See ``Employer``."""
+        is_at_work = self._loop is loop and (self._under_way or self._leaving)
+        return listed([thread for thread, _ in self._threads]) if is_at_work else ()
 
     async def __aenter__(self) -> WorkerThreads:
         self._members += 1
@@ -313,6 +320,10 @@ class WorkerThreads:
 
 async def until_ended(*threads: Thread) -> None:
     """Wait until threads that are about to end have ended; a ``join`` would block the loop."""
+    loop = asyncio.get_running_loop()
+    if isinstance(loop, OwnClock):
+        await loop.until_ended(threads)
+        return
     looks = 0
     while any(thread.is_alive() for thread in threads):
         looks += 1

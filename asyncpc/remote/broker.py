@@ -27,6 +27,7 @@ __all__ = [
     "Engine",
     "Guarantees",
     "Message",
+    "NotAllowed",
     "Outgoing",
     "PayloadError",
     "PublishError",
@@ -134,6 +135,13 @@ class Disconnected(AsyncpcError, ConnectionError):
     """The connection to a broker is lost, or does not answer; the session connects again."""
 
 
+class NotAllowed(Disconnected):
+    """The server does not let this user in, or not do what a queue needs.
+
+    Nothing but another login mends that, unless the same login was let in before: then the server may be on its way up.
+    """
+
+
 class PublishError(AsyncpcError, ConnectionError):
     """Messages were not confirmed; some may have been taken all the same."""
 
@@ -157,7 +165,10 @@ class Broker(Protocol):
     guarantees: Guarantees
 
     async def open(self) -> None:
-        """Connect, and make what the queue needs on the server, if it is not there. May be called again after close."""
+        """Connect, and make what the queue needs on the server, if it is not there. May be called again after close.
+
+        Raises :class:`NotAllowed` if the server refuses the login or a right: that ends the first connection at once.
+        """
         ...
 
     async def receive(self, limit: int, wait: float, suspects: int) -> list[Message]:
@@ -194,7 +205,8 @@ class Broker(Protocol):
     async def bury(self, dead: Sequence[tuple[Message, bytes]]) -> None:
         """Move these deliveries to the dead letter queue, each with what it failed of; in one step where possible.
 
-        Never ack before the dead letter is confirmed.
+        Never ack before the dead letter is confirmed. Raises :class:`PublishError` for the messages whose dead letters
+        the server does not take, when all others are buried: they are tried again later.
         """
         ...
 

@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final, TypeVar
 
+from ..errors import DefinitionError
 from ..logs import WARNING, log
-from ..wording import redact, summary
-from .broker import Broker, Disconnected
+from ..wording import message_of, redact, summary
+from .broker import Broker, Disconnected, NotAllowed
 
 __all__ = ["Connection"]
 
@@ -40,7 +41,10 @@ class Connection:
         self._is_loss_told = False  # since it was connected last
 
     async def open(self) -> None:
-        """Connect for the first time; raises ``Disconnected`` if that fails for 15 seconds."""
+        """Connect for the first time; raises ``Disconnected`` if that fails for 15 seconds.
+
+        Raises ``DefinitionError`` at once if the server refuses the login, or a right that a queue needs.
+        """
         await self._connect(asyncio.get_running_loop().time() + PATIENCE, lambda: False)
 
     async def call(self, command: Callable[[], Awaitable[R]], in_vain: Callable[[], bool] = lambda: False) -> R:
@@ -106,6 +110,8 @@ class Connection:
             except Disconnected as error:
                 redact(error)
                 await self.close()
+                if isinstance(error, NotAllowed) and not self.generation:  # later, it may be the server's start
+                    raise self._refused(error) from None
                 if in_vain() or (deadline is not None and loop.time() > deadline):
                     raise
                 if attempt & (attempt - 1) == 0:
@@ -121,6 +127,11 @@ class Connection:
                 self.generation += 1
                 return
             await self._wait(attempt)
+
+    def _refused(self, error: NotAllowed) -> DefinitionError:
+        why = message_of(error).rstrip(".")
+        check = "check the user and the password in the URL or the options, and the rights of that user on the server"
+        return DefinitionError(f"{self._label}: access is refused: {why}; {check}")
 
     async def _wait(self, attempt: int) -> None:
         """Wait before another attempt, unless :meth:`hurry` is called."""

@@ -55,7 +55,10 @@ class OpenQueue(Generic[T]):
         self._loop: asyncio.AbstractEventLoop
 
     async def __aenter__(self) -> OpenQueue[T]:
-        """Connect; raises ``Disconnected`` if that fails for 15 seconds. *Cancel safety*: no connection is left."""
+        """Connect; raises ``Disconnected`` if that fails for 15 seconds. *Cancel safety*: no connection is left.
+
+        Raises ``DefinitionError`` at once if the server refuses the login, or a right that a queue needs.
+        """
         if self._task is not None:
             raise StateError(f"remote queue {self._name!r} is open already: call open() again for another block")
         self._loop = asyncio.get_running_loop()

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from itertools import groupby
 from typing import Final
 
 from ..logs import WARNING, log
+from ..wording import summary
+from .broker import PublishError
 from .connection import Connection
 from .delivery import Delivery
 from .letters import failure_of
@@ -21,6 +24,9 @@ __all__ = ["SessionCounts", "Settler"]
 
 LAST_RECEIVE: Final = 1.0
 """Seconds for which what is given back waits at most for the end of the last receive, which would get it again."""
+
+BURY_AGAIN: Final = 5.0
+"""Seconds after which dead letters are tried again for which there was no room."""
 
 
 class SessionCounts:
@@ -61,6 +67,9 @@ class Settler:
         self._deliveries = deliveries
         self._have_flushed = flushed
         self._ended: list[Delivery] = []  # to be flushed
+        self._unburied: dict[int, Delivery] = {}  # there was no room for their dead letters, by their numbers
+        self._bury_at: float = 0.0  # loop time at which they are tried again
+        self._refusals = 0  # of dead letters, since the last that were taken
         self._flush_asked = asyncio.Event()
         self._flushed = asyncio.Event()  # for the last time
         self.is_intake_over: bool = False
@@ -101,11 +110,14 @@ class Settler:
             self._flush_asked.clear()
             ended = self._to_flush()
             if not ended:
-                await self._flush_asked.wait()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(self._bury_at if self._unburied else None):
+                        await self._flush_asked.wait()
                 continue
             await self._settle([one for one in ended if not one.is_lost])
             for one in ended:
-                del self._deliveries[one.number]
+                if one.number not in self._unburied:
+                    del self._deliveries[one.number]
             self._have_flushed()
         self._flushed.set()
 
@@ -115,6 +127,9 @@ class Settler:
         Before, it does not: what somebody else has by now ends as given back too, and nothing may wait for it.
         """
         ended, self._ended = self._ended, []
+        if self._unburied and (self._is_finishing or asyncio.get_running_loop().time() >= self._bury_at):
+            ended += self._unburied.values()
+            self._unburied = {}
         if self._last_receive is not None:
             self._ended = [one for one in ended if one.is_released and not one.delay]
             if self._ended:
@@ -134,10 +149,9 @@ class Settler:
         done = [one.message for one in ended if one.failure is None and not one.is_released]
         others = ended if len(done) < len(ended) else []  # most often there are none
         released = [one for one in others if one.is_released]
-        dead = [(one.message, _death(one)) for one in others if one.failure is not None and not one.is_released]
+        dead = [one for one in others if one.failure is not None and not one.is_released]
         if dead:
-            await call(lambda: broker.bury(dead))
-            counts.buried += len(dead)
+            await self._bury(dead)
         if done:
             generation = self._connection.generation
             acknowledged = await call(lambda: broker.ack(done))
@@ -148,6 +162,31 @@ class Settler:
             messages = [one.message for one in some]
             await call(partial(broker.release, messages, delay, counted))
             counts.released += len(messages)
+
+    async def _bury(self, ended: list[Delivery]) -> None:
+        """Those for whose dead letters there is no room are kept, and tried again; at the end they come again."""
+        dead = [(one.message, _death(one)) for one in ended]
+        try:
+            await self._connection.call(lambda: self._broker.bury(dead))
+        except PublishError as error:
+            refused = set(map(id, error.unconfirmed))
+            unburied = [one for one in ended if id(one.message) in refused]
+            self._tell_of(len(unburied), error)
+            if not self._is_finishing:
+                self._unburied |= {one.number: one for one in unburied}
+                self._bury_at = asyncio.get_running_loop().time() + BURY_AGAIN
+            self._counts.buried += len(dead) - len(unburied)
+        else:
+            self._refusals = 0
+            self._counts.buried += len(dead)
+
+    def _tell_of(self, unburied: int, error: PublishError) -> None:
+        """At the end always; before, more and more seldom."""
+        self._refusals += 1
+        if self._is_finishing or self._refusals & (self._refusals - 1) == 0:
+            then = "the messages come again" if self._is_finishing else "they are kept, and tried again"
+            what = "%s: no room for %d dead letters: %s; %s: make room, or take old dead letters away"
+            log(WARNING, what, self._label, unburied, summary(error), then, stage=self._label)
 
     async def keep_leases(self) -> None:
         """Extend the leases of what has not ended, to the very end (fault E21)."""

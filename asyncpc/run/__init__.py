@@ -4,14 +4,15 @@ This table says who may start what; a test reads it and finds any other module t
 
     tasks         run.supervisor, remote.session, remote.opened, remote.processes.parent, remote.processes.spawned,
                   remote.contract, remote.engines.nats, remote.engines.rabbitmq_link
-    threads       offload.threads, offload.sources, offload.child, remote.processes.child, cli.failed
+    threads       offload.threads, offload.sources, offload.child, remote.processes.child, cli.failed,
+                  testing.clock
     processes     offload.processes, remote.processes.spawned, cli.reload
     interpreters  offload.interpreters
-    loops         runner
+    loops         runner, testing.clock
 
 An owner waits for the end of everything it has started, or names in the report what it could not end. Other modules ask
 the owner for a task, thread or process. A new owner needs a line here, and a test that shows that nothing is left when
 the run returns. The tasks of a session (``remote``) live inside one that the supervisor, or a block of
-``queue.open()``, has started; those of an engine end before its connection is closed; those of the contract belong to
-tests.
+``queue.open()``, has started; those of an engine end before its connection is closed; those of the contract, and what
+``testing`` starts, belong to tests.
 """

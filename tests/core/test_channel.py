@@ -9,12 +9,12 @@ from typing import Any, cast
 
 import pytest
 from queues import cancelled, full, lines, ready, spin
-from support import named
-from virtual import EAGER, both, idle, run_virtual
+from support import EAGER, both, named
 
-from asyncpc import END, Batch, Pipeline, Running, consumer
+from asyncpc import END, Batch, Pipeline, Running, consumer, testing
 from asyncpc.core.channel import Channel
 from asyncpc.core.seams import Container
+from asyncpc.testing import idle
 
 
 async def test_a_cancelled_push_leaves_its_item_one_above_the_bound_per_writer() -> None:
@@ -180,7 +180,7 @@ def test_a_cancelled_put_does_not_swallow_the_room_of_a_source(eager: bool) -> N
             report = await running.wait()
         assert report.done == 5
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 # -- a put that raises ----------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def test_a_put_that_raises_passes_the_room_on(option: Any, eager: bool) -> None:
             await running.put({"n": 1})
             return await asyncio.gather(*[put(running, item) for item in ({}, {"n": 1}, {}, {"n": 1})])
 
-    assert run_virtual(main, eager=eager) == ["refused", "in", "refused", "in"]
+    assert testing.run(main(), eager=eager) == ["refused", "in", "refused", "in"]
 
 
 # -- what waits for more --------------------------------------------------------------------------

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 from spy import Sink
-from support import AnyStage, Odd, balanced, counts, error_types, named, no_wait, refuse_odd
-from virtual import both, idle, now, ran, run_virtual
+from support import AnyStage, Odd, balanced, both, counts, error_types, named, no_wait, refuse_odd
 
 from asyncpc import (
     Batch,
@@ -27,7 +26,9 @@ from asyncpc import (
     consumer,
     route,
     source,
+    testing,
 )
+from asyncpc.testing import idle, now
 
 
 async def plain(item: int) -> int:
@@ -118,7 +119,7 @@ def test_a_value_refused_when_it_is_left_fails_the_run(kind: str, on_error: Any,
         assert (giving.done, giving.failed, giving.in_flight, giving.emitted) == (2, 1, 0, 2)
         assert refusing.received == 2
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @both
@@ -139,7 +140,7 @@ def test_a_copy_refused_when_it_is_left_fails_the_run(eager: bool) -> None:
         assert [(one.name, one.received) for one in report.stages[1:]] == [("full", 3), ("refusing", 2), ("last", 2)]
         assert (report.stages[0].done, report.stages[0].failed) == (2, 1)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @both
@@ -163,7 +164,7 @@ def test_a_failure_nobody_was_told_of_is_listed(kind: str, eager: bool) -> None:
         assert (report.unfinished[0].stage, report.unfinished[0].item) == ("plain", 1)
         assert (report.stages[0].done, report.stages[0].failed) == (2, 0)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @both
@@ -188,7 +189,7 @@ def test_dead_letters_refused_when_they_are_left_fail_the_run(kind: str, eager: 
         given, told = report.stages[0], report.stages[-1]
         assert (given.done, given.failed, told.received) == (0, 3, 2)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @both
@@ -213,7 +214,7 @@ def test_a_generator_that_fails_of_being_closed_is_not_called_again(eager: bool)
     async def main() -> None:
         await (source([1, 2]) >> generate >> refusing)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
     assert calls == [1, 2]
     assert [(failure.item, failure.error) for failure in failures] == [(1, "OSError: while it was closed")]
     assert "Odd: 1" in failures[0].traceback
@@ -272,7 +273,7 @@ def giver(kind: str, calls: Counter[int], second: AnyStage, **options: Any) -> P
 def test_h3_a_refused_value_fails_its_item_and_the_others_go_on(kind: str, eager: bool) -> None:
     """With ``on_error="skip"`` the run goes on; one item of six failed, the others are done and passed on."""
     second, calls = Refusing(3), Counter[int]()
-    report = ran(source(range(6)) >> giver(kind, calls, second.stage, on_error="skip"), eager=eager)
+    report = testing.run(source(range(6)) >> giver(kind, calls, second.stage, on_error="skip"), eager=eager)
     assert sorted(second.sink.items) == [0, 1, 2, 4, 5]
     assert (counts(report.stages[0]), counts(report.stages[1])) == ((6, 5, 1), (5, 5, 0))
     assert report.stages[0].emitted == 5
@@ -285,7 +286,7 @@ def test_h3_a_refused_value_fails_its_item_and_the_others_go_on(kind: str, eager
 def test_h3_whoever_is_told_of_failures_is_told_of_a_refused_value(kind: str, eager: bool) -> None:
     """As of any other failure: the item, what it failed with, and in which stage."""
     second, calls, told = Refusing(3), Counter[int](), list[Failure]()
-    report = ran(source(range(6)) >> giver(kind, calls, second.stage, on_error=told.append), eager=eager)
+    report = testing.run(source(range(6)) >> giver(kind, calls, second.stage, on_error=told.append), eager=eager)
     assert [(one.item, one.error.split(":")[0], one.stage, one.attempts) for one in told] == [
         (3, "KeyError", "first", 1)
     ]
@@ -298,7 +299,7 @@ def test_h3_a_refused_value_is_never_retried(kind: str, eager: bool) -> None:
     """The handler did its work, and would do it twice; what was emitted would be emitted twice."""
     second, calls = Refusing(3), Counter[int]()
     options: dict[str, Any] = {"on_error": "skip", "retry": Retry(2, wait=no_wait)}
-    report = ran(source(range(6)) >> giver(kind, calls, second.stage, **options), eager=eager)
+    report = testing.run(source(range(6)) >> giver(kind, calls, second.stage, **options), eager=eager)
     assert calls == Counter(range(6))
     assert sorted(second.sink.items) == [0, 1, 2, 4, 5]
     assert (report.stages[0].failed, report.stages[0].retried) == (1, 0)
@@ -314,7 +315,7 @@ def test_h3_a_batch_whose_value_was_refused_is_not_split(eager: bool) -> None:
         calls.update(rows)
         return rows
 
-    report = ran(source(range(6)) >> first >> second.stage, eager=eager)
+    report = testing.run(source(range(6)) >> first >> second.stage, eager=eager)
     assert calls == Counter(range(6))
     assert sorted(second.sink.items) == [0, 1, 2, 4, 5]
     assert counts(report.stages[0]) == (6, 5, 1)
@@ -326,7 +327,7 @@ def test_h3_by_default_the_run_fails_of_a_refused_value(kind: str, eager: bool) 
     """The item failed, what was emitted before it stays emitted, and the error comes out."""
     second, calls = Refusing(3), Counter[int]()
     with pytest.raises(PipelineError) as failed:
-        ran(source(range(6)) >> giver(kind, calls, second.stage), eager=eager)
+        testing.run(source(range(6)) >> giver(kind, calls, second.stage), eager=eager)
     report = failed.value.report
     assert error_types(failed.value) == [KeyError]
     assert report.stages[0].failed == 1
@@ -349,7 +350,7 @@ def test_h3_what_a_generator_gave_before_a_refused_value_stays_given(ordered: bo
         finally:
             closed.append(n)
 
-    report = ran(source(range(6)) >> first >> second.stage, eager=eager)
+    report = testing.run(source(range(6)) >> first >> second.stage, eager=eager)
     assert second.sink.items == ["0a", "0b", "1a", "1b", "2a", "2b", "3a", "4a", "4b", "5a", "5b"]
     assert closed == list(range(6))
     assert counts(report.stages[0]) == (6, 5, 1)
@@ -365,7 +366,7 @@ def test_h3_a_generating_batch_whose_value_was_refused_fails_as_one(eager: bool)
         for row in rows:
             yield row
 
-    report = ran(source(range(6)) >> first >> second.stage, eager=eager)
+    report = testing.run(source(range(6)) >> first >> second.stage, eager=eager)
     assert second.sink.items == [0, 1, 2]
     assert counts(report.stages[0]) == (6, 0, 6)
 
@@ -381,7 +382,7 @@ def test_h3_order_holds_past_a_refused_value(concurrency: int, eager: bool) -> N
         await asyncio.sleep(3 - n % 3)
         return n
 
-    report = ran(source(range(9)) >> first >> second.stage, eager=eager)
+    report = testing.run(source(range(9)) >> first >> second.stage, eager=eager)
     assert second.sink.items == [0, 1, 3, 4, 5, 6, 7, 8]
     assert told == [2]
     assert counts(report.stages[0]) == (9, 8, 1)
@@ -392,7 +393,7 @@ def test_h3_a_broadcast_keeps_what_it_gave_to_other_branches(eager: bool) -> Non
     """One branch refuses: the item failed in the broadcast; the branch before it has it all the same, once."""
     one, two = Sink(), Refusing(3)
     with pytest.raises(PipelineError) as failed:
-        ran(source(range(6)) >> broadcast(named("one", one), two.stage), eager=eager)
+        testing.run(source(range(6)) >> broadcast(named("one", one), two.stage), eager=eager)
     report = failed.value.report
     assert error_types(failed.value) == [KeyError]
     first, *branches = report.stages
@@ -418,7 +419,7 @@ def test_h3_a_caller_learns_that_its_value_was_refused(eager: bool) -> None:
             report = await running.drain()
         assert counts(report.stages[0]) == (2, 1, 1)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @both
@@ -431,13 +432,13 @@ def test_h3_a_queue_that_raises_when_full_refuses_the_value(kind: str, on_error:
     pipeline = source(range(6)) >> giver(kind, calls, second, on_error=on_error)
     if on_error == "stop":
         with pytest.raises(PipelineError) as failed:
-            ran(pipeline, eager=eager)
+            testing.run(pipeline, eager=eager)
         assert set(error_types(failed.value)) == {asyncio.QueueFull}
         report = failed.value.report
         assert report.stages[0].failed == 1 or kind == "batch"  # whose other values were refused as well
         assert report.stages[0].failed > 0
     else:
-        report = ran(pipeline, eager=eager)
+        report = testing.run(pipeline, eager=eager)
         first, last = report.stages
         assert first.failed > 0
         assert first.done == first.emitted == last.received == last.done == len(slow.items)
@@ -458,7 +459,7 @@ def test_a_worker_whose_value_is_refused_passes_the_room_on(eager: bool) -> None
     async def second(item: str) -> None:
         await asyncio.sleep(1)
 
-    report = ran(source(["a", "b", "bad", "c", "bad", "a"]) >> first >> second, eager=eager)
+    report = testing.run(source(["a", "b", "bad", "c", "bad", "a"]) >> first >> second, eager=eager)
     assert (report.stages[0].failed, report.stages[1].done) == (2, 4)
 
 
@@ -491,7 +492,7 @@ def watched(pipeline: Pipeline[Any, Any], items: int, read: Callable[[Any], int]
             report = await running.drain()
             return report, max(await watch)
 
-    return run_virtual(main, eager=eager)
+    return testing.run(main(), eager=eager)
 
 
 def _moved_on(statistics: Any) -> int:
@@ -560,7 +561,7 @@ def _seconds_to_give_up(items: int) -> float:
             assert report.failed == items
             return time.process_time() - began
 
-    return run_virtual(main)
+    return testing.run(main())
 
 
 @pytest.mark.thorough
@@ -587,7 +588,7 @@ def test_h7_a_drain_is_heard_while_a_batch_is_given_up(eager: bool) -> None:
                 await asyncio.sleep(0)
             return await running.drain(timeout=0)
 
-    report = run_virtual(main, eager=eager)
+    report = testing.run(main(), eager=eager)
     assert 0 < report.failed < 10_000
     assert report.failed + len(report.unfinished) == 20_000
 
@@ -629,5 +630,5 @@ def test_a_generator_handler_shares_the_loop() -> None:
         await Pipeline([1], flood)
         looking.cancel()
 
-    run_virtual(main)
+    testing.run(main())
     assert max(after - before for before, after in pairwise(seen)) <= 128

@@ -10,8 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from support import balanced, ignore, same
-from virtual import both, now, run_virtual
+from support import balanced, both, ignore, same
 
 from asyncpc import (
     Consumer,
@@ -25,7 +24,9 @@ from asyncpc import (
     merge,
     producer,
     source,
+    testing,
 )
+from asyncpc.testing import now
 
 
 def test_putters_and_a_source_share_the_room() -> None:
@@ -54,7 +55,7 @@ def test_putters_and_a_source_share_the_room() -> None:
         await asyncio.wait(putters)
         assert min(seen.count("own"), seen.count("put")) > len(seen) / 10
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @pytest.mark.parametrize("work", [0, 1])
@@ -93,7 +94,7 @@ def test_where_branches_meet_each_gets_its_share(work: int, stages: int, maxsize
             await running.drain()
         return got
 
-    got = run_virtual(main)
+    got = testing.run(main())
     assert got["ticking"] >= seconds / 2 / 3
     assert got["busy"] >= got["ticking"] / 3
 
@@ -157,7 +158,7 @@ def test_a_writer_that_was_woken_and_left_keeps_no_room(eager: bool) -> None:
             assert now() == pytest.approx(5)
             return report
 
-    report = run_virtual(main, eager=eager)
+    report = testing.run(main(), eager=eager)
     assert seen == ["first", "second", "other"]
     assert report.complete
 
@@ -193,7 +194,7 @@ def test_a_writer_goes_past_those_who_leave(eager: bool) -> None:
             started.append(running)
             return await running.wait()
 
-    report = run_virtual(main, eager=eager)
+    report = testing.run(main(), eager=eager)
     assert report.complete
     assert report.stages[0].out_waited == 0
 
@@ -226,7 +227,7 @@ def test_branches_that_always_have_items_take_turns(
             await asyncio.sleep(10 * count + maxsize)
             await running.drain()
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
     after_the_first = seen[maxsize + 2 :]
     for begin in range(len(after_the_first) - count):
         assert len(set(after_the_first[begin : begin + count])) == count, "".join(seen)
@@ -267,7 +268,7 @@ def test_what_goes_past_those_who_wait_is_counted(more: int, eager: bool) -> Non
             await asyncio.sleep(60)
             await running.drain()
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
     begun = seen.index("burst0")
     assert [item.rstrip("0123456789") for item in seen[begun : begun + 3]] == ["burst", "burst", "n"]
 
@@ -299,7 +300,7 @@ def test_a_cancelled_branch_that_gives_something_all_the_same_does_not_wait_for_
             assert now() == pytest.approx(1.1)
 
     with pytest.raises(PipelineError) as failed:
-        run_virtual(main, eager=eager)
+        testing.run(main(), eager=eager)
     assert balanced(failed.value.report)
 
 
@@ -329,7 +330,7 @@ def test_a_source_that_ignored_its_stop_waits_for_no_room_once_the_run_has_faile
                 assert now() == pytest.approx(10)
 
     with pytest.raises(PipelineError) as failed:
-        run_virtual(main, eager=eager)
+        testing.run(main(), eager=eager)
     assert balanced(failed.value.report)
 
 
@@ -348,7 +349,7 @@ def calls_of(pipeline: Pipeline[Any, Any]) -> int:
         finally:
             sys.setprofile(None)
 
-    run_virtual(main)
+    testing.run(main())
     return calls
 
 
@@ -396,7 +397,7 @@ def test_the_peak_of_a_queue_where_branches_meet_is_the_most_there_ever_was(eage
             started.append(running)
             return await running.wait()
 
-    report = run_virtual(main, eager=eager)
+    report = testing.run(main(), eager=eager)
     assert report.stages[-1].peak_queued >= peak > 10
 
 
@@ -433,6 +434,6 @@ def test_a_writer_keeps_the_share_that_it_was_woken_for(no_clock: None) -> None:
             report = await running.wait()
         assert report.complete
 
-    run_virtual(main)
+    testing.run(main())
     after = seen.index("l") + 1
     assert sorted(seen[after : after + 2]) == ["a", "b"]

@@ -9,10 +9,9 @@ from contextvars import ContextVar
 from typing import Any
 
 import pytest
-from support import ignore
-from virtual import both, ran, run_virtual
+from support import both, ignore
 
-from asyncpc import Failure, Pipeline, Retry, consumer, source
+from asyncpc import Failure, Pipeline, Retry, consumer, source, testing
 
 variable: ContextVar[Any] = ContextVar("variable")
 
@@ -63,7 +62,7 @@ def test_b12_each_call_sees_the_callers_context(
         assert all(value is callers for value in seen)
         assert variable.get() is callers
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 def test_b12_a_resource_may_set_variables_for_its_worker() -> None:
@@ -85,7 +84,7 @@ def test_b12_a_resource_may_set_variables_for_its_worker() -> None:
         await Pipeline(range(3), handle)
         assert seen == ["from the resource"] * 3
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @both
@@ -107,7 +106,7 @@ def test_the_context_of_an_item_that_was_tried_again_is_gone_with_it(eager: bool
             raise ConnectionError
         variable.set("of item 1")
 
-    ran(source([1, 2]) >> handle, eager=eager)
+    testing.run(source([1, 2]) >> handle, eager=eager)
     assert told == [(2, "none")]
 
 
@@ -126,5 +125,5 @@ def test_who_is_told_of_a_failure_sees_the_context_of_its_item(eager: bool) -> N
             request.set(f"request {n}")
         raise ValueError(n)
 
-    ran(source(range(4)) >> handle, eager=eager)
+    testing.run(source(range(4)) >> handle, eager=eager)
     assert told == [(0, "request 0"), (1, "request 1"), (2, None), (3, "request 3")]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from virtual import measuring_with, now, ran
 
-from asyncpc import consumer, source
+from asyncpc import consumer, source, testing
+from asyncpc.testing import now
+from asyncpc.testing.clock import measuring_with
 
 
 def test_the_latency_of_a_handler_is_without_the_wait_for_room() -> None:
@@ -22,6 +23,6 @@ def test_the_latency_of_a_handler_is_without_the_wait_for_room() -> None:
         await asyncio.sleep(3)
 
     with measuring_with(now):
-        report = ran(source(range(50)) >> fast >> slow)
+        report = testing.run(source(range(50)) >> fast >> slow)
     assert report.stages[0].latency_p50 < 0.001
     assert report.stages[1].latency_p50 == pytest.approx(3, rel=0.1)

@@ -19,18 +19,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from queues import Queue, cancelled, full, lines, ready, spin
-from virtual import EAGER, idle, now, run_virtual
+from support import EAGER
 
-from asyncpc import DEFAULT_MAXSIZE, END, BoundedQueue, QueueShutDown, StateError
+from asyncpc import DEFAULT_MAXSIZE, END, BoundedQueue, QueueShutDown, StateError, testing
 from asyncpc.core.channel import Channel
 from asyncpc.core.waiting import BUDGET
+from asyncpc.testing import idle, now
 
 
 def virtual(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[bool], None]:
     """Run an async test in virtual time, with lazy and with eager tasks."""
 
     def run(eager: bool) -> None:
-        run_virtual(test, eager=eager, debug=True)
+        testing.run(test(), eager=eager, debug=True)
 
     run.__name__, run.__qualname__, run.__doc__ = test.__name__, test.__qualname__, test.__doc__
     return pytest.mark.parametrize("eager", EAGER)(run)
@@ -133,7 +134,7 @@ def test_put_many_does_not_believe_a_wrong_length_hint() -> None:
         assert queue.statistics().peak_queued <= 4
         assert now() == 0
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_queue_can_be_joined_in_one_loop_after_another() -> None:
@@ -148,8 +149,8 @@ def test_a_queue_can_be_joined_in_one_loop_after_another() -> None:
         queue.task_done()
         await joining
 
-    run_virtual(use)
-    run_virtual(use)
+    testing.run(use())
+    testing.run(use())
 
 
 # -- faults A1 to A18 -----------------------------------------------------------------------------
@@ -398,7 +399,7 @@ def test_a16_timed_out_waiters_leave_the_line(eager: bool) -> None:
                 await busy.put(1, timeout=0.001)
         assert lines(empty) == lines(busy) == 0
 
-    run_virtual(main, eager=eager)  # without debug mode: it would take seconds
+    testing.run(main(), eager=eager)  # without debug mode: it would take seconds
 
 
 @virtual
@@ -439,8 +440,8 @@ async def test_a17_another_loop_or_thread_is_told() -> None:
 def test_a17_a_queue_outlives_a_closed_loop() -> None:
     """Protects those who make a queue once and run twice: asyncio's queue allows it."""
     queue = Queue()
-    run_virtual(queue.put, 1)
-    assert run_virtual(queue.get) == 1
+    testing.run(queue.put(1))
+    assert testing.run(queue.get()) == 1
 
 
 ODD = [None, False, 0, "", (), END, Odd(), StopIteration(), StopAsyncIteration(), QueueShutDown(), ..., NotImplemented]
@@ -664,7 +665,7 @@ def test_the_fast_paths_equal_the_slow_ones(
         assert 0 < maxsize >= statistics.peak_queued or maxsize == 0
         return got, statistics.received, statistics.queued, statistics.ends
 
-    assert run_virtual(move, True) == run_virtual(move, False) == (items, len(items), 0, 1)
+    assert testing.run(move(True)) == testing.run(move(False)) == (items, len(items), 0, 1)
 
 
 async def test_get_many_takes_no_more_than_asked_and_wakes_putters_for_all() -> None:
@@ -953,7 +954,7 @@ class Chaos:
 def test_random_schedules_with_cancellations(seed: int, eager: bool) -> None:
     """Protects everything at once: nothing lost or duplicated, FIFO per producer, the bound kept, no deadlock."""
     chaos = Chaos(seed)
-    run_virtual(chaos.run, eager=eager)
+    testing.run(chaos.run(), eager=eager)
     assert Counter(chaos.got) == Counter(chaos.put)
     for producer in {producer for producer, _ in chaos.put}:
         assert [n for p, n in chaos.got if p == producer] == list(range(12))
@@ -1003,4 +1004,4 @@ def test_without_waiting_it_is_a_bounded_list(steps: list[str], maxsize: int) ->
             assert queue.full() == (0 < maxsize <= len(model))
             assert queue.empty() == (not model)
 
-    run_virtual(main)
+    testing.run(main())

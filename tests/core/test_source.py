@@ -9,11 +9,11 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from spy import Sink, Spy, spy_consumer
-from support import Odd, error_types, ignore, named, refuse_odd
-from virtual import both, now, ran, run_virtual
+from spy import Sink, spying
+from support import Odd, both, error_types, ignore, named, refuse_odd
 
-from asyncpc import BoundedQueue, Pipeline, PipelineError, Restart, consumer, merge, producer, source
+from asyncpc import BoundedQueue, Pipeline, PipelineError, Restart, consumer, merge, producer, source, testing
+from asyncpc.testing import now
 
 
 @consumer(key=refuse_odd)
@@ -44,7 +44,7 @@ def test_backpressure_reaches_the_source(maxsize: int, eager: bool) -> None:
             return self.n
 
     async def main() -> None:
-        pipeline = Pipeline(source(Watched()), spy_consumer(0.1) >> spy_consumer(0.3), maxsize=maxsize)
+        pipeline = Pipeline(source(Watched()), spying(0.1) >> spying(0.3), maxsize=maxsize)
         async with pipeline as running:
             assert pipeline._run is not None
             queues.append(pipeline._run.first)
@@ -52,7 +52,7 @@ def test_backpressure_reaches_the_source(maxsize: int, eager: bool) -> None:
         assert max(asked_when) < maxsize
         assert [stage.peak_queued for stage in report.stages] == [maxsize, maxsize]
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @both
@@ -73,7 +73,7 @@ def test_h3_an_item_of_a_source_that_is_refused_was_not_taken(why: str, eager: b
     else:
         stage, error = named("stage", slow, key=lambda n: {0: 0, 1: 1, 2: 2}[n]), KeyError
     with pytest.raises(PipelineError) as failed:
-        ran(numbers >> stage, eager=eager)
+        testing.run(numbers >> stage, eager=eager)
     report = failed.value.report
     assert error_types(failed.value) == [error]
     assert slow.items == given[:-1]
@@ -110,7 +110,7 @@ def test_b10_sources_are_closed_in_their_own_task_before_the_run_returns() -> No
         assert opened is closed
         assert now() == 2.0
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @producer
@@ -122,7 +122,7 @@ async def idle_source() -> AsyncIterator[int]:
 @both
 def test_c13_what_a_failing_source_gave_is_handled_first(eager: bool) -> None:
     """Fault C13: a source that raises half way loses nothing that it gave, and stops its sisters."""
-    spy = Spy(1)
+    spy = spying(1)
 
     @producer
     async def half() -> AsyncIterator[int]:
@@ -132,12 +132,12 @@ def test_c13_what_a_failing_source_gave_is_handled_first(eager: bool) -> None:
 
     async def main() -> None:
         with pytest.raises(PipelineError, match="failed") as caught:
-            await Pipeline(merge(half, idle_source), consumer(spy))
-        assert spy.handled == [0, 1, 2, 3, 4]
+            await Pipeline(merge(half, idle_source), spy)
+        assert spy.done == [0, 1, 2, 3, 4]
         assert [str(error) for error in caught.value.exceptions] == ["half way"]
         assert caught.value.report.complete
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 def test_a_source_that_swallows_its_cancel_gives_one_more_item_at_most() -> None:
@@ -162,7 +162,7 @@ def test_a_source_that_swallows_its_cancel_gives_one_more_item_at_most() -> None
         assert report.done == len(given) == 4
         assert now() == 3.5
 
-    run_virtual(main)
+    testing.run(main())
 
 
 # -- restarts -------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ def test_c5_restarts_are_bounded(eager: bool) -> None:
         assert caught.value.report.done == 4
         assert caught.value.report.sources[0].restarts == 3
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 def test_c5_old_restarts_are_forgiven() -> None:
@@ -205,7 +205,7 @@ def test_c5_old_restarts_are_forgiven() -> None:
             report = await running.drain()
         assert report.done == 20
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_c5_a_stop_during_the_backoff_is_heard() -> None:
@@ -222,7 +222,7 @@ def test_c5_a_stop_during_the_backoff_is_heard() -> None:
             report = await running.drain()
         assert (now(), report.done) == (5.0, 1)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 # -- an error while a source is closed ------------------------------------------------------------
@@ -256,7 +256,7 @@ def test_an_item_that_was_refused_is_told_though_a_stop_comes(stop: str, eager: 
         assert [type(error) for error in failed.value.exceptions] == [Odd]
         assert failed.value.report.done == 1
 
-    run_virtual(fails, eager=eager)
+    testing.run(fails(), eager=eager)
 
 
 @both
@@ -276,7 +276,7 @@ def test_two_errors_at_the_end_of_a_source_both_come_out(eager: bool) -> None:
             await Pipeline(numbers, refusing)
         assert {type(error) for error in failed.value.exceptions} == {Odd, OSError}
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @both
@@ -299,7 +299,7 @@ def test_a_source_that_may_start_again_is_forgiven_what_was_refused(eager: bool)
     async def main() -> Any:
         return await Pipeline(numbers, refusing)
 
-    report = run_virtual(main, eager=eager)
+    report = testing.run(main(), eager=eager)
     assert (given, report.sources[0].restarts) == ([0, 1, 4, 5], 2)
 
 
@@ -331,4 +331,4 @@ def test_an_item_refused_when_it_is_left_ends_the_source(eager: bool) -> None:
         assert [type(error) for error in failed.value.exceptions] == [Odd]
         assert failed.value.report.done == 2
 
-    run_virtual(fails, eager=eager)
+    testing.run(fails(), eager=eager)

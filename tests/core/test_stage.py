@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import statistics
 import time
 from collections.abc import AsyncIterator
@@ -11,11 +10,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from spy import Spy
-from support import ignore, lines_run, workers
-from virtual import EAGER, both, idle, now, run_virtual
+from spy import spying
+from support import EAGER, both, ignore, lines_run, workers
 
-from asyncpc import Pipeline, consumer
+from asyncpc import Pipeline, consumer, testing
+from asyncpc.testing import idle, now
 
 # -- workers start when there is work -------------------------------------------------------------
 
@@ -23,10 +22,10 @@ from asyncpc import Pipeline, consumer
 @both
 def test_workers_start_as_work_comes_and_idle_ones_are_taken_first(eager: bool) -> None:
     """Ten thousand consumers cost nothing until ten thousand items wait; the books know them all the same."""
-    spy = Spy(1.0)
+    spy = spying(1.0, concurrency=10_000)
 
     async def main() -> None:
-        async with Pipeline(consumer(concurrency=10_000, name="spy")(spy)) as running:
+        async with Pipeline(spy) as running:
             await idle()
             assert workers() == {}
             await asyncio.sleep(2)
@@ -44,22 +43,22 @@ def test_workers_start_as_work_comes_and_idle_ones_are_taken_first(eager: bool) 
         assert running.report.done == 10
         assert running.report.stages[0].concurrency == 10_000
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @both
 @pytest.mark.parametrize("maxsize", [1, 2, 128, 0])
 def test_a_backlog_soon_has_all_the_workers_it_may_have(maxsize: int, eager: bool) -> None:
     """Protects the concurrency: 200 items of a second each on 50 workers take four seconds, whatever the bound."""
-    spy = Spy(1.0)
+    spy = spying(1.0, concurrency=50)
 
     async def main() -> None:
-        report = await Pipeline(range(200), consumer(concurrency=50)(spy), maxsize=maxsize)
+        report = await Pipeline(range(200), spy, maxsize=maxsize)
         assert report.done == 200
         assert spy.peak == 50
         assert now() == pytest.approx(4.0)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @both
@@ -82,13 +81,13 @@ def test_workers_with_a_resource_start_at_once(eager: bool) -> None:
             assert opened == [0, 0, 0]
             await running.put(1)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 def test_eager_workers_do_not_start_inside_each_other() -> None:
     """Fault B3: two hundred stages whose workers would each start the next one's would be too deep for any stack."""
     stages = [consumer(ignore.__wrapped__) for _ in range(200)]
-    report = run_virtual(lambda: Pipeline([1], *stages)._complete(), eager=EAGER[-1])
+    report = testing.run(Pipeline([1], *stages)._complete(), eager=EAGER[-1])
     assert report.done == 1
 
 
@@ -127,7 +126,7 @@ def test_the_cost_of_workers_grows_with_their_number_and_no_faster(how: str) -> 
         yield
 
     async def main(count: int) -> None:
-        spy = Spy(1.0)
+        spy = spying(1.0)
 
         async def handle(n: int, resource: None = None) -> int:
             return int(await spy(n))
@@ -140,7 +139,7 @@ def test_the_cost_of_workers_grows_with_their_number_and_no_faster(how: str) -> 
                     pass
 
     def cost(count: int) -> int:
-        return lines_run(lambda: run_virtual(functools.partial(main, count)))
+        return lines_run(lambda: testing.run(main(count)))
 
     cost(100)
     assert cost(800) < 5 * cost(200)
@@ -151,10 +150,10 @@ def test_the_cost_of_workers_grows_with_their_number_and_no_faster(how: str) -> 
 
 def test_concurrency_is_exact() -> None:
     """As many calls at once as asked for, no more, no fewer."""
-    spy = Spy(1)
+    spy = spying(1, concurrency=4)
 
     async def main() -> None:
-        await Pipeline(range(20), consumer(concurrency=4)(spy))
+        await Pipeline(range(20), spy)
         assert (spy.peak, now()) == (4, 5.0)
 
-    run_virtual(main)
+    testing.run(main())

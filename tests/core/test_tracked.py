@@ -9,9 +9,8 @@ from typing import Any, cast
 
 import pytest
 from spy import Sink
-from support import Odd, refuse_odd
+from support import Odd, both, refuse_odd
 from tickets import CountingTicket, put_tracked, wrong
-from virtual import both, idle, now, run_virtual
 
 from asyncpc import (
     Batch,
@@ -27,8 +26,10 @@ from asyncpc import (
     broadcast,
     consumer,
     route,
+    testing,
 )
 from asyncpc.core.tracked import JointTicket
+from asyncpc.testing import idle, now
 
 
 async def doubled(item: int) -> int:
@@ -96,7 +97,7 @@ def sent_by(*parts: Any, eager: bool, **options: Any) -> Sent:
     async def main() -> Sent:
         return await send(*parts, **options)
 
-    return run_virtual(main, eager=eager)
+    return testing.run(main(), eager=eager)
 
 
 # -- kinds of stages ------------------------------------------------------------------------------
@@ -362,7 +363,7 @@ def test_what_a_run_leaves_is_released(kind: str, how: str, eager: bool) -> None
     async def at_the_deadline() -> Sent:
         return await send(*stages[kind], items=range(8), maxsize=8, seconds=0.5 if kind == "ordered" else 2)
 
-    sent = run_virtual(cancelled if how == "cancel" else at_the_deadline, eager=eager)
+    sent = testing.run(cancelled() if how == "cancel" else at_the_deadline(), eager=eager)
     assert not any(sent.failed)
     assert sum(sent.released) == len(sent.report.unfinished) > 3
 
@@ -424,7 +425,7 @@ def test_an_abandoned_worker_has_nothing_more_to_say(comes: str, eager: bool) ->
         assert before == [(ticket.released, len(ticket.settled)) for ticket in tickets]
         assert not any(ticket.failed for ticket in tickets)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 def test_a_joint_ticket_tells_each() -> None:
@@ -465,7 +466,7 @@ def test_call_returns_the_result_of_its_own_item(eager: bool) -> None:
         assert running.report is not None
         assert running.report.done == 11
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @both
@@ -488,7 +489,7 @@ def test_call_raises_what_its_handler_raised_and_nobody_else_is_disturbed(eager:
         assert running.report is not None
         assert (running.report.done, running.report.failed, running.report.stages[0].retried) == (2, 2, 2)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
     assert calls == {0: 2, 1: 1, 2: 2, 3: 1}
 
 
@@ -514,7 +515,7 @@ def test_cancelling_a_caller_does_not_disturb_the_pipeline(eager: bool) -> None:
                 await gone
         assert sink.items == [1, 2]
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 def test_a_caller_is_told_when_the_run_ends_before_its_item() -> None:
@@ -535,7 +536,7 @@ def test_a_caller_is_told_when_the_run_ends_before_its_item() -> None:
                 with pytest.raises(QueueShutDown, match="ended before it handled this item"):
                     await caller
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @both
@@ -559,7 +560,7 @@ def test_call_through_a_batch_is_a_micro_batching_server(eager: bool) -> None:
                 await asyncio.gather(*(caller(10 * each) for each in range(64)))
             return now()
 
-        return run_virtual(main, eager=eager)
+        return testing.run(main(), eager=eager)
 
     assert seconds() >= 15 * seconds(batch=Batch(32, within=0.01))
 
@@ -578,7 +579,7 @@ def test_a_failing_batch_tells_each_caller() -> None:
             answers = await asyncio.gather(*(running.call(n) for n in range(3)), return_exceptions=True)
             assert [str(answer) for answer in answers] == ["0", "one", "2"]
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_call_does_not_wait_for_a_batch_that_nobody_may_fill() -> None:
@@ -590,7 +591,7 @@ def test_call_does_not_wait_for_a_batch_that_nobody_may_fill() -> None:
             with pytest.raises(StateError, match="stage '<lambda>' would wait for others: give Batch"):
                 await running.call(1)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_call_needs_a_run_that_was_entered() -> None:
@@ -601,7 +602,7 @@ def test_call_needs_a_run_that_was_entered() -> None:
             with pytest.raises(StateError, match="async with pipeline as running"):
                 await values.running.call(1)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_call_needs_one_result_per_item() -> None:
@@ -616,7 +617,7 @@ def test_call_needs_one_result_per_item() -> None:
             with pytest.raises(StateError, match="stage 'many' may give more"):
                 await running.call(1)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @both
@@ -635,7 +636,7 @@ def test_a_call_goes_through_a_route(eager: bool) -> None:
                 await running.call(2)
             assert await running.call(1) == cast(Any, ("join", ("odd", 1)))
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 def test_a_call_through_a_broadcast_is_refused() -> None:
@@ -646,7 +647,7 @@ def test_a_call_through_a_broadcast_is_refused() -> None:
             with pytest.raises(StateError, match="stage 'broadcast' may give more"):
                 await running.call(1)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_an_interrupted_handler_tells_its_caller_only_that_there_is_no_more() -> None:
@@ -668,7 +669,7 @@ def test_an_interrupted_handler_tells_its_caller_only_that_there_is_no_more() ->
             await asyncio.create_task(ask())
 
     with pytest.raises(KeyboardInterrupt):
-        run_virtual(main)
+        testing.run(main())
     assert len(got) == 1
 
 
@@ -689,4 +690,4 @@ def test_a_caller_is_told_of_a_forgotten_await(retry: int | None, eager: bool) -
         assert running.report is not None
         assert (running.report.failed, running.report.done) == (1, 1)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)

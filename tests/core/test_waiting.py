@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from virtual import both, run_virtual
+from support import both
 
-from asyncpc import BoundedQueue
+from asyncpc import BoundedQueue, testing
 
 BUDGET = 128
 """Items that one queue moves without letting others run."""
@@ -47,5 +47,5 @@ def test_a_budget_is_as_many_calls_as_it_says(verb: str, eager: bool) -> None:
         beside.cancel()
         return turns
 
-    turns = run_virtual(main, eager=eager)
+    turns = testing.run(main(), eager=eager)
     assert turns == [turns[0] + call // BUDGET for call in range(4 * BUDGET)]

@@ -8,9 +8,8 @@ from contextlib import AbstractAsyncContextManager, AsyncContextDecorator, async
 from typing import Any
 
 import pytest
-from spy import Sink, Spy
-from support import AnyStage, counts, error_types, left, named, no_wait
-from virtual import EAGER, both, now, ran, run_virtual
+from spy import Sink, spying
+from support import EAGER, AnyStage, both, counts, error_types, left, named, no_wait
 
 from asyncpc import (
     Batch,
@@ -25,7 +24,9 @@ from asyncpc import (
     WorkerCancelled,
     consumer,
     source,
+    testing,
 )
+from asyncpc.testing import now
 
 # -- a resource per worker ------------------------------------------------------------------------
 
@@ -56,7 +57,7 @@ def test_each_worker_has_a_resource_of_its_own() -> None:
         for worker in ("asyncpc:handle-1", "asyncpc:handle-2"):
             assert [what for what, who in log if who == worker] == ["open", "item", "item", "close"]
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @pytest.mark.parametrize("eager", EAGER)
@@ -81,7 +82,7 @@ def test_a_pool_smaller_than_the_concurrency_ends(items: int, eager: bool) -> No
         report = await (source(range(items)) >> handle)
         assert report.done == items
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
     assert len(opened) == 2
 
 
@@ -104,7 +105,7 @@ def test_a_cancel_in_a_resources_exit_is_a_failure_with_a_name() -> None:
         assert isinstance(failed.value.exceptions[0], WorkerCancelled)
         assert failed.value.report.done == 5
 
-    run_virtual(main)
+    testing.run(main())
 
 
 async def _awaited(pipeline: Pipeline[Any, Any]) -> Any:
@@ -123,7 +124,7 @@ def test_a_context_manager_that_can_be_called_is_entered() -> None:
     async def handle(n: int, resource: Decorating) -> None:
         entered.append("used")
 
-    run_virtual(lambda: _awaited(source([1]) >> handle))
+    testing.run(_awaited(source([1]) >> handle))
     assert entered == ["used", "left"]
 
 
@@ -145,7 +146,7 @@ def test_a_resource_that_nobody_needs_is_not_opened_half() -> None:
         async with Pipeline(handle):
             pass
 
-    run_virtual(main)
+    testing.run(main())
     assert opened.count("open") == opened.count("closed")
 
 
@@ -168,7 +169,7 @@ def test_an_exit_that_raises_does_not_hide_the_handlers_error() -> None:
             await (source([1]) >> bad)
         assert [repr(error) for error in failed.value.exceptions] == ["ValueError(1)", "OSError('exit')"]
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @pytest.mark.parametrize("eager", EAGER)
@@ -201,7 +202,7 @@ def test_a_resource_that_never_opens_does_not_hold_up_the_end(eager: bool) -> No
         assert report.done == 5
         assert cancelled == [5.0]
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 def test_a_resource_that_fails_to_close_lets_the_others_close() -> None:
@@ -228,7 +229,7 @@ def test_a_resource_that_fails_to_close_lets_the_others_close() -> None:
         assert [repr(error) for error in failed.value.exceptions] == ["OSError('closing')"]
         assert sorted(closed) == [2, 3]
 
-    run_virtual(main)
+    testing.run(main())
 
 
 # -- who cancelled whom ---------------------------------------------------------------------------
@@ -249,13 +250,13 @@ def test_b1_a_handler_that_raises_cancelled_error_is_named(eager: bool) -> None:
         assert left(caught.value.report) == [(2, "handle")]
         assert caught.value.report.failed == 1
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @both
 def test_b4_a_worker_that_swallowed_its_cancel_takes_nothing_more(eager: bool) -> None:
     """Fault B4, invariant 7: the run ends as soon as the handler returns, although it ignored the cancellation."""
-    spy = Spy()
+    spy = spying()
 
     @consumer(concurrency=2)
     async def handle(n: int) -> None:
@@ -271,10 +272,10 @@ def test_b4_a_worker_that_swallowed_its_cancel_takes_nothing_more(eager: bool) -
         with pytest.raises(PipelineError) as caught:
             await Pipeline(range(10), handle)
         assert now() == 2.0
-        assert spy.handled == [1]
+        assert spy.done == [1]
         assert left(caught.value.report) == [(n, "handle") for n in range(2, 10)]
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 async def inner_cancel() -> None:
@@ -324,7 +325,9 @@ def cancelling_stage(kind: str, calls: list[int], **options: Any) -> AnyStage:
 def test_h13_somebody_elses_cancel_is_a_failure_of_the_item(kind: str, eager: bool) -> None:
     """The handler's own task was not cancelled: with ``on_error="skip"`` the item failed, and the run goes on."""
     calls, sink = list[int](), Sink()
-    report = ran(source(range(4)) >> cancelling_stage(kind, calls, on_error="skip") >> consumer(sink), eager=eager)
+    report = testing.run(
+        source(range(4)) >> cancelling_stage(kind, calls, on_error="skip") >> consumer(sink), eager=eager
+    )
     assert counts(report.stages[0]) == (4, 3, 1)
     assert sink.items == [0, 2, 3]
     assert ": WorkerCancelled" in report.stages[0].last_failure
@@ -336,7 +339,7 @@ def test_h13_it_is_told_as_any_failure_and_never_retried(kind: str, eager: bool)
     """``retry`` is for what an ``Exception`` says, and a cancel is none."""
     calls, told = list[int](), list[Failure]()
     stage = cancelling_stage(kind, calls, on_error=told.append, retry=Retry(3, wait=no_wait))
-    report = ran(source(range(3)) >> stage, eager=eager)
+    report = testing.run(source(range(3)) >> stage, eager=eager)
     assert calls == [0, 1, 2]
     assert [(one.item, one.stage, one.attempts) for one in told] == [(1, "stage", 1)]
     assert told[0].error.startswith("WorkerCancelled")
@@ -348,7 +351,7 @@ def test_h13_it_is_told_as_any_failure_and_never_retried(kind: str, eager: bool)
 def test_h13_by_default_the_run_fails_and_the_item_has_failed(kind: str, eager: bool) -> None:
     """As any failure does without a policy: the error names the worker, and no item is unfinished."""
     with pytest.raises(PipelineError) as failed:
-        ran(source([0, 1]) >> cancelling_stage(kind, []), eager=eager)
+        testing.run(source([0, 1]) >> cancelling_stage(kind, []), eager=eager)
     assert error_types(failed.value) == [WorkerCancelled]
     report = failed.value.report
     assert counts(report.stages[0]) == (2, 1, 1)
@@ -364,7 +367,7 @@ def test_h13_a_batch_fails_as_one(eager: bool) -> None:
         if 1 in rows:
             await inner_cancel()
 
-    report = ran(source(range(6)) >> handle, eager=eager)
+    report = testing.run(source(range(6)) >> handle, eager=eager)
     assert counts(report.stages[0]) == (6, 3, 3)
 
 
@@ -377,7 +380,7 @@ def test_h13_it_counts_against_max_failures(eager: bool) -> None:
         await inner_cancel()
 
     with pytest.raises(PipelineError) as failed:
-        ran(source(range(3)) >> handle, eager=eager)
+        testing.run(source(range(3)) >> handle, eager=eager)
     assert error_types(failed.value) == [TooManyFailures]
 
 
@@ -391,7 +394,7 @@ def test_h13_a_caller_is_not_cancelled_by_it(eager: bool) -> None:
                 await running.call(1)
             assert await running.call(2) == 2
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @both
@@ -406,7 +409,7 @@ def test_h13_the_cancel_of_a_worker_itself_is_none_of_its_item(eager: bool) -> N
         await asyncio.sleep(0)
 
     with pytest.raises(PipelineError) as failed:
-        ran(source([1]) >> handle, eager=eager)
+        testing.run(source([1]) >> handle, eager=eager)
     assert error_types(failed.value) == [WorkerCancelled]
     assert (failed.value.report.failed, len(failed.value.report.unfinished)) == (0, 1)
 
@@ -425,5 +428,5 @@ def test_h13_an_inner_cancel_at_the_deadline_is_a_cancel(eager: bool) -> None:
             await asyncio.sleep(1)
             return await running.drain(timeout=0)
 
-    report = run_virtual(main, eager=eager)
+    report = testing.run(main(), eager=eager)
     assert (report.failed, len(report.unfinished)) == (0, 1)

@@ -14,8 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from spy import Sink
-from support import counts_by_stage, cut_short
-from virtual import both, ran, run_virtual
+from support import both, counts_by_stage, cut_short
 
 from asyncpc import (
     Consumer,
@@ -31,6 +30,7 @@ from asyncpc import (
     producer,
     route,
     source,
+    testing,
 )
 from asyncpc.watch.drawing import draw
 
@@ -47,7 +47,7 @@ def test_a_route_gives_each_item_to_its_branch(eager: bool) -> None:
     """One of them, in order; each branch has its own line, and the ends together are what was done."""
     even, odd, other = Sink("even"), Sink("odd"), Sink("other")
     branches = {0: even.consumer, 1: odd.consumer}
-    report = ran(source(range(9)) >> route(lambda n: n % 3, branches, default=other.consumer), eager=eager)
+    report = testing.run(source(range(9)) >> route(lambda n: n % 3, branches, default=other.consumer), eager=eager)
     assert (even.items, odd.items, other.items) == ([0, 3, 6], [1, 4, 7], [2, 5, 8])
     assert counts_by_stage(report) == {"route": (9, 9, 0), "even": (3, 3, 0), "odd": (3, 3, 0), "other": (3, 3, 0)}
     assert (report.produced, report.done, report.failed) == (9, 9, 0)
@@ -58,7 +58,7 @@ def test_an_item_that_fits_no_route_is_an_error() -> None:
     """Invariant 7: nothing is dropped in silence; the error names the route, the key and the cure."""
     sink = Sink("sink", maxsize=1)
     with pytest.raises(PipelineError) as failed:
-        ran(source([0, 7]) >> route(lambda n: n, {0: sink.consumer}, name="by number"))
+        testing.run(source([0, 7]) >> route(lambda n: n, {0: sink.consumer}, name="by number"))
     (error,) = failed.value.exceptions
     assert isinstance(error, Unroutable)
     assert isinstance(error, LookupError)
@@ -69,9 +69,9 @@ def test_an_item_that_fits_no_route_is_an_error() -> None:
 def test_an_item_that_fits_no_route_may_be_skipped_or_told() -> None:
     """``on_error`` holds for a route as for any stage, and so does a ``by`` that raises."""
     sink, dead = Sink("sink"), Sink("dead")
-    skipping = ran(source([0, 7, 0]) >> route(lambda n: n, {0: sink.consumer}, on_error="skip"))
+    skipping = testing.run(source([0, 7, 0]) >> route(lambda n: n, {0: sink.consumer}, on_error="skip"))
     assert counts_by_stage(skipping)["route"] == (3, 2, 1)
-    report = ran(source([1, 0, 7]) >> route(lambda n: 1 // n, {1: sink.consumer}, on_error=dead.consumer))
+    report = testing.run(source([1, 0, 7]) >> route(lambda n: 1 // n, {1: sink.consumer}, on_error=dead.consumer))
     assert counts_by_stage(report) == {"route": (3, 1, 2), "sink": (1, 1, 0), "dead": (2, 2, 0)}
     assert [failure.error.partition(":")[0] for failure in dead.items] == ["ZeroDivisionError", "Unroutable"]
 
@@ -80,7 +80,7 @@ def test_a_consumer_named_twice_is_one_branch() -> None:
     """Two keys for one warehouse are one queue, one line in the report, one set of workers."""
     alps, sea = Sink("alps"), Sink("sea")
     pipeline = source(["CH", "DK", "AT", "CH"]) >> route(str, {"CH": alps.consumer, "AT": alps.consumer}, sea.consumer)
-    report = ran(pipeline)
+    report = testing.run(pipeline)
     assert counts_by_stage(report) == {"route": (4, 4, 0), "alps": (3, 3, 0), "sea": (1, 1, 0)}
     assert "├─ CH, AT ─►" in draw(pipeline._plan, 200)
 
@@ -107,7 +107,7 @@ def test_branches_meet_again_in_the_next_stage() -> None:
             ends.extend(stage.inbox.statistics().ends - stage.staff.started for stage in running._run.stages)
             return report
 
-    report = run_virtual(main)
+    report = testing.run(main())
     assert Counter(save.items) == {0: 1, 2: 1, 4: 1, 1: 1, 3: 3, 5: 5}
     assert counts_by_stage(report) == {"route": (6, 6, 0), "slow": (3, 3, 0), "odd": (3, 3, 0), "save": (12, 12, 0)}
     assert ends == [0, 0, 0, 0]
@@ -119,7 +119,7 @@ def test_each_branch_has_its_own_bound() -> None:
     own, inner, outer = (one.consumer for one in last)
     branches = {0: own, 1: Pipeline(inner, maxsize=2), 2: outer}
     for key, name, bound in ((0, "own", 1), (1, "inner", 2), (2, "outer", 5)):
-        report = ran(Pipeline([key] * 50, route(remainder(3), branches, maxsize=7), maxsize=5))
+        report = testing.run(Pipeline([key] * 50, route(remainder(3), branches, maxsize=7), maxsize=5))
         peaks = {stage.name: stage.peak_queued for stage in report.stages}
         assert (peaks["route"], peaks[name]) == (7, bound)
 
@@ -144,7 +144,7 @@ def test_a_full_branch_holds_the_source_up() -> None:
             await asyncio.sleep(1)
             return await running.drain(timeout=0)
 
-    report = run_virtual(main)
+    report = testing.run(main())
     assert len(taken) <= 1 + 2 + 1 + 3  # in hand, queued; in the route's hand (left in the queue, at the end), queued
     assert [one.item for one in report.unfinished if one.stage == "stuck"] == [0, 1, 2, 3]
     assert len(report.unfinished) == len(taken)
@@ -158,7 +158,7 @@ def test_a_broadcast_gives_each_item_to_each_branch(eager: bool) -> None:
     """Each of them, in order, the same objects; it counts one emitted for each branch."""
     store, index, notify = Sink("store"), Sink("index"), Sink("notify")
     items = [object() for _ in range(5)]
-    report = ran(source(items) >> broadcast(store.consumer, index.consumer, notify.consumer), eager=eager)
+    report = testing.run(source(items) >> broadcast(store.consumer, index.consumer, notify.consumer), eager=eager)
     assert store.items == index.items == notify.items == items
     assert report.stages[0].emitted == 15
     assert (report.produced, report.done) == (5, 15)
@@ -181,8 +181,8 @@ def test_a_slow_branch_sets_the_pace_unless_it_may_drop() -> None:
             report = await running.wait()
         return seen, report.dropped
 
-    assert run_virtual(main, "wait")[0] <= 3
-    assert run_virtual(main, "drop_newest") == (50, 48)
+    assert testing.run(main("wait"))[0] <= 3
+    assert testing.run(main("drop_newest")) == (50, 48)
 
 
 def test_an_item_that_a_branch_refuses_may_be_skipped_or_told() -> None:
@@ -194,19 +194,19 @@ def test_an_item_that_a_branch_refuses_may_be_skipped_or_told() -> None:
 
     store, after, dead = Sink("store"), Sink("after"), Sink("dead")
     with pytest.raises(PipelineError) as failed:
-        ran(source(range(5)) >> broadcast(store.consumer, live))
+        testing.run(source(range(5)) >> broadcast(store.consumer, live))
     assert "stage 'live': its queue is full, and overflow='raise'" in str(failed.value.exceptions[0])
     store.items.clear()
-    report = ran(source(range(5)) >> broadcast(store.consumer, live, after.consumer, on_error=dead.consumer))
+    report = testing.run(source(range(5)) >> broadcast(store.consumer, live, after.consumer, on_error=dead.consumer))
     assert store.items == [0, 1, 2, 3, 4]
     assert [failure.item for failure in dead.items] == [n for n in range(5) if n not in after.items]
     assert counts_by_stage(report)["broadcast"] == (5, len(after.items), len(dead.items))
     assert len(dead.items) >= 3
-    report = ran(source(range(5)) >> broadcast(store.consumer, live, on_error="skip", max_failures=4))
+    report = testing.run(source(range(5)) >> broadcast(store.consumer, live, on_error="skip", max_failures=4))
     assert report.complete
     assert report.failed >= 3
     with pytest.raises(PipelineError, match="failed") as failed:
-        ran(source(range(5)) >> broadcast(live, on_error="skip", max_failures=1))
+        testing.run(source(range(5)) >> broadcast(live, on_error="skip", max_failures=1))
     assert isinstance(failed.value.exceptions[0], TooManyFailures)
 
 
@@ -234,7 +234,7 @@ def test_pipelines_are_merged(eager: bool) -> None:
     """What one part needs done before comes from its own stages; a source without any goes straight to the next."""
     save, parse = Sink("save"), Sink("parse")
     parts = merge(source([1, 2], "raw") >> parse.consumer, source([8, 9], "clean"))
-    report = ran(parts >> save.consumer, eager=eager)
+    report = testing.run(parts >> save.consumer, eager=eager)
     assert sorted(map(str, save.items)) == sorted(map(str, [("parse", 1), ("parse", 2), 8, 9]))
     assert counts_by_stage(report) == {"parse": (2, 2, 0), "save": (4, 4, 0)}
     assert (report.produced, report.done) == (4, 4)
@@ -256,7 +256,7 @@ def test_a_drain_stops_every_source_of_merged_pipelines() -> None:
             await asyncio.sleep(1)
             return await running.drain(timeout=1)
 
-    report = run_virtual(main)
+    report = testing.run(main())
     assert report.complete
     assert len(save.items) == 3
 
@@ -338,7 +338,7 @@ def test_any_graph_gives_what_plain_loops_give(chain: Chain, count: int, maxsize
         assert values.report is not None
         return got, values.report
 
-    got, report = run_virtual(main)
+    got, report = testing.run(main())
     assert Counter(got) == Counter(expected(chain, list(range(count))))
     assert report.complete
     assert report.done == sum(stage.done for stage in report.stages if stage.name in report.statistics.ends)
@@ -396,6 +396,6 @@ def test_any_key_may_name_a_branch() -> None:
         async with pipeline as running:
             return [await running.call(cast(Any, key)) for key in ("", 1, "1", "default")]
 
-    assert [name for name, _ in run_virtual(main)] == ["empty", "number", "text", "other"]
+    assert [name for name, _ in testing.run(main())] == ["empty", "number", "text", "other"]
     picture = draw(pipeline._plan, 200)
     assert all(f"─ {label} ─►" in picture for label in ("''", "1", "'1'", "default"))

@@ -8,7 +8,6 @@ from inspect import Parameter, signature
 from typing import Any
 
 import pytest
-from spy import Spy
 
 from asyncpc import DEFAULT_MAXSIZE, Pipeline, consumer, producer, run, source
 from asyncpc.graph.decorators import Options
@@ -70,7 +69,9 @@ def test_help_shows_each_option_with_type_and_default() -> None:
 
 def test_the_defaults_that_help_shows_are_those_that_hold() -> None:
     """A default that is told and does not hold is worse than none: what is written out means the same as nothing."""
-    spy = Spy()
+
+    async def spy(item: object) -> None: ...
+
     defaults = {name: option.default for name, option in first_line(consumer).items()}
     assert define_handler(spy, **defaults) == define_handler(spy)
     for name, default in defaults.items():

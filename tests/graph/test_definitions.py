@@ -10,9 +10,8 @@ from functools import wraps
 from typing import Any, cast
 
 import pytest
-from spy import Spy
+from spy import Sink
 from support import endless, ignore
-from virtual import ran, run_virtual
 
 from asyncpc import (
     Batch,
@@ -28,6 +27,7 @@ from asyncpc import (
     producer,
     route,
     source,
+    testing,
 )
 
 # -- mistakes in the program ----------------------------------------------------------------------
@@ -297,7 +297,7 @@ def test_mistakes_that_only_a_run_can_see() -> None:
             await once
         assert "an earlier run used up this iterator" in str(caught.value.exceptions[0])
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_resource_that_is_none_is_named() -> None:
@@ -311,7 +311,7 @@ def test_a_resource_that_is_none_is_named() -> None:
     async def handle(item: int, session: int) -> None: ...
 
     with pytest.raises(PipelineError) as failed:
-        ran(source([1]) >> handle)
+        testing.run(source([1]) >> handle)
     assert "stage 'handle': context= gave a _GeneratorContextManager, which is not an async" in str(
         failed.value.exceptions
     )
@@ -329,10 +329,10 @@ def test_a_forgotten_await_fails_the_run() -> None:
         await made
 
     with pytest.raises(PipelineError) as failed:
-        ran(source([1, 2, 3]) >> forgets)
+        testing.run(source([1, 2, 3]) >> forgets)
     (error,) = failed.value.exceptions
     assert "stage 'forgets' gave a coroutine that nobody awaits" in str(error)
-    assert ran(source([1, 2, 3]) >> forgets >> awaits).done == 3
+    assert testing.run(source([1, 2, 3]) >> forgets >> awaits).done == 3
     gc.collect()
 
 
@@ -360,7 +360,7 @@ def test_a_queue_is_a_source_as_often_as_it_is_run() -> None:
         await pipeline
         assert seen == [1, 3, 4]
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_method_of_an_object_is_a_stage() -> None:
@@ -375,7 +375,7 @@ def test_a_method_of_an_object_is_a_stage() -> None:
             self.total += item
 
     sums = Sums()
-    assert ran(source(range(5)) >> sums.add).done == 5
+    assert testing.run(source(range(5)) >> sums.add).done == 5
     assert sums.total == 10
 
 
@@ -389,19 +389,19 @@ def test_a_static_method_is_a_stage() -> None:
             return 2 * item
 
     assert Handlers.double._layout.nodes[0].handler.run_in == "loop"
-    assert ran(source([1]) >> Handlers.double >> ignore).done == 1
+    assert testing.run(source([1]) >> Handlers.double >> ignore).done == 1
 
 
 def test_any_callable_can_be_a_handler() -> None:
     """Partials and callable objects are looked through; a decorated function is still the function."""
-    spy = Spy()
+    sink = Sink()
 
     async def add(n: int, m: int) -> int:
         return n + m
 
     async def main() -> None:
         assert await consumer(functools.partial(add, 1))(2) == 3
-        await Pipeline([1], consumer(functools.partial(add, 1)) >> consumer(spy))
-        assert spy.handled == [2]
+        await Pipeline([1], consumer(functools.partial(add, 1)) >> consumer(sink))
+        assert sink.items == [2]
 
-    run_virtual(main)
+    testing.run(main())

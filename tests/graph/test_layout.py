@@ -6,9 +6,8 @@ from typing import Any
 
 from spy import Sink
 from support import ignore
-from virtual import run_virtual
 
-from asyncpc import Pipeline, broadcast, consumer, merge, route, source
+from asyncpc import Pipeline, broadcast, consumer, merge, route, source, testing
 
 # -- names ----------------------------------------------------------------------------------------
 
@@ -43,7 +42,7 @@ def test_stages_of_the_same_name_are_told_apart() -> None:
         report = await (source([1]) >> first >> first >> other)
         assert [stage.name for stage in report.stages] == ["a", "a#2", "a#2#2"]
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def endless_of(count: int) -> Any:
@@ -62,7 +61,7 @@ def test_the_same_stage_twice_is_two_stages() -> None:
         assert [stage.name for stage in report.stages] == ["double", "double#2", "ignore"]
         assert (await Pipeline(merge(endless_of(1), endless_of(1)), ignore)).done == 2
 
-    run_virtual(main)
+    testing.run(main())
 
 
 # -- what holds for the whole ---------------------------------------------------------------------

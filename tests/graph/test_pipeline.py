@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 from children import UNMEASURED, run_child
-from support import cancelled_with, endless, workers
-from virtual import both, now, ran, run_virtual
+from support import both, cancelled_with, endless, workers
 
 from asyncpc import (
     Batch,
@@ -26,7 +25,9 @@ from asyncpc import (
     producer,
     route,
     source,
+    testing,
 )
+from asyncpc.testing import now
 
 
 @consumer(concurrency=3)
@@ -72,7 +73,7 @@ def test_collect_returns_all_results(eager: bool) -> None:
         ]
         assert await (source([]) >> double).collect() == []
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @both
@@ -87,7 +88,7 @@ def test_collect_keeps_the_order_that_was_asked_for(eager: bool) -> None:
     async def main() -> None:
         assert await (source(range(9)) >> slow_first).collect() == list(range(9))
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @both
@@ -112,7 +113,7 @@ def test_what_was_collected_before_a_failure_is_kept(eager: bool) -> None:
             await (source(range(10)) >> fragile)
         assert awaited.value.results == []
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @both
@@ -149,7 +150,7 @@ def test_pairs_have_each_item_with_its_result_or_its_error(kind: str, eager: boo
     if kind == "thread":
         asyncio.run(main())
     else:
-        run_virtual(main, eager=eager)
+        testing.run(main(), eager=eager)
 
 
 @both
@@ -179,7 +180,7 @@ def test_pairs_leave_out_what_has_no_result(eager: bool) -> None:
         assert {type(result) for _, result in pairs} == {type(None), asyncio.QueueFull}
         assert sorted(item for item, _ in pairs) == [0, 1, 2]
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 def test_pairs_are_refused_where_an_item_may_have_several_results() -> None:
@@ -202,7 +203,7 @@ def test_pairs_are_refused_where_an_item_may_have_several_results() -> None:
                 await pipeline.collect(pairs=True)
         assert await (source([1]) >> route(lambda n: n, {1: double})).collect(pairs=True) == [(1, 2)]
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @both
@@ -220,7 +221,7 @@ def test_a_cancelled_collect_leaves_nothing_running(eager: bool) -> None:
             async with asyncio.timeout(1):
                 await pipeline.collect()
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 def test_collect_needs_a_source_and_a_pipeline_at_rest() -> None:
@@ -234,7 +235,7 @@ def test_collect_needs_a_source_and_a_pipeline_at_rest() -> None:
             with pytest.raises(StateError, match="running already"):
                 await pipeline.collect()
 
-    run_virtual(main)
+    testing.run(main())
 
 
 UNREAD = " results, not read: use .collect() or .stream()"
@@ -245,16 +246,16 @@ UNREAD = " results, not read: use .collect() or .stream()"
 def test_results_that_nobody_read_are_told(last: Any, eager: bool) -> None:
     """Protects who forgot to read: the report says so, and how many: as many as ``collect`` would have given."""
     pipeline = source(range(8)) >> consumer(name="first")(double.__wrapped__) >> last
-    report = ran(pipeline, eager=eager)
+    report = testing.run(pipeline, eager=eager)
     assert [stage.unread for stage in report.stages] == [False, True]
-    collected = run_virtual(pipeline.collect, eager=eager)
+    collected = testing.run(pipeline.collect(), eager=eager)
     assert f"{len(collected)}{UNREAD}" in str(report).split(": ", 1)[1].splitlines()[0]
 
 
 @both
 def test_a_last_stage_that_gives_nothing_has_no_results_to_read(eager: bool) -> None:
     """Protects from a false alarm: a handler that returns nothing is done with its items."""
-    report = ran(source(range(8)) >> consumer(name="first")(double.__wrapped__) >> nothing, eager=eager)
+    report = testing.run(source(range(8)) >> consumer(name="first")(double.__wrapped__) >> nothing, eager=eager)
     assert [stage.unread for stage in report.stages] == [False, False]
     assert UNREAD not in str(report)
 
@@ -272,7 +273,7 @@ def test_results_that_were_read_are_not_told(eager: bool) -> None:
             assert await running.call(4) == 8
         assert UNREAD not in str(running.report)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 # -- first mistakes -------------------------------------------------------------------------------
@@ -334,7 +335,7 @@ async def in_a_source(pipeline: Any) -> None:
 def test_a_pipeline_that_is_used_as_something_else_says_what_to_write(use: Any, cure: str) -> None:
     """Protects who knows asyncio and not yet asyncpc; asyncio refuses a task by itself, and shows what it was given."""
     with pytest.raises((TypeError, ExceptionGroup)) as caught:
-        run_virtual(use, SHOWN)
+        testing.run(use(SHOWN))
     errors = getattr(caught.value, "exceptions", [caught.value])
     assert isinstance(errors[0], TypeError)
     assert cure in str(errors[0])

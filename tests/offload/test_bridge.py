@@ -15,7 +15,7 @@ from contextvars import copy_context
 from typing import Any
 
 import pytest
-from support import PATIENCE, ignore, named, results, switching_often, until
+from support import PATIENCE, ignore, named, switching_often, until
 
 from asyncpc import (
     Batch,
@@ -33,6 +33,7 @@ from asyncpc import (
 )
 from asyncpc.offload.bridge import Bridge, bridge_to
 from asyncpc.run.accounting import Accounts as Books_
+from asyncpc.testing import collect
 
 pytestmark = pytest.mark.realtime
 
@@ -948,7 +949,7 @@ async def test_a_generator_in_a_thread_feeds() -> None:
         if n < 5:
             feed(n + 1)
 
-    assert await results(source([0]) >> crawl) == list(range(6))
+    assert await collect(source([0]) >> crawl) == list(range(6))
 
 
 async def test_what_a_thread_feeds_in_a_burst_wakes_the_loop_once() -> None:

@@ -13,10 +13,10 @@ from typing import Any
 
 import elsewhere
 import pytest
-from support import results
 
 from asyncpc import DefinitionError, NotPicklable, Pipeline, PipelineError, StateError, consumer, source
 from asyncpc.offload.interpreters import to_its_end
+from asyncpc.testing import collect
 
 THERE = sys.version_info >= (3, 13)
 """Whether this Python has interpreters to make calls in."""
@@ -87,8 +87,8 @@ if THERE:
     async def test_calls_are_made_in_interpreters_and_come_back() -> None:
         """Each item once, in other interpreters than ours, no more of them than the concurrency says."""
         stage: Any = consumer(run_in="interpreter", concurrency=2)(elsewhere.double)
-        assert sorted(await results(source(range(6)) >> stage)) == [0, 2, 4, 6, 8, 10]
-        told = await results(
+        assert sorted(await collect(source(range(6)) >> stage)) == [0, 2, 4, 6, 8, 10]
+        told = await collect(
             source(range(6)) >> consumer(run_in="interpreter", concurrency=2)(elsewhere.interpreter_of)
         )
         assert 0 not in told

@@ -18,11 +18,12 @@ from typing import Any
 import elsewhere
 import pytest
 from children import Child, run_child
-from support import BUSY, results, until
+from support import BUSY, until
 
 from asyncpc import DefinitionError, NotPicklable, Pipeline, PipelineError, StateError, WorkerDied, consumer, source
 from asyncpc.offload.calls import Job
 from asyncpc.offload.processes import ProcessCaller
+from asyncpc.testing import collect
 
 pytestmark = [pytest.mark.realtime, pytest.mark.processes]
 
@@ -99,8 +100,8 @@ if __name__ == "__main__":
 
 async def test_calls_are_made_in_processes_and_come_back() -> None:
     """Each item once, in other processes than ours, no more of them than the concurrency says."""
-    assert sorted(await results(source(range(200)) >> elsewhere.square)) == [n * n for n in range(200)]
-    told = await results(source(range(200)) >> elsewhere.where)
+    assert sorted(await collect(source(range(200)) >> elsewhere.square)) == [n * n for n in range(200)]
+    told = await collect(source(range(200)) >> elsewhere.where)
     assert sorted(n for n, _ in told) == list(range(200))
     processes = {pid for _, pid in told}
     assert os.getpid() not in processes
@@ -134,14 +135,14 @@ async def test_scale_changes_the_number_of_processes() -> None:
 
 async def test_a_generator_gives_any_number() -> None:
     """A generator in a process is a list on its way back; nothing of it is lost."""
-    assert await results(source(["a b", "", "c"]) >> elsewhere.words) == ["a", "b", "c"]
+    assert await collect(source(["a b", "", "c"]) >> elsewhere.words) == ["a", "b", "c"]
     assert list(elsewhere.words("x y")) == ["x", "y"]  # called, it is just the function
 
 
 async def test_a_killed_process_loses_nothing(tmp_path: Path) -> None:
     """SIGKILL in the midst of the run: the process is replaced, its item handled by another, the run goes on."""
     jobs = [(n, str(tmp_path)) for n in range(50)]
-    assert sorted(await results(source(jobs) >> elsewhere.kill_once)) == list(range(50))
+    assert sorted(await collect(source(jobs) >> elsewhere.kill_once)) == list(range(50))
     assert (tmp_path / "killed").exists()
 
 

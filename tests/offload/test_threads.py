@@ -15,11 +15,12 @@ from contextvars import ContextVar
 from typing import Any, cast
 
 import pytest
-from support import BUSY, PATIENCE, ignore, results, until
+from support import BUSY, PATIENCE, ignore, until
 
 from asyncpc import Batch, DefinitionError, Pipeline, PipelineError, Rate, consumer, feed, source
 from asyncpc.offload.calls import ThreadCaller
 from asyncpc.offload.threads import WorkerThreads
+from asyncpc.testing import collect
 
 pytestmark = pytest.mark.realtime
 
@@ -71,7 +72,7 @@ async def test_sync_handlers_run_in_threads_of_their_own() -> None:
         together.wait(PATIENCE)
         return 2 * n
 
-    assert sorted(await results(source(range(30)) >> double)) == [2 * n for n in range(30)]
+    assert sorted(await collect(source(range(30)) >> double)) == [2 * n for n in range(30)]
     assert len(threads) == 3
     assert threading.main_thread() not in threads
     assert not any(thread.is_alive() for thread in threads)
@@ -100,7 +101,7 @@ async def test_sync_generators_give_any_number_under_backpressure() -> None:
         await asyncio.sleep(0.05)
         assert given < 10 + 2 * 128 + 3
     assert closed.is_set()
-    assert await results(source([3, 0, 2]) >> count) == [0, 1, 2, 0, 1]
+    assert await collect(source([3, 0, 2]) >> count) == [0, 1, 2, 0, 1]
 
 
 async def test_a_value_does_not_wait_for_the_next_one() -> None:
@@ -192,7 +193,7 @@ async def test_context_variables_arrive_and_do_not_leak() -> None:
         var.set(n)
         return seen
 
-    assert await results(source([1, 2, 3]) >> look) == [7, 7, 7]
+    assert await collect(source([1, 2, 3]) >> look) == [7, 7, 7]
     assert var.get() == 7
 
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from virtual import measuring_with, now, run_virtual
 
-from asyncpc import Adaptive, Breaker, Pipeline, Rate, Retry, StageStatistics, consumer
+from asyncpc import Adaptive, Breaker, Pipeline, Rate, Retry, StageStatistics, consumer, testing
+from asyncpc.testing import now
+from asyncpc.testing.clock import measuring_with
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_adaptive_concurrency_finds_what_the_service_bears(virtual_clock: None) 
                 seen.append(running.statistics().stages[0].concurrency)
             await running.drain(timeout=0)
 
-    run_virtual(main)
+    testing.run(main())
     assert seen[0] <= 3
     later = seen[50:]
     assert min(later) >= 8
@@ -59,9 +60,9 @@ def test_adaptive_concurrency_stays_within_its_bounds(virtual_clock: None) -> No
             await running.drain(timeout=0)
         return concurrency
 
-    assert run_virtual(lambda: main(1.0, 10**6)) == 2
-    assert run_virtual(lambda: main(0.01, 10**6)) == 5
-    assert run_virtual(lambda: main(0.01, 3)) == 2
+    assert testing.run(main(1.0, 10**6)) == 2
+    assert testing.run(main(0.01, 10**6)) == 5
+    assert testing.run(main(0.01, 3)) == 2
 
 
 HELD: dict[str, dict[str, Any]] = {
@@ -88,7 +89,7 @@ def test_calls_that_are_held_back_are_not_slow(virtual_clock: None, options: dic
             await running.drain(timeout=0)
         return statistics
 
-    ask_statistics = run_virtual(main)
+    ask_statistics = testing.run(main())
     assert ask_statistics.concurrency == 20
     assert ask_statistics.latency_p99 == pytest.approx(0.02, rel=0.02) or "retry" in options
     assert sum(seconds for _, seconds in ask_statistics.held_back) > 60

@@ -9,8 +9,7 @@ from typing import Any, cast
 
 import pytest
 from spy import Sink
-from support import AnyStage, balanced, counts, error_types, named, no_wait
-from virtual import both, now, ran, run_virtual
+from support import AnyStage, balanced, both, counts, error_types, named, no_wait
 
 from asyncpc import (
     Batch,
@@ -26,8 +25,10 @@ from asyncpc import (
     feed,
     route,
     source,
+    testing,
 )
 from asyncpc.options.batch import Batches
+from asyncpc.testing import now
 
 
 class PerKey:
@@ -85,7 +86,7 @@ def test_a_batch_is_flushed_by_size_time_and_end(eager: bool) -> None:
     """So many items, or so long after the first, whichever comes first; what is left when the run drains."""
     batcher, sink = Batcher(), Sink()
     stage: Any = consumer(batch=Batch(3, within=1.0))
-    report = ran(source(in_time(0, 0, 0, 5, 5.9, 8, 8.1)) >> stage(batcher) >> consumer(sink), eager=eager)
+    report = testing.run(source(in_time(0, 0, 0, 5, 5.9, 8, 8.1)) >> stage(batcher) >> consumer(sink), eager=eager)
     assert batcher.items == [([0, 1, 2], "size"), ([3, 4], "time"), ([5, 6], "end")]
     assert batcher.times == pytest.approx([0, 6.0, 8.1])
     assert sink.items == [n * 10 for n in range(7)]
@@ -96,10 +97,10 @@ def test_a_batch_by_weight_and_by_key() -> None:
     """Bytes for an upload, customers for a bulk call: an item too heavy comes alone, keys never mix."""
     by_weight, by_key = Batcher(), Batcher()
     weigh: Any = consumer(batch=Batch(10, weigh=lambda n: n))
-    ran(source([4, 5, 3, 20, 9, 1, 1]) >> weigh(by_weight))
+    testing.run(source([4, 5, 3, 20, 9, 1, 1]) >> weigh(by_weight))
     assert [items for items, _ in by_weight.items] == [[4, 5], [3], [20], [9, 1], [1]]
     keyed: Any = consumer(batch=Batch(2, key=lambda n: n % 3))
-    ran(source(range(8)) >> keyed(by_key))
+    testing.run(source(range(8)) >> keyed(by_key))
     assert sorted(items for items, _ in by_key.items) == [[0, 3], [1, 4], [2, 5], [6], [7]]
 
 
@@ -107,7 +108,7 @@ def test_a_full_queue_flushes() -> None:
     """Keys that never fill a batch must not stop the stage for ever."""
     batcher = Batcher()
     stage: Any = consumer(batch=Batch(4, key=lambda n: n), maxsize=4)
-    report = ran(source(range(10)) >> stage(batcher))
+    report = testing.run(source(range(10)) >> stage(batcher))
     assert report.done == 10
     assert {reason for _, reason in batcher.items} == {"full", "end"}
 
@@ -131,7 +132,7 @@ def test_batches_that_wait_for_more_items_do_not_keep_these_out(keys: int, concu
     async def handle(rows: list[int]) -> None:
         await asyncio.sleep(1)
 
-    report = ran(source(range(200)) >> handle, eager=eager)
+    report = testing.run(source(range(200)) >> handle, eager=eager)
     assert (report.done, report.stages[0].peak_queued) == (200, 12)
 
 
@@ -164,14 +165,14 @@ def test_what_completes_a_batch_comes_in_while_incomplete_ones_wait(upstream: st
             await asyncio.gather(*[put(running, n) for n in range(20)])
             return (await running.drain()).done
 
-    assert run_virtual(main, eager=eager) == 20
+    assert testing.run(main(), eager=eager) == 20
 
 
 def test_the_queue_of_a_batch_stage_holds_more_than_a_batch() -> None:
     """Batch(500) behind the default bound of 128 would never be full."""
     batcher = Batcher()
     stage: Any = consumer(batch=Batch(500))
-    ran(source(range(1000)) >> stage(batcher))
+    testing.run(source(range(1000)) >> stage(batcher))
     assert [(len(items), reason) for items, reason in batcher.items] == [(500, "size"), (500, "size")]
 
 
@@ -183,7 +184,7 @@ def test_the_queue_of_a_batch_stage_holds_two_batches(size: int, bound: int) -> 
     async def slow(rows: list[int]) -> None:
         await asyncio.sleep(1)
 
-    (stage,) = ran(source(range(3000)) >> slow).stages
+    (stage,) = testing.run(source(range(3000)) >> slow).stages
     assert stage.peak_queued == bound
 
 
@@ -199,7 +200,7 @@ def test_a_batch_fails_as_one_unless_it_is_split(eager: bool) -> None:
             if 5 in rows:
                 raise ValueError("bad row")
 
-        report = ran(source(range(12)) >> insert, eager=eager)
+        report = testing.run(source(range(12)) >> insert, eager=eager)
         assert (report.done, report.failed, len(told)) == (12 - failed, failed, failed)
         assert 5 in [one.item for one in told]
 
@@ -219,7 +220,7 @@ def test_a_batch_whose_call_was_cancelled_by_a_stranger_is_split_too(retry: Any,
                 raise ValueError
             raise asyncio.CancelledError
 
-    report = ran(source(range(8)) >> handle, eager=eager)
+    report = testing.run(source(range(8)) >> handle, eager=eager)
     assert counts(report.stages[0]) == (8, 7, 1)
     assert [rows for rows in calls if len(rows) == 1] == [[0], [1], [2], *[[3]] * (1 if retry is None else 2)]
 
@@ -244,7 +245,7 @@ def test_what_a_split_batch_gives_back_is_counted_in_the_peak(key: Any, eager: b
                 await running.put(n)
             return await running.drain(timeout=1000)
 
-    (stage,) = run_virtual(main, eager=eager).stages
+    (stage,) = testing.run(main(), eager=eager).stages
     assert 20 < max(seen) <= stage.peak_queued <= 20 + 8 * 10
     assert stage.done == 400
 
@@ -278,7 +279,7 @@ def test_splitting_a_large_batch_lets_others_run(key: Any, concurrency: int, eag
                 await asyncio.sleep(0)
             return await drain
 
-    report = run_virtual(main, eager=eager)
+    report = testing.run(main(), eager=eager)
     assert counts(report.stages[0]) == (5_001, 5_001, 0)
     assert max(grown[3:]) <= 256
     kept_apart = [singles] if key is None else [[n for n in singles if n % 100 == one] for one in range(100)]
@@ -303,7 +304,7 @@ def test_a_drain_is_heard_while_a_batch_is_split(key: Any, eager: bool) -> None:
                 await asyncio.sleep(0)
             return await running.drain(timeout=0)
 
-    report = run_virtual(main, eager=eager)
+    report = testing.run(main(), eager=eager)
     assert sorted(one.item for one in report.unfinished) == list(range(5_000))
     assert (report.done, report.failed) == (0, 0)
 
@@ -325,7 +326,7 @@ def test_a_batch_that_is_as_heavy_as_it_can_get_is_complete(key: Any, eager: boo
         times.append(now())
         await asyncio.sleep(1)
 
-    ran(source(give()) >> handle, eager=eager)
+    testing.run(source(give()) >> handle, eager=eager)
     assert times == pytest.approx([0, 1, 2, 100])
 
 
@@ -339,7 +340,7 @@ def test_a_heavy_item_of_a_busy_key_completes_no_batch_of_others(eager: bool) ->
         batches.append(list(rows))
         await asyncio.sleep(1)
 
-    ran(source(["a" * 10, "b" * 6, "a" * 6, "c" * 4]) >> handle, eager=eager)
+    testing.run(source(["a" * 10, "b" * 6, "a" * 6, "c" * 4]) >> handle, eager=eager)
     assert batches[:2] == [["a" * 10], ["b" * 6, "c" * 4]]
 
 
@@ -352,7 +353,7 @@ def test_a_batch_that_gives_the_wrong_number_of_results_is_an_error(results: Any
         return results
 
     with pytest.raises(PipelineError) as failed:
-        ran(source(range(3)) >> insert >> consumer(Sink()))
+        testing.run(source(range(3)) >> insert >> consumer(Sink()))
     assert "3 items gave" in str(failed.value.exceptions[0])
 
 
@@ -372,7 +373,7 @@ def test_what_a_batch_gave_is_left_in_the_next_queue_when_it_is_cancelled() -> N
             await asyncio.sleep(1)
             return await running.drain(timeout=0)
 
-    report = run_virtual(main)
+    report = testing.run(main())
     assert (report.stages[0].done, report.stages[0].emitted, report.stages[1].received) == (4, 4, 4)
     assert sorted(left.item for left in report.unfinished) == [0, 1, 2, 3]
 
@@ -398,7 +399,7 @@ def test_the_values_of_a_cancelled_batch_are_counted_where_they_are(bad: int, ea
                 await running.wait()
         return cast(Report, running.report)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 # -- a batch handler that changes its list (H1) ---------------------------------------------------
@@ -427,7 +428,7 @@ def test_h1_a_batch_handler_that_changes_its_list_leaves_the_books_alone(change:
     async def handle(rows: list[Any]) -> None:
         change(rows)
 
-    report = ran(source(range(12)) >> handle, eager=eager)
+    report = testing.run(source(range(12)) >> handle, eager=eager)
     assert counts(report.stages[0]) == (12, 12, 0)
 
 
@@ -442,7 +443,7 @@ def test_h1_a_list_that_was_changed_before_it_failed_counts_all_its_items(change
         change(rows)
         raise ValueError
 
-    report = ran(source(range(12)) >> handle, eager=eager)
+    report = testing.run(source(range(12)) >> handle, eager=eager)
     assert counts(report.stages[0]) == (12, 0, 12)
     assert told == list(range(12))
 
@@ -456,7 +457,7 @@ def test_h1_a_list_that_was_changed_is_skipped_whole(eager: bool) -> None:
         rows.pop()
         raise ValueError
 
-    report = ran(source(range(12)) >> handle, eager=eager)
+    report = testing.run(source(range(12)) >> handle, eager=eager)
     assert counts(report.stages[0]) == (12, 0, 12)
 
 
@@ -473,7 +474,7 @@ def test_h1_a_retry_gets_the_items_as_they_came(change: Any, eager: bool) -> Non
         if len(calls) == 1:
             raise ValueError
 
-    report = ran(source(range(3)) >> handle, eager=eager)
+    report = testing.run(source(range(3)) >> handle, eager=eager)
     assert calls == [[0, 1, 2], [0, 1, 2]]
     assert counts(report.stages[0]) == (3, 3, 0)
 
@@ -491,7 +492,7 @@ def test_h1_a_split_batch_tries_the_items_as_they_came(eager: bool) -> None:
         if bad:
             raise ValueError
 
-    report = ran(source(range(3)) >> handle, eager=eager)
+    report = testing.run(source(range(3)) >> handle, eager=eager)
     assert calls == [[0, 1, 2], [0], [1], [2]]
     assert counts(report.stages[0]) == (3, 2, 1)
 
@@ -508,7 +509,7 @@ def test_h1_results_belong_to_the_items_as_they_came(eager: bool) -> None:
             results.append(2 * rows.pop(0))
         return results
 
-    report = ran(source(range(8)) >> double >> consumer(sink), eager=eager)
+    report = testing.run(source(range(8)) >> double >> consumer(sink), eager=eager)
     assert sink.items == [0, 2, 4, 6, 8, 10, 12, 14]
     assert counts(report.stages[0]) == (8, 8, 0)
 
@@ -523,7 +524,7 @@ def test_h1_a_generating_batch_handler_may_change_its_list(eager: bool) -> None:
         while rows:
             yield rows.pop(0)
 
-    report = ran(source(range(8)) >> each >> consumer(sink), eager=eager)
+    report = testing.run(source(range(8)) >> each >> consumer(sink), eager=eager)
     assert sink.items == list(range(8))
     assert counts(report.stages[0]) == (8, 8, 0)
 
@@ -546,7 +547,7 @@ def test_h1_a_cancelled_batch_is_listed_as_it_came(eager: bool) -> None:
             await asyncio.sleep(1)
             return await running.drain(timeout=0)
 
-    report = run_virtual(main, eager=eager)
+    report = testing.run(main(), eager=eager)
     assert sorted(one.item for one in report.unfinished) == [0, 1, 2, 3]
 
 
@@ -560,7 +561,7 @@ def test_h1_a_batch_that_ends_the_run_counts_all_its_items(eager: bool) -> None:
         raise ValueError
 
     with pytest.raises(PipelineError) as failed:
-        ran(source(range(4)) >> handle, eager=eager)
+        testing.run(source(range(4)) >> handle, eager=eager)
     assert [type(error) for error in failed.value.exceptions] == [ValueError]
     assert counts(failed.value.report.stages[0]) == (4, 0, 4)
 
@@ -588,13 +589,13 @@ def test_h8_a_batch_that_goes_on_as_one_item_fails_as_one_item(retry: Any, on_er
     pipeline = source(range(9)) >> gather >> save
     if on_error == "stop":
         with pytest.raises(PipelineError) as failed:
-            ran(pipeline, eager=eager)
+            testing.run(pipeline, eager=eager)
         assert error_types(failed.value) == [ValueError]
         report = failed.value.report
         assert report.stages[1].failed == 1
         assert balanced(report)
     else:
-        report = ran(pipeline, eager=eager)
+        report = testing.run(pipeline, eager=eager)
         assert counts(report.stages[1]) == (3, 2, 1)
         assert calls.count([3, 4, 5]) == (1 if retry is None else 2)
     assert [list(one.item) for one in told] == ([[3, 4, 5]] if on_error == "told" else [])
@@ -612,7 +613,7 @@ def test_h8_a_list_as_an_item_is_no_batch_whatever_the_stage(options: dict[str, 
     async def save(rows: Any) -> None:
         raise ValueError
 
-    report = ran(source(range(12)) >> gather >> named("save", save, on_error="skip", **options), eager=eager)
+    report = testing.run(source(range(12)) >> gather >> named("save", save, on_error="skip", **options), eager=eager)
     assert counts(report.stages[1]) == (4, 0, 4)
 
 
@@ -628,7 +629,7 @@ def test_h8_a_list_that_is_routed_or_fed_is_one_item(eager: bool) -> None:
         raise ValueError
 
     branches: dict[Any, AnyStage] = {3: named("save", save, on_error="skip")}
-    report = ran(source(range(6)) >> gather >> route(len, branches), eager=eager)
+    report = testing.run(source(range(6)) >> gather >> route(len, branches), eager=eager)
     assert [stage.failed for stage in report.stages] == [0, 0, 2]
 
     @consumer(on_error="skip")
@@ -641,7 +642,7 @@ def test_h8_a_list_that_is_routed_or_fed_is_one_item(eager: bool) -> None:
     async def back(rows: list[int]) -> None:
         feed(rows)
 
-    report = ran(source(range(6)) >> first >> back, eager=eager)
+    report = testing.run(source(range(6)) >> first >> back, eager=eager)
     assert counts(report.stages[0]) == (8, 6, 2)
     assert report.fed == 2
 
@@ -656,7 +657,7 @@ def test_h14_batches_of_a_key_come_one_at_a_time_and_in_order(keys: int, within:
     """No key of a batch that is being handled is in another one that starts before it ends."""
     handler = PerKey(lambda rows: 1.0 + rows[0][1] % 3)
     stage = named("stage", handler, batch=Batch(5, within), key=by_first, concurrency=4)
-    report = ran(source([(n % keys, n) for n in range(200)]) >> stage, eager=eager)
+    report = testing.run(source([(n % keys, n) for n in range(200)]) >> stage, eager=eager)
     assert handler.clashes == 0
     assert handler.seen == {key: list(range(key, 200, keys)) for key in range(keys)}
     assert counts(report.stages[0]) == (200, 200, 0)
@@ -669,7 +670,7 @@ def test_h14_other_keys_go_on_while_one_is_handled(eager: bool) -> None:
     handler = PerKey(lambda rows: 100.0 if rows[0][0] == "slow" else 1.0)
     stage = named("stage", handler, batch=Batch(2, within=0.1), key=by_first, concurrency=4)
     items = [("slow", 0), ("slow", 1), ("slow", 2), *[(f"key {n % 3}", n) for n in range(30)]]
-    report = ran(source(items) >> stage, eager=eager)
+    report = testing.run(source(items) >> stage, eager=eager)
     assert handler.clashes == 0
     assert handler.peak > 1
     assert report.done == 33
@@ -683,7 +684,7 @@ def test_h14_a_batch_may_hold_several_keys(eager: bool) -> None:
     """With as many keys as items, batches are full; they are not one item each."""
     handler = PerKey()
     stage = named("stage", handler, batch=Batch(5), key=by_first, concurrency=2)
-    ran(source([(n, n) for n in range(20)]) >> stage, eager=eager)
+    testing.run(source([(n, n) for n in range(20)]) >> stage, eager=eager)
     assert sorted(map(len, handler.batches)) == [5, 5, 5, 5]
 
 
@@ -693,7 +694,7 @@ def test_h14_a_small_queue_of_busy_keys_is_no_deadlock(keys: int, eager: bool) -
     """All that is queued may be of keys that are being handled: it waits for them, and goes on."""
     handler = PerKey()
     stage = named("stage", handler, batch=Batch(5), key=by_first, concurrency=3, maxsize=5)
-    report = ran(source([(n % keys, n) for n in range(53)]) >> stage, eager=eager)
+    report = testing.run(source([(n % keys, n) for n in range(53)]) >> stage, eager=eager)
     assert handler.clashes == 0
     assert report.done == 53
 
@@ -723,7 +724,7 @@ def test_h14_a_batch_that_failed_keeps_its_keys_until_it_is_settled(retry: Any, 
         if any(number % 7 == 0 for _, number in rows):
             raise ValueError
 
-    report = ran(source([(n % 3, n) for n in range(60)]) >> stage, eager=eager)
+    report = testing.run(source([(n % 3, n) for n in range(60)]) >> stage, eager=eager)
     assert clashes == 0
     assert report.done + report.failed == 60
     for numbers in seen.values():
@@ -744,7 +745,7 @@ def test_h14_a_drain_flushes_what_waits_for_its_key(eager: bool) -> None:
             await asyncio.sleep(0.5)
             return await running.drain(timeout=10)
 
-    report = run_virtual(main, eager=eager)
+    report = testing.run(main(), eager=eager)
     assert handler.batches == [[("a", 0), ("a", 1)], [("a", 2)]]
     assert (report.done, report.complete, handler.clashes) == (3, True, 0)
 
@@ -791,13 +792,13 @@ def test_h19_a_rate_by_key_is_refused_for_batches_also_later(eager: bool) -> Non
             await running.put(("a", 1))
             assert (await running.drain()).done == 1
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 def test_h19_a_rate_without_key_beside_batches_is_fine() -> None:
     """It is one of calls, and a call handles a batch."""
     handler = PerKey(lambda rows: 0.0)
-    report = ran(source([(0, n) for n in range(20)]) >> named("stage", handler, batch=Batch(5), rate=Rate(1)))
+    report = testing.run(source([(0, n) for n in range(20)]) >> named("stage", handler, batch=Batch(5), rate=Rate(1)))
     assert (report.done, len(handler.batches)) == (20, 4)
 
 
@@ -827,5 +828,5 @@ def test_a_worker_takes_what_is_there(weigh: Any, eager: bool) -> None:
             await asyncio.sleep(1)
             assert batches[2] == [5, 6, 7]
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
     assert [number for batch in batches for number in batch] == list(range(8))

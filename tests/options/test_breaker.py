@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from spy import Sink
-from support import named, no_wait, places
-from virtual import both, now, ran
+from support import both, named, no_wait, places
 
-from asyncpc import Batch, Breaker, Rate, Retry, RetryLater, broadcast, consumer, source
+from asyncpc import Batch, Breaker, Rate, Retry, RetryLater, broadcast, consumer, source, testing
+from asyncpc.testing import now
 
 
 @both
@@ -28,7 +28,7 @@ def test_a_breaker_rests_and_tries_with_one_item(concurrency: int, eager: bool) 
             raise ConnectionError
         return n
 
-    report = ran(source(range(20)) >> call, eager=eager)
+    report = testing.run(source(range(20)) >> call, eager=eager)
     assert (report.done, report.failed) == (20, 0)
     down = [when for when in calls if 1 < when < 35]
     assert len(down) == 3
@@ -44,7 +44,7 @@ def test_a_cancelled_trial_lets_another_try() -> None:
         if now() < 2:
             await asyncio.sleep(9)
 
-    report = ran(source([1, 2, 3]) >> call)
+    report = testing.run(source([1, 2, 3]) >> call)
     assert report.done == 3
 
 
@@ -61,7 +61,7 @@ def test_a_breaker_opens_after_so_many_failures_and_not_one_more_or_less(failure
         if n != worked:
             raise ValueError
 
-    report = ran(source(range(2 * failures + 1)) >> handle, eager=eager)
+    report = testing.run(source(range(2 * failures + 1)) >> handle, eager=eager)
     before = [when for when in calls if when < 100]
     assert len(before) == worked + 1 + failures
     assert calls[len(before)] == pytest.approx(100)
@@ -83,7 +83,7 @@ def test_calls_that_wait_for_their_rate_do_not_begin_while_the_breaker_rests(
         return [item] if options.get("batch") else item
 
     stage: Any = consumer(concurrency=20, rate=Rate(20), breaker=Breaker(2, reset_after=60), on_error="skip", **options)
-    report = ran(source(range(100)) >> stage(call) >> consumer(Sink()), eager=eager)
+    report = testing.run(source(range(100)) >> stage(call) >> consumer(Sink()), eager=eager)
     assert (report.stages[0].failed, report.stages[0].done) == (2, 98)
     assert calls[:2] == pytest.approx([0, 0.05])
     assert calls[2:] == pytest.approx([60.05 + n / 20 for n in range(98)], abs=0.06)
@@ -102,7 +102,7 @@ def test_one_call_tries_for_all_that_wait_for_their_rate(eager: bool) -> None:
         if now() < 25:
             raise ConnectionError
 
-    ran(source(range(40)) >> call, eager=eager)
+    testing.run(source(range(40)) >> call, eager=eager)
     down = [when for when in calls if 1 < when < 30]
     assert all(later - sooner >= 10 for sooner, later in itertools.pairwise(down))
     assert len(down) == 2
@@ -119,7 +119,7 @@ def test_a_call_that_was_cancelled_by_a_stranger_has_failed(eager: bool) -> None
         if len(calls) < 3:
             raise asyncio.CancelledError
 
-    report = ran(source(range(4)) >> call, eager=eager)
+    report = testing.run(source(range(4)) >> call, eager=eager)
     assert calls == pytest.approx([0, 0, 60, 60])
     assert (report.done, report.failed) == (2, 2)
 
@@ -136,7 +136,7 @@ def test_h9_patience_trips_no_breaker(failures: int, eager: bool) -> None:
         if len(calls) <= 3:
             raise RetryLater(1)
 
-    report = ran(source([1]) >> handle, eager=eager)
+    report = testing.run(source([1]) >> handle, eager=eager)
     assert calls == pytest.approx([0, 1, 2, 3])
     assert (report.done, report.stages[0].retried) == (1, 3)
 
@@ -154,7 +154,7 @@ def test_h9_patience_counts_beside_failures_as_nothing(eager: bool) -> None:
         if len(calls) == 2:
             raise RetryLater(1)
 
-    ran(source([1, 2, 3]) >> handle, eager=eager)
+    testing.run(source([1, 2, 3]) >> handle, eager=eager)
     assert calls == pytest.approx([0, 0, 1, 1])
 
 
@@ -179,7 +179,7 @@ def test_h16_the_places_of_a_consumer_share_its_breaker(how: str, eager: bool) -
         return "second", item
 
     pipeline = broadcast(call, named("mark", _mark) >> call) if how == "branches" else call >> call
-    report = ran(source(("first", n) for n in range(6)) >> pipeline, eager=eager)
+    report = testing.run(source(("first", n) for n in range(6)) >> pipeline, eager=eager)
     assert report.failed == 1
     (down,) = failed
     assert [when for when in calls if down < when < down + 10] == []

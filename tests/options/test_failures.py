@@ -14,8 +14,7 @@ from typing import Any, cast
 
 import pytest
 from spy import Flaky, Sink
-from support import balanced, counts_by_stage, cut_short, error_types, no_wait
-from virtual import both, now, ran, run_virtual
+from support import balanced, both, counts_by_stage, cut_short, error_types, no_wait
 
 from asyncpc import (
     Batch,
@@ -31,10 +30,12 @@ from asyncpc import (
     TooManyFailures,
     consumer,
     source,
+    testing,
 )
 from asyncpc.failure import KeptFailure
 from asyncpc.graph.pipeline import run_beside
 from asyncpc.run.running import on_failure
+from asyncpc.testing import now
 
 # -- policies -------------------------------------------------------------------------------------
 
@@ -50,7 +51,7 @@ def test_skip_goes_on_and_counts(eager: bool) -> None:
             raise ValueError(n)
         return n
 
-    report = ran(source(range(10)) >> odd >> consumer(seen), eager=eager)
+    report = testing.run(source(range(10)) >> odd >> consumer(seen), eager=eager)
     assert sorted(item for _, item in seen.calls) == [1, 3, 5, 7, 9]
     assert (report.stages[0].done, report.stages[0].failed, report.stages[1].received) == (5, 5, 5)
     assert report.exit_status == 1  # a script should not take it for a success
@@ -70,7 +71,7 @@ def test_an_error_of_a_function_of_the_item_says_whose_it_is(option: str, eager:
     async def handle(item: dict[str, int]) -> None: ...
 
     with pytest.raises(PipelineError) as failed:
-        ran(source([{}]) >> handle, eager=eager)
+        testing.run(source([{}]) >> handle, eager=eager)
     (error,) = failed.value.exceptions
     assert isinstance(error, KeyError)
     assert error.__notes__[0] == f"asyncpc: in {option}= of stage 'handle'"
@@ -96,7 +97,9 @@ def test_a_destination_is_told_each_failure_as_text(way: str) -> None:
     """Fault C8: item, error, attempts and stage; the traceback is text, so no frame is kept alive."""
     told, ways = dead_letters()
     flaky = Flaky(9)
-    report = ran(source([1, 2]) >> consumer(on_error=ways[way], retry=Retry(2, wait=no_wait), name="flaky")(flaky))
+    report = testing.run(
+        source([1, 2]) >> consumer(on_error=ways[way], retry=Retry(2, wait=no_wait), name="flaky")(flaky)
+    )
     assert [(one.item, one.error, one.attempts, one.stage) for one in told] == [
         (n, f"ValueError: {n}", 2, "flaky") for n in (1, 2)
     ]
@@ -119,7 +122,7 @@ def test_a_dead_letter_keeps_nothing_alive_but_the_item() -> None:
         held.append(weakref.ref(big))
         raise ValueError
 
-    ran(source([1]) >> fails)
+    testing.run(source([1]) >> fails)
     gc.collect()
     assert told
     assert held[0]() is None
@@ -136,7 +139,7 @@ def test_a_destination_that_fails_is_a_failure() -> None:
         raise ValueError(n)
 
     with pytest.raises(PipelineError) as failed:
-        ran(source([1, 2]) >> fails)
+        testing.run(source([1, 2]) >> fails)
     (error,) = failed.value.exceptions
     assert isinstance(error, OSError)
     assert isinstance(error.__context__, ValueError)
@@ -162,7 +165,7 @@ def test_a_destination_queue_is_backpressure(eager: bool) -> None:
         assert report.failed == 5
         return got
 
-    assert run_virtual(main, eager=eager) == [0, 1, 2, 3, 4]
+    assert testing.run(main(), eager=eager) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(("most", "failed"), [(0, 1), (3, 4), (0.0, 1), (0.02, 3), (0.5, 51)])
@@ -174,7 +177,7 @@ def test_one_failure_too_many_stops_the_run(most: float, failed: int) -> None:
         raise ValueError(n)
 
     with pytest.raises(PipelineError) as stopped:
-        ran(source(range(1000)) >> fails)
+        testing.run(source(range(1000)) >> fails)
     (error,) = stopped.value.exceptions
     assert isinstance(error, TooManyFailures)
     assert str(error).startswith(f"stage 'fails': {failed} items failed, max_failures={most}")
@@ -190,7 +193,7 @@ def test_a_share_is_of_all_items_settled() -> None:
         if n % 100 == 99:
             raise ValueError(n)
 
-    assert ran(source(range(10_000)) >> one_in_a_hundred).failed == 100
+    assert testing.run(source(range(10_000)) >> one_in_a_hundred).failed == 100
 
 
 def test_a_share_counts_each_run_by_itself() -> None:
@@ -203,12 +206,12 @@ def test_a_share_counts_each_run_by_itself() -> None:
 
     failing = {998, 999}
     pipeline = source(range(1000)) >> fails
-    assert ran(pipeline).failed == 2
+    assert testing.run(pipeline).failed == 2
     failing = {0, 198}  # the second of 199 items
     with pytest.raises(PipelineError):
-        ran(pipeline)
+        testing.run(pipeline)
     failing = {0, 199}
-    assert ran(pipeline).failed == 2
+    assert testing.run(pipeline).failed == 2
 
 
 @both
@@ -228,7 +231,7 @@ def test_an_item_whose_failure_was_not_told_has_not_failed(eager: bool) -> None:
             await asyncio.sleep(1)
             return await running.drain(timeout=0)
 
-    report = run_virtual(main, eager=eager)
+    report = testing.run(main(), eager=eager)
     assert (report.failed, report.stages[0].last_failure, len(report.unfinished)) == (0, "", 1)
 
 
@@ -250,7 +253,7 @@ def test_a_consumer_told_of_failures_is_a_stage(eager: bool) -> None:
     async def invert(n: int) -> float:
         return 1 / n
 
-    report = ran(source(range(8)) >> half >> invert, eager=eager)
+    report = testing.run(source(range(8)) >> half >> invert, eager=eager)
     assert counts_by_stage(report) == {"half": (8, 4, 4), "invert": (4, 3, 1), "dead": (5, 5, 0)}
     told = [failure for batch in dead.items for failure in batch]
     assert {(failure.stage, failure.item, failure.attempts) for failure in told} == {
@@ -277,7 +280,7 @@ def test_a_full_consumer_of_failures_holds_up_those_who_tell_it() -> None:
             assert counts_by_stage(cast(Any, running.statistics()))["fails"][2] == 2
             return await running.drain(timeout=0)
 
-    report = run_virtual(main)
+    report = testing.run(main())
     assert counts_by_stage(report)["fails"][2] == counts_by_stage(report)["dead"][0] == 3
     left = [one.item for one in report.unfinished]
     assert sorted(one.item if isinstance(one, Failure) else one for one in left) == list(range(9))
@@ -339,9 +342,9 @@ def test_a_consumer_of_failures_that_fails_stops_the_run() -> None:
         return fails
 
     with pytest.raises(PipelineError) as failed:
-        ran(source([1]) >> failing(breaks))
+        testing.run(source([1]) >> failing(breaks))
     assert [type(error) for error in failed.value.exceptions] == [OSError]
-    report = ran(source([1]) >> failing(breaks_too))
+    report = testing.run(source([1]) >> failing(breaks_too))
     assert counts_by_stage(report) == {"fails": (1, 0, 1), "breaks_too": (1, 0, 1), "last": (1, 1, 0)}
     assert last.items[0].item.item == 1
 
@@ -365,7 +368,7 @@ def test_a_consumer_told_by_one_that_is_told_comes_after_both() -> None:
     async def second(n: int) -> None:
         raise ValueError
 
-    report = ran(source(range(3)) >> first >> second)
+    report = testing.run(source(range(3)) >> first >> second)
     assert counts_by_stage(report)["last"] == (3, 3, 0)
     assert [stage.name for stage in report.stages] == ["first", "second", "letters", "last"]
 
@@ -393,7 +396,7 @@ def test_a_consumer_of_failures_without_room_ends_the_run(kind: str, eager: bool
             assert now() < 5
 
     with pytest.raises(PipelineError) as failed:
-        run_virtual(main, eager=eager)
+        testing.run(main(), eager=eager)
     assert [type(error) for error in failed.value.exceptions] == [asyncio.QueueFull]
     report = failed.value.report
     assert balanced(report)
@@ -421,11 +424,11 @@ def test_the_report_names_what_failed_wherever_it_went(policy: str, eager: bool)
     urls = source([f"https://a/{n}" for n in range(6)])
     if policy == "stop":
         with pytest.raises(PipelineError) as failed:
-            ran(urls >> fetch, eager=eager)
+            testing.run(urls >> fetch, eager=eager)
         assert "asyncpc: item 'https://a/3'" in failed.value.exceptions[0].__notes__
         report = failed.value.report
     else:
-        report = ran(urls >> fetch, eager=eager)
+        report = testing.run(urls >> fetch, eager=eager)
     (failure,) = report.failures
     assert failure[:4] == ("https://a/3", "ConnectionError: 503", 2, "fetch")
     assert 'raise ConnectionError("503")' in failure.traceback
@@ -448,7 +451,7 @@ def test_the_report_keeps_the_last_hundred_failures_and_no_error(eager: bool) ->
         made.append(weakref.ref(error))
         raise error
 
-    report = ran(source(range(250)) >> fails, eager=eager)
+    report = testing.run(source(range(250)) >> fails, eager=eager)
     assert [failure.item for failure in report.failures] == list(range(150, 250))
     gc.collect()
     assert [one for one in made if one() is not None] == []
@@ -497,7 +500,7 @@ def test_each_item_that_fails_is_told_once_as_it_fails(
         except PipelineError as error:
             return error.report
 
-    report = run_virtual(main, eager=eager)
+    report = testing.run(main(), eager=eager)
     assert [failure.item for failure in found] == list(told)
     assert {failure[1:4] for failure in found} == {("ValueError: no", 3 if "retry" in options else 1, "fails")}
     assert balanced(report)
@@ -522,7 +525,7 @@ def test_an_item_whose_handler_ends_the_program_is_told_too(eager: bool) -> None
         assert running.report is not None
         return running.report
 
-    report = run_virtual(main, eager=eager)
+    report = testing.run(main(), eager=eager)
     assert [failure[:4] for failure in report.failures] == [(5, "SystemExit: 3", 1, "ends")]
     assert balanced(report)
 
@@ -535,7 +538,7 @@ def test_a_failed_batch_says_how_many_items_were_in_it() -> None:
         raise ValueError("bad row")
 
     with pytest.raises(PipelineError) as failed:
-        ran(source(range(4)) >> insert)
+        testing.run(source(range(4)) >> insert)
     assert "asyncpc: item 0 and 3 more in its batch" in failed.value.exceptions[0].__notes__
 
 
@@ -553,7 +556,7 @@ def test_a_call_that_failed_is_in_the_report() -> None:
         assert running.report is not None
         return running.report
 
-    assert [failure.item for failure in run_virtual(main).failures] == [7]
+    assert [failure.item for failure in testing.run(main()).failures] == [7]
 
 
 def test_a_report_is_pickled_with_its_failures() -> None:
@@ -563,7 +566,7 @@ def test_a_report_is_pickled_with_its_failures() -> None:
     async def fails(n: int) -> None:
         raise ValueError(n)
 
-    report = ran(source(range(3)) >> fails)
+    report = testing.run(source(range(3)) >> fails)
     again = pickle.loads(pickle.dumps(report))
     assert again == report
     assert again.failures == report.failures
@@ -579,9 +582,9 @@ def test_the_item_that_fails_counts_in_its_share(eager: bool) -> None:
         if n >= 100:
             raise ValueError
 
-    assert ran(source(range(200)) >> handle, eager=eager).failed == 100
+    assert testing.run(source(range(200)) >> handle, eager=eager).failed == 100
     with pytest.raises(PipelineError) as failed:
-        ran(source(range(201)) >> handle, eager=eager)
+        testing.run(source(range(201)) >> handle, eager=eager)
     assert error_types(failed.value) == [TooManyFailures]
 
 
@@ -612,7 +615,7 @@ def test_one_error_raised_for_many_items_stays_small(how: str, eager: bool) -> N
     def told(items: int) -> tuple[list[str], Failure]:
         error, handler = raised_by(how)
         stage: Any = consumer(on_error=lambda failure: None, retry=Retry(2, wait=no_wait))(handler)
-        report = ran(source(range(items)) >> stage, eager=eager)
+        report = testing.run(source(range(items)) >> stage, eager=eager)
         assert report.failed == items
         return error.__notes__, report.failures[-1]
 
@@ -632,7 +635,7 @@ def test_one_error_of_many_runs_names_the_last_item(how: str, eager: bool) -> No
     stage: Any = consumer(name="store")(handler)
     for n in range(20):
         with pytest.raises(PipelineError):
-            ran(Pipeline([n], stage, name="orders"), eager=eager)
+            testing.run(Pipeline([n], stage, name="orders"), eager=eager)
     assert error.__notes__[1:] == ["asyncpc: item 19", "asyncpc: in store-1 of pipeline 'orders'"]
 
 
@@ -655,7 +658,7 @@ def test_one_error_that_stops_many_workers_names_one_of_them(eager: bool) -> Non
             gate.set()
 
     with pytest.raises(ExceptionGroup):
-        run_virtual(main, eager=eager)
+        testing.run(main(), eager=eager)
     assert len(error.__notes__) == 3
 
 
@@ -671,7 +674,7 @@ def test_one_retry_later_for_many_calls_keeps_no_old_frames(eager: bool) -> None
         if calls <= 1000:
             raise later
 
-    assert ran(source([1]) >> busy, eager=eager).done == 1
+    assert testing.run(source([1]) >> busy, eager=eager).done == 1
     assert len(list(walk_tb(later.__traceback__))) < 20
 
 
@@ -692,7 +695,7 @@ def test_an_error_keeps_the_way_through_the_runs_that_call_each_other() -> None:
             await (source([1]) >> outer)
 
     with pytest.raises(PipelineError) as failed:
-        run_virtual(main)
+        testing.run(main())
     names = [frame.f_code.co_name for frame, _ in walk_tb(failed.value.exceptions[0].__traceback__)]
     assert names[0] == "outer"
     assert names[-1] == "inner"

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from spy import Sink
-from virtual import both, now, ran, run_virtual
+from support import both
 
-from asyncpc import Batch, Pipeline, PipelineError, Report, consumer, source
+from asyncpc import Batch, Pipeline, PipelineError, Report, consumer, source, testing
 from asyncpc.options.key import KeyedQueue
+from asyncpc.testing import now
 
 
 @both
@@ -34,7 +35,7 @@ def test_items_of_a_key_are_handled_in_order_and_one_at_a_time(concurrency: int,
     async def last(n: int) -> None:
         await sink(n)
 
-    ran(source(range(100)) >> handle >> last, eager=eager)
+    testing.run(source(range(100)) >> handle >> last, eager=eager)
     for key in range(5):
         assert [n for n in sink.items if n % 5 == key] == list(range(key, 100, 5))
     assert len(sink.items) == 100
@@ -52,7 +53,7 @@ def test_a_slow_key_holds_up_only_itself() -> None:
             if n % 20:
                 ends.append(now())
 
-        ran(source(range(1000)) >> handle)
+        testing.run(source(range(1000)) >> handle)
         return max(ends)
 
     assert others_end(1.0) <= 1.2 * others_end(0.01)
@@ -68,7 +69,7 @@ def test_a_busy_key_that_fills_the_queue_keeps_no_room_from_others(eager: bool) 
         began.setdefault(item, now())
         await asyncio.sleep(1)
 
-    ran(source([*["busy"] * 9, "other"]) >> handle, eager=eager)
+    testing.run(source([*["busy"] * 9, "other"]) >> handle, eager=eager)
     assert began == {"busy": 0, "other": 1}  # its source had the ninth of the busy key in hand before
 
 
@@ -87,7 +88,7 @@ def test_waiting_items_of_a_key_count_against_the_bound() -> None:
             report = await running.drain(timeout=1)
             assert [left.item for left in report.unfinished] == list(range(11))
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_lanes_ask_for_the_priority_before_they_change_anything() -> None:
@@ -130,7 +131,7 @@ def test_a_key_whose_next_item_cannot_be_compared_fails_the_run(eager: bool) -> 
                 await running.wait()
         return failed.value.report
 
-    report = run_virtual(main, eager=eager)
+    report = testing.run(main(), eager=eager)
     assert (report.done, report.failed, len(report.unfinished)) == (1, 0, 2)
 
 
@@ -151,7 +152,7 @@ def test_a_worker_that_leaves_gives_its_key_back(eager: bool) -> None:
             await asyncio.sleep(0.5)
             running.scale("stage", 1)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
     assert handled == ["a1", "b1", "a2"]
 
 
@@ -172,6 +173,6 @@ def test_nothing_of_a_key_begins_behind_an_item_that_ends_the_run(options: Any, 
 
     stage: Any = consumer(concurrency=2, key=lambda item: item[0], **options)
     with pytest.raises(PipelineError) as failed:
-        ran(source(["a1", "b1", "a2", "a3"]) >> stage(handle), eager=eager)
+        testing.run(source(["a1", "b1", "a2", "a3"]) >> stage(handle), eager=eager)
     assert begun == ["a1", "b1"]
     assert sorted(one.item for one in failed.value.report.unfinished) == ["a2", "a3"]

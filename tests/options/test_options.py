@@ -7,9 +7,8 @@ from typing import Any, cast
 
 import pytest
 from spy import Sink
-from virtual import ran, run_virtual
 
-from asyncpc import Adaptive, Batch, Breaker, DefinitionError, PipelineError, Rate, Retry, consumer, source
+from asyncpc import Adaptive, Batch, Breaker, DefinitionError, PipelineError, Rate, Retry, consumer, source, testing
 
 
 def test_options_that_are_not_used_change_nothing() -> None:
@@ -22,8 +21,8 @@ def test_options_that_are_not_used_change_nothing() -> None:
     async def same(n: int) -> int:
         return n
 
-    ran(source(range(300)) >> consumer(same) >> consumer(sinks[0]))
-    ran(source(range(300)) >> everything(same) >> consumer(sinks[1]))
+    testing.run(source(range(300)) >> consumer(same) >> consumer(sinks[0]))
+    testing.run(source(range(300)) >> everything(same) >> consumer(sinks[1]))
     assert sinks[0].items == sinks[1].items == list(range(300))
 
 
@@ -56,7 +55,7 @@ def test_an_option_that_raises_fails_the_run_with_its_own_error(where: str, opti
         await ({"source": numbers, "stage": numbers >> same, "batch": numbers >> pairs}[where] >> last)
 
     with pytest.raises(PipelineError) as failed:
-        run_virtual(main)
+        testing.run(main())
     assert {type(error) for error in failed.value.exceptions} == {ZeroDivisionError}
 
 

@@ -10,10 +10,9 @@ from typing import Any, cast
 
 import pytest
 from spy import Sink
-from support import ignore
-from virtual import both, ran, run_virtual
+from support import both, ignore
 
-from asyncpc import Pipeline, PipelineError, Report, Retry, Running, consumer, source
+from asyncpc import Pipeline, PipelineError, Report, Retry, Running, consumer, source, testing
 
 
 @both
@@ -34,7 +33,7 @@ def test_ordered_values_leave_as_the_items_came(generates: bool, maxsize: int, e
 
     stage = consumer(ordered=True, concurrency=6)
     first: Any = stage(some) if generates else stage(one)
-    report = ran(Pipeline(range(60), first >> consumer(sink), maxsize=maxsize), eager=eager)
+    report = testing.run(Pipeline(range(60), first >> consumer(sink), maxsize=maxsize), eager=eager)
     assert sink.items == [n for n in range(60) for _ in range(n % 3 if generates else 1)]
     assert report.done == len(sink.items)
 
@@ -48,7 +47,7 @@ def test_a_slow_head_idles_nobody_within_the_window() -> None:
         await asyncio.sleep(10 if n == 0 else 0.1)
         return n
 
-    ran(source(range(101)) >> handle >> consumer(maxsize=200)(sink))
+    testing.run(source(range(101)) >> handle >> consumer(maxsize=200)(sink))
     assert sink.items == list(range(101))
     assert sink.times[-1] == pytest.approx(10, abs=0.01)
 
@@ -69,7 +68,7 @@ def test_the_window_behind_a_slow_head_is_bounded() -> None:
             report = await running.drain(timeout=0)
             assert report.stages[0].done == report.stages[1].received
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_what_was_given_up_leaves_a_gap_only() -> None:
@@ -83,7 +82,7 @@ def test_what_was_given_up_leaves_a_gap_only() -> None:
             raise ValueError
         return n
 
-    report = ran(source(range(20)) >> handle >> consumer(sink))
+    report = testing.run(source(range(20)) >> handle >> consumer(sink))
     assert sink.items == [n for n in range(20) if n % 4]
     assert (report.stages[0].done, report.stages[0].failed, report.stages[0].retried) == (15, 5, 5)
 
@@ -119,7 +118,7 @@ def test_values_that_are_refused_at_the_end_have_failed(end: str, eager: bool) -
         assert [type(error) for error in told[0]._run.outcome.errors] == [KeyError]
         return cast(Report, told[0].report)
 
-    report = run_virtual(ended, eager=eager)
+    report = testing.run(ended(), eager=eager)
     assert [(one.item, one.stage) for one in report.unfinished] == [
         (0, "fetch"),
         ({"n": 1, "site": 1}, "save"),
@@ -142,7 +141,7 @@ def test_a_value_in_order_that_is_refused_has_failed(end: str, eager: bool) -> N
         await asyncio.sleep(1000 if end == "is cancelled" and n == 4 else 0)
 
     with pytest.raises(PipelineError) as failed:
-        ran(Pipeline(range(8), first >> second, drain_timeout=5), eager=eager)
+        testing.run(Pipeline(range(8), first >> second, drain_timeout=5), eager=eager)
     report = failed.value.report
     assert [type(error) for error in failed.value.exceptions] == [KeyError]
     left = [(one.item, one.stage) for one in report.unfinished]
@@ -169,5 +168,5 @@ def test_an_ordered_generator_that_swallows_its_cancel_is_stopped(eager: bool) -
             await (source([1]) >> stubborn >> ignore)
 
     with pytest.raises(TimeoutError):
-        run_virtual(main, eager=eager)
+        testing.run(main(), eager=eager)
     assert given == [0, 1, 2]

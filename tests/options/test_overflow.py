@@ -8,8 +8,7 @@ from typing import Any, cast
 
 import pytest
 from spy import Sink
-from support import balanced
-from virtual import both, idle, now, run_virtual
+from support import balanced, both
 
 from asyncpc import (
     Batch,
@@ -22,7 +21,9 @@ from asyncpc import (
     merge,
     producer,
     source,
+    testing,
 )
+from asyncpc.testing import idle, now
 
 
 @both
@@ -63,7 +64,7 @@ def test_a_full_queue_drops_and_tells(way: str, overflow: Any, kept: list[int], 
         assert running.report is not None
         return running.report
 
-    report = run_virtual(main, eager=eager)
+    report = testing.run(main(), eager=eager)
     assert sink.items == kept
     assert sorted(dropped + kept) == list(range(10))
     assert (report.dropped, report.done, report.produced) == (7, 3, 10)
@@ -86,7 +87,7 @@ def test_overflow_raise_is_queue_full_at_once() -> None:
         assert running.report is not None
         assert (running.report.produced, running.report.done) == (2, 2)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_an_on_drop_that_raises_fails_the_run_and_not_the_caller() -> None:
@@ -107,7 +108,7 @@ def test_an_on_drop_that_raises_fails_the_run_and_not_the_caller() -> None:
             await running.put(3)
 
     with pytest.raises(PipelineError) as failed:
-        run_virtual(main)
+        testing.run(main())
     assert [type(error) for error in failed.value.exceptions] == [OSError]
 
 
@@ -138,7 +139,7 @@ def test_an_on_drop_that_raises_fails_the_run_at_once(overflow: Any, eager: bool
                 assert now() < 1.1
 
     with pytest.raises(PipelineError) as failed:
-        run_virtual(main, eager=eager)
+        testing.run(main(), eager=eager)
     assert [type(error) for error in failed.value.exceptions] == [ValueError]
     assert balanced(failed.value.report)
 
@@ -163,7 +164,7 @@ def test_an_interrupt_of_on_drop_keeps_the_books(eager: bool) -> None:
                 running.put_nowait(2)
         return cast(Report, running.report)
 
-    report = run_virtual(main, eager=eager)
+    report = testing.run(main(), eager=eager)
     assert (report.produced, report.done, report.dropped) == (3, 2, 1)
 
 
@@ -220,7 +221,7 @@ def test_an_interrupt_of_on_drop_ends_the_run_and_keeps_the_books(
     async def slow(item: object) -> None:
         await asyncio.sleep(1)
 
-    report = interrupted(WAYS[way](slow), interrupt, lambda main: run_virtual(main, eager=eager))
+    report = interrupted(WAYS[way](slow), interrupt, lambda main: testing.run(main(), eager=eager))
     assert balanced(report)
     assert report.dropped >= 1
 

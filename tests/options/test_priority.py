@@ -12,10 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from spy import Sink
-from support import balanced
-from virtual import both, run_virtual
+from support import balanced, both
 
-from asyncpc import Pipeline, PipelineError, Report, consumer
+from asyncpc import Pipeline, PipelineError, Report, consumer, testing
 from asyncpc.options.priority import PriorityHeap
 
 
@@ -58,7 +57,7 @@ def test_the_lowest_priority_value_comes_first(eager: bool) -> None:
             for order in [(3, "a"), (1, "b"), (3, "c"), (0, "d"), (1, "e")]:
                 running.put_nowait(order)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
     assert [name for _, name in sink.items] == ["first of all", "d", "b", "e", "a", "c"]
 
 
@@ -76,7 +75,7 @@ def test_a_priority_that_raises_is_an_error_of_whoever_puts() -> None:
         assert running.report is not None
         assert (running.report.produced, running.report.done) == (1, 1)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 # -- priorities that cannot be compared -----------------------------------------------------------
@@ -136,7 +135,7 @@ def test_priorities_that_cannot_be_compared_hold_up_no_end(end: str, eager: bool
         else:
             await main()
 
-    run_virtual(ended, eager=eager)
+    testing.run(ended(), eager=eager)
 
 
 @both
@@ -160,7 +159,7 @@ def test_priorities_that_meet_later_fail_the_run_and_list_the_items(eager: bool)
         assert isinstance(failed.value.exceptions[0], TypeError)
         return failed.value.report
 
-    report = run_virtual(main, eager=eager)
+    report = testing.run(main(), eager=eager)
     assert (report.produced, report.done, len(report.unfinished)) == (4, 1, 3)
 
 
@@ -179,7 +178,7 @@ def test_an_index_error_of_a_comparison_is_no_empty_queue(eager: bool) -> None:
             with pytest.raises(TypeError, match="cannot be compared"):
                 await running.put(())
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @pytest.fixture(params=["accelerated", "plain Python"])
@@ -226,7 +225,7 @@ def test_a_priority_that_cannot_be_compared_changes_nothing(any_heapq: str, seed
         return running.report
 
     try:
-        report = run_virtual(main)
+        report = testing.run(main())
     except PipelineError as failed:  # two that were never compared before meet when one is taken
         report = failed.report
     assert report is not None

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 from spy import Sink
-from support import AnyStage, endless, named, places, same
-from virtual import both, now, ran, run_virtual
+from support import AnyStage, both, endless, named, places, same
 
-from asyncpc import Batch, Breaker, Pipeline, Rate, Report, Retry, broadcast, consumer, source
+from asyncpc import Batch, Breaker, Pipeline, Rate, Report, Retry, broadcast, consumer, source, testing
 from asyncpc.core.channel import Channel
 from asyncpc.core.plan import Handler
 from asyncpc.core.stage import ConsumerWorker, RunLinks, Stage
 from asyncpc.options.rate import Throttle
+from asyncpc.testing import now
 
 # -- a rate ---------------------------------------------------------------------------------------
 
@@ -37,7 +37,7 @@ def test_rate_holds_in_every_window(burst: int, eager: bool) -> None:
     async def call(n: int) -> None:
         calls.append(now())
 
-    ran(source(range(1000)) >> call, eager=eager)
+    testing.run(source(range(1000)) >> call, eager=eager)
     assert most_in_a_window(calls, 1.0) <= 100 + burst
     assert calls[-1] - calls[0] == pytest.approx((1000 - burst) / 100, abs=0.1)
 
@@ -50,7 +50,7 @@ def test_each_key_has_its_own_rate() -> None:
     async def call(n: int) -> None:
         calls.setdefault(n % 20, []).append(now())
 
-    ran(Pipeline(range(1000), call, maxsize=1000))
+    testing.run(Pipeline(range(1000), call, maxsize=1000))
     for times in calls.values():
         assert most_in_a_window(times, 1.0) <= 11
         assert times[-1] - times[0] == pytest.approx(4.9, abs=0.1)
@@ -70,7 +70,7 @@ def test_a_rate_forgets_keys_that_rest() -> None:
             await call(n)
             await asyncio.sleep(0.001)
 
-    run_virtual(main)
+    testing.run(main())
     assert sum(map(len, throttle._portions.values())) < 2_500
 
 
@@ -83,7 +83,7 @@ def test_many_keys_that_do_not_rest_are_kept_in_small_portions(key: Any) -> None
         for n in range(20_000):
             throttle._reserve(n)
 
-    run_virtual(main)
+    testing.run(main())
     sizes = [len(keys) for keys in throttle._portions.values()]
     assert sum(sizes) == 20_000
     assert max(sizes) < 2 * 20_000 / 64
@@ -115,7 +115,7 @@ def test_a_stage_without_a_rate_can_be_given_one(options: dict[str, Any], eager:
             assert 98 <= len(called) <= 102
             await running.drain()
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @both
@@ -139,7 +139,7 @@ def test_a_rate_given_later_holds_for_all_places_of_the_consumer(how: str, eager
                 await running.put(n)
             await running.drain(timeout=1000)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
     assert len(times) == 40
     assert times[-1] - times[0] == pytest.approx(3.9, abs=0.1)
 
@@ -163,7 +163,7 @@ def test_a_rate_given_later_does_not_count_what_a_breaker_or_a_batch_waits_for(e
                 await running.put(n)
             await running.drain(timeout=1000)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
     assert times[:2] == pytest.approx([0, 2.5])
     assert min(later - sooner for sooner, later in itertools.pairwise(times)) > 0.0999
     assert len(times) == 30
@@ -199,7 +199,7 @@ def test_a_rate_given_later_holds_for_the_attempts_of_an_item(options: dict[str,
             assert len(times) == pytest.approx(11 + 100, abs=2)
             await running.drain(timeout=0)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
     late = [later - sooner for sooner, later in itertools.pairwise(times[11:])]
     assert min(late) > 0.0999
 
@@ -222,7 +222,7 @@ def test_h17_a_rate_that_follows_a_server_is_one_thing_that_holds_back() -> None
             assert [why for why, _ in now.stages[0].held_back] == ["its rate of 11 calls in 1 s"]
             assert "held back 100% of the time of 1 worker by its rate of 11 calls in 1 s" in now.bottleneck()
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_set_rate_takes_effect_at_once() -> None:
@@ -239,7 +239,7 @@ def test_set_rate_takes_effect_at_once() -> None:
             assert len(sink.items) == pytest.approx(1100, rel=0.03)
             await running.drain(timeout=0)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @both
@@ -257,7 +257,7 @@ def test_h12_calls_that_have_not_begun_follow_a_faster_rate_at_once(concurrency:
             running.set_rate("call", Rate(1000))
             await running.drain(timeout=30)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
     assert len(sink.times) == 10
     assert 1 <= sink.times[1] <= sink.times[-1] <= 1.1
     gaps = [later - sooner for sooner, later in zip(sink.times[1:], sink.times[2:], strict=False)]
@@ -278,7 +278,7 @@ def test_h12_a_call_that_comes_later_follows_the_new_rate(eager: bool) -> None:
             await asyncio.sleep(1)
             assert sink.times == pytest.approx([0, 1], abs=0.01)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @both
@@ -298,7 +298,7 @@ def test_h12_each_key_follows_the_new_rate(eager: bool) -> None:
             running.set_rate("call", Rate(10, key=key))
             await running.drain(timeout=30)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
     assert 1 <= sink.times[3] <= sink.times[-1] <= 1.3
 
 
@@ -315,7 +315,7 @@ def test_h12_calls_that_have_not_begun_follow_a_slower_rate_too(eager: bool) -> 
             running.set_rate("call", Rate(1, per=60))
             await running.drain(timeout=1000)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
     gaps = [later - sooner for sooner, later in zip(sink.times[1:], sink.times[2:], strict=False)]
     assert len(gaps) == 3
     assert min(gaps) > 59
@@ -348,7 +348,7 @@ def test_a_rate_that_is_set_with_each_call_lifts_no_limit(new: Callable[[int], R
             await asyncio.sleep(10)
             await running.drain(timeout=0)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
     assert most_in_a_window(times, 1.0) <= 6 + new(0).burst
     assert len(times) == pytest.approx(50, abs=4)
 
@@ -369,7 +369,7 @@ def test_what_was_used_of_a_large_burst_does_not_count_against_a_small_one(eager
             await running.put(51)
             await running.drain(timeout=1000)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
     assert sink.times[50:] == pytest.approx([10.1, 20.1])
 
 
@@ -386,7 +386,7 @@ def test_a_faster_rate_counts_the_time_that_has_passed(eager: bool) -> None:
             running.set_rate("call", Rate(1, per=10))
             await running.drain(timeout=1000)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
     assert sink.times == pytest.approx([0, 35, 45])
 
 
@@ -412,7 +412,7 @@ def test_h16_the_places_of_a_consumer_share_its_rate(how: str, eager: bool) -> N
         times.append(now())
         return n
 
-    report = ran(source(range(100)) >> twice(call, how), eager=eager)
+    report = testing.run(source(range(100)) >> twice(call, how), eager=eager)
     assert [stage.name for stage in report.stages if stage.name.startswith("call")] == ["call", "call#2"]
     assert len(times) == 200
     assert max(times) - min(times) == pytest.approx(199 / 50, rel=0.02)
@@ -433,7 +433,7 @@ def test_h16_each_place_has_a_concurrency_of_its_own(eager: bool) -> None:
         await asyncio.sleep(1)
         running -= 1
 
-    ran(source(range(20)) >> twice(call, "branches"), eager=eager)
+    testing.run(source(range(20)) >> twice(call, "branches"), eager=eager)
     assert peak == 4
 
 
@@ -452,7 +452,7 @@ def test_h16_two_runs_share_nothing(eager: bool) -> None:
 
         await asyncio.gather(run(), run())
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
     assert max(times) == pytest.approx(0.9)
 
 
@@ -473,6 +473,6 @@ def test_h16_a_new_rate_is_shared_too(eager: bool) -> None:
             running.set_rate("call", Rate(10))
             await running.drain(timeout=1000)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
     assert len(times) == 40
     assert times[-1] == pytest.approx(1 + 38 / 10, abs=0.2)

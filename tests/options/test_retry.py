@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from spy import Flaky, Sink
-from support import balanced, named, no_wait
-from virtual import both, now, ran, run_virtual
+from support import balanced, both, named, no_wait
 
-from asyncpc import Batch, Pipeline, PipelineError, QueueShutDown, Report, Retry, RetryLater, consumer, source
+from asyncpc import Batch, Pipeline, PipelineError, QueueShutDown, Report, Retry, RetryLater, consumer, source, testing
+from asyncpc.testing import now
 
 # -- attempts -------------------------------------------------------------------------------------
 
@@ -22,7 +22,9 @@ from asyncpc import Batch, Pipeline, PipelineError, QueueShutDown, Report, Retry
 def test_retry_calls_again_until_it_succeeds(concurrency: int, eager: bool) -> None:
     """Three attempts; the books tell successes and calls apart, and the value goes on once."""
     flaky, seen = Flaky(2), Flaky(0)
-    report = ran(source(range(5)) >> consumer(retry=3, concurrency=concurrency)(flaky) >> consumer(seen), eager=eager)
+    report = testing.run(
+        source(range(5)) >> consumer(retry=3, concurrency=concurrency)(flaky) >> consumer(seen), eager=eager
+    )
     assert flaky.counts == dict.fromkeys(range(5), 3)
     assert sorted(item for _, item in seen.calls) == list(range(5))
     first, last = report.stages
@@ -33,7 +35,7 @@ def test_retry_gives_up_after_its_attempts_and_the_run_fails() -> None:
     """Invariant 7: the last error comes out itself, with a note how often it was tried."""
     flaky = Flaky(9)
     with pytest.raises(PipelineError) as failed:
-        ran(source([7]) >> consumer(retry=Retry(attempts=4, wait=no_wait), name="flaky")(flaky))
+        testing.run(source([7]) >> consumer(retry=Retry(attempts=4, wait=no_wait), name="flaky")(flaky))
     (error,) = failed.value.exceptions
     assert isinstance(error, ValueError)
     assert "asyncpc: after 4 calls" in error.__notes__
@@ -46,14 +48,14 @@ def test_only_errors_worth_it_are_retried(on: Any, calls: int) -> None:
     """Another attempt at what can never succeed only costs time."""
     flaky = Flaky(9)
     with pytest.raises(PipelineError):
-        ran(source([1]) >> consumer(retry=Retry(3, on=on, wait=no_wait))(flaky))
+        testing.run(source([1]) >> consumer(retry=Retry(3, on=on, wait=no_wait))(flaky))
     assert len(flaky.calls) == calls
 
 
 def test_a_thousand_failing_items_wait_with_full_jitter_and_a_cap() -> None:
     """Fault C6: waits are spread over 0 … cap, so a thousand that failed together do not come back together."""
     flaky = Flaky(6)
-    ran(Pipeline(range(1000), consumer(retry=7, concurrency=1000)(flaky), maxsize=1000))
+    testing.run(Pipeline(range(1000), consumer(retry=7, concurrency=1000)(flaky), maxsize=1000))
     times: dict[int, list[float]] = {}
     for when, item in flaky.calls:
         times.setdefault(item, []).append(when)
@@ -69,7 +71,7 @@ def test_a_thousand_failing_items_wait_with_full_jitter_and_a_cap() -> None:
 def test_any_callable_is_a_wait() -> None:
     """So tenacity's waits fit, or a table."""
     flaky = Flaky(3)
-    ran(source([1]) >> consumer(retry=Retry(4, wait=lambda attempt: attempt * 10.0))(flaky))
+    testing.run(source([1]) >> consumer(retry=Retry(4, wait=lambda attempt: attempt * 10.0))(flaky))
     assert [when for when, _ in flaky.calls] == pytest.approx([0, 10, 30, 60], abs=0.01)
 
 
@@ -89,7 +91,7 @@ def test_nothing_is_retried_after_the_deadline(eager: bool) -> None:
         await asyncio.sleep(100)
         assert len(flaky.calls) == calls == 4
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 def test_a_cancelled_handler_that_raises_is_not_retried() -> None:
@@ -112,7 +114,7 @@ def test_a_cancelled_handler_that_raises_is_not_retried() -> None:
                 await running.drain(timeout=1)
             assert now() < 2.2
 
-    run_virtual(main)
+    testing.run(main())
     assert calls == 1
 
 
@@ -120,7 +122,7 @@ def test_a_cancelled_handler_that_raises_is_not_retried() -> None:
 def test_retry_later_is_patience_not_failure(eager: bool) -> None:
     """A sink that is full, or a 429, says itself when to come back; it is no attempt, however often."""
     flaky = Flaky(5, error=lambda item: RetryLater(10))
-    report = ran(source([1]) >> consumer(flaky), eager=eager)
+    report = testing.run(source([1]) >> consumer(flaky), eager=eager)
     assert [round(when, 1) for when, _ in flaky.calls] == [0, 10, 20, 30, 40, 50]
     assert (report.done, report.failed, report.stages[0].retried) == (1, 0, 5)
 
@@ -138,7 +140,7 @@ def test_a_generator_is_retried_from_its_beginning(eager: bool) -> None:
         if calls == 1:
             raise ValueError
 
-    report = ran(source([7]) >> twice >> consumer(seen), eager=eager)
+    report = testing.run(source([7]) >> twice >> consumer(seen), eager=eager)
     assert [item for _, item in seen.calls] == ["7, call 1", "7, call 2"]
     assert (report.stages[0].done, report.stages[0].emitted) == (1, 2)
 
@@ -189,10 +191,10 @@ def test_a_wait_that_raises_fails_the_item(on_error: Any, eager: bool) -> None:
 def _outcome(pipeline: Pipeline[Any, Any], on_error: str, eager: bool) -> tuple[Report, str]:
     """The report of a run with one failure, and what was said of that."""
     if on_error == "skip":
-        report = ran(pipeline, eager=eager)
+        report = testing.run(pipeline, eager=eager)
         return report, report.stages[0].last_failure
     with pytest.raises(PipelineError) as failed:
-        ran(pipeline, eager=eager)
+        testing.run(pipeline, eager=eager)
     return failed.value.report, str(failed.value.exceptions[0])
 
 
@@ -201,11 +203,11 @@ def _outcome(pipeline: Pipeline[Any, Any], on_error: str, eager: bool) -> tuple[
 def test_after_a_moment_that_has_passed_the_handler_is_called_at_once(seconds: float, eager: bool) -> None:
     """``Retry-After`` may be a date, and that may be over by the time it is read."""
     flaky = Flaky(1, error=lambda item: RetryLater(seconds))
-    report = ran(source([1, 2]) >> consumer(flaky), eager=eager)
+    report = testing.run(source([1, 2]) >> consumer(flaky), eager=eager)
     assert [when for when, _ in flaky.calls] == [0, 0, 0, 0]
     assert (report.done, report.failed, report.stages[0].retried) == (2, 0, 2)
     flaky = Flaky(1)
-    report = ran(source([1, 2]) >> consumer(retry=Retry(2, wait=lambda attempt: seconds))(flaky), eager=eager)
+    report = testing.run(source([1, 2]) >> consumer(retry=Retry(2, wait=lambda attempt: seconds))(flaky), eager=eager)
     assert (report.done, report.failed, report.stages[0].retried) == (2, 0, 2)
 
 
@@ -240,7 +242,7 @@ def test_h9_a_cancel_that_becomes_patience_is_no_failure(kind: str, on_error: An
             await asyncio.sleep(1)
             return await running.drain(timeout=1)
 
-    report = run_virtual(main, eager=eager)
+    report = testing.run(main(), eager=eager)
     assert (report.failed, report.stages[0].last_failure) == (0, "")
     assert [(one.item, one.stage) for one in report.unfinished] == [(1, "stage")]
 
@@ -265,4 +267,4 @@ def test_h9_a_caller_is_told_of_the_end_and_not_of_patience(eager: bool) -> None
                 await call
             assert report.failed == 0
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)

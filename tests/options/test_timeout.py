@@ -8,10 +8,11 @@ from typing import Any, cast
 
 import pytest
 from spy import Flaky
-from support import no_wait
-from virtual import both, measuring_with, now, ran, run_virtual
+from support import both, no_wait
 
-from asyncpc import Pipeline, PipelineError, Rate, Report, Retry, consumer, source
+from asyncpc import Pipeline, PipelineError, Rate, Report, Retry, consumer, source, testing
+from asyncpc.testing import now
+from asyncpc.testing.clock import measuring_with
 
 
 @both
@@ -29,7 +30,7 @@ def test_a_call_that_takes_too_long_is_cancelled_and_has_failed(concurrency: int
             cancelled.append((now() - began, n))
             raise
 
-    report = ran(source(range(12)) >> handle, eager=eager)
+    report = testing.run(source(range(12)) >> handle, eager=eager)
     assert (report.done, report.failed) == (6, 6)
     assert sorted(n for _, n in cancelled) == [0, 2, 4, 6, 8, 10]
     assert [seconds for seconds, _ in cancelled] == pytest.approx([1.0] * 6)
@@ -43,7 +44,7 @@ def test_the_timeout_names_the_stage_and_leaves_other_cancels_alone() -> None:
         await asyncio.sleep(30)
 
     with pytest.raises(PipelineError) as failed:
-        ran(source([1]) >> slow)
+        testing.run(source([1]) >> slow)
     assert str(failed.value.exceptions[0]) == "stage 'slow': the call took longer than timeout=1 seconds"
 
     async def main() -> None:
@@ -52,7 +53,7 @@ def test_the_timeout_names_the_stage_and_leaves_other_cancels_alone() -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_handler_that_finishes_in_spite_of_its_timeout_has_succeeded() -> None:
@@ -66,7 +67,7 @@ def test_a_handler_that_finishes_in_spite_of_its_timeout_has_succeeded() -> None
             await asyncio.sleep(0.5)
 
     with measuring_with(now):
-        report = ran(source([1, 2]) >> stubborn)
+        report = testing.run(source([1, 2]) >> stubborn)
     assert (report.done, report.failed) == (2, 0)
     assert report.elapsed == 3.0
 
@@ -83,14 +84,14 @@ def test_waiting_for_room_is_no_part_of_a_call() -> None:
     async def slow(n: int) -> None:
         await asyncio.sleep(10)
 
-    assert ran(source([1, 2]) >> many >> slow).done == 10
+    assert testing.run(source([1, 2]) >> many >> slow).done == 10
 
 
 def test_each_attempt_has_its_own_time() -> None:
     """timeout= is per call; retry= makes new ones."""
     flaky = Flaky(0, seconds=5)
     with pytest.raises(PipelineError):
-        ran(source([1]) >> consumer(timeout=1.0, retry=Retry(3, wait=no_wait))(flaky))
+        testing.run(source([1]) >> consumer(timeout=1.0, retry=Retry(3, wait=no_wait))(flaky))
     assert [when for when, _ in flaky.calls] == pytest.approx([0, 1, 2])
 
 
@@ -119,7 +120,7 @@ def test_a_cancel_after_a_time_out_is_a_cancel(late: str, eager: bool) -> None:
             await asyncio.sleep(1.5)
             return await running.drain(timeout=0)
 
-    report = run_virtual(main, eager=eager)
+    report = testing.run(main(), eager=eager)
     failed = 0 if late == "makes a value of it" else 1
     assert (report.failed, report.done) == (failed, 1 - failed)
     assert [one.item for one in report.unfinished] == [1]
@@ -140,7 +141,7 @@ def test_a_time_out_that_a_handler_made_something_of_leaves_the_next_one_alone(l
             if late == "an error":
                 raise ValueError from None
 
-    report = ran(source(range(3)) >> handle, eager=eager)
+    report = testing.run(source(range(3)) >> handle, eager=eager)
     assert (report.done, report.failed) == ((1, 2) if late == "a value" else (0, 3))
     assert "timeout=1" in report.stages[0].last_failure
 
@@ -176,7 +177,7 @@ def test_a_run_leaves_no_timer_of_a_time_limit(end: str, eager: bool) -> None:
             assert end == "fails"
         assert timers() == []
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @both
@@ -193,7 +194,7 @@ def test_the_time_of_a_call_goes_on_after_a_wait_for_room(eager: bool) -> None:
     async def slow(n: int) -> None:
         await asyncio.sleep(5)
 
-    report = ran(source([1]) >> gives_and_hangs >> slow, eager=eager)
+    report = testing.run(source([1]) >> gives_and_hangs >> slow, eager=eager)
     assert [stage.done for stage in report.stages] == [0, 4]
     assert report.failed == 1
     assert report.elapsed < 30

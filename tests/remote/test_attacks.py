@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 from support import PATIENCE, error_types
-from virtual import run_virtual
 
-from asyncpc import Batch, DefinitionError, Pipeline, PipelineError, StateError, consumer, feed, merge, source
+from asyncpc import Batch, DefinitionError, Pipeline, PipelineError, StateError, consumer, feed, merge, source, testing
 from asyncpc.errors import WorkerCancelled
 from asyncpc.remote.broker import Disconnected, Message, Outgoing, PublishError, Settings
 from asyncpc.remote.codec import codec_for
@@ -70,7 +69,7 @@ def test_a_failure_of_what_a_batch_gave_together_buries_its_messages() -> None:
         assert report.failed == 2
         assert await depth(queue) == (0, 0, 0, 2)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_what_is_given_back_does_not_come_again_at_once() -> None:
@@ -102,7 +101,7 @@ def test_what_is_given_back_does_not_come_again_at_once() -> None:
         assert await depth(queue) == (4, 0, 0, 0)
         await asyncio.sleep(1)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_session_that_fails_leaves_no_worker_running() -> None:
@@ -133,7 +132,7 @@ def test_a_session_that_fails_leaves_no_worker_running() -> None:
         assert ended == ["handler"]
         assert raised.value.report.abandoned == ()
 
-    run_virtual(main)
+    testing.run(main())
 
 
 # -- what the first stage, or a cancelled handler, does ---------------------------------------------
@@ -170,7 +169,7 @@ def test_what_the_first_stage_refuses_is_buried(option: str, several: bool) -> N
         assert sorted(handled) == [0, 1, 3, 4, 5, *([100] if several else [])]
         assert await depth(queue) == (0, 0, 0, 1)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_full_queue_that_refuses_loses_no_message() -> None:
@@ -192,7 +191,7 @@ def test_a_full_queue_that_refuses_loses_no_message() -> None:
         ready, unacknowledged, delayed, dead = await depth(queue)
         assert (ready + delayed, unacknowledged, dead) == (6, 0, 0)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_what_a_cancelled_handler_raises_buries_nothing() -> None:
@@ -216,7 +215,7 @@ def test_what_a_cancelled_handler_raises_buries_nothing() -> None:
         ready, unacknowledged, delayed, dead = await depth(queue)
         assert (ready + delayed, unacknowledged, dead) == (1, 0, 0)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @pytest.mark.parametrize("ordered", [False, True])
@@ -250,7 +249,7 @@ def test_an_interrupt_in_a_function_of_an_item_keeps_no_message(ordered: bool, g
         assert asyncio.get_running_loop().time() - began < 0.1
         assert await depth(queue) == (1, 0, 0, 0)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_pairs_of_a_remote_queue_are_refused() -> None:
@@ -264,7 +263,7 @@ def test_pairs_of_a_remote_queue_are_refused() -> None:
         with pytest.raises(DefinitionError, match="a remote queue does not"):
             await (remote() >> handle).collect(pairs=True)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 # -- how a run ends -------------------------------------------------------------------------------
@@ -343,7 +342,7 @@ def test_a_drain_ends_in_time_whatever_stalls(stalls: str, deaf: bool, timeout: 
         await asyncio.sleep(10)
         await other.close()
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @pytest.mark.parametrize("comes_back", [False, True])
@@ -388,7 +387,7 @@ def test_a_drain_while_the_broker_is_down(comes_back: bool) -> None:
         assert report.statistics.state == ("closed" if comes_back else "failed")
         assert (await other.depth()).unacknowledged == (0 if comes_back else 1)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_second_abort_gives_a_stalled_session_no_more_time() -> None:
@@ -417,7 +416,7 @@ def test_a_second_abort_gives_a_stalled_session_no_more_time() -> None:
         assert loop.time() <= 6.1
         assert caller.cancelled()
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @pytest.mark.parametrize("name", ["receive", "ack", "release", "bury", "extend", "open", "wake", "close"])
@@ -456,7 +455,7 @@ def test_a_bug_of_the_engine_fails_the_run_by_name(name: str) -> None:
         assert asyncio.get_running_loop().time() <= 10.1
         await other.close()
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_task_of_a_session_that_anyone_cancels_fails_the_run() -> None:
@@ -474,7 +473,7 @@ def test_a_task_of_a_session_that_anyone_cancels_fails_the_run() -> None:
                 await asyncio.wait_for(running.wait(), 10)
         assert error_types(raised.value) == [WorkerCancelled]
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_reader_that_is_too_slow_for_a_drain_leaves_nothing_unacknowledged() -> None:
@@ -497,7 +496,7 @@ def test_a_reader_that_is_too_slow_for_a_drain_leaves_nothing_unacknowledged() -
             assert values.report.abandoned == ("remote queue 'jobs'",)
 
     with suppress(PipelineError):
-        run_virtual(main)
+        testing.run(main())
 
 
 # -- putting --------------------------------------------------------------------------------------
@@ -527,7 +526,7 @@ def test_no_put_waits_for_a_session_that_has_failed() -> None:
                 with pytest.raises((PublishError, WorkerCancelled)):
                     await opened.put(3)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_pipeline_into_a_session_that_has_failed_ends() -> None:
@@ -541,7 +540,7 @@ def test_a_pipeline_into_a_session_that_has_failed_ends() -> None:
                 await (source(range(5)) >> queue)
         assert error_types(raised.value)[0] is PublishError
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_bug_in_a_new_connection_fails_the_put_alone() -> None:
@@ -570,7 +569,7 @@ def test_a_bug_in_a_new_connection_fails_the_put_alone() -> None:
             await opened.put(2)
         assert await depth(queue) == (1, 0, 0, 0)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_the_error_of_a_block_is_not_hidden() -> None:
@@ -589,7 +588,7 @@ def test_the_error_of_a_block_is_not_hidden() -> None:
             told.append(error)
         assert [type(one) for one in told] == [KeyError]
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_what_is_not_confirmed_when_the_block_is_left_says_so() -> None:
@@ -604,7 +603,7 @@ def test_what_is_not_confirmed_when_the_block_is_left_says_so() -> None:
         with pytest.raises(PublishError, match="not confirmed before the connection was closed"):
             await first
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @pytest.mark.parametrize("eager", [False, True])
@@ -648,7 +647,7 @@ def test_a_cancel_at_any_time_leaves_no_connection(latency: float, eager: bool) 
         return task.cancelled()
 
     for cancels in 1, 2:
-        cancelled = [run_virtual(main, at, cancels, eager=eager) for at in range(1, 15 if not latency else 32)]
+        cancelled = [testing.run(main(at, cancels), eager=eager) for at in range(1, 15 if not latency else 32)]
         assert any(cancelled)
 
 
@@ -735,7 +734,7 @@ def test_a_server_that_is_down_for_hours_ends_no_run() -> None:
             assert handled == [1]
             await running.drain()
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_an_item_that_cannot_be_put_takes_no_other_with_it() -> None:
@@ -755,7 +754,7 @@ def test_an_item_that_cannot_be_put_takes_no_other_with_it() -> None:
         assert await depth(numbers) == (0, 0, 0, 1)
         assert await depth(texts) == (99, 0, 0, 0)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_call_that_no_connection_survives_waits_between_two(caplog: pytest.LogCaptureFixture) -> None:
@@ -778,4 +777,4 @@ def test_a_call_that_no_connection_survives_waits_between_two(caplog: pytest.Log
         assert 10 < opened < 60
         assert len(caplog.messages) < 16  # of both kinds, for a while and then ever less
 
-    run_virtual(main)
+    testing.run(main())

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
-from virtual import run_virtual
 
-from asyncpc import RemoteCounts, Report, consumer, source
+from asyncpc import RemoteCounts, Report, consumer, source, testing
 from asyncpc.metrics import Metrics
 from asyncpc.remote import Broker, Depth, Disconnected, Message, Outgoing, Settings
 from asyncpc.remote.codec import codec_for
@@ -69,7 +68,7 @@ def test_the_report_counts_messages(eager: bool) -> None:
         assert "jobs: 4 acknowledged, 3 to the dead letters" in str(report)
         assert "<div>jobs: 4 acknowledged, 3 to the dead letters</div>" in report._repr_html_()
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 def test_a_run_without_trouble_says_nothing() -> None:
@@ -87,7 +86,7 @@ def test_a_run_without_trouble_says_nothing() -> None:
         assert "jobs:" not in str(report)
         assert report.exit_status == 0
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_message_that_cannot_be_decoded_is_no_success() -> None:
@@ -104,7 +103,7 @@ def test_a_message_that_cannot_be_decoded_is_no_success() -> None:
         report.signal = 15
         assert report.exit_status == 143
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_what_is_given_back_is_counted() -> None:
@@ -122,7 +121,7 @@ def test_what_is_given_back_is_counted() -> None:
         assert counts_of(report) == RemoteCounts(4, 0, 4, 0, 0, 0)
         assert "jobs: 0 acknowledged, 4 given back" in str(report)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_reconnects_are_counted(caplog: pytest.LogCaptureFixture) -> None:
@@ -149,7 +148,7 @@ def test_reconnects_are_counted(caplog: pytest.LogCaptureFixture) -> None:
         assert counts_of(report) == RemoteCounts(2, 2, 0, 0, 0, 2)
         assert "jobs: 2 acknowledged, 2 reconnects" in str(report)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @eager
@@ -178,7 +177,7 @@ def test_statistics_know_the_depth_of_who_looks_now_and_then(eager: bool) -> Non
             assert told["received"] == 2
             await running.drain(0)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 def test_the_lag_of_an_empty_queue_is_nothing() -> None:
@@ -233,6 +232,6 @@ def test_prometheus_sees_the_queue() -> None:
                 "queue_lag_seconds": 0,
             }
 
-    run_virtual(main)
+    testing.run(main())
     done = {"items_produced_total": 5, "messages_received_total": 5}
     assert found() == counted | done | {"messages_acknowledged_total": 3, "dead_letters_total": 2}

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import pytest
 from stepping import Play, problems, steps
-from virtual import EAGER
+from support import EAGER
 
 from asyncpc import Batch, Pipeline, Running, broadcast, consumer, feed
 from asyncpc.remote.broker import Message, Outgoing, Settings

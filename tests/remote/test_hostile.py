@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 from remote.hostile import TYPES, made_at_random
-from virtual import run_virtual
 
-from asyncpc import consumer
+from asyncpc import consumer, testing
 from asyncpc.remote.broker import DeadLetter, Outgoing, Settings
 from asyncpc.remote.codec import codec_for
 from asyncpc.remote.engines.memory import MemoryBroker
@@ -72,7 +71,7 @@ def test_what_cannot_be_read_is_buried_and_the_consumer_lives(declared: Any, cod
         for one in dead:
             assert json.loads(one.failure)["reason"]
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @pytest.mark.parametrize(
@@ -108,7 +107,7 @@ def test_large_messages_take_no_memory() -> None:
         assert len(dead) == 5
         assert peak < 5_000_000
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_an_endless_error_makes_a_short_dead_letter() -> None:
@@ -128,4 +127,4 @@ def test_an_endless_error_makes_a_short_dead_letter() -> None:
         assert len(dead.failure) < 100_000
         assert b"ValueError: xxx" in dead.failure
 
-    run_virtual(main)
+    testing.run(main())

@@ -8,9 +8,8 @@ from itertools import count
 from typing import Any, NamedTuple
 
 import pytest
-from virtual import run_virtual
 
-from asyncpc import consumer
+from asyncpc import consumer, testing
 from asyncpc.remote import Letter, Message, Outgoing
 from asyncpc.remote.broker import DeadLetter
 from asyncpc.remote.codec import codec_for
@@ -64,7 +63,7 @@ def test_a_program_reads_dead_letters_and_puts_them_back() -> None:
             assert await opened.purge() == 2
             assert (await opened.depth())[:4] == (0, 0, 0, 0)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @pytest.mark.parametrize(

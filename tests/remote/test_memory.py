@@ -6,8 +6,8 @@ import asyncio
 from itertools import count
 
 import pytest
-from virtual import run_virtual
 
+from asyncpc import testing
 from asyncpc.remote.broker import Outgoing, Settings
 from asyncpc.remote.contract import BrokerContract
 from asyncpc.remote.engines.memory import MemoryBroker
@@ -45,4 +45,4 @@ def test_a_dead_letter_comes_back_beside_a_newer_message_of_its_id() -> None:
         assert await broker.ack(messages) == 2
         await broker.close()
 
-    run_virtual(main)
+    testing.run(main())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import re
 import shutil
 import signal
 import ssl
@@ -18,7 +19,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from remote.brokers import connecting
+from remote.brokers import connecting, refused, shut_out_for_a_while
 from remote.proxy import Proxy
 from remote.servers import Nats, client_of, must_have
 
@@ -120,6 +121,62 @@ async def test_a_stream_that_is_something_else_is_left_alone(server: Nats, conne
 
 
 # -- passwords ---------------------------------------------------------------------------------------
+
+
+USERS = """
+authorization {
+  users = [
+    { user: worker, password: canary-7f3a }
+    { user: mute, password: canary-7f3a, permissions: { publish: [nothing] } }
+    { user: deaf, password: canary-7f3a, permissions: { subscribe: [nothing] } }
+  ]
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("user", "told"),
+    [
+        ("", "Authorization Violation"),
+        ("worker:wrong@", "Authorization Violation"),
+        (f"nobody:{CANARY}@", "Authorization Violation"),
+        (f"mute:{CANARY}@", r'permissions violation for publish to "\$js.api.stream.info.jobs'),
+        (f"deaf:{CANARY}@", 'permissions violation for subscription to "_inbox'),
+    ],
+)
+async def test_who_is_not_let_in_is_told_at_once(tmp_path: Path, user: str, told: str) -> None:
+    """Protects the start of a program: neither tried for 15 seconds, nor taken for a server that does not answer."""
+    (tmp_path / "users").write_text(USERS)
+    server = Nats(tmp_path, "-c", str(tmp_path / "users"))
+    await asyncio.to_thread(server.start)
+    try:
+        said = await refused(server.url(user))
+    finally:
+        await asyncio.to_thread(server.kill)
+    assert re.search(f"^remote queue 'jobs-.*: access is refused: nats://127.*{told}.*; check the user", said)
+    assert CANARY not in said
+
+
+async def test_who_was_let_in_before_waits_to_be_let_in_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Protects runs from a server that knows no user for a while."""
+    users = tmp_path / "users"
+    users.write_text(USERS)
+    server = Nats(tmp_path, "-c", str(users))
+
+    async def shut() -> None:
+        users.write_text(USERS.replace("worker", "nobody"))
+        server.send(signal.SIGHUP)  # it reads the file
+
+    async def let_in() -> None:
+        users.write_text(USERS)
+        server.send(signal.SIGHUP)
+
+    await asyncio.to_thread(server.start)
+    try:
+        await shut_out_for_a_while(server.url(f"worker:{CANARY}@"), shut, let_in, caplog)
+    finally:
+        await asyncio.to_thread(server.kill)
+    assert CANARY not in caplog.text
 
 
 async def test_credentials_come_from_the_environment(
@@ -357,7 +414,8 @@ async def listening(server: Nats, subject: str) -> AsyncIterator[asyncio.Queue[M
     client = await nats.connect(server.url().rsplit("/", 1)[0])
     try:
         await client.subscribe(subject, cb=heard.put)
-        await client.flush()
+        for _ in range(2):  # the first one overtakes the subscription
+            await client.flush()
         yield heard
         await client.drain()  # so that all that was sent before is heard
     finally:
@@ -474,6 +532,26 @@ async def test_close_waits_for_no_server_that_stalls_meanwhile(server: Nats, con
         assert time.monotonic() - began < 8  # and not as long as a call may take
 
 
+async def test_what_is_under_way_comes_before_the_end_of_what_asked_for_it() -> None:
+    """Protects it from its lease, and one more delivery: the client's own PING overtook the end, so that more came."""
+    said: list[bytes] = []
+
+    async def note(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"x","version":"2.12.0","headers":true,"max_payload":1048576}\r\n')
+        async for line in reader:
+            said.append(line.split()[0])
+            if said[-1] == b"PING":
+                writer.write(b"PONG\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(note, "127.0.0.1", 0) as listener:
+        connection = Connection("there", is_encrypted=False)
+        await connection.open({"servers": f"nats://127.0.0.1:{listener.sockets[0].getsockname()[1]}"})
+        await connection.unsubscribe(await connection.subscribe("jobs", asyncio.Queue[Msg]().put))
+        await connection.close()
+    assert said == [b"CONNECT", b"PING", b"SUB", b"SUB", b"UNSUB", b"PING"]
+
+
 async def test_wakes_leave_nothing_behind(server: Nats, connect: Open) -> None:
     """Protects the memory of a worker that runs for months, and asks anew after each wake."""
     broker = await connect(server.url())
@@ -588,6 +666,31 @@ async def test_a_lower_limit_holds_from_the_next_receive_on(server: Nats, connec
     await broker.publish([outgoing() for _ in range(5)])
     assert len(await waiting) == 1
     assert (await settled_depth(broker, 4)).unacknowledged == 1
+
+
+async def test_what_the_full_stream_of_dead_letters_does_not_take_is_kept(server: Nats, connect: Open) -> None:
+    """Its message is not acknowledged; those that it took are, and what is tried again makes no second letter."""
+    url = server.url()
+    broker = NatsBroker(url, Settings(30.0, url.rsplit("/", 1)[1] + "-dead", {}))
+    client = await nats.connect(url.rsplit("/", 1)[0])
+    try:
+        await broker.open()
+        stream = client.jetstream()
+        config = (await stream.stream_info(f"{url.rsplit('/', 1)[1]}-dead")).config
+        await stream.update_stream(config, max_msgs=1, discard="new")
+        await broker.publish([outgoing() for _ in range(3)])
+        messages = await received(broker, 3)
+        for _ in range(2):
+            with pytest.raises(PublishError, match="maximum messages exceeded") as raised:
+                await broker.bury([(one, b"{}") for one in messages])
+            assert raised.value.unconfirmed == messages[1:]
+        assert (await broker.depth())[:4] == (0, 2, 0, 1)
+        await stream.update_stream(config, max_msgs=-1, discard="new")
+        await broker.bury([(one, b"{}") for one in messages])
+        assert (await broker.depth())[:4] == (0, 0, 0, 3)
+    finally:
+        await client.close()
+        await broker.close()
 
 
 # -- what the server counts and keeps ----------------------------------------------------------------

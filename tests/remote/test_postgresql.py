@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,9 +16,10 @@ from itertools import count
 from typing import Any, ClassVar
 
 import pytest
+from remote.brokers import refused
 from remote.servers import PostgreSQL, client_of
 
-from asyncpc import DefinitionError, remote_queue
+from asyncpc import DefinitionError
 from asyncpc.remote.broker import Disconnected, Outgoing, PublishError, Settings
 from asyncpc.remote.contract import PATIENCE, BrokerContract, outgoing, received
 
@@ -132,19 +134,18 @@ def test_a_wrong_schema_or_option_is_named() -> None:
         ("guarded:wrong", "postgres", 'password authentication failed for user "guarded"'),
         ("nobody-is-called-this:x", "postgres", 'role "nobody-is-called-this" does not exist'),
         ("postgres:x", "none", 'database "none" does not exist'),
+        ("weak:x", "postgres", "permission denied for database postgres"),
     ],
 )
 async def test_who_is_not_let_in_is_told_at_once(
     postgresql: PostgreSQL, database: Any, user: str, database_name: str, told: str
 ) -> None:
     """Protects the start of a program: a typing error is told by its first attempt to connect, not after 15 seconds."""
-    with suppress(asyncpg.DuplicateObjectError):
-        await database.execute("CREATE ROLE guarded LOGIN PASSWORD 'right'")
-    url = postgresql.url(user).replace("/postgres?", f"/{database_name}?")
-    queue = await asyncio.to_thread(remote_queue, url, int)  # it reads files
-    with pytest.raises(DefinitionError, match=told):
-        async with queue.open():
-            pass
+    for role in ("guarded LOGIN PASSWORD 'right'", "weak LOGIN"):
+        with suppress(asyncpg.DuplicateObjectError):
+            await database.execute(f"CREATE ROLE {role}")
+    url = postgresql.url(user, more="&schema=nobody_made_it").replace("/postgres?", f"/{database_name}?")
+    assert re.match(f"remote queue 'jobs-.*postgresql://.*{told}.*; check the user", await refused(url))
 
 
 async def test_who_was_let_in_before_waits_to_be_let_in_again(

@@ -8,12 +8,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from virtual import now, run_virtual
 
+from asyncpc import testing
 from asyncpc.remote.broker import Depth, Disconnected, Settings
 from asyncpc.remote.connection import Connection
 from asyncpc.remote.engines.memory import MemoryBroker
 from asyncpc.remote.questions import EVERY, WATCHED_FOR, DepthWatch, Questions
+from asyncpc.testing import now
 
 NOTHING = Depth(0, 0, 0, 0, None)
 
@@ -53,7 +54,7 @@ def test_who_gives_up_leaves_the_call_to_its_end() -> None:
             assert ended == ["first", "third"]
             assert now() == 2.0
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_an_error_is_the_askers() -> None:
@@ -73,7 +74,7 @@ def test_an_error_is_the_askers() -> None:
         with pytest.raises(Disconnected):
             await questions.ask(answers)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_whoever_waits_at_the_end_is_told() -> None:
@@ -95,7 +96,7 @@ def test_whoever_waits_at_the_end_is_told() -> None:
                 await one
         await connection.close()
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_question_is_asked_twice_at_most(caplog: pytest.LogCaptureFixture) -> None:
@@ -115,7 +116,7 @@ def test_a_question_is_asked_twice_at_most(caplog: pytest.LogCaptureFixture) -> 
             with pytest.raises(Disconnected, match="lost"):
                 await questions.ask(lost)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @asynccontextmanager
@@ -150,7 +151,7 @@ def test_the_depth_is_asked_for_while_somebody_looks() -> None:
                 await asyncio.sleep(60)
             assert len(times) == 600 / EVERY
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_slow_count_is_made_seldom() -> None:
@@ -169,7 +170,7 @@ def test_a_slow_count_is_made_seldom() -> None:
                 await asyncio.sleep(1)
         assert times == pytest.approx([0, 20.2, 40.4, 60.6, 80.8])
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_depth_that_cannot_be_had_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -188,5 +189,5 @@ def test_a_depth_that_cannot_be_had_ends_nothing(caplog: pytest.LogCaptureFixtur
             await asyncio.sleep(7)
             assert watch.depth == NOTHING
 
-    run_virtual(main)
+    testing.run(main())
     assert "its depth is unknown: PermissionError: not allowed to count" in caplog.text

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from support import until
-from virtual import run_virtual
 
 from asyncpc import (
     Batch,
@@ -27,6 +26,7 @@ from asyncpc import (
     consumer,
     feed,
     source,
+    testing,
 )
 from asyncpc.remote import Depth, Message, PayloadError
 from asyncpc.remote.broker import Outgoing
@@ -91,7 +91,7 @@ def test_the_same_consumers_run_on_both_sides_of_a_queue(eager: bool) -> None:
         assert sorted(shown) == sorted(f"<{number}>" for number in range(1000))
         assert counts(await queue.depth()) == EMPTY
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 def test_a_thousand_messages_are_published_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +110,7 @@ def test_a_thousand_messages_are_published_at_once(monkeypatch: pytest.MonkeyPat
         async with queue.open() as opened:
             await asyncio.gather(*[opened.put_many([Job(n)] * 400) for n in range(3)])
 
-    run_virtual(main)
+    testing.run(main())
     *piped, first, second = published
     assert max(piped) == 1000
     assert (first, second) == (800, 400)
@@ -157,7 +157,7 @@ def test_a_message_is_acknowledged_after_everything_made_of_it(eager: bool) -> N
             assert counts(await queue.depth()) == EMPTY
             await running.drain()
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 def test_feed_from_a_thread_counts_too() -> None:
@@ -213,7 +213,7 @@ def test_what_fails_goes_to_the_dead_letters_and_the_run_goes_on(batch: Batch | 
         assert b"ValueError: two" in dead[0].failure
         assert counts(await queue.depth())[:3] == (0, 0, 0)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @pytest.mark.parametrize("on_error", ["skip", "function", "consumer"])
@@ -240,7 +240,7 @@ def test_a_policy_that_is_written_is_obeyed(on_error: str) -> None:
         assert len(told) == (0 if on_error == "skip" else 3)
         assert counts(await queue.depth()) == EMPTY
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_stop_written_out_gives_the_message_back() -> None:
@@ -264,7 +264,7 @@ def test_stop_written_out_gives_the_message_back() -> None:
         async with queue.open() as opened:
             assert [one.attempt for one in await opened.broker.receive(3, 1.0, 1)] == [1, 1, 2]
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @eager
@@ -291,7 +291,7 @@ def test_a_drain_gives_back_what_it_cannot_finish(eager: bool) -> None:
             assert {one.attempt for one in again} == {1}
             running._run.outcome.is_delivered = True
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 def test_a_reader_of_results_acknowledges_as_it_reads() -> None:
@@ -318,7 +318,7 @@ def test_a_reader_of_results_acknowledges_as_it_reads() -> None:
                         raise KeyError(value)
         assert counts(await queue.depth()) == (4, 0, 0, 0)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_payloads_are_checked_when_they_arrive() -> None:
@@ -354,7 +354,7 @@ def test_payloads_are_checked_when_they_arrive() -> None:
         assert len(seen) <= 2  # a huge number is one
         assert b"allows no more" in b"".join(one.failure for one in dead)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_put_says_what_cannot_be_put() -> None:
@@ -384,7 +384,7 @@ def test_a_put_says_what_cannot_be_put() -> None:
         with pytest.raises(StateError, match="is not open"):
             await opened.put(Job(1))
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_put_from_thread() -> None:
@@ -456,7 +456,7 @@ def test_what_no_message_can_have_is_refused_before_it_is_sent(options: dict[str
                 await opened.put(Job(1), **options)
             assert counts(await opened.depth()) == (0, 0, 0, 0)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_batch_without_a_limit_of_time_is_refused_behind_a_remote_queue() -> None:
@@ -523,4 +523,4 @@ def test_failures_can_go_to_a_remote_queue() -> None:
         assert sorted(one.item for one in told) == [1, 3, 5, 6, 7, 8, 9]
         assert {one.stage for one in told} == {"odd", "small"}
 
-    run_virtual(main)
+    testing.run(main())

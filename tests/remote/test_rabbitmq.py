@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import signal
 import ssl
@@ -17,11 +18,11 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from remote.brokers import connecting
+from remote.brokers import connecting, refused, shut_out_for_a_while
 from remote.servers import Rabbit, client_of, free_port, must_have
 
 from asyncpc import DefinitionError, StateError
-from asyncpc.remote.broker import Disconnected, Message, Outgoing, PublishError, Settings
+from asyncpc.remote.broker import Disconnected, Message, NotAllowed, Outgoing, PublishError, Settings
 from asyncpc.remote.contract import BrokerContract, outgoing, received, settled_depth
 
 client_of("rabbitmq")
@@ -148,6 +149,29 @@ async def test_a_virtual_host(server: Rabbit, connect: Open) -> None:
         await connect(url.replace("/jobs", "/no-such/jobs"))
 
 
+async def test_what_a_full_queue_of_dead_letters_does_not_take_is_kept(server: Rabbit, connect: Open) -> None:
+    """Its message is not acknowledged; those that it took are."""
+    url = server.url()
+    name = url.rsplit("/", 1)[1]
+    client = await aiormq.connect(f"amqp://127.0.0.1:{server.port}/")
+    try:
+        limits: FieldTable = {"x-queue-type": "quorum", "x-max-length": 2, "x-overflow": "reject-publish"}
+        await (await client.channel()).queue_declare(f"dead.{name}", durable=True, arguments=limits)
+    finally:
+        await client.close()
+    broker = await connect(url)
+    await broker.publish([outgoing() for _ in range(2000)])
+    messages = await received(broker, 2000, limit=2000)
+    with pytest.raises(PublishError, match="full") as raised:  # the server notices some messages later
+        await broker.bury([(one, b"{}") for one in messages])
+    kept = raised.value.unconfirmed
+    assert 0 < len(kept) < 2000
+    assert (await broker.depth()).unacknowledged == len(kept)
+    assert await broker.purge(dead=True) == 2000 - len(kept)
+    await broker.bury([(kept[0], b"{}")])
+    assert (await broker.depth()).unacknowledged == len(kept) - 1
+
+
 async def publish_one_by_one(broker: RabbitBroker, number: int) -> None:
     """So many messages, each when the one before is confirmed."""
     for _ in range(number):
@@ -155,6 +179,55 @@ async def publish_one_by_one(broker: RabbitBroker, number: int) -> None:
 
 
 # -- passwords ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def strangers(other: Rabbit) -> None:
+    """Two users who may do little."""
+    for command in ("add_user stranger pw", "add_user weak pw", "set_permissions weak none none none"):
+        other.control(*command.split())
+
+
+@pytest.mark.usefixtures("strangers")
+async def test_who_is_not_let_in_is_told_at_once(other: Rabbit) -> None:
+    """Protects the start of a program: a typing error is told by its first attempt to connect, not after 15 seconds."""
+    url, path = other.url().replace("amqp://", ""), "/none/"
+    for user, where, told in (
+        ("", url, "ACCESS_REFUSED - Login was refused"),
+        (f"user:{CANARY}-wrong@", url, "ACCESS_REFUSED - Login was refused"),
+        (f"nobody:{CANARY}@", url, "ACCESS_REFUSED - Login was refused"),
+        ("weak:pw@", url, "access to queue 'jobs-.*' in vhost '/' refused for user 'weak'"),
+        ("stranger:pw@", url, "virtual host '/'.*access to vhost '/' refused for user 'stranger'"),
+        (f"user:{CANARY}@", url.replace("/", path), "virtual host 'none'.* vhost none not found"),
+    ):
+        said = await refused(f"amqp://{user}{where}")
+        assert re.search(f"^remote queue 'jobs-.*: access is refused: amqp://127.*{told}.*; check the user", said)
+        assert CANARY not in said
+
+
+async def test_a_virtual_host_that_has_too_many_connections_is_tried_again(other: Rabbit, connect: Open) -> None:
+    """It refuses nobody in particular: others may go."""
+    await asyncio.to_thread(other.control, "set_vhost_limits", '{"max-connections": 0}')
+    try:
+        with pytest.raises(Disconnected, match="connection limit") as caught:
+            await connect(other.url(f"user:{CANARY}@"))
+        assert not isinstance(caught.value, NotAllowed)
+    finally:
+        await asyncio.to_thread(other.control, "clear_vhost_limits")
+
+
+async def test_who_was_let_in_before_waits_to_be_let_in_again(other: Rabbit, caplog: pytest.LogCaptureFixture) -> None:
+    """Protects runs from a server that knows no user for a while."""
+
+    async def shut() -> None:
+        await asyncio.to_thread(other.control, "change_password", "user", "another")
+        await asyncio.to_thread(other.control, "close_all_connections", "maintenance")
+
+    async def let_in() -> None:
+        await asyncio.to_thread(other.control, "change_password", "user", CANARY)
+
+    await shut_out_for_a_while(other.url(f"user:{CANARY}@"), shut, let_in, caplog)
+    assert CANARY not in caplog.text
 
 
 async def test_a_password_may_have_any_character_and_be_an_option(other: Rabbit, connect: Open) -> None:

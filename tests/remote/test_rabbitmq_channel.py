@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from remote.servers import client_of
-from virtual import run_virtual
 
+from asyncpc import testing
 from asyncpc.remote.broker import Disconnected, Settings
 from asyncpc.remote.contract import outgoing
 
@@ -65,7 +65,7 @@ def test_a_silent_server_ends_every_call() -> None:
         assert [type(one) for one in errors] == [Disconnected] * 3
         assert seconds == pytest.approx(PATIENCE)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_the_limit_counts_from_the_last_word() -> None:
@@ -78,7 +78,7 @@ def test_the_limit_counts_from_the_last_word() -> None:
         assert isinstance(errors[0], Disconnected)
         assert seconds == pytest.approx(9.0 + PATIENCE)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_lost_connection_ends_every_call_at_once() -> None:
@@ -95,7 +95,7 @@ def test_a_lost_connection_ends_every_call_at_once() -> None:
         assert [str(one) for one in errors] == ["lost"] * 3
         assert seconds == 0
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_channel_that_the_server_closes_ends_every_call() -> None:
@@ -108,7 +108,7 @@ def test_a_channel_that_the_server_closes_ends_every_call() -> None:
         await wire.intake.put((0, On.Close(reply_code=404, reply_text="gone", class_id=0, method_id=0)))
         assert [str(one) for one in await calls] == ["gone"] * 2
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_server_that_says_it_takes_nothing_is_waited_for() -> None:
@@ -125,7 +125,7 @@ def test_a_server_that_says_it_takes_nothing_is_waited_for() -> None:
         assert isinstance(errors[0], Disconnected)
         assert seconds <= PATIENCE
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_what_no_queue_got_is_not_confirmed() -> None:
@@ -141,7 +141,7 @@ def test_what_no_queue_got_is_not_confirmed() -> None:
         errors, _ = await ended(putting)
         assert "no queue 'queue'" in str(errors[0])
 
-    run_virtual(main)
+    testing.run(main())
 
 
 CALLS: list[Callable[[RabbitBroker], Awaitable[Any]]] = [

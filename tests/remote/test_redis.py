@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from remote import servers
+from remote.brokers import refused, shut_out_for_a_while
 from remote.servers import Server, client_of, free_port
 
 from asyncpc.errors import DefinitionError
@@ -23,7 +24,8 @@ from asyncpc.remote.contract import BrokerContract, outgoing, received
 
 client_of("redis")
 
-from redis.asyncio import Redis  # noqa: E402  # it may be missing
+from redis import Redis as Client  # noqa: E402  # it may be missing
+from redis.asyncio import Redis  # noqa: E402  # likewise
 
 from asyncpc.remote.engines.redis import RedisBroker  # noqa: E402  # needs it
 
@@ -99,13 +101,32 @@ async def broker(url: str) -> AsyncIterator[RedisBroker]:
 
 
 @asynccontextmanager
-async def asking(port: int) -> AsyncIterator[Redis]:
+async def asking(port: int, password: str | None = None) -> AsyncIterator[Redis]:
     """Somebody who looks at the server behind the engine's back."""
-    client = Redis(port=port, protocol=2)
+    client = Redis(port=port, protocol=2, password=password)
     try:
         yield client
     finally:
         await client.aclose()
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of a server that lets in some, and those not everywhere."""
+    server = servers.Redis(tmp_path_factory.mktemp("guarded"), "--requirepass", "right")
+    server.start()
+    try:
+        with Client(port=server.port, password="right") as client:
+            for name, *rights in (
+                ("worker", "~*", "+@all"),
+                ("elsewhere", "~elsewhere", "+@all"),
+                ("reader", "~*", "+@read", "+@connection"),
+                ("writer", "~*", "+@scripting", "+@connection"),
+            ):
+                client.execute_command("ACL", "SETUSER", name, "on", f">{CANARY}", *rights)
+        yield server.port
+    finally:
+        server.kill()
 
 
 @pytest.mark.parametrize(
@@ -146,6 +167,41 @@ def test_an_option_that_the_client_does_not_know_is_refused() -> None:
     with pytest.raises(DefinitionError, match="socket_timeout"):
         broker_at("redis://host/jobs", socket_timeout=1)
     broker_at("rediss://host/jobs", client_name="worker", ssl_ca_certs="ca.pem")
+
+
+@pytest.mark.parametrize(
+    ("user", "told"),
+    [
+        ("", "Authentication required"),
+        (f":{CANARY}@", "invalid username-password pair"),
+        (f"nobody:{CANARY}@", "invalid username-password pair"),
+        (f"elsewhere:{CANARY}@", "no permissions to access one of the keys"),
+        (f"reader:{CANARY}@", "no permissions to run the 'script|load' command"),
+        (f"writer:{CANARY}@", "script"),
+    ],
+)
+async def test_who_is_not_let_in_is_told_at_once(guarded: int, user: str, told: str) -> None:
+    """Protects the start of a program: a typing error is told by its first attempt to connect, not after 15 seconds."""
+    said = await refused(f"redis://{user}127.0.0.1:{guarded}/jobs")
+    assert said.startswith("remote queue 'jobs': access is refused: Redis: ")
+    assert told in said
+    assert CANARY not in said
+
+
+async def test_who_was_let_in_before_waits_to_be_let_in_again(guarded: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Protects runs from a server that knows no user for a while."""
+    async with asking(guarded, password="right") as client:
+
+        async def shut() -> None:
+            await client.acl_setuser("worker", enabled=False)
+            kill: Any = client.execute_command  # the client declares no types here
+            await kill("CLIENT", "KILL", "USER", "worker")
+
+        async def let_in() -> None:
+            await client.acl_setuser("worker", enabled=True)
+
+        await shut_out_for_a_while(f"redis://worker:{CANARY}@127.0.0.1:{guarded}/again", shut, let_in, caplog)
+    assert CANARY not in caplog.text
 
 
 async def test_a_killed_server_keeps_what_it_has_confirmed(tmp_path: Path) -> None:
@@ -296,6 +352,25 @@ async def test_a_full_server_says_what_is_not_confirmed(tmp_path: Path) -> None:
                 await client.config_set("maxmemory", "0")
             await broker.publish([lost])  # its id is not known
             assert [one.body for one in await received(broker, 1)] == [b"out"]
+
+
+async def test_a_full_server_keeps_what_it_cannot_bury(tmp_path: Path) -> None:
+    """Its message stays as it is, and others are acknowledged, which makes room."""
+    port = free_port()
+    with serving(port, tmp_path):
+        async with opened(f"redis://127.0.0.1:{port}/jobs") as broker, asking(port) as client:
+            await broker.publish([outgoing(b"bad"), outgoing(b"good")])
+            bad, good = await received(broker, 2)
+            await client.config_set("maxmemory", "1mb")
+            with pytest.raises(PublishError, match="maxmemory") as raised:
+                await broker.bury([(bad, b"{}")])
+            assert raised.value.unconfirmed == [bad]
+            assert await broker.ack([good]) == 1
+            assert await broker.extend([bad]) == []
+            assert (await broker.depth())[:4] == (0, 1, 0, 0)
+            await client.config_set("maxmemory", "0")
+            await broker.bury([(bad, b"{}")])
+            assert (await broker.depth())[:4] == (0, 0, 0, 1)
 
 
 async def test_autoscalers_read_the_right_lag(broker: RedisBroker, url: str, port: int) -> None:

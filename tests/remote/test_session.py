@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import count
 from typing import Any
 
 import pytest
-from virtual import run_virtual
 
+from asyncpc import testing
 from asyncpc.core.tracked import Tracked
+from asyncpc.errors import DefinitionError
 from asyncpc.failure import KeptFailure
-from asyncpc.remote.broker import SUSPECT_AFTER, Broker, Disconnected, Message, Outgoing, PublishError, Settings
+from asyncpc.remote.broker import (
+    SUSPECT_AFTER,
+    Broker,
+    Disconnected,
+    Message,
+    NotAllowed,
+    Outgoing,
+    PublishError,
+    Settings,
+)
 from asyncpc.remote.codec import codec_for
 from asyncpc.remote.engines.memory import MemoryBroker
 from asyncpc.remote.session import Session, Terms
@@ -116,7 +126,7 @@ def test_what_has_ended_is_settled_as_it_ended(eager: bool) -> None:
         depth = await broker.depth()
         assert (depth.ready, depth.unacknowledged, depth.delayed, depth.dead) == (1, 0, 1, 1)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @pytest.mark.parametrize("eager", [False, True])
@@ -145,7 +155,7 @@ def test_a_message_is_acknowledged_when_the_last_value_made_of_it_has_ended(eage
         assert session.counts.acknowledged == 1
         assert [one.body for one in await broker.peek(10)] == [b"2"]
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 def test_never_more_than_the_prefetch_is_unacknowledged() -> None:
@@ -170,7 +180,7 @@ def test_never_more_than_the_prefetch_is_unacknowledged() -> None:
             session.end_intake()
         assert (await broker.depth()).ready == 95
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_the_prefetch_follows_the_pace() -> None:
@@ -192,7 +202,7 @@ def test_the_prefetch_follows_the_pace() -> None:
             assert 90 <= session._prefetch <= 110  # five in 0.01 s
             session.end_intake()
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @pytest.mark.parametrize(("at_once", "parts"), [(4, [500] * 3), (600, [600] * 2)])
@@ -221,7 +231,7 @@ def test_a_large_prefetch_is_received_in_parts(at_once: int, parts: list[int]) -
                 item.ticket.release()
         return tuple(seen)
 
-    assert run_virtual(main) == (parts, parts, [*parts, 500])
+    assert testing.run(main()) == (parts, parts, [*parts, 500])
 
 
 def test_the_pace_is_seen_as_soon_as_all_of_the_prefetch_has_ended() -> None:
@@ -239,7 +249,7 @@ def test_the_pace_is_seen_as_soon_as_all_of_the_prefetch_has_ended() -> None:
             assert session._prefetch == 60  # six in 0.02 s
             session.end_intake()
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_what_was_not_begun_is_given_back_at_once_and_in_order() -> None:
@@ -256,7 +266,7 @@ def test_what_was_not_begun_is_given_back_at_once_and_in_order() -> None:
             assert [one.attempt for one in await broker.peek(10)] == [0] * 5
             first.ticket.settle()
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_slow_handler_keeps_its_message() -> None:
@@ -275,7 +285,7 @@ def test_a_slow_handler_keeps_its_message() -> None:
         assert session.counts.acknowledged == 1
         await other.close()
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_lease_that_was_lost_is_counted_and_not_acknowledged(caplog: pytest.LogCaptureFixture) -> None:
@@ -296,7 +306,7 @@ def test_a_lease_that_was_lost_is_counted_and_not_acknowledged(caplog: pytest.Lo
         assert session.counts.acknowledged == 0
         await other.close()
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_what_is_being_settled_is_not_lost(caplog: pytest.LogCaptureFixture) -> None:
@@ -320,7 +330,7 @@ def test_what_is_being_settled_is_not_lost(caplog: pytest.LogCaptureFixture) -> 
         assert (counts.acknowledged, counts.buried, counts.overtaken) == (1, 1, 0)
         assert not caplog.messages
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_what_was_lost_before_it_began_makes_room() -> None:
@@ -344,7 +354,7 @@ def test_what_was_lost_before_it_began_makes_room() -> None:
             for one in found:
                 one.ticket.settle()
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @pytest.mark.parametrize("fault", ["ack before", "ack after", "release before", "publish before", "publish after"])
@@ -367,7 +377,7 @@ def test_a_lost_connection_loses_and_doubles_nothing(fault: str, caplog: pytest.
         assert session.counts.overtaken == 0
         assert "the connection is lost" in caplog.text
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_first_connection_that_fails_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
@@ -387,8 +397,99 @@ def test_a_first_connection_that_fails_is_an_error(caplog: pytest.LogCaptureFixt
         with pytest.raises(Disconnected, match="nobody listens there"):
             await session.run()
 
-    run_virtual(main)
+    testing.run(main())
     assert "cannot connect" in caplog.text
+
+
+class Crowded(MemoryBroker):
+    """Has no room for the dead letters of some messages."""
+
+    full_for: Collection[bytes] = ()
+
+    async def bury(self, dead: Sequence[tuple[Message, bytes]]) -> None:
+        await super().bury([one for one in dead if one[0].body not in self.full_for])
+        if refused := [message for message, _ in dead if message.body in self.full_for]:
+            raise PublishError("full", refused)
+
+
+def test_what_cannot_be_buried_is_kept_until_there_is_room(caplog: pytest.LogCaptureFixture) -> None:
+    """Protects a run whose dead letters are full: it goes on, nothing is lost, and nothing is handled twice."""
+
+    async def main() -> None:
+        broker = Crowded(f"memory://session-{next(_names)}", Settings(3.0, "dead", {}))
+        broker.full_for = {b"1", b"2"}
+        async with running(broker, lease=3.0) as session:
+            await put(session, *range(4))
+            items = await taken(session, 4)
+            error = ValueError("no")
+            for one in items[:3]:
+                one.ticket.fail(error, KeptFailure.of(1, error, 1, "stage"))
+            items[3].ticket.settle()
+            await asyncio.sleep(22)  # four tries, and seven leases
+            assert (await broker.depth())[:4] == (0, 2, 0, 1)
+            assert (session.counts.acknowledged, session.counts.buried, session.counts.received) == (1, 1, 4)
+            broker.full_for = {b"2"}
+            await asyncio.sleep(5)
+            assert (await broker.depth())[:4] == (0, 1, 0, 2)
+            broker.full_for = ()
+        assert (await broker.depth())[:4] == (0, 0, 0, 3)  # tried once more at the end
+        assert (session.counts.buried, session.counts.overtaken) == (3, 0)
+
+    testing.run(main())
+    told = [one.message for one in caplog.records if "queue: no room for 2 dead letters: PublishError" in one.message]
+    assert len(told) == 3  # of five
+    assert all(one.endswith("they are kept, and tried again: make room, or take old dead letters away") for one in told)
+
+
+def test_what_cannot_be_buried_to_the_end_comes_again(caplog: pytest.LogCaptureFixture) -> None:
+    """Protects the end of a run from waiting for room; and the message, which is not acknowledged."""
+
+    async def main() -> None:
+        broker = Crowded(f"memory://session-{next(_names)}", Settings(3.0, "dead", {}))
+        broker.full_for = {b"1"}
+        async with running(broker, lease=3.0) as session:
+            await put(session, 1)
+            (item,) = await taken(session, 1)
+            error = ValueError("no")
+            item.ticket.fail(error, KeptFailure.of(1, error, 1, "stage"))
+            await asyncio.sleep(1)
+            ended = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() == ended
+        await broker.open()
+        (again,) = await broker.receive(1, 10.0, 1)
+        assert again.attempt == 2
+
+    testing.run(main())
+    assert "the messages come again" in caplog.text
+
+
+def test_a_login_that_is_refused_ends_the_first_connection_only(caplog: pytest.LogCaptureFixture) -> None:
+    """Protects a typing error from 15 seconds of trying, and a run from a server that restarts and knows nobody yet."""
+
+    class Guarded(MemoryBroker):
+        refusals = 1
+
+        async def open(self) -> None:
+            if self.refusals:
+                self.refusals -= 1
+                raise NotAllowed("wrong password at nats://user:secret@host")
+            await super().open()
+
+    async def main() -> None:
+        broker = Guarded(f"memory://session-{next(_names)}", Settings(60.0, "dead", {}))
+        began = asyncio.get_running_loop().time()
+        session = Session(broker, codec_for("q", int, "json", 9), Terms(1, 1.0, 1), "queue 'q'")
+        with pytest.raises(DefinitionError, match=r"queue 'q': access is refused: wrong .*user:\*\*\*@host; check the"):
+            await session.run()
+        assert asyncio.get_running_loop().time() == began
+        async with running(Flaky(broker, ["publish before"])) as later:
+            broker.refusals = 3
+            await put(later, 1)
+        assert broker.refusals == 0
+
+    testing.run(main())
+    assert "cannot connect (attempt 1): NotAllowed: wrong password" in caplog.text
+    assert "secret" not in caplog.text
 
 
 def test_a_put_that_is_not_confirmed_says_so() -> None:
@@ -415,7 +516,7 @@ def test_a_put_that_is_not_confirmed_says_so() -> None:
                 await cancelled
         assert [one.body for one in await memory("not-confirmed").peek(10)] == [b"1"]
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_poisonous_message_dies_alone() -> None:
@@ -456,7 +557,7 @@ def test_a_poisonous_message_dies_alone() -> None:
         assert handled == set(range(200)) - {100}
         await broker.close()
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_suspects_that_the_engine_cannot_hold_back_are_given_back() -> None:
@@ -483,7 +584,7 @@ def test_suspects_that_the_engine_cannot_hold_back_are_given_back() -> None:
             session.end_intake()
         assert session.counts.acknowledged == 5
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_cancelled_session_drops_the_connection() -> None:
@@ -503,4 +604,4 @@ def test_a_cancelled_session_drops_the_connection() -> None:
         assert len(await broker.receive(1, 10.0, 1)) == 1
         await broker.close()
 
-    run_virtual(main)
+    testing.run(main())

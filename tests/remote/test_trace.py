@@ -8,9 +8,8 @@ from itertools import count
 from typing import Any
 
 import pytest
-from virtual import run_virtual
 
-from asyncpc import Batch, Failure, Pipeline, consumer, feed, merge, source
+from asyncpc import Batch, Failure, Pipeline, consumer, feed, merge, source, testing
 from asyncpc.remote import Message, OpenQueue
 from asyncpc.remote.queue import RemoteQueue, remote_queue
 
@@ -102,7 +101,7 @@ def test_what_a_pipeline_makes_of_a_message_keeps_its_trace(stage: Any, traced: 
             await running.drain(5)
         assert await came(done) == {item: trace(number) for item, number in traced.items()}
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_thread_keeps_the_trace() -> None:
@@ -157,7 +156,7 @@ def test_what_a_handler_puts_has_the_trace_of_its_message(how: str) -> None:
             await running.drain(5)
         assert await came(done) == {number: trace(number) for number in (1, 2, 3)}
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @pytest.mark.parametrize(("second", "expected"), [(1, trace(1)), (2, {})], ids=["one trace", "two traces"])
@@ -184,7 +183,7 @@ def test_what_is_made_of_several_messages_has_the_trace_that_they_share(
         assert await came(put) == {3: expected}
         assert await came(given) == {3: expected}
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_items_without_a_trace_get_none_from_their_neighbours() -> None:
@@ -200,7 +199,7 @@ def test_items_without_a_trace_get_none_from_their_neighbours() -> None:
             await running.drain(5)
         assert await came(done) == {1: trace(1), 2: {}, 3: {}}
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_trace_that_is_given_comes_first() -> None:
@@ -222,7 +221,7 @@ def test_a_trace_that_is_given_comes_first() -> None:
             await opened.put(2)  # in no handler
         assert await came(done) == {1: own, 2: {}}
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -241,7 +240,7 @@ def test_a_run_in_a_handler_has_no_part_in_the_trace(count: int) -> None:
             await running.drain(5)
         assert await came(done) == {10 * number + one: {} for number in (1, 2) for one in range(count)}
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_what_an_inner_run_feeds_stays_in_it() -> None:
@@ -268,7 +267,7 @@ def test_what_an_inner_run_feeds_stays_in_it() -> None:
         assert (handled, report.done, report.failed) == ([1, 101], 1, 0)
         assert (await jobs.depth())[:4] == (0, 0, 0, 0)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_what_each_failure_of_a_batch_puts_has_its_trace() -> None:
@@ -291,7 +290,7 @@ def test_what_each_failure_of_a_batch_puts_has_its_trace() -> None:
                 await running.drain(5)
         assert await came(failed) == {number: trace(number) for number in (1, 2, 3)}
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_items_without_a_message_leave_a_batch_its_trace() -> None:
@@ -312,7 +311,7 @@ def test_items_without_a_message_leave_a_batch_its_trace() -> None:
                 await running.drain(5)
         assert await came(beside) == await came(done) == {21: trace(1)}
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @pytest.mark.parametrize(
@@ -340,4 +339,4 @@ def test_a_false_trace_is_not_passed_on(sent: dict[str, str], expected: dict[str
             await running.drain(5)
         assert await came(done) == {1: expected}
 
-    run_virtual(main)
+    testing.run(main())

@@ -6,11 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
-from support import ignore, lines_run
-from virtual import both, run_virtual
+from support import both, ignore, lines_run
 
 import asyncpc
-from asyncpc import Pipeline, consumer
+from asyncpc import Pipeline, consumer, testing
 from asyncpc.run.accounting import Accounts as Books_
 
 
@@ -32,7 +31,7 @@ def test_what_is_left_is_looked_at_once(eager: bool) -> None:
                 report = await running.drain(timeout=0.1)
                 assert sum(report.left_by_stage().values()) == items + 1
 
-        return lines_run(lambda: run_virtual(main, eager=eager))
+        return lines_run(lambda: testing.run(main(), eager=eager))
 
     assert work(10_000) - work(10) < 10
 
@@ -55,4 +54,4 @@ def test_a_run_ends_also_if_its_report_cannot_be_written(eager: bool) -> None:
                 running._run.accounts.__class__ = Broken
         assert isinstance(failed.value.__cause__, ZeroDivisionError)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)

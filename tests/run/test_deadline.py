@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from virtual import both, run_virtual
+from support import both
 
+from asyncpc import testing
 from asyncpc.run.deadline import GRACE, Deadline
 
 
@@ -28,5 +29,5 @@ def test_a_deadline_comes_earlier_and_never_later(eager: bool) -> None:
         deadline.limit(0)
         await asyncio.sleep(5)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
     assert passed == [4, 5 + GRACE]

@@ -9,8 +9,7 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
-from support import AnyStage, endless, named, until
-from virtual import both, run_virtual
+from support import AnyStage, both, endless, named, until
 
 from asyncpc import (
     Batch,
@@ -24,6 +23,7 @@ from asyncpc import (
     Running,
     consumer,
     source,
+    testing,
 )
 from asyncpc.graph.pipeline import run_beside
 
@@ -70,7 +70,7 @@ def healths(
         await pipeline.__aexit__(None, None, None)
         return told
 
-    return run_virtual(main)
+    return testing.run(main())
 
 
 # -- live and ready -------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ def test_a_run_is_live_throughout_and_ready_while_it_takes_items(eager: bool) ->
             await running.wait()
             told.append(running.health())
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
     assert told == [
         Health(True, False, (), "not started"),
         Health(True, True, (), "running"),
@@ -123,7 +123,7 @@ def test_a_run_that_failed_is_not_live_and_says_what_it_failed_with(eager: bool)
             await pipeline.__aexit__(None, None, None)
         return failed, running.health()
 
-    failed, ended = run_virtual(main, eager=eager)
+    failed, ended = testing.run(main(), eager=eager)
     assert (failed.live, failed.ready) == (False, False)
     assert failed.why.startswith("failed: ConnectionError (test_health.py:")
     assert ended == failed
@@ -140,7 +140,7 @@ def test_a_run_that_left_items_is_not_live() -> None:
         await pipeline.__aexit__(None, None, None)
         return running.health()
 
-    assert run_virtual(main) == Health(False, False, (), "failed: it was stopped before it was done")
+    assert testing.run(main()) == Health(False, False, (), "failed: it was stopped before it was done")
 
 
 # -- stalled --------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ def test_a_stalled_stage_that_goes_on_is_stalled_no_more() -> None:
                     await running.put(2)
         return told
 
-    assert run_virtual(main) == [(), (("waits", 10.0),), (("waits", 20.0),), ()]
+    assert testing.run(main()) == [(), (("waits", 10.0),), (("waits", 20.0),), ()]
 
 
 def test_an_item_that_came_after_a_long_rest_is_given_its_time() -> None:
@@ -210,7 +210,7 @@ def test_an_item_that_came_after_a_long_rest_is_given_its_time() -> None:
             told.append(running.health())
         return [one.stalled for one in told]
 
-    assert run_virtual(main) == [(), (), ()]
+    assert testing.run(main()) == [(), (), ()]
 
 
 async def always_fails(n: int) -> None:
@@ -255,7 +255,7 @@ def test_the_time_of_a_pause_does_not_count() -> None:
             told.append(running.health())
         return [one.stalled for one in told]
 
-    assert run_virtual(main) == [()] * 4
+    assert testing.run(main()) == [()] * 4
 
 
 def test_each_call_has_its_own_patience() -> None:
@@ -274,7 +274,7 @@ def test_each_call_has_its_own_patience() -> None:
             await pipeline.__aexit__(None, None, None)
         return told
 
-    assert run_virtual(main) == [(("hangs", 30.0),), ()]
+    assert testing.run(main()) == [(("hangs", 30.0),), ()]
 
 
 def test_names_are_told_without_passwords() -> None:

@@ -6,11 +6,10 @@ import asyncio
 import logging
 
 import pytest
-from spy import spy_consumer
-from support import cancelled_with, left, left_after_cancel, named, same
-from virtual import both, run_virtual
+from spy import spying
+from support import both, cancelled_with, left, left_after_cancel, named, same
 
-from asyncpc import DrainTimeout, Pipeline, PipelineError, Report, consumer, source
+from asyncpc import DrainTimeout, Pipeline, PipelineError, Report, consumer, source, testing
 
 # -- what a run failed with -----------------------------------------------------------------------
 
@@ -36,7 +35,7 @@ def test_every_failure_comes_out_in_the_group() -> None:
             kinds += [type(error).__name__ for error in group.exceptions]
         assert kinds == ["ValueError", "KeyError", "KeyError"]
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_c2_leaving_the_block_raises_what_could_not_be_finished() -> None:
@@ -44,12 +43,12 @@ def test_c2_leaving_the_block_raises_what_could_not_be_finished() -> None:
 
     async def main() -> None:
         with pytest.raises(PipelineError) as caught:
-            async with Pipeline(spy_consumer(100), drain_timeout=1) as running:
+            async with Pipeline(spying(100), drain_timeout=1) as running:
                 await running.put("item")
         assert [type(error) for error in caught.value.exceptions] == [DrainTimeout]
         assert left(caught.value.report) == [("item", "spy")]
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_the_failure_of_an_entered_run_is_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -73,7 +72,7 @@ def test_the_failure_of_an_entered_run_is_logged(caplog: pytest.LogCaptureFixtur
             await (source([1]) >> handle)
         assert not [record for record in caplog.records if record.levelno == logging.ERROR]
 
-    run_virtual(main)
+    testing.run(main())
     caplog.clear()
 
 
@@ -101,7 +100,7 @@ def test_h10_the_cancel_of_a_run_carries_its_report(cancels: int, eager: bool) -
 
         assert left_after_cancel(await cancelled_with(run, cancels)) == {"save": 6}
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @both
@@ -114,7 +113,7 @@ def test_h10_a_timeout_around_a_run_has_the_report_in_its_cause(eager: bool) -> 
                 await (source(range(6)) >> fetch >> save)
         assert left_after_cancel(late.value.__cause__) == {"save": 6}
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @both
@@ -128,7 +127,7 @@ def test_h10_a_cancelled_run_logs_what_was_left_by_stage(eager: bool, caplog: py
         await cancelled_with(run)
 
     with caplog.at_level(logging.WARNING, "asyncpc"):
-        run_virtual(main, eager=eager)
+        testing.run(main(), eager=eager)
     (line,) = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
     assert "save" in line
     assert "6" in line
@@ -157,4 +156,4 @@ def test_h10_the_report_of_a_cancelled_run_counts_what_failed_meanwhile(eager: b
         assert isinstance(report, Report)
         assert (report.failed, report.left_by_stage()) == (1, {"stage": 2})
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)

@@ -11,9 +11,8 @@ from collections.abc import AsyncIterator
 import pytest
 from spy import Sink
 from support import AnyStage, named
-from virtual import ran, run_virtual
 
-from asyncpc import PipelineError, Report, Retry, Statistics, consumer, producer, source
+from asyncpc import PipelineError, Report, Retry, Statistics, consumer, producer, source, testing
 
 
 def test_statistics_are_a_table() -> None:
@@ -28,7 +27,7 @@ def test_statistics_are_a_table() -> None:
             await asyncio.sleep(1.5)
             return str(running.statistics())
 
-    lines = run_virtual(main).splitlines()
+    lines = testing.run(main()).splitlines()
     assert lines[0].split() == ["stage", "received", "done", "in", "flight", "queued", "rate"]
     assert lines[2].split() == ["source(range)", "4"]
     assert lines[3].split()[:5] == ["slow", "4", "1", "1", "2"]
@@ -47,7 +46,7 @@ def test_a_table_leaves_out_the_columns_that_say_nothing() -> None:
         if n == 2:
             raise ValueError(n)
 
-    assert str(ran(source(range(2)) >> first)).splitlines()[0].split() == [
+    assert str(testing.run(source(range(2)) >> first)).splitlines()[0].split() == [
         "stage",
         "received",
         "done",
@@ -55,7 +54,7 @@ def test_a_table_leaves_out_the_columns_that_say_nothing() -> None:
         "queued",
         "rate",
     ]
-    head, _, _, *rows, _, _ = str(ran(source(range(5)) >> first >> second)).splitlines()
+    head, _, _, *rows, _, _ = str(testing.run(source(range(5)) >> first >> second)).splitlines()
     assert head.split() == ["stage", "received", "done", "failed", "retried", "peak", "queued", "held", "back", "rate"]
     assert [row.split()[:5] for row in rows] == [["first", "5", "5", "0", "0"], ["second", "5", "4", "1", "1"]]
     assert [row.split()[6:8] for row in rows] == [["0.0", "s"], ["1.5", "s"]]
@@ -77,7 +76,7 @@ def test_a_notebook_shows_tables() -> None:
             report = await running.wait()
         return now, report._repr_html_()
 
-    now, report = run_virtual(main)
+    now, report = testing.run(main())
     assert "<tr><th>a&lt;b&gt;</th><td>5</td><td>1</td><td>1</td><td>1</td><td>2</td>" in now
     assert now.endswith("<div>draining: 5 produced in 1.500 s</div>")
     assert "<tr><th>ftp://me:***@host</th><td></td><td>5</td>" in report
@@ -99,7 +98,7 @@ def test_a_failure_can_be_pickled_and_copied() -> None:
             await (source([1, 2]) >> bad)
         return failed.value
 
-    failed = run_virtual(main)
+    failed = testing.run(main())
     failed.add_note("shard 7")
     for again in (pickle.loads(pickle.dumps(failed)), copy.copy(failed)):
         assert type(again) is PipelineError
@@ -115,7 +114,7 @@ def test_a_handler_that_held_the_event_loop_is_named_with_the_cure() -> None:
         async def main() -> Report:
             return await (source([1]) >> named("h", Sink()))
 
-        now = run_virtual(main).statistics
+        now = testing.run(main()).statistics
         (stage,), (first,) = now.stages, now.sources
         return now._replace(
             elapsed=elapsed,
@@ -169,4 +168,4 @@ def test_a_failed_run_has_a_failed_exit_status() -> None:
             await (bad >> handle)
         assert (failed.value.report.done, failed.value.report.exit_status) == (1, 1)
 
-    run_virtual(main)
+    testing.run(main())

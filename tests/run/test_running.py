@@ -10,9 +10,8 @@ from contextvars import ContextVar
 from typing import Any, cast
 
 import pytest
-from spy import Sink, spy_consumer
-from support import left
-from virtual import both, idle, now, run_virtual
+from spy import Sink, spying
+from support import both, left
 
 from asyncpc import (
     DefinitionError,
@@ -26,7 +25,9 @@ from asyncpc import (
     producer,
     route,
     source,
+    testing,
 )
+from asyncpc.testing import idle, now
 
 # -- put and feed ---------------------------------------------------------------------------------
 
@@ -66,14 +67,14 @@ def test_a14_putters_that_wait_are_told_when_the_run_ends(why: str, eager: bool)
         with pytest.raises(QueueShutDown, match="failed in" if why == "failure" else "has ended"):
             running.put_nowait(9)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 def test_put_in_all_its_forms() -> None:
     """Faults A5 to A7: put waits, put_nowait and a timeout refuse; what raised was not accepted."""
 
     async def main() -> None:
-        async with Pipeline(spy_consumer(1), maxsize=1) as running:
+        async with Pipeline(spying(1), maxsize=1) as running:
             await running.put("handled")
             await idle()
             await running.put("queued")
@@ -87,14 +88,14 @@ def test_put_in_all_its_forms() -> None:
             report = await running.drain()
         assert report.produced == report.done == 3
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_put_says_whether_the_run_drains_or_has_ended() -> None:
     """Protects who looks for the reason: an item that comes a moment too late is another mistake than a lost handle."""
 
     async def main() -> None:
-        async with Pipeline(spy_consumer(1), name="orders") as running:
+        async with Pipeline(spying(1), name="orders") as running:
             await running.put(1)
             running.stop()
             with pytest.raises(QueueShutDown, match="'orders' is draining: the item was not taken"):
@@ -105,7 +106,7 @@ def test_put_says_whether_the_run_drains_or_has_ended() -> None:
         with pytest.raises(QueueShutDown, match="'orders' has ended: the item was not taken"):
             running.put_nowait(2)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 REFUSED = r"the queue of stage 'first' is full, and a handler of the same run .* feed\(item\).* maxsize=.* from outside"
@@ -155,7 +156,7 @@ def test_a_handler_does_not_wait_for_room_that_it_may_have_to_make(stage: str, l
             assert (await running.drain()).done == 8
         assert told == ["refused", "taken"]
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 def test_others_wait_for_room_as_they_did() -> None:
@@ -186,7 +187,7 @@ def test_others_wait_for_room_as_they_did() -> None:
             await asyncio.wait(helpers)
             assert (await running.wait()).done == 14
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @both
@@ -211,7 +212,7 @@ def test_feed_keeps_the_run_open_until_all_is_handled(eager: bool) -> None:
         assert seen == set(range(1, 64))
         assert (report.produced, report.fed, report.done) == (1, 62, 63)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 def test_feed_outside_a_handler_and_after_the_end() -> None:
@@ -237,7 +238,7 @@ def test_feed_outside_a_handler_and_after_the_end() -> None:
         await asyncio.wait(helpers)
         assert len(late) == report.done == 1
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_nothing_can_be_put_or_fed_where_nobody_could_tell_where_to() -> None:
@@ -260,7 +261,7 @@ def test_nothing_can_be_put_or_fed_where_nobody_could_tell_where_to() -> None:
                     await cast(Any, put(3))
             await running.wait()
 
-    run_virtual(main)
+    testing.run(main())
     assert len(refused) == 1
 
 
@@ -276,7 +277,7 @@ def test_the_results_of_all_branches_are_streamed() -> None:
         async with parts.stream() as values:
             return [value async for value in values]
 
-    assert sorted(run_virtual(main)) == [("a", 0), ("a", 3), ("b", 1), ("b", 4)]
+    assert sorted(testing.run(main())) == [("a", 0), ("a", 3), ("b", 1), ("b", 4)]
     assert len(dead.items) == 2
 
 
@@ -296,7 +297,7 @@ def test_times_that_are_none_are_refused_before_anything_stops() -> None:
             await running.put(1)
             assert running.statistics().state == "running"
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_control_of_what_is_not_there_is_refused() -> None:
@@ -309,7 +310,7 @@ def test_control_of_what_is_not_there_is_refused() -> None:
             with pytest.raises(DefinitionError, match="stage 'save': concurrency=0 must be a whole number, at least 1"):
                 running.scale("save", 0)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_waiting_in_a_handler_for_the_own_run_is_refused() -> None:
@@ -326,7 +327,7 @@ def test_waiting_in_a_handler_for_the_own_run_is_refused() -> None:
         async with Pipeline(handle) as running:
             await running.put(1)
 
-    run_virtual(main)
+    testing.run(main())
     assert len(told) == 1
 
 
@@ -345,4 +346,4 @@ def test_a_merged_pipeline_is_stopped_in_its_own_loop_only() -> None:
                 pool.submit(running.stop, 1).result()
             running.stop()
 
-    run_virtual(main)
+    testing.run(main())

@@ -8,17 +8,18 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from spy import Sink, Spy
-from virtual import both, idle, now, run_virtual
+from spy import Sink, spying
+from support import both
 
-from asyncpc import Pipeline, StateError, broadcast, consumer, route, source
+from asyncpc import Pipeline, StateError, broadcast, consumer, route, source, testing
+from asyncpc.testing import idle, now
 
 
 @both
 @pytest.mark.parametrize("with_resource", [False, True])
 def test_scale_up_and_down(with_resource: bool, eager: bool) -> None:
     """More work at once from now on, or less; nobody is cut off, and what is open is closed."""
-    spy, opened = Spy(1), 0
+    spy, opened = spying(1), 0
 
     @asynccontextmanager
     async def resource() -> AsyncIterator[None]:
@@ -54,7 +55,7 @@ def test_scale_up_and_down(with_resource: bool, eager: bool) -> None:
             assert report.complete
         assert opened == 0
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @both
@@ -85,7 +86,7 @@ def test_workers_that_come_to_idle_ones_open_their_resource_at_once(eager: bool)
             assert report.complete
         assert opened == 0
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @pytest.mark.parametrize("branching", ["route", "broadcast"])
@@ -101,7 +102,7 @@ def test_a_branching_has_one_worker(branching: str) -> None:
             running.scale("sink", 4)
             await running.wait()
 
-    run_virtual(main)
+    testing.run(main())
     assert sink.items == list(range(300))
 
 
@@ -128,7 +129,7 @@ def test_idle_workers_that_are_too_many_leave_at_once() -> None:
             assert opened == 2
             await asyncio.gather(*(running.put(n) for n in range(300)))
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @both
@@ -152,7 +153,7 @@ def test_pause_and_resume(eager: bool) -> None:
             report = await running.wait()
             assert report.done == 20
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @both
@@ -173,7 +174,7 @@ def test_a_drain_resumes(eager: bool) -> None:
         assert running.report.done == 5
         assert now() == pytest.approx(15)
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @pytest.mark.parametrize("sources", ["ended", "none"])
@@ -197,7 +198,7 @@ def test_a_stop_ends_a_pause_and_allows_no_other(sources: str, how: str) -> None
             if how == "drain":
                 await running.drain(1)
 
-    run_virtual(main)
+    testing.run(main())
     assert sink.items == list(range(50))
 
 
@@ -214,7 +215,7 @@ def test_the_end_of_the_sources_lifts_no_pause() -> None:
             running.resume()
             await running.wait()
 
-    run_virtual(main)
+    testing.run(main())
     assert sink.items == list(range(10))
 
 
@@ -237,4 +238,4 @@ def test_workers_that_left_are_forgotten() -> None:
             assert stage.staff.started > 20
             assert running.statistics().stages[0].done == 160
 
-    run_virtual(main)
+    testing.run(main())

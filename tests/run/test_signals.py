@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 from children import Child, run_child
-from support import BUSY, ignore
-from virtual import both, now, run_virtual
+from support import BUSY, both, ignore
 
 from asyncpc import (
     DefinitionError,
@@ -25,7 +24,9 @@ from asyncpc import (
     Unfinished,
     consumer,
     producer,
+    testing,
 )
+from asyncpc.testing import now
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -76,7 +77,7 @@ def test_the_first_signal_drains_and_the_report_names_it(number: signal.Signals,
         assert running.report is report
         return report
 
-    report = run_virtual(main, eager=eager)
+    report = testing.run(main(), eager=eager)
     assert (report.done, report.signal, report.exit_status) == (10, number, 128 + number)
     assert report.statistics.stop_asked
 
@@ -93,7 +94,7 @@ def test_the_second_signal_cancels(number: signal.Signals) -> None:
         assert now() < 3.6
         return report
 
-    report = run_virtual(main)
+    report = testing.run(main())
     assert (report.done, report.signal, len(report.unfinished)) == (3, number, 7)
 
 
@@ -108,7 +109,7 @@ def test_signals_are_handled_while_the_block_is_left() -> None:
         assert running.report is not None
         return running.report
 
-    report = run_virtual(main)
+    report = testing.run(main())
     assert (report.done, report.signal) == (5, signal.SIGTERM)
 
 
@@ -127,7 +128,7 @@ def test_signals_are_handled_while_the_items_left_are_saved() -> None:
             report = await running.drain(0)
         return report.signal
 
-    assert run_virtual(main) == signal.SIGTERM
+    assert testing.run(main()) == signal.SIGTERM
     assert saved == [8]
 
 
@@ -141,7 +142,7 @@ def test_its_drain_timeout_is_its_own_or_the_pipeline_s(limit: float | None) -> 
             await running.wait()
         return now()
 
-    assert run_virtual(main) == pytest.approx(limit or 2, abs=0.1)
+    assert testing.run(main()) == pytest.approx(limit or 2, abs=0.1)
 
 
 def test_a_drain_timeout_that_is_none_is_refused_at_once() -> None:
@@ -152,7 +153,7 @@ def test_a_drain_timeout_that_is_none_is_refused_at_once() -> None:
             with pytest.raises(DefinitionError, match=r"drain_timeout='1 s' must be"):
                 await running.on_signals("1 s").__aenter__()  # type: ignore[arg-type]  # the mistake under test
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_an_error_of_the_block_and_its_cancel_come_out() -> None:
@@ -179,7 +180,7 @@ def test_an_error_of_the_block_and_its_cancel_come_out() -> None:
         assert task.cancelled()
         assert now() == 1.5
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_failed_run_gives_the_signals_back_at_once() -> None:
@@ -210,7 +211,7 @@ def test_a_failed_run_gives_the_signals_back_at_once() -> None:
 
     before = signal.signal(signal.SIGTERM, mine)
     try:
-        run_virtual(main)
+        testing.run(main())
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -230,7 +231,7 @@ def test_several_runs_get_every_signal(apart: float) -> None:
         asyncio.get_running_loop().call_later(5, came, signal.SIGTERM)
         return await asyncio.gather(*runs)
 
-    assert [report.signal for report in run_virtual(main)] == [None, signal.SIGTERM, signal.SIGTERM]
+    assert [report.signal for report in testing.run(main())] == [None, signal.SIGTERM, signal.SIGTERM]
 
 
 def test_twice_for_one_run_is_once() -> None:
@@ -241,7 +242,7 @@ def test_twice_for_one_run_is_once() -> None:
             came(signal.SIGINT)
             return await running.wait()
 
-    report = run_virtual(main)
+    report = testing.run(main())
     assert (report.produced, report.done, report.signal) == (10, 10, signal.SIGINT)
 
 
@@ -254,7 +255,7 @@ def test_a_streamed_run_is_cancelled_at_the_end_of_the_block() -> None:
                 break
         return now()
 
-    assert run_virtual(main) == 1
+    assert testing.run(main()) == 1
 
 
 async def test_a_thread_that_is_not_the_main_one_is_refused_with_the_cure() -> None:
@@ -295,7 +296,7 @@ def test_a_handler_that_would_wait_for_itself_is_refused() -> None:
             await work()
         assert "would wait for itself" in str(failed.value.exceptions[0])
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @both_signals
@@ -318,7 +319,7 @@ def test_a_signal_while_the_handlers_are_installed_stops_the_run(
             async with running.on_signals():
                 return await running.wait()
 
-    assert run_virtual(main).signal == number
+    assert testing.run(main()).signal == number
 
 
 def test_an_interrupt_before_the_handlers_are_installed_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,7 +342,7 @@ def test_an_interrupt_before_the_handlers_are_installed_leaves_none(monkeypatch:
             async with running.on_signals():
                 return handlers()
 
-    assert len(set(run_virtual(main))) == 1  # ours, for both
+    assert len(set(testing.run(main()))) == 1  # ours, for both
 
 
 PUT_BACK = """
@@ -381,7 +382,7 @@ def test_a_handler_of_the_program_is_called_too() -> None:
             return await running.wait()
 
     try:
-        assert run_virtual(main).signal == signal.SIGTERM
+        assert testing.run(main()).signal == signal.SIGTERM
     finally:
         signal.signal(signal.SIGTERM, before)
     assert received == [signal.SIGTERM]
@@ -400,7 +401,7 @@ def test_an_ignored_signal_stays_ignored() -> None:
             return await running.wait()
 
     try:
-        assert run_virtual(main).signal == signal.SIGTERM
+        assert testing.run(main()).signal == signal.SIGTERM
         assert handlers()[0] is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)

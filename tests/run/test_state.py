@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 from support import ignore
-from virtual import run_virtual
 
-from asyncpc import Pipeline, StateError
+from asyncpc import Pipeline, StateError, testing
 from asyncpc.run.state import ADVANCES, State
 
 
@@ -32,4 +31,4 @@ def test_states_only_advance() -> None:
         with pytest.raises(StateError, match=r"is closed; it cannot become running"):
             run.start()
 
-    run_virtual(main)
+    testing.run(main())

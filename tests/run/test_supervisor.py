@@ -15,9 +15,8 @@ from typing import Any
 
 import anyio
 import pytest
-from spy import Spy, spy_consumer
-from support import balanced, endless, ignore, left, workers
-from virtual import both, idle, now, run_virtual
+from spy import spying
+from support import balanced, both, endless, ignore, left, workers
 
 from asyncpc import (
     Batch,
@@ -32,7 +31,9 @@ from asyncpc import (
     merge,
     producer,
     source,
+    testing,
 )
+from asyncpc.testing import idle, now
 
 SLACK = 0.1
 """Seconds that a run may take beyond its deadline."""
@@ -66,7 +67,7 @@ def test_b1_a_worker_cancelled_from_outside_fails_the_run_by_name(who: str, eage
             assert (0, "handle") in left(caught.value.report)
         assert not workers()
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 def _fails(where: str) -> Pipeline[Any, Any]:
@@ -107,7 +108,7 @@ def test_b3_b9_a_failure_in_the_first_step_comes_out(where: str, eager: bool) ->
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        run_virtual(main, eager=eager)
+        testing.run(main(), eager=eager)
         gc.collect()
 
 
@@ -135,7 +136,7 @@ def test_b4_a_handler_that_swallows_cancellations_is_abandoned_by_name(eager: bo
         assert not workers()
         assert running.report is report
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 # -- the caller is cancelled ----------------------------------------------------------------------
@@ -241,7 +242,7 @@ def test_b5_b6_b7_a_cancel_at_any_step_ends_the_run(how: str, again: int | None,
             pass
         assert next(counts) > 20
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @both
@@ -271,7 +272,7 @@ def test_b7_a_second_cancel_cuts_the_clean_up_short(eager: bool) -> None:
         assert not workers()
         assert not cleaned
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @both
@@ -305,7 +306,7 @@ def test_b7_an_error_in_one_clean_up_does_not_cut_the_others_short(timeout: floa
         assert caught.value.report.abandoned == ()
         assert left(caught.value.report) == [(1, "handle"), (2, "handle")]
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @both
@@ -333,7 +334,7 @@ def test_b7_a_failure_and_a_cancel_in_the_same_tick_abandon_nobody(eager: bool) 
         assert run.outcome.report.abandoned == ()
         assert not workers()
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @both
@@ -366,7 +367,7 @@ def test_b7_an_impatient_caller_abandons_nobody_who_obeys(cancels: int, eager: b
         assert run.outcome.report.abandoned == ()
         assert not workers()
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 async def _in_scope(pipeline: Pipeline[Any, Any], give_up: list[Callable[[], None]]) -> None:
@@ -456,7 +457,7 @@ def test_the_clean_up_of_a_closing_source_is_not_cut_short(how: str, eager: bool
                 raise asyncio.CancelledError
 
     with pytest.raises((PipelineError, asyncio.CancelledError)):
-        run_virtual(main, eager=eager)
+        testing.run(main(), eager=eager)
     assert closed == pytest.approx([3.0])
 
 
@@ -492,7 +493,7 @@ def test_b13_an_interrupt_stops_the_run_and_comes_out(interrupt: type[BaseExcept
         assert type(caught) is interrupt
         assert not workers()
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @both
@@ -528,7 +529,7 @@ def test_an_interrupted_function_of_an_item_leaves_the_counts_right(named: str, 
         assert (report.stages[0].done, report.stages[0].failed) == (3, 1)
         assert report.stages[0].emitted == report.stages[1].received == 3
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @both
@@ -548,7 +549,7 @@ def test_c4_dead_consumers_and_a_full_queue_end_the_run(eager: bool) -> None:
         assert len(caught.value.exceptions) == report.failed == 2
         assert left(report) == [(2, "handle")]
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @both
@@ -570,7 +571,7 @@ def test_clean_up_may_feed_while_the_run_is_cancelled(eager: bool) -> None:
         assert values.report is not None
         return values.report
 
-    assert sorted(left(run_virtual(main, eager=eager))) == [(1, "handle"), (2, "handle")]
+    assert sorted(left(testing.run(main(), eager=eager))) == [(1, "handle"), (2, "handle")]
 
 
 # -- stop and drain -------------------------------------------------------------------------------
@@ -579,17 +580,17 @@ def test_clean_up_may_feed_while_the_run_is_cancelled(eager: bool) -> None:
 @both
 def test_c1_a_drain_handles_what_is_buffered(eager: bool) -> None:
     """Fault C1: by default nothing that was accepted is given up."""
-    first, second = Spy(0.1), Spy(1)
+    first, second = spying(0.1), spying(1)
 
     async def main() -> None:
-        async with Pipeline(source(range(30)), consumer(first) >> consumer(second), maxsize=5) as running:
+        async with Pipeline(source(range(30)), first >> second, maxsize=5) as running:
             await asyncio.sleep(3)
             report = await running.drain(timeout=100)
         assert report.complete
-        assert report.produced == len(first.handled) == len(second.handled) < 30
-        assert second.handled == list(range(report.produced))
+        assert report.produced == len(first.done) == len(second.done) < 30
+        assert second.done == list(range(report.produced))
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @both
@@ -602,14 +603,14 @@ def test_c2_a_stuck_handler_is_cancelled_at_the_deadline(timeout: float, eager: 
         await asyncio.Event().wait()
 
     async def main() -> None:
-        async with Pipeline(source(range(9)), spy_consumer() >> stuck, maxsize=2) as running:
+        async with Pipeline(source(range(9)), spying() >> stuck, maxsize=2) as running:
             await asyncio.sleep(1)
             report = await running.drain(timeout)
             assert now() == 1 + timeout
         assert [item for item, stage in left(report) if stage == "stuck"] == [0, 1, 2, 3]
         assert report.abandoned == ()
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 @both
@@ -626,7 +627,7 @@ def test_c14_stop_twice_and_after_the_end(eager: bool) -> None:
         running.stop()
         assert running.report is first
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 def test_c14_a_later_stop_only_ever_brings_the_deadline_forward() -> None:
@@ -634,14 +635,14 @@ def test_c14_a_later_stop_only_ever_brings_the_deadline_forward() -> None:
 
     async def main(first: float, second: float) -> None:
         with suppress(PipelineError):
-            async with Pipeline(spy_consumer(1000)) as running:
+            async with Pipeline(spying(1000)) as running:
                 await running.put(1)
                 running.stop(first)
                 running.stop(second)
         assert now() == 1.0
 
-    run_virtual(main, 1, 100)
-    run_virtual(main, 100, 1)
+    testing.run(main(1, 100))
+    testing.run(main(100, 1))
 
 
 @both
@@ -664,7 +665,7 @@ def test_c14_stop_and_drain_inside_a_handler(eager: bool) -> None:
         assert 4 <= report.done <= 6
         assert left(books[0]) == [(3, "stopping")]
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
 
 
 def test_c14_a_pipeline_runs_once_at_a_time_and_again_afterwards() -> None:
@@ -679,8 +680,8 @@ def test_c14_a_pipeline_runs_once_at_a_time_and_again_afterwards() -> None:
         assert (await pipeline).done == 3
         assert (await pipeline).done == 3
 
-    run_virtual(main)
-    run_virtual(main)
+    testing.run(main())
+    testing.run(main())
 
 
 def test_c14_stopped_before_it_could_start() -> None:
@@ -693,7 +694,7 @@ def test_c14_stopped_before_it_could_start() -> None:
         assert running.report.complete
         assert now() == 0.0
 
-    run_virtual(main)
+    testing.run(main())
 
 
 # -- start ----------------------------------------------------------------------------------------
@@ -719,7 +720,7 @@ def test_a_run_that_nobody_names_is_not_collected() -> None:
         gc.collect()
         await asyncio.sleep(5)
 
-    run_virtual(main)
+    testing.run(main())
     assert handled == [1]
 
 
@@ -753,7 +754,7 @@ def test_a_task_factory_that_refuses_leaves_nothing_running(most: int) -> None:
         assert [left.item for left in failed.value.report.unfinished] == [1] * most
         assert all(task.done() for task in made)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @pytest.mark.parametrize("refused", ["first", "second"])
@@ -787,7 +788,7 @@ def test_a_source_that_cannot_start_leaves_no_other_behind(refused: str) -> None
         loop.set_task_factory(None)
         assert [task.get_name() for task in asyncio.all_tasks() if "asyncpc" in task.get_name()] == []
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_a_block_keeps_its_run_until_it_is_left() -> None:
@@ -804,4 +805,4 @@ def test_a_block_keeps_its_run_until_it_is_left() -> None:
                 await pipeline
         assert (await pipeline).done == 1
 
-    run_virtual(main)
+    testing.run(main())

@@ -9,8 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
-from support import balanced, error_types
-from virtual import both, now, run_virtual
+from support import balanced, both, error_types
 
 from asyncpc import (
     DefinitionError,
@@ -24,7 +23,9 @@ from asyncpc import (
     producer,
     route,
     source,
+    testing,
 )
+from asyncpc.testing import now
 
 Items = tuple[Unfinished, ...]
 
@@ -125,7 +126,7 @@ def test_what_a_run_left_is_handed_over_once(
                 await way(getattr(kept, kind))
         assert len(kept.calls) == 1
 
-    run_virtual(main, eager=eager)
+    testing.run(main(), eager=eager)
     ((*items,),) = kept.calls
     assert [one.item for one in items] == left
     assert all(isinstance(one, Unfinished) for one in items)
@@ -135,7 +136,7 @@ def test_an_interrupt_hands_over_too() -> None:
     """SystemExit of a handler comes out as itself, and nothing is lost without a word."""
     kept = Kept()
     with pytest.raises(SystemExit):
-        run_virtual(interrupted, kept.now)
+        testing.run(interrupted(kept.now))
     assert [one.item for one in kept.calls[0]] == [1, 2, 3, 4, 5]  # 0 is the one that failed
 
 
@@ -146,7 +147,7 @@ def test_a_run_that_left_nothing_calls_nobody() -> None:
     async def main() -> None:
         await Pipeline(range(3), slow, on_unfinished=kept.now)
 
-    run_virtual(main)
+    testing.run(main())
     assert kept.calls == []
 
 
@@ -178,7 +179,7 @@ def test_the_report_is_reachable_and_logged_after_a_deadline(caplog: pytest.LogC
         assert balanced(running.report)
         assert now() == 3.5 + 5
 
-    run_virtual(main)
+    testing.run(main())
     assert [record.getMessage() for record in caplog.records] == [
         "pipeline 'web': stage 'slow' left 3 of 6 items unfinished (3 done, 0 failed, 0 dropped)",
         "pipeline 'web': stage 'tcp://me:***@next' left 3 of 3 items unfinished (0 done, 0 failed, 0 dropped)",
@@ -213,7 +214,7 @@ def test_what_it_raises_fails_the_run_and_breaks_no_count(
             await work()
         return failed.value
 
-    failed = run_virtual(main)
+    failed = testing.run(main())
     assert error_types(failed) == [OSError]
     assert failed.exceptions[0].__notes__ == ["asyncpc: in on_unfinished= of pipeline 'endless >> slow'"]
     assert balanced(failed.report)
@@ -241,7 +242,7 @@ def test_a_cancel_while_it_saves_cancels_it() -> None:
         assert kept.calls == []
         await (source([1]) >> slow)
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_it_belongs_to_the_first_part_that_sets_it() -> None:
@@ -261,7 +262,7 @@ def test_it_belongs_to_the_first_part_that_sets_it() -> None:
                 await asyncio.sleep(0.5)
                 await running.drain(0)
 
-        run_virtual(main)
+        testing.run(main())
     assert len(kept.calls) == 5
     assert other.calls == []
 
@@ -270,7 +271,7 @@ def test_it_belongs_to_the_first_part_that_sets_it() -> None:
             await asyncio.sleep(0.5)
             await running.drain(0)
 
-    run_virtual(outer)
+    testing.run(outer())
     assert (len(kept.calls), len(other.calls)) == (5, 1)
 
 
@@ -297,7 +298,7 @@ def test_a_cancel_that_anyio_delivers_again_does_not_end_it() -> None:
             await Pipeline(range(5), slow, on_unfinished=save)
         assert scope.cancelled_caught
 
-    run_virtual(main)
+    testing.run(main())
     assert saved == [5]
 
 
@@ -327,4 +328,4 @@ def test_it_has_a_deadline_and_a_stop_shortens_it(
         assert seconds <= now() <= seconds + 0.1
         await asyncio.sleep(2000)  # what ignores cancels ends by itself, or the loop would complain
 
-    run_virtual(main)
+    testing.run(main())

@@ -9,8 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import pytest
-from support import balanced, cancelled_with, counts_by_stage, error_types, named
-from virtual import both, now, ran, run_virtual
+from support import balanced, both, cancelled_with, counts_by_stage, error_types, named
 
 from asyncpc import (
     Batch,
@@ -22,14 +21,16 @@ from asyncpc import (
     merge,
     producer,
     source,
+    testing,
 )
+from asyncpc.testing import now
 
 
 def in_virtual_time(main: Callable[[], Coroutine[Any, Any, None]]) -> Callable[..., None]:
     """A test of ``main``, with and without eager tasks."""
 
     def test(eager: bool) -> None:
-        run_virtual(main, eager=eager)
+        testing.run(main(), eager=eager)
 
     test.__name__, test.__doc__ = main.__name__, main.__doc__
     return both(test)
@@ -148,7 +149,7 @@ def test_a_source_that_starts_after_the_failure_gives_nothing() -> None:
         assert len(failed.value.exceptions) == 1
         assert now() == 0
 
-    run_virtual(main, eager=True)
+    testing.run(main(), eager=True)
     assert second == []
 
 
@@ -265,7 +266,7 @@ def test_a_failure_stops_the_run_before_the_resource_is_closed(workers: int) -> 
         assert error_types(failed.value) == [ValueError]
         assert now() <= 0.6
 
-    run_virtual(main)
+    testing.run(main())
     assert handled == []
 
 
@@ -285,7 +286,7 @@ def test_a_refused_source_that_closes_slowly_meets_the_deadline() -> None:
         assert error_types(failed.value) == [ZeroDivisionError]
         assert now() <= 0.6
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @in_virtual_time
@@ -359,7 +360,7 @@ def test_a_cancel_tells_what_the_run_failed_with(how: str) -> None:
         return await cancelled_with(ways[how])
 
     with logged() as found:
-        cancelled = run_virtual(main)
+        cancelled = testing.run(main())
     assert isinstance(cancelled.__cause__, PipelineError)
     assert error_types(cancelled.__cause__) == [RuntimeError]
     report = cancelled.report  # type: ignore[attr-defined]
@@ -427,7 +428,7 @@ def log_raises(error: type[BaseException]) -> Iterator[None]:
 def test_a_log_handler_that_raises_breaks_no_count(stage: Any) -> None:
     """Bookkeeping first: what such a handler raises goes nowhere, whatever class it has."""
     with log_raises(Failed):
-        report = ran(source(range(3)) >> stage)
+        report = testing.run(source(range(3)) >> stage)
     assert (report.stages[0].done, report.stages[0].failed) == (0, 3)
 
 
@@ -465,4 +466,4 @@ def test_a_log_handler_that_raises_does_not_hold_up_the_end() -> None:
         return now()
 
     with log_raises(Failed):
-        assert run_virtual(main) == 0
+        assert testing.run(main()) == 0

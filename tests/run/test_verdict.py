@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from spy import Sink, Spy, spy_consumer
+from spy import Sink, spying
 from support import AnyStage, named, no_wait, same
-from virtual import measuring_with, now, ran, run_virtual
 
-from asyncpc import Breaker, Pipeline, Rate, Report, Retry, RetryLater, consumer, merge, producer, source
+from asyncpc import Breaker, Pipeline, Rate, Report, Retry, RetryLater, consumer, merge, producer, source, testing
+from asyncpc.testing import now
+from asyncpc.testing.clock import measuring_with
 
 # -- what limits a run ----------------------------------------------------------------------------
 
@@ -22,8 +23,8 @@ def test_waiting_times_are_exact_and_the_bottleneck_is_named() -> None:
     """The numbers that a user tunes by: seconds waited for items and for room, in each stage, also while it runs."""
 
     async def main() -> None:
-        fast = consumer(name="fast")(Spy(1))
-        slow = consumer(name="slow", concurrency=2)(Spy(10))
+        fast = spying(1, name="fast")
+        slow = spying(10, name="slow", concurrency=2)
         async with Pipeline(range(10), fast >> slow, maxsize=1) as running:
             await asyncio.sleep(0.5)
             half = running.statistics()
@@ -42,7 +43,7 @@ def test_waiting_times_are_exact_and_the_bottleneck_is_named() -> None:
         assert (first.done, first.emitted, second.received, second.rate) == (10, 10, 10, 10 / 52)
 
     with measuring_with(now):
-        run_virtual(main)
+        testing.run(main())
 
 
 def test_a_slow_source_is_named_as_the_bottleneck() -> None:
@@ -55,12 +56,12 @@ def test_a_slow_source_is_named_as_the_bottleneck() -> None:
             yield n
 
     async def main() -> None:
-        async with slow >> spy_consumer(0.01) as running:
+        async with slow >> spying(0.01) as running:
             assert running.bottleneck() == "nothing has happened yet"
             await running.wait()
             assert running.bottleneck().startswith("slow: too slow to keep the stages busy; spy waits 99%")
 
-    run_virtual(main)
+    testing.run(main())
 
 
 @pytest.mark.realtime
@@ -101,7 +102,7 @@ def test_the_slowest_of_branches_that_meet_is_named() -> None:
     async def join(n: int) -> None:
         await asyncio.sleep(0.001)
 
-    report = ran(merge(source(range(60)) >> slow, source(range(300)) >> quick) >> join)
+    report = testing.run(merge(source(range(60)) >> slow, source(range(300)) >> quick) >> join)
     waited = {stage.name: stage.out_waited for stage in report.stages}
     assert report.statistics.bottleneck().startswith("slow: busy"), report.statistics.bottleneck()
     assert waited["slow"] < 0.2 < waited["quick"]
@@ -146,7 +147,7 @@ def limit_of(stage: AnyStage, items: int = 50, after: float = 20.0) -> tuple[str
             report = await running.drain()
         return during, report.statistics.bottleneck()
 
-    return run_virtual(main)
+    return testing.run(main())
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])

@@ -11,11 +11,11 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from virtual import now, run_virtual
 
-from asyncpc import Pipeline, Report, Running, consumer, source
+from asyncpc import Pipeline, Report, Running, consumer, source, testing
 from asyncpc.graph.pipeline import run_beside
 from asyncpc.run.watching import LOOK_EVERY, install, looking, screens
+from asyncpc.testing import now
 
 
 @consumer
@@ -34,7 +34,7 @@ def test_a_look_comes_four_times_a_second_and_never_after_the_run() -> None:
 
         return await run_beside(Pipeline(range(6), slow), lambda running: looking(running, look))
 
-    assert run_virtual(main).done == 6
+    assert testing.run(main()).done == 6
     assert 6 / LOOK_EVERY - 1 <= len(seen) <= 6 / LOOK_EVERY  # at the very end, either may be first
     assert all(later - sooner == LOOK_EVERY for (sooner, _), (later, _) in pairwise(seen))
     assert [done for _, done in seen] == sorted(done for _, done in seen)
@@ -51,7 +51,7 @@ def test_a_look_that_raises_is_logged_and_ends_the_looking(caplog: pytest.LogCap
     async def main() -> Report:
         return await run_beside(Pipeline(range(6), slow), lambda running: looking(running, look))
 
-    assert run_virtual(main).done == 6
+    assert testing.run(main()).done == 6
     assert len(looks) == 1
     assert "the terminal of" in caplog.text
     assert "canary" not in caplog.text
@@ -99,7 +99,7 @@ def test_every_way_of_running_is_shown_from_its_start_to_its_end(noted: Noted) -
                     break
         await pipeline
 
-    run_virtual(main)
+    testing.run(main())
     assert noted.entered == ["<Running source(range) >> slow new>"] * 3
     assert noted.left == [f"<Running source(range) >> slow {state}>" for state in ("closed", "closed", "failed")]
 
@@ -112,7 +112,7 @@ def test_progress_of_a_run_that_is_under_way(noted: Noted) -> None:
         async with pipeline as running, pipeline.progress():
             await running.put(1)
 
-    run_virtual(main)
+    testing.run(main())
     assert noted.entered == ["<Running slow running>"]
     assert noted.left == ["<Running slow closed>"]
 
@@ -130,7 +130,7 @@ def test_progress_ends_with_its_block(noted: Noted) -> None:
                 assert len(noted.left) == n + 1
             await running.drain()
 
-    run_virtual(main)
+    testing.run(main())
     assert len(noted.entered) == 3
     assert noted.left == ["<Running slow running>"] * 3
 
@@ -175,4 +175,4 @@ def test_a_watcher_that_cannot_be_entered_leaves_nothing_running() -> None:
             await run_beside(pipeline, broken)
         return await pipeline
 
-    assert run_virtual(main).done == 3
+    assert testing.run(main()).done == 3

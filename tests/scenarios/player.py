@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final
 
-from virtual import Deadlock, VirtualLoop, measuring_with
-
 from asyncpc import Failure, Pipeline, QueueShutDown, Report, Running, merge
+from asyncpc.testing import Deadlock, VirtualLoop
+from asyncpc.testing.clock import measuring_with
 
 from .ledger import CALLERS, Boom, Item, Ledger
 from .program import make_branching, make_dead_letters, make_source, make_stage, pause, put_all

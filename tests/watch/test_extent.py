@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from graphs import Graph, graphs, stage
 from hypothesis import given
-from virtual import run_virtual
 
-from asyncpc import Consumer, Pipeline, Retry, broadcast, consumer, feed, merge, route, source
+from asyncpc import Consumer, Pipeline, Retry, broadcast, consumer, feed, merge, route, source, testing
 from asyncpc.watch.extent import Extent, Journey, Standing
 
 
@@ -28,7 +27,7 @@ def throughs(pipeline: Pipeline[Any, Any]) -> list[int]:
                 seen.append(way.through(running.statistics()))
             return [*seen, way.through((await waiting).statistics)]
 
-    return run_virtual(main)
+    return testing.run(main())
 
 
 def standings(pipeline: Pipeline[Any, Any]) -> list[Standing]:
@@ -43,7 +42,7 @@ def standings(pipeline: Pipeline[Any, Any]) -> list[Standing]:
                 seen.append(journey.standing(running.statistics()))
             return [*seen, journey.standing((await waiting).statistics)]
 
-    return run_virtual(main)
+    return testing.run(main())
 
 
 @consumer

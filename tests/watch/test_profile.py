@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 from children import Child, run_child, run_on_terminal
-from support import BUSY
-from virtual import EAGER, measuring_with, now, run_virtual
+from support import BUSY, EAGER
 
 from asyncpc import (
     Adaptive,
@@ -32,9 +31,12 @@ from asyncpc import (
     producer,
     route,
     source,
+    testing,
 )
 from asyncpc.cli.main import main
 from asyncpc.graph.pipeline import handler_of
+from asyncpc.testing import now
+from asyncpc.testing.clock import measuring_with
 from asyncpc.watch.findings import Measurement, Profile, Record, verdict
 from asyncpc.watch.profile import profile
 
@@ -51,7 +53,7 @@ def profiled(
         return [part async for part in profile(pipeline, items, seconds=10)]
 
     with measuring_with(clock):
-        record, *profiles = run_virtual(measure, eager=eager)
+        record, *profiles = testing.run(measure(), eager=eager)
     return record, profiles, verdict(record, profiles).splitlines()[0]
 
 
@@ -497,7 +499,7 @@ def test_a_handler_that_hangs_is_given_up() -> None:
         [_, found] = [part async for part in profile(Pipeline([1], hangs))]
         return found, now()
 
-    found, seconds = run_virtual(main)
+    found, seconds = testing.run(main())
     assert found.failed
     assert found.trouble == "no item was done after 10 s"
     assert seconds < 15

@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 from children import run_child, run_on_terminal
 from support import ignore
-from virtual import run_virtual
 
-from asyncpc import DefinitionError, Pipeline, PipelineError, Report, consumer, feed, merge, producer, source
+from asyncpc import DefinitionError, Pipeline, PipelineError, Report, consumer, feed, merge, producer, source, testing
 
 
 @consumer
@@ -34,7 +33,7 @@ def shown(pipeline: Pipeline[Any, Any], capsys: pytest.CaptureFixture[str]) -> l
         async with pipeline.progress():
             return await pipeline
 
-    run_virtual(main)
+    testing.run(main())
     return [line.partition(": ")[2] for line in capsys.readouterr().err.splitlines()]
 
 
@@ -61,7 +60,7 @@ def test_a_pipe_gets_the_name_of_the_pipeline(capsys: pytest.CaptureFixture[str]
         async with pipeline.progress():
             return await pipeline
 
-    run_virtual(main)
+    testing.run(main())
     assert capsys.readouterr().err == "orders: 100 % · 40/40 · 10/s · 0:03\n"
 
 
@@ -74,7 +73,7 @@ def test_without_a_stderr_nothing_is_shown(monkeypatch: pytest.MonkeyPatch) -> N
             return await pipeline
 
     monkeypatch.setattr(sys, "stderr", None)
-    assert run_virtual(main).done == 300
+    assert testing.run(main()).done == 300
 
 
 def test_a_stderr_that_is_gone_does_not_disturb_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +89,7 @@ def test_a_stderr_that_is_gone_does_not_disturb_the_run(monkeypatch: pytest.Monk
             return await pipeline
 
     monkeypatch.setattr(sys, "stderr", Gone())
-    assert run_virtual(main).done == 300
+    assert testing.run(main()).done == 300
 
 
 def test_a_stream_that_has_no_such_characters_gets_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +102,7 @@ def test_a_stream_that_has_no_such_characters_gets_others(monkeypatch: pytest.Mo
         async with pipeline.progress():
             return await pipeline
 
-    run_virtual(main)
+    testing.run(main())
     assert written.getvalue() == b"source(range) >> slow: 100 %, 40/40, 10/s, 0:03\n"
 
 
@@ -167,7 +166,7 @@ def test_a_total_is_asked_for_when_progress_is_shown() -> None:
         async with pipeline.progress():
             await pipeline
 
-    run_virtual(main)
+    testing.run(main())
     assert asked == [[1, 2]]
 
 
@@ -274,7 +273,7 @@ def test_draining_is_said_only_when_a_stop_was_asked_for(capsys: pytest.CaptureF
             running.stop()
             assert running.statistics().stop_asked
 
-    run_virtual(main)
+    testing.run(main())
     lines = capsys.readouterr().err.splitlines()
     assert ["draining" in line for line in lines] == [True] * (len(lines) - 1) + [False]
     assert len(lines) > 1
@@ -293,7 +292,7 @@ def test_a_source_that_fails_asks_for_no_stop() -> None:
             await (broken >> slow)
         assert not failed.value.report.statistics.stop_asked
 
-    run_virtual(main)
+    testing.run(main())
 
 
 def test_the_time_left_follows_the_rate_of_the_last_seconds(capsys: pytest.CaptureFixture[str]) -> None:
@@ -350,7 +349,7 @@ def stopped_after(seconds: float, pipeline: Pipeline[Any, Any], drain: float, ca
                 running.stop(drain)
                 await running.wait()
 
-    run_virtual(main)
+    testing.run(main())
     return [line.partition(": ")[2] for line in capsys.readouterr().err.splitlines()]
 
 
@@ -378,9 +377,9 @@ def test_what_is_put_in_has_no_other_end_than_a_stop(capsys: pytest.CaptureFixtu
                 for n in range(40):
                     await running.put(n)
 
-    run_virtual(lambda: run(30))
+    testing.run(run(30))
     assert capsys.readouterr().err == "slow: 100 % · 40/40 · 10/s · 0:03\n"
-    run_virtual(lambda: run(2))
+    testing.run(run(2))
     assert capsys.readouterr().err == "slow: stopped at 50 % · 20/40 · 10/s · 0:02\n"
 
 
@@ -412,7 +411,7 @@ def test_a_run_that_failed_says_how_far_it_came(total: int | None, capsys: pytes
             async with pipeline.progress():
                 await pipeline
 
-    run_virtual(main)
+    testing.run(main())
     lines = [line.partition(": ")[2] for line in capsys.readouterr().err.splitlines()]
     share, of = ("10 % · ", "/1,000") if total else ("", "")
     assert lines == [
@@ -455,7 +454,7 @@ def test_a_notebook_gets_a_bar_that_is_redrawn_in_place(
         async with pipeline.progress():
             await pipeline
 
-    run_virtual(main)
+    testing.run(main())
     ((first, *_, last),) = outputs
     assert first.startswith('<div>&lt;b&gt;a <progress value="0.0500"></progress> 5 % · 2/40 · ')
     assert last == '<div>&lt;b&gt;a <progress value="1.0000"></progress> 100 % · 40/40 · 10/s · 0:03</div>'
@@ -507,7 +506,7 @@ def run_shown(pipeline: Pipeline[Any, Any], screen: Screen, stdout: Any = None) 
             await pipeline
 
     with redirect_stderr(screen), redirect_stdout(stdout):
-        run_virtual(main)
+        testing.run(main())
 
 
 def test_a_stdout_that_can_only_be_written_to_is_no_terminal(screen: Screen) -> None:

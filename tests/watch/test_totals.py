@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 from support import balanced, endless, named, until
-from virtual import run_virtual
 
-from asyncpc import Pipeline, PipelineError, Rate, Report, Retry, consumer, source
+from asyncpc import Pipeline, PipelineError, Rate, Report, Retry, consumer, source, testing
 from asyncpc.graph.pipeline import accompany, plan_of
 from asyncpc.watch.totals import Seen, Totals
 
@@ -44,7 +43,7 @@ def test_each_run_adds_to_those_before() -> None:
             await pipeline
             seen.append(totals.see())
 
-    run_virtual(main)
+    testing.run(main())
     assert [one.counts["produced", "source(range)"] for one in seen] == [0, 3, 6]
     assert [one.counts["received", "last"] for one in seen] == [0, 3, 6]
     assert [one.counts["done", "last"] for one in seen] == [0, 3, 6]
@@ -86,7 +85,7 @@ def test_a_run_under_way_is_seen_as_it_is() -> None:
             await pipeline.__aexit__(None, None, None)
         return first, second, totals.see()
 
-    first, second, ended = run_virtual(main)
+    first, second, ended = testing.run(main())
     assert (first.running, second.running, ended.running) == (True, True, False)
     figures = ("queued", "in_flight", "workers", "stalled")
     assert [first.present[what, "hangs"] for what in figures] == [3, 2, 2, 0]
@@ -106,7 +105,7 @@ def test_what_becomes_of_items_is_counted() -> None:
     async def main() -> tuple[Report, Report]:
         return await pipeline, await other
 
-    run_virtual(main)
+    testing.run(main())
     counts = totals.see().counts
     assert [counts[what, "failing"] for what in ("received", "done", "failed", "retried")] == [2, 0, 2, 4]
     assert {what: seconds for what, seconds in counts.items() if what[0] == "held_back"} == {
@@ -139,7 +138,7 @@ def test_nothing_of_a_finished_run_is_kept() -> None:
             totals.see()
 
     with pytest.raises(PipelineError):
-        run_virtual(main)
+        testing.run(main())
     gc.collect()
     assert kept[0]() is None
     assert totals.see().counts["received", "hangs"] == 1
@@ -156,7 +155,7 @@ def test_the_health_of_a_pipeline_is_that_of_its_run_or_of_the_last() -> None:
         with pytest.raises(PipelineError):
             await pipeline
 
-    run_virtual(main)
+    testing.run(main())
     told.append(totals.health(60).why)
     assert told[0] == "not started"
     assert told[1].startswith("failed: ValueError")
@@ -176,7 +175,7 @@ def test_a_rate_that_changes_stays_one_cause() -> None:
 
     pipeline = Pipeline(named("slow", same, rate=Rate(1, per=3)))
     totals = watched(pipeline)
-    report = run_virtual(main)
+    report = testing.run(main())
     assert report is not None
     ((words, seconds),) = report.stages[0].held_back
     assert words.startswith("its rate of 1 calls in 2 s")

@@ -9,7 +9,9 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, Protocol, TypeVar
 
-__all__ = ["AT_ONCE", "FAILURE", "headers_in", "kept", "number_of", "parts"]
+from ..broker import Message, PublishError
+
+__all__ = ["AT_ONCE", "FAILURE", "confirmed", "headers_in", "kept", "number_of", "parts"]
 
 AT_ONCE: Final = 1000
 """Messages that are sent before their answers are waited for."""
@@ -44,6 +46,12 @@ def parts(messages: Sequence[S]) -> Iterator[tuple[int, Sequence[S]]]:
         size += len(one.body)
     if messages:
         yield first, messages[first:]
+
+
+def confirmed(messages: Sequence[Message], error: PublishError) -> list[Message]:
+    """Those of the messages that were taken all the same."""
+    refused = set(map(id, error.unconfirmed))
+    return [one for one in messages if id(one) not in refused]
 
 
 def kept(failure: bytes) -> str:

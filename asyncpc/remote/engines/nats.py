@@ -26,7 +26,7 @@ from ..broker import (
     PublishError,
     Settings,
 )
-from .messages import AT_ONCE
+from .messages import AT_ONCE, confirmed
 from .nats_address import read
 from .nats_connection import Connection, Request
 from .nats_link import Link
@@ -162,9 +162,8 @@ class NatsBroker:
         try:
             await put(link.connection, again, ours)
         except PublishError as error:
-            refused = set(map(id, error.unconfirmed))
-            await link.settle([one for one in ours if id(one) in refused], back_after(delay))
-            ours = [one for one in ours if id(one) not in refused]
+            await link.settle(error.unconfirmed, back_after(delay))
+            ours = confirmed(ours, error)
         await link.settle(ours)
 
     async def bury(self, dead: Sequence[tuple[Message, bytes]]) -> None:
@@ -173,7 +172,11 @@ class NatsBroker:
         ours = link.ours([message for message, _ in dead])
         dead_subject, longest = link.streams.dead_subject, link.connection.longest
         letters = [letter(dead_subject, self._queue, one, failures[id(one)], longest) for one in ours]
-        await put(link.connection, letters, ours)
+        try:
+            await put(link.connection, letters, ours)
+        except PublishError as error:
+            await link.settle(confirmed(ours, error))
+            raise
         await link.settle(ours)
 
     async def extend(self, messages: Sequence[Message]) -> list[Message]:

@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from typing import Any, Final, NamedTuple
 
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
-from nats.errors import Error, SecureConnWantedError
+from nats.errors import Error
 
 from ...errors import DefinitionError
-from ...wording import summary
-from ..broker import Disconnected
+from ...wording import message_of, summary
+from ..broker import Disconnected, NotAllowed
 from .messages import parts
 from .nats_address import OURS
+from .nats_client import OurClient
 
 __all__ = ["PATIENCE", "Connection", "Request"]
 
@@ -53,31 +54,6 @@ class _Call:
             self.done.set_result(None)
 
 
-class _Client(Client):
-    """Says at once that its connection is over, and sends no password in the clear to a server of ``tls://``."""
-
-    def __init__(self, on_end: Callable[[], None], is_encrypted: bool) -> None:
-        super().__init__()
-        self._on_end: Callable[[], None] = on_end
-        self._is_encrypted: bool = is_encrypted
-
-    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
-        if self._is_encrypted and initial_connection and not info.get("tls_required"):
-            raise SecureConnWantedError  # it would go on without
-        await super()._process_info(info, initial_connection)
-
-    async def _close(self, status: int, do_cbs: bool = True) -> None:
-        self._on_end()
-        with suppress(OSError):  # of what was not sent yet; a task that nobody looks at would end with it
-            await super()._close(status, do_cbs)
-
-    def abort(self) -> None:
-        """Let go of the socket, also where the server never takes what is still to be sent."""
-        writer = getattr(self._transport, "_io_writer", None)  # the client offers no other way
-        if writer is not None:
-            writer.transport.abort()
-
-
 class Connection:
     """From ``open`` to ``close``, once; each call raises ``Disconnected`` when it is over."""
 
@@ -87,7 +63,7 @@ class Connection:
         self.where: str = where
         """The server and the queue, without a password."""
         self._is_encrypted: bool = is_encrypted
-        self._client: _Client = _Client(self._end, is_encrypted)
+        self._client: OurClient = OurClient(self._end, is_encrypted)
         self._is_over: bool = False
         self._error: BaseException | None = None  # the last that the client told of
         self._numbers: Iterator[int] = count()
@@ -153,6 +129,8 @@ class Connection:
     def lost(self, why: BaseException | str) -> Disconnected:
         """The error to raise when the connection is of no more use."""
         self._is_over = True
+        if isinstance(why, Error) and _is_refusal(why):
+            return NotAllowed(f"{self.where}: {message_of(why)}")
         return Disconnected(f"{self.where}: {why if isinstance(why, str) else summary(why)}")
 
     def end(self, error: BaseException) -> None:
@@ -168,6 +146,8 @@ class Connection:
 
     async def _on_error(self, error: Exception) -> None:
         self._error = error  # rather than into the log, which could show a password (fault F7)
+        if _is_refusal(error):  # what was asked is never answered
+            self._end()
 
     def check(self) -> None:
         """Raise if it is over."""
@@ -235,6 +215,11 @@ class Connection:
                     raise self.lost(str(why))
                 raise DefinitionError(f"remote_queue: {self.where} refuses {subject}: {why}")
         return answers
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the server lets this user not in, or not say or hear something."""
+    return re.search("authorization|authentication|permissions violation", str(error), re.IGNORECASE) is not None
 
 
 def _nothing() -> None:

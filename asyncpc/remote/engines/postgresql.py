@@ -61,7 +61,7 @@ class PostgreSQLBroker:
         self._address = address = Address.of(url)
         self._settings = settings
         self._channel = "asyncpc_" + sha256(f"{address.schema}.{address.queue}".encode()).hexdigest()[:32]
-        self._settling = Connection(address, settings.client, judges=True)
+        self._settling = Connection(address, settings.client)
         self._intake = Intake(address, settings, self._channel, self._tell)
         self._settled = 0  # messages, since ids were forgotten last
         self._forget_at = 0.0

@@ -16,7 +16,7 @@ import asyncpg
 
 from ...errors import DefinitionError
 from ...wording import message_of, shown, summary
-from ..broker import Disconnected
+from ..broker import Disconnected, NotAllowed
 from . import postgresql_tables as tables
 
 __all__ = ["UNSTORABLE", "Address", "Connection"]
@@ -27,8 +27,12 @@ TIMEOUT: Final = 8.0
 UNSTORABLE: Final = (ValueError, asyncpg.DataError, asyncpg.ProgramLimitExceededError)
 """What is raised for a value that the database cannot hold, as a NUL in an id."""
 
-_REFUSALS: Final = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
-"""What a server answers to a wrong user or password, or one that its rules keep out, and to an unknown database."""
+_REFUSALS: Final = (
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InsufficientPrivilegeError,
+)
+"""What a server answers to a wrong user or password, to one that its rules keep out, and to an unknown database."""
 
 _FAILURES: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """What the client raises for a server that refuses, or that is lost."""
@@ -77,18 +81,14 @@ class Connection:
     One statement at a time: a task that comes meanwhile waits.
     """
 
-    def __init__(self, address: Address, client: Mapping[str, Any], *, judges: bool) -> None:
-        """Not connected yet; one that ``judges`` tells at its first opening what no later one mends.
-
-        Raises ``DefinitionError`` for an option that the client does not know.
-        """
+    def __init__(self, address: Address, client: Mapping[str, Any]) -> None:
+        """Not connected yet; raises ``DefinitionError`` for an option that the client does not know."""
         unknown = client.keys() - (inspect.signature(asyncpg.connect).parameters.keys() - {"dsn", "loop"})
         if unknown:
             raise DefinitionError(f"remote_queue: asyncpg.connect takes no option {shown(min(unknown))}")
         self._address = address
         self._options: dict[str, Any] = {"timeout": TIMEOUT, "statement_cache_size": 100, **client}
         self._connection: Any = None
-        self._judges = judges
         self._closed = 0  # times
         self._lock = asyncio.Lock()
 
@@ -98,25 +98,19 @@ class Connection:
         return self._connection is not None
 
     async def open(self) -> None:
-        """Connect. May be called again after ``close``.
-
-        One that judges raises ``DefinitionError`` the first time if the server lets nobody in with this user, password
-        or database. Later it may be a server that is not what it was before, and will be again.
-        """
+        """Connect. May be called again after ``close``."""
         closed, self._lock = self._closed, asyncio.Lock()  # of this loop
         try:
             connection = await asyncpg.connect(self._address.dsn, **self._options)
         except (asyncpg.exceptions.ClientConfigurationError, TypeError) as error:
-            raise self._wrong(error) from None
-        except _REFUSALS as error:
-            raise (self._wrong(error) if self._judges else self._lost(error)) from None
+            raise DefinitionError(f"remote_queue: {self._address.shown}: {message_of(error)}") from None
         except _FAILURES as error:
             raise self._lost(error) from None
         if self._closed != closed:  # while it was connecting
             connection.terminate()
             await asyncio.sleep(0)  # the loop lets go of it
             raise Disconnected(f"{self._address.shown}: closed")
-        self._connection, self._judges = connection, False
+        self._connection = connection
         if self._options["statement_cache_size"]:  # else a pooler may give the setting to somebody else
             try:
                 await self.run("execute", tables.SET)
@@ -158,8 +152,7 @@ class Connection:
             connection.terminate()
             await asyncio.sleep(0)  # the loop lets go of it
 
-    def _wrong(self, error: Exception) -> DefinitionError:
-        return DefinitionError(f"remote_queue: {self._address.shown}: {message_of(error)}")
-
     def _lost(self, error: Exception) -> Disconnected:
+        if isinstance(error, _REFUSALS):
+            return NotAllowed(f"{self._address.shown}: {message_of(error)}")
         return Disconnected(f"{self._address.shown}: {summary(error)}")

@@ -56,7 +56,7 @@ class Intake:
         self._channel = channel
         self._tell = tell
         self._probe = secrets.token_hex(8)
-        self._connection = Connection(address, settings.client, judges=False)  # opened by the first receive
+        self._connection = Connection(address, settings.client)  # opened by the first receive
         self._changed = asyncio.Event()  # since receive looked last
         self._is_told = False  # notifications arrive
         self._is_asked_back = False

@@ -22,7 +22,8 @@ from pamqp.commands import Queue
 
 from ...errors import DefinitionError, StateError
 from ...wording import shown
-from ..broker import DeadLetter, Depth, Disconnected, Guarantees, Message, Outgoing, Settings
+from ..broker import DeadLetter, Depth, Disconnected, Guarantees, Message, Outgoing, PublishError, Settings
+from .messages import confirmed
 from .rabbitmq_connection import read
 from .rabbitmq_intake import Delivery
 from .rabbitmq_link import Link
@@ -58,7 +59,8 @@ class RabbitBroker:
         self._options, self._queue = read(url, settings.client, heartbeat)
         dead = settings.dead_letter
         self._dead = dead if dead.startswith(f"{self._queue}.") else f"{dead}.{self._queue}"
-        self._where = f"{self._options.host}:{self._options.port}/{self._queue}"
+        scheme = "amqps" if self._options.context else "amqp"
+        self._where = f"{scheme}://{self._options.host}:{self._options.port}/{self._queue}"
         self._lease = settings.lease
         self._link: Link | None = None  # while it is connected
 
@@ -135,7 +137,11 @@ class RabbitBroker:
             choice = letters_of(one, failures[id(one)], next(numbers))
             parcels = (Parcel(self._dead, properties, one.body) for properties in choice)
             letters.append(next(filter(link.fits, parcels)))
-        await link.put(letters, ours)
+        try:
+            await link.put(letters, ours)
+        except PublishError as error:
+            await link.settle(confirmed(ours, error), link.intake.ack)
+            raise
         await link.settle(ours, link.intake.ack)
 
     async def extend(self, messages: Sequence[Message]) -> list[Message]:

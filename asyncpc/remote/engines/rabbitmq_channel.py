@@ -21,7 +21,7 @@ from pamqp.commands import Channel as On
 from pamqp.frame import marshal
 from pamqp.header import ContentHeader
 
-from ..broker import Disconnected
+from ..broker import Disconnected, NotAllowed
 
 __all__ = ["PATIENCE", "Channel", "Line", "Refused"]
 
@@ -102,7 +102,8 @@ class Channel:
     def _on_method(self, frame: Frame) -> None:
         if isinstance(frame, On.Close):
             self.send(marshal(On.CloseOk(), self._number))
-            self.end(Refused(frame.reply_code or 0, str(self.lost(str(frame.reply_text)))))
+            code, why = frame.reply_code or 0, str(self.lost(str(frame.reply_text)))
+            self.end(NotAllowed(why) if code == 403 else Refused(code, why))
         elif self._calls:
             call = self._calls[0]
             call.answers.append(frame)

@@ -16,14 +16,14 @@ from typing import Any, Final, NamedTuple, TypeVar, cast
 from urllib.parse import quote, unquote, urlsplit
 
 import aiormq
-from aiormq.connection import TransportFactory
-from aiormq.exceptions import AMQPError
+from aiormq.exceptions import AMQPError, AuthenticationError, ProbableAuthenticationError
 from pamqp.common import FieldTable
 
 from ...errors import DefinitionError
-from ...wording import shown, summary
-from ..broker import Disconnected
+from ...wording import message_of, shown, summary
+from ..broker import Disconnected, NotAllowed
 from .rabbitmq_channel import PATIENCE, Channel, Line
+from .rabbitmq_socket import Socket
 
 __all__ = ["Connection", "Options", "read"]
 
@@ -89,46 +89,6 @@ def read(url: str, client: Mapping[str, Any], heartbeat: int) -> tuple[Options, 
     )
 
 
-class _Reader(asyncio.StreamReader):
-    """Knows when the last bytes came."""
-
-    heard = 0.0  # loop time
-
-    def feed_data(self, data: Any) -> None:
-        self.heard = asyncio.get_running_loop().time()
-        super().feed_data(data)
-
-
-class _Socket(TransportFactory):
-    """Is opened for the client, so that what fails is not logged, and that it can be let go of."""
-
-    def __init__(self, reader: _Reader, writer: asyncio.StreamWriter) -> None:
-        self._reader: _Reader = reader
-        self._writer: asyncio.StreamWriter = writer
-
-    @classmethod
-    async def open(cls, options: Options) -> _Socket:
-        """Connect it."""
-        loop = asyncio.get_running_loop()
-        reader = _Reader()
-        protocol = asyncio.StreamReaderProtocol(reader)
-        transport, _ = await loop.create_connection(lambda: protocol, options.host, options.port, ssl=options.context)
-        return cls(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
-
-    async def create(self, *args: Any, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """See the client."""
-        return self._reader, self._writer
-
-    @property
-    def heard(self) -> float:
-        """When the last bytes came; loop time."""
-        return self._reader.heard
-
-    def abort(self) -> None:
-        """Let go of it at once."""
-        self._writer.transport.abort()
-
-
 class _Client(aiormq.Connection):
     FRAME_BUFFER_SIZE = 0  # what is to be sent is bounded by what is waited for
 
@@ -139,7 +99,7 @@ class Connection:
     def __init__(self, where: str) -> None:
         self._where: str = where
         self._client: _Client | None = None  # once it is connected
-        self._socket: _Socket | None = None
+        self._socket: Socket | None = None
         self._channels: dict[int, Channel] = {}
         self._error: Disconnected | None = None  # why it is over
 
@@ -156,7 +116,7 @@ class Connection:
         ends = loop.time() + PATIENCE
         try:
             async with asyncio.timeout_at(ends):
-                self._socket = await _Socket.open(options)
+                self._socket = await Socket.open(options.host, options.port, options.context)
             timer = loop.call_at(ends, self._socket.abort)  # the client may wait for ever, also when it is cancelled
             try:
                 self._client = await self._connected(options, self._socket)
@@ -166,13 +126,22 @@ class Connection:
             self.abort()
             if loop.time() >= ends:
                 raise self.lost("the server does not answer") from None
-            where = f"the server refuses the virtual host {shown(options.vhost)}"  # what it said, the client drops
-            raise self.lost(where if "OpenOk" in str(error) else error) from None
+            raise self._failed(error, options) from None
         except BaseException:
             self.abort()
             raise
 
-    async def _connected(self, options: Options, socket: _Socket) -> _Client:
+    def _failed(self, error: Exception, options: Options) -> Disconnected:
+        """Why there is no connection; a virtual host that has too many for now, or is down, is not one that refuses."""
+        if isinstance(error, AuthenticationError | ProbableAuthenticationError):
+            return NotAllowed(f"{self._where}: {message_of(error)}")
+        if "OpenOk" not in str(error):
+            return self.lost(error)
+        said = self._socket.farewell if self._socket is not None else ""
+        why = f"{self._where}: the server refuses the virtual host {shown(options.vhost)}: {said}"
+        return Disconnected(why) if re.search("limit|is down", said) else NotAllowed(why)
+
+    async def _connected(self, options: Options, socket: Socket) -> _Client:
         host = f"[{options.host}]" if ":" in options.host else options.host
         query = "&".join(f"{name}={quote(value, safe='')}" for name, value in options.query.items())
         user, password = quote(options.user, safe=""), quote(options.password, safe="")

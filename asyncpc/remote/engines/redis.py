@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from ..broker import DeadLetter, Depth, Disconnected, Guarantees, Message, Outgoing, PublishError, Settings
 from .redis_entries import Receipt, arguments_of, dead_letter, is_entry, message, names_of, parts, shared
-from .redis_line import Command, Line, Refused, address_of, keys_of, lines_to
+from .redis_line import Command, Full, Line, Refused, address_of, keys_of, lines_to
 from .redis_reading import Reader
 from .redis_script import AT_ONCE, GROUP, SCRIPT
 
@@ -171,12 +171,16 @@ class RedisBroker:
 
     async def bury(self, dead: Sequence[tuple[Message, bytes]]) -> None:
         """See ``Broker``."""
-        failures = {one.receipt: failure for one, failure in dead}
+        failures, buried = {one.receipt: failure for one, failure in dead}, set[int]()
         for (consumer, stream), some in parts([one for one, _ in dead], BYTES_AT_ONCE):
             named = [
                 part for one in some for part in (one.receipt.entry, one.receipt.deliveries, failures[one.receipt])
             ]
-            await self._run("bury", stream, *named, consumer=consumer)
+            try:
+                await self._run("bury", stream, *named, consumer=consumer)
+            except Full as error:
+                raise PublishError(str(error), [one for one, _ in dead if id(one) not in buried]) from None
+            buried.update(map(id, some))
 
     async def extend(self, messages: Sequence[Message]) -> list[Message]:
         """See ``Broker``."""
@@ -194,9 +198,7 @@ class RedisBroker:
         for some in shared(messages, BYTES_AT_ONCE):
             try:
                 await self._run("publish", self._remember, *arguments_of(some))
-            except Refused as error:
-                if "maxmemory" not in str(error):
-                    raise
+            except Full as error:
                 raise PublishError(str(error), messages[confirmed:]) from None  # to connect again would not help
             confirmed += len(some)
         delays = [one.delay for one in messages if one.delay > 0]

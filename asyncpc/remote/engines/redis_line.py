@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
@@ -10,13 +11,13 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import hiredis
 from redis.asyncio import Connection, SSLConnection
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, RedisError, ResponseError
 
 from ...errors import DefinitionError
 from ...wording import message_of, shown, summary
-from ..broker import Disconnected
+from ..broker import Disconnected, NotAllowed
 
-__all__ = ["PATIENCE", "Command", "Line", "Refused", "address_of", "keys_of", "lines_to"]
+__all__ = ["PATIENCE", "Command", "Full", "Line", "Refused", "address_of", "keys_of", "lines_to"]
 
 PATIENCE: Final = 8.0
 """Seconds within which a server answers; it is taken for stalled if it does not."""
@@ -45,14 +46,25 @@ with suppress(ImportError):  # before version 7.2
     DRIVER["driver_info"] = DriverInfo()
 
 
+FORBIDDEN: Final = "user executing the script can't|ACL failure"
+"""What the server says, before version 7.2 and since, if a user may run the script, but not what is in it."""
+
+
 class Refused(Disconnected):
     """The server answers, but does not do what it was asked."""
+
+
+class Full(Refused):
+    """It has no memory left for that."""
 
 
 def _refused(error: ResponseError) -> Exception:
     if "WRONGTYPE" in str(error):
         return DefinitionError("remote_queue: Redis has something else than a queue by the name of the queue")
-    return Refused(f"Redis: {summary(error)}")
+    if isinstance(error, NoPermissionError) or re.search(FORBIDDEN, str(error)):
+        return NotAllowed(f"Redis: {message_of(error)}")
+    kind = Full if "maxmemory" in str(error) else Refused
+    return kind(f"Redis: {summary(error)}")
 
 
 class _Abort:
@@ -141,6 +153,9 @@ class Line:
         except TimeoutError:
             await self.close()
             raise Disconnected(f"Redis does not answer within {PATIENCE:g} s") from None
+        except (AuthenticationError, AuthorizationError) as error:
+            await self.close()
+            raise NotAllowed(f"Redis: {message_of(error)}") from None
         except Exception as error:  # whatever the client makes of a connection that ended
             await self.close()
             raise Disconnected(f"Redis: {summary(error)}") from None

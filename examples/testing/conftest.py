@@ -1,0 +1,3 @@
+"""Every async test in virtual time."""
+
+pytest_plugins = ["asyncpc.testing.plugin"]
