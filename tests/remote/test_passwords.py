@@ -28,8 +28,11 @@ from asyncpc.remote.session import Terms
 
 CANARY: Final = "canary-8d1f"
 
-STAY: Final = 18.0
-"""Seconds after which a run is ended that nothing else ends; longer than the patience of a first connection."""
+STAY: Final = 50.0
+"""Seconds after which a run is ended that nothing else ends; on a busy machine a first connection is given up later."""
+
+AGAIN: Final = 20.0
+"""Seconds after which several processes are told to end, whose parent begins them anew without end, and a run beside."""
 
 _names = count()
 
@@ -303,11 +306,8 @@ class Site:
         scheme, _, rest = self.place.url(**where).partition("://")
         return f"{scheme}://{self.guard.user}:{password}@{rest.rpartition('@')[2]}"
 
-    async def command(self, ears: Ears, *words: str, url: str = "") -> int:
-        """Run ``python -m asyncpc`` there; its program finds the URL in its environment.
-
-        Several processes begin anew without end; then they are told to stop.
-        """
+    async def command(self, ears: Ears, *words: str, url: str = "", seconds: float = STAY) -> int:
+        """Run ``python -m asyncpc`` there, for some seconds at most; its program finds the URL in its environment."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-X", "dev", "-m", "asyncpc", *words),
             cwd=self.folder,
@@ -315,7 +315,7 @@ class Site:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        enough = asyncio.get_running_loop().call_later(STAY, process.terminate)
+        enough = asyncio.get_running_loop().call_later(seconds, process.terminate)
         streams = await process.communicate()
         enough.cancel()
         ears.texts += [one.decode() for one in streams]
@@ -368,9 +368,9 @@ async def _in_vain(site: Site, ears: Ears, url: str) -> None:
     run = ["run", "--traceback", "--log-level", "debug"]
     statuses = await asyncio.gather(
         site.command(ears, "queue", "stats", url, "--traceback"),
-        site.command(ears, *run, "app:work", "--processes", "2", url=url),
+        site.command(ears, *run, "app:work", "--processes", "2", url=url, seconds=AGAIN),
         site.command(ears, *run, "app:work", url=url),
-        ears.at(consume(queue, handler(url, asyncio.Event(), 1), ears, STAY)),
+        ears.at(consume(queue, handler(url, asyncio.Event(), 1), ears, AGAIN)),
         ears.at(put(queue, ears)),
         ears.at(publish(queue)),
         ears.at(look(queue)),
