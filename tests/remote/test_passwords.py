@@ -32,7 +32,7 @@ STAY: Final = 50.0
 """Seconds after which a run is ended that nothing else ends; on a busy machine a first connection is given up later."""
 
 AGAIN: Final = 20.0
-"""Seconds after which several processes are told to end, whose parent begins them anew without end, and a run beside."""
+"""Seconds after which a run is ended whose connection never comes about; several processes begin anew without end."""
 
 _names = count()
 
