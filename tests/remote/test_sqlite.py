@@ -38,7 +38,7 @@ from asyncpc.remote.engines.sqlite_turns import Line
 LEASE = 1.0
 """That of the programs in ``sqlite_workers``."""
 
-WORKERS = Path(__file__).with_name("sqlite_workers.py")
+TESTS = Path(__file__).parent.parent
 
 
 @pytest.mark.processes  # it waits for leases
@@ -687,9 +687,8 @@ async def test_many_suspects_cost_no_search(tmp_path: Path) -> None:
 
 def worker(what: str, path: Path, name: str, seconds: float = 0.0) -> subprocess.Popen[str]:
     arguments = [what, url_of(path), str(path.with_suffix(".log")), name, str(seconds)]
-    return subprocess.Popen(
-        [sys.executable, str(WORKERS), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-m", "remote.sqlite_workers", *arguments]
+    return subprocess.Popen(command, cwd=TESTS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def waited(begin: float, end: float, stalls: list[tuple[float, float]]) -> float:
