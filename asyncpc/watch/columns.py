@@ -46,7 +46,7 @@ def table(stages: Sequence[StageView], columns: int) -> list[Row]:
     shown, widths, gap = _laid_out(_columns(stages), columns - 1)
     placed = [*zip(shown, widths, [1, *[gap] * len(shown)], strict=False)]
     titles: Row = [piece for column, room, space in placed for piece in _title(column, room, space)]
-    rows = [titles]
+    rows: list[Row] = [titles]
     for stage in stages:
         cells = [(fit(column.cell(stage, room), room), column, room, space) for column, room, space in placed]
         rows.append([piece for cell, column, room, space in cells for piece in _placed(cell, column, room, space)])

@@ -27,6 +27,9 @@ KEPT: Final = 600
 MINUTE: Final = 60
 """Seconds of the past that a view tells, and the parts in which it does."""
 
+SECOND: Final = 0.99
+"""Seconds after which another second of it begins: a look may come a little too early."""
+
 LATELY: Final = 5.0
 """Seconds over which rates are told."""
 
@@ -95,6 +98,24 @@ class _Point(NamedTuple):
     """Seconds that its workers have waited for items, for room, and were held back."""
 
 
+class _Minute:
+    """The last minute of a stage, second by second, so that a look need not read all points of it."""
+
+    def __init__(self, begin: _Point) -> None:
+        self._begin = begin  # of the second that is under way
+        self.rates: deque[float] = deque(maxlen=MINUTE)
+        self.fills: deque[float] = deque(maxlen=MINUTE)
+
+    def note(self, now: _Point) -> None:
+        """Count what was done until now; a time in which nobody looked is as many seconds of its mean."""
+        seconds = now.at - self._begin.at
+        if seconds >= SECOND:
+            for _ in range(min(MINUTE, max(1, round(seconds)))):
+                self.rates.append((now.done - self._begin.done) / seconds)
+                self.fills.append(now.queued)
+            self._begin = now
+
+
 class Watcher:
     """Watches one run; may be asked in any thread, by one at a time."""
 
@@ -104,6 +125,7 @@ class Watcher:
         self._journey = Journey(self._plan)
         self._failures = Failures(running)
         self._points: dict[str, deque[_Point]] = {}
+        self._minutes: dict[str, _Minute] = {}
 
     def look(self) -> View | None:
         """What there is to see now; None before the start.
@@ -159,13 +181,14 @@ class Watcher:
         waited = stage.get_waited, stage.out_waited, sum([seconds for _, seconds in stage.held_back])
         if not points or points[-1].at < at:
             points.append(_Point(at, stage.received, stage.done, stage.failed, stage.queued, stage.put_waited, waited))
+            self._minutes.setdefault(stage.name, _Minute(points[0])).note(points[-1])
 
     def _stage(self, now: StageStatistics, busy: int, held: Held | None) -> StageView:
         points = self._points.get(now.name, deque())
         last = points[-1]
         before = next((one for one in reversed(points) if last.at - one.at >= LATELY), points[0])
         elapsed = last.at - before.at
-        minute = self._parts(now.name, MINUTE, MINUTE)
+        minute = self._minutes[now.name]
         shares = [
             min(1.0, max(0.0, (then - earlier) / (elapsed * now.concurrency))) if elapsed and now.concurrency else 0.0
             for then, earlier in zip(last.waited, before.waited, strict=True)
@@ -181,8 +204,8 @@ class Watcher:
             waits_for_room=shares[1],
             held_back=shares[2],
             held=held,
-            rates=tuple([rate for rate, _ in minute]),
-            fills=tuple([fill for _, fill in minute]),
+            rates=tuple(minute.rates),
+            fills=tuple(minute.fills),
         )
 
 
