@@ -164,15 +164,14 @@ class Watcher:
         points = self._points.get(stage, deque())
         if len(points) < 2:
             return []
-        first, begin, found = points[0], points[-1], list[tuple[float, float]]()
-        length, oldest = seconds / parts, begin.at - seconds
-        due = begin.at - length
-        for point in islice(reversed(points), 1, None):  # for each stage at each look, so it has to be quick
-            at = point.at
-            if at <= due or point is first:
-                found.append(((begin.done - point.done) / (begin.at - at), begin.queued))
-                begin, due = point, at - length
-            if at <= oldest:
+        length, end = seconds / parts, points[-1].at
+        found: list[tuple[float, float]] = []
+        begin = points[-1]
+        for point in islice(reversed(points), 1, None):
+            if begin.at - point.at >= length or point is points[0]:
+                found.append(((begin.done - point.done) / max(begin.at - point.at, 1e-9), begin.queued))
+                begin = point
+            if end - point.at >= seconds:
                 break
         return found[::-1]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +31,8 @@ class Judge:
         self.confirmed: dict[str, float] = {}
         self.began: dict[str, list[Line]] = defaultdict(list)
         self.handled: dict[str, list[Line]] = defaultdict(list)
+        self.in_hand: dict[str, set[str]] = defaultdict(set)
+        """What each has begun and not handled."""
         self.last: dict[str, float] = {}
         """When each thing was done last."""
 
@@ -55,8 +58,10 @@ class Judge:
                 self.confirmed[line.message] = line.time
             case "began":
                 self.began[line.message].append(line)
+                self.in_hand[line.who].add(line.message)
             case "handled":
                 self.handled[line.message].append(line)
+                self.in_hand[line.who].discard(line.message)
             case _:
                 raise AssertionError(f"nobody writes {line}")
 
@@ -67,6 +72,10 @@ class Judge:
     def has_worked(self, who: str) -> bool:
         """Whether a program has put or begun something."""
         return who in self.worked
+
+    def is_busy(self, who: str) -> bool:
+        """Whether a program has begun something that it has not handled."""
+        return bool(self.in_hand[who])
 
     def was(self, what: str, since: float) -> bool:
         """Whether something was done after that time."""
@@ -90,12 +99,15 @@ class Judge:
         """How often a message was handled once more."""
         return sum(len(lines) - 1 for lines in self.handled.values())
 
-    def taken_over(self, who: str, died: float) -> list[float]:
-        """For each message that a worker had begun and not handled when it died: seconds until another handled it."""
+    def taken_over(self, died: Mapping[str, float]) -> list[tuple[float, float]]:
+        """For each message that a worker had begun and not handled when it died: from when to when nobody had it.
+
+        If several died of those who had begun it, the time begins with the last death.
+        """
         waited = []
         for message, lines in self.began.items():
-            if any(line.who == who for line in lines):
-                ends = [line.time for line in self.handled.get(message, ())]
-                if ends and min(ends) > died:
-                    waited.append(min(ends) - died)
+            ended = min((line.time for line in self.handled.get(message, ())), default=0.0)
+            deaths = [died[line.who] for line in lines if died.get(line.who, ended) < ended]
+            if deaths:
+                waited.append((max(deaths), ended))
         return waited

@@ -28,8 +28,9 @@ from asyncpc.remote.queue import RemoteQueue, remote_queue
 from .judge import Judge
 from .programs import CONCURRENCY, Job, Log
 from .servers import PLACES, Place
+from .stalls import Stalls
 
-__all__ = ["DRAIN", "Result", "crashes", "kills", "poison", "terms"]
+__all__ = ["DRAIN", "SAFE_LEASE", "Result", "crashes", "crew_at", "kills", "poison", "terms"]
 
 TESTS: Final = Path(__file__).parent.parent
 
@@ -63,8 +64,8 @@ class Result(NamedTuple):
     """Messages that were confirmed and not handled."""
     duplicates: int
     slowest: float
-    """Seconds: of a dead worker's message until another had handled it, of an end after SIGTERM, or of the run's going
-    on after its server is back."""
+    """Seconds: of a dead worker's message until another had handled it, without those in which the machine stood still,
+    of an end after SIGTERM, or of the run's going on after its server is back."""
     at_rest: float
     """Seconds from the end of the last publisher until nothing was pending."""
     dead: int
@@ -216,18 +217,20 @@ def crew_at(place: Place, folder: Path, lease: float, prefetch: int = 64) -> Ite
 def kills(place: Place, folder: Path, times: int, seed: int) -> Result:
     """SIGKILL one of two workers and two publishers at random moments, and start another in its place."""
     draw = random.Random(seed)
-    died: list[tuple[str, float]] = []
-    with crew_at(place, folder, LEASE) as crew:
+    died: dict[str, float] = {}
+    with Stalls() as stalls, crew_at(place, folder, LEASE) as crew:
         crew.start_all()
         for _ in range(times):
             time.sleep(draw.uniform(0.1, 0.7))
             chosen = draw.choice(crew.programs)
+            if not died and chosen.kind == "working":  # of the first, others have something to take over
+                crew.until(partial(crew.judge.is_busy, chosen.who), f"{chosen.who} has begun something")
             moment = crew.end(chosen, signal.SIGKILL)
             if chosen.kind == "working":
-                died.append((chosen.who, moment))
+                died[chosen.who] = moment
             crew.start(chosen.kind)
         result = crew.result("kills", times, 0.0)
-        waited = [seconds for who, moment in died for seconds in crew.judge.taken_over(who, moment)]
+        waited = [end - begin - stalls.within(begin, end) for begin, end in crew.judge.taken_over(died)]
         return result._replace(slowest=max(waited, default=0.0))
 
 

@@ -1,6 +1,6 @@
 """Programs that share a SQLite file, for ``test_sqlite``; what they say on stdout is judged there.
 
-``python sqlite_workers.py put|take|turns URL LOG NAME SECONDS``
+``python -m remote.sqlite_workers put|take|turns URL LOG NAME SECONDS``, in the folder of the tests
 """
 
 from __future__ import annotations
@@ -9,20 +9,17 @@ import asyncio
 import json
 import os
 import sys
-import threading
 import time
 from collections.abc import Awaitable
 from itertools import count
 from typing import TypeVar
 
+from remote.stalls import Stalls
+
 from asyncpc.remote.broker import Outgoing, Settings
 from asyncpc.remote.engines.sqlite import SqliteBroker
 
 LEASE = 1.0
-
-LOOK = 0.005
-STALL = 0.03
-"""Seconds between two looks at the clock, and by how much the second may be late."""
 
 R = TypeVar("R")
 
@@ -52,24 +49,6 @@ async def take(broker: SqliteBroker, log: Log) -> None:
         messages = await broker.receive(20, 1.0, 1)
         log.write([f"handled {one.id}" for one in messages])
         await broker.ack(messages)
-
-
-class Stalls(threading.Thread):
-    """Notices when the machine lets this process wait for a processor; then its calls wait, too."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.seen: list[tuple[float, float]] = []
-        """From when to when."""
-
-    def run(self) -> None:
-        """Look until the process ends."""
-        while True:
-            began = time.monotonic()
-            time.sleep(LOOK)
-            ended = time.monotonic()
-            if ended - began > LOOK + STALL:
-                self.seen.append((began, ended))
 
 
 async def turns(broker: SqliteBroker, name: str, seconds: float) -> None:

@@ -18,8 +18,8 @@ pytestmark = [pytest.mark.thorough, pytest.mark.timeout(180)]
 POLL = 1.0
 """Seconds after which an engine looks for the messages of the dead at the latest."""
 
-BUSY = 4.0
-"""Seconds that a busy machine may add."""
+SLACK = 0.5
+"""Seconds in which what was taken over is handled."""
 
 FLUSH = 20
 """Messages that are handled while one call acknowledges others, on a busy machine."""
@@ -41,7 +41,7 @@ def test_a_kill_loses_nothing(place: Place, tmp_path: Path) -> None:
     assert (result.lost, result.dead) == (0, 0)
     assert result.confirmed > 100
     assert result.duplicates <= result.times * (CONCURRENCY + FLUSH)
-    assert 0.0 < result.slowest <= LEASE + POLL + BUSY  # somebody had begun something, and others had it in time
+    assert 0.0 < result.slowest <= LEASE + POLL + SLACK  # somebody had begun something, and others had it in time
 
 
 def test_a_signal_to_end_loses_and_repeats_nothing(place: Place, tmp_path: Path) -> None:

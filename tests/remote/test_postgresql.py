@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import re
 import signal
@@ -18,10 +17,10 @@ from typing import Any, ClassVar
 
 import pytest
 from remote.brokers import refused
-from remote.servers import PostgreSQL, client_of, free_port
+from remote.servers import PostgreSQL, client_of
 
 from asyncpc import DefinitionError
-from asyncpc.remote.broker import Disconnected, NotAllowed, Outgoing, PublishError, Settings
+from asyncpc.remote.broker import Disconnected, Outgoing, PublishError, Settings
 from asyncpc.remote.contract import PATIENCE, BrokerContract, outgoing, received
 
 client_of("postgresql")
@@ -127,36 +126,6 @@ def test_a_wrong_schema_or_option_is_named() -> None:
 
 
 # -- passwords ------------------------------------------------------------------------------------
-
-
-async def test_no_password_is_shown(
-    postgresql: PostgreSQL, opened: Open, database: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Refused, wrong, unknown database, closed: no error, no repr and no log holds it (fault F7)."""
-    caplog.set_level(logging.DEBUG)
-    with suppress(asyncpg.DuplicateObjectError):
-        await database.execute("CREATE ROLE guarded LOGIN PASSWORD 'right'")
-    right = postgresql.url(f"guarded:{PASSWORD}")
-    shown = []
-    for url, expected in (
-        (right, NotAllowed),
-        (postgresql.url(f"guarded:{PASSWORD}", port=free_port()), Disconnected),
-        (postgresql.url(f"postgres:{PASSWORD}").replace("/postgres?", "/none?"), NotAllowed),
-    ):
-        broker = PostgreSQLBroker(url, Settings(30.0, "dead", {}))
-        with pytest.raises(expected) as caught:
-            await broker.open()
-        shown += [str(caught.value), repr(broker)]
-        assert caught.value.__cause__ is None
-        assert caught.value.__suppress_context__
-        with pytest.raises((DefinitionError, Disconnected)):
-            await broker.receive(1, 0.0, 1)
-    broker = PostgreSQLBroker(right, Settings(30.0, "dead", {"timeout": PASSWORD}))
-    with pytest.raises((DefinitionError, Disconnected)) as wrong:
-        await broker.open()
-    shown.append(str(wrong.value))
-    assert any("password authentication failed" in one for one in shown)
-    assert not [one for one in (*shown, caplog.text) if PASSWORD in one]
 
 
 @pytest.mark.parametrize(

@@ -169,27 +169,6 @@ def test_an_option_that_the_client_does_not_know_is_refused() -> None:
     broker_at("rediss://host/jobs", client_name="worker", ssl_ca_certs="ca.pem")
 
 
-async def test_the_password_is_shown_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Over a wrong one, a server that refuses, and one that is killed (fault F7)."""
-    caplog.set_level("DEBUG")
-    port, errors = free_port(), []
-    with serving(port, tmp_path, "--requirepass", CANARY) as server:
-        wrong = broker_at(f"redis://:{CANARY}x@127.0.0.1:{port}/jobs")
-        with pytest.raises(Disconnected, match="invalid username-password") as raised:
-            await wrong.open()
-        errors.append(raised.value)
-        async with opened(f"redis://:{CANARY}@127.0.0.1:{port}/jobs") as broker:
-            server.kill()
-            with pytest.raises(Disconnected) as raised:
-                await broker.depth()
-            errors.append(raised.value)
-            with pytest.raises(Disconnected, match="onnect") as raised:
-                await broker.open()
-            errors.append(raised.value)
-    shown = [repr(broker), caplog.text, *("".join(traceback.format_exception(one)) for one in errors)]
-    assert CANARY not in "".join(shown)
-
-
 @pytest.mark.parametrize(
     ("user", "told"),
     [

@@ -16,7 +16,7 @@ import time
 from bisect import bisect
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from contextvars import copy_context
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from asyncpc.offload.calls import Job
 from asyncpc.remote.broker import SUSPECT_AFTER, Disconnected, Message, Outgoing, PublishError, Settings
 from asyncpc.remote.codec import new_ids
 from asyncpc.remote.contract import BrokerContract, outgoing, received
-from asyncpc.remote.engines import sqlite, sqlite_file, sqlite_ids, sqlite_tables
+from asyncpc.remote.engines import sqlite, sqlite_file, sqlite_ids, sqlite_queue, sqlite_tables
 from asyncpc.remote.engines.sqlite import SqliteBroker
 from asyncpc.remote.engines.sqlite_queue import QueueFile
 from asyncpc.remote.engines.sqlite_receipts import Run, runs_of
@@ -38,7 +38,7 @@ from asyncpc.remote.engines.sqlite_turns import Line
 LEASE = 1.0
 """That of the programs in ``sqlite_workers``."""
 
-WORKERS = Path(__file__).with_name("sqlite_workers.py")
+TESTS = Path(__file__).parent.parent
 
 
 @pytest.mark.processes  # it waits for leases
@@ -383,6 +383,56 @@ async def test_ids_are_forgotten_in_time(tmp_path: Path, monkeypatch: pytest.Mon
     connection.close()
 
 
+async def test_an_old_id_is_a_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects messages whose ids come again every night: however many there were, each is taken, also in a batch."""
+    now = [1_000_000.0]
+    monkeypatch.setattr(sqlite_queue, "time", lambda: now[0])
+    ids = [str(number) for number in range(50)]
+    async with opened(url_of(tmp_path / "queues.db")) as broker:
+        await broker.publish([Outgoing(one, b"") for one in ids])
+        assert await broker.ack(await received(broker, 49, limit=49)) == 49
+        now[0] += sqlite_ids.REMEMBERED + 1
+        await broker.publish([Outgoing("47", b"")])
+        await broker.publish([Outgoing("48", b""), Outgoing("49", b""), Outgoing("48", b"")])
+        await broker.publish([Outgoing("48", b""), Outgoing("46", b"")])
+        assert [one.id for one in await broker.peek(10)] == ["49", "47", "48", "46"]
+
+
+async def test_an_old_id_is_a_new_one_whoever_has_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects messages whose ids come again in another order, or in another queue: numbers come again, too."""
+    now = [1_000_000.0]
+    monkeypatch.setattr(sqlite_queue, "time", lambda: now[0])
+    path, ids = tmp_path / "queues.db", [str(number) for number in range(10)]
+    async with opened(url_of(path)) as broker, opened(url_of(path, "other")) as other:
+        await broker.publish([Outgoing(one, b"") for one in ids])
+        await broker.publish([Outgoing("twice", b"", delay=1.0)])
+        now[0] += 2
+        assert await broker.ack(await received(broker, 11)) == 11
+        now[0] += sqlite_ids.REMEMBERED + 1
+        await other.publish([Outgoing("twice", b"", delay=1.0)])
+        made = [str(number) for number in range(100, 120)]
+        await broker.publish([Outgoing(one, b"", has_new_id=True) for one in made])
+        for one in (*reversed(ids), "twice"):
+            await broker.publish([Outgoing(one, b"")])
+        assert [one.id for one in await broker.peek(100)] == [*made, *reversed(ids), "twice"]
+
+
+async def test_ids_are_forgotten_though_the_clock_was_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects the file from growth without end: a clock may be a year ahead for a moment."""
+    now = [1_000_000.0]
+    monkeypatch.setattr(sqlite_queue, "time", lambda: now[0])
+    async with opened(url_of(tmp_path / "queues.db")) as broker:
+        now[0] += 365 * 86400
+        await broker.publish([Outgoing("ahead", b"")])
+        now[0] -= 365 * 86400
+        for number in range(20):
+            await broker.publish([Outgoing(str(number), b"")])
+            await broker.ack(await received(broker, 1))
+            now[0] += sqlite_ids.REMEMBERED / 2
+    with closing(sqlite3.connect(tmp_path / "queues.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM seen").fetchone()[0] <= 4
+
+
 async def test_a_receipt_names_one_delivery(tmp_path: Path) -> None:
     """It settles no later one (fault E9), not even one with the same count to the same process."""
     async with opened(url_of(tmp_path / "queues.db")) as broker:
@@ -501,7 +551,7 @@ def file_of_two(path: Path) -> Iterator[QueueFile]:
         file.close()
 
 
-def test_what_is_taken_is_read_as_it_is_then(tmp_path: Path) -> None:
+def test_what_is_taken_is_read_as_it_is_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects others: between the lease and the reading a message may have gone, or to somebody else."""
     with file_of_two(tmp_path / "queues.db") as file:
         end = file._end
@@ -512,22 +562,22 @@ def test_what_is_taken_is_read_as_it_is_then(tmp_path: Path) -> None:
                 other.execute("UPDATE lease SET owner = 7")
             other.close()
 
-        file._end = change  # type: ignore[method-assign]  # the moment between the two cannot be met otherwise
+        monkeypatch.setattr(file, "_end", change)  # the moment between the two cannot be met otherwise
         take = job(QueueFile.take, file, 10, 1)
         file.make([take])
         assert (take.value, take.error) == ([], None)
 
 
-def test_what_was_committed_is_not_said_to_have_failed(tmp_path: Path) -> None:
+def test_what_was_committed_is_not_said_to_have_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects a put whose file is closed just after it: only what was to be read after the commit fails."""
     with file_of_two(tmp_path / "queues.db") as file:
         end = file._end
 
-        def closing() -> None:
+        def close() -> None:
             end()
             file.interrupt()
 
-        file._end = closing  # type: ignore[method-assign]  # the moment between the two cannot be met otherwise
+        monkeypatch.setattr(file, "_end", close)  # the moment between the two cannot be met otherwise
         put, take = job(QueueFile.put, file, [outgoing(b"3")]), job(QueueFile.take, file, 10, 1)
         file.make([put, take])
         assert put.error is None
@@ -637,18 +687,23 @@ async def test_many_suspects_cost_no_search(tmp_path: Path) -> None:
 
 def worker(what: str, path: Path, name: str, seconds: float = 0.0) -> subprocess.Popen[str]:
     arguments = [what, url_of(path), str(path.with_suffix(".log")), name, str(seconds)]
-    return subprocess.Popen(
-        [sys.executable, str(WORKERS), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-m", "remote.sqlite_workers", *arguments]
+    return subprocess.Popen(command, cwd=TESTS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def waited(begin: float, end: float, stalls: list[tuple[float, float]]) -> float:
+    """The seconds between, but for those in which the process stood still."""
+    return end - begin - sum(max(0.0, min(end, stall_end) - max(begin, stall)) for stall, stall_end in stalls)
 
 
 @pytest.mark.thorough
 @pytest.mark.timeout(180)
 def test_eight_processes_share_the_turns(tmp_path: Path) -> None:
-    """Protects each from the others: nobody has less than half of what another has, or waits 250 ms, or loses a lease.
+    """Protects each from the others: nobody has half of what another has, or waits 250 ms, or loses a lease.
 
-    Where the disk stands still, all wait: nobody has a turn meanwhile, and a lease may run out. Where a processor does,
-    some wait, and notice it.
+    Time for which a process has to wait for a processor does not count: each notices how much that is, but not what it
+    loses while it works, so then a quarter is enough. Where the disk
+    stands still, all wait: nobody has a turn meanwhile, and a lease may run out.
     """
     workers = [worker("turns", tmp_path / "queues.db", str(number), 10.0) for number in range(8)]
     for one in workers:
@@ -659,17 +714,15 @@ def test_eight_processes_share_the_turns(tmp_path: Path) -> None:
         one.stdin.write("go\n")
         one.stdin.flush()
     told = [json.loads(one.communicate()[0]) for one in workers]
-    acked = [one["acked"] for one in told]
-    assert min(acked) / max(acked) >= 0.5
+    spans = [(one["took"][0][0], one["took"][-1][1]) for one in told]
+    could = [waited(*span, one["stalls"]) for span, one in zip(spans, told, strict=True)]
+    is_free = all(seconds > 0.95 * (end - begin) for seconds, (begin, end) in zip(could, spans, strict=True))
+    rates = [one["acked"] / seconds for one, seconds in zip(told, could, strict=True)]
+    assert min(rates) / max(rates) > (0.5 if is_free else 0.25)
     ends = sorted(end for one in told for _, end in one["took"])
     long = [(begin, end, one["stalls"]) for one in told for begin, end in one["took"] if end - begin > 0.25]
     while_others_had_turns = [one for one in long if bisect(ends, one[1]) - bisect(ends, one[0]) > 3 * 8]
-    unfair = [
-        (begin, end)
-        for begin, end, stalls in while_others_had_turns
-        if not any(stall < end and begin < stall_end for stall, stall_end in stalls)
-    ]
-    assert unfair == []
+    assert [one for one in while_others_had_turns if waited(*one) > 0.25] == []
     longest = max([end - begin for begin, end, _ in long], default=0.0)
     assert sum(one["lost"] for one in told) == 0 or longest > LEASE / 2
 

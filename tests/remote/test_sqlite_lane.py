@@ -2,43 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
 import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
-from contextvars import copy_context
-from dataclasses import dataclass, field
 from pathlib import Path
-from time import time
-from typing import Any
 
 import pytest
+from remote.sqlite_process import LEASE, Clock, Process, attempts, bodies
 
 from asyncpc import DefinitionError
-from asyncpc.offload.calls import Job
-from asyncpc.remote.broker import SUSPECT_AFTER, Message, Outgoing
+from asyncpc.remote.broker import Outgoing
 from asyncpc.remote.engines import sqlite_lane, sqlite_queue
 from asyncpc.remote.engines.sqlite_lane import Lane
 from asyncpc.remote.engines.sqlite_queue import QueueFile
-
-LEASE = 30.0
-
-ROUNDS = 300
-"""Steps of a random test."""
-
-
-@dataclass
-class Clock:
-    """The system's clock, as the files see it."""
-
-    now: float = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -49,71 +28,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-class Process:
-    """A file as one process sees it, which makes each call in a transaction of its own."""
-
-    def __init__(self, path: Path, queue: str = "jobs", clock: Callable[[], float] = time) -> None:
-        self._clock = clock
-        self.file = QueueFile(str(path), queue, "dead", LEASE, "NORMAL")
-        self._loop = asyncio.new_event_loop()
-        try:
-            self.call(QueueFile.open)
-        except BaseException:
-            self.close()
-            raise
-
-    def call(self, function: Any, *args: Any) -> Any:
-        """What it gives."""
-        job = Job(self._loop.create_future(), copy_context(), function, (self.file, *args))
-        self.file.make([job])
-        if job.error is not None:
-            raise job.error
-        return job.value
-
-    def put(self, *bodies: str, delay: float = 0.0) -> None:
-        """One publish; a body is the id, too."""
-        now = self._clock()
-        self.call(QueueFile.put, [Outgoing(one, one.encode(), delay=delay, time=now) for one in bodies])
-
-    def take(self, limit: int = 100, suspects: int = 1) -> list[Message]:
-        """What a receive gives."""
-        messages: list[Message] = self.call(QueueFile.take, limit, suspects)
-        return messages
-
-    def ack(self, messages: list[Message]) -> int:
-        """How many were this delivery's."""
-        count: int = self.call(QueueFile.ack, messages)
-        return count
-
-    def lost(self, messages: list[Message]) -> list[str]:
-        """What an extension says is gone."""
-        return bodies(self.call(QueueFile.extend, messages))
-
-    def leases(self) -> int:
-        """How many rows there are."""
-        (count,) = self.file.reading().execute("SELECT count(*) FROM lease").fetchone()
-        return int(count)
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self.file.close()
-        self._loop.close()
-
-
 @pytest.fixture
 def two(tmp_path: Path, clock: Clock) -> Iterator[tuple[Process, Process]]:
     """Two processes at one file."""
     one, other = (Process(tmp_path / "queues.db", clock=clock) for _ in range(2))
     with closing(one), closing(other):
         yield one, other
-
-
-def bodies(messages: list[Message]) -> list[str]:
-    return [one.body.decode() for one in messages]
-
-
-def attempts(messages: list[Message]) -> list[tuple[str, int]]:
-    return [(one.body.decode(), one.attempt) for one in messages]
 
 
 # -- leases ---------------------------------------------------------------------------------------
@@ -218,12 +138,33 @@ def test_two_processes_whose_fronts_meet(two: tuple[Process, Process]) -> None:
     assert bodies(other.take()) == ["g"]
 
 
+@pytest.mark.parametrize("how", ["ack", "release", "bury"])
+def test_a_lease_ends_with_its_last_message(two: tuple[Process, Process], clock: Clock, how: str) -> None:
+    """Protects the file from leases of nothing, also where a receive gave messages that had been put with a delay."""
+    one, other = two
+    one.put("first")
+    other.take()
+    one.put("delayed", delay=1.0)
+    clock.now += 2
+    one.put("a", "b")
+    ours = one.take()
+    assert bodies(ours) == ["delayed", "a", "b"]
+    match how:
+        case "ack":
+            assert one.ack(ours) == 3
+        case "release":
+            one.call(QueueFile.release, ours, 0.0, False)
+        case _:
+            one.call(QueueFile.bury, [(message, b"{}") for message in ours])
+    assert one.leases() == 1
+
+
 @pytest.mark.processes
 def test_a_kill_between_receive_and_ack_is_an_attempt(tmp_path: Path, clock: Clock) -> None:
     """Protects from a message that kills its process: it is counted before anybody works on it."""
     path, folder = tmp_path / "queues.db", Path(__file__).parent
     program = (
-        "import os, signal, sys; from pathlib import Path; from test_sqlite_lane import Process;"
+        "import os, signal, sys; from pathlib import Path; from sqlite_process import Process;"
         "Process(Path(sys.argv[1])).take(2); os.kill(os.getpid(), signal.SIGKILL)"
     )
     with closing(Process(path)) as process:
@@ -285,93 +226,6 @@ def test_the_clock_may_be_set_back(two: tuple[Process, Process], clock: Clock) -
     assert sorted(bodies(other.take(2)) + bodies(other.take(2))) == ["a", "b", "c", "delayed"]
     one.put("d")
     assert bodies(one.take()) == ["d"]
-
-
-@dataclass
-class Row:
-    """A message, as if each had a state of its own."""
-
-    body: str
-    time: float
-    due: float
-    is_in_lane: bool
-    attempt: int = 0
-    owner: int = 0
-
-    @property
-    def place(self) -> tuple[float, bool]:
-        """In the order; of two that became due at once, what was put with a delay comes first."""
-        return self.due, self.is_in_lane
-
-
-@dataclass
-class Model:
-    """What the engine promises, told in the simplest way: every receive looks at all messages."""
-
-    rows: list[Row] = field(default_factory=list)
-
-    def take(self, now: float, limit: int, suspects: int, owner: int) -> list[tuple[str, int]]:
-        """As the engine should."""
-        due = sorted((row for row in self.rows if row.due <= now), key=lambda row: row.place)
-        taken = [row for row in due if row.attempt >= SUSPECT_AFTER][:suspects]
-        taken += [row for row in due if row.attempt < SUSPECT_AFTER][: limit - len(taken)]
-        for row in taken:
-            row.due, row.attempt, row.owner = now + LEASE, row.attempt + 1, owner
-        return [(row.body, row.attempt) for row in taken]
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_it_is_as_if_each_message_had_a_state_of_its_own(two: tuple[Process, Process], clock: Clock, seed: int) -> None:
-    """Protects all promises at once: whatever is done, in whatever order, gives what the simple model gives."""
-    draw, model, held, names = random.Random(seed), Model(), list[tuple[int, Message]](), iter(range(10**6))
-    for step in range(1, ROUNDS):
-        clock.now += draw.choice([0.001, 0.001, 1.0, LEASE / 2])
-        process, chosen = draw.choice(two), [one for one in held if draw.random() < draw.choice([0.1, 0.5, 1.0])]
-        messages = [message for _, message in chosen]
-        rows = {row.body: row for row in model.rows}
-        is_ours = [getattr(rows.get(message.id), "owner", 0) == owner for owner, message in chosen]
-        ours = [rows[message.id] for message, is_one in zip(messages, is_ours, strict=True) if is_one]
-        match draw.choice(["put", "put", "delay", "take", "take", "take", "ack", "release", "extend", "purge", "bury"]):
-            case "put" | "delay" as what:
-                delay = draw.uniform(1.0, LEASE) if what == "delay" else 0.0
-                new = [str(next(names)) for _ in range(draw.randrange(1, 12))]
-                process.put(*new, delay=delay)
-                model.rows += [Row(body, clock.now, clock.now + delay, not delay) for body in new]
-            case "take":
-                limit, suspects = draw.randrange(1, 20), draw.randrange(2)
-                taken = process.take(limit, suspects)
-                assert attempts(taken) == model.take(clock.now, limit, suspects, step)
-                held += [(step, message) for message in taken]
-            case "ack":
-                assert process.ack(messages) == len(ours)
-                model.rows = [row for row in model.rows if row not in ours]
-            case "bury":
-                process.call(QueueFile.bury, [(message, b"{}") for message in messages])
-                model.rows = [row for row in model.rows if row not in ours]
-            case "release":
-                delay, counted = draw.choice([0.0, 3.0]), draw.random() < 0.5
-                process.call(QueueFile.release, messages, delay, counted)
-                for row in ours:
-                    row.due = clock.now + delay if delay else min(row.time, clock.now)
-                    row.owner, row.attempt = 0, row.attempt - (not counted)
-            case "extend":
-                lost = [message for message, is_one in zip(messages, is_ours, strict=True) if not is_one]
-                assert process.lost(messages) == bodies(lost)
-                for row in ours:
-                    row.due = clock.now + LEASE
-            case _ if draw.random() < 0.2:
-                while process.call(QueueFile.purge, False):
-                    pass
-                model.rows = [row for row in model.rows if row.owner and row.due > clock.now]
-            case _:
-                pass
-        held = [one for one in held if one not in chosen or draw.random() < 0.5][-60:]
-        ready = [row for row in model.rows if row.due <= clock.now]
-        leased = [row for row in model.rows if row.due > clock.now and row.owner]
-        depth = process.call(QueueFile.depth)
-        assert depth[:3] == (len(ready), len(leased), len(model.rows) - len(ready) - len(leased))
-        peeked = sorted(ready, key=lambda row: row.place)[:5]
-        assert bodies(process.call(QueueFile.peek, 5)) == [row.body for row in peeked]
 
 
 # -- the file -------------------------------------------------------------------------------------

@@ -27,12 +27,12 @@ pytestmark = [pytest.mark.thorough, pytest.mark.realtime, pytest.mark.timeout(30
 ITEMS = 1_500_000
 
 CLIENT = """
-import socket, sys
+import socket, sys, time
 connection = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
 connection.sendall(b"GET /api/events HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n")
 while sys.argv[2] == "reads" and connection.recv(65536):
     pass
-sys.stdin.read()
+time.sleep(600)
 """
 
 
@@ -49,8 +49,8 @@ def share_of_watching(clients: Sequence[str]) -> float:
             stack.enter_context(serving)
         port = told.getvalue().partition("127.0.0.1:")[2].split()[0]
         for kind in clients:
-            client = subprocess.Popen([sys.executable, "-c", CLIENT, port, kind], stdin=subprocess.PIPE)
-            stack.callback(client.communicate)  # it ends with its stdin
+            client = stack.enter_context(subprocess.Popen([sys.executable, "-c", CLIENT, port, kind]))
+            stack.callback(client.kill)
         time.sleep(0.7)  # they connect meanwhile
 
         async def main() -> None:

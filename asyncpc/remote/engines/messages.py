@@ -1,13 +1,17 @@
-"""What the engines for brokers share: how much they send at once, and what they write into headers, and read there."""
+"""What engines share: how much those for brokers send at once, and what is written into headers, and read there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Final, Protocol, TypeVar
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, Final, Protocol, TypeVar
 
 from ..broker import Message, PublishError
 
-__all__ = ["AT_ONCE", "FAILURE", "confirmed", "kept", "number_of", "parts"]
+__all__ = ["AT_ONCE", "FAILURE", "confirmed", "headers_in", "kept", "number_of", "parts"]
 
 AT_ONCE: Final = 1000
 """Messages that are sent before their answers are waited for."""
@@ -16,6 +20,12 @@ BYTES_AT_ONCE: Final = 8 * 2**20
 
 FAILURE: Final = 40_000
 """Bytes of a failure that are kept: NATS takes 64 KiB of headers, RabbitMQ one frame, by default of 128 KiB."""
+
+
+LONGEST_HEADERS: Final = 20_000
+"""Characters of headers as JSON that are read; nobody writes as many (``codec.MAX_HEADER_BYTES``)."""
+
+NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class _Sent(Protocol):
@@ -56,3 +66,19 @@ def number_of(text: str | None, other: float) -> float:
     except ValueError:
         return other
     return number if 0 <= number < 1e12 else other
+
+
+def headers_in(written: str | bytes) -> Mapping[str, str]:
+    """Headers that were written as JSON, whoever did it (fault F10); they cannot be changed, as messages share them."""
+    return _headers_in(written) if len(written) <= LONGEST_HEADERS else NO_HEADERS
+
+
+@lru_cache(256)  # most messages have the same ones
+def _headers_in(written: str | bytes) -> Mapping[str, str]:
+    found: Any = None
+    if written:
+        with suppress(ValueError, RecursionError):
+            found = json.loads(written)
+    if not isinstance(found, dict):
+        return NO_HEADERS
+    return MappingProxyType({name: value for name, value in found.items() if isinstance(value, str)})

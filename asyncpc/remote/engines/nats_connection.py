@@ -116,12 +116,14 @@ class Connection:
     async def close(self) -> None:
         """Let go of the socket, within some seconds, whatever the server does."""
         self._end()
-        with suppress(OSError, Error, TimeoutError):
-            async with asyncio.timeout(CLOSING):
-                await self._client.close()
-        self._client.abort()
-        for one in self._subscriptions:  # the client forgets those that were made while its connection ended
-            one._stop_processing()
+        try:
+            with suppress(OSError, Error, TimeoutError):
+                async with asyncio.timeout(CLOSING):
+                    await self._client.close()
+        finally:  # also if whoever waits has no more time
+            self._client.abort()
+            for one in self._subscriptions:  # the client forgets those that were made while its connection ended
+                one._stop_processing()
         await asyncio.sleep(0)  # then the socket is closed
 
     def lost(self, why: BaseException | str) -> Disconnected:

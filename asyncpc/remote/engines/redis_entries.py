@@ -6,12 +6,10 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from functools import lru_cache
-from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from ..broker import DeadLetter, Message, Outgoing
+from .messages import headers_in
 from .redis_script import AT_ONCE
 
 __all__ = ["Receipt", "arguments_of", "dead_letter", "is_entry", "message", "names_of", "parts", "shared"]
@@ -44,7 +42,7 @@ def message(entry: bytes, fields: Sequence[bytes], receipt: Receipt | None) -> M
         body,
         attempt if receipt is None else attempt + receipt.deliveries,
         _seconds(time, entry),
-        _headers(headers),
+        headers_in(headers),
         receipt,
     )
 
@@ -82,17 +80,6 @@ def arguments_of(messages: Iterable[Outgoing]) -> Iterator[str | bytes | int]:
         yield math.ceil(1000 * one.delay) if one.delay > 0 else 0
         yield f"{one.time:.3f}\n{headers}\n{one.id}"
         yield one.body
-
-
-@lru_cache(256)
-def _headers(written: bytes) -> Mapping[str, str]:
-    found: Any = {}
-    if written and len(written) < 20_000:
-        with suppress(ValueError, RecursionError):
-            found = json.loads(written)
-    if not isinstance(found, dict):
-        found = {}
-    return MappingProxyType({name: value for name, value in found.items() if isinstance(value, str)})
 
 
 def names_of(messages: Iterable[Message]) -> Iterator[bytes | int]:

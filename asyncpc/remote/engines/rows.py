@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import repeat
-from types import MappingProxyType
 from typing import Any
 
 from ..broker import Message
+from .messages import headers_in
 
 __all__ = ["Receipt", "message_in", "messages_in", "text_of"]
 
@@ -20,7 +20,7 @@ delivery, not even to the same process."""
 
 def message_in(row: Sequence[Any], receipt: Receipt | None) -> Message:
     """The message of a row that begins with its id, body, attempt, time and headers."""
-    return Message._make((row[0], row[1], row[2], row[3], _headers_of(row[4]), receipt))  # half the time of a call
+    return Message._make((row[0], row[1], row[2], row[3], headers_in(row[4]), receipt))  # half the time of a call
 
 
 def messages_in(
@@ -32,7 +32,7 @@ def messages_in(
     receipts: Iterable[Receipt],
 ) -> list[Message]:
     """The messages of columns of equal length; in half the time of a call for each."""
-    rows = zip(ids, bodies, repeat(attempt), times, map(_headers_of, headers), receipts, strict=False)
+    rows = zip(ids, bodies, repeat(attempt), times, map(headers_in, headers), receipts, strict=False)
     return [*map(tuple.__new__, repeat(Message), rows)]
 
 
@@ -44,9 +44,3 @@ def text_of(headers: Mapping[str, str]) -> str:
 @lru_cache(256)  # most messages have the same ones
 def _text(headers: tuple[tuple[str, str], ...]) -> str:
     return json.dumps(dict(headers))
-
-
-@lru_cache(256)
-def _headers_of(text: str) -> Mapping[str, str]:
-    """The headers again; they cannot be changed, as messages share them."""
-    return MappingProxyType(json.loads(text) if text else {})

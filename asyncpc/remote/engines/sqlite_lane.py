@@ -22,7 +22,7 @@ OURS: Final = "seq BETWEEN ? AND ? AND ?=(SELECT owner FROM lease WHERE last>=? 
 """The messages of a run, as long as its lease is there: the one that ends at or behind the run's last message."""
 
 LEASE: Final = "last=(SELECT min(last) FROM lease WHERE last>=?) AND owner=?"
-"""The lease of a delivery."""
+"""That of an owner's last run; whatever a receive gives of those apart has lower numbers than what is in the lane."""
 
 EMPTY: Final = "NOT EXISTS(SELECT 1 FROM message WHERE seq BETWEEN lease.first AND lease.last)"
 
@@ -106,7 +106,7 @@ class Lane:
     def delete(self, write: sqlite3.Connection, runs: Sequence[Run]) -> int:
         """Forget these deliveries' messages; return how many that was."""
         count = write.executemany(f"DELETE FROM message WHERE {OURS}", map(_values, runs)).rowcount
-        leases = [(of_one[0].last, owner) for owner, of_one in by_owner(runs).items()]
+        leases = [(of_one[-1].last, owner) for owner, of_one in by_owner(runs).items()]
         write.executemany(f"DELETE FROM lease WHERE {LEASE} AND {EMPTY}", leases)
         return count
 

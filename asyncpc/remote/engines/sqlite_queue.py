@@ -15,6 +15,7 @@ from .sqlite_file import DatabaseFile
 from .sqlite_ids import SeenIds
 from .sqlite_lane import Lane
 from .sqlite_looks import depth, peek
+from .sqlite_reading import at_one_moment
 from .sqlite_receipts import Run, Taken, runs_of
 from .sqlite_tables import KIND, MESSAGE, SCHEMA, VERSION
 
@@ -98,8 +99,8 @@ class QueueFile(DatabaseFile):
                 is_in_order = False
             messages += part
         if not is_in_order:
-            places = {seq: place for place, seq in enumerate(taken.numbers)}
-            messages.sort(key=lambda message: places[message.receipt[0]])
+            found = {message.receipt[0]: message for message in messages}  # one may have gone apart after it was read
+            messages = [found[seq] for seq in taken.numbers if seq in found]
         return messages
 
     def _has_some(self, suspects: int) -> bool:
@@ -168,11 +169,13 @@ class QueueFile(DatabaseFile):
 
     def depth(self) -> Depth:
         """See ``Broker``."""
-        return depth(self.reading(), self._queue, self._dead_letter, time())
+        with at_one_moment(self.reading()):
+            return depth(self.reading(), self._queue, self._dead_letter, time())
 
     def peek(self, limit: int) -> list[Message]:
         """See ``Broker``."""
-        return peek(self.reading(), self._queue, time(), limit)
+        with at_one_moment(self.reading()):
+            return peek(self.reading(), self._queue, time(), limit)
 
     def dead(self, limit: int, after: int) -> list[DeadLetter]:
         """See ``Broker``."""

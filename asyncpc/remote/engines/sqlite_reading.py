@@ -7,7 +7,8 @@ loop's thread is busy, that takes longer than all else, for each row.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate, pairwise, repeat
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from ..broker import Message
 from .rows import message_in, messages_in
 from .sqlite_receipts import Run
 
-__all__ = ["messages_of"]
+__all__ = ["at_one_moment", "messages_of"]
 
 SMALL: Final = 4096
 """Bytes of a body that is read together with others."""
@@ -45,3 +46,17 @@ def messages_of(read: sqlite3.Connection, these: str, values: Sequence[Any], run
             )
     rows = read.execute(ROWS + these, values).fetchall()
     return [message_in(row, (row[5], run.owner)) for row in rows]
+
+
+@contextmanager
+def at_one_moment(read: sqlite3.Connection) -> Iterator[None]:
+    """Let all statements see the file as it is at the first of them."""
+    if read.in_transaction:
+        yield
+        return
+    read.execute("BEGIN")
+    try:
+        yield
+    finally:
+        if read.in_transaction:
+            read.execute("ROLLBACK")
