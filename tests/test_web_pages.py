@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
@@ -146,11 +147,12 @@ def test_the_page_of_the_dashboard_is_served(tmp_path: Path) -> None:
     """Protects who mounts it as the page says: it is where the page says, and shows the pipeline of the app."""
     (app,) = programs(DOCS / "how-to" / "dashboard.md")
     (tmp_path / "app.py").write_text(app.text)
-    child = Child(
-        tmp_path, "-c", "import uvicorn, app; print('ready', flush=True); uvicorn.run(app.app, uds='app.sock')"
-    )
-    child.line_with("ready")
-    transport = httpx.HTTPTransport(uds=str(tmp_path / "app.sock"), retries=5)
+    child = Child(tmp_path, "-c", "import uvicorn, app; uvicorn.run(app.app, uds='app.sock')")
+    deadline = time.monotonic() + PATIENCE
+    while "Uvicorn running" not in child.errors_so_far():
+        assert time.monotonic() < deadline, child.errors_so_far()
+        time.sleep(0.05)
+    transport = httpx.HTTPTransport(uds=str(tmp_path / "app.sock"))
     with httpx.Client(transport=transport, base_url="http://localhost") as http:
         assert http.get("/pipelines/").status_code == 200
         assert http.get("/pipelines/api/snapshot").status_code == 401  # a socket has no address

@@ -418,7 +418,7 @@ async def test_commands_of_the_parent_reach_the_runs(
     terms = Terms(
         1,
         [sys.executable, "-m", "asyncpc.cli.child"],
-        options | {"target": "app:work", "set": [], "loop": "auto", "traceback": False},
+        options | {"target": "app:work", "set": [], "loop": "auto", "traceback": False, "views": "none"},
     )
     processes = Processes(terms, told.append, told.append, told.append)
 

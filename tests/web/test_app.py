@@ -159,17 +159,24 @@ async def test_the_dialog_says_where_each_worker_is_and_for_how_long() -> None:
 
 async def test_a_pipeline_is_shown_from_run_to_run() -> None:
     """Before the first, while one is under way, after it, and the next one."""
-    pipeline = Pipeline([1, 2, 3], named("fetch", settle), name="shop")
+    gate = asyncio.Event()
+    gate.set()
+
+    async def fetch(n: int) -> None:
+        await gate.wait()
+
+    pipeline = Pipeline([1, 2, 3], named("fetch", fetch), name="shop")
     browser = Browser(dashboard(pipeline))
     assert await browser.view() is None
     await pipeline
     first = await browser.view_with(lambda view: view is not None)
     assert (first["state"], first["totals"]["done"]) == ("closed", 3)
+    gate.clear()
     async with pipeline as running:
-        await browser.view_with(lambda view: view["elapsed"] != first["elapsed"])
+        await browser.view_with(lambda view: view["state"] != "closed" and view["totals"]["done"] == 0)
+        gate.set()
         await running.wait()
-    last = await browser.view_with(lambda view: view["state"] == "closed" and view["elapsed"] != first["elapsed"])
-    assert last["totals"]["done"] == 3
+    await browser.view_with(lambda view: view["state"] == "closed" and view["totals"]["done"] == 3)
 
 
 async def test_several_pipelines_have_names_of_their_own() -> None:

@@ -25,9 +25,9 @@ IS_GONE: Final = """
 """Whether its message has left the queue; another message may have its number by now."""
 
 ADD: Final = f"""
-    INSERT INTO seen VALUES(?1, ?2, ?3, ?4, ?5) ON CONFLICT(queue, id)
+    INSERT INTO seen VALUES(?, ?, ?, ?, ?) ON CONFLICT(queue, id)
     DO UPDATE SET place=excluded.place, until=excluded.until, seq=excluded.seq
-    WHERE {IS_OLD.format("?6", "?6")} AND {IS_GONE}"""
+    WHERE {IS_OLD.format("?", "?")} AND {IS_GONE}"""
 """Does nothing if the id is known."""
 
 
@@ -46,7 +46,7 @@ class SeenIds:
         (last,) = write.execute("SELECT max(place) FROM seen").fetchone()
         first = 1 + (last or 0)
         known = [
-            (first + place, self._queue, one.id, now + REMEMBERED, seq, now)
+            (first + place, self._queue, one.id, now + REMEMBERED, seq, now, now)
             for place, (seq, one) in enumerate(numbered)
             if places[place] == place
         ]
