@@ -11,6 +11,7 @@ notebook, it is the progress of before.
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -97,6 +98,7 @@ class _Live:
         self._news = Event()  # there is something to draw, or the end
         self._is_over = False
         self.look(running)  # or there would be no figures if the loop were blocked from now on
+        asyncio.get_running_loop().call_soon(self.look, running)  # likewise, if the run is only about to start
         FOOT.enter(self)
         Thread(target=self._draw, name="asyncpc:live", daemon=True).start()
 

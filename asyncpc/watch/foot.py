@@ -82,11 +82,11 @@ class _Foot:
         self.parts: dict[Part, None] = {}
         self.stream = sys.stderr
         self.board: Board = PlainBoard(self.stream)
-        self.streams = ExitStack()
-        self.drawn_at = 0.0  # seconds of the monotonic clock
-        self.is_amid_line = False  # of the program
-        self.draws = False  # whether what is written now is the rows themselves
-        self.lock = threading.RLock()  # handlers in threads write too
+        self.streams: ExitStack = ExitStack()
+        self.drawn_at: float = 0.0  # seconds of the monotonic clock
+        self.is_amid_line: bool = False  # of the program
+        self.draws: bool = False  # whether what is written now is the rows themselves
+        self.lock: threading.RLock = threading.RLock()  # handlers in threads write too
 
     def enter(self, part: Part) -> None:
         """Add a part."""
