@@ -19,7 +19,7 @@ POLL = 1.0
 """Seconds after which an engine looks for the messages of the dead at the latest."""
 
 SLACK = 1.5
-"""Seconds in which what was taken over is handled, by processes that wait for a processor, too; 0.5 on a quiet machine."""
+"""Seconds in which what was taken over is handled, by processes that may have to wait for a processor."""
 
 FLUSH = 20
 """Messages that are handled while one call acknowledges others, on a busy machine."""
