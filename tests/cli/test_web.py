@@ -74,7 +74,11 @@ class Served:
         self.url, self.token = found[1], found[2]
 
     def get(self, path: str = "/api/snapshot") -> Any:
-        return httpx.get(self.url + path, timeout=10).json()
+        try:
+            return httpx.get(self.url + path, timeout=10).json()
+        except httpx.ConnectError:
+            ended = self.child.end()
+            raise AssertionError(f"it has ended with {ended.status}: {ended.out}{ended.err}") from None
 
     def view_with(self, true: Any, pipeline: int = 0) -> Any:
         """What it shows as soon as that is true of it."""
