@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import socket
@@ -51,7 +52,13 @@ def page_served(page: Callable[[PageTerms], Page], options: Namespace) -> Iterat
     logging.getLogger("uvicorn").addHandler(logging.NullHandler())  # a broken connection is no news for the user
     with listening_at((options.web_host, options.web), "--web") as listening:
         config = uvicorn.Config(
-            made.app(), log_config=None, access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=LAST
+            made.app(),
+            loop="none",  # by itself, it may set the policy of the whole program
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            timeout_graceful_shutdown=LAST,
         )
         server = uvicorn.Server(config)
         thread = Thread(target=_serve, args=(server, listening), name="asyncpc:web", daemon=True)
@@ -68,4 +75,4 @@ def page_served(page: Callable[[PageTerms], Page], options: Namespace) -> Iterat
 
 
 def _serve(server: Any, listening: socket.socket) -> None:
-    server.run(sockets=[listening])
+    asyncio.run(server.serve(sockets=[listening]))
