@@ -115,6 +115,7 @@ def test_the_page_shows_the_run_until_it_ends(folder: Path) -> None:
     assert "Traceback" not in ended.err
 
 
+@pytest.mark.thorough
 def test_a_blocked_loop_is_told_while_it_is_blocked(folder: Path) -> None:
     """The page names the stage and the line; a command says that nothing was done, and is not done later."""
     served = Served(folder, "app:blocked")

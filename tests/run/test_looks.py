@@ -220,7 +220,7 @@ HONEST: dict[str, Any] = {
 @pytest.mark.parametrize("kind", HONEST)
 def test_an_honest_run_gives_no_alarm(kind: str) -> None:
     """False alarms teach people to look away."""
-    assert alarms_of(endless >> HONEST[kind], 600) == set()
+    assert alarms_of(endless >> HONEST[kind], 240) == set()
 
 
 def test_a_batch_that_waits_for_others_gives_no_alarm() -> None:

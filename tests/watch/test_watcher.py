@@ -137,5 +137,5 @@ def test_rates_follow_what_happens() -> None:
 
 def test_what_is_kept_is_bounded() -> None:
     """A run may be watched for months."""
-    watcher, _ = testing.run(watched(endless >> named("stage", taking(1.0)), 3600))
+    watcher, _ = testing.run(watched(endless >> named("stage", taking(1.0)), 400))
     assert 590 <= len(watcher.rates("stage", seconds=3600, parts=7200)) <= 600
