@@ -58,7 +58,7 @@ def top(url: str) -> int:
         with suppress(KeyboardInterrupt):
             while True:
                 FOOT.draw()
-                time.sleep(EVERY)
+                time.sleep(EVERY)  # this program has no loop and does nothing else; Ctrl-C ends the wait
                 shows.ask(url)
     finally:
         FOOT.leave(shows, shows.rows(1))
