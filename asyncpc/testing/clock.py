@@ -99,8 +99,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     @property
     def _heap(self) -> list[asyncio.TimerHandle]:
-        # The clock jumps to the next timer, so it has to know which that is. A loop does not tell in public, and typeshed
-        # knows no private name. If CPython chooses another one, every test in virtual time fails at once.
+        # The clock jumps to the next timer, so it has to know which that is. A loop does not tell in public, and
+        # typeshed knows no private name. If CPython chooses another one, every test in virtual time fails at once.
         timers: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]  # as said above
         return timers
 
