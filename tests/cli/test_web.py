@@ -11,25 +11,11 @@ from typing import Any
 import httpx
 import pytest
 from children import Child, run_child
+from cli.programs import NUMBERS
 
 pytestmark = [pytest.mark.realtime, pytest.mark.processes]
 
-APP = """
-import asyncio, time
-from asyncpc import Pipeline, consumer, producer, remote_queue
-
-@producer
-async def numbers():
-    for n in range(10):
-        yield n
-    print("ready", flush=True)
-    await asyncio.Event().wait()
-
-@consumer(on_error="skip")
-async def work(n):
-    if n == 3:
-        raise ValueError("canary")
-
+APP = f"""{NUMBERS}
 @producer
 async def one():
     yield 1

@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from remote.brokers import connecting, refused, shut_out_for_a_while
+from remote.brokers import connecting, not_whole, refused, shut_out_for_a_while
 from remote.proxy import Proxy
 from remote.servers import Nats, client_of, must_have
 
@@ -325,30 +325,14 @@ def an_old_delivery() -> Message:
 
 async def test_nothing_goes_by_a_connection_that_is_not_whole() -> None:
     """Protects a call that comes while another connects again: to half a connection all old deliveries were lost."""
-    arrived = asyncio.Event()
-    writers: list[asyncio.StreamWriter] = []
 
-    async def take_no_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.append(writer)
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b'INFO {"server_id":"x","version":"2.12.0","headers":true,"max_payload":1048576}\r\n')
         await reader.readuntil(b"PING\r\n")
         writer.write(b"PONG\r\n")
         await reader.readuntil(b"$JS.API.STREAM.INFO")
-        arrived.set()
 
-    async with await asyncio.start_server(take_no_request, "127.0.0.1", 0) as listener:
-        port = listener.sockets[0].getsockname()[1]
-        broker = NatsBroker(f"nats://127.0.0.1:{port}/jobs", Settings(30.0, "dead", {}))
-        opening = asyncio.create_task(broker.open())
-        await arrived.wait()
-        for call in CALLS:
-            with pytest.raises(Disconnected, match="not connected"):
-                await call(broker)
-        for writer in writers:
-            writer.transport.abort()
-        with pytest.raises(Disconnected):
-            await opening
-        await broker.close()
+    await not_whole(NatsBroker, "nats://127.0.0.1:{port}/jobs", greet, CALLS)
 
 
 WORKER = """
@@ -440,6 +424,13 @@ async def all_with(broker: NatsBroker, number: int) -> None:
     pytest.fail(f"the server did not hand out {number} messages: {await broker.depth()}")
 
 
+async def one_pulled(server: Nats, url: str, broker: NatsBroker) -> None:
+    """Let a message come by a pull, which stays open."""
+    waiting = await waiting_at(server, url, broker)
+    await broker.publish([outgoing()])
+    assert await broker.ack(await waiting) == 1
+
+
 async def one_waits(server: Nats, url: str, broker: NatsBroker) -> Message:
     """Receive a message, and let another one come, which is not received."""
     waiting = await waiting_at(server, url, broker)
@@ -488,9 +479,7 @@ async def test_a_second_wake_begins_nothing_that_outlives_the_connection(server:
     async with Proxy(server.port) as proxy:
         url = server.url(host=proxy.host, port=proxy.port)
         broker = await connect(url)
-        waiting = await waiting_at(server, url, broker)
-        await broker.publish([outgoing()])
-        assert await broker.ack(await waiting) == 1
+        await one_pulled(server, url, broker)
         proxy.stall()
         for _ in range(2):
             broker.wake()
@@ -608,9 +597,7 @@ async def test_what_is_beyond_the_limit_of_the_last_receive_goes_to_others(serve
     """Fault E14: where the wake comes while more than that is under way, which nobody here will receive."""
     url = server.url()
     broker, other = await connect(url), await connect(url)
-    waiting = await waiting_at(server, url, broker)
-    await broker.publish([outgoing()])
-    assert await broker.ack(await waiting) == 1
+    await one_pulled(server, url, broker)
     await broker.publish([outgoing() for _ in range(4)])
     await all_with(broker, 4)
     waiting = asyncio.create_task(broker.receive(1, 60.0, 1))
@@ -624,9 +611,7 @@ async def test_what_is_beyond_the_limit_does_not_wait_beside_a_suspect(server: N
     """Protects other suspects, which came for an earlier receive: they would count one more delivery as well."""
     url = server.url()
     broker, other = await connect(url), await connect(url)
-    waiting = await waiting_at(server, url, broker)
-    await broker.publish([outgoing()])
-    assert await broker.ack(await waiting) == 1
+    await one_pulled(server, url, broker)
     await put_suspects(server, url, 4)
     await all_with(broker, 4)
     (suspect,) = await broker.receive(1, 5.0, 1)
@@ -638,9 +623,7 @@ async def test_a_suspect_is_received_whatever_becomes_of_its_connection(server: 
     async with Proxy(server.port) as proxy:
         url = server.url(host=proxy.host, port=proxy.port)
         broker = await connect(url)
-        waiting = await waiting_at(server, url, broker)
-        await broker.publish([outgoing()])
-        assert await broker.ack(await waiting) == 1
+        await one_pulled(server, url, broker)
         await put_suspects(server, url, 1)
         await all_with(broker, 1)
         proxy.stall()
@@ -655,9 +638,7 @@ async def test_a_lower_limit_holds_from_the_next_receive_on(server: Nats, connec
     """Protects other processes: what an earlier receive had asked for would come here, beyond the prefetch."""
     url = server.url()
     broker = await connect(url)
-    waiting = await waiting_at(server, url, broker)
-    await broker.publish([outgoing()])
-    assert await broker.ack(await waiting) == 1
+    await one_pulled(server, url, broker)
     async with listening(server, f"$JS.API.CONSUMER.MSG.NEXT.{url.rsplit('/', 1)[1]}.*") as requests:
         waiting = asyncio.create_task(broker.receive(1, 60.0, 1))
         async with asyncio.timeout(10):
