@@ -137,9 +137,8 @@ class Watcher:
             return None
         said, held = verdict(look), {one.stage: one for one in look.held}
         busy = look.busy or [0] * len(look.statistics.stages)  # after the end there are none
-        if not look.silent:
-            for stage in look.statistics.stages:
-                self._note(look.statistics.elapsed, stage)
+        for stage in look.statistics.stages:
+            self._note(look.statistics.elapsed, stage)
         stages = tuple(
             [
                 self._stage(stage, busy, held.get(stage.name))
@@ -178,7 +177,7 @@ class Watcher:
     def _note(self, at: float, stage: StageStatistics) -> None:
         points = self._points.setdefault(stage.name, deque(maxlen=KEPT))
         waited = stage.get_waited, stage.out_waited, sum([seconds for _, seconds in stage.held_back])
-        if not points or points[-1].at < at:
+        if not points or points[-1].at < at:  # else the loop has not answered since
             points.append(_Point(at, stage.received, stage.done, stage.failed, stage.queued, stage.put_waited, waited))
             self._minutes.setdefault(stage.name, _Minute(points[0])).note(points[-1])
 

@@ -7,6 +7,7 @@ import random
 import statistics
 from collections import deque
 from collections.abc import AsyncIterator
+from threading import Event
 from typing import Any
 
 import pytest
@@ -139,3 +140,51 @@ def test_what_is_kept_is_bounded() -> None:
     """A run may be watched for months."""
     watcher, _ = testing.run(watched(endless >> named("stage", taking(1.0)), 400))
     assert 590 <= len(watcher.rates("stage", seconds=3600, parts=7200)) <= 600
+
+
+@pytest.mark.realtime
+async def test_who_begins_to_watch_a_blocked_loop_is_told() -> None:
+    """A probe has looked before, so there are figures; the page is opened when something is wrong already."""
+    at_work, is_told = Event(), Event()
+
+    async def blocks(n: int) -> None:
+        at_work.set()
+        while not is_told.is_set():
+            pass
+
+    def ask(running: Any) -> View | None:
+        try:
+            at_work.wait(20)
+            return Watcher(running).look()
+        finally:
+            is_told.set()
+
+    async with Pipeline(named("blocks", blocks)) as running:
+        running.health()
+        asked = asyncio.get_running_loop().run_in_executor(None, ask, running)
+        await running.put(1)
+        view = await asked
+    assert view is not None
+    assert view.silent >= 0.5
+    assert "blocked by blocks (" in view.verdict.text
+    assert [stage.rate for stage in view.stages] == [0.0]
+
+
+@pytest.mark.realtime
+async def test_a_watcher_in_another_loop_keeps_what_it_sees() -> None:
+    """It waits for no answer there, so each look gives what the one before has asked for."""
+
+    def watch(running: Any) -> list[View | None]:
+        async def look_until_it_sees() -> list[View | None]:
+            watcher, seen = Watcher(running), list[View | None]()
+            while not any(seen):
+                seen.append(watcher.look())
+                await asyncio.sleep(0.01)
+            return seen
+
+        return asyncio.run(look_until_it_sees())
+
+    async with Pipeline(named("stage", taking(0.0))) as running:
+        seen = await asyncio.to_thread(watch, running)
+    assert seen[-1] is not None
+    assert seen[-1].verdict.text
