@@ -70,10 +70,11 @@ class Look(NamedTuple):
     """What holds up the loop that does not answer: ``fetch (app.py:12 in parse)``; empty if unknown."""
 
     @property
-    def window(self) -> Statistics:
+    def window(self) -> Statistics | None:
         """What the run has done since the look before; all of it at the first look."""
-        assert self.statistics is not None
-        return self.statistics if self.before is None else self.statistics.since(self.before)
+        if self.statistics is None or self.before is None:
+            return self.statistics
+        return self.statistics.since(self.before)
 
     @property
     def lost(self) -> list[tuple[str, float]]:

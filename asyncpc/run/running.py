@@ -274,8 +274,7 @@ class Running(Generic[In_contra, Out_co]):
         It judges what has happened since the last look at the run at least ten seconds before, if somebody has looked
         with :meth:`health` or this.
         """
-        look = self._run.looks.look()
-        return "nothing has happened yet" if look.statistics is None else verdict(look).text
+        return verdict(self._run.looks.look()).text
 
     def health(self, stalled_after: float = 60.0) -> Health:
         """Say whether the run is well: live, ready, which stages are stalled, and why; may be called in any thread.

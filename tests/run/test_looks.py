@@ -183,7 +183,7 @@ async def test_a_blocked_loop_is_named_with_the_stage_and_the_line() -> None:
 
         def ask() -> None:
             at_work.wait(20)
-            told.append(running.health().why)
+            told.extend([running.bottleneck(), running.health().why])
             is_told.set()
 
         thread = Thread(target=ask)
@@ -191,9 +191,11 @@ async def test_a_blocked_loop_is_named_with_the_stage_and_the_line() -> None:
         await running.put(1)
         await until(lambda: bool(told))
         thread.join()
-    assert told[0].startswith("running; the event loop has not answered for 0.")
-    assert "it is blocked by blocks (test_looks.py:" in told[0]
-    assert told[0].endswith(" in blocks)")
+    assert told[0].startswith("the event loop has not answered for 0.")
+    assert told[1].startswith("running; the event loop has not answered for ")
+    for one in told:
+        assert "it is blocked by blocks (test_looks.py:" in one
+        assert one.endswith(" in blocks)")
 
 
 # -- what is not ----------------------------------------------------------------------------------
