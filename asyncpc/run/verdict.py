@@ -79,7 +79,7 @@ class Figures(Protocol):
 
 
 class Held(NamedTuple):
-    """Workers of a stage that have had the same item at work since an earlier look."""
+    """Workers of a stage that have had the same item at work, and given no value of it, since an earlier look."""
 
     stage: str
     workers: int
