@@ -2,7 +2,7 @@
 
 From two looks come rates, and the share of time for which workers were at work or waited. From many come the ages of
 what waits: in a queue that is first in, first out, the item at its head is the one that came in as number
-``received - queued + 1``, and when that was, the looks before tell to within the time between two of them.
+``entered - queued + 1``, and when that was, the looks before tell to within the time between two of them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
+from ..core.plan import Handler
+from ..options.overflow import Overflowing
 from ..run.running import Running, failing, look_at, plan_followed
 from ..run.statistics import StageStatistics, Statistics
 from ..run.verdict import Held, Verdict, verdict
@@ -89,7 +91,8 @@ class _Point(NamedTuple):
 
     at: float
     """Seconds after the start of the run."""
-    received: int
+    entered: int
+    """Items that came into its queue; those that it had no room for did not."""
     done: int
     failed: int
     queued: int
@@ -122,6 +125,7 @@ class Watcher:
     def __init__(self, running: Running[Any, Any]) -> None:
         self._running = running
         self._plan = plan_followed(running)
+        self._drops_newest = {node.handler.name for node in self._plan.nodes if _drops_newest(node.handler)}
         self._journey = Journey(self._plan)
         self._failures = Failures(running)
         self._points: dict[str, deque[_Point]] = {}
@@ -178,8 +182,13 @@ class Watcher:
         points = self._points.setdefault(stage.name, deque(maxlen=KEPT))
         waited = stage.get_waited, stage.out_waited, sum([seconds for _, seconds in stage.held_back])
         if not points or points[-1].at < at:  # else the loop has not answered since
-            points.append(_Point(at, stage.received, stage.done, stage.failed, stage.queued, stage.put_waited, waited))
+            entered = self._entered(stage)
+            points.append(_Point(at, entered, stage.done, stage.failed, stage.queued, stage.put_waited, waited))
             self._minutes.setdefault(stage.name, _Minute(points[0])).note(points[-1])
+
+    def _entered(self, stage: StageStatistics) -> int:
+        """How many items came into its queue: an oldest one that is dropped later did, a newest one did not."""
+        return stage.received - (stage.dropped if stage.name in self._drops_newest else 0)
 
     def _stage(self, now: StageStatistics, busy: int, held: Held | None) -> StageView:
         points = self._points.get(now.name, deque())
@@ -196,7 +205,7 @@ class Watcher:
             busy,
             rate=(last.done - before.done) / elapsed if elapsed else now.rate,
             failing=(last.failed - before.failed) / elapsed if elapsed else 0.0,
-            oldest=_age(points, now) if now.is_fifo else None,
+            oldest=_age(points, self._entered(now) - now.queued + 1) if now.is_fifo and now.queued else None,
             at_work=max(0.0, 1.0 - sum(shares)) if elapsed else 0.0,
             waits_for_items=shares[0],
             waits_for_room=shares[1],
@@ -207,14 +216,16 @@ class Watcher:
         )
 
 
-def _age(points: Sequence[_Point], now: StageStatistics) -> float | None:
-    """Seconds since the item at the head of a queue came in; those of all looks kept, if it came before them."""
-    if not now.queued:
-        return None
-    last, head = points[-1], now.received - now.queued + 1
-    place = bisect_left(points, head, key=lambda point: point.received)
+def _drops_newest(handler: Handler) -> bool:
+    return any(isinstance(one, Overflowing) and one.overflow == "drop_newest" for one in handler.options)
+
+
+def _age(points: Sequence[_Point], head: int) -> float:
+    """Seconds since the item that came in as number ``head`` did; those of all looks kept, if it came before them."""
+    last = points[-1]
+    place = bisect_left(points, head, key=lambda point: point.entered)
     if place == 0:
         return last.at - points[0].at
     before, after = points[place - 1], points[min(place, len(points) - 1)]
-    part = (head - before.received) / max(1, after.received - before.received)
+    part = (head - before.entered) / max(1, after.entered - before.entered)
     return last.at - (before.at + part * (after.at - before.at))

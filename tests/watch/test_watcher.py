@@ -101,6 +101,28 @@ def test_the_age_is_not_known_where_the_queue_is_not_first_in_first_out() -> Non
     assert batches.stages[0].oldest is not None
 
 
+@pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest"])
+def test_the_age_is_that_of_what_was_not_dropped(overflow: str) -> None:
+    """A queue that refuses what is new grows old, and that is what a person has to see."""
+
+    async def arrivals() -> AsyncIterator[float]:
+        while True:
+            await asyncio.sleep(0.1)
+            yield now()
+
+    handled: list[float] = []
+
+    async def handle(came: float) -> None:
+        handled.append(now() - came)
+        await asyncio.sleep(7)
+
+    stage = named("handle", handle, overflow=overflow, maxsize=10)
+    _, view = testing.run(watched(source(arrivals()) >> stage, 69.5))
+    assert view.stages[0].now.dropped > 500
+    assert view.stages[0].oldest == pytest.approx(handled[-1], abs=7 + EVERY)
+    assert view.stages[0].oldest == pytest.approx(1.0 if overflow == "drop_oldest" else 67.0, abs=5.0)
+
+
 def test_the_shares_of_the_workers_time_are_told() -> None:
     """At work, waiting for items, for room, held back: together all of their time."""
     pipeline = (
