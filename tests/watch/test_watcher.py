@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import pickle
 import random
 import statistics
 from collections import deque
@@ -148,20 +150,64 @@ def test_rates_follow_what_happens() -> None:
     async def gets_slower(n: int) -> None:
         await asyncio.sleep(0.1 if n < 300 else 1.0)
 
-    watcher, view = testing.run(watched(endless >> named("stage", gets_slower), 60))
+    _, view = testing.run(watched(endless >> named("stage", gets_slower), 60))
     assert view.stages[0].rate == pytest.approx(1.0, abs=0.25)
     assert view.rate == view.stages[0].rate
-    rates = watcher.rates("stage")
-    assert len(rates) == 60
+    rates = view.stages[0].rates
+    assert len(rates) == len(view.stages[0].fills) == 60
     assert rates[0] == pytest.approx(10, abs=1)
     assert rates[-1] == pytest.approx(1, abs=1)
-    assert len(watcher.fills("stage")) == 60
 
 
-def test_what_is_kept_is_bounded() -> None:
-    """A run may be watched for months."""
-    watcher, _ = testing.run(watched(endless >> named("stage", taking(1.0)), 400))
-    assert 590 <= len(watcher.rates("stage", seconds=3600, parts=7200)) <= 600
+def test_the_age_of_what_has_waited_for_hours_is_told() -> None:
+    """That is when somebody looks; and what is kept for it is bounded, since a run may be watched for months."""
+
+    async def stuck(n: int) -> None:
+        await asyncio.Event().wait()
+
+    async def rarely() -> AsyncIterator[int]:
+        for n in itertools.count():
+            yield n
+            await asyncio.sleep(1.3)
+
+    _, full = testing.run(watched(endless >> named("stage", stuck), 5000))
+    assert full.stages[0].oldest == pytest.approx(5000, rel=0.01)
+    watcher, filling = testing.run(watched(Pipeline(source(rarely()), named("stage", stuck), maxsize=0), 5000))
+    assert filling.stages[0].oldest == pytest.approx(5000, rel=0.01)
+    assert len(pickle.dumps(watcher._pasts)) < 40_000
+
+
+def test_ages_are_right_where_a_queue_holds_more_than_all_looks_that_are_kept() -> None:
+    """Then fewer looks are kept of a time long ago, so that its ages are a little less exact."""
+    came: list[float] = []
+
+    async def arrivals() -> AsyncIterator[int]:
+        for n in itertools.count():
+            came.append(now())
+            yield n
+            await asyncio.sleep(0.4 if n % 500 < 400 else 2.0)
+
+    async def handle(n: int) -> None:
+        await asyncio.sleep(1.0)
+
+    async def main() -> list[tuple[float, float]]:
+        ages: list[tuple[float, float]] = []
+        async with Pipeline(source(arrivals()), named("handle", handle), maxsize=0) as running:
+            watcher = Watcher(running)
+            for _ in range(8000):
+                await asyncio.sleep(EVERY)
+                view = watcher.look()
+                assert view is not None
+                stage = view.stages[0]
+                if stage.oldest is not None:
+                    ages.append((stage.oldest, now() - came[stage.now.received - stage.now.queued]))
+            await running.drain(timeout=0)
+        return ages
+
+    ages = testing.run(main())
+    assert max(real for _, real in ages) > 900
+    for told, real in ages:
+        assert told == pytest.approx(real, abs=real / 50 + 2.0 + EVERY)  # none came for up to 2 s
 
 
 @pytest.mark.realtime
