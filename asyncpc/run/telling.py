@@ -43,7 +43,8 @@ def answer_apart(run: Supervisor, tell: Callable[[str], None] | None) -> None:
                 for line in lines:
                     tell(line)
 
-    start_new_thread(answer, ())  # a Thread takes a lock, which what the signal interrupted may have
+    with suppress(RuntimeError):  # no thread can be had, and the run goes on without an answer
+        start_new_thread(answer, ())  # a Thread takes a lock, which what the signal interrupted may have
 
 
 def where_all_are(run: Supervisor) -> list[str]:
