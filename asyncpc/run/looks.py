@@ -256,7 +256,8 @@ class Looks:
                 stuck = sum([one >= usual for one, _ in found])
         busy = sum([worker.item is not NO_ITEM for worker in stage.staff.workers])
         is_all = len(found) == busy and self._marks[stage].at <= self._items[worker].at
-        return Held(stage.handler.name, len(found), stage.staff.concurrency, stuck, seconds, place, is_all, usual)
+        of = max(stage.staff.concurrency, busy)  # fewer may be wanted than are still at work
+        return Held(stage.handler.name, len(found), of, stuck, seconds, place, is_all, usual)
 
 
 def _settled(stage: Stage) -> int:

@@ -85,7 +85,7 @@ class Held(NamedTuple):
     workers: int
     """How many of them."""
     of: int
-    """How many items the stage handles at once."""
+    """How many items the stage handles at once, or still has in work after it was asked to handle fewer."""
     stuck: int
     """How many of them for far longer than usual in this stage."""
     seconds: float

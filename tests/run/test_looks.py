@@ -85,6 +85,26 @@ def test_workers_that_are_stuck_are_counted_and_the_place_is_told() -> None:
     assert now.endswith(" in fetch)")
 
 
+def test_no_more_workers_are_stuck_than_there_are() -> None:
+    """Those that are stuck do not leave when fewer are wanted."""
+
+    async def fetch(n: int) -> None:
+        if n > 30:
+            await asyncio.Event().wait()
+
+    async def main() -> list[str]:
+        async with endless >> named("fetch", fetch, concurrency=8) as running:
+            told = await told_at(running, 30)
+            running.scale("fetch", 2)
+            told += await told_at(running, 1)
+            await running.drain(timeout=0)
+        return told
+
+    before, after = testing.run(main())
+    assert before.startswith("fetch: 8 of 8 workers are stuck")
+    assert after.startswith("fetch: 8 of 8 workers are stuck")
+
+
 def test_a_handler_that_waits_for_ever_from_the_first_item_is_named() -> None:
     """Nobody knows how long its items usually take, so the fact is told, and after a minute it is an alarm."""
 
