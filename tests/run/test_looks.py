@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import runpy
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
 import pytest
+import uvloop
 from support import endless, named, until
 
 from asyncpc import Batch, Breaker, Pipeline, Rate, Retry, Running, consumer, source, testing
@@ -217,6 +220,43 @@ async def test_a_blocked_loop_is_named_with_the_stage_and_the_line() -> None:
     for one in told:
         assert "it is blocked by blocks (test_looks.py:" in one
         assert one.endswith(" in blocks)")
+
+
+LIBRARY = """
+import threading
+at_work, is_told = threading.Event(), threading.Event()
+async def call(n):
+    at_work.set()
+    while not is_told.is_set():
+        pass
+"""
+
+
+@pytest.mark.realtime
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_library_that_blocks_the_loop_is_told_and_not_who_began_the_loop(tmp_path: Path, loop: Any) -> None:
+    """The line of ``asyncio.run`` is on the stack too, and is the only one of the program there."""
+    (tmp_path / "site-packages").mkdir()
+    (tmp_path / "site-packages" / "driver.py").write_text(LIBRARY)
+    driver = runpy.run_path(str(tmp_path / "site-packages" / "driver.py"))
+
+    def ask(running: Running[Any, Any]) -> list[str]:
+        try:
+            driver["at_work"].wait(20)
+            return [running.bottleneck(), running.where("call-1")]
+        finally:
+            driver["is_told"].set()
+
+    async def main() -> list[str]:
+        async with Pipeline(named("call", driver["call"])) as running:
+            asked = asyncio.get_running_loop().run_in_executor(None, ask, running)
+            await running.put(1)
+            return await asked
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        said, place = runner.run(main())
+    assert place.startswith("driver.py:")
+    assert "it is blocked by call (driver.py:" in said
 
 
 # -- what is not ----------------------------------------------------------------------------------
