@@ -18,6 +18,7 @@ __all__ = [
     "NOTED",
     "annotate",
     "begin_at_user_code",
+    "beginning",
     "described",
     "escaped",
     "forget_repeats",
@@ -142,9 +143,14 @@ def described(error: BaseException) -> str:
 
 def summary(error: BaseException) -> str:
     """The class, the beginning of the message, and where it was raised: ``KeyError: 'id' (app.py:12)``."""
-    what, place = " ".join(message_of(error).split()), place_of(error)
-    what = what if len(what) <= LONGEST else what[:LONGEST] + "…"
+    what, place = beginning(message_of(error)), place_of(error)
     return escaped(type(error).__name__ + (f": {what}" if what else "") + (f" ({place})" if place else ""))
+
+
+def beginning(message: str) -> str:
+    """As much of a message as is shown, on one line."""
+    what = " ".join(message[:READ].split())
+    return what if len(what) <= LONGEST else what[:LONGEST] + "…"
 
 
 def traceback_of(error: BaseException) -> str:
