@@ -33,9 +33,7 @@ def judge(state: State, outcome: Outcome, look: Look, stalled_after: float) -> H
     is_dead = look.silent >= max(stalled_after, PATIENCE)
     stalled = tuple([one for one in look.unsettled if one[1] >= stalled_after])
     words = [_STATES[state] if state is not State.FAILED else _failure(outcome)]
-    if look.silent == math.inf:
-        words.append("its event loop is closed")
-    elif state in _UNDER_WAY and (look.statistics is not None or is_silent):
+    if state in _UNDER_WAY or look.silent == math.inf:
         text, is_alarm = verdict(look)
         words += [text] if is_alarm else []
     said = "; ".join(words)

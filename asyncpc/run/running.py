@@ -271,17 +271,17 @@ class Running(Generic[In_contra, Out_co]):
         It judges what has happened since the last look at the run at least ten seconds before, if somebody has looked
         with :meth:`health` or this.
         """
-        look = self._run.looks.look()
-        return "nothing has happened yet" if look.statistics is None else verdict(look).text
+        return verdict(self._run.looks.look()).text
 
     def health(self, stalled_after: float = 60.0) -> Health:
         """Say whether the run is well: live, ready, which stages are stalled, and why; may be called in any thread.
 
         It compares each stage with the last call, so it has to be called now and then, as a probe does. A stage is
-        stalled if it has work and nothing was done, failed or dropped for ``stalled_after`` seconds; not while it waits
-        for a slower stage behind it, for its rate, a breaker or a back-off, for :meth:`resume`, or for more items of a
-        batch. In the loop the answer itself shows that the loop is alive. Another thread asks the loop, and waits for
-        half a second; a loop that has not answered for ``stalled_after`` seconds makes the run not live.
+        stalled if it has work and nothing was done, failed or dropped for ``stalled_after`` seconds, and no generator
+        gave a value; not while it waits for a slower stage behind it, for its rate, a breaker or a back-off, for
+        :meth:`resume`, or for more items of a batch. In the loop the answer itself shows that the loop is alive.
+        Another thread asks the loop, and waits for half a second; a loop that has not answered for ``stalled_after``
+        seconds makes the run not live.
         """
         check_seconds(f"pipeline {self._run.plan.name!r}", "stalled_after", stalled_after)
         return judge(self._run.state, self._run.outcome, self._run.looks.look(), stalled_after)

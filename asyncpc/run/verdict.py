@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
 
@@ -25,6 +26,8 @@ ON_ONE: Final = 10.0
 
 JUST_BEGUN: Final = 0.5
 """Seconds of a run in which it is no news that no item has come."""
+
+NOTHING: Final = "nothing has happened yet"
 
 STALLED: Final = 60.0
 """Seconds after which that is an alarm, unless items of the stage were seen to take longer."""
@@ -76,13 +79,13 @@ class Figures(Protocol):
 
 
 class Held(NamedTuple):
-    """Workers of a stage that have had the same item at work since an earlier look."""
+    """Workers of a stage that have had the same item at work, and given no value of it, since an earlier look."""
 
     stage: str
     workers: int
     """How many of them."""
     of: int
-    """How many items the stage handles at once."""
+    """How many items the stage handles at once, or still has in work after it was asked to handle fewer."""
     stuck: int
     """How many of them for far longer than usual in this stage."""
     seconds: float
@@ -99,8 +102,8 @@ class Seen(Protocol):
     """What the sentence needs of a look at a run."""
 
     @property
-    def window(self) -> Figures:
-        """What the run has done lately."""
+    def window(self) -> Figures | None:
+        """What the run has done lately; None if nobody knows."""
         ...
 
     @property
@@ -139,6 +142,8 @@ class Verdict(NamedTuple):
 
 def verdict(seen: Seen) -> Verdict:
     """What is wrong with a run, the worst first; or else what limits it."""
+    if seen.silent == math.inf:
+        return Verdict("its event loop is closed", True)
     if seen.silent >= SILENT:
         by = f" by {seen.blocked_by}" if seen.blocked_by else ""
         return Verdict(f"the event loop has not answered for {_seconds(seen.silent)}: it is blocked{by}", True)
@@ -156,7 +161,7 @@ def verdict(seen: Seen) -> Verdict:
             who = f"its {one.workers} workers are on one item each" if one.workers > 1 else "its worker is on one item"
             text = f"{one.stage}: nothing settled for {_seconds(one.seconds)}; {who}{_at(one.place)}"
             return Verdict(text, is_alarm=one.seconds >= max(STALLED, one.usual))
-    return Verdict(bottleneck(seen.window), False)
+    return Verdict(NOTHING if seen.window is None else bottleneck(seen.window), False)
 
 
 def _at(place: str) -> str:
@@ -181,7 +186,7 @@ def bottleneck(run: Figures) -> str:
     busy = {stage.name: _busy_share(stage, run.elapsed) for stage in run.stages}
     limit = max(run.stages, key=lambda stage: busy[stage.name])
     if run.elapsed <= JUST_BEGUN and not (limit.received or limit.in_flight or limit.queued):
-        return "nothing has happened yet"
+        return NOTHING
     waits = {s.name: _share(s.get_waited + s.out_waited, s.concurrency * run.elapsed) for s in run.stages}
     others = "".join(f"; {s.name} waits {waits[s.name]:.0%} of its time" for s in run.stages if s is not limit)
     if busy[limit.name] < 0.5:  # every stage waits more than it works

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from ..failure import KeptFailure
 from ..run.running import Running, on_failure
-from ..wording import place_in
+from ..wording import beginning, place_in
 
 __all__ = ["Failures", "FailuresAlike"]
 
@@ -29,7 +29,7 @@ class FailuresAlike(NamedTuple):
     place: str
     """Where the last one was raised: ``app.py:12 in fetch``; empty if unknown."""
     message: str
-    """Of the last one; it may tell of the item."""
+    """Of the last one, its beginning; it may tell of the item."""
 
 
 class _Last(NamedTuple):
@@ -67,6 +67,6 @@ class Failures:
         with self._changing:
             before = self._kinds.pop((failure.stage, kind), None)
             times = 1 if before is None else before.times + 1
-            self._kinds[failure.stage, kind] = _Last(times, time.time(), message, failure.trace)
+            self._kinds[failure.stage, kind] = _Last(times, time.time(), beginning(message), failure.trace)
             if len(self._kinds) > KEPT:
                 del self._kinds[next(iter(self._kinds))]
