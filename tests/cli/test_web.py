@@ -147,6 +147,7 @@ def test_several_processes_are_on_one_page(folder: Path) -> None:
     assert view["stages"][0]["now"]["concurrency"] == 4
     assert [one["kind"] for one in view["failures"]] == ["ValueError"]
     assert view["failures"][0]["message"] == ""
+    assert "canary" not in httpx.get(f"{served.url}/api/snapshot").text
     told = served.get()["pipelines"]
     assert [one["name"] for one in told] == ["jobs", "jobs, process 1", "jobs, process 2"]
     assert served.command("scale", stage="handle", workers=5).status_code == 200
