@@ -137,7 +137,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             return func(*args)
 
         in_thread = executor is None or isinstance(executor, ThreadPoolExecutor)
-        future = super().run_in_executor(executor, work if in_thread else func, *args)
+        try:
+            future = super().run_in_executor(executor, work if in_thread else func, *args)
+        except BaseException:  # such as that the executor was shut down
+            call.end()
+            raise
         future.add_done_callback(lambda _: call.end())
         return future
 

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest.mock import ANY
 
@@ -117,6 +118,20 @@ def test_no_time_passes_in_the_calls_of_asyncio() -> None:
 
     with leak_check():
         testing.run(main())
+
+
+def test_a_call_that_an_executor_refuses_stops_no_clock() -> None:
+    """Protects tests of a pool that was shut down: nobody is at work, also as long as the error is kept."""
+
+    async def main() -> None:
+        pool = ThreadPoolExecutor()
+        pool.shutdown()
+        with pytest.raises(RuntimeError, match="shutdown") as refused:
+            await asyncio.get_running_loop().run_in_executor(pool, work, 1)
+        await asyncio.sleep(5)
+        assert (now(), refused.type) == (5, RuntimeError)
+
+    testing.run(main())
 
 
 @pytest.mark.processes
