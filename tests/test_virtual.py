@@ -87,7 +87,7 @@ def test_a_deadlock_names_what_waits_in_a_context_and_behind_an_iterator(eager: 
             task = asyncio.current_task()
             self.awaited_by = None if task is None else task.get_coro()
 
-        def __await__(self) -> Iterator[Any]:
+        def __await__(self) -> Any:
             return self
 
         def __iter__(self) -> Iterator[Any]:
