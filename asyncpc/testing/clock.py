@@ -18,7 +18,7 @@ from threading import Thread, get_ident
 from typing import Any, Final, TypeVar, TypeVarTuple
 
 from ..errors import StateError
-from ..offload import into_loop, outside
+from ..offload import handlers, into_loop, outside
 from ..wording import shown
 from .places import place_of
 
@@ -119,7 +119,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return [
             f"a timer is still set: {getattr(function, '__qualname__', function)} at {when:g} s"
             for when, function in still_set
-            if str(getattr(function, "__module__", "")).startswith(of)
+            if function is not _end and str(getattr(function, "__module__", "")).startswith(of)
         ]
 
     def run_forever(self) -> None:
@@ -143,7 +143,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             return func(*args)
 
         in_thread = executor is None or isinstance(executor, ThreadPoolExecutor)
-        future = super().run_in_executor(executor, work if in_thread else func, *args)
+        try:
+            future = super().run_in_executor(executor, work if in_thread else func, *args)
+        except BaseException:  # such as that the executor was shut down
+            call.end()
+            raise
         future.add_done_callback(lambda _: call.end())
         return future
 
@@ -230,8 +234,13 @@ def pause(seconds: float) -> None:
         time.sleep(seconds)  # in a thread of its own, which has no loop; the docstring says so
         return
     over: Future[None] = Future()
-    loop.call_soon_threadsafe(loop.call_later, seconds, over.set_result, None)
+    loop.call_soon_threadsafe(loop.call_later, seconds, _end, over)
     into_loop.result_of(loop, over, "the test is over")
+
+
+def _end(over: Future[None]) -> None:
+    """The timer of a pause. If the pause is cut off, it is the thread that was left, not its timer."""
+    over.set_result(None)
 
 
 @contextmanager
@@ -240,6 +249,7 @@ def measuring_with(clock: Callable[[], float]) -> Iterator[None]:
 
     Inside another such block it changes nothing.
     """
+    assert handlers  # imported by then, with the modules that measure calls in threads: a stage imports them late
     modules = [module for name, module in list(sys.modules.items()) if name.startswith("asyncpc.")]
     measuring: list[Any] = [one for one in modules if getattr(one, "perf_counter", None) is time.perf_counter]
     for module in measuring:
