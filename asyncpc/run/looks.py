@@ -21,7 +21,7 @@ from ..core.stage import NO_ITEM, ConsumerWorker, Stage
 from ..wording import place_of_thread
 from .outcome import Outcome
 from .statistics import Statistics
-from .verdict import Held
+from .verdict import LONG, Held
 from .workers import place_of_worker
 
 __all__ = ["PATIENCE", "Look", "Looks"]
@@ -37,9 +37,6 @@ APART: Final = 1.0
 
 PERCENTILES_EVERY: Final = 2.0
 """Seconds between two computations of the percentiles, which take most of a look's time."""
-
-FAR: Final = 10.0
-"""Seconds for which a worker has one item before it can count as stuck."""
 
 THAN_USUAL: Final = 5
 """How many times as long as 99 of 100 calls."""
@@ -247,11 +244,11 @@ class Looks:
 
     def _held_in(self, stage: Stage, found: list[tuple[float, ConsumerWorker]]) -> Held:
         seconds, worker = max(found, key=lambda one: one[0])
-        stuck, usual, place = 0, FAR, ""
-        if seconds >= FAR:
+        stuck, usual, place = 0, LONG, ""
+        if seconds >= LONG:
             place = place_of_worker(worker)
             p99 = stage.timing.latency.percentiles(0.99)[0]
-            usual = max(FAR, THAN_USUAL * p99, THAN_LONGEST * self._longest.get(stage, 0.0))
+            usual = max(LONG, THAN_USUAL * p99, THAN_LONGEST * self._longest.get(stage, 0.0))
             if _settled(stage) >= ENOUGH:
                 stuck = sum([one >= usual for one, _ in found])
         busy = sum([worker.item is not NO_ITEM for worker in stage.staff.workers])

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
 
-__all__ = ["Held", "Seen", "Verdict", "bottleneck", "loop_holders", "verdict"]
+__all__ = ["LONG", "Held", "Seen", "Verdict", "bottleneck", "loop_holders", "verdict"]
 
 MOST: Final = 0.5
 """What holds up the event loop for at least this share of a run is named."""
@@ -21,8 +21,8 @@ TOLD_FROM: Final = 0.1
 SILENT: Final = 0.5
 """Seconds without an answer of the event loop after which it counts as blocked."""
 
-ON_ONE: Final = 10.0
-"""Seconds for which all workers of a stage that has settled nothing have had the same items, until that is told."""
+LONG: Final = 10.0
+"""Seconds for which a worker has one item before that is told; before, nobody calls it stuck."""
 
 JUST_BEGUN: Final = 0.5
 """Seconds of a run in which it is no news that no item has come."""
@@ -157,7 +157,7 @@ def verdict(seen: Seen) -> Verdict:
         longest = "the longest on one item" if stuck.stuck > 1 else "on one item"
         return Verdict(f"{stuck.stage}: {who} stuck, {longest} for {_seconds(stuck.seconds)}{_at(stuck.place)}", True)
     for one in seen.held:
-        if one.is_all and one.seconds >= ON_ONE:
+        if one.is_all and one.seconds >= LONG:
             who = f"its {one.workers} workers are on one item each" if one.workers > 1 else "its worker is on one item"
             text = f"{one.stage}: nothing settled for {_seconds(one.seconds)}; {who}{_at(one.place)}"
             return Verdict(text, is_alarm=one.seconds >= max(STALLED, one.usual))
