@@ -356,6 +356,24 @@ async def test_a_full_server_says_what_is_not_confirmed(tmp_path: Path) -> None:
             assert [one.body for one in await received(broker, 1)] == [b"out"]
 
 
+async def test_a_worker_begins_on_a_full_server(tmp_path: Path) -> None:
+    """Protects who is started again, or connects again, meanwhile: without workers nobody would ever make room."""
+    port = free_port()
+    url = f"redis://127.0.0.1:{port}/jobs"
+    with serving(port, tmp_path):
+        async with asking(port) as client:
+            async with opened(url) as first:
+                await first.publish([outgoing(b"1"), outgoing(b"2")])
+            await client.config_set("maxmemory", "1mb")
+            async with opened(url) as broker:
+                assert await broker.ack(await received(broker, 2)) == 2
+                with pytest.raises(PublishError):
+                    await broker.publish([outgoing()])
+            with pytest.raises(Disconnected, match="maxmemory"):  # here there is nothing to make room of
+                async with opened(f"{url}-new"):
+                    pass
+
+
 async def test_a_message_that_the_server_would_not_read_is_refused_alone(tmp_path: Path) -> None:
     """The server ends the connection of whoever sends so much; to connect again, and send it again, never ended."""
     port = free_port()

@@ -20,7 +20,7 @@ from typing import Any, Final
 from ..broker import DeadLetter, Depth, Disconnected, Guarantees, Message, Outgoing, PublishError, Settings
 from .redis_entries import Receipt, arguments_of, dead_letter, is_entry, message, names_of, parts, shared
 from .redis_line import Command, Full, Line, Refused, address_of, keys_of, lines_to
-from .redis_putting import check_sizes, longest_at
+from .redis_putting import LONGEST, check_sizes, longest_at
 from .redis_reading import Reader
 from .redis_script import AT_ONCE, GROUP, SCRIPT
 
@@ -57,7 +57,7 @@ class RedisBroker:
         self._remember = remember
         self._calls: Line | None = None
         self._reader: Reader | None = None
-        self._longest = 0  # bytes of a message that can be put
+        self._longest = LONGEST  # bytes of a message that can be put
         self._size = 10_000  # of a message that was received lately
         self._tend_at = 0.0
         self._has_suspects = True

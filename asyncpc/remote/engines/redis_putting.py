@@ -8,7 +8,7 @@ from typing import Final
 from ..broker import NotAllowed, Outgoing, PublishError
 from .redis_line import Line, Refused
 
-__all__ = ["check_sizes", "longest_at"]
+__all__ = ["LONGEST", "check_sizes", "longest_at"]
 
 LONGEST: Final = 512 * 2**20
 """Bytes of a value that a server takes, unless it was told otherwise."""
