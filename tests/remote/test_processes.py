@@ -312,6 +312,30 @@ async def test_a_first_connection_that_fails_is_a_start_that_failed(tmp_path: Pa
     assert told.lines == []
 
 
+async def test_one_that_is_stopped_before_it_is_connected_is_replaced(tmp_path: Path) -> None:
+    """Protects whoever stops one process only: that is no failure, at whatever moment it comes."""
+    told = Told()
+    program = """
+noted("ready")
+if len(open("log").readlines()) == 1:
+    REMOTE["connections"] = 0
+    run()
+    report(143, "closed", signal.SIGTERM)
+run()
+until_drain()
+report()
+"""
+    processes = parent(tmp_path, program, told, 1)
+
+    def stop() -> bool:
+        processes.drain()
+        return True
+
+    outcome = await run(processes, next_runs(processes, tmp_path), stop)
+    assert (outcome.exit_status, outcome.crashes) == (0, 0)
+    assert told.lines == ["asyncpc: somebody else has stopped process 1: another one takes its place"]
+
+
 async def test_one_that_cannot_connect_beside_one_that_could_is_replaced(tmp_path: Path) -> None:
     """Protects the work of the others: what has worked is worth another try."""
     told = Told()

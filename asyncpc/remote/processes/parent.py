@@ -244,7 +244,7 @@ class Processes:
         if new is None:
             return False
         await new.settled.wait()
-        if not new.has_worked:
+        if not (new.is_running and new.is_connected):
             self._live.remove(new)
             if not self._stopping.is_set():
                 for told in new.failure[1] if new.failure is not None else ():

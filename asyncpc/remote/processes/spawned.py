@@ -147,8 +147,9 @@ class Child:
 
     @property
     def has_worked(self) -> bool:
-        """Whether it was connected, or has died and could not tell."""
-        return self.is_running and (self.is_connected or self.report is None)
+        """Whether it has begun, and has not failed before it was connected; one that has died could not tell."""
+        has_failed = self.report is not None and self.report["state"] == "failed"
+        return self.is_running and (self.is_connected or not has_failed)
 
     def tell(self, kind: str, **rest: Any) -> None:
         """Send a message; what the child does not read for a long time waits for the next one."""
