@@ -22,8 +22,9 @@ import pytest
 from remote.brokers import connecting, refused, shut_out_for_a_while
 from remote.proxy import Proxy
 from remote.servers import Nats, client_of, must_have
+from support import until
 
-from asyncpc import DefinitionError
+from asyncpc import DefinitionError, remote_queue
 from asyncpc.remote.broker import Disconnected, Message, Outgoing, PublishError, Settings
 from asyncpc.remote.contract import BrokerContract, outgoing, received, settled_depth
 
@@ -819,6 +820,21 @@ async def test_a_message_with_headers_that_the_server_cannot_take_fails_alone(se
         await broker.publish([outgoing(b"first"), *long, outgoing(b"last")])
     assert caught.value.unconfirmed == long
     assert [one.body for one in await received(broker, 2)] == [b"first", b"last"]
+
+
+async def test_what_is_put_with_a_message_that_is_too_long_is_put_once(server: Nats) -> None:
+    """Protects a pipeline, which puts the others of a batch one by one then, with new ids: none may be in by then."""
+    url = server.url()
+    inbox, outbox = [
+        await asyncio.to_thread(remote_queue, one, str, max_bytes=2**22)
+        for one in (f"memory://{url.rpartition('/')[2]}", url)
+    ]  # to make one reads files
+    async with inbox.open() as putting, outbox.open() as looking:
+        await putting.put_many(["a", "b" * 2**21, "c"])
+        async with inbox >> outbox as running:
+            await until(lambda: running.statistics().done + running.statistics().failed == 3)
+        assert [letter.body[:2] for letter in await putting.dead()] == [b'"b']
+        assert (await looking.depth()).ready == 2
 
 
 async def test_a_message_that_the_server_cannot_take_fails_alone(server: Nats, connect: Open) -> None:
