@@ -387,10 +387,14 @@ async def test_a_message_that_the_server_would_not_read_is_refused_alone(tmp_pat
             async with inbox >> outbox as running:
                 await until(lambda: running.statistics().done + running.statistics().failed == 4)
             (letter,) = await putting.dead()
+            async with outbox.open() as also:
+                puts = [also.put(text) for text in ("e", "f", "g" * 2**21, "h")]  # the last three go together
+                results = await asyncio.gather(*puts, return_exceptions=True)
+        assert [type(one) for one in results] == [type(None), type(None), PublishError, type(None)]
         assert letter.body[:2] == b'"b'
         assert "at most 1048576 bytes a message (see proto-max-bulk-len)" in letter.reason
         async with opened(url) as broker:
-            assert [one.body[1:2] for one in await received(broker, 3)] == [b"a", b"c", b"d"]
+            assert [one.body[1:2] for one in await received(broker, 6)] == [b"a", b"c", b"d", b"e", b"f", b"h"]
 
 
 async def test_a_server_that_does_not_tell_its_limit_is_used(port: int) -> None:

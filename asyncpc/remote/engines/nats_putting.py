@@ -19,12 +19,11 @@ LONGEST_HEADERS: Final = 2**16 - 1
 async def put_all(connection: Connection, requests: Sequence[Request], messages: Sequence[Any], longest: int) -> None:
     """Send these, which are made of those messages.
 
-    Raises ``PublishError`` for the messages that take more bytes than ``longest``, before any is sent, so that the
-    others can be put without them; or for those that the server has refused.
+    Raises ``PublishError`` for all of them, before any is sent, if one takes more bytes than ``longest``, so that the
+    others can be put without it; or for those that the server has refused.
     """
-    refused = [message for message, one in zip(messages, requests, strict=True) if not fits(one, longest)]
-    if refused:
-        raise _too_long(connection, longest, refused)
+    if not all(fits(one, longest) for one in requests):
+        raise _too_long(connection, longest, messages)
     await _send(connection, requests, messages)
 
 

@@ -27,6 +27,6 @@ async def longest_at(line: Line) -> int:
 
 
 def check_sizes(messages: Sequence[Outgoing], longest: int) -> None:
-    """Raise ``PublishError`` for those that are too long, before any is sent: so the others can be put without them."""
-    if refused := [one for one in messages if len(one.body) > longest]:
-        raise PublishError(f"Redis: takes at most {longest} bytes a message (see proto-max-bulk-len)", refused)
+    """Raise ``PublishError`` for all if one is too long, before any is sent: so the others can be put without it."""
+    if any(len(one.body) > longest for one in messages):
+        raise PublishError(f"Redis: takes at most {longest} bytes a message (see proto-max-bulk-len)", messages)
