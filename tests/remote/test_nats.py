@@ -22,8 +22,9 @@ import pytest
 from remote.brokers import connecting, not_whole, refused, shut_out_for_a_while
 from remote.proxy import Proxy
 from remote.servers import Nats, client_of, must_have
+from support import until
 
-from asyncpc import DefinitionError
+from asyncpc import DefinitionError, remote_queue
 from asyncpc.remote.broker import Disconnected, Message, Outgoing, PublishError, Settings
 from asyncpc.remote.contract import BrokerContract, outgoing, received, settled_depth
 
@@ -789,17 +790,38 @@ async def test_what_another_program_could_just_put_goes_back_and_is_buried(
 
 
 async def test_a_message_with_headers_that_the_server_cannot_take_fails_alone(server: Nats, connect: Open) -> None:
-    """Protects the others of the same call, and the connection."""
+    """Protects the connection, and the others of the same call: none is sent, so that they can be put without it."""
     broker = await connect(server.url())
     long = [
         Outgoing("1", b"", {"x-a": "x" * 70_000}),
         Outgoing("2", b"x" * 980_000, {"x-a": "x" * 60_000}),
         Outgoing("3", b"x" * 980_000, {"x-a": "x" * 70_000}),
     ]
-    with pytest.raises(PublishError, match="65535 of headers") as caught:
-        await broker.publish([outgoing(b"first"), *long, outgoing(b"last")])
-    assert caught.value.unconfirmed == long
+    first, last = outgoing(b"first"), outgoing(b"last")
+    for one in long:
+        with pytest.raises(PublishError, match="65535 of headers") as caught:
+            await broker.publish([first, one, last])
+        assert caught.value.unconfirmed == [first, one, last]
+    await broker.publish([first, last])
     assert [one.body for one in await received(broker, 2)] == [b"first", b"last"]
+
+
+async def test_what_is_put_with_a_message_that_is_too_long_is_put_once(server: Nats) -> None:
+    """Protects a pipeline, which puts the others of a batch one by one then, with new ids: none may be in by then."""
+    url = server.url()
+    inbox, outbox = [
+        await asyncio.to_thread(remote_queue, one, str, max_bytes=2**22)
+        for one in (f"memory://{url.rpartition('/')[2]}", url)
+    ]  # to make one reads files
+    async with inbox.open() as putting, outbox.open() as looking:
+        await putting.put_many(["a", "b" * 2**21, "c"])
+        async with inbox >> outbox as running:
+            await until(lambda: running.statistics().done + running.statistics().failed == 3)
+        assert [letter.body[:2] for letter in await putting.dead()] == [b'"b']
+        puts = [looking.put(text) for text in ("d", "e", "f" * 2**21, "g")]  # the last three go together
+        results = await asyncio.gather(*puts, return_exceptions=True)
+        assert [type(one) for one in results] == [type(None), type(None), PublishError, type(None)]
+        assert (await looking.depth()).ready == 5
 
 
 async def test_a_message_that_the_server_cannot_take_fails_alone(server: Nats, connect: Open) -> None:
@@ -808,7 +830,8 @@ async def test_a_message_that_the_server_cannot_take_fails_alone(server: Nats, c
     long, short = outgoing(b"x" * 1_040_000), outgoing(b"x" * 1_000_000)
     with pytest.raises(PublishError, match="at most 1000384 bytes") as caught:
         await broker.publish([long, short])
-    assert caught.value.unconfirmed == [long]
+    assert caught.value.unconfirmed == [long, short]
+    await broker.publish([short])
     (message,) = await received(broker, 1)
     await broker.bury([(message, b'{"traceback": "%s"}' % (b"x" * 50_000))])
     (dead,) = await broker.dead(10, "")
