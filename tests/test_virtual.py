@@ -107,7 +107,8 @@ def test_a_deadlock_names_what_waits_in_a_context_and_behind_an_iterator(eager: 
     with pytest.raises(Deadlock) as deadlock:
         testing.run(main(), eager=eager)
     assert re.search(r"task 'knowing' at .*test_virtual.py:\d+ in knowing", str(deadlock.value))
-    assert re.search(r"task 'Task-\d+' at .*test_virtual.py:\d+ in _forever", str(deadlock.value))
+    # CPython 3.13.0 calls the main task 'None' where the loop has a task factory, as with eager tasks.
+    assert re.search(r"task '(Task-\d+|None)' at .*test_virtual.py:\d+ in _forever", str(deadlock.value))
 
 
 def test_a_task_left_behind_is_told(eager: bool) -> None:
