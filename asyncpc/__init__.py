@@ -76,7 +76,8 @@ from .remote.queue import RemoteQueue, remote_queue
 from .run.health import Health
 from .run.intake import feed
 from .run.report import PipelineError, Report, Unfinished
-from .run.running import Results, Running
+from .run.results import Results
+from .run.running import Running
 from .run.statistics import SourceStatistics, StageStatistics, Statistics
 from .run.workers import WorkerState
 from .runner import run

@@ -11,7 +11,7 @@ notebook, it is the progress of before.
 
 from __future__ import annotations
 
-import shutil
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from threading import Event, Lock, Thread
@@ -97,8 +97,13 @@ class _Live:
         self._news = Event()  # there is something to draw, or the end
         self._is_over = False
         self.look(running)  # or there would be no figures if the loop were blocked from now on
+        asyncio.get_running_loop().call_soon(self.look, running)  # likewise, if the run is only about to start
         FOOT.enter(self)
-        Thread(target=self._draw, name="asyncpc:live", daemon=True).start()
+        try:
+            Thread(target=self._draw, name="asyncpc:live", daemon=True).start()
+        except RuntimeError:  # there is no room for another thread
+            FOOT.leave(self, [])
+            raise
 
     def look(self, running: Running[Any, Any]) -> None:
         """Look at the run, in its loop."""
@@ -111,8 +116,9 @@ class _Live:
 
     def rows(self, parts: int) -> Sequence[Row]:
         """Its rows as they are now."""
-        columns, lines = shutil.get_terminal_size()
-        return [] if self._view is None else screen(self._view, columns, (lines - 1) // parts, is_named=parts > 1)
+        columns, lines = FOOT.size()
+        room = max(1, (lines - 1) // parts)
+        return [] if self._view is None else screen(self._view, columns, room, is_named=parts > 1)
 
     def close(self) -> None:
         """Let the last state stay.
@@ -125,7 +131,7 @@ class _Live:
         try:
             with self._looking:
                 view = self._watcher.look()
-            last = [] if view is None else screen(view, shutil.get_terminal_size().columns, UNBOUNDED)
+            last = [] if view is None else screen(view, FOOT.size().columns, UNBOUNDED)
         finally:
             FOOT.leave(self, last)
 

@@ -68,10 +68,10 @@ def run(
 
     SIGUSR1 logs how the run is doing and where each of its workers is, unless the program has a handler for it.
 
-    ``progress`` shows how far the run has come, as :meth:`Pipeline.progress` does; ``live`` shows all stages at work
-    instead (extra ``rich``), as ``asyncpc.live`` does. ``loop`` is ``"auto"`` (uvloop where
-    it is installed), ``"uvloop"`` or ``"asyncio"``. Raises ``PipelineError`` when the run failed or could not finish
-    before its deadline, ``DefinitionError`` when it has no source, or without rich for ``live``.
+    ``progress`` shows how far the run has come, as :meth:`Pipeline.progress` does. ``live`` shows all stages at work
+    instead, as ``asyncpc.live`` does; it needs the extra ``rich``. ``loop`` is ``"auto"`` (uvloop where it is
+    installed), ``"uvloop"`` or ``"asyncio"``. Raises ``PipelineError`` when the run failed or could not finish before
+    its deadline, ``DefinitionError`` when it has no source, or without rich for ``live``.
     """
     watch = None
     if isinstance(pipeline, Pipeline):

@@ -8,8 +8,9 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from itertools import takewhile
 from traceback import walk_stack, walk_tb
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, Final
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "NOTED",
     "annotate",
     "begin_at_user_code",
+    "beginning",
     "described",
     "escaped",
     "forget_repeats",
@@ -141,9 +143,14 @@ def described(error: BaseException) -> str:
 
 def summary(error: BaseException) -> str:
     """The class, the beginning of the message, and where it was raised: ``KeyError: 'id' (app.py:12)``."""
-    what, place = " ".join(message_of(error).split()), place_of(error)
-    what = what if len(what) <= LONGEST else what[:LONGEST] + "…"
+    what, place = beginning(message_of(error)), place_of(error)
     return escaped(type(error).__name__ + (f": {what}" if what else "") + (f" ({place})" if place else ""))
+
+
+def beginning(message: str) -> str:
+    """As much of a message as is shown, on one line."""
+    what = " ".join(message[:READ].split())
+    return what if len(what) <= LONGEST else what[:LONGEST] + "…"
 
 
 def traceback_of(error: BaseException) -> str:
@@ -162,7 +169,7 @@ def place_of(error: BaseException) -> str:
         return ""
     if isinstance(error, SyntaxError):  # it says it itself
         return ""
-    return place_among(frames).partition(" in ")[0]
+    return place_among(frames).rpartition(" in ")[0]
 
 
 def place_among(frames: Iterable[tuple[FrameType, int]]) -> str:
@@ -180,23 +187,35 @@ def place_in(trace: traceback.TracebackException) -> str:
 
 def _place(calls: Iterable[tuple[str, int, str]]) -> str:
     """The place of the last of these calls, each a file, a line and a function."""
-    others = [one for one in calls if not one[0].startswith((OURS, "<"))]
-    users = [one for one in others if not _is_installed(one[0])]
+    others = [one for one in reversed([*calls]) if not one[0].startswith((OURS, "<"))]
     if not others:
         return ""
-    file, line, function = (users or others)[-1]
+    file, line, function = max(others, key=lambda one: _nearness(one[0]))  # the first of the nearest
     return escaped(f"{os.path.basename(file)}:{line} in {function}")
 
 
 def place_of_thread(ident: int | None) -> str:
-    """Where the thread of that number is now, as :func:`place_among` says it; empty if it has ended."""
+    """Where the thread of that number is now, as :func:`place_among` says it; empty if it has ended.
+
+    If an event loop runs there, in what that has called: a library that blocks it is not the program that began it.
+    """
     frame = None if ident is None else sys._current_frames().get(ident)
     stack = [] if frame is None else list(walk_stack(frame))
-    return place_among(reversed(stack))
+    called = list(takewhile(lambda call: not _runs_a_loop(call[0].f_code), stack))
+    files = [frame.f_code.co_filename for frame, _ in called]
+    is_known = any(_nearness(file) for file in files if not file.startswith((OURS, "<")))
+    return place_among(reversed(called if is_known else stack))
 
 
-def _is_installed(file: str) -> bool:
-    return file.startswith(STDLIB) or PACKAGES in file
+def _runs_a_loop(code: CodeType) -> bool:
+    return code.co_name in ("run_forever", "run") and code.co_filename.startswith(STDLIB + "asyncio" + os.sep)
+
+
+def _nearness(file: str) -> int:
+    """Of a file to its reader: the program's own is nearer than a library, and that than the standard library."""
+    if PACKAGES in file:
+        return 1
+    return 0 if file.startswith(STDLIB) else 2
 
 
 def begin_at_user_code(error: BaseException) -> None:

@@ -53,7 +53,7 @@ class Browser:
 class Stream:
     """A client of ``/api/events`` that reads when it is told to."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, spec: str = "2.3") -> None:
         self.pieces: list[bytes] = []
         self.may_read = asyncio.Event()
         """Cleared: it reads nothing, and what is sent to it waits."""
@@ -61,13 +61,14 @@ class Stream:
         self.has_news = asyncio.Condition()
         self._gone = asyncio.Event()
         self._app = app
+        self._spec = spec  # servers of 2.4 and later tell of a client that is gone in another way
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Stream:
         headers = [(b"host", HOST.encode())]
         scope: dict[str, Any] = {
             "type": "http",
-            "asgi": {"version": "3.0"},
+            "asgi": {"version": "3.0", "spec_version": self._spec},
             "http_version": "1.1",
             "method": "GET",
             "scheme": "http",

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from collections.abc import Iterator
+from contextvars import copy_context
 from functools import partial
+from typing import Any
 
 import pytest
 from support import EAGER
 
 from asyncpc import testing
+from asyncpc.core.isolation import InContext
 from asyncpc.testing import Deadlock, LeftBehind, VirtualLoop, idle, now
 
 pytestmark = pytest.mark.parametrize("eager", EAGER)
@@ -70,6 +75,40 @@ def test_a_deadlock_is_found_and_names_the_tasks(eager: bool) -> None:
 
     with pytest.raises(Deadlock, match=r"task 'the stuck one' at .*test_virtual.py:\d+ in _forever"):
         testing.run(main(), eager=eager)
+
+
+def test_a_deadlock_names_what_waits_in_a_context_and_behind_an_iterator(eager: bool) -> None:
+    """Protects the line: a handler runs in the context of its item, and an awaitable may know who awaits it."""
+
+    class Knowing:
+        def __init__(self) -> None:
+            self.future = asyncio.get_running_loop().create_future()
+            self.future._asyncio_future_blocking = True  # as "await" sets it
+            task = asyncio.current_task()
+            self.awaited_by = None if task is None else task.get_coro()
+
+        def __await__(self) -> Any:
+            return self
+
+        def __iter__(self) -> Iterator[Any]:
+            return self
+
+        def __next__(self) -> Any:
+            return self.future
+
+    async def knowing() -> None:
+        await Knowing()
+
+    async def main() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(knowing(), name="knowing")
+            await InContext(_forever(), copy_context())
+
+    with pytest.raises(Deadlock) as deadlock:
+        testing.run(main(), eager=eager)
+    assert re.search(r"task 'knowing' at .*test_virtual.py:\d+ in knowing", str(deadlock.value))
+    # CPython 3.13.0 calls the main task 'None' where the loop has a task factory, as with eager tasks.
+    assert re.search(r"task '(Task-\d+|None)' at .*test_virtual.py:\d+ in _forever", str(deadlock.value))
 
 
 def test_a_task_left_behind_is_told(eager: bool) -> None:

@@ -44,7 +44,7 @@ from asyncpc import (
 )
 from asyncpc.graph.definitions import OPTIONS
 from asyncpc.testing import now
-from asyncpc.wording import shown
+from asyncpc.wording import place_of, shown
 
 # -- errors that refuse to be looked at (H2) ------------------------------------------------------
 
@@ -557,3 +557,28 @@ def test_the_traceback_of_an_error_begins_with_the_users_code() -> None:
         testing.run(source([1]) >> handle)
     (error,) = failed.value.exceptions
     assert [frame.name for frame in traceback.extract_tb(error.__traceback__)] == ["handle", "deep"]
+
+
+# -- where an error was raised --------------------------------------------------------------------
+
+
+def raised_in(file: Path, text: str) -> str:
+    """Where the error is said to have been raised that a file with this text raises when it is read."""
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text)
+    try:
+        exec(compile(text, str(file), "exec"), {})
+    except Exception as error:
+        error.__traceback__ = error.__traceback__.tb_next if error.__traceback__ else None  # without this file
+        return place_of(error)
+    raise AssertionError
+
+
+def test_a_place_is_told_whatever_its_file_is_called(tmp_path: Path) -> None:
+    """The name of the function is left out, and of the file nothing."""
+    assert raised_in(tmp_path / "made in house.py", "1 / 0") == "made in house.py:1"
+
+
+def test_a_place_in_a_library_comes_before_one_in_the_standard_library(tmp_path: Path) -> None:
+    """Without a line of the program's own, the library tells more than what it calls."""
+    assert raised_in(tmp_path / "site-packages" / "driver.py", "import json\njson.loads('?')") == "driver.py:2"

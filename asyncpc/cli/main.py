@@ -207,7 +207,7 @@ def _add_top(add: Callable[..., _Parser]) -> None:
         description="Show the runs of a process that serves a page, as --live does: asyncpc top http://worker:9000. "
         "Without a terminal, print them once.",
     )
-    top.add_argument("url", metavar="URL", help="where 'asyncpc run --metrics' or Metrics().asgi() serves")
+    top.add_argument("url", metavar="URL", help="where 'asyncpc run --metrics', --web or Metrics().asgi() serves")
     top.set_defaults(command=_top, traceback=False)
 
 

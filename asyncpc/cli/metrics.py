@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..errors import DefinitionError
 from ..wording import shown
 from .listening import THIS_MACHINE, Address, listening_at, url_of
+from .output import print_error
 
 if TYPE_CHECKING:
     from ..metrics import Metrics
@@ -47,6 +47,5 @@ def served(watch: Callable[[Metrics], None], where: Address | None) -> Iterator[
     with listening_at(where, "--metrics") as listening:
         host, port = listening.getsockname()[:2]
         if where[1] == 0:
-            sys.stderr.write(f"asyncpc: {url_of(host, port)}/metrics, /live, /ready\n")
-            sys.stderr.flush()
+            print_error(f"asyncpc: {url_of(host, port)}/metrics, /live, /ready")
         yield serving(metrics.pages(), listening)

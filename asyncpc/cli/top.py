@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
-import shutil
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
 from ..live import need_rich
@@ -58,7 +58,7 @@ def top(url: str) -> int:
         with suppress(KeyboardInterrupt):
             while True:
                 FOOT.draw()
-                time.sleep(EVERY)
+                time.sleep(EVERY)  # this program has no loop and does nothing else; Ctrl-C ends the wait
                 shows.ask(url)
     finally:
         FOOT.leave(shows, shows.rows(1))
@@ -84,7 +84,7 @@ class _Top:
 
     def rows(self, parts: int) -> list[Row]:
         """What was seen last."""
-        columns, lines = shutil.get_terminal_size()
+        columns, lines = FOOT.size()
         rows: list[Row] = []
         if self._trouble:
             silent = time.monotonic() - self._at
@@ -99,7 +99,7 @@ def _rows(seen: Sequence[_Seen], columns: int, lines: int) -> list[Row]:
             rows.append([(f" {escaped(one.name)}: no run in this process", "dim")])
         else:
             view = one.view._replace(pipeline=one.name)
-            rows += screen(view, columns, lines // len(seen), is_named=True)
+            rows += screen(view, columns, max(1, lines // len(seen)), is_named=True)
     return rows or [[(" no pipeline is watched there", "dim")]]
 
 
@@ -112,18 +112,27 @@ def _asked(url: str) -> list[_Seen]:
             text = answer.read(LONGEST)
     except urllib.error.HTTPError as error:
         error.close()
-        raise UsageError(f"top: {page} answers {error.code}: is that where asyncpc serves its pages?") from None
-    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise UsageError(f"top: {page} answers {error.code}: {_advice(error.code)}") from None
+    except (ValueError, http.client.InvalidURL):  # the errors repeat the address with its password
+        raise UsageError(f"top: {page} must be an address, such as http://worker:9000") from None
+    except (OSError, http.client.HTTPException) as error:
         why = getattr(error, "reason", error)
         raise UsageError(f"top: no answer from {page}: {redacted(str(why)) or type(error).__name__}") from error
     try:
         return [_seen(one) for one in json.loads(text)["pipelines"]]
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+    except Exception as error:  # a stranger's answer may raise anything, such as RecursionError
         raise UsageError(f"top: what {page} answers is not what asyncpc tells of its runs") from error
+
+
+def _advice(status: int) -> str:
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return "a page without its token is for its own machine: run this there, or ask at the port of --metrics"
+    return "is that where asyncpc serves its pages?"
 
 
 def _seen(told: Any) -> _Seen:
     view = None if told["view"] is None else view_of(told["view"])
     if view is not None:
-        screen(view, 200, 100)  # what cannot be drawn is no view either
+        for lines in (100, 1):  # with all stages, and with those that matter
+            screen(view, 200, lines)  # what cannot be drawn is no view either
     return _Seen(str(told["name"]), view)

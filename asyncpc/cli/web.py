@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import socket
-import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +13,8 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..errors import DefinitionError
-from .listening import listening_at, url_of
+from .listening import THIS_MACHINE, listening_at, url_of
+from .output import print_error
 
 if TYPE_CHECKING:
     from ..web.app import Page
@@ -46,20 +47,25 @@ def page_served(page: Callable[[PageTerms], Page], options: Namespace) -> Iterat
         raise DefinitionError("--web needs starlette and uvicorn: pip install 'asyncpc[web]'") from error
     del starlette
     token = secrets.token_urlsafe(16)
-    hosts = (options.web_host, socket.gethostname(), socket.getfqdn())
-    made = page(PageTerms(token, hosts, options.web_payloads))
+    made = page(PageTerms(token, _names_of(options.web_host), options.web_payloads))
     logging.getLogger("uvicorn").addHandler(logging.NullHandler())  # a broken connection is no news for the user
     with listening_at((options.web_host, options.web), "--web") as listening:
         config = uvicorn.Config(
-            made.app(), log_config=None, access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=LAST
+            made.app(),
+            loop="none",  # by itself, it may set the policy of the whole program
+            http="h11",  # whose requests are bounded: httptools keeps headers without end
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            timeout_graceful_shutdown=LAST,
         )
         server = uvicorn.Server(config)
         thread = Thread(target=_serve, args=(server, listening), name="asyncpc:web", daemon=True)
         thread.start()
         url = url_of(*listening.getsockname()[:2])
-        sys.stderr.write(f"asyncpc: {url} shows the run; its controls need the token {token}\n")
-        sys.stderr.flush()
         try:
+            print_error(f"asyncpc: {url} shows the run; its controls need the token {token}")
             yield
         finally:
             made.end()
@@ -67,5 +73,12 @@ def page_served(page: Callable[[PageTerms], Page], options: Namespace) -> Iterat
             thread.join()
 
 
+def _names_of(host: str) -> tuple[str, ...]:
+    """The names by which browsers may reach what is served there."""
+    if host == THIS_MACHINE:
+        return ()  # its own name does not lead here, and a name server that does not answer holds up the start
+    return host, socket.gethostname(), socket.getfqdn()
+
+
 def _serve(server: Any, listening: socket.socket) -> None:
-    server.run(sockets=[listening])
+    asyncio.run(server.serve(sockets=[listening]))

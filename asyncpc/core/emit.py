@@ -112,6 +112,7 @@ async def _read(
     budget = Budget()
     try:
         async for value in values:
+            worker.given += 1
             await take(value)
             if budget.is_spent():
                 await budget.renew()

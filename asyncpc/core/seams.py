@@ -201,7 +201,9 @@ class RemoteCounts(NamedTuple):
     seen: float | None = None
     """When ``depth`` was seen: seconds since 1970."""
     disconnected: float = 0.0
-    """Seconds since the connection was lost; 0 while there is one."""
+    """Seconds since the connection was lost; 0 while there is one, and before the first."""
+    connections: int = 0
+    """How many times it was connected; 0 before the first connection."""
 
     @property
     def lag(self) -> float | None:

@@ -92,6 +92,7 @@ class ConsumerWorker(Worker):
         "calls",
         "changes",
         "function",
+        "given",
         "given_up",
         "home",
         "inside",
@@ -119,6 +120,7 @@ class ConsumerWorker(Worker):
         self.watched: tuple[Context | None, Context | None] = None, None  # they differ once a handler has changed one
         self.inside: Context | None = None  # the context of the item in flight, if that has one of its own
         self.settled: int = 0  # times that what it took was done or failed
+        self.given: int = 0  # values that its generators gave
         self.ticket: Ticket | None = None  # of the item in flight
         self.stopwatch: Stopwatch | None = None  # what times its calls
         self.given_up: KeptFailure | None = None  # the item in flight, if it has failed and ends the run with that

@@ -25,7 +25,8 @@ from ..mistakes import explained
 from ..run.leaving import end_block, leave, wait_hastening
 from ..run.pairs import Pairs
 from ..run.report import PipelineError, Report, Unfinished
-from ..run.running import Results, Running
+from ..run.results import Results
+from ..run.running import Running
 from ..run.supervisor import Supervisor
 from ..run.watching import Beside, screens
 from .definitions import bind_origin

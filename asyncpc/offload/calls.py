@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextvars import Context
-from time import monotonic
+from time import perf_counter
 from typing import Any
 
 __all__ = ["Job", "ThreadCaller"]
@@ -38,7 +38,7 @@ class Job:
         self.function: Callable[..., Any] = function
         self.args: tuple[Any, ...] = args
         self.caller: ThreadCaller | None = None
-        self.began: float | None = None  # monotonic seconds
+        self.began: float | None = None  # seconds of perf_counter
         self.ended: bool = False  # set and read under the lock, since its thread may be at another call from then on
         self.overdue: bool = False  # its timeout came first
         self.over: bool = False  # for the loop: it has ended, or is overdue
@@ -69,7 +69,7 @@ class ThreadCaller:
     def make(self, jobs: list[Job]) -> None:
         """Make the calls and keep the result or error in each job; raises nothing."""
         for job in jobs:
-            job.began = monotonic()
+            job.began = perf_counter()
             try:
                 job.value = job.context.run(job.function, *job.args)
             except BaseException as error:

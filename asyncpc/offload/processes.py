@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from time import monotonic
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import DefinitionError, WorkerDied
@@ -131,7 +131,7 @@ class ProcessCaller(ThreadCaller):
         if self._killed:
             raise EOFError("the process was killed")
         for job, _ in calls:
-            job.began = monotonic()  # the start of a process does not count
+            job.began = perf_counter()  # the start of a process does not count
         self._pipe.send_bytes(pickle.dumps([packed for _, packed in calls]))
         seconds, answers = pickle.loads(self._answer())
         self._seconds += (max(seconds / len(calls), 1e-6) - self._seconds) / 2

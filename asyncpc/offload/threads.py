@@ -17,7 +17,7 @@ from inspect import iscoroutine
 from itertools import count
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread, current_thread
-from time import monotonic
+from time import perf_counter
 from typing import Any, Final
 
 from ..errors import LeftBehind
@@ -301,7 +301,7 @@ class WorkerThreads:
         """Check the limit of a call, which runs from its beginning: a wait for a thread does not count."""
         if job.over or job.future.cancelled():
             return
-        left = limit if job.began is None else job.began + limit - monotonic()
+        left = limit if job.began is None else job.began + limit - perf_counter()
         if left > 0:
             job.timer = asyncio.get_running_loop().call_later(left, self._look, job, limit)
             return

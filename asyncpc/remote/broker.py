@@ -186,6 +186,7 @@ class Broker(Protocol):
     async def publish(self, messages: Sequence[Outgoing]) -> None:
         """Put the messages, in order. Returns when all are confirmed; else raises, and none, some or all are in.
 
+        What is not among the ``unconfirmed`` of a :class:`PublishError` is in, and is not put again.
         After ``Disconnected`` it is called again with the same messages.
         """
         ...

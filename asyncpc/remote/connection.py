@@ -44,12 +44,12 @@ class Connection:
         self._hurry = asyncio.Event()
         self._is_loss_told = False  # since it was connected last
 
-    async def open(self) -> None:
-        """Connect for the first time; raises ``Disconnected`` if that fails for 15 seconds.
+    async def open(self, in_vain: Callable[[], bool] = lambda: False) -> None:
+        """Connect for the first time; raises ``Disconnected`` if that fails for 15 seconds, or once ``in_vain()``.
 
         Raises ``DefinitionError`` at once if the server refuses the login, or a right that a queue needs.
         """
-        await self._connect(asyncio.get_running_loop().time() + PATIENCE, lambda: False)
+        await self._connect(asyncio.get_running_loop().time() + PATIENCE, in_vain)
 
     async def call(self, command: Callable[[], Awaitable[R]], in_vain: Callable[[], bool] = lambda: False) -> R:
         """What ``command`` returns; after a lost connection it is called again on the next one.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from itertools import compress
+from operator import not_
 from typing import Final, NamedTuple
 
 from ..wording import summary
@@ -128,7 +130,9 @@ class Publisher:
             raise
         except Exception as error:
             if len(calls) > 1 and not may_be_in:  # or one bad message would fail those of other callers
-                for call in calls:
+                confirmed, others = _parted(calls, error)
+                _confirm(confirmed)  # where no id is known, a second time they would be in twice
+                for call in others:
                     await self._publish([call])
                 return
             for call in calls:  # if they may be in, they are known only together, and some would come twice
@@ -137,9 +141,22 @@ class Publisher:
                     told = f"the broker {what} {len(call.messages)} messages: {summary(error)}"
                     call.confirmed.set_exception(PublishError(told, call.messages))
         else:
-            for call in calls:
-                if not call.confirmed.done():
-                    call.confirmed.set_result(None)
+            _confirm(calls)
+
+
+def _parted(calls: Sequence[_Call], error: Exception) -> tuple[list[_Call], list[_Call]]:
+    """The calls of which all is confirmed in spite of this error, and the others."""
+    if not isinstance(error, PublishError):
+        return [], list(calls)
+    unconfirmed = set(map(id, error.unconfirmed))
+    are_in = [unconfirmed.isdisjoint(map(id, call.messages)) for call in calls]
+    return [*compress(calls, are_in)], [*compress(calls, map(not_, are_in))]
+
+
+def _confirm(calls: Sequence[_Call]) -> None:
+    for call in calls:
+        if not call.confirmed.done():
+            call.confirmed.set_result(None)
 
 
 def _unsent(messages: Sequence[Outgoing]) -> PublishError:

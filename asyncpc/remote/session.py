@@ -115,11 +115,13 @@ class Session:
     async def run(self) -> None:
         """Connect, and work until :meth:`finish` and the last flush; then close the connection.
 
-        Raises ``Disconnected`` if there is no first connection; later ones are waited for without end. *Cancel safety*:
-        the connection is dropped, and what was not settled comes again when its lease has run out.
+        Raises ``Disconnected`` if there is no first connection, unless the intake ends before: then nothing was to be
+        done. Later ones are waited for without end. *Cancel safety*: the connection is dropped, and what was not
+        settled comes again when its lease has run out.
         """
         try:
-            await self.connection.open()
+            if not await self._is_needed():
+                return
             self.opened.set()
             async with anyio.create_task_group() as group:
                 loops = [self._receive, self._settler.run, self._settler.keep_leases]
@@ -132,6 +134,20 @@ class Session:
             self.is_closing = True
             self._settler.end_receiving()
             await self.connection.close()
+
+    async def _is_needed(self) -> bool:
+        """Connect; whether somebody still wants that."""
+        try:
+            await self.connection.open(self._has_been_stopped)
+        except Disconnected:
+            if self._has_been_stopped():
+                return False
+            raise
+        return True
+
+    def _has_been_stopped(self) -> bool:
+        """Whether it was to receive, and is not any more."""
+        return self._at_once > 0 and self._settler.is_intake_over
 
     async def _whole(self, loop: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:
         """One of the session's tasks; if anyone else cancels it, all of them end, with an error (fault B1)."""
@@ -172,6 +188,7 @@ class Session:
             dead_letters=counts.buried,
             overtaken=counts.overtaken,
             reconnects=max(0, self.connection.generation - 1),
+            connections=self.connection.generation,
             disconnected=0.0 if lost_at is None else asyncio.get_running_loop().time() - lost_at,
             depth=depth.depth,
             seen=depth.seen,

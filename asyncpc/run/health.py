@@ -20,7 +20,11 @@ class Health(NamedTuple):
     live: bool
     """Whether the run has not failed and its event loop answers. If not, restart the process."""
     ready: bool
-    """Whether it is running and takes items: neither before its start, nor while it drains, nor after its end."""
+    """Whether it is running and takes items.
+
+    Neither before its start and the first connection to each remote queue that it reads, nor while it drains, nor after
+    its end.
+    """
     stalled: tuple[tuple[str, float], ...]
     """Each stage that has work and settles nothing, and for how many seconds that was seen."""
     why: str
@@ -33,16 +37,17 @@ def judge(state: State, outcome: Outcome, look: Look, stalled_after: float) -> H
     is_dead = look.silent >= max(stalled_after, PATIENCE)
     stalled = tuple([one for one in look.unsettled if one[1] >= stalled_after])
     words = [_STATES[state] if state is not State.FAILED else _failure(outcome)]
-    if look.silent == math.inf:
-        words.append("its event loop is closed")
-    elif state in _UNDER_WAY and (look.statistics is not None or is_silent):
+    if state in _UNDER_WAY or look.silent == math.inf:
         text, is_alarm = verdict(look)
         words += [text] if is_alarm else []
     said = "; ".join(words)
+    is_connected = look.statistics is None or look.statistics.is_connected
+    if state is State.RUNNING and not is_connected:
+        words.append("not connected yet to each queue that it reads")
     words += [f"{name}: nothing settled for {seconds:.0f} s" for name, seconds in stalled if f" {name}: " not in said]
     return Health(
         live=state is not State.FAILED and not is_dead,
-        ready=state is State.RUNNING and not is_silent,
+        ready=state is State.RUNNING and not is_silent and is_connected,
         stalled=stalled,
         why="; ".join(words),
     )

@@ -1,8 +1,9 @@
 """Looks at a run, in any thread; each one is compared with those before it.
 
-Nothing is measured per item: a look compares the counters of each stage, and what each worker has settled, with those
-at the look before. Only the thread of the loop reads them, so the figures of a look fit together. In any other thread
-:meth:`Looks.look` asks the loop; if the loop does not answer, something holds it up, and the look says what.
+Nothing is measured per item: a look compares the counters of each stage, and what each worker has settled and its
+generators gave, with those at the look before. Only the thread of the loop reads them, so the figures of a look fit
+together. In any other thread :meth:`Looks.look` asks the loop; if the loop does not answer, something holds it up, and
+the look says what.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ..core.stage import NO_ITEM, ConsumerWorker, Stage
 from ..wording import place_of_thread
 from .outcome import Outcome
 from .statistics import Statistics
-from .verdict import Held
+from .verdict import LONG, Held
 from .workers import place_of_worker
 
 __all__ = ["PATIENCE", "Look", "Looks"]
@@ -37,14 +38,11 @@ APART: Final = 1.0
 PERCENTILES_EVERY: Final = 2.0
 """Seconds between two computations of the percentiles, which take most of a look's time."""
 
-FAR: Final = 10.0
-"""Seconds for which a worker has one item before it can count as stuck."""
-
 THAN_USUAL: Final = 5
 """How many times as long as 99 of 100 calls."""
 
 THAN_LONGEST: Final = 4
-"""How many times as long as the longest item that was seen to end: the handler may be slow now and then."""
+"""How many times as long as the longest wait after which a worker came further: it may be slow now and then."""
 
 ENOUGH: Final = 20
 """Items that a stage has settled before anybody knows how long they usually take."""
@@ -58,9 +56,9 @@ class Look(NamedTuple):
     before: Statistics | None = None
     """Those of the last look at least ten seconds before, or else of the first one; None at the first."""
     unsettled: tuple[tuple[str, float], ...] = ()
-    """Each stage that has had work since an earlier look and settled none of it, and for how many seconds."""
+    """Each stage that has had work since an earlier look and has come no further with it, and for how many seconds."""
     held: tuple[Held, ...] = ()
-    """The stages whose workers have had the same item at work since an earlier look."""
+    """The stages whose workers have had the same item at work, and given no value of it, since an earlier look."""
     busy: tuple[int, ...] = ()
     """How many workers of each stage have an item, or a batch."""
     is_paused: bool = False
@@ -70,10 +68,11 @@ class Look(NamedTuple):
     """What holds up the loop that does not answer: ``fetch (app.py:12 in parse)``; empty if unknown."""
 
     @property
-    def window(self) -> Statistics:
+    def window(self) -> Statistics | None:
         """What the run has done since the look before; all of it at the first look."""
-        assert self.statistics is not None
-        return self.statistics if self.before is None else self.statistics.since(self.before)
+        if self.statistics is None or self.before is None:
+            return self.statistics
+        return self.statistics.since(self.before)
 
     @property
     def lost(self) -> list[tuple[str, float]]:
@@ -83,9 +82,9 @@ class Look(NamedTuple):
 
 
 class _Mark(NamedTuple):
-    """A stage, or a worker, at the first look at which it had the work that it has still not settled."""
+    """A stage, or a worker, at the first look since which it has come no further with its work."""
 
-    settled: int
+    progress: int
     at: float
     """Loop time."""
     waited: float = 0.0
@@ -113,7 +112,7 @@ class Looks:
         self._statistics = statistics
         self._marks: dict[Stage, _Mark] = {}
         self._items: dict[ConsumerWorker, _Mark] = {}
-        self._longest: dict[Stage, float] = {}  # seconds that an item took that was seen to end
+        self._longest: dict[Stage, float] = {}  # seconds after which a worker was seen to come further
         self._doing: dict[ConsumerWorker, tuple[tuple[object, ...], float]] = {}  # since what loop time it does what
         self._kept: deque[Statistics] = deque(maxlen=math.ceil(WINDOW / APART) + 1)
         self._computed = -math.inf  # loop time at which the percentiles were
@@ -214,13 +213,13 @@ class Looks:
     def _unsettled(self, now: float) -> Iterator[tuple[str, float]]:
         for stage in self._stages:
             busy = sum([worker.item is not NO_ITEM for worker in stage.staff.workers])
-            settled = _settled(stage)
+            progress = _settled(stage) + sum([worker.given for worker in stage.staff.workers])
             waited = stage.out_waited(now) + sum([waits.seconds(now) for waits in stage.timing.held_back.values()])
             mark = self._marks.pop(stage, None)
             if not (busy or (stage.inbox.items and stage.staff.gate is None)):
                 continue
-            if mark is None or mark.settled != settled:
-                mark = _Mark(settled, now, waited)
+            if mark is None or mark.progress != progress:
+                mark = _Mark(progress, now, waited)
             self._marks[stage], seconds = mark, now - mark.at
             is_held = waited - mark.waited > seconds * max(1, busy) / 2  # by a stage behind it, a rate, a back-off
             if seconds > 0 and not is_held:
@@ -231,12 +230,12 @@ class Looks:
         for stage in self._stages:
             found: list[tuple[float, ConsumerWorker]] = []
             for worker in stage.staff.workers:
-                mark = items.get(worker)
-                if mark is not None and mark.settled != worker.settled:
+                mark, progress = items.get(worker), worker.settled + worker.given
+                if mark is not None and mark.progress != progress:
                     self._longest[stage] = max(self._longest.get(stage, 0.0), mark.seen - mark.at)
                     mark = None
                 if worker.item is not NO_ITEM and worker.waits_for is None:
-                    mark = _Mark(worker.settled, now, seen=now) if mark is None else mark._replace(seen=now)
+                    mark = _Mark(progress, now, seen=now) if mark is None else mark._replace(seen=now)
                     self._items[worker] = mark
                     if now > mark.at:
                         found.append((now - mark.at, worker))
@@ -245,16 +244,17 @@ class Looks:
 
     def _held_in(self, stage: Stage, found: list[tuple[float, ConsumerWorker]]) -> Held:
         seconds, worker = max(found, key=lambda one: one[0])
-        stuck, usual, place = 0, FAR, ""
-        if seconds >= FAR:
+        stuck, usual, place = 0, LONG, ""
+        if seconds >= LONG:
             place = place_of_worker(worker)
             p99 = stage.timing.latency.percentiles(0.99)[0]
-            usual = max(FAR, THAN_USUAL * p99, THAN_LONGEST * self._longest.get(stage, 0.0))
+            usual = max(LONG, THAN_USUAL * p99, THAN_LONGEST * self._longest.get(stage, 0.0))
             if _settled(stage) >= ENOUGH:
                 stuck = sum([one >= usual for one, _ in found])
         busy = sum([worker.item is not NO_ITEM for worker in stage.staff.workers])
         is_all = len(found) == busy and self._marks[stage].at <= self._items[worker].at
-        return Held(stage.handler.name, len(found), stage.staff.concurrency, stuck, seconds, place, is_all, usual)
+        of = max(stage.staff.concurrency, busy)  # fewer may be wanted than are still at work
+        return Held(stage.handler.name, len(found), of, stuck, seconds, place, is_all, usual)
 
 
 def _settled(stage: Stage) -> int:

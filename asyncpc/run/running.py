@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ..checks import at_least_1, check_seconds
 from ..core.plan import Plan
-from ..core.seams import Ticket
 from ..core.tracked import CallTicket, Tracked
 from ..errors import QueueShutDown, StateError
 from ..events import Listener
 from ..mistakes import absent
 from ..options.rate import Rate, set_rate
 from .health import Health, judge
-from .leaving import end_block, leave, wait_hastening
+from .leaving import end_block, wait_hastening
 from .looks import Look
 from .report import Report
 from .signals import Signals, can_handle_signals
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
     from ..offload.bridge import Bridge
 
 __all__ = [
-    "Results",
     "Running",
     "failing",
     "limit_calls",
@@ -283,17 +280,17 @@ class Running(Generic[In_contra, Out_co]):
         It judges what has happened since the last look at the run at least ten seconds before, if somebody has looked
         with :meth:`health` or this.
         """
-        look = self._run.looks.look()
-        return "nothing has happened yet" if look.statistics is None else verdict(look).text
+        return verdict(self._run.looks.look()).text
 
     def health(self, stalled_after: float = 60.0) -> Health:
         """Say whether the run is well: live, ready, which stages are stalled, and why; may be called in any thread.
 
         It compares each stage with the last call, so it has to be called now and then, as a probe does. A stage is
-        stalled if it has work and nothing was done, failed or dropped for ``stalled_after`` seconds; not while it waits
-        for a slower stage behind it, for its rate, a breaker or a back-off, for :meth:`resume`, or for more items of a
-        batch. In the loop the answer itself shows that the loop is alive. Another thread asks the loop, and waits for
-        half a second; a loop that has not answered for ``stalled_after`` seconds makes the run not live.
+        stalled if it has work and nothing was done, failed or dropped for ``stalled_after`` seconds, and no generator
+        gave a value; not while it waits for a slower stage behind it, for its rate, a breaker or a back-off, for
+        :meth:`resume`, or for more items of a batch. In the loop the answer itself shows that the loop is alive.
+        Another thread asks the loop, and waits for half a second; a loop that has not answered for ``stalled_after``
+        seconds makes the run not live.
         """
         check_seconds(f"pipeline {self._run.plan.name!r}", "stalled_after", stalled_after)
         return judge(self._run.state, self._run.outcome, self._run.looks.look(), stalled_after)
@@ -305,78 +302,6 @@ class Running(Generic[In_contra, Out_co]):
 
     def __repr__(self) -> str:
         return f"<Running {self._run.plan.name} {self._run.state.value}>"
-
-
-class Results(Generic[Out_co]):
-    """A run whose last stage's values are read; after the block nothing is left running."""
-
-    __slots__ = ("_end", "_last", "_run", "_start")
-
-    def __init__(self, start: Callable[[], Supervisor], end: Callable[[], None]) -> None:
-        self._last: Ticket | None = None  # of the value that the reader has
-        self._start = start
-        self._end = end
-        self._run: Supervisor | None = None
-
-    async def __aenter__(self) -> Results[Out_co]:
-        """Start the run; leaving the block cancels what still runs, and raises ``PipelineError`` if the run failed."""
-        self._run = self._start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        run = self._entered()
-        if self._last is not None:
-            (self._last.settle if error is None else self._last.release)()
-            self._last = None
-        run.accounts.let_go_of_results()
-        end_block(run, error)
-        await leave(run, error, self._end, run.outcome.result)
-
-    def __aiter__(self) -> Results[Out_co]:
-        return self
-
-    async def __anext__(self) -> Out_co:
-        """Return the next value; the iteration ends with the run, and raises ``PipelineError`` if the run failed.
-
-        A message of a remote queue is acknowledged when the reader asks for the value after the last one made of it.
-
-        *Cancel safety*: all or nothing; no value is lost.
-        """
-        run = self._entered()
-        assert run.results is not None
-        if self._last is not None:  # the reader has done with it, as it asks for more
-            self._last.settle()
-            self._last = None
-        try:
-            value = await run.results.get()
-        except QueueShutDown:
-            pass  # and an error of the run comes out without this one as its context
-        else:
-            run.accounts.results_read += 1
-            if type(value) is Tracked:
-                self._last, value = value.ticket, value.item
-            return cast(Out_co, value)
-        await run.ended.wait()
-        run.outcome.is_delivered = True
-        run.outcome.complete_result()
-        raise StopAsyncIteration
-
-    @property
-    def running(self) -> Running[Any, Out_co]:
-        """The handle of the run: statistics, drain, report."""
-        return Running(self._entered())
-
-    @property
-    def report(self) -> Report | None:
-        """The report, once the run has ended."""
-        return self._entered().outcome.report
-
-    def _entered(self) -> Supervisor:
-        if self._run is None:
-            raise StateError("read results inside 'async with pipeline.stream() as values:'")
-        return self._run
 
 
 @contextmanager

@@ -167,6 +167,11 @@ class Statistics(NamedTuple):
         """Messages of remote queues that went to the dead letters; those that failed in a stage are ``failed`` too."""
         return sum(source.remote.dead_letters for source in self.sources if source.remote is not None)
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the run was connected to each remote queue that it reads; it may have lost a connection since."""
+        return all(source.remote is None or source.remote.connections > 0 for source in self.sources)
+
     def since(self, earlier: Statistics) -> Statistics:
         """What the run has done after ``earlier``, statistics of the same run: counts, seconds and rates in between.
 

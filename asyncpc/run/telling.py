@@ -43,15 +43,13 @@ def answer_apart(run: Supervisor, tell: Callable[[str], None] | None) -> None:
                 for line in lines:
                     tell(line)
 
-    start_new_thread(answer, ())  # a Thread takes a lock, which what the signal interrupted may have
+    with suppress(RuntimeError):  # no thread can be had, and the run goes on without an answer
+        start_new_thread(answer, ())  # a Thread takes a lock, which what the signal interrupted may have
 
 
 def where_all_are(run: Supervisor) -> list[str]:
     """The verdict, and a line for all workers that do the same at the same place; not in the thread of the loop."""
-    look = run.looks.look()
-    is_seen = look.statistics is not None or look.silent
-    said = verdict(look).text if is_seen else "nothing has happened yet"
-    return [f"pipeline {run.plan.name!r}: {said}", *_places(run)]
+    return [f"pipeline {run.plan.name!r}: {verdict(run.looks.look()).text}", *_places(run)]
 
 
 def _places(run: Supervisor) -> Iterator[str]:

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
 
-__all__ = ["Held", "Seen", "Verdict", "bottleneck", "loop_holders", "verdict"]
+__all__ = ["LONG", "Held", "Seen", "Verdict", "bottleneck", "loop_holders", "verdict"]
 
 MOST: Final = 0.5
 """What holds up the event loop for at least this share of a run is named."""
@@ -20,11 +21,13 @@ TOLD_FROM: Final = 0.1
 SILENT: Final = 0.5
 """Seconds without an answer of the event loop after which it counts as blocked."""
 
-ON_ONE: Final = 10.0
-"""Seconds for which all workers of a stage that has settled nothing have had the same items, until that is told."""
+LONG: Final = 10.0
+"""Seconds for which a worker has one item before that is told; before, nobody calls it stuck."""
 
 JUST_BEGUN: Final = 0.5
 """Seconds of a run in which it is no news that no item has come."""
+
+NOTHING: Final = "nothing has happened yet"
 
 STALLED: Final = 60.0
 """Seconds after which that is an alarm, unless items of the stage were seen to take longer."""
@@ -76,13 +79,13 @@ class Figures(Protocol):
 
 
 class Held(NamedTuple):
-    """Workers of a stage that have had the same item at work since an earlier look."""
+    """Workers of a stage that have had the same item at work, and given no value of it, since an earlier look."""
 
     stage: str
     workers: int
     """How many of them."""
     of: int
-    """How many items the stage handles at once."""
+    """How many items the stage handles at once, or still has in work after it was asked to handle fewer."""
     stuck: int
     """How many of them for far longer than usual in this stage."""
     seconds: float
@@ -99,8 +102,8 @@ class Seen(Protocol):
     """What the sentence needs of a look at a run."""
 
     @property
-    def window(self) -> Figures:
-        """What the run has done lately."""
+    def window(self) -> Figures | None:
+        """What the run has done lately; None if nobody knows."""
         ...
 
     @property
@@ -139,6 +142,8 @@ class Verdict(NamedTuple):
 
 def verdict(seen: Seen) -> Verdict:
     """What is wrong with a run, the worst first; or else what limits it."""
+    if seen.silent == math.inf:
+        return Verdict("its event loop is closed", True)
     if seen.silent >= SILENT:
         by = f" by {seen.blocked_by}" if seen.blocked_by else ""
         return Verdict(f"the event loop has not answered for {_seconds(seen.silent)}: it is blocked{by}", True)
@@ -152,11 +157,11 @@ def verdict(seen: Seen) -> Verdict:
         longest = "the longest on one item" if stuck.stuck > 1 else "on one item"
         return Verdict(f"{stuck.stage}: {who} stuck, {longest} for {_seconds(stuck.seconds)}{_at(stuck.place)}", True)
     for one in seen.held:
-        if one.is_all and one.seconds >= ON_ONE:
+        if one.is_all and one.seconds >= LONG:
             who = f"its {one.workers} workers are on one item each" if one.workers > 1 else "its worker is on one item"
             text = f"{one.stage}: nothing settled for {_seconds(one.seconds)}; {who}{_at(one.place)}"
             return Verdict(text, is_alarm=one.seconds >= max(STALLED, one.usual))
-    return Verdict(bottleneck(seen.window), False)
+    return Verdict(NOTHING if seen.window is None else bottleneck(seen.window), False)
 
 
 def _at(place: str) -> str:
@@ -181,7 +186,7 @@ def bottleneck(run: Figures) -> str:
     busy = {stage.name: _busy_share(stage, run.elapsed) for stage in run.stages}
     limit = max(run.stages, key=lambda stage: busy[stage.name])
     if run.elapsed <= JUST_BEGUN and not (limit.received or limit.in_flight or limit.queued):
-        return "nothing has happened yet"
+        return NOTHING
     waits = {s.name: _share(s.get_waited + s.out_waited, s.concurrency * run.elapsed) for s in run.stages}
     others = "".join(f"; {s.name} waits {waits[s.name]:.0%} of its time" for s in run.stages if s is not limit)
     if busy[limit.name] < 0.5:  # every stage waits more than it works

@@ -12,7 +12,7 @@ from ..core.isolation import InContext
 from ..core.stage import NO_ITEM, ConsumerWorker, Stage
 from ..wording import place_among
 
-__all__ = ["Doing", "WorkerState", "place_of_worker", "workers_of"]
+__all__ = ["Doing", "WorkerState", "frames_of", "place_of_worker", "workers_of"]
 
 Doing = Literal["opens its resource", "is at work", "waits for room", "is held back", "waits for items"]
 
@@ -66,11 +66,11 @@ def place_of_worker(worker: ConsumerWorker) -> str:
     outside = "" if worker.where is None else worker.where()
     if outside or worker.task is None or worker.task.done():
         return outside
-    chain = [frame for frame in _frames_of(worker.task.get_coro()) if frame is not None]
+    chain = [frame for frame in frames_of(worker.task.get_coro()) if frame is not None]
     return place_among([(frame, frame.f_lineno) for frame in chain])
 
 
-def _frames_of(awaited: Any) -> Iterator[FrameType | None]:
+def frames_of(awaited: Any) -> Iterator[FrameType | None]:
     """The frames of a coroutine that waits, and of those that it awaits, the outermost first."""
     for _ in range(LONGEST_CHAIN):
         if isinstance(awaited, CoroutineType):

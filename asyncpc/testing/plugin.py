@@ -75,5 +75,5 @@ def _queue_at(engine: str, name: str, folder: Path) -> str:
     if engine.partition(":")[0] == "sqlite":
         engine = f"sqlite:///{folder}/queues.db"
     if urlsplit(engine).scheme in IN_A_FILE:
-        return f"{engine}?queue={name}"
+        return f"{engine}{'&' if urlsplit(engine).query else '?'}queue={name}"
     return f"{engine}{name}" if engine.endswith("/") else f"{engine}/{name}"

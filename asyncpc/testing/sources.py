@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
 from typing import Any, Generic, TypeVar
 
 from ..errors import StateError
@@ -77,10 +77,10 @@ async def collect(values: AsyncIterable[T] | Pipeline[Any, T], most: int | None 
     """What a source gives, or the last stage of a pipeline: all of it, or the first ``most``; then it is closed."""
     found: list[T] = []
     async with _opened(values) as opened:
-        async for value in opened:
-            found.append(value)
-            if len(found) == most:
-                break
+        iterator = aiter(opened)
+        with suppress(StopAsyncIteration):
+            while len(found) != most:
+                found.append(await anext(iterator))
     return found
 
 

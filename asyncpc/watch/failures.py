@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from ..events import Event, ItemFailed
 from ..run.running import Running, listen_to
+from ..wording import beginning
 
 __all__ = ["Failures", "FailuresAlike"]
 
@@ -27,7 +28,7 @@ class FailuresAlike(NamedTuple):
     place: str
     """Where the last one was raised: ``app.py:12 in fetch``; empty if unknown."""
     message: str
-    """Of the last one; it may tell of the item."""
+    """Of the last one, its beginning; it may tell of the item."""
 
 
 class Failures:
@@ -50,6 +51,7 @@ class Failures:
         with self._changing:
             before = self._kinds.pop((stage, kind), None)
             times = 1 if before is None else before.times + 1
-            self._kinds[stage, kind] = FailuresAlike(stage, kind, times, time.time(), event.place, message)
+            alike = FailuresAlike(stage, kind, times, time.time(), event.place, beginning(message))
+            self._kinds[stage, kind] = alike
             if len(self._kinds) > KEPT:
                 del self._kinds[next(iter(self._kinds))]

@@ -12,12 +12,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Final, Protocol, TextIO
 
 from .drawing import width
 
-__all__ = ["BAR", "FOOT", "Part", "Piece", "PlainBoard", "Row", "fit", "has_screen", "write"]
+__all__ = ["BAR", "FOOT", "Part", "Piece", "PlainBoard", "Row", "cut", "fit", "has_screen", "write"]
 
 SOON: Final = 0.1
 """Seconds after which the rows may be written anew, as they were, below what the program has written."""
@@ -71,6 +71,15 @@ def _is_terminal(stream: TextIO | None) -> bool:
         return False
 
 
+def _size(stream: TextIO | None) -> os.terminal_size:
+    """Columns and lines of the terminal at that stream; Python alone asks stdout, which may be a file."""
+    try:
+        size = os.get_terminal_size(-1 if stream is None else stream.fileno())
+    except (AttributeError, OSError, ValueError):  # it is none, or an object that has no such method
+        size = os.terminal_size((80, 24))
+    return shutil.get_terminal_size(size)
+
+
 class _Foot:
     """The foot of the terminal, which makes room for what the program writes, in any thread.
 
@@ -82,11 +91,11 @@ class _Foot:
         self.parts: dict[Part, None] = {}
         self.stream = sys.stderr
         self.board: Board = PlainBoard(self.stream)
-        self.streams = ExitStack()
-        self.drawn_at = 0.0  # seconds of the monotonic clock
-        self.is_amid_line = False  # of the program
-        self.draws = False  # whether what is written now is the rows themselves
-        self.lock = threading.RLock()  # handlers in threads write too
+        self.streams: ExitStack = ExitStack()
+        self.drawn_at: float = 0.0  # seconds of the monotonic clock
+        self.is_amid_line: bool = False  # of the program
+        self.draws: bool = False  # whether what is written now is the rows themselves
+        self.lock: threading.RLock = threading.RLock()  # handlers in threads write too
 
     def enter(self, part: Part) -> None:
         """Add a part."""
@@ -100,6 +109,10 @@ class _Foot:
                             streams.enter_context(self._giving_way(stream))
                     self.streams = streams.pop_all()  # all of them, or none
             self.parts[part] = None
+
+    def size(self) -> os.terminal_size:
+        """Columns and lines of the terminal."""
+        return _size(self.stream)
 
     def draw(self) -> None:
         """Draw all parts as they are now."""
@@ -142,19 +155,23 @@ class _Foot:
 
     @contextmanager
     def _giving_way(self, stream: TextIO) -> Iterator[None]:
-        """Remove the rows before the program writes, and let them come back below each line."""
-        write = stream.write
+        """Remove the rows before the program writes, and let them come back below each line.
+
+        What goes wrong with the rows is none of the program's business: its text is written, and it gets no error.
+        """
+        write, before = stream.write, vars(stream).get("write")  # a program may have replaced it, too
 
         def giving_way(text: str) -> int:
             with self.lock:
                 if self.draws or not text:
                     return write(text)
                 was_drawn = time.monotonic() - self.drawn_at
-                self._clear()
+                with suppress(Exception):
+                    self._clear()
                 written, self.is_amid_line = write(text), not text.endswith("\n")
                 if was_drawn >= SOON and not self.is_amid_line:
                     stream.flush()
-                    with self._drawing():
+                    with suppress(Exception), self._drawing():
                         self.board.again()
                 return written
 
@@ -162,7 +179,10 @@ class _Foot:
         try:
             yield
         finally:
-            vars(stream).pop("write", None)  # the method of its class is there again
+            if vars(stream).get("write") is giving_way:  # or somebody has replaced it meanwhile
+                del vars(stream)["write"]  # the method of its class is there again
+                if before is not None:
+                    vars(stream)["write"] = before
 
 
 class PlainBoard:
@@ -180,7 +200,7 @@ class PlainBoard:
 
     def again(self) -> None:
         """Draw those that were cleared, as they were."""
-        text = _cut(self.text, shutil.get_terminal_size().columns - 1)
+        text = cut(self.text, _size(self.stream).columns - 1)
         drawn = width(text)
         write(self.stream, "\r" + text + " " * (self.drawn - drawn) + "\r")
         self.drawn = drawn
@@ -211,8 +231,8 @@ class _RichBoard:
         self._codes: dict[str, tuple[str, str]] = {}
 
     def draw(self, rows: Sequence[Row]) -> None:
-        columns = shutil.get_terminal_size().columns
-        self._rows = [fit(row, columns) for row in rows]
+        columns, lines = _size(self._stream)
+        self._rows = [fit(row, columns) for row in rows[: max(1, lines - 1)]]  # others could not be erased
         self._text = self._coloured(self._rows)
         self.again()
 
@@ -228,7 +248,7 @@ class _RichBoard:
 
     def leave(self, rows: Sequence[Row]) -> None:
         if rows:
-            columns = shutil.get_terminal_size().columns
+            columns = _size(self._stream).columns
             write(self._stream, f"{self._coloured([fit(row, columns) for row in rows])}\n")
 
     def _coloured(self, rows: Sequence[Row]) -> str:
@@ -249,7 +269,7 @@ class _RichBoard:
 
     def _erasing(self) -> str:
         """What goes back to the first of the rows and erases them; a terminal that became narrower has folded them."""
-        columns = shutil.get_terminal_size().columns
+        columns = _size(self._stream).columns
         lines = sum([max(1, math.ceil(drawn / columns)) for drawn in self._drawn])
         return "\r\x1b[2K" + "\x1b[1A\x1b[2K" * (lines - 1) if lines else ""
 
@@ -269,7 +289,7 @@ def fit(row: Row, columns: int) -> Row:
     for text, style in row:
         room = columns - sum([width(one) for one, _ in found])
         if width(text) >= room:
-            return [*found, (_cut(text, room - 1) + "…", style)]
+            return [*found, (cut(text, room - 1) + "…", style)]
         found.append((text, style))
     return found
 
@@ -279,10 +299,13 @@ def _plain(row: Row) -> str:
     return "".join([text.translate(bar) if style == BAR else text for text, style in row])
 
 
-def _cut(text: str, columns: int) -> str:
+def cut(text: str, columns: int) -> str:
     """As much of ``text`` as fits into so many columns."""
-    while width(text) > columns:
-        text = text[:-1]
+    used = 0
+    for place, one in enumerate(text):
+        used += width(one)
+        if used > columns:
+            return text[:place]
     return text
 
 

@@ -13,7 +13,7 @@ from .columns import LEGEND, brief, table
 from .drawing import width
 from .extent import Standing, clock
 from .failures import FailuresAlike
-from .foot import Piece, Row
+from .foot import Piece, Row, cut
 from .watcher import StageView, View
 
 __all__ = ["screen"]
@@ -69,7 +69,7 @@ def _headline(view: View, columns: int, is_named: bool) -> Iterator[Row]:
 def _folded(text: str, columns: int) -> list[str]:
     """Text in lines, broken between words; what does not fit into the last one is cut off there."""
     found = [""]
-    for word in text.split(" "):
+    for word in cut(text, (MOST_LINES + 1) * columns).split(" "):
         longer = f"{found[-1]} {word}" if found[-1] else word
         if width(longer) <= columns or len(found) == MOST_LINES:
             found[-1] = longer

@@ -2,17 +2,18 @@
 
 From two looks come rates, and the share of time for which workers were at work or waited. From many come the ages of
 what waits: in a queue that is first in, first out, the item at its head is the one that came in as number
-``received - queued + 1``, and when that was, the looks before tell to within the time between two of them.
+``entered - queued + 1``, and when that was, the looks before tell to within the time between two of them.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
-from itertools import islice
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
+from ..core.plan import Handler
+from ..options.overflow import Overflowing
 from ..run.running import Running, failing, look_at, plan_followed
 from ..run.statistics import StageStatistics, Statistics
 from ..run.verdict import Held, Verdict, verdict
@@ -22,7 +23,13 @@ from .failures import Failures, FailuresAlike
 __all__ = ["StageView", "View", "Watcher"]
 
 KEPT: Final = 600
-"""Looks that are kept: five minutes, at two a second."""
+"""Looks at one stage that are kept for its rates, at most."""
+
+EXACT: Final = 50
+"""An age is told to within one part of so many, or the time between two looks."""
+
+THIN_EVERY: Final = 200
+"""Looks, before those that are not needed for that are let go."""
 
 MINUTE: Final = 60
 """Seconds of the past that a view tells, and the parts in which it does."""
@@ -45,9 +52,10 @@ class StageView(NamedTuple):
     failing: float
     """Items failed per second lately."""
     oldest: float | None
-    """For how long the first item of its queue has waited: within the time between two looks.
+    """For how long the first item of its queue has waited; if it came before the first look, since that look.
 
-    None if the queue is empty, or not first in, first out, so that nobody knows.
+    Its error is less than the time between two looks, or a fiftieth of it. None if the queue is empty, or not first in,
+    first out, so that nobody knows.
     """
     at_work: float
     """The share of its workers' time, lately, in which handlers were at work: 0 to 1."""
@@ -89,11 +97,9 @@ class _Point(NamedTuple):
 
     at: float
     """Seconds after the start of the run."""
-    received: int
     done: int
     failed: int
     queued: int
-    put_waited: float
     waited: tuple[float, float, float]
     """Seconds that its workers have waited for items, for room, and were held back."""
 
@@ -116,16 +122,68 @@ class _Minute:
             self._begin = now
 
 
+class _Arrivals:
+    """How many items had come into a queue at each look, as far back as one of them still waits."""
+
+    def __init__(self) -> None:
+        self._looks: list[tuple[float, int]] = []
+
+    def note(self, at: float, entered: int, head: int) -> None:
+        """So many had; number ``head`` is the next one that leaves the queue, or that comes in."""
+        looks = self._looks
+        if len(looks) > 1 and looks[-2][1] == entered:
+            looks.pop()  # the begin and the end of a time in which none came are enough
+        looks.append((at, entered))
+        del looks[: max(0, self._place(head) - 1)]
+        if len(looks) % THIN_EVERY == 0:
+            self._thin()
+
+    def age(self, head: int) -> float:
+        """Seconds from the arrival of item number ``head`` to the last look; if it came before the first, from that."""
+        looks, place = self._looks, self._place(head)
+        if place == 0:
+            return looks[-1][0] - looks[0][0]
+        (before, fewer), (after, more) = looks[place - 1], looks[min(place, len(looks) - 1)]
+        return looks[-1][0] - (before + (head - fewer) / max(1, more - fewer) * (after - before))
+
+    def _thin(self) -> None:
+        kept, now = self._looks[:1], self._looks[-1][0]
+        for look, following in pairwise(self._looks[1:]):
+            if following[0] - kept[-1][0] > (now - following[0]) / EXACT:
+                kept.append(look)
+        self._looks = [*kept, self._looks[-1]]
+
+    def _place(self, head: int) -> int:
+        """Of the first look that saw it."""
+        return bisect_left(self._looks, head, key=lambda look: look[1])
+
+
+class _Past:
+    """What was seen of one stage."""
+
+    def __init__(self, begin: _Point) -> None:
+        self.points: deque[_Point] = deque([begin], maxlen=KEPT)  # the last seconds
+        self.minute = _Minute(begin)
+        self.arrivals = _Arrivals()
+
+    def note(self, now: _Point) -> None:
+        """Keep what rates and shares are made of."""
+        self.points.append(now)
+        while now.at - self.points[1].at >= LATELY:
+            self.points.popleft()
+        self.minute.note(now)
+
+
 class Watcher:
     """Watches one run; may be asked in any thread, by one at a time."""
 
     def __init__(self, running: Running[Any, Any]) -> None:
         self._running = running
         self._plan = plan_followed(running)
+        self._drops_newest = {node.handler.name for node in self._plan.nodes if _drops_newest(node.handler)}
         self._journey = Journey(self._plan)
         self._failures = Failures(running)
-        self._points: dict[str, deque[_Point]] = {}
-        self._minutes: dict[str, _Minute] = {}
+        self._pasts: dict[str, _Past] = {}
 
     def look(self) -> View | None:
         """What there is to see now; None before the start.
@@ -137,9 +195,8 @@ class Watcher:
             return None
         said, held = verdict(look), {one.stage: one for one in look.held}
         busy = look.busy or [0] * len(look.statistics.stages)  # after the end there are none
-        if not look.silent:
-            for stage in look.statistics.stages:
-                self._note(look.statistics.elapsed, stage)
+        for stage in look.statistics.stages:
+            self._note(look.statistics.elapsed, stage)
         stages = tuple(
             [
                 self._stage(stage, busy, held.get(stage.name))
@@ -149,45 +206,25 @@ class Watcher:
         standing = self._journey.standing(look.statistics, has_failed=failing(self._running))
         return View(look.statistics, said, look.silent, stages, self._plan.name, standing, self._failures.alike())
 
-    def rates(self, stage: str, seconds: float = 60.0, parts: int = 60) -> list[float]:
-        """Items done by the stage per second, in each of so many equal parts of the last ``seconds``, oldest first.
-
-        Fewer if nobody has looked for so long.
-        """
-        return [rate for rate, _ in self._parts(stage, seconds, parts)]
-
-    def fills(self, stage: str, seconds: float = 60.0, parts: int = 60) -> list[float]:
-        """The items in the stage's queue in each of these parts, at their end."""
-        return [queued for _, queued in self._parts(stage, seconds, parts)]
-
-    def _parts(self, stage: str, seconds: float, parts: int) -> list[tuple[float, float]]:
-        points = self._points.get(stage, deque())
-        if len(points) < 2:
-            return []
-        length, end = seconds / parts, points[-1].at
-        found: list[tuple[float, float]] = []
-        begin = points[-1]
-        for point in islice(reversed(points), 1, None):
-            if begin.at - point.at >= length or point is points[0]:
-                found.append(((begin.done - point.done) / max(begin.at - point.at, 1e-9), begin.queued))
-                begin = point
-            if end - point.at >= seconds:
-                break
-        return found[::-1]
-
     def _note(self, at: float, stage: StageStatistics) -> None:
-        points = self._points.setdefault(stage.name, deque(maxlen=KEPT))
         waited = stage.get_waited, stage.out_waited, sum([seconds for _, seconds in stage.held_back])
-        if not points or points[-1].at < at:
-            points.append(_Point(at, stage.received, stage.done, stage.failed, stage.queued, stage.put_waited, waited))
-            self._minutes.setdefault(stage.name, _Minute(points[0])).note(points[-1])
+        now = _Point(at, stage.done, stage.failed, stage.queued, waited)
+        past = self._pasts.setdefault(stage.name, _Past(now))
+        if past.points[-1].at < at:  # else the loop has not answered since
+            past.note(now)
+        past.arrivals.note(at, self._entered(stage), self._head(stage))
+
+    def _head(self, stage: StageStatistics) -> int:
+        return self._entered(stage) - stage.queued + 1
+
+    def _entered(self, stage: StageStatistics) -> int:
+        """How many items came into its queue: an oldest one that is dropped later did, a newest one did not."""
+        return stage.received - (stage.dropped if stage.name in self._drops_newest else 0)
 
     def _stage(self, now: StageStatistics, busy: int, held: Held | None) -> StageView:
-        points = self._points.get(now.name, deque())
-        last = points[-1]
-        before = next((one for one in reversed(points) if last.at - one.at >= LATELY), points[0])
+        past = self._pasts[now.name]
+        before, last = past.points[0], past.points[-1]
         elapsed = last.at - before.at
-        minute = self._minutes[now.name]
         shares = [
             min(1.0, max(0.0, (then - earlier) / (elapsed * now.concurrency))) if elapsed and now.concurrency else 0.0
             for then, earlier in zip(last.waited, before.waited, strict=True)
@@ -197,25 +234,16 @@ class Watcher:
             busy,
             rate=(last.done - before.done) / elapsed if elapsed else now.rate,
             failing=(last.failed - before.failed) / elapsed if elapsed else 0.0,
-            oldest=_age(points, now) if now.is_fifo else None,
+            oldest=past.arrivals.age(self._head(now)) if now.is_fifo and now.queued else None,
             at_work=max(0.0, 1.0 - sum(shares)) if elapsed else 0.0,
             waits_for_items=shares[0],
             waits_for_room=shares[1],
             held_back=shares[2],
             held=held,
-            rates=tuple(minute.rates),
-            fills=tuple(minute.fills),
+            rates=tuple(past.minute.rates),
+            fills=tuple(past.minute.fills),
         )
 
 
-def _age(points: Sequence[_Point], now: StageStatistics) -> float | None:
-    """Seconds since the item at the head of a queue came in; those of all looks kept, if it came before them."""
-    if not now.queued:
-        return None
-    last, head = points[-1], now.received - now.queued + 1
-    place = bisect_left(points, head, key=lambda point: point.received)
-    if place == 0:
-        return last.at - points[0].at
-    before, after = points[place - 1], points[min(place, len(points) - 1)]
-    part = (head - before.received) / max(1, after.received - before.received)
-    return last.at - (before.at + part * (after.at - before.at))
+def _drops_newest(handler: Handler) -> bool:
+    return any(isinstance(one, Overflowing) and one.overflow == "drop_newest" for one in handler.options)

@@ -21,7 +21,7 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from ..errors import AsyncpcError
-from .commands import LONGEST, MalformedError, command_from
+from .commands import LONGEST, Command, MalformedError, command_from
 from .feed import Feed
 from .guard import Asked, Guard, Refusal
 from .runs import Shown
@@ -46,7 +46,7 @@ class Page:
         self._payloads = payloads
         self._feed = Feed(self._snapshot)
         self._clients = 0
-        self._is_over = False
+        self._last: int | None = None  # the number of the last snapshot that clients are told
         self._headers = {
             "cache-control": "no-store",
             "content-security-policy": _policy(PAGE.decode()),
@@ -70,7 +70,7 @@ class Page:
 
     def end(self) -> None:
         """Tell each client what there is to see now, and no more."""
-        self._is_over = True
+        self._last = self._feed.upcoming
 
     # -- what it answers --------------------------------------------------------------------------
 
@@ -85,10 +85,11 @@ class Page:
     async def _workers(self, request: Request) -> Response:
         if refused := self._guard.check_read(_asked(request)):
             return self._refused(refused)
-        found = self._named(request.query_params.get("pipeline", ""))
+        asked = request.query_params
+        found = await self._named(asked.get("pipeline", ""))
         if found is None:
             return self._refused(_UNKNOWN)
-        workers = await to_thread.run_sync(found.workers, request.query_params.get("stage", ""), abandon_on_cancel=True)
+        workers = await to_thread.run_sync(found.workers, asked.get("stage", ""), abandon_on_cancel=True)
         return self._json(_as_json({"workers": [*workers]}))
 
     async def _control(self, request: Request) -> Response:
@@ -103,10 +104,10 @@ class Page:
             command = command_from(body)
         except MalformedError as error:
             return self._refused(Refusal(HTTPStatus.BAD_REQUEST, str(error)))
-        found = self._named(command.pipeline)
+        found = await self._named(command.pipeline)
         return self._refused(_UNKNOWN) if found is None else await self._carried_out(found, command)
 
-    async def _carried_out(self, found: Shown, command: Any) -> Response:
+    async def _carried_out(self, found: Shown, command: Command) -> Response:
         try:
             await to_thread.run_sync(found.carry_out, command)
         except TimeoutError:
@@ -131,16 +132,15 @@ class Page:
 
         self._clients += 1
         try:
-            with suppress(TimeoutError):  # whoever does not read is dropped
+            with suppress(TimeoutError, ClientDisconnect):  # whoever does not read is dropped
                 response = StreamingResponse(self._news(), 200, self._headers, "text/event-stream")
                 await response(scope, receive, in_time)
         finally:
             self._clients -= 1
 
     async def _news(self) -> AsyncIterator[bytes]:
-        number, is_last = 0, False
-        while not is_last:
-            is_last = self._is_over
+        number = 0
+        while self._last is None or number < self._last:
             snapshot = await self._feed.after(number)
             number = snapshot.number
             yield b"data: " + snapshot.text + b"\n\n"
@@ -151,8 +151,9 @@ class Page:
         pipelines = [{"name": one.name, "view": one.look(self._payloads)} for one in self._shown()]
         return _as_json({"pipelines": pipelines, "controls": self._guard.allows_control})
 
-    def _named(self, name: str) -> Shown | None:
-        return next((one for one in self._shown() if one.name == name), None)
+    async def _named(self, name: str) -> Shown | None:
+        shown = await to_thread.run_sync(self._shown, abandon_on_cancel=True)  # it may wait for the loop of a parent
+        return next((one for one in shown if one.name == name), None)
 
     def _json(self, text: bytes, status: int = 200) -> Response:
         return Response(text, status, self._headers, "application/json")
@@ -194,13 +195,15 @@ async def _body(request: Request) -> bytes | Refusal:
 
 
 def _as_json(told: Any) -> bytes:
-    return json.dumps(told, default=repr).encode()
+    return json.dumps(told).encode()
 
 
 def _policy(html: str) -> str:
     """What a browser may load and run: this script and this style, known by their hashes, and answers from here."""
     script, style = (_hashes(tag, html) for tag in ("script", "style"))
-    rest = "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    rest = (
+        "require-trusted-types-for 'script'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
     return f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; {rest}"
 
 

@@ -40,6 +40,12 @@ class Feed:
         self._due = 0.0  # seconds of the monotonic clock
         self._is_making = False
 
+    @property
+    def upcoming(self) -> int:
+        """The number of a snapshot that begins later than now; may be asked in any thread."""
+        is_making = self._is_making  # first: one that is ready meanwhile has its number already
+        return self._latest.number + (2 if is_making else 1)
+
     async def after(self, number: int) -> Snapshot:
         """The newest snapshot, as soon as there is one after that of this number."""
         while self._latest.number <= number:

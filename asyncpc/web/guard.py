@@ -23,8 +23,16 @@ TOKEN_HEADER: Final = "asyncpc-token"
 SHORTEST: Final = 16
 """Characters of a token."""
 
-OF_PROXIES: Final = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
-"""Headers that say that a request came from elsewhere."""
+OF_PROXIES: Final = (
+    "forwarded",
+    "via",
+    "x-forwarded",
+    "x-real-ip",
+    "x-client-ip",
+    "cf-connecting-ip",
+    "true-client-ip",
+)
+"""How the headers begin that say that a request came from elsewhere."""
 
 OWN_SITE: Final = ("same-origin", "none")
 """What a browser says of a request that no other site has caused."""
@@ -72,7 +80,8 @@ class Guard:
         refused = self.check_host(asked)
         if refused is not None:
             return refused
-        if asked.headers.get("sec-fetch-site", "none") not in OWN_SITE:
+        is_own = _is_own(asked.headers.get("origin"), asked.headers)  # for a browser that does not say more
+        if asked.headers.get("sec-fetch-site", "none") not in OWN_SITE or not is_own:
             return Refusal(HTTPStatus.FORBIDDEN, "another site has sent this request")
         if _is_local(asked) or self._has_token(asked):
             return None
@@ -86,8 +95,7 @@ class Guard:
         refused = self.check_read(asked)
         if refused is not None:
             return refused
-        origin = asked.headers.get("origin")
-        if asked.headers.get("sec-fetch-site", "same-origin") != "same-origin" or not _is_own(origin, asked.headers):
+        if asked.headers.get("sec-fetch-site", "same-origin") != "same-origin":
             return Refusal(HTTPStatus.FORBIDDEN, "another site has sent this command")
         if not self.allows_control:
             return Refusal(HTTPStatus.FORBIDDEN, "this page has no token, so it controls nothing: dashboard(token=…)")
@@ -109,7 +117,7 @@ class Guard:
 
 def _is_local(asked: Asked) -> bool:
     """Whether a program on this machine has asked, for this machine."""
-    if any(name in asked.headers for name in OF_PROXIES):
+    if any(name.startswith(OF_PROXIES) for name in asked.headers):
         return False
     name, _ = _name_and_port(asked.headers.get("host", ""))
     return asked.client is not None and _is_loopback(asked.client) and _is_loopback(name)

@@ -9,7 +9,7 @@ from threading import Lock
 from time import monotonic
 from typing import Any, Final, NamedTuple, Protocol
 
-from ..errors import StateError
+from ..errors import QueueShutDown, StateError
 from ..logs import WARNING, log
 from ..offload.into_loop import in_loop
 from ..run.running import Running, limit_calls, loop_of
@@ -105,16 +105,20 @@ class PipelineRuns:
     def workers(self, stage: str) -> Sequence[Mapping[str, Any]]:
         """See :class:`Shown`."""
         watched = self._now
-        if watched is None:
+        try:
+            return [] if watched is None else workers_in(watched.running, watched.loop, stage)
+        except QueueShutDown:  # the loop was closed: nobody works any more
             return []
-        return workers_in(watched.running, watched.loop, stage)
 
     def carry_out(self, command: Command) -> None:
         """See :class:`Shown`."""
         watched = self._now
         if watched is None or watched.running.report is not None:
             raise StateError("no run is under way")
-        in_loop(watched.loop, carry_out, watched.running, command, deadline=monotonic() + PATIENCE)
+        try:
+            in_loop(watched.loop, carry_out, watched.running, command, deadline=monotonic() + PATIENCE)
+        except QueueShutDown:
+            raise StateError("no run is under way") from None
 
     def _look(self) -> None:
         watched = self._now

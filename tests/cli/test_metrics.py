@@ -11,25 +11,11 @@ from pathlib import Path
 import httpx
 import pytest
 from children import UNMEASURED, Child, run_child
+from cli.programs import NUMBERS
 
 from asyncpc.cli.metrics import address
 
-APP = """
-import asyncio
-from asyncpc import Pipeline, consumer, producer
-
-@producer
-async def numbers():
-    for n in range(10):
-        yield n
-    print("ready", flush=True)
-    await asyncio.Event().wait()
-
-@consumer(on_error="skip")
-async def work(n):
-    if n == 3:
-        raise ValueError("canary")
-
+APP = f"""{NUMBERS}
 @producer
 async def answering():
     yield "http"

@@ -137,6 +137,8 @@ def test_on_a_terminal_it_is_shown_until_ctrl_c(tmp_path: Path) -> None:
         (200, b"<html>", "is not what asyncpc tells of its runs"),
         (200, b'{"pipelines": [{"name": "a", "view": {}}]}', "is not what asyncpc tells of its runs"),
         (200, b'{"pipelines": 1}', "is not what asyncpc tells of its runs"),
+        (200, b'{"pipelines": ' + b"[" * 100_000, "is not what asyncpc tells of its runs"),
+        (401, b"", "answers 401: a page without its token is for its own machine: run this there, or ask at the port"),
     ],
 )
 def test_an_address_of_something_else_is_told(status: int, body: bytes, why: str, called: Called) -> None:
@@ -156,6 +158,11 @@ def test_an_address_where_nobody_answers_is_told(called: Called) -> None:
     code, _, err = called("top", "file:///etc/passwd")
     assert code == 2
     assert "must be an http address, such as http://worker:9000" in err
+    code, _, err = called("top", "http://user:secret@a worker:9000")
+    assert (code, err) == (
+        2,
+        "asyncpc: top: http://user:***@a worker:9000/api/snapshot must be an address, such as http://worker:9000\n",
+    )
 
 
 @pytest.mark.realtime
@@ -171,9 +178,13 @@ def test_what_another_process_tells_cannot_move_the_cursor(called: Called) -> No
         status, out, _ = called("top", url)
     assert status == 0
     assert all(line.isprintable() for line in out.splitlines())
-    stage["now"]["queued"] = odd  # where a number should be
-    with answering(200, json.dumps(told).encode()) as url:
-        assert called("top", url)[0] == 2
+    failure = {"stage": "a", "kind": "b", "times": 1, "at": 0, "place": "", "message": ""}
+    one["view"]["failures"].append(failure)
+    for place, name, wrong in ((stage["now"], "queued", odd), (stage, "failing", []), (failure, "at", 1e18)):
+        before, place[name] = place[name], wrong  # where a number, or a time, should be
+        with answering(200, json.dumps(told).encode()) as url:
+            assert called("top", url)[0] == 2
+        place[name] = before
 
 
 def snapshot() -> Any:

@@ -4,32 +4,25 @@ from __future__ import annotations
 
 import re
 import signal
+import subprocess
+import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from children import Child, run_child
+from cli.programs import NUMBERS
+
+from asyncpc.cli.web import PageTerms, page_served
+from asyncpc.web.app import Page
+from asyncpc.web.guard import Guard
 
 pytestmark = [pytest.mark.realtime, pytest.mark.processes]
 
-APP = """
-import asyncio, time
-from asyncpc import Pipeline, consumer, producer, remote_queue
-
-@producer
-async def numbers():
-    for n in range(10):
-        yield n
-    print("ready", flush=True)
-    await asyncio.Event().wait()
-
-@consumer(on_error="skip")
-async def work(n):
-    if n == 3:
-        raise ValueError("canary")
-
+APP = f"""{NUMBERS}
 @producer
 async def one():
     yield 1
@@ -74,7 +67,11 @@ class Served:
         self.url, self.token = found[1], found[2]
 
     def get(self, path: str = "/api/snapshot") -> Any:
-        return httpx.get(self.url + path, timeout=10).json()
+        try:
+            return httpx.get(self.url + path, timeout=10).json()
+        except httpx.ConnectError:
+            ended = self.child.end()
+            raise AssertionError(f"it has ended with {ended.status}: {ended.out}{ended.err}") from None
 
     def view_with(self, true: Any, pipeline: int = 0) -> Any:
         """What it shows as soon as that is true of it."""
@@ -111,6 +108,7 @@ def test_the_page_shows_the_run_until_it_ends(folder: Path) -> None:
     assert "Traceback" not in ended.err
 
 
+@pytest.mark.thorough
 def test_a_blocked_loop_is_told_while_it_is_blocked(folder: Path) -> None:
     """The page names the stage and the line; a command says that nothing was done, and is not done later."""
     served = Served(folder, "app:blocked")
@@ -142,6 +140,7 @@ def test_several_processes_are_on_one_page(folder: Path) -> None:
     assert view["stages"][0]["now"]["concurrency"] == 4
     assert [one["kind"] for one in view["failures"]] == ["ValueError"]
     assert view["failures"][0]["message"] == ""
+    assert "canary" not in httpx.get(f"{served.url}/api/snapshot").text
     told = served.get()["pipelines"]
     assert [one["name"] for one in told] == ["jobs", "jobs, process 1", "jobs, process 2"]
     assert served.command("scale", stage="handle", workers=5).status_code == 200
@@ -176,9 +175,34 @@ def test_the_port_is_taken_before_the_run_begins(folder: Path) -> None:
     served.child.end()
 
 
+def test_it_runs_without_a_stderr(folder: Path) -> None:
+    """Nobody reads the address then, and the run is not to fail of that."""
+    command = 'exec "$0" -m asyncpc run app:filled "$@" 2>&-'
+    for options in (["--web", "0"], ["--metrics", "0"]):
+        ended = subprocess.run(["sh", "-c", command, sys.executable, *options], cwd=folder, timeout=60, check=False)
+        assert ended.returncode == 0, options
+
+
 def test_without_the_extra_it_says_what_to_install(folder: Path) -> None:
     """Not a traceback."""
     (folder / "uvicorn.py").write_text("raise ImportError('not here')")
     ended = run_child(folder, "-m", "asyncpc", "run", "app:waiting", "--web", "0", PYTHONPATH=str(folder))
     assert ended.status == 2
     assert "pip install 'asyncpc[web]'" in ended.err
+
+
+def test_a_page_for_this_machine_asks_no_name_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name server that does not answer would hold up the start, for a name that does not lead here."""
+
+    def asked() -> str:
+        raise AssertionError("a name server was asked")
+
+    monkeypatch.setattr("socket.getfqdn", asked)
+    found: list[tuple[str, ...]] = []
+
+    def page(terms: PageTerms) -> Page:
+        found.append(terms.hosts)
+        return Page(list, Guard(terms.token, terms.hosts), payloads=terms.payloads)
+
+    with page_served(page, Namespace(web=0, web_host="127.0.0.1", web_payloads=False)):
+        assert found == [()]

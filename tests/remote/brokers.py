@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import pytest
 
 from asyncpc import DefinitionError, remote_queue
-from asyncpc.remote.broker import Broker, PublishError, Settings
+from asyncpc.remote.broker import Broker, Disconnected, PublishError, Settings
 
-__all__ = ["connecting", "refused", "shut_out_for_a_while"]
+__all__ = ["connecting", "not_whole", "refused", "shut_out_for_a_while"]
 
 B = TypeVar("B", bound=Broker)
 
@@ -33,6 +33,38 @@ async def connecting(engine: Callable[[str, Settings], B]) -> AsyncIterator[Call
     finally:
         for broker in opened:
             await broker.close()
+
+
+async def not_whole(
+    engine: Callable[[str, Settings], B],
+    url: str,
+    greet: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+    calls: Iterable[Callable[[B], Awaitable[object]]],
+) -> None:
+    """Each call is refused while the connection is being made: ``greet`` is a server's part of that, up to its midst.
+
+    ``url`` has a place for the port.
+    """
+    arrived = asyncio.Event()
+    writers: list[asyncio.StreamWriter] = []
+
+    async def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        await greet(reader, writer)
+        arrived.set()
+
+    async with await asyncio.start_server(begin, "127.0.0.1", 0) as server:
+        broker = engine(url.format(port=server.sockets[0].getsockname()[1]), Settings(30.0, "dead", {}))
+        opening = asyncio.create_task(broker.open())
+        await arrived.wait()
+        for call in calls:
+            with pytest.raises(Disconnected, match="not connected"):
+                await call(broker)
+        for writer in writers:
+            writer.transport.abort()
+        with pytest.raises(Disconnected):
+            await opening
+        await broker.close()
 
 
 async def refused(url: str) -> str:

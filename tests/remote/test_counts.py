@@ -63,7 +63,7 @@ def test_the_report_counts_messages(eager: bool) -> None:
             await asyncio.sleep(1)
             report = await running.drain()
         counts = counts_of(report)
-        assert counts == RemoteCounts(7, 4, 0, 3, 0, 0)
+        assert counts == RemoteCounts(7, 4, 0, 3, 0, 0, connections=1)
         assert (report.dead_letters, report.failed, report.complete, report.exit_status) == (3, 3, True, 1)
         assert "jobs: 4 acknowledged, 3 to the dead letters" in str(report)
         assert "<div>jobs: 4 acknowledged, 3 to the dead letters</div>" in report._repr_html_()
@@ -118,7 +118,7 @@ def test_what_is_given_back_is_counted() -> None:
             await running.wait()
         report = running.report
         assert report is not None
-        assert counts_of(report) == RemoteCounts(4, 0, 4, 0, 0, 0)
+        assert counts_of(report) == RemoteCounts(4, 0, 4, 0, 0, 0, connections=1)
         assert "jobs: 0 acknowledged, 4 given back" in str(report)
 
     testing.run(main())
@@ -145,8 +145,39 @@ def test_reconnects_are_counted(caplog: pytest.LogCaptureFixture) -> None:
         async with queue >> odd_ones_fail as running:
             await asyncio.sleep(60)
             report = await running.drain()
-        assert counts_of(report) == RemoteCounts(2, 2, 0, 0, 0, 2)
+        assert counts_of(report) == RemoteCounts(2, 2, 0, 0, 0, 2, connections=3)
         assert "jobs: 2 acknowledged, 2 reconnects" in str(report)
+
+    testing.run(main())
+
+
+def test_a_run_without_a_connection_is_not_ready_and_stops_at_once() -> None:
+    """Protects a rollout, which would end old processes for new ones that nobody can reach; and who stops those."""
+
+    class Unreachable(MemoryBroker):
+        async def open(self) -> None:
+            raise Disconnected("nobody is there")
+
+    settings = Settings(60.0, "dead", {})
+    queue = RemoteQueue[int](
+        "jobs",
+        lambda: Unreachable("memory://counts-unreachable", settings),
+        codec_for("", int, "json", 99),
+        Terms(None, 60.0, 5),
+        "memory://…",
+    )
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with queue >> odd_ones_fail as running:
+            await asyncio.sleep(5)
+            health = running.health()
+            assert (health.live, health.ready) == (True, False)
+            assert health.why == "running; not connected yet to each queue that it reads"
+            began = loop.time()
+            report = await running.drain()
+        assert loop.time() - began < 0.1
+        assert (counts_of(report).connections, report.complete, report.exit_status) == (0, True, 0)
 
     testing.run(main())
 

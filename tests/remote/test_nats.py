@@ -19,11 +19,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from remote.brokers import connecting, refused, shut_out_for_a_while
+from remote.brokers import connecting, not_whole, refused, shut_out_for_a_while
 from remote.proxy import Proxy
 from remote.servers import Nats, client_of, must_have
+from support import until
 
-from asyncpc import DefinitionError
+from asyncpc import DefinitionError, remote_queue
 from asyncpc.remote.broker import Disconnected, Message, Outgoing, PublishError, Settings
 from asyncpc.remote.contract import BrokerContract, outgoing, received, settled_depth
 
@@ -325,30 +326,14 @@ def an_old_delivery() -> Message:
 
 async def test_nothing_goes_by_a_connection_that_is_not_whole() -> None:
     """Protects a call that comes while another connects again: to half a connection all old deliveries were lost."""
-    arrived = asyncio.Event()
-    writers: list[asyncio.StreamWriter] = []
 
-    async def take_no_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.append(writer)
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b'INFO {"server_id":"x","version":"2.12.0","headers":true,"max_payload":1048576}\r\n')
         await reader.readuntil(b"PING\r\n")
         writer.write(b"PONG\r\n")
         await reader.readuntil(b"$JS.API.STREAM.INFO")
-        arrived.set()
 
-    async with await asyncio.start_server(take_no_request, "127.0.0.1", 0) as listener:
-        port = listener.sockets[0].getsockname()[1]
-        broker = NatsBroker(f"nats://127.0.0.1:{port}/jobs", Settings(30.0, "dead", {}))
-        opening = asyncio.create_task(broker.open())
-        await arrived.wait()
-        for call in CALLS:
-            with pytest.raises(Disconnected, match="not connected"):
-                await call(broker)
-        for writer in writers:
-            writer.transport.abort()
-        with pytest.raises(Disconnected):
-            await opening
-        await broker.close()
+    await not_whole(NatsBroker, "nats://127.0.0.1:{port}/jobs", greet, CALLS)
 
 
 WORKER = """
@@ -440,6 +425,13 @@ async def all_with(broker: NatsBroker, number: int) -> None:
     pytest.fail(f"the server did not hand out {number} messages: {await broker.depth()}")
 
 
+async def one_pulled(server: Nats, url: str, broker: NatsBroker) -> None:
+    """Let a message come by a pull, which stays open."""
+    waiting = await waiting_at(server, url, broker)
+    await broker.publish([outgoing()])
+    assert await broker.ack(await waiting) == 1
+
+
 async def one_waits(server: Nats, url: str, broker: NatsBroker) -> Message:
     """Receive a message, and let another one come, which is not received."""
     waiting = await waiting_at(server, url, broker)
@@ -488,9 +480,7 @@ async def test_a_second_wake_begins_nothing_that_outlives_the_connection(server:
     async with Proxy(server.port) as proxy:
         url = server.url(host=proxy.host, port=proxy.port)
         broker = await connect(url)
-        waiting = await waiting_at(server, url, broker)
-        await broker.publish([outgoing()])
-        assert await broker.ack(await waiting) == 1
+        await one_pulled(server, url, broker)
         proxy.stall()
         for _ in range(2):
             broker.wake()
@@ -608,9 +598,7 @@ async def test_what_is_beyond_the_limit_of_the_last_receive_goes_to_others(serve
     """Fault E14: where the wake comes while more than that is under way, which nobody here will receive."""
     url = server.url()
     broker, other = await connect(url), await connect(url)
-    waiting = await waiting_at(server, url, broker)
-    await broker.publish([outgoing()])
-    assert await broker.ack(await waiting) == 1
+    await one_pulled(server, url, broker)
     await broker.publish([outgoing() for _ in range(4)])
     await all_with(broker, 4)
     waiting = asyncio.create_task(broker.receive(1, 60.0, 1))
@@ -624,9 +612,7 @@ async def test_what_is_beyond_the_limit_does_not_wait_beside_a_suspect(server: N
     """Protects other suspects, which came for an earlier receive: they would count one more delivery as well."""
     url = server.url()
     broker, other = await connect(url), await connect(url)
-    waiting = await waiting_at(server, url, broker)
-    await broker.publish([outgoing()])
-    assert await broker.ack(await waiting) == 1
+    await one_pulled(server, url, broker)
     await put_suspects(server, url, 4)
     await all_with(broker, 4)
     (suspect,) = await broker.receive(1, 5.0, 1)
@@ -638,9 +624,7 @@ async def test_a_suspect_is_received_whatever_becomes_of_its_connection(server: 
     async with Proxy(server.port) as proxy:
         url = server.url(host=proxy.host, port=proxy.port)
         broker = await connect(url)
-        waiting = await waiting_at(server, url, broker)
-        await broker.publish([outgoing()])
-        assert await broker.ack(await waiting) == 1
+        await one_pulled(server, url, broker)
         await put_suspects(server, url, 1)
         await all_with(broker, 1)
         proxy.stall()
@@ -655,9 +639,7 @@ async def test_a_lower_limit_holds_from_the_next_receive_on(server: Nats, connec
     """Protects other processes: what an earlier receive had asked for would come here, beyond the prefetch."""
     url = server.url()
     broker = await connect(url)
-    waiting = await waiting_at(server, url, broker)
-    await broker.publish([outgoing()])
-    assert await broker.ack(await waiting) == 1
+    await one_pulled(server, url, broker)
     async with listening(server, f"$JS.API.CONSUMER.MSG.NEXT.{url.rsplit('/', 1)[1]}.*") as requests:
         waiting = asyncio.create_task(broker.receive(1, 60.0, 1))
         async with asyncio.timeout(10):
@@ -808,17 +790,38 @@ async def test_what_another_program_could_just_put_goes_back_and_is_buried(
 
 
 async def test_a_message_with_headers_that_the_server_cannot_take_fails_alone(server: Nats, connect: Open) -> None:
-    """Protects the others of the same call, and the connection."""
+    """Protects the connection, and the others of the same call: none is sent, so that they can be put without it."""
     broker = await connect(server.url())
     long = [
         Outgoing("1", b"", {"x-a": "x" * 70_000}),
         Outgoing("2", b"x" * 980_000, {"x-a": "x" * 60_000}),
         Outgoing("3", b"x" * 980_000, {"x-a": "x" * 70_000}),
     ]
-    with pytest.raises(PublishError, match="65535 of headers") as caught:
-        await broker.publish([outgoing(b"first"), *long, outgoing(b"last")])
-    assert caught.value.unconfirmed == long
+    first, last = outgoing(b"first"), outgoing(b"last")
+    for one in long:
+        with pytest.raises(PublishError, match="65535 of headers") as caught:
+            await broker.publish([first, one, last])
+        assert caught.value.unconfirmed == [first, one, last]
+    await broker.publish([first, last])
     assert [one.body for one in await received(broker, 2)] == [b"first", b"last"]
+
+
+async def test_what_is_put_with_a_message_that_is_too_long_is_put_once(server: Nats) -> None:
+    """Protects a pipeline, which puts the others of a batch one by one then, with new ids: none may be in by then."""
+    url = server.url()
+    inbox, outbox = [
+        await asyncio.to_thread(remote_queue, one, str, max_bytes=2**22)
+        for one in (f"memory://{url.rpartition('/')[2]}", url)
+    ]  # to make one reads files
+    async with inbox.open() as putting, outbox.open() as looking:
+        await putting.put_many(["a", "b" * 2**21, "c"])
+        async with inbox >> outbox as running:
+            await until(lambda: running.statistics().done + running.statistics().failed == 3)
+        assert [letter.body[:2] for letter in await putting.dead()] == [b'"b']
+        puts = [looking.put(text) for text in ("d", "e", "f" * 2**21, "g")]  # the last three go together
+        results = await asyncio.gather(*puts, return_exceptions=True)
+        assert [type(one) for one in results] == [type(None), type(None), PublishError, type(None)]
+        assert (await looking.depth()).ready == 5
 
 
 async def test_a_message_that_the_server_cannot_take_fails_alone(server: Nats, connect: Open) -> None:
@@ -827,7 +830,8 @@ async def test_a_message_that_the_server_cannot_take_fails_alone(server: Nats, c
     long, short = outgoing(b"x" * 1_040_000), outgoing(b"x" * 1_000_000)
     with pytest.raises(PublishError, match="at most 1000384 bytes") as caught:
         await broker.publish([long, short])
-    assert caught.value.unconfirmed == [long]
+    assert caught.value.unconfirmed == [long, short]
+    await broker.publish([short])
     (message,) = await received(broker, 1)
     await broker.bury([(message, b'{"traceback": "%s"}' % (b"x" * 50_000))])
     (dead,) = await broker.dead(10, "")

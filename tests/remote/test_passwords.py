@@ -424,7 +424,7 @@ async def refused_put(site: Site, ears: Ears) -> None:
     for queue, text, name in (small, "x" * 2000, None), (large, "x" * 2 * LONGEST, None), (large, "x", "a\0b"):
         async with queue.open() as opened:
             await ears.at(opened.put(text, id=name, timeout=5))
-    await ears.at(_publish_text(large, "x" * 2 * LONGEST))  # to an engine that cuts the connection it puts without end
+    await ears.at(_publish_text(large, "x" * 2 * LONGEST))
     assert "Error" in "\n".join(ears.texts[before:])
 
 

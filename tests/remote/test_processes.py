@@ -55,7 +55,7 @@ STAGE = {"name": "work", "concurrency": 2, "received": 3, "done": 3, "failed": 0
     "latency_p90": 0.2, "latency_p99": 0.3, "rate": 3.0}
 DEPTH = {"ready": 9, "unacknowledged": 3, "delayed": 0, "dead": 1, "oldest": 2.5}
 REMOTE = {"received": 3, "acknowledged": 3, "released": 0, "dead_letters": 0, "overtaken": 0, "reconnects": 1,
-    "depth": DEPTH, "seen": float(os.getpid()), "of a later version": 1}
+    "connections": 1, "depth": DEPTH, "seen": float(os.getpid()), "of a later version": 1}
 SOURCE = {"name": "jobs", "produced": 3, "restarts": 0, "loop_held": 0.0, "remote": REMOTE}
 def statistics(**other):
     return {"state": "running", "elapsed": 1.0, "sources": [SOURCE], "stages": [STAGE | other], "put": 0, "fed": 0,
@@ -291,6 +291,104 @@ async def test_one_that_dies_before_it_runs_is_a_start_that_failed(tmp_path: Pat
     outcome = await run(parent(tmp_path, "os.kill(os.getpid(), signal.SIGSEGV)", told, 1))
     assert outcome.exit_status == 128 + signal.SIGSEGV
     assert outcome.lines == ["asyncpc: process 1 was ended by SIGSEGV before it was running"]
+
+
+UNREACHABLE = """
+def run_in_vain():
+    REMOTE["connections"] = 0
+    run()
+    noted("in vain")
+    report(1, "failed")
+"""
+"""What a child does whose queue nobody can reach."""
+
+
+async def test_a_first_connection_that_fails_is_a_start_that_failed(tmp_path: Path) -> None:
+    """Protects from trying for ever where each try takes so long that five within a minute never come."""
+    told = Told()
+    outcome = await run(parent(tmp_path, UNREACHABLE + "run_in_vain()", told, 1))
+    assert (outcome.exit_status, outcome.crashes, len(log(tmp_path, "in vain"))) == (1, 0, 1)
+    assert outcome.lines == ["asyncpc: process 1 ended with status 1 before it was connected"]
+    assert told.lines == []
+
+
+async def test_one_that_is_stopped_before_it_is_connected_is_replaced(tmp_path: Path) -> None:
+    """Protects whoever stops one process only: that is no failure, at whatever moment it comes."""
+    told = Told()
+    program = """
+noted("ready")
+if len(open("log").readlines()) == 1:
+    REMOTE["connections"] = 0
+    run()
+    report(143, "closed", signal.SIGTERM)
+run()
+until_drain()
+report()
+"""
+    processes = parent(tmp_path, program, told, 1)
+
+    def stop() -> bool:
+        processes.drain()
+        return True
+
+    outcome = await run(processes, next_runs(processes, tmp_path), stop)
+    assert (outcome.exit_status, outcome.crashes) == (0, 0)
+    assert told.lines == ["asyncpc: somebody else has stopped process 1: another one takes its place"]
+
+
+async def test_one_that_cannot_connect_beside_one_that_could_is_replaced(tmp_path: Path) -> None:
+    """Protects the work of the others: what has worked is worth another try."""
+    told = Told()
+    program = """
+try:
+    open("first", "x").close()
+except FileExistsError:
+    while len(open("log").readlines()) < 1:
+        time.sleep(0.005)
+    if len(open("log").readlines()) == 1:
+        run_in_vain()
+run()
+noted("ready")
+until_drain()
+report()
+"""
+    processes = parent(tmp_path, UNREACHABLE + program, told)
+
+    def stop() -> bool:
+        processes.drain()
+        return True
+
+    outcome = await run(processes, has(tmp_path, "ready", 2), all_run(processes), stop)
+    assert (outcome.exit_status, outcome.crashes) == (0, 1)
+    (line,) = told.lines
+    assert line.endswith("ended with status 1; another one starts in 0.01 s")
+
+
+async def test_what_cannot_connect_replaces_nothing(tmp_path: Path) -> None:
+    """Protects a service from new code with a wrong URL, for which all old processes would have drained."""
+    told = Told()
+    program = """
+if os.path.exists("broken"):
+    run_in_vain()
+run(); until_drain(); report()
+"""
+    processes = parent(tmp_path, UNREACHABLE + program, told)
+
+    def roll() -> bool:
+        (tmp_path / "broken").touch()
+        processes.roll()
+        return True
+
+    def stop() -> bool:
+        processes.drain()
+        return True
+
+    steps = all_run(processes), roll, lambda: any("as they are" in one for one in told.lines), stop
+    outcome = await run(processes, *steps)
+    assert (outcome.exit_status, outcome.crashes, len(log(tmp_path, "in vain"))) == (0, 0, 1)
+    assert told.lines[1:] == [
+        "asyncpc: the new process ended with status 1 before it was connected; the others go on as they are"
+    ]
 
 
 async def test_a_signal_while_they_start_is_no_failure(tmp_path: Path) -> None:

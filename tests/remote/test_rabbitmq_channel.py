@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from remote.brokers import not_whole
 from remote.servers import client_of
 
 from asyncpc import testing
-from asyncpc.remote.broker import Disconnected, Settings
+from asyncpc.remote.broker import Disconnected
 from asyncpc.remote.contract import outgoing
 
 client_of("rabbitmq")
@@ -155,24 +156,8 @@ CALLS: list[Callable[[RabbitBroker], Awaitable[Any]]] = [
 
 async def test_nothing_goes_by_a_connection_that_is_not_whole() -> None:
     """Protects a call that comes while another connects again: it took the half of a connection, and ended the run."""
-    arrived = asyncio.Event()
-    writers: list[asyncio.StreamWriter] = []
 
-    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.append(writer)
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
-        arrived.set()
 
-    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        broker = RabbitBroker(f"amqp://127.0.0.1:{port}/jobs", Settings(30.0, "dead", {}))
-        opening = asyncio.create_task(broker.open())
-        await arrived.wait()
-        for call in CALLS:
-            with pytest.raises(Disconnected, match="not connected"):
-                await call(broker)
-        for writer in writers:
-            writer.transport.abort()
-        with pytest.raises(Disconnected):
-            await opening
-        await broker.close()
+    await not_whole(RabbitBroker, "amqp://127.0.0.1:{port}/jobs", greet, CALLS)

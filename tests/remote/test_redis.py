@@ -17,7 +17,9 @@ import pytest
 from remote import servers
 from remote.brokers import refused, shut_out_for_a_while
 from remote.servers import Server, client_of, free_port
+from support import until
 
+from asyncpc import remote_queue
 from asyncpc.errors import DefinitionError
 from asyncpc.remote.broker import Disconnected, Outgoing, PublishError, Settings
 from asyncpc.remote.contract import BrokerContract, outgoing, received
@@ -352,6 +354,58 @@ async def test_a_full_server_says_what_is_not_confirmed(tmp_path: Path) -> None:
                 await client.config_set("maxmemory", "0")
             await broker.publish([lost])  # its id is not known
             assert [one.body for one in await received(broker, 1)] == [b"out"]
+
+
+async def test_a_worker_begins_on_a_full_server(tmp_path: Path) -> None:
+    """Protects who is started again, or connects again, meanwhile: without workers nobody would ever make room."""
+    port = free_port()
+    url = f"redis://127.0.0.1:{port}/jobs"
+    with serving(port, tmp_path):
+        async with asking(port) as client:
+            async with opened(url) as first:
+                await first.publish([outgoing(b"1"), outgoing(b"2")])
+            await client.config_set("maxmemory", "1mb")
+            async with opened(url) as broker:
+                assert await broker.ack(await received(broker, 2)) == 2
+                with pytest.raises(PublishError):
+                    await broker.publish([outgoing()])
+            with pytest.raises(Disconnected, match="maxmemory"):  # here there is nothing to make room of
+                async with opened(f"{url}-new"):
+                    pass
+
+
+async def test_a_message_that_the_server_would_not_read_is_refused_alone(tmp_path: Path) -> None:
+    """The server ends the connection of whoever sends so much; to connect again, and send it again, never ended."""
+    port = free_port()
+    with serving(port, tmp_path, "--proto-max-bulk-len", "1mb"):
+        url, longest = f"redis://127.0.0.1:{port}/jobs", 2**20 - 2  # with the quotes
+        inbox, outbox = [
+            await asyncio.to_thread(remote_queue, one, str, max_bytes=2**22) for one in (f"memory://inbox-{port}", url)
+        ]  # to make one reads files
+        async with inbox.open() as putting:
+            await putting.put_many(["a", "b" * (longest + 1), "c" * longest, "d"])
+            async with inbox >> outbox as running:
+                await until(lambda: running.statistics().done + running.statistics().failed == 4)
+            (letter,) = await putting.dead()
+            async with outbox.open() as also:
+                puts = [also.put(text) for text in ("e", "f", "g" * 2**21, "h")]  # the last three go together
+                results = await asyncio.gather(*puts, return_exceptions=True)
+        assert [type(one) for one in results] == [type(None), type(None), PublishError, type(None)]
+        assert letter.body[:2] == b'"b'
+        assert "at most 1048576 bytes a message (see proto-max-bulk-len)" in letter.reason
+        async with opened(url) as broker:
+            assert [one.body[1:2] for one in await received(broker, 6)] == [b"a", b"c", b"d", b"e", b"f", b"h"]
+
+
+async def test_a_server_that_does_not_tell_its_limit_is_used(port: int) -> None:
+    """Protects hosted servers, and users without the right to ask: all else works as before."""
+    async with asking(port) as client:
+        await client.acl_setuser(
+            "quiet", enabled=True, passwords=["+x"], keys=["*"], channels=["*"], commands=["+@all", "-config"]
+        )
+    async with opened(f"redis://quiet:x@127.0.0.1:{port}/quiet") as broker:
+        await broker.publish([outgoing(b"in")])
+        assert [one.body for one in await received(broker, 1)] == [b"in"]
 
 
 async def test_a_full_server_keeps_what_it_cannot_bury(tmp_path: Path) -> None:

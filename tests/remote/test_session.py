@@ -519,6 +519,28 @@ def test_a_put_that_is_not_confirmed_says_so() -> None:
     testing.run(main())
 
 
+def test_what_was_taken_is_not_put_again_for_what_was_refused() -> None:
+    """Protects callers whose messages go together: where no id is known, a second time they would be in twice."""
+    put_so_far: list[str] = []
+
+    class Choosy(MemoryBroker):
+        async def publish(self, messages: Sequence[Outgoing]) -> None:
+            await asyncio.sleep(1)
+            put_so_far.extend(one.id for one in messages if one.id != "bad")
+            if refused := [one for one in messages if one.id == "bad"]:
+                raise PublishError("full", refused)
+
+    async def main() -> None:
+        async with running(Choosy("memory://choosy", Settings(60.0, "dead", {})), at_once=0) as session:
+            names = "first", "good", "bad", "better"
+            puts = [session.publisher.publish([Outgoing(name, b"1")], None) for name in names]
+            results = await asyncio.gather(*puts, return_exceptions=True)
+        assert [type(one) for one in results] == [type(None), type(None), PublishError, type(None)]
+
+    testing.run(main())
+    assert put_so_far == ["first", "good", "better"]
+
+
 def test_a_poisonous_message_dies_alone() -> None:
     """Protects its neighbours: of 200 messages received together, one kills its process each time it is handled."""
     handled: set[int] = set()

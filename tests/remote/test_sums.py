@@ -9,7 +9,7 @@ import pytest
 
 from asyncpc import RemoteCounts, Statistics
 from asyncpc.core.seams import Depth
-from asyncpc.remote.processes.sums import sum_of
+from asyncpc.remote.processes.sums import sum_of, without_present
 from asyncpc.run.statistics import SourceStatistics, read_statistics
 
 
@@ -21,6 +21,12 @@ def statistics(*remote: RemoteCounts | None) -> Statistics:
 
 SEEN = RemoteCounts(9, 5, 2, 1, 0, 1, Depth(4, 3, 2, 1, 0.5), 1000.0)
 UNSEEN = RemoteCounts(90, 50, 20, 10, 7, 0)
+
+
+def test_a_process_that_has_ended_misses_no_connection() -> None:
+    """Protects the sum: what ended without a connection would be told for ever, whoever took its place."""
+    ended = without_present(statistics(SEEN._replace(disconnected=9.0), None))
+    assert [one.remote for one in ended.sources] == [SEEN, None]
 
 
 def test_a_remote_queue_survives_the_pipe() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from asyncpc.remote.processes.views import view_together
 from asyncpc.run.health import Health
-from asyncpc.run.statistics import StageStatistics, Statistics
+from asyncpc.run.statistics import SourceStatistics, StageStatistics, Statistics
 from asyncpc.run.verdict import Held, Verdict
 from asyncpc.watch.failures import FailuresAlike
 from asyncpc.watch.snapshot import as_dict, view_of
@@ -47,6 +47,12 @@ def test_figures_are_added_and_shares_weighed() -> None:
     assert both.at_work == 0.8
     assert both.rates == (1.0, 2.0, 13.0)  # both end now
     assert both.fills == (4, 5, 7)
+
+
+def test_counts_of_another_pipeline_are_not_compared() -> None:
+    """A process that was replaced may run new code, with another source: the page goes on."""
+    before = statistics(stage())._replace(sources=(SourceStatistics("jobs", 1, 0, 0.0),))
+    assert not together(view(), before=before).verdict.is_alarm
 
 
 def test_the_worst_is_told_and_where() -> None:

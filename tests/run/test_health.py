@@ -378,6 +378,7 @@ def test_a_run_whose_loop_was_closed_under_it_is_not_live() -> None:
     loop.run_until_complete(probe())
     loop.close()
     assert running.health() == Health(False, False, (), "running; its event loop is closed")
+    assert running.bottleneck() == "its event loop is closed"
     told: list[Health] = []
     thread = Thread(target=lambda: told.append(running.health()))
     thread.start()

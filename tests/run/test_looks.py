@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import runpy
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
 import pytest
+import uvloop
 from support import endless, named, until
 
 from asyncpc import Batch, Breaker, Pipeline, Rate, Retry, Running, consumer, source, testing
@@ -82,6 +86,26 @@ def test_workers_that_are_stuck_are_counted_and_the_place_is_told() -> None:
     assert now.startswith("fetch: 3 of 8 workers are stuck, the longest on one item for 5")
     assert "(test_looks.py:" in now
     assert now.endswith(" in fetch)")
+
+
+def test_no_more_workers_are_stuck_than_there_are() -> None:
+    """Those that are stuck do not leave when fewer are wanted."""
+
+    async def fetch(n: int) -> None:
+        if n > 30:
+            await asyncio.Event().wait()
+
+    async def main() -> list[str]:
+        async with endless >> named("fetch", fetch, concurrency=8) as running:
+            told = await told_at(running, 30)
+            running.scale("fetch", 2)
+            told += await told_at(running, 1)
+            await running.drain(timeout=0)
+        return told
+
+    before, after = testing.run(main())
+    assert before.startswith("fetch: 8 of 8 workers are stuck")
+    assert after.startswith("fetch: 8 of 8 workers are stuck")
 
 
 def test_a_handler_that_waits_for_ever_from_the_first_item_is_named() -> None:
@@ -183,7 +207,7 @@ async def test_a_blocked_loop_is_named_with_the_stage_and_the_line() -> None:
 
         def ask() -> None:
             at_work.wait(20)
-            told.append(running.health().why)
+            told.extend([running.bottleneck(), running.health().why])
             is_told.set()
 
         thread = Thread(target=ask)
@@ -191,9 +215,48 @@ async def test_a_blocked_loop_is_named_with_the_stage_and_the_line() -> None:
         await running.put(1)
         await until(lambda: bool(told))
         thread.join()
-    assert told[0].startswith("running; the event loop has not answered for 0.")
-    assert "it is blocked by blocks (test_looks.py:" in told[0]
-    assert told[0].endswith(" in blocks)")
+    assert told[0].startswith("the event loop has not answered for 0.")
+    assert told[1].startswith("running; the event loop has not answered for ")
+    for one in told:
+        assert "it is blocked by blocks (test_looks.py:" in one
+        assert one.endswith(" in blocks)")
+
+
+LIBRARY = """
+import threading
+at_work, is_told = threading.Event(), threading.Event()
+async def call(n):
+    at_work.set()
+    while not is_told.is_set():
+        pass
+"""
+
+
+@pytest.mark.realtime
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_library_that_blocks_the_loop_is_told_and_not_who_began_the_loop(tmp_path: Path, loop: Any) -> None:
+    """The line of ``asyncio.run`` is on the stack too, and is the only one of the program there."""
+    (tmp_path / "site-packages").mkdir()
+    (tmp_path / "site-packages" / "driver.py").write_text(LIBRARY)
+    driver = runpy.run_path(str(tmp_path / "site-packages" / "driver.py"))
+
+    def ask(running: Running[Any, Any]) -> list[str]:
+        try:
+            driver["at_work"].wait(20)
+            return [running.bottleneck(), running.where("call-1")]
+        finally:
+            driver["is_told"].set()
+
+    async def main() -> list[str]:
+        async with Pipeline(named("call", driver["call"])) as running:
+            asked = asyncio.get_running_loop().run_in_executor(None, ask, running)
+            await running.put(1)
+            return await asked
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        said, place = runner.run(main())
+    assert place.startswith("driver.py:")
+    assert "it is blocked by call (driver.py:" in said
 
 
 # -- what is not ----------------------------------------------------------------------------------
@@ -202,6 +265,13 @@ async def test_a_blocked_loop_is_named_with_the_stage_and_the_line() -> None:
 def bimodal(n: int) -> float:
     """One in fifty takes a thousand times as long."""
     return 9.0 if n % 50 == 49 else 0.009
+
+
+async def gives_many(n: int) -> AsyncIterator[int]:
+    """First items with one value each, so that it is known how long they take, then two with values without end."""
+    for value in itertools.count() if n > 50 else range(1):
+        await asyncio.sleep(0.1)
+        yield value
 
 
 HONEST: dict[str, Any] = {
@@ -213,6 +283,8 @@ HONEST: dict[str, Any] = {
     "by priority": named("stage", taking(bimodal), concurrency=8, priority=lambda n: n % 7),
     "rate": named("stage", taking(lambda n: 0.0), rate=Rate(1, per=300)),
     "back-off": named("stage", taking(lambda n: 1 / 0), retry=Retry(100, wait=lambda attempt: 500.0)),
+    "many values": named("stage", gives_many, concurrency=2),
+    "many values of the first": source([99]) >> named("stage", gives_many),
     "behind a slow one": named("first", taking(lambda n: 0.01), concurrency=4) >> named("last", taking(lambda n: 40.0)),
 }
 
@@ -220,7 +292,8 @@ HONEST: dict[str, Any] = {
 @pytest.mark.parametrize("kind", HONEST)
 def test_an_honest_run_gives_no_alarm(kind: str) -> None:
     """False alarms teach people to look away."""
-    assert alarms_of(endless >> HONEST[kind], 600) == set()
+    part = HONEST[kind]
+    assert alarms_of(part if isinstance(part, Pipeline) else endless >> part, 240) == set()
 
 
 def test_a_batch_that_waits_for_others_gives_no_alarm() -> None:

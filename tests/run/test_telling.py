@@ -121,6 +121,22 @@ def test_a_handler_of_the_program_stays(folder: Path) -> None:
     assert told(child, lambda text: "\n" in text) == "its own\n"
 
 
+def test_a_question_fails_no_run_where_no_thread_can_be_had(folder: Path) -> None:
+    """As at a limit of processes: what the signal interrupts is any line of the program, and it must go on."""
+    program = (
+        "from app import *\n"
+        "import threading\n"
+        "@consumer\n"
+        "async def asks(n):\n"
+        "    threading.stack_size(2**46)\n"
+        "    os.kill(os.getpid(), signal.SIGUSR1)\n"
+        "    await asyncio.sleep(0.01)\n"
+        "print(run(Pipeline(range(3), asks)).done)\n"
+    )
+    ended = Child(folder, "-c", program).end()
+    assert (ended.status, ended.out) == (0, "3\n"), ended.err
+
+
 def test_afterwards_the_signal_is_as_it_was(folder: Path) -> None:
     """What was installed for a run goes with it."""
     done = "from app import *; run(Pipeline(range(3), idle)); assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL"

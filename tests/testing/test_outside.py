@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest.mock import ANY
 
@@ -117,6 +118,48 @@ def test_no_time_passes_in_the_calls_of_asyncio() -> None:
 
     with leak_check():
         testing.run(main())
+
+
+@pytest.mark.parametrize("generates", [False, True])
+def test_a_delay_in_a_thread_exceeds_a_time_out(generates: bool) -> None:
+    """Protects tests of a time-out: the seconds of a delay count as if the handler had worked so long."""
+
+    def generate(item: int) -> Iterator[int]:
+        yield item
+
+    async def main() -> None:
+        handler: Any = consumer(timeout=5, on_error="skip")(generate if generates else work)
+        report = await (source(range(3)) >> Spy(handler, Delay(1, 600)))
+        assert (report.done, report.failed, now()) == (2, 1, 600)  # the call itself cannot be cut short
+        assert "TimeoutError" in report.failures[0].error
+
+    testing.run(main())
+
+
+def test_a_run_may_be_stopped_amid_a_delay_in_a_thread() -> None:
+    """Protects tests of a drain: the report names the thread, and the timer of the delay is nothing that was left."""
+
+    async def main() -> None:
+        async with Pipeline(source([1]), Spy(consumer(work), Delay(1, 600))) as running:
+            await idle()
+            report = await running.drain(0)
+        assert (len(report.abandoned), now() < 1) == (1, True)
+
+    testing.run(main())
+
+
+def test_a_call_that_an_executor_refuses_stops_no_clock() -> None:
+    """Protects tests of a pool that was shut down: nobody is at work, also as long as the error is kept."""
+
+    async def main() -> None:
+        pool = ThreadPoolExecutor()
+        pool.shutdown()
+        with pytest.raises(RuntimeError, match="shutdown") as refused:
+            await asyncio.get_running_loop().run_in_executor(pool, work, 1)
+        await asyncio.sleep(5)
+        assert (now(), refused.type) == (5, RuntimeError)
+
+    testing.run(main())
 
 
 @pytest.mark.processes

@@ -75,6 +75,15 @@ def test_an_engine_is_asked_for_by_an_option(tmp_path: Path) -> None:
     assert " VirtualLoop\n" not in ended.out
 
 
+def test_an_engine_keeps_the_options_of_its_url(tmp_path: Path) -> None:
+    """Protects a database with a schema of its own for tests; there is no server at this address."""
+    tests = "import os\ndef test_url(remote_url): os.write(2, remote_url.encode()); os._exit(0)"
+    (tmp_path / "test_options.py").write_text(tests)
+    url = "postgresql://127.0.0.1:1/shop?schema=tests"
+    ended = pytest_on(tmp_path, BY_PLUGIN, "test_options.py", "-s", "--asyncpc-engine", url)
+    assert ended.err.startswith(f"{url}&queue=test-"), ended.err
+
+
 def test_the_hook_alone_is_enough(tmp_path: Path) -> None:
     """Protects the two lines for a project that wants no plugin."""
     ended = pytest_on(tmp_path, BY_HOOK, "-k", "deadlock")

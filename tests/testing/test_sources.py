@@ -83,6 +83,7 @@ def test_collect_reads_sources_and_pipelines() -> None:
     async def main() -> None:
         with leak_check():
             assert await collect(ticks(), most=3) == [0, 1, 2]
+            assert await collect(ticks(), most=0) == []
             assert await collect(ticks() >> consumer(double), most=3) == [0, 2, 4]
             assert await collect(Feed(1)) == [1]
         assert closed == [2, 4]

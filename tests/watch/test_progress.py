@@ -580,6 +580,35 @@ def test_a_screen_that_is_closed_gets_its_write_back(screen: Screen) -> None:
     assert "write" not in vars(screen)
 
 
+def test_what_is_printed_when_the_screen_is_gone_fails_no_item(screen: Screen) -> None:
+    """The line cannot be drawn any more; what the program writes elsewhere is none of its business."""
+    printed = Screen()
+
+    @consumer
+    async def talks(n: int) -> None:
+        await slow(n)
+        if n == 5:  # something is drawn by then
+            screen.close()
+        print("line", n)
+
+    run_shown(Pipeline(range(10), talks), screen, printed)
+    assert printed.getvalue() == "".join(f"line {n}\n" for n in range(10))
+
+
+def test_a_write_that_the_program_had_replaced_is_there_again(screen: Screen) -> None:
+    """A program may copy what is written by such a replacement; it must not lose it to the line."""
+    copied: list[str] = []
+
+    def copies(text: str) -> int:
+        copied.append(text)
+        return len(text)
+
+    vars(screen)["write"] = copies
+    run_shown(Pipeline(range(10), slow), screen)
+    assert "% · 2/10 · " in "".join(copied)
+    assert vars(screen)["write"] is copies
+
+
 # -- on a terminal --------------------------------------------------------------------------------
 
 PROGRAM = """

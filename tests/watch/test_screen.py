@@ -265,6 +265,12 @@ def test_a_long_verdict_is_told_to_its_end_on_more_lines(shop_view: View) -> Non
     assert " ".join([row.replace("RUNNING", "").strip() for row in rows[:2]]) == words
 
 
+def test_a_verdict_without_end_is_cut(shop_view: View) -> None:
+    """``asyncpc top`` shows what a stranger tells: drawing nothing of it is read that nobody can see."""
+    rows = text(shop_view._replace(verdict=Verdict("word " * 400_000, True)), 80)
+    assert max([len(row) for row in rows]) < 300
+
+
 def test_a_remote_queue_has_a_line() -> None:
     """How many messages wait there, the oldest, and whether there is a connection."""
     view = seen(source(idle(), name="jobs") >> named("work", taking(0.0)), 2)

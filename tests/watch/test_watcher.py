@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import pickle
 import random
 import statistics
 from collections import deque
 from collections.abc import AsyncIterator
+from threading import Event
 from typing import Any
 
 import pytest
@@ -100,6 +103,28 @@ def test_the_age_is_not_known_where_the_queue_is_not_first_in_first_out() -> Non
     assert batches.stages[0].oldest is not None
 
 
+@pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest"])
+def test_the_age_is_that_of_what_was_not_dropped(overflow: str) -> None:
+    """A queue that refuses what is new grows old, and that is what a person has to see."""
+
+    async def arrivals() -> AsyncIterator[float]:
+        while True:
+            await asyncio.sleep(0.1)
+            yield now()
+
+    handled: list[float] = []
+
+    async def handle(came: float) -> None:
+        handled.append(now() - came)
+        await asyncio.sleep(7)
+
+    stage = named("handle", handle, overflow=overflow, maxsize=10)
+    _, view = testing.run(watched(source(arrivals()) >> stage, 69.5))
+    assert view.stages[0].now.dropped > 500
+    assert view.stages[0].oldest == pytest.approx(handled[-1], abs=7 + EVERY)
+    assert view.stages[0].oldest == pytest.approx(1.0 if overflow == "drop_oldest" else 67.0, abs=5.0)
+
+
 def test_the_shares_of_the_workers_time_are_told() -> None:
     """At work, waiting for items, for room, held back: together all of their time."""
     pipeline = (
@@ -125,17 +150,109 @@ def test_rates_follow_what_happens() -> None:
     async def gets_slower(n: int) -> None:
         await asyncio.sleep(0.1 if n < 300 else 1.0)
 
-    watcher, view = testing.run(watched(endless >> named("stage", gets_slower), 60))
+    _, view = testing.run(watched(endless >> named("stage", gets_slower), 60))
     assert view.stages[0].rate == pytest.approx(1.0, abs=0.25)
     assert view.rate == view.stages[0].rate
-    rates = watcher.rates("stage")
-    assert len(rates) == 60
+    rates = view.stages[0].rates
+    assert len(rates) == len(view.stages[0].fills) == 60
     assert rates[0] == pytest.approx(10, abs=1)
     assert rates[-1] == pytest.approx(1, abs=1)
-    assert len(watcher.fills("stage")) == 60
 
 
-def test_what_is_kept_is_bounded() -> None:
-    """A run may be watched for months."""
-    watcher, _ = testing.run(watched(endless >> named("stage", taking(1.0)), 3600))
-    assert 590 <= len(watcher.rates("stage", seconds=3600, parts=7200)) <= 600
+def test_the_age_of_what_has_waited_for_hours_is_told() -> None:
+    """That is when somebody looks; and what is kept for it is bounded, since a run may be watched for months."""
+
+    async def stuck(n: int) -> None:
+        await asyncio.Event().wait()
+
+    async def rarely() -> AsyncIterator[int]:
+        for n in itertools.count():
+            yield n
+            await asyncio.sleep(1.3)
+
+    _, full = testing.run(watched(endless >> named("stage", stuck), 5000))
+    assert full.stages[0].oldest == pytest.approx(5000, rel=0.01)
+    watcher, filling = testing.run(watched(Pipeline(source(rarely()), named("stage", stuck), maxsize=0), 5000))
+    assert filling.stages[0].oldest == pytest.approx(5000, rel=0.01)
+    assert len(pickle.dumps(watcher._pasts)) < 40_000
+
+
+def test_ages_are_right_where_a_queue_holds_more_than_all_looks_that_are_kept() -> None:
+    """Then fewer looks are kept of a time long ago, so that its ages are a little less exact."""
+    came: list[float] = []
+
+    async def arrivals() -> AsyncIterator[int]:
+        for n in itertools.count():
+            came.append(now())
+            yield n
+            await asyncio.sleep(0.4 if n % 500 < 400 else 2.0)
+
+    async def handle(n: int) -> None:
+        await asyncio.sleep(1.0)
+
+    async def main() -> list[tuple[float, float]]:
+        ages: list[tuple[float, float]] = []
+        async with Pipeline(source(arrivals()), named("handle", handle), maxsize=0) as running:
+            watcher = Watcher(running)
+            for _ in range(8000):
+                await asyncio.sleep(EVERY)
+                view = watcher.look()
+                assert view is not None
+                stage = view.stages[0]
+                if stage.oldest is not None:
+                    ages.append((stage.oldest, now() - came[stage.now.received - stage.now.queued]))
+            await running.drain(timeout=0)
+        return ages
+
+    ages = testing.run(main())
+    assert max(real for _, real in ages) > 900
+    for told, real in ages:
+        assert told == pytest.approx(real, abs=real / 50 + 2.0 + EVERY)  # none came for up to 2 s
+
+
+@pytest.mark.realtime
+async def test_who_begins_to_watch_a_blocked_loop_is_told() -> None:
+    """A probe has looked before, so there are figures; the page is opened when something is wrong already."""
+    at_work, is_told = Event(), Event()
+
+    async def blocks(n: int) -> None:
+        at_work.set()
+        while not is_told.is_set():
+            pass
+
+    def ask(running: Any) -> View | None:
+        try:
+            at_work.wait(20)
+            return Watcher(running).look()
+        finally:
+            is_told.set()
+
+    async with Pipeline(named("blocks", blocks)) as running:
+        running.health()
+        asked = asyncio.get_running_loop().run_in_executor(None, ask, running)
+        await running.put(1)
+        view = await asked
+    assert view is not None
+    assert view.silent >= 0.5
+    assert "blocked by blocks (" in view.verdict.text
+    assert [stage.rate for stage in view.stages] == [0.0]
+
+
+@pytest.mark.realtime
+async def test_a_watcher_in_another_loop_keeps_what_it_sees() -> None:
+    """It waits for no answer there, so each look gives what the one before has asked for."""
+
+    def watch(running: Any) -> list[View | None]:
+        async def look_until_it_sees() -> list[View | None]:
+            watcher, seen = Watcher(running), list[View | None]()
+            while not any(seen):
+                seen.append(watcher.look())
+                await asyncio.sleep(0.01)
+            return seen
+
+        return asyncio.run(look_until_it_sees())
+
+    async with Pipeline(named("stage", taking(0.0))) as running:
+        seen = await asyncio.to_thread(watch, running)
+    assert seen[-1] is not None
+    assert seen[-1].verdict.text

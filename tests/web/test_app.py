@@ -13,7 +13,7 @@ from asking import TOKEN, Browser, Stream
 from support import endless, named, until
 
 import asyncpc.web.app
-from asyncpc import DefinitionError, Pipeline, PipelineError, consumer
+from asyncpc import DefinitionError, Pipeline, PipelineError, Running, consumer
 from asyncpc.web import dashboard
 
 SECRET = "card-4111-1111"
@@ -157,6 +157,31 @@ async def test_the_dialog_says_where_each_worker_is_and_for_how_long() -> None:
         await running.drain(timeout=0)
 
 
+async def test_a_loop_that_was_closed_under_its_run_is_no_error_of_the_server() -> None:
+    """Nobody works there any more, and nothing can be asked of it; both are answers, and none is a status 500."""
+    pipeline = shop()
+    browser = Browser(dashboard(pipeline, token=TOKEN))
+
+    async def begin() -> Running[Any, Any]:
+        running = await pipeline.__aenter__()
+        await until(lambda: running.statistics().done > 0)
+        return running
+
+    def abandoned() -> Running[Any, Any]:
+        loop = asyncio.new_event_loop()
+        try:
+            return loop.run_until_complete(begin())
+        finally:
+            for task in asyncio.all_tasks(loop):
+                task._log_destroy_pending = False  # type: ignore[attr-defined]  # that is what this is about
+            loop.close()
+
+    running = await asyncio.to_thread(abandoned)
+    assert running.report is None
+    assert (await browser.get("/api/workers?pipeline=shop&stage=fetch")).json() == {"workers": []}
+    assert await browser.command("shop", "pause") == (409, "no run is under way")
+
+
 async def test_a_pipeline_is_shown_from_run_to_run() -> None:
     """Before the first, while one is under way, after it, and the next one."""
     gate = asyncio.Event()
@@ -234,11 +259,12 @@ async def test_slow_clients_skip_news_and_hold_up_nobody() -> None:
 
 
 @pytest.mark.realtime
-async def test_a_client_that_does_not_read_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("spec", ["2.3", "2.4"])
+async def test_a_client_that_does_not_read_is_dropped(monkeypatch: pytest.MonkeyPatch, spec: str) -> None:
     """It takes up a place for a while, and not for ever."""
     monkeypatch.setattr(asyncpc.web.app, "SLOWEST", 0.2)
     pipeline = shop()
-    async with pipeline as running, Stream(dashboard(pipeline)) as stream:
+    async with pipeline as running, Stream(dashboard(pipeline), spec) as stream:
         await stream.until(lambda: len(stream.pieces) == 1)
         stream.may_read.clear()
         await stream.ended()

@@ -237,6 +237,64 @@ def test_the_token_controls(opened: Opened) -> None:
         expect(tab.locator("#total-state")).to_have_text("closed", timeout=10_000)
 
 
+def test_a_slip_does_no_harm(opened: Opened) -> None:
+    """Enter in a field does what stands beside it, and a double click on the button that stops all of it does not."""
+    with Run(few()).served() as run:
+        tab = opened(run)
+        expect(tab.locator("#workers")).to_have_value("4")
+        tab.get_by_label("Token").fill(run.token)
+        tab.get_by_label("Calls").fill("7")
+        tab.keyboard.press("Enter")
+        expect(tab.locator("#outcome")).to_have_text("rate: done")
+        assert run.call(run.running.statistics).stages[0].concurrency == 4
+        tab.get_by_role("button", name="Drain and stop").dblclick()
+        expect(tab.locator("#drain")).to_have_text("Really drain and stop?")
+        tab.wait_for_timeout(700)  # an update
+        assert run.call(run.running.statistics).state == "running"
+
+
+TWO = """() => {
+  const real = shown;
+  shown = { ...real, pipelines: [real.pipelines[0], { name: "mails", view: null }] };
+  const before = chosen().name;
+  shown.pipelines[1].view = { alarm: true };
+  const after = chosen().name;
+  shown = real;
+  return [before, after];
+}"""
+
+GONE = """() => {
+  const one = connection;
+  begun = heard = Date.now() - 30000;
+  age();
+  const first = document.getElementById("said").textContent;
+  begun -= 5000, heard -= 5000;
+  age();
+  return [one.signal.aborted, first, document.getElementById("said").textContent];
+}"""
+
+
+def test_the_page_stays_with_what_was_chosen(opened: Opened) -> None:
+    """An alarm elsewhere does not turn the buttons to another pipeline; an address with a strange end opens too."""
+    with Run(few()).served() as run:
+        tab = opened(run)
+        assert tab.evaluate(TWO) == ["shop", "shop"]
+        tab.goto(f"{run.url}/#%")
+        tab.reload()
+        tab.wait_for_selector("#rows tr")
+
+
+def test_a_connection_that_nobody_ends_is_given_up(opened: Opened) -> None:
+    """A laptop that slept hears nothing of the other end; the page asks again. Its age is read out once."""
+    with Run(few()).served() as run:
+        tab = opened(run)
+        words = "no news: the page shows the past"
+        assert tab.evaluate(GONE) == [True, words, words]
+        before = total(tab, "done")
+        assert waited(tab, lambda: total(tab, "done") > before, 5)
+        expect(tab.locator("#past")).to_be_hidden()
+
+
 def test_markup_stays_text(opened: Opened) -> None:
     """In a payload, a name and an error: it is shown as it is, and nothing of it runs."""
     pipeline = Pipeline(endless() >> named(f"parse {MARKUP}", refuse, on_error="skip"), name=f"shop {MARKUP}")

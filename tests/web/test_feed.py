@@ -45,6 +45,24 @@ async def test_a_late_client_gets_the_newest() -> None:
     assert (await feed.after(0)).number == 3
 
 
+async def test_what_was_under_way_is_not_the_last() -> None:
+    """At the end of a run a snapshot may be half made, so the one after it is the first that shows the end."""
+    may_end = Event()
+
+    def make() -> bytes:
+        may_end.wait(10)
+        return b"x"
+
+    feed = Feed(make)
+    assert feed.upcoming == 1
+    first = asyncio.create_task(feed.after(0))
+    await asyncio.sleep(0)
+    assert feed.upcoming == 2
+    may_end.set()
+    assert (await first).number == 1
+    assert feed.upcoming == 2
+
+
 async def test_an_error_of_one_look_is_not_the_end() -> None:
     """The next who asks gets the next snapshot."""
     tries = itertools.count()

@@ -58,6 +58,10 @@ READS: Mapping[str, tuple[Asked, int | None]] = {
     "a proxy that says who asks": (asked(x_forwarded_for=ELSEWHERE), 401),
     "a proxy that says so in the new way": (asked(forwarded=f"for={ELSEWHERE}"), 401),
     "a proxy that says what it is": (asked(via="1.1 proxy"), 401),
+    "a proxy that tells the scheme only": (asked(x_forwarded_proto="https"), 401),
+    "a proxy of a cloud": (asked(cf_connecting_ip=ELSEWHERE), 401),
+    "another site, by a browser that says no more": (asked(origin="https://evil.example"), 403),
+    "a frame without an origin": (asked(origin="null"), 403),
     "a socket without address": (asked(None), 401),
 }
 

@@ -32,7 +32,7 @@ from .nats_connection import Connection, Request
 from .nats_link import Link
 from .nats_message import KEPT_FREE, back_after, delivered, digest, headers_of, later, letter
 from .nats_pulls import Pulls
-from .nats_putting import put
+from .nats_putting import put, put_all
 from .nats_streams import Streams
 
 __all__ = ["NatsBroker"]
@@ -195,7 +195,8 @@ class NatsBroker:
         """See ``Broker``."""
         connection = self._linked().connection
         requests = [self._request(one) for one in messages]
-        await put(connection, requests, messages, kept_free=min(KEPT_FREE, connection.longest // 4))
+        longest = connection.longest - min(KEPT_FREE, connection.longest // 4)
+        await put_all(connection, requests, messages, longest)
 
     def _request(self, message: Outgoing, unique: str = "", attempts: int = 0) -> Request:
         if message.delay > 0 and self.guarantees.delays:

@@ -10,28 +10,49 @@ from typing import Any, Final
 from ..broker import PublishError
 from .nats_connection import Connection, Request
 
-__all__ = ["fits", "put", "size_of"]
+__all__ = ["fits", "put", "put_all", "size_of"]
 
 LONGEST_HEADERS: Final = 2**16 - 1
 """Bytes of headers that the server takes."""
 
 
-async def put(connection: Connection, requests: Sequence[Request], messages: Sequence[Any], kept_free: int = 0) -> None:
-    """Send these, which are made of those messages; each has to be that many bytes shorter than the server takes.
+async def put_all(connection: Connection, requests: Sequence[Request], messages: Sequence[Any], longest: int) -> None:
+    """Send these, which are made of those messages.
 
-    Raises ``PublishError`` for the messages that were not sent, or that the server has refused.
+    Raises ``PublishError`` for all of them, before any is sent, if one takes more bytes than ``longest``, so that the
+    others can be put without it; or for those that the server has refused.
     """
-    longest = connection.longest - kept_free
+    if not all(fits(one, longest) for one in requests):
+        raise _too_long(connection, longest, messages)
+    await _send(connection, requests, messages)
+
+
+async def put(connection: Connection, requests: Sequence[Request], messages: Sequence[Any]) -> None:
+    """Send those of these that the server takes; raises ``PublishError`` for the others."""
+    longest = connection.longest
     sent = [fits(one, longest) for one in requests]
-    answers = await connection.call(list(compress(requests, sent)))
     refused = [message for message, is_sent in zip(messages, sent, strict=True) if not is_sent]
-    why = f"takes at most {longest} bytes a message (see max_payload), and {LONGEST_HEADERS} of headers"
-    for message, answer in zip(compress(messages, sent), answers, strict=True):
+    try:
+        await _send(connection, list(compress(requests, sent)), list(compress(messages, sent)))
+    except PublishError as error:
+        raise PublishError(str(error), [*refused, *error.unconfirmed]) from None
+    if refused:
+        raise _too_long(connection, longest, refused)
+
+
+async def _send(connection: Connection, requests: Sequence[Request], messages: Sequence[Any]) -> None:
+    refused, why = [], ""
+    for message, answer in zip(messages, await connection.call(requests), strict=True):
         if b'"error"' in answer.data and (error := json.loads(answer.data).get("error")):  # else the stream's name
             refused.append(message)
             why = error.get("description", "")
     if refused:
         raise PublishError(f"{connection.where}: {why}", refused)
+
+
+def _too_long(connection: Connection, longest: int, refused: Sequence[Any]) -> PublishError:
+    what = f"takes at most {longest} bytes a message (see max_payload), and {LONGEST_HEADERS} of headers"
+    return PublishError(f"{connection.where}: {what}", refused)
 
 
 def fits(request: Request, longest: int) -> bool:

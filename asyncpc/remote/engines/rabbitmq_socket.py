@@ -18,8 +18,8 @@ __all__ = ["Socket"]
 class _Reader(asyncio.StreamReader):
     """Knows when the last bytes came, and which."""
 
-    heard = 0.0  # loop time
-    last = b""
+    heard: float = 0.0  # loop time
+    last: Any = b""
 
     def feed_data(self, data: Any) -> None:
         self.heard, self.last = asyncio.get_running_loop().time(), data

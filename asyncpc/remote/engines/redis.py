@@ -20,6 +20,7 @@ from typing import Any, Final
 from ..broker import DeadLetter, Depth, Disconnected, Guarantees, Message, Outgoing, PublishError, Settings
 from .redis_entries import Receipt, arguments_of, dead_letter, is_entry, message, names_of, parts, shared
 from .redis_line import Command, Full, Line, Refused, address_of, keys_of, lines_to
+from .redis_putting import LONGEST, check_sizes, longest_at
 from .redis_reading import Reader
 from .redis_script import AT_ONCE, GROUP, SCRIPT
 
@@ -56,6 +57,7 @@ class RedisBroker:
         self._remember = remember
         self._calls: Line | None = None
         self._reader: Reader | None = None
+        self._longest = LONGEST  # bytes of a message that can be put
         self._size = 10_000  # of a message that was received lately
         self._tend_at = 0.0
         self._has_suspects = True
@@ -71,6 +73,7 @@ class RedisBroker:
             await calls.connect()
             await reader.connect()
             await calls.call(("SCRIPT", "LOAD", SCRIPT))
+            self._longest = await longest_at(calls)
             self._consumers.append(f"{os.getpid()}-{os.urandom(6).hex()}")
             await self._run("open")
             _, self._is_sure = await calls.call(*self._surely())
@@ -194,6 +197,7 @@ class RedisBroker:
 
     async def publish(self, messages: Sequence[Outgoing]) -> None:
         """See ``Broker``."""
+        check_sizes(messages, self._longest)
         confirmed = 0
         for some in shared(messages, BYTES_AT_ONCE):
             try:

@@ -10,16 +10,30 @@ from typing import Final
 __all__ = ["CALLS"]
 
 CALLS: Final = """
+local function is_full(answer)  -- says the server, also of what is there already
+  return answer.err and answer.err:find('maxmemory')
+end
+
+local function has_group(stream)
+  local groups = redis.pcall('XINFO', 'GROUPS', stream)
+  for _, flat in ipairs(groups.err and {} or groups) do
+    if named(flat).name == GROUP then return true end
+  end
+  return false
+end
+
 function calls.open()
   for _, stream in ipairs(STREAMS) do
     local made = redis.pcall('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
-    if made.err and not made.err:find('BUSYGROUP') then return made end
+    local is_there = made.err and (made.err:find('BUSYGROUP') or is_full(made) and has_group(stream))
+    if made.err and not is_there then return made end
     for _, flat in ipairs(call('XINFO', 'CONSUMERS', stream, GROUP)) do  -- of processes that were killed
       local found = named(flat)
       if found.pending == 0 and found.idle > 3600 * 1000 then forget_consumer(stream, found.name) end
     end
   end
-  call('SET', SURE .. ME, 1)
+  local sure = redis.pcall('SET', SURE .. ME, 1)
+  if sure.err and not is_full(sure) then return sure end  -- without it, it looks at what it settles
   return redis.status_reply('OK')
 end
 

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any, Final
 
 from ...core.plan import Plan
-from ...errors import AsyncpcError, DefinitionError
+from ...errors import AsyncpcError, DefinitionError, QueueShutDown
 from ...logs import WARNING, log
 from ...run.running import Running, limit_calls, look_at, tell_where
 from ...run.watching import Beside
@@ -219,24 +219,22 @@ class Parent:
         look = look_at(under_way[0])
         if look.statistics is not None and look.statistics.state != "new":
             self.say("statistics", statistics=look.statistics.as_dict(), stalled=look.unsettled, silent=look.silent)
-
         self._tell_view()
 
     def _tell_view(self) -> None:
         try:
             view = None if self._watcher is None else self._watcher.look()
+            if view is not None:
+                self.say("view", view=as_dict(view, payloads=self._payloads))
         except Exception as error:  # what only watches a run cannot disturb it
             log(WARNING, "the page no longer shows this process: %s", summary(error))
             self._watcher = None
-        else:
-            if view is not None:
-                self.say("view", view=as_dict(view, payloads=self._payloads))
 
     def _tell_workers(self, stage: str, number: int) -> None:
         with self._changing:
             under_way = self._running
         if under_way is not None:
-            with suppress(AsyncpcError):  # the loop is closed
+            with suppress(QueueShutDown):  # the loop is closed
                 self.say("workers", number=number, workers=workers_in(*under_way, stage))
 
     def _end_alone(self, has_begun: bool) -> None:

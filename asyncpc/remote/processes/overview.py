@@ -45,7 +45,7 @@ class Overview:
 
 
 def health_of(places: Sequence[Place], stalled_after: float, *, is_draining: bool, has_failed: bool) -> Health:
-    """Whether all places have a process that runs, and how those are."""
+    """Whether all places have a process that runs and was connected, and how those are."""
     running = [place.child for place in places if place.child is not None and place.child.is_running]
     longest: dict[str, float] = {}
     for child in running:
@@ -53,13 +53,15 @@ def health_of(places: Sequence[Place], stalled_after: float, *, is_draining: boo
             longest[stage] = max(seconds, longest.get(stage, 0.0))
     stalled = tuple([one for one in longest.items() if one[1] >= stalled_after])
     silent = max([child.silent for child in running], default=0.0)
+    connected = [child for child in running if child.is_connected]
     words = [f"{len(running)} of {len(places)} processes running"]
+    words += [f"{len(connected)} of them connected to the queue"] if len(connected) < len(running) else []
     words += ["draining"] if is_draining else []
     words += [f"an event loop has not answered for {silent:.1f} s"] if silent >= LATE else []
     words += [f"{stage}: nothing settled for {seconds:.0f} s" for stage, seconds in stalled]
     return Health(
         live=not has_failed and silent < max(stalled_after, LATE),
-        ready=len(running) == len(places) and not is_draining,
+        ready=len(connected) == len(places) and not is_draining,
         stalled=stalled,
         why="; ".join(words),
     )

@@ -87,7 +87,7 @@ class Processes:
         while child is not None:
             place.child = child
             await child.settled.wait()
-            place.has_run = place.has_run or child.is_running
+            place.has_run = place.has_run or child.has_worked
             await child.ended.wait()
             place.child = None
             child = await self._next(place, child)
@@ -121,7 +121,7 @@ class Processes:
             return 0.0
         if self._stopping.is_set():
             return None
-        if not (ended.is_running or place.has_run):
+        if not any(one.has_run for one in self._places):
             self._failed_to_start(place, ended)
             return None
         if ended.process.returncode == 0 and ended.report is not None:
@@ -144,7 +144,7 @@ class Processes:
 
     def _failed_to_start(self, place: Place, ended: Child) -> None:
         if self._ending.failure is None:
-            how = f"asyncpc: process {place.number} {ended.how()} before it was running"
+            how = f"asyncpc: process {place.number} {ended.how_early()}"
             status = ended.process.returncode or 0
             self._ending.failure = ended.failure or (128 - status if status < 0 else status or 1, [how])
         self._stop()
@@ -210,7 +210,7 @@ class Processes:
         self._stop(timeout)
 
     def roll(self) -> None:
-        """Replace one process after the other: the next one drains when the one that replaces it is running.
+        """Replace one process after the other: the next one drains when the one that replaces it is connected.
 
         If one cannot start, the others stay as they are.
         """
@@ -244,12 +244,12 @@ class Processes:
         if new is None:
             return False
         await new.settled.wait()
-        if not new.is_running:
+        if not (new.is_running and new.is_connected):
             self._live.remove(new)
             if not self._stopping.is_set():
                 for told in new.failure[1] if new.failure is not None else ():
                     self._say(told)
-                self._say(f"asyncpc: the new process {new.how()} before it was running; the others go on as they are")
+                self._say(f"asyncpc: the new process {new.how_early()}; the others go on as they are")
             return False
         if old.ended.is_set():  # meanwhile, by itself: then it is replaced as any other
             new.drain(None)

@@ -29,6 +29,7 @@ class Place:
         self.successor: Child | None = None
         """It runs already, and the child drains."""
         self.has_run: bool = False
+        """Whether a process of it has begun, and was connected."""
         self._crashes: deque[float] = deque(maxlen=CRASHES)
         self._streak = 0
 

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from time import monotonic
 from typing import Any, Final
 
@@ -46,20 +47,23 @@ class ProcessesShown:
         return [self, *[ProcessShown(f"{self.name}, process {number}", child, self._loop) for number, child in running]]
 
     def look(self, payloads: bool) -> Mapping[str, Any] | None:
-        """See ``web.runs.Shown``; the processes have left out what is not to be shown."""
-        told: Mapping[str, Any] | None = self._ask(self._look)
+        """See ``web.runs.Shown``."""
+        told: Mapping[str, Any] | None = self._ask(partial(self._look, payloads))
         return told
 
     def workers(self, stage: str) -> Sequence[Mapping[str, Any]]:
         """Those of all processes."""
         running: list[tuple[int, Child]] = self._ask(self._processes.places)
-        found = [(number, _ask(self._loop, child, stage)) for number, child in running]
-        workers = [(number, one) for number, answer in found for one in _answer(answer)]
+        answers = _workers_of([child for _, child in running], stage, self._loop)
+        workers = [(number, one) for (number, _), answer in zip(running, answers, strict=True) for one in answer]
         return [one | {"name": f"process {number}, {one['name']}"} for number, one in workers]
 
     def carry_out(self, command: Any) -> None:
         """Tell all of them."""
-        in_loop(self._loop, self._carry_out, command)
+        try:
+            in_loop(self._loop, self._carry_out, command, deadline=monotonic() + PATIENCE)
+        except QueueShutDown:
+            raise StateError("no run is under way") from None
 
     def _ask(self, question: Callable[[], Any]) -> Any:
         """Ask in the loop of the parent; once that is closed, nothing changes any more."""
@@ -84,7 +88,7 @@ class ProcessesShown:
             case _:
                 self._processes.set_rate(command.stage, command.calls, command.seconds)
 
-    def _look(self) -> Mapping[str, Any] | None:
+    def _look(self, payloads: bool) -> Mapping[str, Any] | None:
         now = self._processes.statistics()
         if now is None:
             return None
@@ -94,7 +98,8 @@ class ProcessesShown:
         self._counts.append(now)
         running = self._processes.places()
         views = [(number, view_of(child.view)) for number, child in running if child.view is not None]
-        return as_dict(view_together(self.name, now, before, views, self._processes.health(STALLED)), payloads=True)
+        together = view_together(self.name, now, before, views, self._processes.health(STALLED))
+        return as_dict(together, payloads=payloads)  # the counts of the processes tell of failures too
 
 
 class ProcessShown:
@@ -111,21 +116,30 @@ class ProcessShown:
 
     def workers(self, stage: str) -> Sequence[Mapping[str, Any]]:
         """What its workers do."""
-        return _answer(_ask(self._loop, self._child, stage))
+        [answer] = _workers_of([self._child], stage, self._loop)
+        return answer
 
     def carry_out(self, command: Any) -> None:
         """Refuse: one process alone would be replaced, or undo what was asked of all."""
         raise StateError("a command goes to all processes: choose them all together")
 
 
-def _ask(loop: asyncio.AbstractEventLoop, child: Child, stage: str) -> Future[list[Message]]:
-    asked: Future[list[Message]] = in_loop(loop, child.ask_workers, stage, deadline=monotonic() + PATIENCE)
-    return asked
+def _workers_of(running: Sequence[Child], stage: str, loop: asyncio.AbstractEventLoop) -> list[list[Message]]:
+    """What each process says of the workers of a stage; nothing where it does not answer in time, or has ended."""
+    deadline = monotonic() + PATIENCE
 
+    def ask() -> list[Future[list[Message]]]:
+        return [child.ask_workers(stage) for child in running]
 
-def _answer(asked: Future[list[Message]]) -> list[Message]:
-    """What it says; nothing if it does not answer in time."""
     try:
-        return asked.result(PATIENCE)
+        asked: list[Future[list[Message]]] = in_loop(loop, ask, deadline=deadline)
+    except QueueShutDown:
+        return [[] for _ in running]
+    return [_answer(one, deadline) for one in asked]
+
+
+def _answer(asked: Future[list[Message]], deadline: float) -> list[Message]:
+    try:
+        return asked.result(max(0.0, deadline - monotonic()))
     except TimeoutError:
         return []

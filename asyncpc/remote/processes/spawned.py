@@ -49,7 +49,7 @@ class Child:
         """Whether it has begun, now or before its end."""
         self.is_draining: bool = False
         self.settled: anyio.Event = anyio.Event()
-        """It has begun, or ended."""
+        """It has begun, and is connected, or it has ended."""
         self.ended: anyio.Event = anyio.Event()
         self.began: float = monotonic()
         self._heard = monotonic()
@@ -117,13 +117,14 @@ class Child:
             case {"kind": "running", "drain_timeout": timeout, "bounds": bounds, "statistics": statistics}:
                 self.is_running, self.drain_timeout, self.bounds = True, timeout, bounds
                 self.statistics = read_statistics(statistics)
-                self.settled.set()
+                self._note_connection()
                 if self.is_draining:  # it began just when it was told to end, so it has the time that it needs
                     self._patience.deadline = inf
                     self.drain(self._drain)
             case {"kind": "statistics", "statistics": statistics, "stalled": stalled, "silent": silent}:
                 self.statistics, self._silent = read_statistics(statistics), silent
                 self.stalled = [(stage, seconds) for stage, seconds in stalled]
+                self._note_connection()
             case {"kind": "view", "view": view}:
                 self.view = view
             case {"kind": "workers", "number": number, "workers": workers}:
@@ -134,6 +135,21 @@ class Child:
             case {"kind": "report", "report": report}:
                 self.report, self.statistics = report, read_statistics(report["statistics"])
                 self.limit(self.drain_timeout + GRACE)
+
+    def _note_connection(self) -> None:
+        if self.is_connected:
+            self.settled.set()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it has begun, and was connected to each queue that it reads, as far as it has told."""
+        return self.statistics is not None and self.statistics.is_connected
+
+    @property
+    def has_worked(self) -> bool:
+        """Whether it has begun, and has not failed before it was connected; one that has died could not tell."""
+        has_failed = self.report is not None and self.report["state"] == "failed"
+        return self.is_running and (self.is_connected or not has_failed)
 
     def tell(self, kind: str, **rest: Any) -> None:
         """Send a message; what the child does not read for a long time waits for the next one."""
@@ -198,6 +214,10 @@ class Child:
             why = ", since it took longer than its drain may" if self._killed else ""
             return f"was ended by {signal.Signals(-status).name}{why}"
         return f"ended with status {status}"
+
+    def how_early(self) -> str:
+        """How it ended that has not worked, in words."""
+        return f"{self.how()} before it was {'connected' if self.is_running else 'running'}"
 
 
 def _handle_of(pid: int) -> int | None:

@@ -14,7 +14,7 @@ MOST: Final = {"peak_queued", "loop_held", "latency_p50", "latency_p90", "latenc
 """What cannot be added up: the highest of any process counts."""
 
 PRESENT: Final[Mapping[str, Any]] = {"concurrency": 0, "in_flight": 0, "queued": 0, "maxsize": 0, "rate": 0.0}
-"""What a process has only while it lives."""
+"""What a process has of a stage only while it lives."""
 
 SEEN: Final = {"depth", "seen"}
 """What a process saw of a remote queue, which is the same for all; the rest are counts of its own."""
@@ -24,7 +24,15 @@ Part = TypeVar("Part", SourceStatistics, StageStatistics)
 
 def without_present(ended: Statistics) -> Statistics:
     """What is left of a process that has ended and was replaced: its counts."""
-    return ended._replace(stages=tuple([stage._replace(**PRESENT) for stage in ended.stages]))
+    return ended._replace(
+        stages=tuple([stage._replace(**PRESENT) for stage in ended.stages]),
+        sources=tuple(
+            [
+                source if source.remote is None else source._replace(remote=source.remote._replace(disconnected=0.0))
+                for source in ended.sources
+            ]
+        ),
+    )
 
 
 def sum_of(parts: Sequence[Statistics], state: str, elapsed: float) -> Statistics:

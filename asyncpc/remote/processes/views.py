@@ -39,8 +39,12 @@ def _verdict(now: Statistics, before: Statistics | None, views: Sequence[tuple[i
         return Verdict(f"process {number}: {text}{others}", True)
     if not health.ready and now.state == "running":
         return Verdict(health.why, True)
-    is_same = before is not None and [one.name for one in before.stages] == [one.name for one in now.stages]
+    is_same = before is not None and _names(before) == _names(now)  # new code may have other ones
     return Verdict(bottleneck(now.since(before) if before is not None and is_same else now), False)
+
+
+def _names(run: Statistics) -> list[list[str]]:
+    return [[source.name for source in run.sources], [stage.name for stage in run.stages]]
 
 
 def _stage(now: StageStatistics, parts: Sequence[StageView]) -> StageView:
