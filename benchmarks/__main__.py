@@ -7,19 +7,18 @@ import asyncio
 import importlib.util
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from . import report
-from .cases import CASES, REQUIRED, Case
-from .measure import Bench, Results, measure
+from .cases import CASES, REQUIRED
+from .measure import Bench
 from .peers import ASYNCPC, HAND_WRITTEN
+from .run import run
 from .work import WrongResult
 
 REMOTE = "Remote queues on real servers have a command of their own: python -m benchmarks remote --help"
-Say = Callable[[str], None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,42 +56,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.plot:
         report.plot(document, options.plot)
     return int(_too_slow(document, options.require) | _slower(document, old))
-
-
-def run(cases: Sequence[Case], bench: Bench) -> dict[str, Results]:
-    """All results, by case."""
-    figures: dict[str, Results] = {}
-    with progress(len(cases)) as say:
-        for case in cases:
-            results: Results = figures.setdefault(case.name, {})
-            say(case.name)
-            for line in case.lines(bench):
-                for figure, of in measure(line, bench.rounds, case.references).items():
-                    results[f"{line.name} {figure}".strip()] = of
-                if line.failed:
-                    bench.failed[case.name, line.name] = line.failed
-    return figures
-
-
-@contextmanager
-def progress(cases: int) -> Iterator[Say]:
-    """A bar on a terminal that has rich; otherwise a line per case."""
-    if not sys.stderr.isatty() or importlib.util.find_spec("rich") is None:
-        yield lambda case: print(f"measuring {case}", file=sys.stderr, flush=True)
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=cases)
-        done = -1
-
-        def say(case: str) -> None:
-            nonlocal done
-            done += 1
-            bar.update(task, description=case, completed=done)
-
-        yield say
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,7 +3,7 @@
 This table says who may start what; a test reads it and finds any other module that does::
 
     tasks         run.supervisor, remote.session, remote.opened, remote.processes.parent, remote.processes.spawned,
-                  remote.contract, remote.engines.nats, remote.engines.rabbitmq_link
+                  remote.contract, remote.engines.nats.broker, remote.engines.rabbitmq.link
     threads       offload.threads, offload.sources, offload.child, remote.processes.child, cli.failed, cli.web, live,
                   run.telling, testing.clock, web.app, web.feed
     processes     offload.processes, remote.processes.spawned, cli.reload

@@ -24,7 +24,7 @@ from .servers import Missing, serving
 
 def main(arguments: Sequence[str]) -> int:
     """Measure what the command line asks for, and tell it."""
-    from ..__main__ import run
+    from ..run import run
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks remote", description=__doc__)
     parser.add_argument("engines", nargs="*", metavar="engine", help=f"{', '.join(REFERENCES)}; all by default")

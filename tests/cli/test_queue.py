@@ -25,7 +25,7 @@ from typing import NamedTuple
 from asyncpc import consumer, remote_queue
 from asyncpc.remote import Disconnected, Settings
 from asyncpc.remote.codec import codec_for
-from asyncpc.remote.engines.memory import MemoryBroker
+from asyncpc.remote.engines.memory.broker import MemoryBroker
 from asyncpc.remote.queue import RemoteQueue
 from asyncpc.remote.session import Terms
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from asyncpc.offload.calls import Job
 from asyncpc.remote.broker import Message, Outgoing
-from asyncpc.remote.engines.sqlite_queue import QueueFile
+from asyncpc.remote.engines.sqlite.queue import QueueFile
 
 LEASE = 30.0
 

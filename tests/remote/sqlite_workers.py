@@ -17,7 +17,7 @@ from typing import TypeVar
 from remote.stalls import Stalls
 
 from asyncpc.remote.broker import Outgoing, Settings
-from asyncpc.remote.engines.sqlite import SqliteBroker
+from asyncpc.remote.engines.sqlite.broker import SqliteBroker
 
 LEASE = 1.0
 

@@ -15,7 +15,7 @@ from asyncpc import Batch, DefinitionError, Pipeline, PipelineError, StateError,
 from asyncpc.errors import WorkerCancelled
 from asyncpc.remote.broker import Disconnected, Message, Outgoing, PublishError, Settings
 from asyncpc.remote.codec import codec_for
-from asyncpc.remote.engines.memory import MemoryBroker
+from asyncpc.remote.engines.memory.broker import MemoryBroker
 from asyncpc.remote.queue import RemoteQueue, remote_queue
 from asyncpc.remote.session import Terms
 

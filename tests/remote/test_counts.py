@@ -15,7 +15,7 @@ from asyncpc import RemoteCounts, Report, consumer, source, testing
 from asyncpc.metrics import Metrics
 from asyncpc.remote import Broker, Depth, Disconnected, Message, Outgoing, Settings
 from asyncpc.remote.codec import codec_for
-from asyncpc.remote.engines.memory import MemoryBroker
+from asyncpc.remote.engines.memory.broker import MemoryBroker
 from asyncpc.remote.queue import RemoteQueue, remote_queue
 from asyncpc.remote.session import Terms
 

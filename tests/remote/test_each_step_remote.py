@@ -20,7 +20,7 @@ from support import EAGER
 from asyncpc import Batch, Pipeline, Running, broadcast, consumer, feed
 from asyncpc.remote.broker import Message, Outgoing, Settings
 from asyncpc.remote.codec import codec_for
-from asyncpc.remote.engines.memory import MemoryBroker
+from asyncpc.remote.engines.memory.broker import MemoryBroker
 from asyncpc.remote.queue import RemoteQueue
 from asyncpc.remote.session import Terms
 

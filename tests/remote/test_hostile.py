@@ -16,7 +16,7 @@ from remote.hostile import TYPES, made_at_random
 from asyncpc import consumer, testing
 from asyncpc.remote.broker import DeadLetter, Outgoing, Settings
 from asyncpc.remote.codec import codec_for
-from asyncpc.remote.engines.memory import MemoryBroker
+from asyncpc.remote.engines.memory.broker import MemoryBroker
 from asyncpc.remote.engines.messages import headers_in
 from asyncpc.remote.queue import RemoteQueue
 from asyncpc.remote.session import Terms

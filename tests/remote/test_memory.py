@@ -10,7 +10,7 @@ import pytest
 from asyncpc import testing
 from asyncpc.remote.broker import Outgoing, Settings
 from asyncpc.remote.contract import BrokerContract
-from asyncpc.remote.engines.memory import MemoryBroker
+from asyncpc.remote.engines.memory.broker import MemoryBroker
 
 _names = count()
 

@@ -34,9 +34,9 @@ import nats  # noqa: E402  # it may be missing
 from nats.aio.msg import Msg  # noqa: E402  # likewise
 from nats.aio.subscription import Subscription  # noqa: E402  # likewise
 
-from asyncpc.remote.engines.nats import NatsBroker  # noqa: E402  # needs it
-from asyncpc.remote.engines.nats_connection import Connection  # noqa: E402  # likewise
-from asyncpc.remote.engines.nats_message import Delivery  # noqa: E402  # likewise
+from asyncpc.remote.engines.nats.broker import NatsBroker  # noqa: E402  # needs it
+from asyncpc.remote.engines.nats.connection import Connection  # noqa: E402  # likewise
+from asyncpc.remote.engines.nats.message import Delivery  # noqa: E402  # likewise
 
 pytestmark = pytest.mark.thorough
 
@@ -339,7 +339,7 @@ async def test_nothing_goes_by_a_connection_that_is_not_whole() -> None:
 WORKER = """
 import asyncio, sys
 from asyncpc.remote.broker import Settings
-from asyncpc.remote.engines.nats import NatsBroker
+from asyncpc.remote.engines.nats.broker import NatsBroker
 
 async def main():
     broker = NatsBroker(sys.argv[1], Settings(60.0, "dead", {}))

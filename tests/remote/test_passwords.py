@@ -23,7 +23,7 @@ from asyncpc.metrics import Metrics
 from asyncpc.remote import OpenQueue
 from asyncpc.remote.broker import Disconnected, Message, Outgoing, Settings
 from asyncpc.remote.codec import codec_for
-from asyncpc.remote.engines.memory import MemoryBroker
+from asyncpc.remote.engines.memory.broker import MemoryBroker
 from asyncpc.remote.session import Terms
 
 CANARY: Final = "canary-8d1f"

@@ -27,7 +27,7 @@ client_of("postgresql")
 
 import asyncpg  # noqa: E402  # it may be missing
 
-from asyncpc.remote.engines.postgresql import PostgreSQLBroker  # noqa: E402  # needs asyncpg
+from asyncpc.remote.engines.postgresql.broker import PostgreSQLBroker  # noqa: E402  # needs asyncpg
 
 pytestmark = pytest.mark.thorough
 
@@ -473,7 +473,7 @@ async def test_a_pooler_that_drops_notifications_is_found_out(postgresql: Postgr
 WORKER = """
 import asyncio, sys
 from asyncpc.remote.broker import Settings
-from asyncpc.remote.engines.postgresql import PostgreSQLBroker
+from asyncpc.remote.engines.postgresql.broker import PostgreSQLBroker
 
 async def main() -> None:
     broker = PostgreSQLBroker(sys.argv[1], Settings(1.0, "dead", {}))

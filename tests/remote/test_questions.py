@@ -12,7 +12,7 @@ import pytest
 from asyncpc import testing
 from asyncpc.remote.broker import Depth, Disconnected, Settings
 from asyncpc.remote.connection import Connection
-from asyncpc.remote.engines.memory import MemoryBroker
+from asyncpc.remote.engines.memory.broker import MemoryBroker
 from asyncpc.remote.questions import EVERY, WATCHED_FOR, DepthWatch, Questions
 from asyncpc.testing import now
 

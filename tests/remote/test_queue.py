@@ -31,7 +31,7 @@ from asyncpc import (
 from asyncpc.remote import Depth, Message, PayloadError
 from asyncpc.remote.broker import Outgoing
 from asyncpc.remote.codec import new_ids
-from asyncpc.remote.engines.memory import MemoryBroker
+from asyncpc.remote.engines.memory.broker import MemoryBroker
 from asyncpc.remote.queue import RemoteQueue, remote_queue
 
 _names = count()

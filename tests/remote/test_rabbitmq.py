@@ -31,7 +31,7 @@ import aiormq  # noqa: E402  # it may be missing
 from pamqp.commands import Basic  # noqa: E402  # likewise
 from pamqp.common import FieldTable  # noqa: E402  # likewise
 
-from asyncpc.remote.engines.rabbitmq import RabbitBroker  # noqa: E402  # needs them
+from asyncpc.remote.engines.rabbitmq.broker import RabbitBroker  # noqa: E402  # needs them
 
 pytestmark = [pytest.mark.thorough, pytest.mark.timeout(180)]
 
@@ -332,7 +332,7 @@ async def test_a_stalled_server_is_noticed(other: Rabbit, connect: Open) -> None
 WORKER = """
 import asyncio, sys
 from asyncpc.remote.broker import Settings
-from asyncpc.remote.engines.rabbitmq import RabbitBroker
+from asyncpc.remote.engines.rabbitmq.broker import RabbitBroker
 
 async def main():
     broker = RabbitBroker(sys.argv[1], Settings(30.0, "dead", {}))
@@ -560,7 +560,7 @@ async def test_what_nobody_received_goes_back_uncounted(
     server: Rabbit, connect: Open, end: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Protects what waits in a process that drains, or ends: others get it at once, and nothing more comes."""
-    monkeypatch.setattr("asyncpc.remote.engines.rabbitmq.GIVING_BACK", 30.0)  # for a busy machine
+    monkeypatch.setattr("asyncpc.remote.engines.rabbitmq.broker.GIVING_BACK", 30.0)  # for a busy machine
     url = server.url()
     broker, other = await connect(url), await connect(url)
     await prepare(broker, 20)

@@ -21,10 +21,10 @@ from pamqp.commands import Basic  # noqa: E402  # likewise
 from pamqp.commands import Channel as On  # noqa: E402  # likewise
 from pamqp.header import ContentHeader  # noqa: E402  # likewise
 
-from asyncpc.remote.engines.rabbitmq import RabbitBroker  # noqa: E402  # needs them
-from asyncpc.remote.engines.rabbitmq_channel import PATIENCE, Line  # noqa: E402  # likewise
-from asyncpc.remote.engines.rabbitmq_intake import Intake  # noqa: E402  # likewise
-from asyncpc.remote.engines.rabbitmq_outlet import Outlet, Parcel  # noqa: E402  # likewise
+from asyncpc.remote.engines.rabbitmq.broker import RabbitBroker  # noqa: E402  # needs them
+from asyncpc.remote.engines.rabbitmq.channel import PATIENCE, Line  # noqa: E402  # likewise
+from asyncpc.remote.engines.rabbitmq.intake import Intake  # noqa: E402  # likewise
+from asyncpc.remote.engines.rabbitmq.outlet import Outlet, Parcel  # noqa: E402  # likewise
 
 pytestmark = pytest.mark.thorough  # for its client, which only that step has
 

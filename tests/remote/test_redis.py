@@ -29,7 +29,7 @@ client_of("redis")
 from redis import Redis as Client  # noqa: E402  # it may be missing
 from redis.asyncio import Redis  # noqa: E402  # likewise
 
-from asyncpc.remote.engines.redis import RedisBroker  # noqa: E402  # needs it
+from asyncpc.remote.engines.redis.broker import RedisBroker  # noqa: E402  # needs it
 
 pytestmark = pytest.mark.thorough
 
@@ -481,7 +481,7 @@ async def test_a_flushed_database_is_noticed_and_made_again(broker: RedisBroker,
 WORKER = """
 import asyncio, sys
 from asyncpc.remote.broker import Settings
-from asyncpc.remote.engines.redis import RedisBroker
+from asyncpc.remote.engines.redis.broker import RedisBroker
 
 async def main():
     broker = RedisBroker(sys.argv[1], Settings(30.0, "dead", {}))

@@ -25,7 +25,7 @@ from asyncpc.remote.broker import (
     Settings,
 )
 from asyncpc.remote.codec import codec_for
-from asyncpc.remote.engines.memory import MemoryBroker
+from asyncpc.remote.engines.memory.broker import MemoryBroker
 from asyncpc.remote.session import Session, Terms
 
 _names = count()

@@ -29,11 +29,15 @@ from asyncpc.offload.calls import Job
 from asyncpc.remote.broker import SUSPECT_AFTER, Disconnected, Message, Outgoing, PublishError, Settings
 from asyncpc.remote.codec import new_ids
 from asyncpc.remote.contract import BrokerContract, outgoing, received
-from asyncpc.remote.engines import sqlite, sqlite_file, sqlite_ids, sqlite_queue, sqlite_tables
-from asyncpc.remote.engines.sqlite import SqliteBroker
-from asyncpc.remote.engines.sqlite_queue import QueueFile
-from asyncpc.remote.engines.sqlite_receipts import Run, runs_of
-from asyncpc.remote.engines.sqlite_turns import Line
+from asyncpc.remote.engines.sqlite import broker as sqlite_broker
+from asyncpc.remote.engines.sqlite import file as sqlite_file
+from asyncpc.remote.engines.sqlite import ids as sqlite_ids
+from asyncpc.remote.engines.sqlite import queue as sqlite_queue
+from asyncpc.remote.engines.sqlite import tables as sqlite_tables
+from asyncpc.remote.engines.sqlite.broker import SqliteBroker
+from asyncpc.remote.engines.sqlite.queue import QueueFile
+from asyncpc.remote.engines.sqlite.receipts import Run, runs_of
+from asyncpc.remote.engines.sqlite.turns import Line
 
 LEASE = 1.0
 """That of the programs in ``sqlite_workers``."""
@@ -355,7 +359,7 @@ async def test_brokers_of_one_process_notice_each_other_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pipeline that puts into its own queue does not wait for the next look."""
-    monkeypatch.setattr(sqlite, "FIRST_PAUSE", 60.0)
+    monkeypatch.setattr(sqlite_broker, "FIRST_PAUSE", 60.0)
     url = url_of(tmp_path / "queues.db")
     async with opened(url) as one, opened(url) as other:
         for broker in (one, other):

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from remote.sqlite_process import LEASE, Clock, Process, attempts, bodies
 
-from asyncpc.remote.engines import sqlite_lane, sqlite_queue
-from asyncpc.remote.engines.sqlite_queue import QueueFile
+from asyncpc.remote.engines.sqlite import lane as sqlite_lane
+from asyncpc.remote.engines.sqlite import queue as sqlite_queue
+from asyncpc.remote.engines.sqlite.queue import QueueFile
 
 
 @pytest.fixture

@@ -15,9 +15,10 @@ from remote.sqlite_process import LEASE, Clock, Process, attempts, bodies
 
 from asyncpc import DefinitionError
 from asyncpc.remote.broker import Outgoing
-from asyncpc.remote.engines import sqlite_lane, sqlite_queue
-from asyncpc.remote.engines.sqlite_lane import Lane
-from asyncpc.remote.engines.sqlite_queue import QueueFile
+from asyncpc.remote.engines.sqlite import lane as sqlite_lane
+from asyncpc.remote.engines.sqlite import queue as sqlite_queue
+from asyncpc.remote.engines.sqlite.lane import Lane
+from asyncpc.remote.engines.sqlite.queue import QueueFile
 
 
 @pytest.fixture

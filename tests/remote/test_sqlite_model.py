@@ -14,10 +14,10 @@ import pytest
 from remote.sqlite_process import LEASE, Clock, Process, attempts, bodies
 
 from asyncpc.remote.broker import SUSPECT_AFTER, Disconnected, Message
-from asyncpc.remote.engines import sqlite_queue
-from asyncpc.remote.engines.sqlite_ids import REMEMBERED
-from asyncpc.remote.engines.sqlite_lane import Lane
-from asyncpc.remote.engines.sqlite_queue import QueueFile
+from asyncpc.remote.engines.sqlite import queue as sqlite_queue
+from asyncpc.remote.engines.sqlite.ids import REMEMBERED
+from asyncpc.remote.engines.sqlite.lane import Lane
+from asyncpc.remote.engines.sqlite.queue import QueueFile
 
 STEPS = 300
 """Of one test."""

@@ -41,7 +41,7 @@ from asyncpc.events import (
 )
 from asyncpc.events.structlog import StructlogListener
 from asyncpc.remote import Disconnected
-from asyncpc.remote.engines.memory import MemoryBroker
+from asyncpc.remote.engines.memory.broker import MemoryBroker
 
 
 @consumer(on_error="skip", name="odd")

@@ -1,0 +1,1 @@
+"""The engine of ``memory://``; ``broker`` is its adapter."""

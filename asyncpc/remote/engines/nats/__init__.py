@@ -1,0 +1,1 @@
+"""The engine of ``nats://``; ``broker`` is its adapter."""

@@ -1,0 +1,1 @@
+"""The engine of ``postgresql://``; ``broker`` is its adapter."""

@@ -1,0 +1,1 @@
+"""The engine of ``amqp://``; ``broker`` is its adapter."""

@@ -1,0 +1,1 @@
+"""The engine of ``redis://``; ``broker`` is its adapter."""
