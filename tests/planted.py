@@ -28,7 +28,7 @@ from asyncpc.core.queue import BoundedQueue
 from asyncpc.graph import pipeline
 from asyncpc.offload import bridge
 from asyncpc.remote import delivery, settler
-from asyncpc.run import accounting, outcome, running, supervisor
+from asyncpc.run import accounting, outcome, results, running, supervisor
 from asyncpc.testing import Deadlock, VirtualLoop
 
 __all__ = ["FAULTS", "Fault", "Withered", "planted"]
@@ -327,7 +327,7 @@ FAULTS: Final = (
     _fault(
         "failure of a stream's block hides the run's",
         "I7",
-        (running, "leave", "isinstance(error, Exception)", "False"),
+        (results, "leave", "isinstance(error, Exception)", "False"),
         check=streams_that_fail_twice,
     ),
     _fault(

@@ -302,6 +302,7 @@ def test_on_a_real_terminal_bars_move_and_the_last_screen_equals_the_report(tmp_
 
 COST = """
 import asyncio, resource, sys
+from time import perf_counter
 from asyncpc import Pipeline, consumer, run, source
 
 @consumer
@@ -315,9 +316,9 @@ def cpu():
     return used.ru_utime + used.ru_stime
 
 for number, live in enumerate(map(int, "10110" if len(sys.argv) < 2 else sys.argv[1])):
-    before = cpu()
+    before, began = cpu(), perf_counter()
     run(Pipeline(source(range(2_000_000 if number else 100_000)), nothing >> last), live=bool(live))
-    print("CPU", live, cpu() - before)
+    print("CPU", live, cpu() - before, perf_counter() - began)
 """
 
 
@@ -325,13 +326,18 @@ for number, live in enumerate(map(int, "10110" if len(sys.argv) < 2 else sys.arg
 @pytest.mark.realtime
 @pytest.mark.timeout(180)
 def test_the_view_costs_less_than_three_in_a_hundred(tmp_path: Path) -> None:
-    """By CPU time, on a run that does nothing else; off against off tells how far the machine can be trusted."""
+    """By CPU time in each second, since the view is drawn so often a second, however busy the machine is.
+
+    The run does nothing else; the two without the view tell how far the machine can be trusted.
+    """
     pytest.importorskip("rich")
-    told: list[list[float]] = []
+    views: list[float] = []
+    differences: list[float] = []
     for _ in range(5):
         ended = run_on_terminal(tmp_path, "-c", COST)
-        told.append([float(cpu) for cpu in re.findall(r"CPU \d ([\d.]+)", ended.out)][1:])  # the first one warms up
-    itself = statistics.median([first / last for first, _, _, last in told])
-    ratio = statistics.median([(first + last) / (on + again) for first, on, again, last in told])
-    noise = 0.06 + abs(1 - itself)  # of other tests that run beside it; on a quiet machine it is 0.98 to 1.0
-    assert ratio >= 0.97 - noise, (ratio, itself, told)
+        told = [(float(cpu), float(took)) for cpu, took in re.findall(r"CPU \d ([\d.]+) ([\d.]+)", ended.out)]
+        (first, _), (on, took), (again, took_again), (last, _) = told[1:]  # the first one warms up
+        views.append((on + again - first - last) / (took + took_again))
+        differences.append(abs(first - last) / (first + last))
+    cost, noise = statistics.median(views), statistics.median(differences)
+    assert cost <= 0.03 + 0.03 + noise, (views, differences)
