@@ -28,7 +28,7 @@ from asyncpc.core.queue import BoundedQueue
 from asyncpc.graph import pipeline
 from asyncpc.offload import bridge
 from asyncpc.remote import delivery, settler
-from asyncpc.run import accounting, outcome, results, running, supervisor
+from asyncpc.run import accounting, outcome, results, supervisor
 from asyncpc.testing import Deadlock, VirtualLoop
 
 __all__ = ["FAULTS", "Fault", "Withered", "planted"]
