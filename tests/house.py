@@ -26,7 +26,9 @@ NAMED_TUPLE = {"_asdict", "_fields", "_make", "_replace"}
 """Public names of named tuples, though they begin with an underscore."""
 
 
-_parsed = cache(ast.parse)
+@cache
+def _parsed(source: str) -> ast.Module:
+    return ast.parse(source)
 
 
 class Module(NamedTuple):
