@@ -259,7 +259,11 @@ def test_a_child_whose_loop_is_blocked_is_killed_after_its_drain(folder: Path) -
     ("program", "error"),
     [
         ("import nothing_of_that_name", "asyncpc: 'app' cannot be imported: ModuleNotFoundError: "),
-        ("from asyncpc import *\nwork = source([1], 'numbers') >> consumer(print)", "source 'numbers' is no remote"),
+        pytest.param(
+            "from asyncpc import *\nwork = source([1], 'numbers') >> consumer(print)",
+            "source 'numbers' is no remote",
+            marks=pytest.mark.thorough,
+        ),
         ("from asyncpc import *\nwork = remote_queue('memory://x', int) >> consumer(print)", "memory:// is a queue"),
         ("import os\nos._exit(7)", "ended with status 7 before it was running"),
     ],
