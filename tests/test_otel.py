@@ -347,6 +347,32 @@ def test_dead_letters_and_what_is_fed_belong_to_the_trace(seen: Seen) -> None:
     assert follows(seen.only("process letters"), failed)
 
 
+@pytest.mark.parametrize("options", [{"retry": Retry(3, wait=lambda _: 0.0)}, {}])
+@pytest.mark.parametrize("batch", [None, Batch(1)])
+def test_what_becomes_of_a_value_is_no_end_of_the_item_it_was_made_of(seen: Seen, options: Any, batch: Any) -> None:
+    """Protects a generator whose next queue drops a value: its span goes on, and so do its retries and its policy."""
+    calls: list[object] = []
+
+    @consumer(name="many", on_error="skip", batch=batch, **options)  # type: ignore[untyped-decorator]  # as above
+    async def many(given: object) -> Any:
+        calls.append(given)
+        for value in range(5):
+            yield value
+        await asyncio.sleep(1.0)
+        if len(calls) == 1:
+            raise ValueError
+
+    slow = consumer(name="slow", maxsize=1, overflow="drop_newest")(_nothing_at_all)
+    report = testing.run(traced(source([1]) >> many >> slow, seen))
+    assert (len(calls), report.failed) == ((2, 0) if options else (1, 1))
+    span = seen.only("process many")
+    assert span.end_time is not None
+    assert span.start_time is not None
+    assert [event.name for event in span.events] == ["retry"] * len(options)
+    assert span.status.status_code is (StatusCode.UNSET if options else StatusCode.ERROR)
+    assert span.status.description == (None if options else "ValueError")
+
+
 # -- where items come in --------------------------------------------------------------------------
 
 
@@ -474,9 +500,35 @@ def test_a_function_that_raises_samples_nothing_and_breaks_nothing(
     seen: Seen, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Protects the run from who only looks on: its items are handled, and one line says what is wrong."""
-    assert testing.run(traced(source([1, 0, 2, 0]) >> double(), seen, lambda n: 1 / n > 0)).done == 4
+
+    def sample(n: int) -> bool:
+        if n < 0:
+            raise asyncio.CancelledError  # as the result of a cancelled future does
+        return 1 / n > 0
+
+    assert testing.run(traced(source([1, 0, 2, -1, 0]) >> double(), seen, sample)).done == 5
     assert len(seen.ended) == 2
     assert [line for line in caplog.messages if "sample= raised ZeroDivisionError" in line] == caplog.messages[:1]
+
+
+def test_a_message_with_a_false_trace_is_handled_without_a_word(seen: Seen, caplog: pytest.LogCaptureFixture) -> None:
+    """Protects the log from whoever can send a message: OpenTelemetry would print what is wrong with a tracestate."""
+    jobs = remote_queue("memory://false-traces", int, name="jobs")
+    parent = f"00-{1:032x}-{2:016x}-01"
+    headers = [{"traceparent": "secret"}, {"traceparent": parent, "tracestate": "secret"}, {"tracestate": "secret=1"}]
+
+    async def main() -> None:
+        async with jobs.open() as opened:
+            for n, one in enumerate(headers):
+                await opened.put(n, headers=one)
+        async with traced(jobs >> double(), seen, 0.0):
+            await asyncio.sleep(1.0)
+
+    testing.run(main())
+    (span,) = seen.ended
+    assert known(span).trace_id == 1
+    assert not known(span).trace_state
+    assert "secret" not in caplog.text
 
 
 # -- ends -----------------------------------------------------------------------------------------
