@@ -45,6 +45,7 @@ from asyncpc import (
     source,
     testing,
 )
+from asyncpc.core.stage import Staff
 from asyncpc.core.tracked import Tracked
 from asyncpc.metrics import Metrics as Prometheus
 from asyncpc.otel import Metrics, OtelListener, trace
@@ -477,6 +478,21 @@ def test_an_item_that_is_put_from_a_thread_is_sampled(seen: Seen) -> None:
     assert Counter(names) == {"process double": 2, "process end": 2, "thread": 1}
 
 
+def test_the_first_item_that_is_followed_may_come_from_a_thread() -> None:
+    """Protects put_from_thread: while it looks for the workers that are to look for tickets, others may start."""
+    staff, seen = Staff(1), list[object]()
+
+    class Worker:
+        def __setattr__(self, name: str, value: bool) -> None:
+            seen.append(self)
+            staff.workers[Worker()] = None  # type: ignore[index]  # as the loop does at any moment
+
+    workers = [Worker(), Worker()]
+    staff.workers.update(dict.fromkeys(workers))  # type: ignore[arg-type]
+    staff.interrupt()
+    assert seen == workers
+
+
 def test_collecting_pairs_and_streaming_give_plain_values(seen: Seen) -> None:
     """Protects readers of results: whatever is traced, they get their own values."""
 
@@ -729,6 +745,36 @@ def test_one_item_through_everything_is_one_trace(
         assert span.kind is SpanKind.PRODUCER
         assert span.attributes is not None
         assert span.attributes["messaging.system"] == engine
+
+
+def bytecodes(sample: float | None, items: int) -> int:
+    """Instructions of Python's interpreter that a run takes; in virtual time they repeat."""
+    counted, before = 0, sys.gettrace()
+
+    def count(frame: Any, event: str, arg: Any) -> Any:
+        nonlocal counted
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        counted += event == "opcode"
+        return count
+
+    pipeline = source(range(items)) >> double() >> consumer(name="end")(_nothing_at_all)
+    pipeline.listen(lambda event: None)
+    if sample is not None:
+        trace(pipeline, sample=sample, tracer_provider=TracerProvider(shutdown_on_exit=False))
+    sys.settrace(count)
+    try:
+        testing.run(pipeline)
+    finally:
+        sys.settrace(before)
+    return counted
+
+
+def test_listening_takes_few_instructions_where_none_is_followed() -> None:
+    """Protects everybody who has tracing on: what an item takes more, by count, on the busiest machine too."""
+    off, on = (bytecodes(sample, 2_500) - bytecodes(sample, 500) for sample in (None, 0.0))
+    print(f"{off / 2_000:.1f} instructions an item, listening and none followed {on / off:.3f} times as many")
+    assert 0 < off
+    assert on <= 1.10 * off
 
 
 @pytest.mark.thorough
