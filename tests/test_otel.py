@@ -354,7 +354,7 @@ def test_what_becomes_of_a_value_is_no_end_of_the_item_it_was_made_of(seen: Seen
     """Protects a generator whose next queue drops a value: its span goes on, and so do its retries and its policy."""
     calls: list[object] = []
 
-    @consumer(name="many", on_error="skip", batch=batch, **options)  # type: ignore[untyped-decorator]  # as above
+    @consumer(name="many", on_error="skip", batch=batch, **options)
     async def many(given: object) -> Any:
         calls.append(given)
         for value in range(5):
@@ -773,7 +773,7 @@ def test_listening_takes_few_instructions_where_none_is_followed() -> None:
     """Protects everybody who has tracing on: what an item takes more, by count, on the busiest machine too."""
     off, on = (bytecodes(sample, 2_500) - bytecodes(sample, 500) for sample in (None, 0.0))
     print(f"{off / 2_000:.1f} instructions an item, listening and none followed {on / off:.3f} times as many")
-    assert 0 < off
+    assert off > 0
     assert on <= 1.10 * off
 
 
