@@ -206,8 +206,8 @@ class Staff:
         self.adjust: Adjust | None = None  # what changes the concurrency now and then
 
     def interrupt(self) -> None:
-        """Let the workers look at what was changed before they take another item."""
-        for worker in self.workers:
+        """Let the workers look at what was changed before they take another item; may be called in any thread."""
+        for worker in tuple(self.workers):
             worker.interrupted = True
 
     def left(self, worker: ConsumerWorker, counts: Counts) -> None:
