@@ -307,12 +307,17 @@ class _Play:
             await pause(self.ledger, "timed")
             run.resume()
 
+    def timers(self, loop: VirtualLoop) -> list[str]:
+        """Of the package, but those of callers of ``put`` who were woken at the end and have not run since."""
+        woken = any(getattr(task.get_coro(), "__name__", "") == put_all.__name__ for task in asyncio.all_tasks())
+        return [one for one in loop.timers(of="asyncpc") if not (woken and "WaitQueue._expire" in one)]
+
     def snapshot(self) -> None:
         outcome, books = self.outcome, self.ledger.books
         self.ledger.over = True
         loop = asyncio.get_running_loop()
         outcome.ended = loop.time()
-        outcome.timers = tuple(loop.timers(of="asyncpc")) if isinstance(loop, VirtualLoop) else ()
+        outcome.timers = tuple(self.timers(loop)) if isinstance(loop, VirtualLoop) else ()
         outcome.alive = tuple(
             task.get_name().removeprefix("asyncpc:")
             for task in asyncio.all_tasks()
