@@ -118,6 +118,9 @@ class Guarantees(NamedTuple):
     """Whether another process that opens the URL finds the same queue."""
     peeks: bool = True
     """Whether messages that are ready can be looked at; otherwise ``peek`` raises ``StateError``."""
+    isolates: bool = False
+    """Whether a connection has at most one suspect that is not settled, whatever ``suspects`` allows; ``receive`` is
+    not woken for the next then."""
 
 
 class Settings(NamedTuple):

@@ -235,7 +235,8 @@ class Session:
                 await self._room.wait()
                 continue
             room = min(self._prefetch - len(self._deliveries), max(TOGETHER, self._at_once))
-            receive = partial(self._broker.receive, room, WAIT, int(self._suspect is None))
+            suspects = int(self._suspect is None or self._broker.guarantees.isolates)
+            receive = partial(self._broker.receive, room, WAIT, suspects)
             try:
                 messages = await self.connection.call(receive, lambda: self._settler.is_intake_over)
             except Disconnected:
@@ -328,7 +329,8 @@ class Session:
                 self._suspect = self._held_back.popleft()
                 self._arrived.append(self._suspect)
                 self._more.set()
-            self.connection.wake()  # it may wait for others only
+            if not self._broker.guarantees.isolates:
+                self.connection.wake()  # it may wait for others only
         self._settler.settle(delivery)
 
     def _have_flushed(self) -> None:
