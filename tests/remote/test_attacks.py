@@ -757,6 +757,65 @@ def test_an_item_that_cannot_be_put_takes_no_other_with_it() -> None:
     testing.run(main())
 
 
+class RefusesSevens(MemoryBroker):
+    """Takes what comes before the first seven, and after it what is even; no id is known, as on RabbitMQ."""
+
+    async def publish(self, messages: Sequence[Outgoing]) -> None:
+        sevens = [place for place, one in enumerate(messages) if one.body == b"7"]
+        first = min(sevens, default=len(messages))
+        unconfirmed = [one for place, one in enumerate(messages) if place >= first and int(one.body) % 2]
+        refused = set(map(id, unconfirmed))
+        await asyncio.sleep(0.1)
+        taken = [one for one in messages if id(one) not in refused]
+        await super().publish([one._replace(id=f"{one.id}-{next(_names)}") for one in taken])
+        if unconfirmed:
+            raise PublishError("no sevens", unconfirmed)
+
+
+async def bodies(queue: RemoteQueue[int]) -> list[int]:
+    async with queue.open() as opened:
+        return sorted(int(one.body) for one in await opened.broker.peek(1000))
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_what_a_batch_of_a_stage_has_put_is_not_put_again(same: bool) -> None:
+    """Protects receivers: the items of a batch that was refused in part come again, one by one, and were doubled."""
+    numbers, queue = remote(), remote(RefusesSevens)
+    given = [*range(20), *range(20)] if same else [*range(20)]
+
+    async def main() -> None:
+        await put(numbers, *given)
+        async with numbers >> queue as running:
+            await asyncio.sleep(20)
+            report = await running.drain()
+        assert await depth(numbers) == (0, 0, 0, given.count(7))
+        assert await bodies(queue) == sorted(number for number in given if number != 7)
+        assert report.failed == given.count(7)
+
+    testing.run(main())
+
+
+def test_a_put_that_is_refused_in_part_names_what_is_not_confirmed() -> None:
+    """Protects whoever puts that again: what is in already is not named, also of a call that was put with others."""
+    queue = remote(RefusesSevens)
+
+    async def main() -> None:
+        async with queue.open() as opened:
+            blocker = asyncio.create_task(opened.put(100))
+            await asyncio.sleep(0.01)
+            calls = [[1, 2], [3, 7, 5, 6, 9], [4, 11], [8]]
+            puts = [asyncio.create_task(opened.put_many(call)) for call in calls]
+            await asyncio.wait([blocker, *puts])
+            errors = [one.exception() for one in puts]
+            assert [type(one) for one in errors] == [type(None), PublishError, type(None), type(None)]
+            assert isinstance(errors[1], PublishError)
+            assert [int(one.body) for one in errors[1].unconfirmed] == [7, 5, 9]
+            assert "refused 3 messages" in str(errors[1])
+        assert await bodies(queue) == [1, 2, 3, 4, 6, 8, 11, 100]
+
+    testing.run(main())
+
+
 def test_a_call_that_no_connection_survives_waits_between_two(caplog: pytest.LogCaptureFixture) -> None:
     """Protects the loop, the server and the log: it connects, the call fails, and that again and again, without end."""
     opened = 0

@@ -60,7 +60,7 @@ _names = count()
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rabbit]:
     """One for all tests that do it no harm."""
-    running = Rabbit(tmp_path_factory.mktemp("rabbitmq"))
+    running = Rabbit(tmp_path_factory.mktemp("rabbitmq"), "guest", "guest", f"max_message_size = {LONGEST}")
     running.start()
     yield running
     running.kill()
@@ -84,6 +84,11 @@ class TestRabbit(BrokerContract):
     def url(self, server: Rabbit) -> str:
         """A queue of its own for each test."""
         return server.url()
+
+    @pytest.fixture
+    def refused(self) -> Outgoing:
+        """Longer than ``max_message_size``; the server closes the channel."""
+        return outgoing(b"x" * (LONGEST + 1))
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from .channel import Channel, Refused
 from .connection import Connection, Options
 from .intake import Delivery, Intake
 from .message import message_of, properties_of
-from .outlet import Outlet, Parcel, Unsendable
+from .outlet import Outlet, Parcel, TooLong, Unsendable
 from .reading import Delays, Reader
 from .suspects import Suspects
 
@@ -198,11 +198,9 @@ class Link:
         async with self._putting:
             try:
                 refused = await self._outlet.publish(parcels)
-            except Refused as error:
-                if error.code != 406:  # 406: one is too long; the channel is closed, the connection is not
-                    raise
+            except TooLong as error:  # the channel is closed, the connection is not
                 self._outlet = await self._second.channel(Outlet)
-                raise PublishError(str(error), messages) from None
+                raise PublishError(str(error), [messages[place] for place in error.places]) from None
             except Unsendable:
                 raise PublishError(f"{self.where}: the headers of a message are too long", messages) from None
         if refused:
