@@ -168,7 +168,7 @@ def test_a_run_without_a_connection_is_not_ready_and_stops_at_once(is_source: bo
         "memory://…",
     )
 
-    readable = jobs()
+    readable = fresh()
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
