@@ -12,7 +12,6 @@ import sys
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -599,7 +598,7 @@ async def test_suspects_that_cannot_be_moved_are_received_as_they_are(server: Ra
     broker = await connect(url)
     await put_suspects(broker, 100)
     await publish_as_another(server, url, {"asyncpc-attempts": "2", "x-s": "x" * 130_950})
-    messages = []
+    messages: list[Message] = []
     while len(messages) < 101:
         messages += await received(broker, 1, limit=200)
         assert await broker.ack([one for one in messages if one.receipt.channel is not None]) > 0
@@ -623,13 +622,14 @@ async def test_nothing_is_given_back_for_a_suspect(server: Rabbit, connect: Open
     await put_suspects(other, 100)
     await other.publish([outgoing(b'"fresh"') for _ in range(100)])
     seen: list[Any] = []
-    async with asyncio.timeout(60.0), aclosing(session.items()) as items:
-        async for item in items:
+    items = session.items()
+    async with asyncio.timeout(60.0):
+        while len(seen) < 200:
+            item = await anext(items)
             seen.append(item.item)
             item.ticket.settle()
-            if len(seen) == 200:
-                break
     session.finish()
+    assert [item async for item in items] == []
     await task
     assert sorted(seen) == ["fresh"] * 100 + ["suspect"] * 100
     assert (session.counts.received, session.counts.acknowledged, session.counts.released) == (200, 200, 0)

@@ -63,7 +63,7 @@ class TestRedis(BrokerContract):
             before = await client.config_get("proto-max-bulk-len")
             await client.config_set("proto-max-bulk-len", 2**20)
             yield outgoing(b"x" * (2**20 + 1))
-            await client.config_set("proto-max-bulk-len", before["proto-max-bulk-len"])
+            await client.config_set("proto-max-bulk-len", str(before["proto-max-bulk-len"]))
 
 
 # -- what is particular to Redis ------------------------------------------------------------------
