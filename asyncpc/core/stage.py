@@ -192,13 +192,25 @@ class Counts:
 class Staff:
     """The workers of a stage, and how many it may have."""
 
-    __slots__ = ("adjust", "changes", "concurrency", "gate", "opening", "resting", "started", "surplus", "workers")
+    __slots__ = (
+        "adjust",
+        "changes",
+        "concurrency",
+        "gate",
+        "has_opened",
+        "opening",
+        "resting",
+        "started",
+        "surplus",
+        "workers",
+    )
 
     def __init__(self, concurrency: int) -> None:
         self.concurrency: int = concurrency
         self.workers: dict[ConsumerWorker, None] = {}  # at work, or ended with an item in flight
         self.started: int = 0  # workers so far
         self.opening: set[ConsumerWorker] = set()  # their resource
+        self.has_opened: bool = False  # one of them, its resource
         self.resting: int = 0  # workers that wait for the end of a call that has failed
         self.surplus: int = 0  # workers that are to leave
         self.gate: asyncio.Event | None = None  # while the stage is paused: set when it goes on

@@ -583,7 +583,7 @@ def test_a_poisonous_message_dies_alone() -> None:
 
 
 def test_suspects_that_the_engine_cannot_hold_back_are_given_back() -> None:
-    """Protects innocents on NATS and RabbitMQ: what waits is not in this process when it dies."""
+    """Protects innocents on NATS: what waits is not in this process when it dies."""
 
     class Unselective(MemoryBroker):
         guarantees = MemoryBroker.guarantees._replace(selects=False)
