@@ -310,7 +310,7 @@ async def test_a_killed_server_keeps_what_it_confirmed(other: Rabbit, connect: O
     await broker.publish([outgoing(b"later", delay=5.0)])
     (ours, dead) = await received(broker, 2, limit=2)
     await broker.bury([(dead, b'{"reason": "because"}')])
-    await asyncio.sleep(1.0)  # only then does the server write down that it has made a queue
+    await asyncio.sleep(2.0)  # only then does the server write down that it has made a queue; a busy one takes longer
     await asyncio.to_thread(other.kill)
     try:
         with pytest.raises(Disconnected):
