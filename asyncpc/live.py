@@ -14,12 +14,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from threading import Event, Lock, Thread
+from threading import Lock, Thread
 from typing import Any, Final
 
 from .errors import DefinitionError
 from .logs import WARNING, log
 from .run.running import Running, plan_followed
+from .run.turns import Turns
 from .run.watching import LOOK_EVERY, Beside, looking
 from .watch.foot import FOOT, Row, has_screen
 from .watch.progress import in_notebook, progress
@@ -86,17 +87,17 @@ def need_rich(what: str) -> None:
 class _Live:
     """The rows of one run at the foot of the terminal.
 
-    The event loop looks at the run, and a thread draws: a slow terminal holds up nobody, and a loop that is blocked is
-    told by the thread, which then looks itself.
+    The event loop looks at the run, and a thread draws: a slow terminal holds up the loop for a few milliseconds at
+    most, and a loop that is blocked is told by the thread, which then looks itself.
     """
 
     def __init__(self, running: Running[Any, Any]) -> None:
         self._watcher = Watcher(running)
         self._view: View | None = None
         self._looking = Lock()
-        self._news = Event()  # there is something to draw, or the end
+        self._turns = Turns()  # the loop looks, then the thread draws
         self._is_over = False
-        self.look(running)  # or there would be no figures if the loop were blocked from now on
+        self._look()  # or there would be no figures if the loop were blocked from now on
         asyncio.get_running_loop().call_soon(self.look, running)  # likewise, if the run is only about to start
         FOOT.enter(self)
         try:
@@ -106,13 +107,9 @@ class _Live:
             raise
 
     def look(self, running: Running[Any, Any]) -> None:
-        """Look at the run, in its loop."""
-        if self._looking.acquire(blocking=False):  # or the thread has just begun to
-            try:
-                self._view = self._watcher.look()
-            finally:
-                self._looking.release()
-            self._news.set()
+        """Look at the run, in its loop, and let it be drawn."""
+        if not self._is_over and self._look():
+            self._turns.give()
 
     def rows(self, parts: int) -> Sequence[Row]:
         """Its rows as they are now."""
@@ -126,7 +123,7 @@ class _Live:
         The thread ends by itself: it may just be waiting for an answer of this loop, which cannot wait for it then.
         """
         self._is_over = True
-        self._news.set()
+        self._turns.wake()
         last: Sequence[Row] = []
         try:
             with self._looking:
@@ -135,12 +132,21 @@ class _Live:
         finally:
             FOOT.leave(self, last)
 
+    def _look(self) -> bool:
+        """Look in the loop, unless the thread has just begun to."""
+        if not self._looking.acquire(blocking=False):
+            return False
+        try:
+            self._view = self._watcher.look()
+        finally:
+            self._looking.release()
+        return True
+
     def _draw(self) -> None:
         try:
             while True:
                 is_silent = self._view is not None and self._view.silent
-                is_news = self._news.wait(LOOK_EVERY if is_silent else PATIENCE)
-                self._news.clear()
+                is_news = self._turns.rest(LOOK_EVERY if is_silent else PATIENCE)
                 if self._is_over:
                     return
                 if not is_news:
@@ -149,3 +155,6 @@ class _Live:
                 FOOT.draw()
         except Exception as error:  # such as a terminal that is gone
             log(WARNING, "a run is no longer shown: %s", summary(error))
+        finally:
+            self._is_over = True
+            self._turns.end()

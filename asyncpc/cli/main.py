@@ -23,7 +23,7 @@ from ..graph.pipeline import Pipeline, plan_of
 from ..live import live_beside
 from ..run.report import PipelineError, Report
 from ..run.running import Running
-from ..run.watching import Beside
+from ..run.watching import Beside, giving_way
 from ..runner import run_watched
 from ..watch.drawing import draw, mermaid
 from ..watch.progress import progress
@@ -298,12 +298,13 @@ def _run_and_tell(
 ) -> int:
     """Run the pipeline, ``tell`` its report, and say what went wrong; each ``beside`` is entered while it runs."""
     runs: list[Running[Any, Any]] = []
+    served_beside = [] if options.web is None else [giving_way]  # to the thread of the page
 
     @contextmanager
     def watch(running: Running[Any, Any]) -> Iterator[None]:
         runs.append(running)
         with ExitStack() as stack:
-            for one in beside:
+            for one in (*beside, *served_beside):
                 stack.enter_context(one(running))
             yield
 
