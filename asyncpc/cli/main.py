@@ -208,6 +208,7 @@ def _add_top(add: Callable[..., _Parser]) -> None:
         "Without a terminal, print them once.",
     )
     top.add_argument("url", metavar="URL", help="where 'asyncpc run --metrics', --web or Metrics().asgi() serves")
+    top.add_argument("--token", help="of a page on another machine; others see it less easily in ASYNCPC_TOKEN")
     top.set_defaults(command=_top, traceback=False)
 
 
@@ -356,7 +357,7 @@ def _top(options: argparse.Namespace) -> int:
     """Show the runs of another process."""
     from .top import top  # here, since nobody else needs it
 
-    return top(options.url)
+    return top(options.url, options.token)
 
 
 def _show(options: argparse.Namespace) -> int:
