@@ -5,15 +5,16 @@
     async with pipeline as running, live(running):
         await running.wait()
 
-``run(pipeline, live=True)`` and ``asyncpc run app:pipeline --live`` show the same. Where there is no terminal, and in a
-notebook, it is the progress of before.
+``run(pipeline, live=True)`` and ``asyncpc run app:pipeline --live`` show the same. In a notebook it is the output of
+the cell, and without a terminal it is the progress of before.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from threading import Lock, Thread
 from typing import Any, Final
 
@@ -23,7 +24,8 @@ from .run.running import Running, plan_followed
 from .run.turns import Turns
 from .run.watching import LOOK_EVERY, Beside, looking
 from .watch.foot import FOOT, Row, has_screen
-from .watch.progress import in_notebook, progress
+from .watch.notebook import Output, Rows, display_of_notebook
+from .watch.progress import progress
 from .watch.screen import screen
 from .watch.watcher import View, Watcher
 from .wording import shown, summary
@@ -36,13 +38,16 @@ PATIENCE: Final = 0.75
 UNBOUNDED: Final = 100_000
 """Lines for what stays above the foot of the terminal: all stages."""
 
+NOTEBOOK: Final = 120
+"""Columns in a notebook, which scrolls if it is narrower."""
+
 
 @asynccontextmanager
 async def live(running: Running[Any, Any]) -> AsyncIterator[None]:
     """Show the run on the terminal while the block runs: write ``await running.wait()`` in it to see the end.
 
-    What the program logs and prints stays readable above it. The last state stays on the terminal. Raises
-    ``DefinitionError`` without rich. *Cancel safety*: the run is not touched.
+    In a notebook it is shown below the cell. What the program logs and prints stays readable above it. The last state
+    stays. Raises ``DefinitionError`` without rich, which a terminal needs. *Cancel safety*: the run is not touched.
     """
     if not isinstance(running, Running):
         raise DefinitionError(f"live() takes a run, as 'async with pipeline as running' gives it, not {shown(running)}")
@@ -52,11 +57,13 @@ async def live(running: Running[Any, Any]) -> AsyncIterator[None]:
 
 def live_beside(what: str) -> Beside:
     """What shows a run while it is under way, at the wish of ``what``; raises ``DefinitionError`` without rich."""
+    if (display := display_of_notebook()) is not None:
+        return partial(_in_notebook, display)
     need_rich(what)
 
     @contextmanager
     def beside(running: Running[Any, Any]) -> Iterator[None]:
-        if in_notebook() or not has_screen():
+        if not has_screen():
             with progress(plan_followed(running))(running):
                 yield
             return
@@ -82,6 +89,24 @@ def need_rich(what: str) -> None:
         import rich.segment  # noqa: F401 — only whether it is there
     except ImportError as error:
         raise DefinitionError(f"{what} needs rich: pip install 'asyncpc[rich]'") from error
+
+
+@contextmanager
+def _in_notebook(display: Callable[..., Any], running: Running[Any, Any]) -> Iterator[None]:
+    """Show the rows below the cell, redrawn in their place by the loop: the notebook is drawn elsewhere."""
+    watcher, output = Watcher(running), Output(display)
+
+    def look(_: Running[Any, Any]) -> None:
+        view = watcher.look()
+        if view is not None:
+            output.show(Rows(screen(view, NOTEBOOK, UNBOUNDED)))
+
+    try:
+        with looking(running, look):
+            yield
+    finally:
+        with suppress(Exception):  # as on a terminal
+            look(running)
 
 
 class _Live:

@@ -276,7 +276,7 @@ def test_fifty_stages_are_looked_at_and_told_in_five_milliseconds() -> None:
     async def same(n: int) -> int:
         return n
 
-    stages = named("stage 0", same, concurrency=4)
+    stages: Any = named("stage 0", same, concurrency=4)
     for number in range(1, 50):
         stages = stages >> named(f"stage {number}", same, concurrency=4)
     took: list[float] = []
