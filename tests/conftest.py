@@ -179,6 +179,7 @@ def nothing_left_behind() -> Iterator[None]:
 
 _blockbuster = BlockBuster("asyncpc", excluded_modules=["asyncpc.testing"])  # which runs most tests
 _blockbuster.functions["threading.Lock.acquire"].can_block_in("scenarios/program.py", "_in_thread")  # of a handler
+_blockbuster.functions["threading.Lock.acquire"].can_block_in("asyncpc/run/turns.py", "let_in")  # that is its purpose
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ import uvloop
 from support import endless, named, until
 
 from asyncpc import Batch, Breaker, Pipeline, Rate, Retry, Running, consumer, source, testing
+from asyncpc.run.running import look_at
 
 LOOKS_EVERY = 0.5
 """Seconds, as the screens do it."""
@@ -374,3 +375,28 @@ async def test_the_line_of_a_call_in_a_thread_is_told() -> None:
     assert place.startswith("test_looks.py:")
     assert place.endswith(" in wait_for_it")
     assert running.where("blocks-1") == ""
+
+
+def test_the_percentiles_of_all_stages_are_computed_in_two_seconds() -> None:
+    """At each look only those of some, since that takes long; a look after a while computes all."""
+
+    async def main() -> list[int]:
+        pipeline: Any = endless >> named("stage 0", taking(lambda n: 0.01))
+        for number in range(1, 8):
+            pipeline = pipeline >> named(f"stage {number}", taking(lambda n: 0.01))
+        async with pipeline as running:
+            told: list[int] = []
+            look_at(running)
+            await asyncio.sleep(1.0)
+            for _ in range(8):
+                await asyncio.sleep(0.25)
+                now = look_at(running).statistics
+                assert now is not None
+                told.append(sum([stage.latency_p50 > 0 for stage in now.stages]))
+            await running.drain(timeout=0)
+        return told
+
+    told = testing.run(main())
+    assert told == sorted(told)
+    assert 0 < told[0] < 8
+    assert told[-1] == 8
