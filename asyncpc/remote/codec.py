@@ -43,9 +43,9 @@ class Codec(NamedTuple):
     content_type: str
     encode: Callable[[Any], bytes]
     decoders: Mapping[str, Callable[[bytes], Any]]
-    """By content type."""
+    """By content type; each raises ``PayloadError``."""
     max_bytes: int
-    """The largest body that is put or decoded."""
+    """The largest body that is put."""
 
     def encoded(self, item: Any) -> bytes:
         """The item as bytes; raises ``PayloadError``."""
@@ -59,18 +59,17 @@ class Codec(NamedTuple):
 
     def decoded(self, body: bytes, headers: Mapping[str, str]) -> Any:
         """The item of a message; raises ``PayloadError``."""
-        if len(body) > self.max_bytes:
-            raise PayloadError(f"the message has {len(body)} bytes; max_bytes={self.max_bytes} allows no more")
+        return self.decoder_for(headers)(body)
+
+    def decoder_for(self, headers: Mapping[str, str]) -> Callable[[bytes], Any]:
+        """What makes items of messages with these headers; raises ``PayloadError``, as does what it returns."""
         content_type = headers.get("content-type", self.content_type)
         decode = self.decoders.get(content_type)
         if decode is None:
             raise PayloadError(
                 f"the message has the content type {shown(content_type)}, which this queue does not read"
             )
-        try:
-            return decode(body)
-        except Exception as error:  # RecursionError of a deep one too (fault F5)
-            raise PayloadError(f"the message is not what was declared: {shown(str(error), 200)}") from None
+        return decode
 
 
 def codec_for(where: str, declared: Any, codec: object, max_bytes: int) -> Codec:
@@ -84,9 +83,26 @@ def codec_for(where: str, declared: Any, codec: object, max_bytes: int) -> Codec
     return Codec(
         content_type=f"application/{codec}",
         encode=encode.encode,
-        decoders={"application/json": json.decode, "application/msgpack": packed.decode},
+        decoders={
+            "application/json": _checking(json.decode, max_bytes),
+            "application/msgpack": _checking(packed.decode, max_bytes),
+        },
         max_bytes=max_bytes,
     )
+
+
+def _checking(decode: Callable[[bytes], Any], max_bytes: int) -> Callable[[bytes], Any]:
+    """``decode`` for what anybody may have sent; raises ``PayloadError``."""
+
+    def decoded(body: bytes) -> Any:
+        if len(body) > max_bytes:
+            raise PayloadError(f"the message has {len(body)} bytes; max_bytes={max_bytes} allows no more")
+        try:
+            return decode(body)
+        except Exception as error:  # RecursionError of a deep one too (fault F5)
+            raise PayloadError(f"the message is not what was declared: {shown(str(error), 200)}") from None
+
+    return decoded
 
 
 def _check_type(where: str, declared: Any) -> None:
