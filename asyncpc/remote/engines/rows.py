@@ -28,11 +28,11 @@ def messages_in(
     bodies: Iterable[bytes],
     attempt: int,
     times: Iterable[float],
-    headers: Iterable[str],
+    headers: Iterable[Mapping[str, str]],
     receipts: Iterable[Receipt],
 ) -> list[Message]:
     """The messages of columns of equal length; in half the time of a call for each."""
-    rows = zip(ids, bodies, repeat(attempt), times, map(headers_in, headers), receipts, strict=False)
+    rows = zip(ids, bodies, repeat(attempt), times, headers, receipts, strict=False)
     return [*map(tuple.__new__, repeat(Message), rows)]
 
 
