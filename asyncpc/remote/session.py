@@ -290,7 +290,8 @@ class Session:
     def _arrive(self, messages: Sequence[Message]) -> None:
         first, usual = self.counts.received, min(SUSPECT_AFTER, self._terms.attempts)
         self.counts.received += len(messages)
-        are_usual = not self._settler.is_intake_over and all([attempt <= usual for _, _, attempt, _, _, _ in messages])
+        most = max([attempt for _, _, attempt, _, _, _ in messages], default=0)
+        are_usual = most <= usual and not self._settler.is_intake_over
         ended = self._settler.settle if are_usual else self._has_ended
         deliveries = [Delivery(message, number, ended) for number, message in enumerate(messages, first)]
         self._deliveries.update(deliveries)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import repeat
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from ..broker import Message
 from .messages import headers_in
 
-__all__ = ["Receipt", "message_in", "messages_in", "text_of"]
+__all__ = ["Receipt", "message_in", "messages_in", "text_of", "texts_of"]
 
 Receipt = tuple[int, int]
 """Names a delivery: the message's number, and one that is drawn anew by each receive: so no receipt fits a later
@@ -39,6 +39,16 @@ def messages_in(
 def text_of(headers: Mapping[str, str]) -> str:
     """The headers as text; ``''`` for none."""
     return _text(tuple(headers.items())) if headers else ""
+
+
+def texts_of(headers: Iterable[Mapping[str, str]]) -> Iterator[str]:
+    """Those of several messages; what is put together most often shares them."""
+    before: Mapping[str, str] | None = None
+    text = ""
+    for one in headers:
+        if one is not before:
+            before, text = one, text_of(one)
+        yield text
 
 
 @lru_cache(256)  # most messages have the same ones

@@ -121,8 +121,9 @@ class QueueFile(DatabaseFile):
         """See ``Broker.publish``."""
         write, now = self.writing(), time()
         self._written += 1
-        lane = list(enumerate([one for one in messages if one.delay <= 0], self._lane.next(write)))
         delayed = [one for one in messages if one.delay > 0]
+        ready = [one for one in messages if one.delay <= 0] if delayed else messages
+        lane = list(enumerate(ready, self._lane.next(write)))
         apart = list(enumerate(delayed, self._apart.next(write))) if delayed else []
         new = self._ids.add(write, [*lane, *apart], now)
         if len(new) < len(messages):  # begin anew without the others, as numbers in the lane follow one another
