@@ -45,6 +45,7 @@ from asyncpc import (
     source,
     testing,
 )
+from asyncpc.core.stage import Staff
 from asyncpc.core.tracked import Tracked
 from asyncpc.metrics import Metrics as Prometheus
 from asyncpc.otel import Metrics, OtelListener, trace
@@ -347,6 +348,32 @@ def test_dead_letters_and_what_is_fed_belong_to_the_trace(seen: Seen) -> None:
     assert follows(seen.only("process letters"), failed)
 
 
+@pytest.mark.parametrize("options", [{"retry": Retry(3, wait=lambda _: 0.0)}, {}])
+@pytest.mark.parametrize("batch", [None, Batch(1)])
+def test_what_becomes_of_a_value_is_no_end_of_the_item_it_was_made_of(seen: Seen, options: Any, batch: Any) -> None:
+    """Protects a generator whose next queue drops a value: its span goes on, and so do its retries and its policy."""
+    calls: list[object] = []
+
+    @consumer(name="many", on_error="skip", batch=batch, **options)
+    async def many(given: object) -> Any:
+        calls.append(given)
+        for value in range(5):
+            yield value
+        await asyncio.sleep(1.0)
+        if len(calls) == 1:
+            raise ValueError
+
+    slow = consumer(name="slow", maxsize=1, overflow="drop_newest")(_nothing_at_all)
+    report = testing.run(traced(source([1]) >> many >> slow, seen))
+    assert (len(calls), report.failed) == ((2, 0) if options else (1, 1))
+    span = seen.only("process many")
+    assert span.end_time is not None
+    assert span.start_time is not None
+    assert [event.name for event in span.events] == ["retry"] * len(options)
+    assert span.status.status_code is (StatusCode.UNSET if options else StatusCode.ERROR)
+    assert span.status.description == (None if options else "ValueError")
+
+
 # -- where items come in --------------------------------------------------------------------------
 
 
@@ -451,6 +478,21 @@ def test_an_item_that_is_put_from_a_thread_is_sampled(seen: Seen) -> None:
     assert Counter(names) == {"process double": 2, "process end": 2, "thread": 1}
 
 
+def test_the_first_item_that_is_followed_may_come_from_a_thread() -> None:
+    """Protects put_from_thread: while it looks for the workers that are to look for tickets, others may start."""
+    staff, seen = Staff(1), list[object]()
+
+    class Worker:
+        def __setattr__(self, name: str, value: bool) -> None:
+            seen.append(self)
+            staff.workers[Worker()] = None  # type: ignore[index]  # as the loop does at any moment
+
+    workers = [Worker(), Worker()]
+    staff.workers.update(dict.fromkeys(workers))  # type: ignore[arg-type]
+    staff.interrupt()
+    assert seen == workers
+
+
 def test_collecting_pairs_and_streaming_give_plain_values(seen: Seen) -> None:
     """Protects readers of results: whatever is traced, they get their own values."""
 
@@ -474,9 +516,35 @@ def test_a_function_that_raises_samples_nothing_and_breaks_nothing(
     seen: Seen, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Protects the run from who only looks on: its items are handled, and one line says what is wrong."""
-    assert testing.run(traced(source([1, 0, 2, 0]) >> double(), seen, lambda n: 1 / n > 0)).done == 4
+
+    def sample(n: int) -> bool:
+        if n < 0:
+            raise asyncio.CancelledError  # as the result of a cancelled future does
+        return 1 / n > 0
+
+    assert testing.run(traced(source([1, 0, 2, -1, 0]) >> double(), seen, sample)).done == 5
     assert len(seen.ended) == 2
     assert [line for line in caplog.messages if "sample= raised ZeroDivisionError" in line] == caplog.messages[:1]
+
+
+def test_a_message_with_a_false_trace_is_handled_without_a_word(seen: Seen, caplog: pytest.LogCaptureFixture) -> None:
+    """Protects the log from whoever can send a message: OpenTelemetry would print what is wrong with a tracestate."""
+    jobs = remote_queue("memory://false-traces", int, name="jobs")
+    parent = f"00-{1:032x}-{2:016x}-01"
+    headers = [{"traceparent": "secret"}, {"traceparent": parent, "tracestate": "secret"}, {"tracestate": "secret=1"}]
+
+    async def main() -> None:
+        async with jobs.open() as opened:
+            for n, one in enumerate(headers):
+                await opened.put(n, headers=one)
+        async with traced(jobs >> double(), seen, 0.0):
+            await asyncio.sleep(1.0)
+
+    testing.run(main())
+    (span,) = seen.ended
+    assert known(span).trace_id == 1
+    assert not known(span).trace_state
+    assert "secret" not in caplog.text
 
 
 # -- ends -----------------------------------------------------------------------------------------
@@ -677,6 +745,36 @@ def test_one_item_through_everything_is_one_trace(
         assert span.kind is SpanKind.PRODUCER
         assert span.attributes is not None
         assert span.attributes["messaging.system"] == engine
+
+
+def bytecodes(sample: float | None, items: int) -> int:
+    """Instructions of Python's interpreter that a run takes; in virtual time they repeat."""
+    counted, before = 0, sys.gettrace()
+
+    def count(frame: Any, event: str, arg: Any) -> Any:
+        nonlocal counted
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        counted += event == "opcode"
+        return count
+
+    pipeline = source(range(items)) >> double() >> consumer(name="end")(_nothing_at_all)
+    pipeline.listen(lambda event: None)
+    if sample is not None:
+        trace(pipeline, sample=sample, tracer_provider=TracerProvider(shutdown_on_exit=False))
+    sys.settrace(count)
+    try:
+        testing.run(pipeline)
+    finally:
+        sys.settrace(before)
+    return counted
+
+
+def test_listening_takes_few_instructions_where_none_is_followed() -> None:
+    """Protects everybody who has tracing on: what an item takes more, by count, on the busiest machine too."""
+    off, on = (bytecodes(sample, 2_500) - bytecodes(sample, 500) for sample in (None, 0.0))
+    print(f"{off / 2_000:.1f} instructions an item, listening and none followed {on / off:.3f} times as many")
+    assert off > 0
+    assert on <= 1.10 * off
 
 
 @pytest.mark.thorough

@@ -192,13 +192,25 @@ class Counts:
 class Staff:
     """The workers of a stage, and how many it may have."""
 
-    __slots__ = ("adjust", "changes", "concurrency", "gate", "opening", "resting", "started", "surplus", "workers")
+    __slots__ = (
+        "adjust",
+        "changes",
+        "concurrency",
+        "gate",
+        "has_opened",
+        "opening",
+        "resting",
+        "started",
+        "surplus",
+        "workers",
+    )
 
     def __init__(self, concurrency: int) -> None:
         self.concurrency: int = concurrency
         self.workers: dict[ConsumerWorker, None] = {}  # at work, or ended with an item in flight
         self.started: int = 0  # workers so far
         self.opening: set[ConsumerWorker] = set()  # their resource
+        self.has_opened: bool = False  # one of them, its resource
         self.resting: int = 0  # workers that wait for the end of a call that has failed
         self.surplus: int = 0  # workers that are to leave
         self.gate: asyncio.Event | None = None  # while the stage is paused: set when it goes on
@@ -206,8 +218,8 @@ class Staff:
         self.adjust: Adjust | None = None  # what changes the concurrency now and then
 
     def interrupt(self) -> None:
-        """Let the workers look at what was changed before they take another item."""
-        for worker in self.workers:
+        """Let the workers look at what was changed before they take another item; may be called in any thread."""
+        for worker in tuple(self.workers):
             worker.interrupted = True
 
     def left(self, worker: ConsumerWorker, counts: Counts) -> None:

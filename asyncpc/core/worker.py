@@ -66,6 +66,7 @@ async def _with_resource(worker: ConsumerWorker) -> None:
                     return
             resource = await stack.enter_async_context(handler.open_context())
             opening.discard(worker)
+            worker.stage.staff.has_opened = True
             if handler.calls_of is not None:
                 worker.calls = handler.calls_of(resource)
             if handler.place_of is not None:

@@ -312,8 +312,8 @@ class Pipeline(StageLike[In_contra, Out_co]):
     def listen(self, listener: Listener) -> None:
         """Call ``listener`` with what happens in this pipeline's runs from now on, also in one that is under way.
 
-        :mod:`asyncpc.events` has the events. A listener is called in the loop and should return at once; one that
-        raises or takes longer than half a second is logged, and not called again in the same run.
+        :mod:`asyncpc.events` has the events. A listener is called in the loop and should return at once; one that takes
+        longer than half a second is logged, and one that raises is logged and not called again in the same run.
         """
         check_callback(f"pipeline {self._plan.name!r}", "listener", listener, "a function of an event")
         self._listeners.append(listener)

@@ -15,6 +15,7 @@ How it ends
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -31,7 +32,7 @@ from ..logs import WARNING, log
 from ..wording import summary
 from .broker import SUSPECT_AFTER, Broker, Disconnected, Message, PayloadError
 from .codec import Codec
-from .connection import Connection
+from .connection import PATIENCE, Connection
 from .delivery import Delivery
 from .publisher import Publisher
 from .questions import DepthWatch, Questions
@@ -41,6 +42,9 @@ __all__ = ["Session", "Terms"]
 
 WAIT: Final = 5.0
 """Seconds that one receive waits for a message."""
+
+FIRST_WAIT: Final = 0.05
+"""Seconds that the first one waits: when it returns, the queue is known to be of use."""
 
 MOST: Final = 1000
 """The prefetch that is chosen at most."""
@@ -94,6 +98,7 @@ class Session:
         self._codec = codec
         self._terms = terms
         self._at_once = at_once
+        self._has_received = not at_once  # whether a receive has returned
         self._deliveries: set[Delivery] = set()  # all that the broker takes for unacknowledged
         self._settler = Settler(self.connection, label, terms.lease, self.counts, self._deliveries, self._have_flushed)
         if not at_once:
@@ -115,9 +120,9 @@ class Session:
     async def run(self) -> None:
         """Connect, and work until :meth:`finish` and the last flush; then close the connection.
 
-        Raises ``Disconnected`` if there is no first connection, unless the intake ends before: then nothing was to be
-        done. Later ones are waited for without end. *Cancel safety*: the connection is dropped, and what was not
-        settled comes again when its lease has run out.
+        Raises ``Disconnected`` if there is no first connection, or none by which anything can be received, unless the
+        intake ends before: then nothing was to be done. Later ones are waited for without end. *Cancel safety*: the
+        connection is dropped, and what was not settled comes again when its lease has run out.
         """
         try:
             if not await self._is_needed():
@@ -188,7 +193,7 @@ class Session:
             dead_letters=counts.buried,
             overtaken=counts.overtaken,
             reconnects=max(0, self.connection.generation - 1),
-            connections=self.connection.generation,
+            connections=self.connection.generation if self._has_received else 0,
             disconnected=0.0 if lost_at is None else asyncio.get_running_loop().time() - lost_at,
             depth=depth.depth,
             seen=depth.seen,
@@ -239,11 +244,16 @@ class Session:
                 await self._room.wait()
                 continue
             room = min(self._prefetch - len(self._deliveries), max(TOGETHER, self._at_once))
-            receive = partial(self._broker.receive, room, WAIT, int(self._suspect is None))
+            suspects = int(self._suspect is None or self._broker.guarantees.isolates)
+            wait, patience = (WAIT, math.inf) if self._has_received else (FIRST_WAIT, PATIENCE)
+            receive = partial(self._broker.receive, room, wait, suspects)
             try:
-                messages = await self.connection.call(receive, lambda: self._settler.is_intake_over)
+                messages = await self.connection.call(receive, lambda: self._settler.is_intake_over, patience)
             except Disconnected:
-                return  # the intake is over
+                if self._settler.is_intake_over:
+                    return
+                raise
+            self._has_received = True
             self._arrive(messages)
             if self._arrived:
                 self._more.set()
@@ -341,7 +351,8 @@ class Session:
                 self._suspect = self._held_back.popleft()
                 self._arrived.append(self._suspect)
                 self._more.set()
-            self.connection.wake()  # it may wait for others only
+            if not self._broker.guarantees.isolates:
+                self.connection.wake()  # it may wait for others only
         self._settler.settle(delivery)
 
     def _have_flushed(self) -> None:

@@ -166,4 +166,5 @@ def _stage_statistics(
         maxsize=0 if inbox.maxsize == math.inf else int(inbox.maxsize),
         is_fifo=stage.handler.kept_by in ("", "batch"),
         writes_to=writes_to,
+        is_connected=not stage.handler.sends_to or stage.staff.has_opened,
     )

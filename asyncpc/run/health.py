@@ -22,7 +22,7 @@ class Health(NamedTuple):
     ready: bool
     """Whether it is running and takes items.
 
-    Neither before its start and the first connection to each remote queue that it reads, nor while it drains, nor after
+    Neither before its start and the first connection to each of its remote queues, nor while it drains, nor after
     its end.
     """
     stalled: tuple[tuple[str, float], ...]
@@ -43,7 +43,7 @@ def judge(state: State, outcome: Outcome, look: Look, stalled_after: float) -> H
     said = "; ".join(words)
     is_connected = look.statistics is None or look.statistics.is_connected
     if state is State.RUNNING and not is_connected:
-        words.append("not connected yet to each queue that it reads")
+        words.append("not connected yet to each of its queues")
     words += [f"{name}: nothing settled for {seconds:.0f} s" for name, seconds in stalled if f" {name}: " not in said]
     return Health(
         live=state is not State.FAILED and not is_dead,

@@ -89,6 +89,8 @@ class StageStatistics(NamedTuple):
     """Whether items leave its queue in the order in which they came in: no ``key=``, no ``priority=``."""
     writes_to: tuple[str, ...] = ()
     """The stages that get its values, and then the one that gets its failures, if there is one."""
+    is_connected: bool = True
+    """Whether it is no remote queue, or the run was connected to it; it may have lost that connection since."""
 
 
 class Statistics(NamedTuple):
@@ -169,8 +171,9 @@ class Statistics(NamedTuple):
 
     @property
     def is_connected(self) -> bool:
-        """Whether the run was connected to each remote queue that it reads; it may have lost a connection since."""
-        return all(source.remote is None or source.remote.connections > 0 for source in self.sources)
+        """Whether the run was connected to each of its remote queues; it may have lost a connection since."""
+        reads_all = all(source.remote is None or source.remote.connections > 0 for source in self.sources)
+        return reads_all and all(stage.is_connected for stage in self.stages)
 
     def since(self, earlier: Statistics) -> Statistics:
         """What the run has done after ``earlier``, statistics of the same run: counts, seconds and rates in between.

@@ -82,7 +82,7 @@ class Supervisor:
         self.plan: Plan = plan
         self.state: State = State.NEW
         self.entered: bool = entered  # with 'async with'
-        self.events: Events = Events(plan.name, listeners, self._trouble)
+        self.events: Events = Events(plan.name, listeners, self._interrupted)
         self.following: Following | None = following
         self.links: RunLinks = RunLinks(
             tracks or plan.is_attended, self._trouble, self._failing, self.events, following
@@ -125,8 +125,8 @@ class Supervisor:
 
         Consumers' workers start when there is work for them, or a resource to open.
         """
-        self._advance(State.RUNNING)
         self._loop = asyncio.get_running_loop()
+        self._advance(State.RUNNING)
         self._deadline = Deadline(self._loop, self._at_deadline)
         _under_way.difference_update([run for run in tuple(_under_way) if run.lost_its_loop()])  # other threads' too
         _under_way.add(self)
@@ -359,7 +359,7 @@ class Supervisor:
             self._source_ended()
         elif isinstance(worker, ConsumerWorker):
             self._left_stage(worker)
-            if self.events:
+            if self.events and (worker.task is not None or errors):  # else it has never begun
                 failed_with = described(errors[0]) if errors else ""
                 self.events.tell(WorkerEnded(self.plan.name, worker.stage.handler.name, worker.name, failed_with))
         self._finish_if_ended()
@@ -401,6 +401,15 @@ class Supervisor:
         self._fail(where)
         if self.entered:
             self.outcome.log_failures([error], f"in {where}", where)
+
+    def _interrupted(self, interrupt: BaseException, where: str) -> None:
+        """End the run with an interrupt that came in a listener; soon, since that is told in the midst of things."""
+        self.outcome.keep(interrupt, where)
+        self._loop.call_soon(self._fail_unless_over, where)
+
+    def _fail_unless_over(self, where: str) -> None:
+        if not self._is_settled:
+            self._fail(where)
 
     def _fail(self, where: str) -> None:
         """Stop the run at its first failure: cancel other workers, refuse waiting callers of ``put`` (invariant 7)."""

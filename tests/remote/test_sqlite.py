@@ -58,6 +58,11 @@ class TestSqlite(BrokerContract):
         """A file of its own for each test."""
         return url_of(tmp_path / "queues.db")
 
+    @pytest.fixture
+    def refused(self) -> Outgoing:
+        """An id that is no text."""
+        return Outgoing("\ud800", b"")
+
 
 def url_of(path: Path, queue: str = "jobs") -> str:
     return f"sqlite:///{path}?queue={queue}"

@@ -159,7 +159,8 @@ def test_rates_follow_what_happens() -> None:
     assert rates[-1] == pytest.approx(1, abs=1)
 
 
-def test_the_age_of_what_has_waited_for_hours_is_told() -> None:
+@pytest.mark.parametrize("seconds", [1500, pytest.param(5000, marks=pytest.mark.thorough)])
+def test_the_age_of_what_has_waited_for_hours_is_told(seconds: int) -> None:
     """That is when somebody looks; and what is kept for it is bounded, since a run may be watched for months."""
 
     async def stuck(n: int) -> None:
@@ -170,10 +171,10 @@ def test_the_age_of_what_has_waited_for_hours_is_told() -> None:
             yield n
             await asyncio.sleep(1.3)
 
-    _, full = testing.run(watched(endless >> named("stage", stuck), 5000))
-    assert full.stages[0].oldest == pytest.approx(5000, rel=0.01)
-    watcher, filling = testing.run(watched(Pipeline(source(rarely()), named("stage", stuck), maxsize=0), 5000))
-    assert filling.stages[0].oldest == pytest.approx(5000, rel=0.01)
+    _, full = testing.run(watched(endless >> named("stage", stuck), seconds))
+    assert full.stages[0].oldest == pytest.approx(seconds, rel=0.01)
+    watcher, filling = testing.run(watched(Pipeline(source(rarely()), named("stage", stuck), maxsize=0), seconds))
+    assert filling.stages[0].oldest == pytest.approx(seconds, rel=0.01)
     assert len(pickle.dumps(watcher._pasts)) < 40_000
 
 
