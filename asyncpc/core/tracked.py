@@ -260,8 +260,9 @@ def never_awaited(name: str, value: CoroutineType[Any, Any, Any]) -> TypeError:
 
 def tracking(call: Call, worker: Any) -> Call:
     """``call`` for runs that can have tickets: it gets the user's item, and its value travels on with the ticket."""
-    stage = worker.stage
-    is_last = stage.handler.branches is None and stage.outlets[0].channel is None
+    stage, handler = worker.stage, worker.stage.handler
+    is_last = handler.branches is None and stage.outlets[0].channel is None
+    generates = handler.generates and handler.branches is None
 
     def begin(item: Any) -> Awaitable[Any]:
         return call_tracked(item) if type(item) is Tracked else call(item)
@@ -272,8 +273,8 @@ def tracking(call: Call, worker: Any) -> Call:
             value = await call(item.item)
         finally:
             worker.ticket = None
-        ticket = item.ticket
-        if stage.handler.generates and stage.handler.branches is None:
+        ticket = item.ticket  # which may be nobody's by now
+        if generates:
             if isinstance(value, list):  # collected, to leave in order
                 ticket.hold(len(value))
                 value = [Tracked(one, ticket) for one in value]
@@ -282,7 +283,7 @@ def tracking(call: Call, worker: Any) -> Call:
         if not is_last:
             return Tracked(value, ticket)
         if type(value) is CoroutineType:
-            raise never_awaited(stage.handler.name, value)
+            raise never_awaited(handler.name, value)
         ticket.settle(value)
         return None
 

@@ -151,7 +151,9 @@ def _gathering(call: Call, worker: ConsumerWorker) -> Call:
     async def handle(batch: Batched) -> Any:
         stage.inbox.made_room(len(batch) - 1)  # the worker has freed one
         tickets = [item.ticket for item in batch if type(item) is Tracked] if stage.run.tracks else []
-        rows = Batched(map(plain, batch), batch.reason)  # the handler's own, which it may change
+        rows = Batched(
+            map(plain, batch) if stage.run.tracks else batch, batch.reason
+        )  # the handler's own, which it may change
         worker.ticket = JointTicket(tickets) if tickets else None
         try:
             results = await call(rows)

@@ -108,6 +108,8 @@ class Publisher:
     def _next(self) -> list[_Call]:
         """The calls that go together."""
         calls = [self._waiting.popleft()]
+        if not self._waiting:
+            return calls
         messages, size = len(calls[0].messages), calls[0].size
         while self._waiting:
             messages, size = messages + len(self._waiting[0].messages), size + self._waiting[0].size
@@ -117,7 +119,7 @@ class Publisher:
         return calls
 
     async def _publish(self, calls: list[_Call]) -> None:
-        messages = [message for call in calls for message in call.messages]
+        messages = calls[0].messages if len(calls) == 1 else [message for call in calls for message in call.messages]
         may_be_in = False
 
         async def publish() -> None:

@@ -102,6 +102,67 @@ async def taken(session: Session, number: int) -> list[Tracked]:
 
 
 @pytest.mark.parametrize("eager", [False, True])
+def test_what_is_received_together_ends_each_on_its_own(eager: bool) -> None:
+    """Protects every message of a receive: it is read as its own headers say, and comes or dies as if it came alone."""
+    sent = [
+        Outgoing("json", b"1", {"content-type": "application/json"}),
+        Outgoing("packed", b"\x02", {"content-type": "application/msgpack"}),
+        Outgoing("other", b"3", {"content-type": "text/plain"}),
+        Outgoing("again", b"\x04", {"content-type": "application/msgpack"}),
+        Outgoing("wrong", b'"x"', {"content-type": "application/json"}),
+        Outgoing("usual", b"6", {}),
+    ]
+
+    async def main() -> None:
+        broker = memory()
+        async with running(broker, prefetch=10) as session:
+            await session.publisher.publish(sent, None)
+            found = await taken(session, 4)
+            assert [one.item for one in found] == [1, 2, 4, 6]
+            for one in found:
+                one.ticket.settle()
+        counts = session.counts
+        assert (counts.received, counts.acknowledged, counts.buried) == (6, 4, 2)
+        assert [dead.message.id for dead in await broker.dead(10, "")] == ["other", "wrong"]
+
+    testing.run(main(), eager=eager)
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_what_ends_while_a_flush_is_under_way_is_flushed_next(eager: bool) -> None:
+    """Protects the wake-up of the settler, which is asked for only while it is idle: nothing waits for the next end."""
+
+    async def main() -> None:
+        broker = memory()
+        flushed: list[list[str]] = []
+        under_way, go_on = asyncio.Event(), asyncio.Event()
+
+        class Slow(Flaky):
+            async def ack(self, messages: Sequence[Message]) -> int:
+                flushed.append([one.id for one in messages])
+                under_way.set()
+                await go_on.wait()
+                return await super().ack(messages)
+
+        async with running(Slow(broker, [])) as session:
+            await put(session, *range(4))
+            first, *others, last = await taken(session, 4)
+            first.ticket.settle()
+            await under_way.wait()
+            for one in others:
+                one.ticket.settle()
+            go_on.set()
+            await asyncio.sleep(1)  # then it is idle again
+            assert session.counts.acknowledged == 3
+            last.ticket.settle()
+            await asyncio.sleep(1)
+            assert session.counts.acknowledged == 4
+        assert flushed == [["id-0"], ["id-1", "id-2"], ["id-3"]]
+
+    testing.run(main(), eager=eager)
+
+
+@pytest.mark.parametrize("eager", [False, True])
 def test_what_has_ended_is_settled_as_it_ended(eager: bool) -> None:
     """Protects every way in which a delivery can end: each is told to the broker once."""
 
