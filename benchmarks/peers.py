@@ -65,12 +65,23 @@ class Peer:
 
 async def run_asyncpc(job: Job) -> None:
     """A pipeline with everything on; its own books must say what the job's check says."""
-    source = asyncpc.merge(*map(asyncpc.producer, job.sources))
+    await run_defined(defined(job), job)
+
+
+def defined(job: Job) -> asyncpc.Pipeline[Any, Any]:
+    """The pipeline for a job."""
+    pipeline: Any = asyncpc.producer(job.sources[0])
+    if len(job.sources) > 1:
+        pipeline = asyncpc.merge(*map(asyncpc.producer, job.sources))
     stage: Any = asyncpc.consumer(concurrency=job.shape.concurrency)
-    pipeline: Any = source
     for handle in job.handlers:
         pipeline = pipeline >> stage(handle)
-    report = await asyncpc.Pipeline(pipeline, maxsize=job.shape.bound)
+    return asyncpc.Pipeline(pipeline, maxsize=job.shape.bound)
+
+
+async def run_defined(pipeline: asyncpc.Pipeline[Any, Any], job: Job) -> None:
+    """Run what may have been defined long before."""
+    report = await pipeline
     assert report.complete
     assert report.done == job.shape.items
 
@@ -371,11 +382,13 @@ BARE_LOOP = Peer("bare loop", run_bare_loop)
 BARE_TASKS = Peer("bare tasks", run_bare_tasks)
 TASK_PER_SLEEP = Peer("task per sleep", run_task_per_sleep)
 
+STREAMABLE = Peer("streamable", run_streamable, "streamable")
+
 LIBRARIES = (
     Peer("aiochan", run_aiochan, "aiochan"),
     Peer("culsans", run_culsans, "culsans"),
     Peer("janus", run_janus, "janus"),
-    Peer("streamable", run_streamable, "streamable"),
+    STREAMABLE,
     Peer("trio", run_trio, "trio", home="trio"),
     Peer("pypeln", run_pypeln, "pypeln", "pypeln.task"),
     Peer("anyio", run_anyio, "anyio"),
@@ -384,4 +397,5 @@ LIBRARIES = (
     Peer("spdl", run_spdl, "spdl-core", "spdl.pipeline", home="thread"),
 )
 THREAD_QUEUES = (Peer("culsans", run_culsans_threads, "culsans"), Peer("janus", run_janus_threads, "janus"))
-EVERYBODY = (BARE_LOOP, ASYNCPC, HAND_WRITTEN, Peer("task per item", run_semaphore), *LIBRARIES)
+TASK_PER_ITEM = Peer("task per item", run_semaphore)
+EVERYBODY = (BARE_LOOP, ASYNCPC, HAND_WRITTEN, TASK_PER_ITEM, *LIBRARIES)
