@@ -122,7 +122,7 @@ class Consumer(StageLike[In_contra, Out_co], Generic[In_contra, Out_co, P, Call_
         return cast(Call_co, handler_of(self).function(*args, **kwargs))
 
     def _label(self) -> str:
-        return handler_of(self).name
+        return self._layout.nodes[0].handler.name
 
 
 Start = Source[A] | Producer[..., A] | Iterable[A] | AsyncIterable[A]
