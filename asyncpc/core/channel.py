@@ -48,6 +48,11 @@ class Ended(Exception):
 class Channel(BoundedQueue[T]):
     """A :class:`BoundedQueue` between a pipeline's workers, which counts only what comes from outside by itself."""
 
+    __slots__ = (
+        "_available", "_calling", "_writers_next", "_yielding", "check_waiter", "container", "getters", "holds_writers",
+        "inlet", "items", "limit", "look_below", "low", "mark", "putters", "sharing", "when_full", "workers", "writers",
+    )  # fmt: skip
+
     _elsewhere = (
         "this run belongs to another event loop or thread; from a thread, write running.put_from_thread(item), and "
         "loop.call_soon_threadsafe(…) for anything else"
@@ -243,7 +248,8 @@ class Channel(BoundedQueue[T]):
     def release_writers(self) -> None:
         """Let no writer wait any longer: the run is cancelled, so nobody makes room for one that ignores that (B4)."""
         self.holds_writers = False
-        self.writers.wake(len(self.writers))
+        if self.writers:
+            self.writers.wake(len(self.writers))
 
     def came_from_outside(self, count: int) -> None:
         """Count items that were added to ``items`` on behalf of callers of ``put``."""
@@ -323,8 +329,9 @@ class Channel(BoundedQueue[T]):
 
     def close(self) -> None:
         """Close the channel: workers take what is left, then each sees END once. A plain function."""
-        super().close()
-        self.release_writers()
+        if not self._is_shutdown:
+            super().close()
+            self.release_writers()
 
     def drop_spares(self) -> None:
         """Start no more spare workers."""
@@ -377,7 +384,8 @@ class Channel(BoundedQueue[T]):
         self._refusal = self._refusal or refusal
         if self.inlet is not None:
             self.inlet.close()
-        self.putters.wake(len(self.putters))
+        if self.putters:
+            self.putters.wake(len(self.putters))
 
     def _release_getters(self) -> None:
         if len(self.items) == 0:
