@@ -52,6 +52,7 @@ CASES = {
     "maxsize-1": Case(Shape(0, bound=1), (500, 2_500), 1.05),
     "sleep-0": Case(Shape(0, wait=0), (1_000, 5_000), 1.08),
     "run-of-1": Case(Shape(1), (50, 350), 1.03, "run"),
+    "run-of-100": Case(Shape(100), (5, 35), 1.03, "run"),
     "define": Case(Shape(1), (50, 350), 1.03, "definition"),
 }
 

@@ -4,8 +4,8 @@ A worker that passes values on is a *writer* of the next channel. Writers append
 directly while there is room and backlog; no coroutine is made, no future, no clock read. What they must look at are
 plain attributes:
 
-- ``mark``: the length from which a writer takes the slow path (the channel is full, or longer than ever, or other
-  writers wait for their turn): :meth:`Channel.put_or_leave`;
+- ``mark``: the length from which a writer asks whether the channel :meth:`grows <Channel.grows>`; if not, it takes the
+  slow path (the channel is full, or other writers wait for their turn): :meth:`Channel.put_or_leave`;
 - ``getters``: a writer wakes one of them, unless one has been woken already, and that one sees to it that others
   follow. Workers that have not started yet wait last in it, as spares;
 - ``putters``, ``writers`` and ``look_below``: whoever takes an item calls :meth:`Channel.made_room` for them. Putters,
@@ -183,6 +183,17 @@ class Channel(BoundedQueue[T]):
         if self.getters and not self.getters.waking:
             self.getters.wake()
 
+    def grows(self) -> bool:
+        """Whether a writer may just append although ``mark`` is reached: there is room, but it was never so long.
+
+        To be called just before that, since the item counts in the peak.
+        """
+        longer = len(self.items) + 1
+        if longer >= self.limit or self.sharing is not None or self.inlet is not None or self.container is not None:
+            return False
+        self._peak = self.mark = longer
+        return True
+
     def may_enqueue(self) -> bool:
         """Whether a writer may add an item without waiting its turn; call it just before adding the item."""
         if self.inlet is None:
@@ -336,6 +347,12 @@ class Channel(BoundedQueue[T]):
     def drop_spares(self) -> None:
         """Start no more spare workers."""
         self.workers -= self.getters.drop_spares()
+
+    def let_go(self) -> None:
+        """The run has ended with all of its workers: forget what leads to it, and to the channel itself."""
+        self.check_waiter = None
+        for line in self.getters, self.putters, self.writers:
+            line.forget_owner()
 
     def count_unseen_end(self) -> None:
         """Count the END of a worker that is cancelled instead, since it is still opening its resource."""

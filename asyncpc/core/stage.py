@@ -21,7 +21,7 @@ from .latency import Latency, LoopProbe
 from .plan import Handler
 from .seams import Adjust, Call, Calls, Following, GiveUp, Recover, Stopwatch, Telling, Ticket, Window, Wrap
 from .tracked import fail_all, plain
-from .waiting import Budget, Waits
+from .waiting import Budget, Waits, nobody
 
 __all__ = [
     "DONE",
@@ -258,6 +258,10 @@ class RunLinks:
         """What follows some of the items."""
         self.machines: dict[int, Any] = {}
         """What stages share that were asked for with one and the same option, by its identity."""
+
+    def let_go(self) -> None:
+        """The run has ended with all of its workers: nobody is left who could end it."""
+        self.trouble = self.failing = nobody
 
     def track(self) -> None:
         """Items may come with tickets from now on: workers look for them before they take another item."""

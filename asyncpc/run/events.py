@@ -11,6 +11,7 @@ from contextvars import Context, ContextVar
 from time import perf_counter
 from typing import Final
 
+from ..core.waiting import nobody
 from ..events import Event, Listener
 from ..logs import WARNING, log
 from ..wording import summary
@@ -58,6 +59,10 @@ class Events:
             else:
                 if (seconds := perf_counter() - began) > LONGEST:
                     self._drop(listener, f"held the event loop for {seconds:.1f} seconds", None)
+
+    def let_go(self) -> None:
+        """The run has ended, so nothing can end it any more."""
+        self._interrupt = nobody
 
     def _drop(self, listener: Listener, what: str, error: BaseException | None) -> None:
         if listener in self._listeners:  # an event that it caused itself may have come first

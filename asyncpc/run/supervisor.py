@@ -105,7 +105,7 @@ class Supervisor:
         self.accounts.tracked = bool(self._attendants) or following is not None
         self.ended: asyncio.Event = asyncio.Event()
         """Set when the run is over and its report written."""
-        self.intake: Intake = Intake(plan, self.first, self.accounts, self.ended.is_set, self.runs_here)
+        self.intake: Intake = Intake(plan, self.first, self.accounts, self.ended.is_set)
         self.outcome: Outcome = Outcome(plan.name)
         self._looks: Looks | None = None
         self._live: dict[Worker, None] = {}  # a set that keeps its order, so that runs can be repeated
@@ -146,7 +146,7 @@ class Supervisor:
         log_as(self.plan.name, self._outside)
         self.events.open(self._outside)
         self._context = self._outside.copy()
-        self.intake.open(self._context)
+        self.intake.open(self._context, self.runs_here)
         self.scaling.start(self._loop)
         self._start_sources()
 
@@ -471,6 +471,17 @@ class Supervisor:
         if self.events and self.outcome.report is not None:
             for stage, items in self.outcome.report.left_by_stage().items():
                 self.events.tell(ItemsLeft(self.plan.name, stage, items))
+        if not self._live:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Cut what leads back here, so that a run is freed as soon as nobody has it: a collector would take longer."""
+        self.links.let_go()
+        self.events.let_go()
+        for queue in self._channels:
+            queue.let_go()
+        for producer in self._producers:
+            producer.task = producer.context = None
 
     def _conclude(self) -> None:
         """Write the report, with what is left, and let go of it."""
