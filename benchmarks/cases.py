@@ -40,7 +40,7 @@ from .peers import (
     serve_asyncpc,
     serve_by_hand,
 )
-from .work import Gated, Handle, Job, OpenLoop, Shape, WrongResult, compute
+from .work import Gated, Handle, Job, OpenLoop, Shape, ShortJob, WrongResult, compute
 
 OURS_AND_HAND = (ASYNCPC, HAND_WRITTEN)
 JANUS = "janus"
@@ -433,12 +433,12 @@ async def _yield_once(item: object) -> None:
 def _short(bench: Bench) -> Iterator[Line]:
     for items in 1, 10, 100, 400, 1_000:
         times = max(1, (1_000 if bench.quick else 4_000) // (items + 20))
-        once = Job(Shape(items))
+        once = ShortJob(Shape(items))
         runs = [
             (ASYNCPC.name, replace(ASYNCPC, run=partial(run_defined, defined(once))), once),
-            ("defined each time", ASYNCPC, Job(Shape(items))),
+            ("defined each time", ASYNCPC, ShortJob(Shape(items))),
             *[
-                (peer.name, peer, Job(Shape(items)))
+                (peer.name, peer, ShortJob(Shape(items)))
                 for peer in bench.present((HAND_WRITTEN, TASK_PER_ITEM, STREAMABLE))
             ],
         ]

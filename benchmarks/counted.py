@@ -24,7 +24,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .work import Job, Shape
+from .work import Job, Shape, ShortJob
 
 if TYPE_CHECKING:
     from .peers import Peer
@@ -96,7 +96,7 @@ def _fork(name: str, peer: Peer, size: int) -> None:
 def _work(case: Case, peer: Peer, size: int) -> None:
     from .peers import ASYNCPC, defined, run_defined
 
-    job = Job(replace(case.shape, items=size) if case.what == "item" else case.shape)
+    job = Job(replace(case.shape, items=size)) if case.what == "item" else ShortJob(case.shape)
     if case.what == "definition" and peer is ASYNCPC:
         for _ in range(size):
             defined(job)

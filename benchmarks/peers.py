@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module, metadata, util
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import asyncpc
 
@@ -70,13 +70,11 @@ async def run_asyncpc(job: Job) -> None:
 
 def defined(job: Job) -> asyncpc.Pipeline[Any, Any]:
     """The pipeline for a job."""
-    pipeline: Any = asyncpc.producer(job.sources[0])
-    if len(job.sources) > 1:
-        pipeline = asyncpc.merge(*map(asyncpc.producer, job.sources))
+    sources: list[Any] = [asyncpc.producer(source) for source in job.sources]
+    source: Any = sources[0] if len(sources) == 1 else asyncpc.merge(*sources)
     stage: Any = asyncpc.consumer(concurrency=job.shape.concurrency)
-    for handle in job.handlers:
-        pipeline = pipeline >> stage(handle)
-    return asyncpc.Pipeline(pipeline, maxsize=job.shape.bound)
+    make: Any = asyncpc.Pipeline  # type checkers refuse more than two parts
+    return cast("asyncpc.Pipeline[Any, Any]", make(source, *map(stage, job.handlers), maxsize=job.shape.bound))
 
 
 async def run_defined(pipeline: asyncpc.Pipeline[Any, Any], job: Job) -> None:

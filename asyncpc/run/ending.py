@@ -44,7 +44,7 @@ def end_following_stages(stages: Iterable[Stage], dismiss: Callable[[ConsumerWor
         inbox = stage.inbox
         if stage.before and all(before.has_ended for before in stage.before):
             inbox.close()
-        if inbox.closed and len(inbox.items) == 0:
+        if inbox.workers and inbox.closed and len(inbox.items) == 0:
             inbox.drop_spares()
             while stage.staff.opening:
                 worker = stage.staff.opening.pop()

@@ -135,7 +135,8 @@ class Supervisor:
         self._advance(State.RUNNING)
         self._loop = asyncio.get_running_loop()
         self._deadline = Deadline(self._loop, self._at_deadline)
-        _under_way.difference_update([run for run in tuple(_under_way) if run.lost_its_loop()])  # other threads' too
+        if _under_way:  # other threads' too
+            _under_way.difference_update([run for run in tuple(_under_way) if run.lost_its_loop()])
         _under_way.add(self)
         self._began, self._began_really = self._loop.time(), perf_counter()
         for queue in self._channels:
