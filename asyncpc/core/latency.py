@@ -50,7 +50,7 @@ class Latency:
         self.computed = p50, p90, p99
 
     def percentiles(self, *shares: float) -> list[float]:
-        """The durations that each of ``shares`` (above 0, up to 1, rising) of those counted did not exceed; 0 before the first."""
+        """What each of ``shares`` (above 0, at most 1, rising) of the durations did not exceed; 0 before the first."""
         if self._counts is None:  # of so few, those themselves
             ordered = sorted(map(abs, self._recent)) or [0.0]
             return [ordered[math.ceil(share * len(ordered)) - 1] for share in shares]
