@@ -4,7 +4,7 @@ A worker that passes values on is a *writer* of the next channel. Writers append
 directly while there is room and backlog; no coroutine is made, no future, no clock read. What they must look at are
 plain attributes:
 
-- ``mark``: the length from which a writer asks whether the channel :meth:`grows <Channel.grows>`; if not, it takes the
+- ``mark``: the length from which a writer lets the channel :meth:`grow <Channel.grow>`; if it cannot, it takes the
   slow path (the channel is full, or other writers wait for their turn): :meth:`Channel.put_or_leave`;
 - ``getters``: a writer wakes one of them, unless one has been woken already, and that one sees to it that others
   follow. Workers that have not started yet wait last in it, as spares;
@@ -183,16 +183,15 @@ class Channel(BoundedQueue[T]):
         if self.getters and not self.getters.waking:
             self.getters.wake()
 
-    def grows(self) -> bool:
-        """Whether a writer may just append although ``mark`` is reached: there is room, but it was never so long.
+    def grow(self) -> float:
+        """Raise ``mark`` by the item that a writer is about to append, if there is room and no need to ask; return it.
 
-        To be called just before that, since the item counts in the peak.
+        To be called just before that, once the mark is reached, since the item counts in the peak.
         """
         longer = len(self.items) + 1
-        if longer >= self.limit or self.sharing is not None or self.inlet is not None or self.container is not None:
-            return False
-        self._peak = self.mark = longer
-        return True
+        if longer < self.limit and self.sharing is None and self.inlet is None and self.container is None:
+            self._peak = self.mark = longer
+        return self.mark
 
     def may_enqueue(self) -> bool:
         """Whether a writer may add an item without waiting its turn; call it just before adding the item."""

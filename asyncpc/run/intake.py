@@ -93,7 +93,7 @@ class Intake:
 
     def close(self) -> None:
         """Refuse callers of ``put`` from now on, since the run drains or has ended; handlers may still feed."""
-        self._first.refuse(partial(_refusal, self._plan.name, self._has_ended))
+        self._first.refuse(partial(_refusal, self._plan, self._has_ended))
 
     def fail(self, where: str) -> None:
         """Refuse callers of ``put``, since the run has failed in ``where``."""
@@ -140,6 +140,6 @@ class Intake:
             )
 
 
-def _refusal(pipeline: str, has_ended: Callable[[], bool]) -> QueueShutDown:
+def _refusal(plan: Plan, has_ended: Callable[[], bool]) -> QueueShutDown:
     state = "has ended" if has_ended() else "is draining"
-    return QueueShutDown(f"pipeline {pipeline!r} {state}: the item was not taken")
+    return QueueShutDown(f"pipeline {plan.name!r} {state}: the item was not taken")
