@@ -21,7 +21,7 @@ from .latency import Latency, LoopProbe
 from .plan import Handler
 from .seams import Adjust, Call, Calls, Following, GiveUp, Recover, Stopwatch, Telling, Ticket, Window, Wrap
 from .tracked import fail_all, plain
-from .waiting import Budget, Waits
+from .waiting import Budget, Waits, nobody
 
 __all__ = [
     "DONE",
@@ -271,6 +271,10 @@ class RunLinks:
         self.machines: dict[int, Any] = {}
         """What stages share that were asked for with one and the same option, by its identity."""
 
+    def let_go(self) -> None:
+        """The run has ended with all of its workers: nobody is left who could end it."""
+        self.trouble = self.failing = nobody
+
     def track(self) -> None:
         """Items may come with tickets from now on: workers look for them before they take another item."""
         if not self.tracks:
@@ -371,20 +375,17 @@ class Stage:
     @property
     def in_flight(self) -> list[Any]:
         """The items that workers have."""
-        taken = [worker.item for worker in self.staff.workers if worker.item is not NO_ITEM]
-        return [item for one in taken for item in self.inbox.items_in(one)]
-
-    @property
-    def writes_to(self) -> list[Channel[Any]]:
-        """The channels that its workers may have to wait for."""
-        outlets = [*self.outlets, *([] if self.dead_letters is None else [self.dead_letters])]
-        return [outlet.channel for outlet in outlets if outlet.channel is not None]
+        workers, items_in = self.staff.workers, self.inbox.items_in
+        return [item for worker in workers if worker.item is not NO_ITEM for item in items_in(worker.item)]
 
     def out_waited(self, now: float) -> float:
         """Seconds that its workers have waited for room in the channels they write to."""
         if self.timing.out_waits is not None:
             return self.timing.out_waits.seconds(now)
-        return sum([channel.put_waited(now) for channel in self.writes_to])
+        waited = 0.0 if self.dead_letters is None else _put_waited(self.dead_letters, now)
+        for outlet in self.outlets:
+            waited += _put_waited(outlet, now)
+        return waited
 
     @property
     def is_idle(self) -> bool:
@@ -430,6 +431,10 @@ class Stage:
             worker.waits_for = None
             waits.end(clock())
             worker.passing += perf_counter() - began
+
+
+def _put_waited(outlet: Outlet, now: float) -> float:
+    return 0.0 if outlet.channel is None else outlet.channel.put_waited(now)
 
 
 async def _raise_error(worker: Any, item: Any, error: Exception, /) -> Any:

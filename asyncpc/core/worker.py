@@ -206,7 +206,7 @@ async def _handle_some(worker: ConsumerWorker, items: Any, inbox: Channel[Any], 
                 call = worker.call = isolated(worker, worker.call)  # it may have been made anew meanwhile
             if outbox is not None and value is not DONE:
                 try:
-                    if len(out_items) >= outbox.mark:
+                    if outbox.mark <= len(out_items) >= outbox.grow():
                         await put_waiting(worker, outbox, value)
                     else:
                         out_append(value)

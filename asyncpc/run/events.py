@@ -12,6 +12,7 @@ from contextvars import Context, ContextVar
 from time import perf_counter
 from typing import Final
 
+from ..core.waiting import nobody
 from ..events import Event, Listener
 from ..logs import WARNING, log
 from ..wording import summary
@@ -60,6 +61,10 @@ class Events:
             else:
                 if (seconds := perf_counter() - began) > LONGEST:
                     self._note_slow(listener, seconds)
+
+    def let_go(self) -> None:
+        """The run has ended, so nothing can end it any more."""
+        self._interrupt = nobody
 
     def _drop(self, listener: Listener, error: BaseException) -> None:
         self._listeners = [one for one in self._listeners if one is not listener]  # == may be anything
