@@ -929,7 +929,7 @@ async def test_every_process_knows_what_is_delayed(server: Rabbit, connect: Open
     assert (await third.depth())[:3] == (1, 0, 4)
     assert await third.purge(dead=False) == 5
     assert [(await one.depth())[:3] for one in (first, second, third)] == [(0, 0, 0)] * 3
-    await second.publish([outgoing(delay=0.5)])
+    await second.publish([outgoing(delay=2.0)])
     assert (await third.depth()).delayed == 1
     assert len(await received(third, 1)) == 1
 

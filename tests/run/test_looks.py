@@ -16,6 +16,7 @@ from support import endless, named, until
 
 from asyncpc import Batch, Breaker, Pipeline, Rate, Retry, Running, consumer, source, testing
 from asyncpc.run.running import look_at
+from asyncpc.run.verdict import verdict
 
 LOOKS_EVERY = 0.5
 """Seconds, as the screens do it."""
@@ -48,16 +49,17 @@ def said_of(pipeline: Any, *moments: float, begin: Callable[[Any], object] = lam
 
 
 def alarms_of(pipeline: Any, seconds: float) -> set[str]:
-    """Whatever ``health()`` says is wrong in so many seconds, looked at as the screens do it."""
+    """Whatever is said to be wrong in so many seconds, looked at as the screens do it."""
 
     async def main() -> set[str]:
         running, told = await pipeline.__aenter__(), set()
         for _ in range(int(seconds / LOOKS_EVERY)):
-            told.add(running.health().why)
+            text, is_alarm = verdict(look_at(running))
+            told |= {text} if is_alarm else set()
             await asyncio.sleep(LOOKS_EVERY)
         await running.drain(timeout=0)
         await pipeline.__aexit__(None, None, None)
-        return told - {"running", "draining", "ended"}
+        return told
 
     return testing.run(main())
 
