@@ -769,6 +769,7 @@ def bytecodes(sample: float | None, items: int) -> int:
     return counted
 
 
+@pytest.mark.skipif(sys.version_info[:2] == (3, 12), reason="CPython 3.12 tells a tracer of some instructions only")
 def test_listening_takes_few_instructions_where_none_is_followed() -> None:
     """Protects everybody who has tracing on: what an item takes more, by count, on the busiest machine too."""
     off, on = (bytecodes(sample, 2_500) - bytecodes(sample, 500) for sample in (None, 0.0))
