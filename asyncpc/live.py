@@ -15,6 +15,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
+from importlib.util import find_spec
 from threading import Lock, Thread
 from typing import Any, Final
 
@@ -85,10 +86,8 @@ def live_beside(what: str) -> Beside:
 
 def need_rich(what: str) -> None:
     """Raise ``DefinitionError`` without rich."""
-    try:
-        import rich.segment  # noqa: F401 — only whether it is there
-    except ImportError as error:
-        raise DefinitionError(f"{what} needs rich: pip install 'asyncpc[rich]'") from error
+    if find_spec("rich") is None:
+        raise DefinitionError(f"{what} needs rich: pip install 'asyncpc[rich]'")
 
 
 @contextmanager

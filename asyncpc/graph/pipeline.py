@@ -276,7 +276,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
                 lambda: self._start("collecting from it", streamed=True), self._release
             ) as values:
                 async for value in values:
-                    results.append(value)  # noqa: PERF401  # error.results needs those before an error; a comprehension has none then
+                    results.append(value)  # noqa: PERF401  # an error takes along what came before it; a comprehension would lose that
         except PipelineError as error:
             error.results = results
             raise
