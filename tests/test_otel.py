@@ -505,7 +505,7 @@ def test_collecting_pairs_and_streaming_give_plain_values(seen: Seen) -> None:
     assert len(seen.traces) == 6
 
 
-@pytest.mark.parametrize("sample", [-0.1, 1.1, float("nan"), True, "0.1", None, lambda: True])
+@pytest.mark.parametrize("sample", [-0.1, 1.1, 10**400, float("nan"), True, "0.1", None, lambda: True])
 def test_a_share_is_a_share(sample: Any) -> None:
     """Protects who writes 10 for ten per cent."""
     with pytest.raises(DefinitionError, match="sample="):
@@ -525,6 +525,35 @@ def test_a_function_that_raises_samples_nothing_and_breaks_nothing(
     assert testing.run(traced(source([1, 0, 2, -1, 0]) >> double(), seen, sample)).done == 5
     assert len(seen.ended) == 2
     assert [line for line in caplog.messages if "sample= raised ZeroDivisionError" in line] == caplog.messages[:1]
+
+
+@pytest.mark.parametrize("batch", [None, Batch(2)], ids=["items", "batches"])
+@pytest.mark.parametrize("where", ["on_start", "on_end"])
+def test_a_processor_of_spans_that_raises_costs_spans_and_breaks_nothing(
+    where: str, batch: Batch | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Protects the counts: OpenTelemetry passes on what a processor raises, and the handler has done its work."""
+
+    class Broken(SpanProcessor):
+        """Knows no span."""
+
+    def fail(*told: Any, **more: Any) -> None:
+        raise LookupError("no span")
+
+    setattr(Broken, where, fail)
+    provider = TracerProvider()
+    provider.add_span_processor(Broken())
+
+    @consumer(batch=batch, retry=Retry(2, wait=lambda attempt: 0.0), on_error="skip")
+    async def handle(taken: Any) -> None:
+        if 3 in (taken if batch else [taken]):
+            raise ValueError
+
+    pipeline = source(range(4)) >> handle
+    trace(pipeline, sample=1.0, tracer_provider=provider)
+    report = testing.run(pipeline)
+    assert (report.done, report.failed) == ((2, 2) if batch else (3, 1))
+    assert [line for line in caplog.messages if "as OpenTelemetry raised LookupError" in line] == caplog.messages[:1]
 
 
 def test_a_message_with_a_false_trace_is_handled_without_a_word(seen: Seen, caplog: pytest.LogCaptureFixture) -> None:
