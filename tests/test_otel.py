@@ -6,12 +6,15 @@ import asyncio
 import gc
 import statistics
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
+from select import select
 from typing import Any
 
 import pytest
@@ -42,6 +45,7 @@ from asyncpc import (
     producer,
     remote_queue,
     route,
+    run,
     source,
     testing,
 )
@@ -49,6 +53,8 @@ from asyncpc.core.stage import Staff
 from asyncpc.core.tracked import Tracked
 from asyncpc.metrics import Metrics as Prometheus
 from asyncpc.otel import Metrics, OtelListener, trace
+from asyncpc.otel.metrics import TOGETHER
+from asyncpc.run import looks
 from asyncpc.watch.kinds import KINDS
 
 
@@ -881,6 +887,35 @@ def test_opentelemetry_gets_the_figures_that_prometheus_gets() -> None:
             assert given[name.replace(".", "_") + suffix, labels] == figure
     with pytest.raises(DefinitionError, match="another pipeline is watched as 'orders'"):
         metrics.watch(Pipeline(source(range(5)), odd, name="orders"))
+
+
+def test_a_loop_that_is_blocked_holds_up_a_reader_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects who reads several pipelines: one instrument is asked after the other, and each would wait again."""
+    monkeypatch.setattr(looks, "PATIENCE", 2 * TOGETHER)
+    reader, blocked, may_go_on = InMemoryMetricReader(), threading.Semaphore(0), threading.Event()
+    metrics = Metrics(MeterProvider([reader]))
+
+    @consumer
+    async def block(n: int) -> None:
+        blocked.release()
+        while not may_go_on.is_set():
+            select([], [], [], 0.01)
+
+    pipelines = [Pipeline(source([1]) >> block, name=f"{n}") for n in range(2)]
+    for pipeline in pipelines:
+        metrics.watch(pipeline)
+    with ThreadPoolExecutor() as threads:
+        runs = [threads.submit(run, pipeline, progress=False) for pipeline in pipelines]
+        try:
+            for _ in pipelines:
+                assert blocked.acquire(timeout=60)
+            began = time.monotonic()
+            reader.get_metrics_data()
+            took = time.monotonic() - began
+        finally:
+            may_go_on.set()
+        assert [one.result(60).done for one in runs] == [1, 1]
+    assert took < len(KINDS) * 2 * TOGETHER  # had all instruments waited, it would be twice as long
 
 
 def test_events_become_log_records_without_payloads() -> None:
