@@ -42,6 +42,7 @@ from asyncpc.events import (
     WorkerStarted,
 )
 from asyncpc.events.structlog import StructlogListener
+from asyncpc.events.words import fields_of
 from asyncpc.remote import Disconnected
 from asyncpc.remote.engines.memory.broker import MemoryBroker
 
@@ -375,6 +376,21 @@ def test_structlog_gets_events_without_payloads() -> None:
     (failed_too,) = [entry for entry in entries if entry["event"] == "item_failed"]
     assert failed_too["item"] == "'https://me:***@host'"
     assert failed_too["error"] == "ValueError: https://me:***@host"
+
+
+def test_no_items_are_read_that_are_not_told() -> None:
+    """Protects the loop from the ``repr`` of a table: a listener is called for each item that is dropped."""
+    reads: list[str] = []
+
+    class Table:
+        def __repr__(self) -> str:
+            reads.append("once")
+            return "rows"
+
+    dropped = ItemDropped("orders", "store", Table())
+    assert "item" not in fields_of(dropped, payloads=False)
+    assert not reads
+    assert fields_of(dropped, payloads=True)["item"] == "rows"
 
 
 async def _fail(item: Any) -> None:
