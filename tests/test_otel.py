@@ -533,10 +533,10 @@ def test_a_function_that_raises_samples_nothing_and_breaks_nothing(
     assert [line for line in caplog.messages if "sample= raised ZeroDivisionError" in line] == caplog.messages[:1]
 
 
-@pytest.mark.parametrize("batch", [None, Batch(2)], ids=["items", "batches"])
+@pytest.mark.parametrize("options", [{}, {"batch": Batch(2)}], ids=["items", "batches"])
 @pytest.mark.parametrize("where", ["on_start", "on_end"])
 def test_a_processor_of_spans_that_raises_costs_spans_and_breaks_nothing(
-    where: str, batch: Batch | None, caplog: pytest.LogCaptureFixture
+    where: str, options: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Protects the counts: OpenTelemetry passes on what a processor raises, and the handler has done its work."""
 
@@ -550,15 +550,14 @@ def test_a_processor_of_spans_that_raises_costs_spans_and_breaks_nothing(
     provider = TracerProvider()
     provider.add_span_processor(Broken())
 
-    @consumer(batch=batch, retry=Retry(2, wait=lambda attempt: 0.0), on_error="skip")
     async def handle(taken: Any) -> None:
-        if 3 in (taken if batch else [taken]):
+        if 3 in (taken if options else [taken]):
             raise ValueError
 
-    pipeline = source(range(4)) >> handle
+    pipeline = source(range(4)) >> consumer(retry=Retry(2, wait=lambda _: 0.0), on_error="skip", **options)(handle)
     trace(pipeline, sample=1.0, tracer_provider=provider)
     report = testing.run(pipeline)
-    assert (report.done, report.failed) == ((2, 2) if batch else (3, 1))
+    assert (report.done, report.failed) == ((2, 2) if options else (3, 1))
     assert [line for line in caplog.messages if "as OpenTelemetry raised LookupError" in line] == caplog.messages[:1]
 
 
