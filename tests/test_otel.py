@@ -6,12 +6,15 @@ import asyncio
 import gc
 import statistics
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
+from select import select
 from typing import Any
 
 import pytest
@@ -42,6 +45,7 @@ from asyncpc import (
     producer,
     remote_queue,
     route,
+    run,
     source,
     testing,
 )
@@ -49,6 +53,8 @@ from asyncpc.core.stage import Staff
 from asyncpc.core.tracked import Tracked
 from asyncpc.metrics import Metrics as Prometheus
 from asyncpc.otel import Metrics, OtelListener, trace
+from asyncpc.otel.metrics import TOGETHER
+from asyncpc.run import looks
 from asyncpc.watch.kinds import KINDS
 
 
@@ -505,7 +511,7 @@ def test_collecting_pairs_and_streaming_give_plain_values(seen: Seen) -> None:
     assert len(seen.traces) == 6
 
 
-@pytest.mark.parametrize("sample", [-0.1, 1.1, float("nan"), True, "0.1", None, lambda: True])
+@pytest.mark.parametrize("sample", [-0.1, 1.1, 10**400, float("nan"), True, "0.1", None, lambda: True])
 def test_a_share_is_a_share(sample: Any) -> None:
     """Protects who writes 10 for ten per cent."""
     with pytest.raises(DefinitionError, match="sample="):
@@ -525,6 +531,34 @@ def test_a_function_that_raises_samples_nothing_and_breaks_nothing(
     assert testing.run(traced(source([1, 0, 2, -1, 0]) >> double(), seen, sample)).done == 5
     assert len(seen.ended) == 2
     assert [line for line in caplog.messages if "sample= raised ZeroDivisionError" in line] == caplog.messages[:1]
+
+
+@pytest.mark.parametrize("options", [{}, {"batch": Batch(2)}], ids=["items", "batches"])
+@pytest.mark.parametrize("where", ["on_start", "on_end"])
+def test_a_processor_of_spans_that_raises_costs_spans_and_breaks_nothing(
+    where: str, options: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Protects the counts: OpenTelemetry passes on what a processor raises, and the handler has done its work."""
+
+    class Broken(SpanProcessor):
+        """Knows no span."""
+
+    def fail(*told: Any, **more: Any) -> None:
+        raise LookupError("no span")
+
+    setattr(Broken, where, fail)
+    provider = TracerProvider()
+    provider.add_span_processor(Broken())
+
+    async def handle(taken: Any) -> None:
+        if 3 in (taken if options else [taken]):
+            raise ValueError
+
+    pipeline = source(range(4)) >> consumer(retry=Retry(2, wait=lambda _: 0.0), on_error="skip", **options)(handle)
+    trace(pipeline, sample=1.0, tracer_provider=provider)
+    report = testing.run(pipeline)
+    assert (report.done, report.failed) == ((2, 2) if options else (3, 1))
+    assert [line for line in caplog.messages if "as OpenTelemetry raised LookupError" in line] == caplog.messages[:1]
 
 
 def test_a_message_with_a_false_trace_is_handled_without_a_word(seen: Seen, caplog: pytest.LogCaptureFixture) -> None:
@@ -852,6 +886,35 @@ def test_opentelemetry_gets_the_figures_that_prometheus_gets() -> None:
             assert given[name.replace(".", "_") + suffix, labels] == figure
     with pytest.raises(DefinitionError, match="another pipeline is watched as 'orders'"):
         metrics.watch(Pipeline(source(range(5)), odd, name="orders"))
+
+
+def test_a_loop_that_is_blocked_holds_up_a_reader_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects who reads several pipelines: one instrument is asked after the other, and each would wait again."""
+    monkeypatch.setattr(looks, "PATIENCE", 2 * TOGETHER)
+    reader, blocked, may_go_on = InMemoryMetricReader(), threading.Semaphore(0), threading.Event()
+    metrics = Metrics(MeterProvider([reader]))
+
+    @consumer
+    async def block(n: int) -> None:
+        blocked.release()
+        while not may_go_on.is_set():
+            select([], [], [], 0.01)
+
+    pipelines = [Pipeline(source([1]) >> block, name=f"{n}") for n in range(2)]
+    for pipeline in pipelines:
+        metrics.watch(pipeline)
+    with ThreadPoolExecutor() as threads:
+        runs = [threads.submit(run, pipeline, progress=False) for pipeline in pipelines]
+        try:
+            for _ in pipelines:
+                assert blocked.acquire(timeout=60)
+            began = time.monotonic()
+            reader.get_metrics_data()
+            took = time.monotonic() - began
+        finally:
+            may_go_on.set()
+        assert [one.result(60).done for one in runs] == [1, 1]
+    assert took < len(KINDS) * 2 * TOGETHER  # had all instruments waited, it would be twice as long
 
 
 def test_events_become_log_records_without_payloads() -> None:

@@ -45,7 +45,7 @@ def fields_of(event: Event, payloads: bool) -> dict[str, Any]:
         error = redacted(fields["error"])
         fields["error"] = error if payloads else error.partition(":")[0]
     if "item" in fields:
-        fields["item"] = shown(fields["item"])
-        if not payloads:
-            del fields["item"]
+        item = fields.pop("item")
+        if payloads:
+            fields["item"] = shown(item)
     return fields

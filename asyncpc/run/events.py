@@ -12,7 +12,6 @@ from contextvars import Context, ContextVar
 from time import perf_counter
 from typing import Final
 
-from ..core.waiting import nobody
 from ..events import Event, Listener
 from ..logs import WARNING, log
 from ..wording import summary
@@ -62,9 +61,9 @@ class Events:
                 if (seconds := perf_counter() - began) > LONGEST:
                     self._note_slow(listener, seconds)
 
-    def let_go(self) -> None:
-        """The run has ended, so nothing can end it any more."""
-        self._interrupt = nobody
+    def let_go(self, keep: Callable[[BaseException, str], None]) -> None:
+        """The run has ended, so nothing can end it any more; an interrupt that comes in a last event is only kept."""
+        self._interrupt = keep
 
     def _drop(self, listener: Listener, error: BaseException) -> None:
         self._listeners = [one for one in self._listeners if one is not listener]  # == may be anything

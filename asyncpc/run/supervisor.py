@@ -487,7 +487,7 @@ class Supervisor:
     def _let_go(self) -> None:
         """Cut what leads back here, so that a run is freed as soon as nobody has it: a collector would take longer."""
         self.links.let_go()
-        self.events.let_go()
+        self.events.let_go(self.outcome.keep)
         for queue in self._channels:
             queue.let_go()
         for producer in self._producers:

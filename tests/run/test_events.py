@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -42,6 +43,7 @@ from asyncpc.events import (
     WorkerStarted,
 )
 from asyncpc.events.structlog import StructlogListener
+from asyncpc.events.words import fields_of
 from asyncpc.remote import Disconnected
 from asyncpc.remote.engines.memory.broker import MemoryBroker
 
@@ -275,14 +277,17 @@ def test_b13_an_interrupt_in_a_listener_stops_the_run_and_comes_out() -> None:
 
 
 @both
-def test_b13_an_interrupt_comes_out_whatever_a_listener_is_told(eager: bool) -> None:
+@pytest.mark.parametrize("on_error", ["skip", "stop"])
+def test_b13_an_interrupt_comes_out_whatever_a_listener_is_told(on_error: Any, eager: bool) -> None:
     """Protects Ctrl-C at any moment: at the first event the run is not quite there, at the last it has ended."""
     told: list[Event] = []
-    pipeline = source(range(5)) >> odd_ones_fail
+    stage = consumer(name="odd", on_error=on_error)(odd_ones_fail.__wrapped__)
+    pipeline = Pipeline(source(range(5)), stage)
     pipeline.listen(told.append)
-    testing.run(pipeline, eager=eager)
+    with suppress(PipelineError):
+        testing.run(pipeline, eager=eager)
     for last in range(len(told)):
-        pipeline, left = source(range(5)) >> odd_ones_fail, [None] * last
+        pipeline, left = Pipeline(source(range(5)), stage), [None] * last
 
         def interrupted(event: Event, left: list[None] = left) -> None:
             if not left:
@@ -375,6 +380,21 @@ def test_structlog_gets_events_without_payloads() -> None:
     (failed_too,) = [entry for entry in entries if entry["event"] == "item_failed"]
     assert failed_too["item"] == "'https://me:***@host'"
     assert failed_too["error"] == "ValueError: https://me:***@host"
+
+
+def test_no_items_are_read_that_are_not_told() -> None:
+    """Protects the loop from the ``repr`` of a table: a listener is called for each item that is dropped."""
+    reads: list[str] = []
+
+    class Table:
+        def __repr__(self) -> str:
+            reads.append("once")
+            return "rows"
+
+    dropped = ItemDropped("orders", "store", Table())
+    assert "item" not in fields_of(dropped, payloads=False)
+    assert not reads
+    assert fields_of(dropped, payloads=True)["item"] == "rows"
 
 
 async def _fail(item: Any) -> None:
