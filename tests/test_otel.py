@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
+from threading import Thread, get_ident
 from typing import Any
 
 import pytest
@@ -45,10 +46,12 @@ from asyncpc import (
     source,
     testing,
 )
-from asyncpc.core.stage import Staff
+from asyncpc.core.stage import RunLinks, Staff
 from asyncpc.core.tracked import Tracked
+from asyncpc.core.waiting import nobody
 from asyncpc.metrics import Metrics as Prometheus
 from asyncpc.otel import Metrics, OtelListener, trace
+from asyncpc.run.events import Events
 from asyncpc.watch.kinds import KINDS
 
 
@@ -491,6 +494,28 @@ def test_the_first_item_that_is_followed_may_come_from_a_thread() -> None:
     staff.workers.update(dict.fromkeys(workers))  # type: ignore[arg-type]
     staff.interrupt()
     assert seen == workers
+
+
+def test_no_thread_puts_an_item_that_is_followed_before_all_workers_know() -> None:
+    """Protects two threads that put at once: a worker that does not look would hand the ticket to the handler."""
+    links = RunLinks(False, nobody, nobody, Events("p", (), nobody))
+    seen: list[int] = []
+
+    class First(Staff):
+        def interrupt(self) -> None:
+            if get_ident() == main:  # the other thread comes while this one is at work
+                other = Thread(target=links.track)
+                other.start()
+                other.join()
+                seen.append(last.changes)
+
+    main, last = get_ident(), Staff(1)
+    links.staffs += [First(1), last]
+    links.track()
+    assert seen == [1]
+    before = last.changes
+    links.track()
+    assert last.changes == before  # and nothing is made anew for each item
 
 
 def test_collecting_pairs_and_streaming_give_plain_values(seen: Seen) -> None:
