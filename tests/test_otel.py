@@ -8,7 +8,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -494,6 +494,30 @@ def test_the_first_item_that_is_followed_may_come_from_a_thread() -> None:
     staff.workers.update(dict.fromkeys(workers))  # type: ignore[arg-type]
     staff.interrupt()
     assert seen == workers
+
+
+def test_a_worker_in_the_midst_of_items_looks_for_the_first_that_is_followed(seen: Seen) -> None:
+    """Protects its handler, which would get the ticket: a worker takes several items before it looks at anything."""
+    items: list[object] = []
+    second_came, third_comes = asyncio.Event(), asyncio.Event()
+
+    async def numbers() -> AsyncIterator[int]:
+        yield 0
+        yield 1
+        await second_came.wait()
+        yield 2
+        third_comes.set()
+
+    @consumer
+    async def end(n: int) -> None:
+        items.append(n)
+        if n == 1:
+            second_came.set()
+            await third_comes.wait()
+
+    assert testing.run(traced(source(numbers()) >> end, seen, lambda n: n == 2)).done == 3
+    assert items == [0, 1, 2]
+    assert len(seen.traces) == 1
 
 
 def test_no_thread_puts_an_item_that_is_followed_before_all_workers_know() -> None:
