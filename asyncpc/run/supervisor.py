@@ -490,8 +490,6 @@ class Supervisor:
         self.events.let_go()
         for queue in self._channels:
             queue.let_go()
-        for producer in self._producers:
-            producer.task = producer.context = None
 
     def _conclude(self) -> None:
         """Write the report, with what is left, and let go of it."""
