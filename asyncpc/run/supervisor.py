@@ -488,7 +488,7 @@ class Supervisor:
         """Cut what leads back here, so that a run is freed as soon as nobody has it: a collector would take longer."""
         self.links.let_go()
         self.events.let_go()
-        for queue in self._channels:
+        for queue in {*self._channels, self.first}:  # which is none of those if items enter at several stages
             queue.let_go()
 
     def _conclude(self) -> None:
