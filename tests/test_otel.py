@@ -9,12 +9,13 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
 from select import select
+from threading import Thread, get_ident
 from typing import Any
 
 import pytest
@@ -49,12 +50,14 @@ from asyncpc import (
     source,
     testing,
 )
-from asyncpc.core.stage import Staff
+from asyncpc.core.stage import RunLinks, Staff
 from asyncpc.core.tracked import Tracked
+from asyncpc.core.waiting import nobody
 from asyncpc.metrics import Metrics as Prometheus
 from asyncpc.otel import Metrics, OtelListener, trace
 from asyncpc.otel.metrics import TOGETHER
 from asyncpc.run import looks
+from asyncpc.run.events import Events
 from asyncpc.watch.kinds import KINDS
 
 
@@ -497,6 +500,52 @@ def test_the_first_item_that_is_followed_may_come_from_a_thread() -> None:
     staff.workers.update(dict.fromkeys(workers))  # type: ignore[arg-type]
     staff.interrupt()
     assert seen == workers
+
+
+def test_a_worker_in_the_midst_of_items_looks_for_the_first_that_is_followed(seen: Seen) -> None:
+    """Protects its handler, which would get the ticket: a worker takes several items before it looks at anything."""
+    items: list[object] = []
+    second_came, third_comes = asyncio.Event(), asyncio.Event()
+
+    async def numbers() -> AsyncIterator[int]:
+        yield 0
+        yield 1
+        await second_came.wait()
+        yield 2
+        third_comes.set()
+
+    @consumer
+    async def end(n: int) -> None:
+        items.append(n)
+        if n == 1:
+            second_came.set()
+            await third_comes.wait()
+
+    assert testing.run(traced(source(numbers()) >> end, seen, lambda n: n == 2)).done == 3
+    assert items == [0, 1, 2]
+    assert len(seen.traces) == 1
+
+
+def test_no_thread_puts_an_item_that_is_followed_before_all_workers_know() -> None:
+    """Protects two threads that put at once: a worker that does not look would hand the ticket to the handler."""
+    links = RunLinks(False, nobody, nobody, Events("p", (), nobody))
+    seen: list[int] = []
+
+    class First(Staff):
+        def interrupt(self) -> None:
+            if get_ident() == main:  # the other thread comes while this one is at work
+                other = Thread(target=links.track)
+                other.start()
+                other.join()
+                seen.append(last.changes)
+
+    main, last = get_ident(), Staff(1)
+    links.staffs += [First(1), last]
+    links.track()
+    assert seen == [1]
+    before = last.changes
+    links.track()
+    assert last.changes == before  # and nothing is made anew for each item
 
 
 def test_collecting_pairs_and_streaming_give_plain_values(seen: Seen) -> None:

@@ -349,7 +349,7 @@ class Channel(BoundedQueue[T]):
 
     def let_go(self) -> None:
         """The run has ended with all of its workers: forget what leads to it, and to the channel itself."""
-        self.check_waiter = None
+        self.check_waiter = self.sharing = None
         for line in self.getters, self.putters, self.writers:
             line.forget_owner()
 

@@ -244,7 +244,7 @@ class Timing:
 class RunLinks:
     """What a stage knows of its run."""
 
-    __slots__ = ("events", "failing", "failures", "following", "machines", "staffs", "tracks", "trouble")
+    __slots__ = ("_all_know", "events", "failing", "failures", "following", "machines", "staffs", "tracks", "trouble")
 
     def __init__(
         self,
@@ -256,6 +256,7 @@ class RunLinks:
     ) -> None:
         self.tracks: bool = tracks
         """Whether items may come with tickets; see :meth:`track`."""
+        self._all_know = tracks
         self.staffs: list[Staff] = []
         """Those of all stages."""
         self.trouble: Callable[[BaseException, str], None] = trouble
@@ -276,12 +277,16 @@ class RunLinks:
         self.trouble = self.failing = nobody
 
     def track(self) -> None:
-        """Items may come with tickets from now on: workers look for them before they take another item."""
-        if not self.tracks:
-            self.tracks = True
+        """Items may come with tickets from now on: workers look for them before they take another item.
+
+        May be called in several threads at once: when it returns, all workers know.
+        """
+        if not self._all_know:
+            self.tracks = True  # first, since a worker looks at it when it sees the change
             for staff in self.staffs:
                 staff.changes += 1
                 staff.interrupt()
+            self._all_know = True  # last, since whoever sees it puts an item in at once
 
 
 class Stage:

@@ -488,10 +488,8 @@ class Supervisor:
         """Cut what leads back here, so that a run is freed as soon as nobody has it: a collector would take longer."""
         self.links.let_go()
         self.events.let_go(self.outcome.keep)
-        for queue in self._channels:
+        for queue in {*self._channels, self.first}:  # which is none of those if items enter at several stages
             queue.let_go()
-        for producer in self._producers:
-            producer.task = producer.context = None
 
     def _conclude(self) -> None:
         """Write the report, with what is left, and let go of it."""

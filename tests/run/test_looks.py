@@ -15,6 +15,7 @@ import uvloop
 from support import endless, named, until
 
 from asyncpc import Batch, Breaker, Pipeline, Rate, Retry, Running, consumer, source, testing
+from asyncpc.run import looks, turns
 from asyncpc.run.running import look_at
 from asyncpc.run.verdict import verdict
 
@@ -223,6 +224,22 @@ async def test_a_blocked_loop_is_named_with_the_stage_and_the_line() -> None:
     for one in told:
         assert "it is blocked by blocks (test_looks.py:" in one
         assert one.endswith(" in blocks)")
+
+
+async def test_the_loop_lets_in_who_asked_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects the throughput: two threads that both want to go on take the GIL from each other thousands of times."""
+    goes_on: list[bool] = []
+
+    def let_in(until: Event) -> None:
+        turns.let_in(until)
+        goes_on.append(until.is_set())
+
+    monkeypatch.setattr(turns, "MOST", 20)
+    monkeypatch.setattr(looks, "let_in", let_in)
+    async with endless >> named("passes", taking(lambda n: 0.001)) as running:
+        assert (await asyncio.to_thread(running.health)).ready
+        await running.drain(timeout=0)
+    assert goes_on == [True]
 
 
 LIBRARY = """

@@ -724,7 +724,7 @@ def test_a_run_that_nobody_names_is_not_collected() -> None:
     assert handled == [1]
 
 
-@pytest.mark.parametrize("way", ["awaited", "collected", "streamed", "failed"])
+@pytest.mark.parametrize("way", ["awaited", "collected", "streamed", "failed", "merged", "entered twice"])
 def test_a_run_that_has_ended_leaves_nothing_to_collect(way: str) -> None:
     """Protects programs with many short runs: each is freed at its end, with no work for the collector."""
 
@@ -735,6 +735,10 @@ def test_a_run_that_has_ended_leaves_nothing_to_collect(way: str) -> None:
         return n
 
     pipeline = source(range(200)) >> handle >> handle
+    if way == "merged":
+        pipeline = merge(source(range(200)), source(range(200))) >> handle
+    elif way == "entered twice":
+        pipeline = merge(source(range(200)) >> handle, source(range(200))) >> handle
 
     async def run() -> None:
         if way == "collected":

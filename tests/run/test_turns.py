@@ -98,7 +98,7 @@ def test_another_loop_has_done_all_that_follows() -> None:
         await over.wait()
         await asyncio.gather(*tasks)
 
-    thread = Thread(target=asyncio.run, args=(serve(),))
+    thread = Thread(target=asyncio.run, args=(serve(),), daemon=True)
     thread.start()
     assert begun.wait(10)
     give_turn(loops[0], wakes[0])
