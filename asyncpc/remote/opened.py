@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from itertools import compress, repeat
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from ..checks import is_positive
@@ -48,7 +48,8 @@ class OpenQueue(Generic[T]):
         from .trace import current_trace, current_traces
 
         self._codec = codec
-        self._headers = {"content-type": codec.content_type}
+        # messages share these, and the others of put_many: whoever looks at one cannot change those of the next
+        self._headers: Mapping[str, str] = MappingProxyType({"content-type": codec.content_type})
         self._new_ids, self._check_id, self._check_headers = new_ids, check_id, check_headers
         self._current_trace, self._current_traces = current_trace, current_traces
         self._are_in: dict[int, list[T]] = {}  # what batches of a stage that were refused in part have put, by identity
@@ -233,7 +234,7 @@ class OpenQueue(Generic[T]):
 
     def _headers_with(self, trace: Mapping[str, str], headers: Mapping[str, str] | None) -> Mapping[str, str]:
         given = self._check_headers(headers or {})
-        return {**({} if "traceparent" in given else trace), **given, **self._headers}
+        return MappingProxyType({**({} if "traceparent" in given else trace), **given, **self._headers})
 
     async def _put_each(self, items: Sequence[T]) -> None:
         traces = self._current_traces()

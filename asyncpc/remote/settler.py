@@ -142,15 +142,14 @@ class Settler:
         Before, it does not: what somebody else has by now ends as given back too, and nothing may wait for it.
         """
         ended, self._ended = self._ended, []
+        if self._last_receive is not None:
+            self._ended = [one for one in ended if one.is_released and not one.delay]
+            if self._ended:
+                ended = [one for one in ended if not one.is_released or one.delay]
         self._flushed_count += len(ended)
         if self._unburied and (self._is_finishing or asyncio.get_running_loop().time() >= self._bury_at):
             ended += self._unburied.values()
             self._unburied = {}
-        if self._last_receive is not None:
-            self._ended = [one for one in ended if one.is_released and not one.delay]
-            if self._ended:
-                self._flushed_count -= len(self._ended)
-                ended = [one for one in ended if not one.is_released or one.delay]
         return ended
 
     def _wait_no_longer(self) -> None:

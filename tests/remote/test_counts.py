@@ -185,6 +185,19 @@ def test_a_run_without_a_connection_is_not_ready_and_stops_at_once(is_source: bo
     testing.run(main())
 
 
+def test_a_run_of_an_empty_queue_is_ready_soon() -> None:
+    """Protects a rollout, which waits for that: a first receive waits for a message 50 ms only, not 5 s."""
+    queue = fresh()
+
+    async def main() -> None:
+        async with queue >> odd_ones_fail as running:
+            await asyncio.sleep(0.1)
+            assert running.health().ready
+            await running.drain()
+
+    testing.run(main())
+
+
 @eager
 def test_statistics_know_the_depth_of_who_looks_now_and_then(eager: bool) -> None:
     """Protects who scales by it: what waits in the queue is seen while the run is under way, and can be JSON."""

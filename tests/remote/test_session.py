@@ -330,6 +330,27 @@ def test_what_was_not_begun_is_given_back_at_once_and_in_order() -> None:
     testing.run(main())
 
 
+def test_what_is_given_back_together_is_named_in_the_order_of_receipt() -> None:
+    """Protects the order on engines where what is given back goes to the end: handlers end in any order."""
+    released: list[list[str]] = []
+
+    class Noting(Flaky):
+        async def release(self, messages: Sequence[Message], delay: float, counted: bool) -> None:
+            released.append([one.id for one in messages])
+            await super().release(messages, delay, counted)
+
+    async def main() -> None:
+        async with running(Noting(memory(), [])) as session:
+            await put(session, *range(6))
+            items = await taken(session, 6)
+            session.end_intake()
+            for place in (4, 0, 5, 2, 1, 3):
+                items[place].ticket.release()
+        assert released == [[f"id-{number}" for number in range(6)]]
+
+    testing.run(main())
+
+
 def test_a_slow_handler_keeps_its_message() -> None:
     """Protects against a second handling: leases are extended until the last handler has ended (fault E21)."""
 
