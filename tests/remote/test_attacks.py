@@ -882,7 +882,7 @@ def test_a_run_whose_queue_is_missing_is_not_ready() -> None:
                 await asyncio.sleep(10)
                 health = running.health()
                 assert not health.ready
-                assert health.why.endswith("not connected yet to each of its queues")
+                assert health.why.endswith("not connected yet to each of its queues and resources")
                 await running.drain()
 
     testing.run(main())
