@@ -138,6 +138,8 @@ class ConsumerWorker(Worker):
             self.settled += 1
             for item in items:
                 self.stage.count_failed(self._failure(item, error))
+            if not isinstance(error, Exception):  # its items go back at once, and the run could receive them again
+                self.stage.run.failing(self)
             fail_all(items, error)
 
     def _failure(self, item: Any, error: BaseException) -> KeptFailure:
@@ -262,7 +264,7 @@ class RunLinks:
         self.trouble: Callable[[BaseException, str], None] = trouble
         """Ends the run with an error that nobody can raise in the midst of its work, and the name of the stage."""
         self.failing: Callable[[Worker], None] = failing
-        """Tells the run of a worker that has failed, but has yet to close what it has opened."""
+        """Tells the run of a worker that has failed and has yet to end."""
         self.failures: deque[KeptFailure] = deque(maxlen=FAILURES_KEPT)
         """The last items that failed, in any stage."""
         self.events: Telling = events
