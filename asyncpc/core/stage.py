@@ -133,11 +133,13 @@ class ConsumerWorker(Worker):
         self.failed_with(error)
         if self.item is not NO_ITEM:
             items = self.stage.inbox.items_in(self.item)
-            self.item = NO_ITEM
-            self.stage.counts.settled_besides += len(items) - 1
-            self.settled += 1
+            if self.stage.handler.takes_lists:
+                self.item = deque(items)
             for item in items:
-                self.stage.count_failed(self._failure(item, error))
+                self.settle_failed(self._failure(item, error))
+            if self.stage.handler.takes_lists:
+                self.stage.counts.settled_besides -= 1
+                self.settle()
             if not isinstance(error, Exception):  # its items go back at once, and the run could receive them again
                 self.stage.run.failing(self)
             fail_all(items, error)
@@ -158,12 +160,13 @@ class ConsumerWorker(Worker):
         self.item.popleft()
         self.stage.counts.settled_besides += 1
 
-    def settle_one(self) -> None:
+    def settle_failed(self, failure: KeptFailure) -> None:
         """The item that is being given up has failed: the only one in flight, or the first of several."""
         if self.stage.handler.takes_lists:
             self.settle_first()
         else:
             self.settle()
+        self.stage.count_failed(failure)
 
 
 class Outlet:
@@ -343,7 +346,7 @@ class Stage:
             self.window.connect(self)
 
     def count_failed(self, failure: KeptFailure) -> None:
-        """Count an item that has failed at last, and tell it."""
+        """Count an item that has been settled, and has failed at last; and tell it."""
         self.counts.failed += 1
         self.run.failures.append(failure)
         if events := self.run.events:
@@ -461,7 +464,6 @@ async def give_up_all(worker: ConsumerWorker, taken: Any, calls: int, error: Exc
     worker.item, budget = deque(stage.inbox.items_in(taken)), Budget()
     while worker.item:
         await stage.give_up(worker, worker.item[0], calls, error)
-        worker.settle_first()
         if budget.is_spent():
             await budget.renew()
     stage.counts.settled_besides -= 1  # the worker counts one
