@@ -20,7 +20,7 @@ from ..core.tracked import Tracked, plain
 from ..errors import DefinitionError, TooManyFailures
 from ..failure import Failure, KeptFailure
 from ..logs import WARNING, log
-from ..wording import ITEM, annotate, escaped, forget_repeats, shown, summary, traceback_of
+from ..wording import ITEM, annotate, escaped, forget_repeats, shown, summary
 
 __all__ = ["Failures", "OnError"]
 
@@ -115,7 +115,7 @@ class GiveUp:
         failed = stage.counts.failed + stage.counts.reporting + 1
         self._check_budget(stage, failed, error)
         if self._on_error != "skip":
-            await self._report(worker, item, kept, error)
+            await self._report(worker, item, kept)
         worker.given_up = None
         stage.counts.last_failure = what
         worker.settle_failed(kept)
@@ -134,10 +134,10 @@ class GiveUp:
                 f"stage {stage.handler.name!r}: {failed} items failed, max_failures={self._max_failures} allows no more"
             ) from error
 
-    async def _report(self, worker: ConsumerWorker, item: Any, kept: KeptFailure, error: Exception) -> None:
+    async def _report(self, worker: ConsumerWorker, item: Any, kept: KeptFailure) -> None:
         """Deliver the failure to the receiver that ``on_error`` names, and wait for that."""
         stage = worker.stage
-        failure = Failure(*kept[:4], traceback_of(error))
+        failure = kept.failure()
         stage.counts.reporting += 1
         try:
             if stage.dead_letters is not None:
