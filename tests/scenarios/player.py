@@ -175,6 +175,7 @@ class _Play:
 
     def count(self) -> Statistics:
         """The counts of the run at this moment."""
+        assert self.pipeline._run is not None
         return self.pipeline._run.statistics()
 
     def meddle(self, event: Event) -> None:
