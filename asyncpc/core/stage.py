@@ -140,7 +140,9 @@ class ConsumerWorker(Worker):
             if self.stage.handler.takes_lists:
                 self.stage.counts.settled_besides -= 1
                 self.settle()
-            if not isinstance(error, Exception):  # its items go back at once, and the run could receive them again
+            # An interrupt gives its items back at once: the run stops before, or it could receive them again. Who drops
+            # the coroutine of a run has dropped its loop.
+            if not isinstance(error, (Exception, GeneratorExit)):
                 self.stage.run.failing(self)
             fail_all(items, error)
 
