@@ -5,7 +5,7 @@ from __future__ import annotations
 from traceback import TracebackException
 from typing import Any, Final, NamedTuple
 
-from .wording import described, place_in, redacted
+from .wording import described, leave_out_ours, place_in, redacted
 
 __all__ = ["FAILURES_KEPT", "Failure", "KeptFailure"]
 
@@ -25,7 +25,7 @@ class Failure(NamedTuple):
     stage: str
     """The name of the stage in which it failed."""
     traceback: str
-    """The traceback of the last call."""
+    """The traceback of the last call, from your own code on."""
 
 
 class KeptFailure(NamedTuple):
@@ -42,6 +42,7 @@ class KeptFailure(NamedTuple):
         """Keep what there is to say of a failed item; neither the error nor its frames are kept alive."""
         try:
             trace = TracebackException.from_exception(error, lookup_lines=False)
+            leave_out_ours(trace)
         except Exception:  # its class may forbid that
             trace = None
         return cls(item, described(error), attempts, stage, trace)

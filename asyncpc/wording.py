@@ -23,6 +23,7 @@ __all__ = [
     "escaped",
     "forget_repeats",
     "item_of",
+    "leave_out_ours",
     "message_of",
     "place_among",
     "place_in",
@@ -226,6 +227,16 @@ def begin_at_user_code(error: BaseException) -> None:
             inner = inner.tb_next
         if inner is not None:
             error.__traceback__ = inner
+
+
+def leave_out_ours(trace: traceback.TracebackException) -> None:
+    """Let a traceback, and those of the errors before it, begin with the first frame outside this package, if any."""
+    left = [trace]
+    while left:
+        one = left.pop()
+        theirs = [place for place, frame in enumerate(one.stack) if not frame.filename.startswith(OURS)]
+        del one.stack[: theirs[0] if theirs else 0]
+        left += [other for other in (one.__cause__, one.__context__, *(one.exceptions or ())) if other is not None]
 
 
 def forget_repeats(error: BaseException) -> None:

@@ -937,6 +937,24 @@ def test_opentelemetry_gets_the_figures_that_prometheus_gets() -> None:
         metrics.watch(Pipeline(source(range(5)), odd, name="orders"))
 
 
+def test_a_reader_gets_the_last_counts_of_a_run_that_it_has_just_looked_at() -> None:
+    """Protects the figures of a program that ends: the last look is that of its exit, however soon after another."""
+    reader = InMemoryMetricReader()
+    metrics = Metrics(MeterProvider([reader], shutdown_on_exit=False))
+    counted: list[float] = []
+
+    @consumer(name="count")
+    async def count(n: int) -> None:
+        counted.append(told(reader)["asyncpc.items.done"]["orders", "count"])
+
+    pipeline = Pipeline(source(range(2)), count, name="orders")
+    metrics.watch(pipeline)
+    testing.run(pipeline)
+    assert counted[0] == 0
+    assert told(reader)["asyncpc.items.done"] == {("orders", "count"): 2}
+    assert told(reader)["asyncpc.running"] == {("orders",): 0}
+
+
 def test_a_loop_that_is_blocked_holds_up_a_reader_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects who reads several pipelines: one instrument is asked after the other, and each would wait again."""
     monkeypatch.setattr(looks, "PATIENCE", 2 * TOGETHER)

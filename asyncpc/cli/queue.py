@@ -49,7 +49,12 @@ def add_queue(add: _Adds, count: Callable[[str], int]) -> None:
     )
     commands = queue.add_subparsers(required=True, metavar="stats|peek|dead|requeue|purge")
 
-    def command(name: str, run: Callable[[argparse.Namespace], int], does: str) -> argparse.ArgumentParser:
+    def command(
+        name: str,
+        run: Callable[[argparse.Namespace], int],
+        does: str,
+        in_full: str = "show errors in full",
+    ) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = commands.add_parser(name, help=does, description=f"{does.capitalize()}.")
         parser.add_argument(
             "target",
@@ -57,13 +62,15 @@ def add_queue(add: _Adds, count: Callable[[str], int]) -> None:
             help="of the queue, such as redis://host/jobs; or module:queue, a remote_queue of a program",
         )
         parser.add_argument("--json", action="store_true", help="print JSON: an object, or one for each message")
-        parser.add_argument("--traceback", action="store_true", help="show errors in full")
+        parser.add_argument("--traceback", action="store_true", help=in_full)
         parser.set_defaults(command=run)
         return parser
 
     command("stats", _stats, "show how many messages there are")
     peek = command("peek", _peek, "show the messages that are received next, and leave them where they are")
-    dead = command("dead", _dead, "show the dead letters, the oldest first, and what they failed of")
+    dead = command(
+        "dead", _dead, "show the dead letters, the oldest first, and what they failed of", "show tracebacks, too"
+    )
     for one in peek, dead:
         one.add_argument("--limit", type=count, default=20, metavar="N", help="show at most N (20)")
     dead.add_argument("--after", default="", metavar="PLACE", help="show those behind the one at PLACE")
@@ -119,6 +126,7 @@ def _tell_letter(options: argparse.Namespace, letter: Letter[Any]) -> None:
         f"{letter.place}  {letter.reason}",
         f"{counts}, put {_date(letter.put)}, died {_date(letter.died)}, id {letter.id}",
         shown(letter.item),
+        *(letter.traceback.splitlines() if options.traceback else []),
     ]
     _tell(options, told, "\n    ".join(map(escaped, lines)))
 

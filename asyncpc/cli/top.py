@@ -109,7 +109,7 @@ def _rows(seen: Sequence[_Seen], columns: int, lines: int) -> list[Row]:
     rows: list[Row] = []
     for one in seen:
         if one.view is None:
-            rows.append([(f" {escaped(one.name)}: no run in this process", "dim")])
+            rows.append([(f" {escaped(one.name)}: no run in this process; --web shows those of --processes", "dim")])
         else:
             view = one.view._replace(pipeline=one.name)
             rows += screen(view, columns, max(1, lines // len(seen)), is_named=True)

@@ -184,7 +184,7 @@ async def emit_each(worker: ConsumerWorker, made: Iterable[tuple[Any, Any]]) -> 
             else:
                 if outlet.channel is None and type(item) is Tracked:
                     item.ticket.settle(value)
-            worker.settle_first()
+                worker.settle_first()
             if budget.is_spent():
                 await budget.renew()
     except BaseException:  # what is left in flight then is the item that was about to be given up, if any

@@ -133,11 +133,17 @@ class ConsumerWorker(Worker):
         self.failed_with(error)
         if self.item is not NO_ITEM:
             items = self.stage.inbox.items_in(self.item)
-            self.item = NO_ITEM
-            self.stage.counts.settled_besides += len(items) - 1
-            self.settled += 1
+            if self.stage.handler.takes_lists:
+                self.item = deque(items)
             for item in items:
-                self.stage.count_failed(self._failure(item, error))
+                self.settle_failed(self._failure(item, error))
+            if self.stage.handler.takes_lists:
+                self.stage.counts.settled_besides -= 1
+                self.settle()
+            # An interrupt gives its items back at once: the run stops before, or it could receive them again. Who drops
+            # the coroutine of a run has dropped its loop.
+            if not isinstance(error, (Exception, GeneratorExit)):
+                self.stage.run.failing(self)
             fail_all(items, error)
 
     def _failure(self, item: Any, error: BaseException) -> KeptFailure:
@@ -156,12 +162,13 @@ class ConsumerWorker(Worker):
         self.item.popleft()
         self.stage.counts.settled_besides += 1
 
-    def settle_one(self) -> None:
+    def settle_failed(self, failure: KeptFailure) -> None:
         """The item that is being given up has failed: the only one in flight, or the first of several."""
         if self.stage.handler.takes_lists:
             self.settle_first()
         else:
             self.settle()
+        self.stage.count_failed(failure)
 
 
 class Outlet:
@@ -262,7 +269,7 @@ class RunLinks:
         self.trouble: Callable[[BaseException, str], None] = trouble
         """Ends the run with an error that nobody can raise in the midst of its work, and the name of the stage."""
         self.failing: Callable[[Worker], None] = failing
-        """Tells the run of a worker that has failed, but has yet to close what it has opened."""
+        """Tells the run of a worker that has failed and has yet to end."""
         self.failures: deque[KeptFailure] = deque(maxlen=FAILURES_KEPT)
         """The last items that failed, in any stage."""
         self.events: Telling = events
@@ -341,7 +348,7 @@ class Stage:
             self.window.connect(self)
 
     def count_failed(self, failure: KeptFailure) -> None:
-        """Count an item that has failed at last, and tell it."""
+        """Count an item that has been settled, and has failed at last; and tell it."""
         self.counts.failed += 1
         self.run.failures.append(failure)
         if events := self.run.events:
@@ -459,7 +466,6 @@ async def give_up_all(worker: ConsumerWorker, taken: Any, calls: int, error: Exc
     worker.item, budget = deque(stage.inbox.items_in(taken)), Budget()
     while worker.item:
         await stage.give_up(worker, worker.item[0], calls, error)
-        worker.settle_first()
         if budget.is_spent():
             await budget.renew()
     stage.counts.settled_besides -= 1  # the worker counts one

@@ -20,7 +20,7 @@ from ..core.tracked import Tracked, plain
 from ..errors import DefinitionError, TooManyFailures
 from ..failure import Failure, KeptFailure
 from ..logs import WARNING, log
-from ..wording import ITEM, annotate, escaped, forget_repeats, shown, summary, traceback_of
+from ..wording import ITEM, annotate, escaped, forget_repeats, shown, summary
 
 __all__ = ["Failures", "OnError"]
 
@@ -105,7 +105,7 @@ class GiveUp:
         if takes in self._taken and not (worker.cancelled and takes == "unhandled"):  # a cancel is nobody's failure
             item.ticket.fail(error, kept)
             stage.counts.last_failure = what
-            stage.count_failed(kept)
+            worker.settle_failed(kept)
             return
         worker.given_up = kept  # whatever is raised below, the item has failed with its own error
         if worker.cancelled or self._stops:
@@ -115,19 +115,15 @@ class GiveUp:
         failed = stage.counts.failed + stage.counts.reporting + 1
         self._check_budget(stage, failed, error)
         if self._on_error != "skip":
-            await self._report(worker, item, kept, error)
+            await self._report(worker, item, kept)
         worker.given_up = None
         stage.counts.last_failure = what
-        stage.count_failed(kept)
+        worker.settle_failed(kept)
         if type(item) is Tracked and stage.dead_letters is None:
             item.ticket.skip(error)
         if failed & (failed - 1) == 0:  # 1, 2, 4, 8, …: not a line for each of a million
             name = stage.handler.name
-            try:
-                log(WARNING, "stage %r: %d failed, the last on %s", name, failed, what, stage=name)
-            except BaseException:  # Ctrl-C, say: the item has been counted
-                worker.settle_one()
-                raise
+            log(WARNING, "stage %r: %d failed, the last on %s", name, failed, what, stage=name)
 
     def _check_budget(self, stage: Stage, failed: int, error: Exception) -> None:
         allowed = self._max_failures
@@ -138,10 +134,10 @@ class GiveUp:
                 f"stage {stage.handler.name!r}: {failed} items failed, max_failures={self._max_failures} allows no more"
             ) from error
 
-    async def _report(self, worker: ConsumerWorker, item: Any, kept: KeptFailure, error: Exception) -> None:
+    async def _report(self, worker: ConsumerWorker, item: Any, kept: KeptFailure) -> None:
         """Deliver the failure to the receiver that ``on_error`` names, and wait for that."""
         stage = worker.stage
-        failure = Failure(*kept[:4], traceback_of(error))
+        failure = kept.failure()
         stage.counts.reporting += 1
         try:
             if stage.dead_letters is not None:
@@ -178,7 +174,6 @@ async def _put(worker: ConsumerWorker, dead_letters: Outlet, item: Any, kept: Ke
         await put_waiting(worker, dead_letters.channel, dead_letter)
     except asyncio.CancelledError:
         dead_letters.emitted += 1
-        worker.stage.count_failed(kept)
-        worker.settle_one()
+        worker.settle_failed(kept)
         raise
     dead_letters.emitted += 1

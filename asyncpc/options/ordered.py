@@ -11,7 +11,7 @@ from ..core.channel import Ended
 from ..core.emit import emit, leave
 from ..core.plan import Handler
 from ..core.seams import Call
-from ..core.stage import DONE, NO_ITEM, ConsumerWorker, Stage
+from ..core.stage import DONE, ConsumerWorker, Stage
 from ..core.tracked import release_all, settle_all
 from ..core.waiting import Budget, WaitQueue
 from ..core.worker import attempt
@@ -130,13 +130,11 @@ class OrderWindow:
 
     async def _give_up(self, worker: ConsumerWorker, item: Any, error: Exception) -> None:
         """Give up an item whose value was refused; until that is reported, it is in flight once more."""
-        self._stage.counts.settled_besides -= 1
+        worker.settled -= 1
         worker.item = item
         if isinstance(error, Ended):
             raise error
         await self._stage.give_up(worker, item, 1, error)
-        worker.item = NO_ITEM
-        self._stage.counts.settled_besides += 1
 
     def release(self) -> None:
         """At the end of a run, leave what waits in the next channel."""

@@ -17,7 +17,7 @@ from ..watch.watched import newly_watched
 __all__ = ["Metrics"]
 
 TOGETHER: Final = 0.1
-"""Seconds after a look in which all instruments show it: a reader asks one after the other."""
+"""Seconds after a look in which all instruments show it, unless a run has ended: a reader asks one after the other."""
 
 
 class _Watched(NamedTuple):
@@ -35,7 +35,7 @@ class Metrics:
 
     def __init__(self, meter_provider: MeterProvider | None = None) -> None:
         self._watched: dict[str, _Watched] = {}
-        self._last: tuple[float, Mapping[str, Seen]] = -math.inf, {}
+        self._last: tuple[float, int, Mapping[str, Seen]] = -math.inf, 0, {}
         meter = get_meter("asyncpc", meter_provider=meter_provider)
         for what, kind in KINDS.items():
             make = meter.create_observable_counter if kind.rises else meter.create_observable_gauge
@@ -51,7 +51,7 @@ class Metrics:
         if (found := newly_watched(pipeline, name, known)) is not None:
             name, totals = found
             self._watched = self._watched | {name: _Watched(pipeline, totals)}  # another thread may be reading it
-            self._last = -math.inf, {}
+            self._last = -math.inf, 0, {}
 
     def _observer(self, what: str, kind: Kind) -> Callable[[CallbackOptions], Iterable[Observation]]:
         labels = [f"asyncpc.{label}" for label in kind.labels]
@@ -68,8 +68,9 @@ class Metrics:
 
     def _see(self) -> Mapping[str, Seen]:
         """The figures of all pipelines, as they are now, or were a moment ago."""
-        at, seen = self._last
-        if monotonic() - at > TOGETHER:
+        at, ended_then, seen = self._last
+        ended = sum([one.totals.ended for one in self._watched.values()])
+        if ended != ended_then or monotonic() - at > TOGETHER:
             seen = {name: one.totals.see() for name, one in self._watched.items()}
-            self._last = monotonic(), seen  # only now: a loop that is blocked has held up the look
+            self._last = monotonic(), ended, seen  # only now: a loop that is blocked has held up the look
         return seen

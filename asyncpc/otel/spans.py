@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from types import TracebackType
 from typing import Any, Final
 
 from opentelemetry.context import Context
@@ -56,7 +56,7 @@ class Spans:
         self._tracer = tracer
         self._pipeline = pipeline
         self._errors = errors
-        self._has_failed = False
+        self._harmless = _Harmless(pipeline)
 
     def start(self, handler: Handler, parent: Context, links: Sequence[SpanContext], items: int) -> Span:
         """The span of a stage, for one item; ``items`` is how many its call gets."""
@@ -70,7 +70,7 @@ class Spans:
         }
         if handler.takes_lists:
             attributes["messaging.batch.message_count"] = items
-        with self._harmless():
+        with self._harmless:
             return self._tracer.start_span(
                 f"{operation} {handler.name}", parent, kind, attributes, [Link(one) for one in links]
             )
@@ -78,12 +78,12 @@ class Spans:
 
     def retry(self, span: Span, attempt: int, error: BaseException) -> None:
         """Another call is made, after one that failed."""
-        with self._harmless():
+        with self._harmless:
             span.add_event("retry", {"asyncpc.attempt": attempt, "error.type": _type_of(error)})
 
     def end(self, span: Span, error: BaseException | None) -> None:
         """End it, with the error that the item failed with if it has."""
-        with self._harmless():
+        with self._harmless:
             if error is not None:
                 self._show(span, error)
             span.end()
@@ -100,18 +100,32 @@ class Spans:
             span.add_event("exception", told)
         span.set_status(Status(StatusCode.ERROR, described(error) if self._errors else kind))
 
-    @contextmanager
-    def _harmless(self) -> Iterator[None]:
-        """What only looks on cannot disturb a run: what goes wrong is logged, once."""
-        try:
-            yield
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:
-            if not self._has_failed:
-                self._has_failed = True
-                message = "a span is missing or not complete, as OpenTelemetry raised %s"
-                log(WARNING, message, summary(error), error=error, pipeline=self._pipeline)
+
+class _Harmless:
+    """What only looks on cannot disturb a run: what goes wrong is logged, once.
+
+    A class, since a generator as a context manager would take a third of all that is done here for a span.
+    """
+
+    __slots__ = ("_has_failed", "_pipeline")
+
+    def __init__(self, pipeline: str) -> None:
+        self._pipeline = pipeline
+        self._has_failed = False
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if error is None or isinstance(error, (KeyboardInterrupt, SystemExit)):
+            return False
+        if not self._has_failed:
+            self._has_failed = True
+            message = "a span is missing or not complete, as OpenTelemetry raised %s"
+            log(WARNING, message, summary(error), error=error, pipeline=self._pipeline)
+        return True
 
 
 def _type_of(error: BaseException) -> str:

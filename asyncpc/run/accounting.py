@@ -164,5 +164,5 @@ def _stage_statistics(
         maxsize=0 if inbox.limit == math.inf else int(inbox.limit),
         is_fifo=stage.handler.kept_by in ("", "batch"),
         writes_to=writes_to,
-        is_connected=not stage.handler.sends_to or stage.staff.has_opened,
+        is_connected=stage.handler.context is None or stage.staff.has_opened,
     )

@@ -22,8 +22,8 @@ class Health(NamedTuple):
     ready: bool
     """Whether it is running and takes items.
 
-    Neither before its start and the first connection to each of its remote queues, nor while it drains, nor after
-    its end.
+    Neither before its start, the first connection to each of its remote queues and the opening of what its stages
+    have as ``context=``, nor while it drains, nor after its end.
     """
     stalled: tuple[tuple[str, float], ...]
     """Each stage that has work and settles nothing, and for how many seconds that was seen."""
@@ -43,7 +43,7 @@ def judge(state: State, outcome: Outcome, look: Look, stalled_after: float) -> H
     if is_alarm or not (waits_to_begin or text == NOTHING):
         words.append(text)
     if waits_to_begin:
-        words.append("not connected yet to each of its queues")
+        words.append("not connected yet to each of its queues and resources")
     told = text if is_alarm or ": nothing settled " in text else ""
     stalls = [one for one in stalled if not told.startswith(f"{one[0]}: ")]
     words += [f"{name}: nothing settled for {seconds:.0f} s" for name, seconds in stalls]

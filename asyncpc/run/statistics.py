@@ -90,7 +90,10 @@ class StageStatistics(NamedTuple):
     writes_to: tuple[str, ...] = ()
     """The stages that get its values, and then the one that gets its failures, if there is one."""
     is_connected: bool = True
-    """Whether it is no remote queue, or the run was connected to it; it may have lost that connection since."""
+    """Whether one of its workers has opened its ``context=``, if it has one; a remote queue has a connection.
+
+    It may have lost that since.
+    """
 
 
 class Statistics(NamedTuple):
@@ -171,7 +174,10 @@ class Statistics(NamedTuple):
 
     @property
     def is_connected(self) -> bool:
-        """Whether the run was connected to each of its remote queues; it may have lost a connection since."""
+        """Whether the run was connected to each of its remote queues, and each stage has opened its ``context=``.
+
+        It may have lost a connection since.
+        """
         reads_all = all(source.remote is None or source.remote.connections > 0 for source in self.sources)
         return reads_all and all(stage.is_connected for stage in self.stages)
 

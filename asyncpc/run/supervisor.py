@@ -395,9 +395,9 @@ class Supervisor:
             self._fail(worker.name)
 
     def _failing(self, worker: Worker) -> None:
-        """Stop the run for a worker that has failed already, since what it closes first may take its time."""
+        """Stop the run for a worker that has failed already, since its end may take its time."""
         if isinstance(worker, ConsumerWorker):
-            self._fail(worker.name)
+            self._fail_unless_over(worker.name)
         else:
             self._limit(self.plan.drain_timeout)
 

@@ -74,6 +74,8 @@ class Totals:
         # The counts of all runs before, and the run that is under way; in one place, since other threads read them.
         self._now: tuple[Figures, _Run | None] = dict.fromkeys(whats, 0.0), None
         self._health = Health(live=True, ready=False, stalled=(), why="not started")
+        self.ended: int = 0
+        """How many runs have ended, for whoever keeps figures for a while."""
 
     @contextmanager
     def beside(self, running: Running[Any, Any]) -> Iterator[None]:
@@ -91,6 +93,7 @@ class Totals:
             run.look()
             self._health = run.running.health()
             self._now = _sum(self._now[0], run.counts), None
+            self.ended += 1
 
     def health(self, stalled_after: float) -> Health:
         """The health of the run that is under way, or of the last one at its end."""

@@ -200,6 +200,10 @@ def test_dead_shows_why(queue: Queue) -> None:
     assert counts.startswith("    stage fails, calls 1, deliveries 1, put 2023-11-1")
     assert counts.endswith(", id a")
     assert payload == "    {'n': 1}"
+    in_full = queue("dead", "--traceback").out
+    assert "    Traceback (most recent call last):\n" in in_full
+    assert "canary" not in in_full
+    assert "\x1b" not in in_full
     assert lines(queue("dead", "--json", "--after", letters[0]["place"])) == letters[1:]
     one = queue("dead", "--limit", "1")
     assert (len(one.out.splitlines()), one.err) == (3, "asyncpc: there are more: --limit shows more of them\n")

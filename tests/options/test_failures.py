@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import pickle
 import signal
 import weakref
@@ -101,6 +102,8 @@ def test_a_destination_is_told_each_failure_as_text(way: str) -> None:
         (n, f"ValueError: {n}", 2, "flaky") for n in (1, 2)
     ]
     assert "raise self.error(item)" in told[0].traceback
+    assert told[0].traceback == report.failures[0].traceback
+    assert f"asyncpc{os.sep}core" not in told[0].traceback  # it begins in the user's own code
     assert (report.done, report.failed) == (0, 2)
 
 

@@ -252,6 +252,29 @@ def test_an_interrupt_in_a_function_of_an_item_keeps_no_message(ordered: bool, g
     testing.run(main())
 
 
+@pytest.mark.parametrize("eager", [False, True])
+def test_what_an_interrupt_gives_back_does_not_come_again_in_the_same_run(eager: bool) -> None:
+    """Protects the order: the run has ended its intake before, or it would get that message again behind the others."""
+    queue = remote(prefetch=10)
+
+    @consumer
+    async def interrupted(number: int) -> None:
+        raise KeyboardInterrupt
+
+    async def main() -> None:
+        await put(queue, 1, 2, 3)
+        async with queue >> interrupted as running:
+            with pytest.raises(KeyboardInterrupt):
+                await running.wait()
+        assert running.report is not None
+        (source,) = running.report.statistics.sources
+        assert source.remote is not None
+        assert (source.remote.received, source.remote.released) == (3, 3)
+        assert await depth(queue) == (3, 0, 0, 0)
+
+    testing.run(main(), eager=eager)
+
+
 def test_pairs_of_a_remote_queue_are_refused() -> None:
     """Protects against a list that stays empty."""
 
@@ -882,7 +905,7 @@ def test_a_run_whose_queue_is_missing_is_not_ready() -> None:
                 await asyncio.sleep(10)
                 health = running.health()
                 assert not health.ready
-                assert health.why.endswith("not connected yet to each of its queues")
+                assert health.why.endswith("not connected yet to each of its queues and resources")
                 await running.drain()
 
     testing.run(main())

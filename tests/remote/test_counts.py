@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from asyncpc import RemoteCounts, Report, consumer, source, testing
+from asyncpc import Pipeline, RemoteCounts, Report, consumer, source, testing
 from asyncpc.metrics import Metrics
-from asyncpc.remote import Broker, Depth, Disconnected, Message, Outgoing, Settings
+from asyncpc.remote import Broker, Depth, Disconnected, Message, OpenQueue, Outgoing, Settings
 from asyncpc.remote.codec import codec_for
 from asyncpc.remote.engines.memory.broker import MemoryBroker
 from asyncpc.remote.queue import RemoteQueue, remote_queue
@@ -151,8 +151,8 @@ def test_reconnects_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     testing.run(main())
 
 
-@pytest.mark.parametrize("is_source", [True, False])
-def test_a_run_without_a_connection_is_not_ready_and_stops_at_once(is_source: bool) -> None:
+@pytest.mark.parametrize("place", ["source", "sink", "resource"])
+def test_a_run_without_a_connection_is_not_ready_and_stops_at_once(place: str) -> None:
     """Protects a rollout, which would end old processes for new ones that nobody can reach; and who stops those."""
 
     class Unreachable(MemoryBroker):
@@ -168,19 +168,28 @@ def test_a_run_without_a_connection_is_not_ready_and_stops_at_once(is_source: bo
         "memory://…",
     )
 
+    @consumer(context=queue.open)
+    async def put_into_it(number: int, opened: OpenQueue[int]) -> None:
+        await opened.put(number)
+
     readable = fresh()
+    pipelines: dict[str, Pipeline[int, None]] = {
+        "source": queue >> odd_ones_fail,
+        "sink": readable >> queue,
+        "resource": readable >> put_into_it,
+    }
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        async with queue >> odd_ones_fail if is_source else readable >> queue as running:
+        async with pipelines[place] as running:
             await asyncio.sleep(5)
             health = running.health()
             assert (health.live, health.ready) == (True, False)
-            assert health.why == "running; not connected yet to each of its queues"
+            assert health.why == "running; not connected yet to each of its queues and resources"
             began = loop.time()
             report = await running.drain()
         assert loop.time() - began < 0.1
-        assert (counts_of(report).connections, report.complete, report.exit_status) == (int(not is_source), True, 0)
+        assert (counts_of(report).connections, report.complete, report.exit_status) == (int(place != "source"), True, 0)
 
     testing.run(main())
 

@@ -32,6 +32,7 @@ pytestmark = [pytest.mark.realtime, pytest.mark.processes]
 APP = """
 import asyncio, os, signal, sys, time
 from asyncpc import Pipeline, consumer, remote_queue
+from asyncpc.remote import OpenQueue
 
 jobs = remote_queue("sqlite:///jobs.db?queue=jobs", int, lease=2.0, synchronous="NORMAL")
 
@@ -73,6 +74,15 @@ def into_nowhere(port: int) -> Pipeline[int, None]:
         return n
 
     return jobs >> same >> remote_queue(f"redis://127.0.0.1:{port}/elsewhere", int)
+
+def by_hand_into_nowhere(port: int) -> Pipeline[int, None]:
+    elsewhere = remote_queue(f"redis://127.0.0.1:{port}/elsewhere", int)
+
+    @consumer(context=elsewhere.open)
+    async def pass_on(n: int, opened: OpenQueue[int]) -> None:
+        await opened.put(n)
+
+    return jobs >> pass_on
 
 def make(secret: str) -> Pipeline[int, None]:
     return work
@@ -466,19 +476,19 @@ def test_a_value_that_only_one_process_would_get_is_passed_on(folder: Path) -> N
 
 
 @pytest.mark.thorough
-def test_a_queue_to_put_into_that_nobody_can_reach_ends_the_command(folder: Path) -> None:
+@pytest.mark.parametrize("pipeline", ["into_nowhere", "by_hand_into_nowhere"])
+def test_a_queue_to_put_into_that_nobody_can_reach_ends_the_command(folder: Path, pipeline: str) -> None:
     """Protects from trying for ever, as with the queue that is read: each try takes 15 s, so five a minute never come.
 
     What was received meanwhile is there.
     """
     client_of("redis")
     put(folder, range(10))
-    ended = run_child(
-        folder, "-m", "asyncpc", "run", "app:into_nowhere", "--processes", "2", "--set", f"port={free_port()}"
-    )
+    port = free_port()
+    ended = run_child(folder, "-m", "asyncpc", "run", f"app:{pipeline}", "--processes", "2", "--set", f"port={port}")
     assert ended.status == 1
     assert "ended with status 1 before it was connected" in ended.err
-    assert "elsewhere" in ended.err
+    assert f"127.0.0.1:{port}" in ended.err
     assert "another one starts" not in ended.err
     assert asyncio.run(queue_in(folder).depth())[:4] == (10, 0, 0, 0)
 

@@ -129,6 +129,27 @@ def test_a_server_that_says_it_takes_nothing_is_waited_for() -> None:
     testing.run(main())
 
 
+def test_only_a_message_longer_than_all_that_were_taken_goes_alone() -> None:
+    """Protects those put with one that is too long; and the pace of others, which need not wait for each other."""
+
+    async def main() -> None:
+        wire = Wire()
+        bodies = [b"x" * length for length in (10, 2000, 1500, 2000, 3000, 10)]
+        put = asyncio.ensure_future(wire.outlet.publish([Parcel("queue", Basic.Properties(), one) for one in bodies]))
+        sent = []
+        while not put.done():
+            await asyncio.sleep(1.0)
+            sent.append(b"".join(wire.sent).count(b"x"))
+            wire.sent.clear()
+            await wire.outlet.put((0, Basic.Ack(delivery_tag=len(bodies), multiple=True)))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        assert await put == []
+        assert sent == [10, 2000, 3500, 3000, 10]
+
+    testing.run(main())
+
+
 def test_what_no_queue_got_is_not_confirmed() -> None:
     """Protects a put into a queue that somebody deleted: the server sends it back, then confirms it all the same."""
 

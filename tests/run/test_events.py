@@ -15,11 +15,13 @@ from structlog.testing import capture_logs
 from support import Broken, both
 
 from asyncpc import (
+    Batch,
     DefinitionError,
     Pipeline,
     PipelineError,
     Report,
     Retry,
+    StageStatistics,
     consumer,
     remote_queue,
     source,
@@ -46,6 +48,7 @@ from asyncpc.events.structlog import StructlogListener
 from asyncpc.events.words import fields_of
 from asyncpc.remote import Disconnected
 from asyncpc.remote.engines.memory.broker import MemoryBroker
+from asyncpc.run.running import listen_to
 
 
 @consumer(on_error="skip", name="odd")
@@ -77,6 +80,38 @@ def test_a_run_tells_its_states_its_workers_and_what_fails(eager: bool) -> None:
     )
     assert {type(event) for event in told} == {StateChanged, WorkerStarted, ItemFailed, WorkerEnded}
     assert report.failed == 1
+
+
+@both
+@pytest.mark.parametrize("on_error", ["skip", "stop"])
+@pytest.mark.parametrize("options", [{}, {"batch": Batch(3)}, {"ordered": True, "concurrency": 2}, {"retry": 2}])
+def test_what_a_listener_is_told_of_is_counted(options: dict[str, Any], on_error: str, eager: bool) -> None:
+    """Protects who reads the counts at an event: an item that failed was in flight still, and -1 items were done."""
+    seen: list[StageStatistics] = []
+
+    async def fails(given: Any) -> None:
+        raise ValueError(given)
+
+    stage: Any = consumer(on_error=on_error, **options)  # type: ignore[call-overload]  # one of the lists above
+    pipeline = Pipeline(stage(fails))
+
+    async def main() -> None:
+        running = await pipeline.__aenter__()
+
+        def count(event: Event) -> None:
+            if isinstance(event, ItemFailed):
+                seen.append(running.statistics().stages[0])
+
+        listen_to(running, count)
+        for n in range(3):
+            running.put_nowait(n)
+        with suppress(PipelineError):
+            await pipeline.__aexit__(None, None, None)
+
+    testing.run(main(), eager=eager)
+    assert [stage.failed for stage in seen] == [*range(1, len(seen) + 1)] != []
+    assert [stage.done for stage in seen] == [0] * len(seen)
+    assert [stage.failed + stage.in_flight + stage.queued for stage in seen] == [3] * len(seen)
 
 
 @both

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final
 
-from asyncpc import Failure, Pipeline, QueueShutDown, Report, Running, merge
+from asyncpc import Failure, Pipeline, QueueShutDown, Report, Running, Statistics, merge
 from asyncpc.events import Event
 from asyncpc.testing import Deadlock, VirtualLoop
 from asyncpc.testing.clock import measuring_with
@@ -112,7 +112,7 @@ class _Play:
         )
         self.run: _Inside | None = None
         self.running: Running[Any, Any] | None = None
-        self.ears = Ears(scenario.meddles_at, self.meddle)
+        self.ears = Ears(scenario.meddles_at, self.meddle, self.count)
         if scenario.listener:
             self.pipeline.listen(self.ears)
         if scenario.traced:
@@ -172,6 +172,11 @@ class _Play:
     async def watched(self) -> Report:
         asyncio.get_running_loop().call_soon(self.seize)
         return await self.pipeline
+
+    def count(self) -> Statistics:
+        """The counts of the run at this moment."""
+        assert self.pipeline._run is not None
+        return self.pipeline._run.statistics()
 
     def meddle(self, event: Event) -> None:
         """What the listener does."""

@@ -20,7 +20,7 @@ from opentelemetry.trace import (
     get_current_span,
 )
 
-from asyncpc import Pipeline, Report
+from asyncpc import Pipeline, Report, Statistics
 from asyncpc.events import (
     Event,
     ItemDropped,
@@ -112,12 +112,14 @@ def _is_odd(item: Any) -> Any:
 class Ears:
     """Listens to a run, and at one of its events does what was drawn."""
 
-    def __init__(self, at: int, deed: Callable[[Event], None]) -> None:
+    def __init__(self, at: int, deed: Callable[[Event], None], look: Callable[[], Statistics]) -> None:
+        """``look`` reads the counts of the run."""
         self.counts: Counter[type[Event]] = Counter()
         self.states: list[str] = []
         self.problems: list[str] = []
         self._at = at
         self._deed = deed
+        self._look = look
 
     def __call__(self, event: Event) -> None:
         self.counts[type(event)] += 1
@@ -127,8 +129,21 @@ class Ears:
             if self.states and self.states[-1] != event.before:
                 self.problems.append(f"a listener was told of {event} after {self.states}")
             self.states.append(event.state)
+        self._check_counts(event)
         if sum(self.counts.values()) == self._at:
             self._deed(event)
+
+    def _check_counts(self, event: Event) -> None:
+        """What it is told counts already; only what is just being put may not count as received yet."""
+        seen = self._look()
+        for name, kind in ("failed", ItemFailed), ("dropped", ItemDropped), ("retried", ItemRetried):
+            counted = sum([getattr(stage, name) for stage in seen.stages])
+            if counted != self.counts[kind]:
+                self.problems.append(f"at {event}, {counted} {name} were counted, and {self.counts[kind]} told")
+        for stage in seen.stages:
+            kept = stage.done + stage.failed + stage.dropped + stage.in_flight + stage.queued
+            if stage.done < 0 or kept < stage.received:
+                self.problems.append(f"at {event}, the counts do not fit together: {stage}")
 
     def compare(self, report: Report) -> list[str]:
         """What it was told, and what the report says."""

@@ -55,7 +55,7 @@ def health_of(places: Sequence[Place], stalled_after: float, *, is_draining: boo
     silent = max([child.silent for child in running], default=0.0)
     connected = [child for child in running if child.is_connected]
     words = [f"{len(running)} of {len(places)} processes running"]
-    words += [f"{len(connected)} of them connected to the queue"] if len(connected) < len(running) else []
+    words += [f"{len(connected)} of them connected to queues and resources"] if len(connected) < len(running) else []
     words += ["draining"] if is_draining else []
     words += [f"an event loop has not answered for {silent:.1f} s"] if silent >= LATE else []
     words += [f"{stage}: nothing settled for {seconds:.0f} s" for stage, seconds in stalled]

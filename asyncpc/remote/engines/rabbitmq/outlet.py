@@ -45,6 +45,7 @@ class Outlet(Channel):
 
     def __init__(self, line: Line, number: int) -> None:
         super().__init__(line, number)
+        self._taken: int = line.longest  # bytes of a body that the server takes, as far as is known
         self._sent: int = 0  # messages
         self._unconfirmed: dict[int, int] = {}  # the place of each message among those of the call, by its number
         self._refused: list[int] = []
@@ -87,13 +88,14 @@ class Outlet(Channel):
 
         One call after the other. Raises ``Unsendable``, and has sent nothing then: whoever put several together puts
         them again one by one. Raises ``TooLong`` when the channel is of no more use; the server does not tell before
-        how long a message may be, and confirms none that it was busy with. So one that may be too long goes alone.
+        how long a message may be, and confirms none that it was busy with. So one that is longer than all that it has
+        confirmed goes alone.
         """
         headers = [self._marshalled_header(one) for one in parcels]
         if any(map(self._is_too_long, headers)):
             raise Unsendable
         self._refused = []
-        for first, part in parts(parcels, alone=self._line.longest):
+        for first, part in parts(parcels, alone=lambda: self._taken):
             its_headers = headers[first : first + len(part)]
             self.send(b"".join([self._marshalled(*one) for one in zip(its_headers, part, strict=True)]))
             self._confirmed = asyncio.get_running_loop().create_future()
@@ -107,6 +109,7 @@ class Outlet(Channel):
                     raise
                 unsent = range(first + len(part), len(parcels))
                 raise TooLong(str(error), [*self._refused, *self._unconfirmed.values(), *unsent]) from None
+            self._taken = max(self._taken, len(part[0].body))
         return self._refused
 
     def fits(self, parcel: Parcel) -> bool:
