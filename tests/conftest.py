@@ -117,11 +117,20 @@ def pytest_asyncio_loop_factories(
     return {name: remembered(make) for name, make in LOOP_FACTORIES.items()}
 
 
+OUTER_WINGS = {"cli", "offload", "remote", "watch", "web"}  # what they do is built on what the core does on each loop
+OUTER_LOOP = "eager" if "eager" in LOOP_FACTORIES else "debug"
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is marked
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave all loops but one to the thorough run where the time of a test goes into processes that it starts."""
+    """Leave all loops but one to the thorough run outside the core, and where a test waits for processes that it starts.
+
+    A loop of that name has eager tasks; Python 3.11 has none, so the tests on all Pythons see both kinds of tasks.
+    """
+    others = "|".join(name for name in LOOP_FACTORIES if name != OUTER_LOOP)
     for item in items:
-        if item.get_closest_marker("processes") and re.search(r"\[(uvloop|eager)\b", item.name):
+        is_outer = item.path.parent.name in OUTER_WINGS or item.get_closest_marker("processes")
+        if is_outer and re.search(rf"\[({others})\b", item.name):
             item.add_marker("thorough")
 
 
