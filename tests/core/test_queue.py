@@ -388,11 +388,11 @@ async def test_a15_a_backlog_does_not_hold_the_loop(verb: str) -> None:
 
 @pytest.mark.parametrize("eager", EAGER)
 def test_a16_timed_out_waiters_leave_the_line(eager: bool) -> None:
-    """Protects memory: 20,000 calls that timed out leave nobody in line."""
+    """Protects memory: 4,000 calls that timed out leave nobody in line."""
 
     async def main() -> None:
         empty, busy = Queue(), full(0)
-        for _ in range(10_000):
+        for _ in range(2_000):
             with pytest.raises(TimeoutError):
                 await empty.get(timeout=0.001)
             with pytest.raises(TimeoutError):
@@ -404,12 +404,12 @@ def test_a16_timed_out_waiters_leave_the_line(eager: bool) -> None:
 
 @virtual
 async def test_a16_all_at_once() -> None:
-    """Protects the same when a thousand wait and leave together, by timeout and by cancel."""
+    """Protects the same when hundreds wait and leave together, by timeout and by cancel."""
     queue = Queue()
-    timed = [asyncio.create_task(queue.get(timeout=1)) for _ in range(500)]
-    others = [asyncio.create_task(queue.get()) for _ in range(500)]
+    timed = [asyncio.create_task(queue.get(timeout=1)) for _ in range(100)]
+    others = [asyncio.create_task(queue.get()) for _ in range(100)]
     await idle()
-    assert queue.statistics().waiting_get == 1000
+    assert queue.statistics().waiting_get == 200
     for task in others:
         task.cancel()
     await asyncio.gather(*timed, *others, return_exceptions=True)
@@ -949,7 +949,7 @@ class Chaos:
 
 
 @pytest.mark.parametrize("eager", EAGER)
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(seed=st.integers(0, 2**32))
 def test_random_schedules_with_cancellations(seed: int, eager: bool) -> None:
     """Protects everything at once: nothing lost or duplicated, FIFO per producer, the bound kept, no deadlock."""
