@@ -113,7 +113,7 @@ def run_child(folder: Path, *arguments: str, **environment: str) -> Ended:
 
 
 def run_pytest(folder: Path, *arguments: str, **environment: str) -> Ended:
-    """Run a user's tests to their end; only with the plugin that they need, since all others double the time to start."""
+    """Run a user's tests to their end, with the plugin that they need: all others double the time to start."""
     alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"} | UNMEASURED | environment
     options = "-p", "no:cacheprovider", "-p", "pytest_asyncio.plugin"
     return run_child(folder, "-m", "pytest", *options, *arguments, **alone)

@@ -481,10 +481,14 @@ CALLS: dict[str, tuple[Callable[[Channel[Any]], Coroutine[Any, Any, Any]], int]]
 
 
 @pytest.mark.parametrize("change", ["nothing", "wake-up", "close"])
-@pytest.mark.parametrize("turns", range(4))
 @pytest.mark.parametrize("name", CALLS)
-async def test_cancelled_at_every_await(name: str, turns: int, change: str) -> None:
+async def test_cancelled_at_every_await(name: str, change: str) -> None:
     """Protects all or nothing: cancelled after any number of turns, before or after what it waits for came."""
+    for turns in range(4):
+        await _cancelled_after(turns, name, change)
+
+
+async def _cancelled_after(turns: int, name: str, change: str) -> None:
     call, items = CALLS[name]
     queue = Channel[Any](1)
     for _ in range(items):
@@ -949,10 +953,19 @@ class Chaos:
 
 
 @pytest.mark.parametrize("eager", EAGER)
-@settings(max_examples=100)
-@given(seed=st.integers(0, 2**32))
-def test_random_schedules_with_cancellations(seed: int, eager: bool) -> None:
+@pytest.mark.parametrize("schedules", [75, pytest.param(300, marks=pytest.mark.thorough)])
+def test_random_schedules_with_cancellations(schedules: int, eager: bool) -> None:
     """Protects everything at once: nothing lost or duplicated, FIFO per producer, the bound kept, no deadlock."""
+
+    @settings(max_examples=schedules)
+    @given(seed=st.integers(0, 2**32))
+    def kept(seed: int) -> None:
+        _all_is_kept(seed, eager)
+
+    kept()
+
+
+def _all_is_kept(seed: int, eager: bool) -> None:
     chaos = Chaos(seed)
     testing.run(chaos.run(), eager=eager)
     assert Counter(chaos.got) == Counter(chaos.put)
