@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from house import parsed
 from support import EAGER
 
 import asyncpc
@@ -25,7 +26,7 @@ def conditions_in(source: str) -> list[int]:
         return []
     return [
         node.lineno
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(parsed(source))
         if (isinstance(node, ast.Name) and node.id == "Condition")
         or (isinstance(node, ast.Attribute) and node.attr == "Condition")
         or (isinstance(node, ast.ImportFrom) and "Condition" in [alias.name for alias in node.names])
