@@ -161,7 +161,8 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
             hung.append(repr(task))
             task.cancel()
 
-    timers = [loop.call_later(0.9 * timeout_of(item), cancel, loop) for loop in _loops]
+    limit = timeout_of(item)
+    timers = [loop.call_later(min(0.9 * limit, limit - 1.0), cancel, loop) for loop in _loops]
     try:
         yield
     except asyncio.CancelledError:

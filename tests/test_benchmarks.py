@@ -101,11 +101,11 @@ def test_a_fast_wrong_implementation_fails_the_run(
     assert "wrong result: hasty" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("factor", "status"), [(10, 1), pytest.param(0.1, 0, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(("factor", "status"), [(100, 1), pytest.param(0.01, 0, marks=pytest.mark.thorough)])
 def test_against_flags_a_planted_slow_down(
     measured: dict[str, Any], tmp_path: Path, factor: float, status: int
 ) -> None:
-    """--against ends with 1 when the older run was ten times as far ahead, and with 0 when it was ten times behind."""
+    """--against ends with 1 when the older run was a hundred times as far ahead, with 0 when it was so far behind."""
     file = tmp_path / "old.json"
     file.write_text(json.dumps(scaled(measured, factor)))
     assert main(["throughput", *QUICK, "--against", str(file)]) == status
