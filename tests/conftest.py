@@ -1,4 +1,4 @@
-"""The harness: three event loops for every async test, and nothing may be left behind by any test.
+"""The harness: three event loops for the async tests of the core, and nothing may be left behind by any test.
 
 Warnings are errors (pyproject.toml), and pytest turns what ``__del__`` complains of (a coroutine never awaited, a
 socket or loop never closed) into warnings of the test that collected it; so each test ends with a garbage collection.
@@ -21,6 +21,7 @@ import pytest
 from blockbuster import BlockBuster
 from coverage import Coverage
 from hypothesis import HealthCheck, settings
+from pytest_asyncio import is_async_test
 from remote.servers import PLACES
 from support import LOOP_FACTORIES, pending, timeout_of
 
@@ -46,10 +47,10 @@ settings.load_profile("asyncpc")
 
 @pytest.hookimpl(wrapper=True)
 def pytest_xdist_auto_num_workers() -> Generator[None, int | None, int | None]:
-    """One worker more than processors: some tests only wait for a process or for a second to pass."""
+    """Two workers more than processors: a third of the time, a test waits for a process or for a second to pass."""
     processors = yield
     chosen = os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS")
-    return processors if chosen or not processors else processors + 1
+    return processors if chosen or not processors else processors + 2
 
 
 @pytest.hookimpl(wrapper=True)
@@ -104,7 +105,7 @@ _loops: list[asyncio.AbstractEventLoop] = []  # that pytest-asyncio made for the
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Run every async test on each loop; the loops made are remembered, to look for their tasks."""
+    """Make every async test on each loop; the loops made are remembered, to look for their tasks."""
 
     def remembered(make: Callable[[], asyncio.AbstractEventLoop]) -> Callable[[], asyncio.AbstractEventLoop]:
         def factory() -> asyncio.AbstractEventLoop:
@@ -117,11 +118,20 @@ def pytest_asyncio_loop_factories(
     return {name: remembered(make) for name, make in LOOP_FACTORIES.items()}
 
 
+OUTER_WINGS = {"offload", "remote", "watch", "web"}  # they are built on the core, which is tried on each loop
+OUTER_LOOP = "eager" if "eager" in LOOP_FACTORIES else "debug"
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is marked
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave all loops but one to the thorough run where the time of a test goes into processes that it starts."""
+    """Leave all loops but one to the thorough run outside the core, and where a test waits for its processes.
+
+    With eager tasks where Python has them: 3.11 has none, so that all Pythons together try both kinds of tasks.
+    """
+    others = "|".join(name for name in LOOP_FACTORIES if name != OUTER_LOOP)
     for item in items:
-        if item.get_closest_marker("processes") and re.search(r"\[(uvloop|eager)\b", item.name):
+        is_outer = item.path.parent.name in OUTER_WINGS or item.get_closest_marker("processes")
+        if is_outer and is_async_test(item) and re.search(rf"\[({others})\b", item.name):
             item.add_marker("thorough")
 
 
@@ -151,7 +161,8 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
             hung.append(repr(task))
             task.cancel()
 
-    timers = [loop.call_later(0.9 * timeout_of(item), cancel, loop) for loop in _loops]
+    limit = timeout_of(item)
+    timers = [loop.call_later(min(0.9 * limit, limit - 1.0), cancel, loop) for loop in _loops]
     try:
         yield
     except asyncio.CancelledError:

@@ -27,7 +27,8 @@ NAMED_TUPLE = {"_asdict", "_fields", "_make", "_replace"}
 
 
 @cache
-def _parsed(source: str) -> ast.Module:
+def parsed(source: str) -> ast.Module:
+    """Its syntax tree; the same files are read for several reasons."""
     return ast.parse(source)
 
 
@@ -41,7 +42,7 @@ class Module(NamedTuple):
     @property
     def tree(self) -> ast.Module:
         """Its syntax tree, parsed when it is first asked for: each process of pytest imports the house."""
-        return _parsed(self.source)
+        return parsed(self.source)
 
     @property
     def wing(self) -> str:

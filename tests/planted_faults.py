@@ -100,7 +100,7 @@ async def test_blocking_handler() -> None:
     await asyncpc.Pipeline(range(3), handle)
 
 
-@pytest.mark.timeout(1)
+@pytest.mark.timeout(1.5)
 async def test_hangs() -> None:
     """A test that waits for ever."""
     await _forever()

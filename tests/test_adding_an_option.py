@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import pytest
-from children import UNMEASURED, Ended, run_child
+from children import Ended, run_pytest
 
 from asyncpc import options
 from asyncpc.graph.definitions import OPTIONS
@@ -68,9 +68,7 @@ def run_tests(folder: Path, *tests: str) -> Ended:
         shutil.copy(ROOT / path, folder / path)  # where it looks for the documents
     page = "tests/options/test_dedupe.py"
     paths = f"{folder}:{folder / 'tests'}:{ROOT / 'tests'}"
-    return run_child(
-        folder, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:faker", page, *tests, PYTHONPATH=paths, **UNMEASURED
-    )
+    return run_pytest(folder, page, *tests, PYTHONPATH=paths)
 
 
 def typed_options(source: str) -> set[str]:

@@ -31,6 +31,7 @@ from house import (
     keys_read,
     libraries,
     nodes,
+    parsed,
     planted,
     shown_whole,
     slots,
@@ -458,7 +459,7 @@ def test_every_test_says_what_it_protects() -> None:
     silent = [
         f"{path.relative_to(TESTS)}:{node.lineno} {node.name}"
         for path in sorted(TESTS.rglob("test_*.py"))
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(parsed(path.read_text()))
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
         and node.name.startswith("test_")
         and not ast.get_docstring(node)

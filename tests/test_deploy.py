@@ -290,7 +290,7 @@ def at_any_port(words: list[str]) -> list[str]:
 
 @pytest.mark.processes
 @pytest.mark.realtime
-@pytest.mark.parametrize("name", ["Dockerfile", "orders.service"])
+@pytest.mark.parametrize("name", [pytest.param("Dockerfile", marks=pytest.mark.thorough), "orders.service"])
 def test_what_is_started_does_its_work(name: str, tmp_path: Path) -> None:
     """Protects the first deployment: orders are handled, probes answered, and SIGTERM ends it as the files expect."""
     shutil.copytree(ROOT / "examples", tmp_path / "examples")

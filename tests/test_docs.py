@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from children import PATIENCE, UNMEASURED, Child, Ended, run_child
+from children import PATIENCE, UNMEASURED, Child, Ended, run_child, run_pytest
 from pages import CTRL_C, DOCS, PAGES, README, Program, differs, files, programs, unmeasured
 
 import asyncpc
@@ -125,7 +125,7 @@ def test_the_programs_of_a_page_run(page: Path, most: int, tmp_path: Path) -> No
             written = (ended.out + ended.err * fails).replace(f"{tmp_path}/", "")
             assert not program.output or not (wrong := differs(written, program.output)), wrong
     if tested and most == ALL:
-        ended = run_child(tmp_path, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:faker", *tested, **UNMEASURED)
+        ended = run_pytest(tmp_path, *tested)
         assert ended.status == 0, ended.out + ended.err
 
 

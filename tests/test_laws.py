@@ -9,9 +9,10 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
+
+from house import parsed
 
 import asyncpc
 
@@ -56,13 +57,9 @@ def _law(entry: str) -> Law:
     return Law(numbers, status, tuple(re.findall(r"`(test_\w+…?)`", entry[standing.start() :])))
 
 
-_parsed = cache(ast.parse)
-"""The same files are read for several reasons."""
-
-
 def names_of_tests(source: str) -> set[str]:
     """The names of the tests in a module: functions, and methods of its classes."""
-    nodes = list(_parsed(source).body)
+    nodes = list(parsed(source).body)
     nodes += [node for one in nodes if isinstance(one, ast.ClassDef) for node in one.body]
     found = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
     return {name for name in found if name.startswith("test_")}
@@ -122,7 +119,7 @@ def cited_by_names(tests: Iterable[str]) -> set[str]:
 def told_in(source: str) -> Iterator[str]:
     """What a module tells its readers: comments, docstrings, texts under fields, and what planted faults break."""
     yield from re.findall(r"(?:^|\s)# .*", source)
-    for node in ast.walk(_parsed(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.Expr):
             yield from _texts([node.value])
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("Fault", "_fault"):
@@ -193,7 +190,7 @@ def messages_in(module: ast.Module) -> list[str]:
 
 
 def package() -> list[ast.Module]:
-    return [_parsed(path.read_text()) for path in sorted((ROOT / "asyncpc").rglob("*.py"))]
+    return [parsed(path.read_text()) for path in sorted((ROOT / "asyncpc").rglob("*.py"))]
 
 
 # -- the tests ------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from house import parsed
 from support import EAGER
 
 import asyncpc
@@ -21,9 +22,11 @@ from asyncpc.testing import now
 
 def conditions_in(source: str) -> list[int]:
     """The lines of a module that name a ``Condition``."""
+    if "Condition" not in source:
+        return []
     return [
         node.lineno
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(parsed(source))
         if (isinstance(node, ast.Name) and node.id == "Condition")
         or (isinstance(node, ast.Attribute) and node.attr == "Condition")
         or (isinstance(node, ast.ImportFrom) and "Condition" in [alias.name for alias in node.names])

@@ -20,6 +20,9 @@ RARE = {
     "writers asleep beside room while batches wait for them",
     "fed in a thread without a hold",
     "outside cancellation ignored",
+    "END while work is under way",
+    "room asked for never",
+    "value emitted twice on a retry",
 }
 """Faults that few scenarios meet: it takes seconds to find one."""
 

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from itertools import count
 from threading import Thread, get_ident
 from typing import Any, Final, TypeVar, TypeVarTuple
@@ -250,8 +250,7 @@ def measuring_with(clock: Callable[[], float]) -> Iterator[None]:
     Inside another such block it changes nothing.
     """
     assert handlers  # imported by then, with the modules that measure calls in threads: a stage imports them late
-    modules = [module for name, module in list(sys.modules.items()) if name.startswith("asyncpc.")]
-    measuring: list[Any] = [one for one in modules if getattr(one, "perf_counter", None) is time.perf_counter]
+    measuring = [one for one in _measuring(len(sys.modules)) if one.perf_counter is time.perf_counter]
     for module in measuring:
         module.perf_counter = clock
     try:
@@ -259,6 +258,13 @@ def measuring_with(clock: Callable[[], float]) -> Iterator[None]:
     finally:
         for module in measuring:
             module.perf_counter = time.perf_counter
+
+
+@lru_cache(maxsize=1)
+def _measuring(imported: int) -> list[Any]:
+    """The modules of asyncpc that measure, until more is imported: to find them takes as long as a small run."""
+    modules: list[Any] = [module for name, module in list(sys.modules.items()) if name.startswith("asyncpc.")]
+    return [module for module in modules if hasattr(module, "perf_counter")]
 
 
 def run(main: Awaitable[T], *, eager: bool = False, debug: bool = False) -> T:

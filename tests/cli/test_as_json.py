@@ -8,7 +8,7 @@ from collections import OrderedDict
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncpc.cli.as_json import as_line, item_as_json
@@ -77,11 +77,20 @@ def test_what_cannot_be_written_is_shown_in_short() -> None:
     assert len(item_as_json([b"x" * 1000])) <= 80
 
 
-@given(st.recursive(st.text() | st.integers() | st.none() | st.booleans(), lambda inner: st.lists(inner), max_leaves=9))
-def test_a_line_is_one_line_of_ascii(item: Any) -> None:
+ITEMS = st.recursive(st.text() | st.integers() | st.none() | st.booleans(), lambda inner: st.lists(inner), max_leaves=9)
+
+
+@pytest.mark.parametrize("items", [30, pytest.param(100, marks=pytest.mark.thorough)])
+def test_a_line_is_one_line_of_ascii(items: int) -> None:
     """Whatever is in a text, it can neither break the line nor play with a terminal (fault F9)."""
-    line = as_line(item_as_json(item))
-    assert line.isascii()
-    assert line.isprintable()
-    if "://" not in line:
-        assert json.loads(line) == item
+
+    @settings(max_examples=items)
+    @given(ITEMS)
+    def is_one_line(item: Any) -> None:
+        line = as_line(item_as_json(item))
+        assert line.isascii()
+        assert line.isprintable()
+        if "://" not in line:
+            assert json.loads(line) == item
+
+    is_one_line()

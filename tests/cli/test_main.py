@@ -185,6 +185,9 @@ inner = Inner()
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 
+either = pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.thorough)])
+"""A signal that comes after a stop, whichever it is."""
+
 both_loops = pytest.mark.parametrize("loop", ["uvloop", pytest.param("asyncio", marks=pytest.mark.thorough)])
 """``test_runner`` compares the two loops; here each is a whole process."""
 
@@ -436,7 +439,7 @@ def test_a_signal_while_the_source_is_idle_drains_and_exits_within_a_second(
 
 
 @both_loops
-@pytest.mark.parametrize("number", STOPS)
+@either
 def test_the_second_signal_cancels_now_and_tells_what_is_left(folder: Path, loop: str, number: signal.Signals) -> None:
     """Whoever signals twice does not want to wait 30 s for the drain, but wants to know what it cost."""
     child = asyncpc_run(folder, "stalled", "--loop", loop)
@@ -452,7 +455,7 @@ def test_the_second_signal_cancels_now_and_tells_what_is_left(folder: Path, loop
 
 
 @both_loops
-@pytest.mark.parametrize("number", STOPS)
+@either
 def test_the_third_signal_has_its_default_action(folder: Path, loop: str, number: signal.Signals) -> None:
     """Whatever a handler does, the process can be ended by hand: it dies of the signal itself."""
     child = asyncpc_run(folder, "blocked", "--loop", loop)
@@ -484,7 +487,7 @@ def test_a_handler_that_swallows_every_cancel_is_abandoned_by_name(folder: Path,
 
 
 @both_loops
-@pytest.mark.parametrize("timeout", ["0", "0.2"])
+@pytest.mark.parametrize("timeout", ["0.2", pytest.param("0", marks=pytest.mark.thorough)])
 def test_an_incomplete_drain_exits_1_and_tells_what_is_left(folder: Path, loop: str, timeout: str) -> None:
     """An orchestrator must not take a drain that was cut short for a success; ``--drain-timeout`` sets its length."""
     child = asyncpc_run(folder, "stalled", "--loop", loop, "--drain-timeout", timeout)
@@ -738,8 +741,8 @@ os.execv(sys.executable, [sys.executable, "-m", "asyncpc", *sys.argv[2:]])
     [
         ("1", "run", "app:done", 0),
         ("1", "show", "app:done", 0),
-        ("1", "run", "app:failing", 1),
-        ("0", "run", "app:done", 0),
+        pytest.param("1", "run", "app:failing", 1, marks=pytest.mark.thorough),
+        pytest.param("0", "run", "app:done", 0, marks=pytest.mark.thorough),
         ("012", "run", "app:failing", 1),
     ],
 )

@@ -85,7 +85,8 @@ def test_a_worker_answers_until_it_ends(folder: Path, loop: str) -> None:
     assert 'asyncpc_items_failed_total{pipeline="jobs",stage="work"} 1.0' in metrics.text
     assert "canary" not in metrics.text
     assert "python_info" in metrics.text  # the program's own registry, with all that is in it
-    assert [(one.status_code, one.text) for one in (live, ready)] == [(200, "jobs: running\n")] * 2
+    told = [(one.status_code, one.text.strip().partition(";")[0]) for one in (live, ready)]
+    assert told == [(200, "jobs: running")] * 2  # on a busy machine, also that its workers have waited by now
     worker.child.send(signal.SIGTERM)
     ended = worker.child.end()
     assert ended.status == 143

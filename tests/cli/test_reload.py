@@ -59,7 +59,7 @@ def is_there(pid: int) -> bool:
     return True
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.thorough)])
 def test_a_change_drains_the_run_and_starts_it_again(tmp_path: Path, number: signal.Signals) -> None:
     """Whoever edits a worker sees what it does now, and no item is lost on the way; a signal drains the last one."""
     write(tmp_path, "one")

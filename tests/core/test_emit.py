@@ -538,12 +538,12 @@ def test_h7_a_batch_that_is_given_up_lets_others_run(on_error: str, eager: bool)
 
     destination: Any = {"skip": "skip", "function": lambda failure: None, "consumer": told}[on_error]
 
-    @consumer(batch=Batch(1_500), maxsize=0, on_error=destination)
+    @consumer(batch=Batch(600), maxsize=0, on_error=destination)
     async def first(rows: list[int]) -> None:
         raise ValueError
 
-    report, most = watched(Pipeline(first), 1_500, lambda statistics: statistics.stages[0].failed, eager)
-    assert report.failed == 1_500
+    report, most = watched(Pipeline(first), 600, lambda statistics: statistics.stages[0].failed, eager)
+    assert report.failed == 600
     assert most <= MOST
 
 

@@ -282,7 +282,11 @@ def test_a_child_whose_loop_is_blocked_is_killed_after_its_drain(folder: Path) -
             "source 'numbers' is no remote",
             marks=pytest.mark.thorough,
         ),
-        ("from asyncpc import *\nwork = remote_queue('memory://x', int) >> consumer(print)", "memory:// is a queue"),
+        pytest.param(
+            "from asyncpc import *\nwork = remote_queue('memory://x', int) >> consumer(print)",
+            "memory:// is a queue",
+            marks=pytest.mark.thorough,
+        ),
         ("import os\nos._exit(7)", "ended with status 7 before it was running"),
     ],
 )

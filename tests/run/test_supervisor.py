@@ -199,7 +199,7 @@ def _whole(opened: Opened) -> Pipeline[Any, Any]:
 
 
 @both
-@pytest.mark.parametrize("again", [None, 0, 1, 3])
+@pytest.mark.parametrize("again", [None, 0, 1, pytest.param(3, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("how", ["await", "async with", "stream"])
 def test_b5_b6_b7_a_cancel_at_any_step_ends_the_run(how: str, again: int | None, eager: bool) -> None:
     """Faults B5, B6: cancel the caller after 1, 2, 3 … steps of the loop, until the run is over before.

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from children import UNMEASURED, Ended, run_child
+from children import Ended, run_pytest
 
 pytestmark = pytest.mark.processes
 
@@ -48,9 +48,7 @@ def pytest_on(folder: Path, conftest: str, *options: str) -> Ended:
     (folder / "test_it.py").write_text(TESTS)
     (folder / "conftest.py").write_text(conftest)
     (folder / "pytest.ini").write_text("[pytest]\nasyncio_mode=auto\nasyncio_default_fixture_loop_scope=function\n")
-    return run_child(
-        folder, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", "-p", "no:faker", *options, **UNMEASURED
-    )
+    return run_pytest(folder, "-q", "-rA", *options)
 
 
 def test_the_plugin(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from children import UNMEASURED, Ended, run_child
+from children import Ended, run_pytest
 
 pytestmark = pytest.mark.processes
 
@@ -43,7 +43,7 @@ BROKEN: Final = {  # each test, and a change of the pipeline that only this one 
 
 def user_tests(folder: Path, *options: str) -> Ended:
     """Run the tests of a copy of the project."""
-    return run_child(folder, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:faker", *options, **UNMEASURED)
+    return run_pytest(folder, *options)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from graphs import Graph, graphs, stage
-from hypothesis import given
+from hypothesis import given, settings
 
 from asyncpc import Consumer, Pipeline, Retry, broadcast, consumer, feed, merge, route, source, testing
 from asyncpc.watch.extent import Extent, Journey, Standing
@@ -154,12 +154,18 @@ def test_a_run_that_feeds_itself_counts_what_is_done_and_what_waits(stages: list
     assert (last.through, last.total, last.waiting, last.share) == (31, 31, 0, 1.0)
 
 
-@given(graph=graphs)
-def test_never_more_items_are_through_than_there_are(graph: Graph) -> None:
+@pytest.mark.parametrize("drawn", [30, pytest.param(100, marks=pytest.mark.thorough)])
+def test_never_more_items_are_through_than_there_are(drawn: int) -> None:
     """In any graph, at any moment; and at the end it is all of them, whatever became of each."""
-    seen = throughs(graph.pipeline)
-    assert all(0 <= through <= 3 * graph.sources for through in seen)
-    assert seen[-1] == 3 * graph.sources
+
+    @settings(max_examples=drawn)
+    @given(graph=graphs)
+    def never_more(graph: Graph) -> None:
+        seen = throughs(graph.pipeline)
+        assert all(0 <= through <= 3 * graph.sources for through in seen)
+        assert seen[-1] == 3 * graph.sources
+
+    never_more()
 
 
 def test_a_rate_that_is_almost_none_is_none() -> None:

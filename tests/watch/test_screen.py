@@ -237,7 +237,7 @@ def test_of_many_stages_those_that_matter_are_shown() -> None:
     pipeline: Any = endless
     for number in range(20):
         pipeline = pipeline >> named(f"quick{number}", taking(0.0))
-    view = seen(pipeline >> failing >> named("fetch", sometimes_hangs, concurrency=8) >> named("last", hang), 120)
+    view = seen(pipeline >> failing >> named("fetch", sometimes_hangs, concurrency=8) >> named("last", hang), 60)
     rows = text(view, lines=15)
     assert len(rows) == 15
     assert [name for name in ("failing", "fetch", "last") if any(f" {name} " in row for row in rows)] == [

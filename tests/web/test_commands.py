@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncpc.web.commands import Command, MalformedError, command_from
@@ -65,8 +65,17 @@ def test_what_is_no_command_is_refused(body: bytes, why: str) -> None:
         command_from(body)
 
 
-@given(st.binary(max_size=200) | st.recursive(st.none() | st.floats() | st.text(), st.lists).map(lambda v: sent(v=v)))
-def test_no_bytes_raise_anything_else(body: bytes) -> None:
+BODIES = st.binary(max_size=200) | st.recursive(st.none() | st.floats() | st.text(), st.lists).map(lambda v: sent(v=v))
+
+
+@pytest.mark.parametrize("drawn", [30, pytest.param(100, marks=pytest.mark.thorough)])
+def test_no_bytes_raise_anything_else(drawn: int) -> None:
     """An error of another kind would be an answer 500."""
-    with pytest.raises(MalformedError):
-        command_from(body)
+
+    @settings(max_examples=drawn)
+    @given(BODIES)
+    def is_malformed(body: bytes) -> None:
+        with pytest.raises(MalformedError):
+            command_from(body)
+
+    is_malformed()
