@@ -131,8 +131,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     others = "|".join(name for name in LOOP_FACTORIES if name != OUTER_LOOP)
     for item in items:
         is_outer = item.path.parent.name in OUTER_WINGS or item.get_closest_marker("processes")
-        if is_outer and is_async_test(item) and re.search(rf"\[({others})\b", item.name):
+        is_thorough = item.get_closest_marker("thorough")
+        if is_outer and not is_thorough and is_async_test(item) and re.search(rf"\[({others})\b", item.name):
             item.add_marker("thorough")
+            item.add_marker("other_loops")
 
 
 @pytest.fixture(autouse=True, scope="module")
