@@ -207,7 +207,7 @@ class Staff:
 
     def interrupt(self) -> None:
         """Let the workers look at what was changed before they take another item."""
-        for worker in self.workers:
+        for worker in tuple(self.workers):  # in one step, since a thread may do this
             worker.interrupted = True
 
     def left(self, worker: ConsumerWorker, counts: Counts) -> None:
