@@ -202,7 +202,7 @@ async def _executor_map(job: Job) -> None:
 
 # -- small items in processes ----------------------------------------------------------------------
 
-SMALL = 100
+SMALL = 200
 """What :func:`compute` gets for about 5 µs of work."""
 
 

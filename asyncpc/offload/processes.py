@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DEPTH", "ProcessCaller", "reference"]
 
-DEPTH: Final = 16
+DEPTH: Final = 64
 """Items that may be on their way to and from one process, so that small ones can travel together."""
 
 TRIP: Final = 0.002

@@ -13,11 +13,11 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import suppress
 from contextvars import Context, copy_context
-from inspect import iscoroutine
 from itertools import count
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread, current_thread
 from time import perf_counter
+from types import CoroutineType
 from typing import Any, Final
 
 from ..errors import LeftBehind
@@ -72,6 +72,7 @@ class WorkerThreads:
         return listed([thread for thread, _ in self._threads]) if is_at_work else ()
 
     async def __aenter__(self) -> WorkerThreads:
+        self._loop = asyncio.get_running_loop()
         self._members += 1
         return self
 
@@ -131,10 +132,13 @@ class WorkerThreads:
         job = self._begin(context or copy_context(), function, args, self._timeout)
         try:
             await job.future
-        finally:
+        except BaseException:
             job.leave()
-        value = self._value(job)
-        if iscoroutine(value):
+            raise
+        if job.timer is not None:
+            job.timer.cancel()
+        value = job.value if job.error is None and not job.overdue else self._value(job)
+        if type(value) is CoroutineType:
             value.close()  # or Python warns that it was never awaited
             raise TypeError(
                 f"stage {self._name!r} gave a coroutine: write its function as 'async def', "
@@ -178,7 +182,8 @@ class WorkerThreads:
 
     def _begin(self, context: Context, function: Callable[..., Any], args: tuple[Any, ...], limit: float | None) -> Job:
         """Let one of the threads make a call, which may take ``limit`` seconds."""
-        loop = self._loop = asyncio.get_running_loop()
+        loop = self._loop
+        assert loop is not None  # it was entered
         if len(self._threads) - self._leaving < min(self._size, self._under_way + 1):
             self._start_thread()  # first, since the system may refuse one: then the call is not made
         job = Job(loop.create_future(), context, function, args)
