@@ -146,7 +146,7 @@ async def _ordered_by_hand(job: Job) -> None:
 
     async def produce() -> None:
         async for item in job.sources[0]():
-            await queue.put(asyncio.create_task(_same(item)))  # type: ignore[arg-type]  # whole numbers
+            await queue.put(asyncio.create_task(_same(item)))
         await queue.put(END)
 
     async with asyncio.TaskGroup() as tasks:
@@ -290,7 +290,10 @@ def _awaited(write: Write, in_thread: bool) -> Callable[[list[int]], Awaitable[o
     async def write_here(rows: list[int]) -> None:
         write(rows)
 
-    return partial(asyncio.to_thread, write) if in_thread else write_here
+    async def write_there(rows: list[int]) -> None:
+        await asyncio.to_thread(write, rows)
+
+    return write_there if in_thread else write_here
 
 
 async def _gather(job: Job, write: Write, in_thread: bool) -> None:

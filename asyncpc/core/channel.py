@@ -9,7 +9,8 @@ plain attributes:
 - ``getters``: a writer wakes one of them, unless one has been woken already, and that one sees to it that others
   follow. Workers that have not started yet wait last in it, as spares;
 - ``putters``, ``writers`` and ``look_below``: whoever takes an item calls :meth:`Channel.made_room` for them. Putters,
-  callers from outside, are woken one for each free slot, as in asyncio. Writers are woken in bulk once half of the room
+  callers from outside, are woken one for each free slot, as in asyncio, but few at once; the last of them to run sees
+  to it that others follow. Writers are woken in bulk once half of the room
   is free, which turns a switch of tasks per item into one per half a queue, or once nothing can be taken: then what a
   container holds may wait for what only they can give. Where branches meet they share the room
   (:class:`~asyncpc.core.fairness.FairWriters`).
@@ -319,7 +320,7 @@ class Channel(BoundedQueue[T]):
         self.wake_followers()
 
     def made_room(self, freed: int = 1) -> None:
-        """Wake putters, one for each slot freed, and writers in bulk: half of the room is free or nothing can be taken.
+        """Wake putters, for each slot freed, and writers in bulk: half of the room is free or nothing can be taken.
 
         While both wait, slots go to them alternately, so that neither starves the other.
         """

@@ -322,8 +322,8 @@ class Running(Generic[In_contra, Out_co]):
         return f"<Running {self._run.plan.name} {self._run.state.value}>"
 
 
-def _not_handled(pipeline: str) -> QueueShutDown:
-    return QueueShutDown(f"pipeline {pipeline!r} ended before it handled this item")
+def _not_handled(name: str) -> QueueShutDown:
+    return QueueShutDown(f"pipeline {name!r} ended before it handled this item")
 
 
 @contextmanager
