@@ -80,7 +80,7 @@ def escaped(text: str) -> str:
 
 def redacted(text: str) -> str:
     """``text`` without the passwords of URLs (faults F7, H11)."""
-    return _PASSWORD.sub(r"\1***@", text)
+    return _PASSWORD.sub(r"\1***@", text) if "://" in text else text
 
 
 def redact(error: BaseException) -> None:

@@ -27,16 +27,20 @@ from .peers import (
     BARE_TASKS,
     EVERYBODY,
     HAND_WRITTEN,
+    STREAMABLE,
+    TASK_PER_ITEM,
     TASK_PER_SLEEP,
     THREAD_QUEUES,
     Peer,
     Put,
     Service,
+    defined,
     put_from_threads,
+    run_defined,
     serve_asyncpc,
     serve_by_hand,
 )
-from .work import Gated, Handle, Job, OpenLoop, Shape, WrongResult, compute
+from .work import Gated, Handle, Job, OpenLoop, Shape, ShortJob, WrongResult, compute
 
 OURS_AND_HAND = (ASYNCPC, HAND_WRITTEN)
 JANUS = "janus"
@@ -78,6 +82,8 @@ WANTED: dict[tuple[str, str], Callable[[str, str], float]] = {
     ("latency", "50 % load p99"): lambda python, loop: 1.0,
     ("hold", "per item"): _by_python,
     ("startup", ""): lambda python, loop: 1 / 1.5,
+    ("short", "1 item"): lambda python, loop: 0.5,
+    ("short", "400 items"): lambda python, loop: 1.0,
     ("import", ""): lambda python, loop: 1 / 1.2,
 }
 """The ratio to the first reference that asyncpc should reach, by case and line; shown, not judged."""
@@ -422,6 +428,37 @@ def _serve_defined(pipeline: asyncpc.Pipeline[Any, Any]) -> Service:
 
 async def _yield_once(item: object) -> None:
     await asyncio.sleep(0)
+
+
+@case("short", "runs of few items, start and end included, of a pipeline defined once, or before each run")
+def _short(bench: Bench) -> Iterator[Line]:
+    for items in 1, 10, 100, 400, 1_000:
+        times = max(1, (1_000 if bench.quick else 4_000) // (items + 20))
+        once = ShortJob(Shape(items))
+        runs = [
+            (ASYNCPC.name, replace(ASYNCPC, run=partial(run_defined, defined(once))), once),
+            ("defined each time", ASYNCPC, ShortJob(Shape(items))),
+            *[
+                (peer.name, peer, ShortJob(Shape(items)))
+                for peer in bench.present((HAND_WRITTEN, TASK_PER_ITEM, STREAMABLE))
+            ],
+        ]
+        yield Line(_items(items), {name: partial(_again, bench, peer, job, times) for name, peer, job in runs})
+
+
+def _items(count: int) -> str:
+    return "1 item" if count == 1 else f"{count:,} items"
+
+
+def _again(bench: Bench, peer: Peer, job: Job, times: int) -> float:
+    """Seconds per item, the mean of many runs; the result of the last one is checked."""
+
+    async def again(job: Job) -> None:
+        for _ in range(times):
+            job.seen.clear()
+            await peer.run(job)
+
+    return bench.time(replace(peer, run=again), job) / times / job.shape.items
 
 
 @case("import", "import asyncpc, beside import asyncio, anyio", ("asyncio, anyio",))

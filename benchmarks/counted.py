@@ -19,11 +19,12 @@ import time
 import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .work import Job, Shape
+from .work import Job, Shape, ShortJob
 
 if TYPE_CHECKING:
     from .peers import Peer
@@ -34,12 +35,15 @@ LIMIT = 180
 
 @dataclass(frozen=True)
 class Case:
-    """What the items go through, and how many go through it in two runs; an item costs the difference."""
+    """What is done, and how many times in two pieces of work; once costs the difference."""
 
     shape: Shape
     sizes: tuple[int, int]
     allowed: float
     """The ratio to the hand-written pipeline may be so many times the kept one."""
+    what: str = "item"
+    """What is counted: an ``item`` of one run; a whole ``run`` of a pipeline defined before; or a ``definition``, for
+    which the hand-written pipeline, which needs none, does a run."""
 
 
 CASES = {
@@ -47,6 +51,9 @@ CASES = {
     "four-stages": Case(Shape(0, stages=4), (1_000, 5_000), 1.03),
     "maxsize-1": Case(Shape(0, bound=1), (500, 2_500), 1.05),
     "sleep-0": Case(Shape(0, wait=0), (1_000, 5_000), 1.08),
+    "run-of-1": Case(Shape(1), (50, 350), 1.03, "run"),
+    "run-of-100": Case(Shape(100), (5, 35), 1.03, "run"),
+    "define": Case(Shape(1), (50, 350), 1.03, "definition"),
 }
 
 
@@ -65,11 +72,11 @@ def main(checkout: str, cases: Iterable[str]) -> None:
     gc.freeze()  # what the imports left is no work for the children's collector
     for name in cases:
         for peer in ASYNCPC, HAND_WRITTEN:
-            for items in CASES[name].sizes:
-                _fork(name, peer, replace(CASES[name].shape, items=items))
+            for size in CASES[name].sizes:
+                _fork(name, peer, size)
 
 
-def _fork(name: str, peer: Peer, shape: Shape) -> None:
+def _fork(name: str, peer: Peer, size: int) -> None:
     if child := os.fork():
         _, status = os.waitpid(child, 0)
         if status:
@@ -78,18 +85,34 @@ def _fork(name: str, peer: Peer, shape: Shape) -> None:
         return
     signal.alarm(LIMIT)
     try:
-        _work(peer, shape)
-        print(name, peer.name, shape.items, os.getpid(), sep="|", flush=True)
+        _work(CASES[name], peer, size)
+        print(name, peer.name, size, os.getpid(), sep="|", flush=True)
     except BaseException:
         traceback.print_exc()
         os._exit(1)
     os._exit(0)  # without the parent's clean-up
 
 
-def _work(peer: Peer, shape: Shape) -> None:
-    job = Job(shape)
+def _work(case: Case, peer: Peer, size: int) -> None:
+    from .peers import ASYNCPC, defined, run_defined
+
+    job = Job(replace(case.shape, items=size)) if case.what == "item" else ShortJob(case.shape)
+    if case.what == "definition" and peer is ASYNCPC:
+        for _ in range(size):
+            defined(job)
+        return
+
+    async def work() -> None:
+        if case.what == "item":
+            await peer.run(job)
+            return
+        run = partial(run_defined, defined(job)) if peer is ASYNCPC else peer.run
+        for _ in range(size):
+            job.seen.clear()
+            await run(job)
+
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
-        runner.run(peer.run(job))
+        runner.run(work())
     job.check(peer.name)
 
 

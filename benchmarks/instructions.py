@@ -1,4 +1,4 @@
-"""``python -m benchmarks.instructions``: judge the hot path by the instructions an item costs.
+"""``python -m benchmarks.instructions``: judge what an item costs by its instructions; a run and a definition as well.
 
 Instruction counts repeat where times do not: the same code gives the same count on a busy machine. valgrind counts two
 sizes of each case, and the difference is what the additional items cost. That cost is compared with the cost of the
@@ -209,7 +209,7 @@ def _git(checkout: Path, *arguments: str) -> bytes:
 def _show(costs: Costs, kept: Ratios, runs: int) -> None:
     spread = max(cost.spread for cost in costs.values())
     print(f"{build()}: " + (f"median of {runs} runs, which differ by {spread:.2%} at most" if runs > 1 else "one run"))
-    rows = [["case", "instructions per item", "by hand", "ratio", "kept", "allowed", "change", "verdict"]]
+    rows = [["case", "instructions", "by hand", "ratio", "kept", "allowed", "change", "verdict"]]
     for case, cost in costs.items():
         change, allowed = cost.ratio / kept[case], CASES[case].allowed
         verdict = "OVER" if change > allowed else "better: keep it" if change < BETTER else "ok"

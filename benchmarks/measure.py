@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import statistics
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
@@ -125,10 +125,7 @@ class Bench:
     def line(self, name: str, shape: Shape, peers: Iterable[Peer]) -> Line:
         """Seconds per item of all ``peers`` that are there, after a warm-up."""
         samples = {}
-        for peer in peers:
-            if why := self.missing.get(peer.name) or peer.missing():
-                self.missing[peer.name] = why
-                continue
+        for peer in self.present(peers):
             try:
                 samples[peer.name] = self._per_item(peer, shape)
             except WrongResult:
@@ -137,10 +134,17 @@ class Bench:
                 if peer.package is None:
                     raise
                 self.missing[peer.name] = f"fails: {type(error).__name__}: {error}"
+        return Line(name, samples)
+
+    def present(self, peers: Iterable[Peer]) -> Iterator[Peer]:
+        """Those of ``peers`` that are there; why the others are not is kept, and which versions these are."""
+        for peer in peers:
+            if why := self.missing.get(peer.name) or peer.missing():
+                self.missing[peer.name] = why
                 continue
             if version := peer.version():
                 self.versions[peer.name] = version
-        return Line(name, samples)
+            yield peer
 
     def _per_item(self, peer: Peer, shape: Shape) -> Sample:
         """Slow peers get fewer items: as many as they handle in a moment, found in the warm-up."""

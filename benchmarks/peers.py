@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module, metadata, util
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import asyncpc
 
@@ -65,12 +65,21 @@ class Peer:
 
 async def run_asyncpc(job: Job) -> None:
     """A pipeline with everything on; its own books must say what the job's check says."""
-    source = asyncpc.merge(*map(asyncpc.producer, job.sources))
+    await run_defined(defined(job), job)
+
+
+def defined(job: Job) -> asyncpc.Pipeline[Any, Any]:
+    """The pipeline for a job."""
+    sources: list[Any] = [asyncpc.producer(source) for source in job.sources]
+    source: Any = sources[0] if len(sources) == 1 else asyncpc.merge(*sources)
     stage: Any = asyncpc.consumer(concurrency=job.shape.concurrency)
-    pipeline: Any = source
-    for handle in job.handlers:
-        pipeline = pipeline >> stage(handle)
-    report = await asyncpc.Pipeline(pipeline, maxsize=job.shape.bound)
+    make: Any = asyncpc.Pipeline  # type checkers refuse more than two parts
+    return cast("asyncpc.Pipeline[Any, Any]", make(source, *map(stage, job.handlers), maxsize=job.shape.bound))
+
+
+async def run_defined(pipeline: asyncpc.Pipeline[Any, Any], job: Job) -> None:
+    """Run what may have been defined long before."""
+    report = await pipeline
     assert report.complete
     assert report.done == job.shape.items
 
@@ -371,11 +380,13 @@ BARE_LOOP = Peer("bare loop", run_bare_loop)
 BARE_TASKS = Peer("bare tasks", run_bare_tasks)
 TASK_PER_SLEEP = Peer("task per sleep", run_task_per_sleep)
 
+STREAMABLE = Peer("streamable", run_streamable, "streamable")
+
 LIBRARIES = (
     Peer("aiochan", run_aiochan, "aiochan"),
     Peer("culsans", run_culsans, "culsans"),
     Peer("janus", run_janus, "janus"),
-    Peer("streamable", run_streamable, "streamable"),
+    STREAMABLE,
     Peer("trio", run_trio, "trio", home="trio"),
     Peer("pypeln", run_pypeln, "pypeln", "pypeln.task"),
     Peer("anyio", run_anyio, "anyio"),
@@ -384,4 +395,5 @@ LIBRARIES = (
     Peer("spdl", run_spdl, "spdl-core", "spdl.pipeline", home="thread"),
 )
 THREAD_QUEUES = (Peer("culsans", run_culsans_threads, "culsans"), Peer("janus", run_janus_threads, "janus"))
-EVERYBODY = (BARE_LOOP, ASYNCPC, HAND_WRITTEN, Peer("task per item", run_semaphore), *LIBRARIES)
+TASK_PER_ITEM = Peer("task per item", run_semaphore)
+EVERYBODY = (BARE_LOOP, ASYNCPC, HAND_WRITTEN, TASK_PER_ITEM, *LIBRARIES)

@@ -82,6 +82,19 @@ def _last(seen: Any, wait: float | None, sleep: Sleep) -> Handle:
     return handle if wait is None else handle_slowly
 
 
+class ShortJob(Job):
+    """A job whose source is a plain function, as in a program that defines a pipeline where it runs it."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__(shape)
+
+        async def numbers() -> AsyncIterator[int]:
+            for n in range(shape.items):
+                yield n
+
+        self.sources = [numbers]
+
+
 class Gated(Job):
     """A job that is timed by its source, from the moment all consumers wait: what an item costs, without the start."""
 

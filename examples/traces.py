@@ -91,7 +91,7 @@ class Received(BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # as in the class below
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # http.server calls it so
         pass
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import inspect
 import os
 import re
 import signal
@@ -33,6 +34,9 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # and so begins what nohu
 # A run starts hundreds of processes. Without bytecode each compiles the package again: a quarter of all CPU time.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# Each test ends with a collection; those that Python makes meanwhile cost an eighth of the time to find all tests.
+gc.set_threshold(20_000, 10, 10)
 
 settings.register_profile(
     "asyncpc", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
@@ -77,6 +81,21 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         terminal.write_line(
             f"remote queues: memory, {', '.join(found)} ({servers}); not here: {', '.join(rest) or 'none'}"
         )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, obj: object) -> list[pytest.Item] | None:
+    """Make no tests of a thorough function or class in a quick run: there are thousands, each made to be left out.
+
+    A test that is asked for by its name is made, and left out, so that pytest does not say that there is none.
+    """
+    config = collector.config
+    if config.option.markexpr != "not thorough" or any("::" in one for one in config.args):
+        return None
+    marks = [*collector.iter_markers("thorough")]
+    if inspect.isfunction(obj):
+        marks += [mark for mark in getattr(obj, "pytestmark", ()) if mark.name == "thorough"]
+    return [] if marks else None
 
 
 _loops: list[asyncio.AbstractEventLoop] = []  # that pytest-asyncio made for the test that runs
@@ -160,6 +179,7 @@ def nothing_left_behind() -> Iterator[None]:
 
 _blockbuster = BlockBuster("asyncpc", excluded_modules=["asyncpc.testing"])  # which runs most tests
 _blockbuster.functions["threading.Lock.acquire"].can_block_in("scenarios/program.py", "_in_thread")  # of a handler
+_blockbuster.functions["threading.Lock.acquire"].can_block_in("asyncpc/run/turns.py", "let_in")  # that is its purpose
 
 
 @pytest.fixture(autouse=True)

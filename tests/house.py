@@ -26,13 +26,22 @@ NAMED_TUPLE = {"_asdict", "_fields", "_make", "_replace"}
 """Public names of named tuples, though they begin with an underscore."""
 
 
+@cache
+def _parsed(source: str) -> ast.Module:
+    return ast.parse(source)
+
+
 class Module(NamedTuple):
     """One module, by its name inside the package: ``core.queue``; a wing itself is ``core``, the package is empty."""
 
     name: str
     source: str
-    tree: ast.Module
     is_package: bool
+
+    @property
+    def tree(self) -> ast.Module:
+        """Its syntax tree, parsed when it is first asked for: each process of pytest imports the house."""
+        return _parsed(self.source)
 
     @property
     def wing(self) -> str:
@@ -51,7 +60,7 @@ def the_house() -> House:
         is_package = parts[-1] == "__init__"
         name = ".".join(parts[:-1] if is_package else parts)
         source = path.read_text()
-        found[name] = Module(name, source, ast.parse(source), is_package)
+        found[name] = Module(name, source, is_package)
     return found
 
 
@@ -60,9 +69,14 @@ def planted(**sources: str) -> House:
     named = {name.replace("__", "."): dedent(source) for name, source in sources.items()}
     wings = {name.partition(".")[0] for name in named if "." in name}
     return {
-        name: Module(name, source, ast.parse(source), name in wings)
-        for name, source in (dict.fromkeys(sorted(wings), "") | named).items()
+        name: Module(name, source, name in wings) for name, source in (dict.fromkeys(sorted(wings), "") | named).items()
     }
+
+
+@cache
+def nodes(module: Module) -> list[ast.AST]:
+    """All of its syntax tree; many rules look at it."""
+    return list(ast.walk(module.tree))
 
 
 # -- imports --------------------------------------------------------------------------------------
@@ -73,7 +87,7 @@ def imports(house: House, module: Module) -> Iterator[str]:
 
     ``from ..core import seams`` imports the module ``core.seams``, ``from ..core.seams import Call`` too.
     """
-    for node in ast.walk(module.tree):
+    for node in nodes(module):
         if isinstance(node, ast.Import):
             absolute = [alias.name for alias in node.names if alias.name.partition(".")[0] == "asyncpc"]
             assert not absolute, f"{module.name} imports the package itself, line {node.lineno}"
@@ -96,7 +110,7 @@ def _base(module: Module, node: ast.ImportFrom) -> str:
 def libraries(module: Module) -> set[str]:
     """What ``module`` imports from outside the package; with the name where it imports single names."""
     found: set[str] = set()
-    for node in ast.walk(module.tree):
+    for node in nodes(module):
         if isinstance(node, ast.Import):
             found.update([alias.name for alias in node.names])
         elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -133,7 +147,7 @@ def attributes_read(module: Module) -> set[str]:
     Not those of asyncio, whose ``timeout`` is no option of ours.
     """
     found: set[str] = set()
-    for node in ast.walk(module.tree):
+    for node in nodes(module):
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
             if not (isinstance(node.value, ast.Name) and node.value.id == "asyncio"):
                 found.add(node.attr)
@@ -146,7 +160,7 @@ def attributes_read(module: Module) -> set[str]:
 def keys_read(module: Module) -> set[str]:
     """The strings that ``module`` looks up or compares: ``x["retry"]``, ``x.get("retry")``, ``"retry" in x``."""
     found: set[str] = set()
-    for node in ast.walk(module.tree):
+    for node in nodes(module):
         looked_up: list[ast.expr] = []
         if isinstance(node, ast.Subscript):
             looked_up = [node.slice]
@@ -161,13 +175,13 @@ def keys_read(module: Module) -> set[str]:
 @cache
 def called(module: Module) -> set[str]:
     """The names of what ``module`` calls: of ``a.b.c()`` both ``c`` and ``b.c``."""
-    written = [ast.unparse(node.func).split(".") for node in ast.walk(module.tree) if isinstance(node, ast.Call)]
+    written = [ast.unparse(node.func).split(".") for node in nodes(module) if isinstance(node, ast.Call)]
     return {".".join(parts[-length:]) for parts in written for length in (1, 2)}
 
 
 def shown_whole(module: Module) -> Iterator[str]:
     """What ``module`` shows by its own ``repr``, but for names, which are checked where they are given."""
-    for node in ast.walk(module.tree):
+    for node in nodes(module):
         shown: list[ast.expr] = []
         if isinstance(node, ast.FormattedValue) and node.conversion == ord("r"):
             shown = [node.value]
@@ -197,7 +211,7 @@ def foreign_privates(house: House) -> list[str]:
 
 
 def _privates_of(module: Module) -> Iterator[str]:
-    for node in ast.walk(module.tree):
+    for node in nodes(module):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             yield node.name
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
@@ -207,7 +221,7 @@ def _privates_of(module: Module) -> Iterator[str]:
 
 
 def _privates_used(module: Module) -> Iterator[tuple[int, str]]:
-    for node in ast.walk(module.tree):
+    for node in nodes(module):
         if isinstance(node, ast.ImportFrom) and node.level:
             yield from [(node.lineno, alias.name) for alias in node.names if is_private(alias.name)]
         elif isinstance(node, ast.Attribute) and is_private(node.attr) and not _is_own(node):
@@ -229,7 +243,7 @@ def is_private(name: str) -> bool:
 def code_lines(module: Module) -> int:
     """Lines with code: neither empty, nor a comment, nor a docstring."""
     documented: set[int] = set()
-    for node in ast.walk(module.tree):
+    for node in nodes(module):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             documented.update(_docstring_lines(node))
     lines = enumerate(module.source.splitlines(), 1)
@@ -238,7 +252,7 @@ def code_lines(module: Module) -> int:
 
 def functions(module: Module) -> Iterator[tuple[str, int, int]]:
     """Each function by name, its lines without its docstring, and how many times its way parts, inner ones included."""
-    for node in ast.walk(module.tree):
+    for node in nodes(module):
         if isinstance(node, Function):
             lines = (node.end_lineno or node.lineno) - node.lineno + 1 - len(_docstring_lines(node))
             yield f"{module.name}:{node.name}", lines, sum(isinstance(inner, BRANCHES) for inner in ast.walk(node))
@@ -253,7 +267,7 @@ def _docstring_lines(node: ast.Module | ast.ClassDef | Function) -> range:
 
 def slots(module: Module, name: str) -> list[str]:
     """The slots of a class."""
-    for node in ast.walk(module.tree):
+    for node in nodes(module):
         if isinstance(node, ast.ClassDef) and node.name == name:
             for one in node.body:
                 if isinstance(one, ast.Assign) and ast.unparse(one.targets[0]) == "__slots__":

@@ -58,6 +58,7 @@ def files(page: Path) -> dict[str, str]:
 def unmeasured(output: str) -> str:
     """The output without what was measured, and without what depends on that: the widths of columns."""
     output = re.sub(r"\b(in|after) [\d.]+ s\b", r"\1 # s", output)
+    output = re.sub(r"\bbusy \d+%", "busy #%", output)
     output = re.sub(r".* held the event loop .*\n", "", output)  # so it seems where the machine stops the process
     output = re.sub(r"-\d+ of pipeline", "-# of pipeline", output)  # which of the workers it was
     kept: list[str] = []

@@ -301,7 +301,7 @@ FAULTS: Final = (
         "I3",
         (_CHANNEL, "made_room", " or not self.items", ""),
     ),
-    _fault("source not closed", "B10, I6", (_PRODUCER, "_produce", "await iterator.aclose()", "pass")),
+    _fault("source not closed", "B10, I6", (source, "_close", "await iterator.aclose()", "pass")),
     _fault("generator not closed", "B10, I6", (emit, "_close", "await values.aclose()", "pass")),
     _fault(
         "cancel counted as a failure",

@@ -6,6 +6,7 @@ Each rule is tried on the package and on a planted sample that breaks it, so tha
 from __future__ import annotations
 
 import ast
+import gc
 import os
 import re
 import subprocess
@@ -29,6 +30,7 @@ from house import (
     imports,
     keys_read,
     libraries,
+    nodes,
     planted,
     shown_whole,
     slots,
@@ -42,6 +44,14 @@ from asyncpc.run.statistics import StageStatistics
 TESTS = Path(__file__).parent
 
 HOUSE: Final = the_house()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def parsed_before() -> None:
+    """Keep the syntax trees out of the collections that end each test; many rules look at all of them."""
+    for module in HOUSE.values():
+        nodes(module)
+    gc.freeze()
 
 
 # -- the map --------------------------------------------------------------------------------------

@@ -81,14 +81,8 @@ NEED_A_SERVER: Final = {"remote-redis.md", "remote-postgresql.md", "remote-nats.
 
 RUNNABLE: Final = [page for page in [*PAGES, README] if programs(page) and page.name not in ELSEWHERE]
 
-MANY_PROGRAMS: Final = {
-    "coming-from.md",
-    "coming-from-celery.md",
-    "command-line.md",
-    "remote-queues.md",
-    "remote-tools.md",
-}
-"""Pages whose programs take so long, one after the other, that only a thorough run runs them."""
+ALL: Final = 1000
+"""Runs of programs, more than a page has."""
 
 
 def run_as_shown(program: Program, folder: Path, arguments: list[str]) -> Ended:
@@ -104,13 +98,14 @@ def run_as_shown(program: Program, folder: Path, arguments: list[str]) -> Ended:
 
 
 @pytest.mark.realtime
-@pytest.mark.parametrize(
-    "page",
-    [pytest.param(one, marks=pytest.mark.thorough) if one.name in MANY_PROGRAMS else one for one in RUNNABLE],
-    ids=lambda page: page.stem,
-)
-def test_the_programs_of_a_page_run(page: Path, tmp_path: Path) -> None:
-    """Who copies a program from a page can run it as it is, and sees what the page shows, a traceback included."""
+@pytest.mark.parametrize("most", [1, pytest.param(ALL, marks=pytest.mark.thorough)], ids=["first", "all"])
+@pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: page.stem)
+def test_the_programs_of_a_page_run(page: Path, most: int, tmp_path: Path) -> None:
+    """Who copies a program from a page can run it as it is, and sees what the page shows, a traceback included.
+
+    A quick run runs the first that can be run, and compiles the others.
+    """
+    runs = 0
     for name, text in files(page).items():
         (tmp_path / name).write_text(text)
     tested = [one.title for one in programs(page) if one.title.startswith("test_")]
@@ -118,17 +113,18 @@ def test_the_programs_of_a_page_run(page: Path, tmp_path: Path) -> None:
         name = program.title or "app.py"
         if program.language == "python":
             (tmp_path / name).write_text(program.text)
-        if program.title == SERVES or name in tested or name in NOT_HERE or page.name in NEED_A_SERVER:
             compile(program.text, name, "exec")
+        if program.title == SERVES or name in tested or name in NOT_HERE or page.name in NEED_A_SERVER:
             continue
         fails = "Traceback" in program.output
-        for arguments in program.commands() or [[name]]:
+        for arguments in (program.commands() or [[name]])[: most - runs]:
+            runs += 1
             ended = run_as_shown(program, tmp_path, arguments)
             assert ended.status == fails, ended.err
             assert fails or "Traceback" not in ended.err
             written = (ended.out + ended.err * fails).replace(f"{tmp_path}/", "")
             assert not program.output or not (wrong := differs(written, program.output)), wrong
-    if tested:
+    if tested and most == ALL:
         ended = run_child(tmp_path, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:faker", *tested, **UNMEASURED)
         assert ended.status == 0, ended.out + ended.err
 

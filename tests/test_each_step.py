@@ -318,7 +318,7 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_disturbed_at_some_steps(kind: str) -> None:
     """Protects every value at every await (invariants 2, 4, 6 and 7), in all kinds of stages."""
-    assert found_wrong(kind, 29) == {}
+    assert found_wrong(kind, 59) == {}
 
 
 @pytest.mark.thorough

@@ -133,15 +133,23 @@ def _texts(nodes: Iterable[ast.expr]) -> list[str]:
     return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
 
 
+IN_ENVIRONMENT: Final = re.compile(r"/\.venv")
+"""That of the benchmarks lies among them, once somebody has run them."""
+
+
 def citations() -> dict[str, set[str]]:
     """What each file of the project cites."""
     found: dict[str, set[str]] = {}
-    documents = [*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))]
-    for path in documents:
+    files = [
+        path for folder in FOLDERS for path in (ROOT / folder).rglob("*.*") if not IN_ENVIRONMENT.search(str(path))
+    ]
+    for path in (path for path in [*ROOT.glob("*.md"), *files] if path.suffix == ".md"):
         found[str(path)] = cited_in(path.read_text())
-    for path in (path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")):
+    for path in (path for path in files if path.suffix == ".py"):
         source = path.read_text()
-        found[str(path)] = cited_in("\n\n".join(told_in(source))) | cited_by_names(names_of_tests(source))
+        told = "\n\n".join(told_in(source)) if cited_in(source) else ""  # to parse all files takes seconds
+        names = names_of_tests(source) if TEST_NAME.search(source) else set[str]()
+        found[str(path)] = cited_in(told) | cited_by_names(names)
     return found
 
 

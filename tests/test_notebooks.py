@@ -70,12 +70,16 @@ def executed(folder: Path, cells: list[str]) -> list[list[dict[str, Any]]]:
 
 def test_the_page_works_in_a_kernel(tmp_path: Path) -> None:
     """Protects who works in a notebook: await at the top of a cell, a bar, a picture and a table as HTML."""
-    progress, picture, table, streamed, started, later = executed(tmp_path, CELLS)
+    progress, live, picture, table, streamed, started, later = executed(tmp_path, CELLS)
     (bar,) = progress  # one output, redrawn in its place
     assert re.fullmatch(
         r'<div>source\(range\) &gt;&gt; fetch <progress value="1\.0000"></progress> 100 % · 400/400 · .*</div>',
         bar["text/html"],
     )
+    (rows,) = live  # likewise
+    assert "> ENDED </span>" in rows["text/html"]
+    assert "100%</span> of 400 · 400 done" in rows["text/html"]
+    assert re.search(r"^ ENDED .*\n.*400 done(.*\n)* fetch ", rows["text/plain"])
     assert "fetch ×20" in picture[0]["text/html"]
     assert "<th>fetch</th><td>400</td><td>400</td>" in table[0]["text/html"]
     assert streamed[0]["text/plain"] == str([n * n for n in range(10)])
@@ -89,6 +93,15 @@ def test_the_bar_moves(tmp_path: Path) -> None:
     assert shares == sorted(shares)
     assert any(0 < share < 1 for share in shares)
     assert shares[-1] == 1
+
+
+def test_the_live_view_moves(tmp_path: Path) -> None:
+    """Protects who looks for what is slow: each stage is seen at work while the cell runs, as HTML only."""
+    _, texts = watched(tmp_path, CELLS[0], CELLS[1])
+    done = [int(count) for text in texts if "<pre" in text for count in re.findall(r" of 400 · (\d+) done", text)]
+    assert done == sorted(done)
+    assert any(0 < count < 400 for count in done)
+    assert done[-1] == 400
 
 
 def test_the_stop_button_leaves_nothing_running(tmp_path: Path) -> None:

@@ -6,12 +6,16 @@ import asyncio
 import gc
 import statistics
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
+from select import select
+from threading import Thread, get_ident
 from typing import Any
 
 import pytest
@@ -42,12 +46,18 @@ from asyncpc import (
     producer,
     remote_queue,
     route,
+    run,
     source,
     testing,
 )
+from asyncpc.core.stage import RunLinks, Staff
 from asyncpc.core.tracked import Tracked
+from asyncpc.core.waiting import nobody
 from asyncpc.metrics import Metrics as Prometheus
 from asyncpc.otel import Metrics, OtelListener, trace
+from asyncpc.otel.metrics import TOGETHER
+from asyncpc.run import looks
+from asyncpc.run.events import Events
 from asyncpc.watch.kinds import KINDS
 
 
@@ -347,6 +357,32 @@ def test_dead_letters_and_what_is_fed_belong_to_the_trace(seen: Seen) -> None:
     assert follows(seen.only("process letters"), failed)
 
 
+@pytest.mark.parametrize("options", [{"retry": Retry(3, wait=lambda _: 0.0)}, {}])
+@pytest.mark.parametrize("batch", [None, Batch(1)])
+def test_what_becomes_of_a_value_is_no_end_of_the_item_it_was_made_of(seen: Seen, options: Any, batch: Any) -> None:
+    """Protects a generator whose next queue drops a value: its span goes on, and so do its retries and its policy."""
+    calls: list[object] = []
+
+    @consumer(name="many", on_error="skip", batch=batch, **options)
+    async def many(given: object) -> Any:
+        calls.append(given)
+        for value in range(5):
+            yield value
+        await asyncio.sleep(1.0)
+        if len(calls) == 1:
+            raise ValueError
+
+    slow = consumer(name="slow", maxsize=1, overflow="drop_newest")(_nothing_at_all)
+    report = testing.run(traced(source([1]) >> many >> slow, seen))
+    assert (len(calls), report.failed) == ((2, 0) if options else (1, 1))
+    span = seen.only("process many")
+    assert span.end_time is not None
+    assert span.start_time is not None
+    assert [event.name for event in span.events] == ["retry"] * len(options)
+    assert span.status.status_code is (StatusCode.UNSET if options else StatusCode.ERROR)
+    assert span.status.description == (None if options else "ValueError")
+
+
 # -- where items come in --------------------------------------------------------------------------
 
 
@@ -451,6 +487,67 @@ def test_an_item_that_is_put_from_a_thread_is_sampled(seen: Seen) -> None:
     assert Counter(names) == {"process double": 2, "process end": 2, "thread": 1}
 
 
+def test_the_first_item_that_is_followed_may_come_from_a_thread() -> None:
+    """Protects put_from_thread: while it looks for the workers that are to look for tickets, others may start."""
+    staff, seen = Staff(1), list[object]()
+
+    class Worker:
+        def __setattr__(self, name: str, value: bool) -> None:
+            seen.append(self)
+            staff.workers[Worker()] = None  # type: ignore[index]  # as the loop does at any moment
+
+    workers = [Worker(), Worker()]
+    staff.workers.update(dict.fromkeys(workers))  # type: ignore[arg-type]
+    staff.interrupt()
+    assert seen == workers
+
+
+def test_a_worker_in_the_midst_of_items_looks_for_the_first_that_is_followed(seen: Seen) -> None:
+    """Protects its handler, which would get the ticket: a worker takes several items before it looks at anything."""
+    items: list[object] = []
+    second_came, third_comes = asyncio.Event(), asyncio.Event()
+
+    async def numbers() -> AsyncIterator[int]:
+        yield 0
+        yield 1
+        await second_came.wait()
+        yield 2
+        third_comes.set()
+
+    @consumer
+    async def end(n: int) -> None:
+        items.append(n)
+        if n == 1:
+            second_came.set()
+            await third_comes.wait()
+
+    assert testing.run(traced(source(numbers()) >> end, seen, lambda n: n == 2)).done == 3
+    assert items == [0, 1, 2]
+    assert len(seen.traces) == 1
+
+
+def test_no_thread_puts_an_item_that_is_followed_before_all_workers_know() -> None:
+    """Protects two threads that put at once: a worker that does not look would hand the ticket to the handler."""
+    links = RunLinks(False, nobody, nobody, Events("p", (), nobody))
+    seen: list[int] = []
+
+    class First(Staff):
+        def interrupt(self) -> None:
+            if get_ident() == main:  # the other thread comes while this one is at work
+                other = Thread(target=links.track)
+                other.start()
+                other.join()
+                seen.append(last.changes)
+
+    main, last = get_ident(), Staff(1)
+    links.staffs += [First(1), last]
+    links.track()
+    assert seen == [1]
+    before = last.changes
+    links.track()
+    assert last.changes == before  # and nothing is made anew for each item
+
+
 def test_collecting_pairs_and_streaming_give_plain_values(seen: Seen) -> None:
     """Protects readers of results: whatever is traced, they get their own values."""
 
@@ -463,7 +560,7 @@ def test_collecting_pairs_and_streaming_give_plain_values(seen: Seen) -> None:
     assert len(seen.traces) == 6
 
 
-@pytest.mark.parametrize("sample", [-0.1, 1.1, float("nan"), True, "0.1", None, lambda: True])
+@pytest.mark.parametrize("sample", [-0.1, 1.1, 10**400, float("nan"), True, "0.1", None, lambda: True])
 def test_a_share_is_a_share(sample: Any) -> None:
     """Protects who writes 10 for ten per cent."""
     with pytest.raises(DefinitionError, match="sample="):
@@ -474,9 +571,63 @@ def test_a_function_that_raises_samples_nothing_and_breaks_nothing(
     seen: Seen, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Protects the run from who only looks on: its items are handled, and one line says what is wrong."""
-    assert testing.run(traced(source([1, 0, 2, 0]) >> double(), seen, lambda n: 1 / n > 0)).done == 4
+
+    def sample(n: int) -> bool:
+        if n < 0:
+            raise asyncio.CancelledError  # as the result of a cancelled future does
+        return 1 / n > 0
+
+    assert testing.run(traced(source([1, 0, 2, -1, 0]) >> double(), seen, sample)).done == 5
     assert len(seen.ended) == 2
     assert [line for line in caplog.messages if "sample= raised ZeroDivisionError" in line] == caplog.messages[:1]
+
+
+@pytest.mark.parametrize("options", [{}, {"batch": Batch(2)}], ids=["items", "batches"])
+@pytest.mark.parametrize("where", ["on_start", "on_end"])
+def test_a_processor_of_spans_that_raises_costs_spans_and_breaks_nothing(
+    where: str, options: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Protects the counts: OpenTelemetry passes on what a processor raises, and the handler has done its work."""
+
+    class Broken(SpanProcessor):
+        """Knows no span."""
+
+    def fail(*told: Any, **more: Any) -> None:
+        raise LookupError("no span")
+
+    setattr(Broken, where, fail)
+    provider = TracerProvider()
+    provider.add_span_processor(Broken())
+
+    async def handle(taken: Any) -> None:
+        if 3 in (taken if options else [taken]):
+            raise ValueError
+
+    pipeline = source(range(4)) >> consumer(retry=Retry(2, wait=lambda _: 0.0), on_error="skip", **options)(handle)
+    trace(pipeline, sample=1.0, tracer_provider=provider)
+    report = testing.run(pipeline)
+    assert (report.done, report.failed) == ((2, 2) if options else (3, 1))
+    assert [line for line in caplog.messages if "as OpenTelemetry raised LookupError" in line] == caplog.messages[:1]
+
+
+def test_a_message_with_a_false_trace_is_handled_without_a_word(seen: Seen, caplog: pytest.LogCaptureFixture) -> None:
+    """Protects the log from whoever can send a message: OpenTelemetry would print what is wrong with a tracestate."""
+    jobs = remote_queue("memory://false-traces", int, name="jobs")
+    parent = f"00-{1:032x}-{2:016x}-01"
+    headers = [{"traceparent": "secret"}, {"traceparent": parent, "tracestate": "secret"}, {"tracestate": "secret=1"}]
+
+    async def main() -> None:
+        async with jobs.open() as opened:
+            for n, one in enumerate(headers):
+                await opened.put(n, headers=one)
+        async with traced(jobs >> double(), seen, 0.0):
+            await asyncio.sleep(1.0)
+
+    testing.run(main())
+    (span,) = seen.ended
+    assert known(span).trace_id == 1
+    assert not known(span).trace_state
+    assert "secret" not in caplog.text
 
 
 # -- ends -----------------------------------------------------------------------------------------
@@ -679,6 +830,37 @@ def test_one_item_through_everything_is_one_trace(
         assert span.attributes["messaging.system"] == engine
 
 
+def bytecodes(sample: float | None, items: int) -> int:
+    """Instructions of Python's interpreter that a run takes; in virtual time they repeat."""
+    counted, before = 0, sys.gettrace()
+
+    def count(frame: Any, event: str, arg: Any) -> Any:
+        nonlocal counted
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        counted += event == "opcode"
+        return count
+
+    pipeline = source(range(items)) >> double() >> consumer(name="end")(_nothing_at_all)
+    pipeline.listen(lambda event: None)
+    if sample is not None:
+        trace(pipeline, sample=sample, tracer_provider=TracerProvider(shutdown_on_exit=False))
+    sys.settrace(count)
+    try:
+        testing.run(pipeline)
+    finally:
+        sys.settrace(before)
+    return counted
+
+
+@pytest.mark.skipif(sys.version_info[:2] == (3, 12), reason="CPython 3.12 tells a tracer of some instructions only")
+def test_listening_takes_few_instructions_where_none_is_followed() -> None:
+    """Protects everybody who has tracing on: what an item takes more, by count, on the busiest machine too."""
+    off, on = (bytecodes(sample, 2_500) - bytecodes(sample, 500) for sample in (None, 0.0))
+    print(f"{off / 2_000:.1f} instructions an item, listening and none followed {on / off:.3f} times as many")
+    assert off > 0
+    assert on <= 1.10 * off
+
+
 @pytest.mark.thorough
 @pytest.mark.realtime
 def test_listening_costs_little_where_none_is_followed(seen: Seen) -> None:
@@ -753,6 +935,35 @@ def test_opentelemetry_gets_the_figures_that_prometheus_gets() -> None:
             assert given[name.replace(".", "_") + suffix, labels] == figure
     with pytest.raises(DefinitionError, match="another pipeline is watched as 'orders'"):
         metrics.watch(Pipeline(source(range(5)), odd, name="orders"))
+
+
+def test_a_loop_that_is_blocked_holds_up_a_reader_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects who reads several pipelines: one instrument is asked after the other, and each would wait again."""
+    monkeypatch.setattr(looks, "PATIENCE", 2 * TOGETHER)
+    reader, blocked, may_go_on = InMemoryMetricReader(), threading.Semaphore(0), threading.Event()
+    metrics = Metrics(MeterProvider([reader]))
+
+    @consumer
+    async def block(n: int) -> None:
+        blocked.release()
+        while not may_go_on.is_set():
+            select([], [], [], 0.01)
+
+    pipelines = [Pipeline(source([1]) >> block, name=f"{n}") for n in range(2)]
+    for pipeline in pipelines:
+        metrics.watch(pipeline)
+    with ThreadPoolExecutor() as threads:
+        runs = [threads.submit(run, pipeline, progress=False) for pipeline in pipelines]
+        try:
+            for _ in pipelines:
+                assert blocked.acquire(timeout=60)
+            began = time.monotonic()
+            reader.get_metrics_data()
+            took = time.monotonic() - began
+        finally:
+            may_go_on.set()
+        assert [one.result(60).done for one in runs] == [1, 1]
+    assert took < len(KINDS) * 2 * TOGETHER  # had all instruments waited, it would be twice as long
 
 
 def test_events_become_log_records_without_payloads() -> None:

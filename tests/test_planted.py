@@ -19,6 +19,7 @@ RARE = {
     "failure of a stream's block hides the run's",
     "writers asleep beside room while batches wait for them",
     "fed in a thread without a hold",
+    "outside cancellation ignored",
 }
 """Faults that few scenarios meet: it takes seconds to find one."""
 

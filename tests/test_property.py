@@ -30,7 +30,7 @@ def played(seed: int) -> Any:
     return perform(draw(seed))
 
 
-FEW, MANY = 300, 2000
+FEW, MANY = 200, 2000
 """Scenarios that every run of the tests plays, and those that a thorough one does."""
 
 

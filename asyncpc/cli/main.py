@@ -23,7 +23,7 @@ from ..graph.pipeline import Pipeline, plan_of
 from ..live import live_beside
 from ..run.report import PipelineError, Report
 from ..run.running import Running
-from ..run.watching import Beside
+from ..run.watching import Beside, giving_way
 from ..runner import run_watched
 from ..watch.drawing import draw, mermaid
 from ..watch.progress import progress
@@ -208,6 +208,7 @@ def _add_top(add: Callable[..., _Parser]) -> None:
         "Without a terminal, print them once.",
     )
     top.add_argument("url", metavar="URL", help="where 'asyncpc run --metrics', --web or Metrics().asgi() serves")
+    top.add_argument("--token", help="of a page on another machine; others see it less easily in ASYNCPC_TOKEN")
     top.set_defaults(command=_top, traceback=False)
 
 
@@ -298,12 +299,13 @@ def _run_and_tell(
 ) -> int:
     """Run the pipeline, ``tell`` its report, and say what went wrong; each ``beside`` is entered while it runs."""
     runs: list[Running[Any, Any]] = []
+    served_beside = [] if options.web is None else [giving_way]  # to the thread of the page
 
     @contextmanager
     def watch(running: Running[Any, Any]) -> Iterator[None]:
         runs.append(running)
         with ExitStack() as stack:
-            for one in beside:
+            for one in (*beside, *served_beside):
                 stack.enter_context(one(running))
             yield
 
@@ -355,7 +357,7 @@ def _top(options: argparse.Namespace) -> int:
     """Show the runs of another process."""
     from .top import top  # here, since nobody else needs it
 
-    return top(options.url)
+    return top(options.url, options.token)
 
 
 def _show(options: argparse.Namespace) -> int:

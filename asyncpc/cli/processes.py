@@ -39,7 +39,8 @@ def run_in_processes(options: argparse.Namespace) -> int:
         )
     if options.live:
         raise UsageError(
-            "--live shows one process: leave --processes out, or serve --metrics and run 'asyncpc top URL' elsewhere"
+            "--live shows one process: leave --processes out, or write --web 8000 in place of --live, "
+            "and type in another terminal: asyncpc top http://127.0.0.1:8000"
         )
     if not hasattr(signal, "SIGHUP"):
         raise UsageError("--processes needs a POSIX system; start 'asyncpc run' several times instead")

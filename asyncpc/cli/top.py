@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import time
 import urllib.error
 import urllib.request
@@ -33,6 +34,12 @@ LONGEST: Final = 16 * 1024 * 1024
 
 PATH: Final = "/api/snapshot"
 
+VARIABLE: Final = "ASYNCPC_TOKEN"
+"""The environment variable for a token, which others could read in the list of processes."""
+
+TOKEN_HEADER: Final = "asyncpc-token"
+"""As in ``web.guard``, which needs an extra."""
+
 
 class _Seen(NamedTuple):
     """What a process tells of a pipeline."""
@@ -42,24 +49,30 @@ class _Seen(NamedTuple):
     """None if it is not running, or runs in other processes."""
 
 
-def top(url: str) -> int:
-    """Show the runs until Ctrl-C; without a terminal, print them once."""
+def top(url: str, token: str | None = None) -> int:
+    """Show the runs until Ctrl-C; without a terminal, print them once.
+
+    ``token`` is that of the page, which other machines need; by default the environment variable ``ASYNCPC_TOKEN``.
+    """
+    token = os.environ.get(VARIABLE, "") if token is None else token
+    if not (token.isascii() and token.isprintable()):
+        raise UsageError("top: the token must be printable ASCII characters, as --web printed them")
     url = url if "://" in url else f"http://{url}"
     if not url.startswith(("http://", "https://")):
         raise UsageError(f"top: {shown(url)} must be an http address, such as http://worker:9000")
     if not has_screen():
-        for row in _rows(_asked(url), 120, 10_000):
+        for row in _rows(_asked(url, token), 120, 10_000):
             print_text("".join([text for text, _ in row]))
         return 0
     need_rich("asyncpc top")
-    shows = _Top(_asked(url))  # an address that is wrong is told at once
+    shows = _Top(_asked(url, token))  # an address that is wrong is told at once
     FOOT.enter(shows)
     try:
         with suppress(KeyboardInterrupt):
             while True:
                 FOOT.draw()
                 time.sleep(EVERY)  # this program has no loop and does nothing else; Ctrl-C ends the wait
-                shows.ask(url)
+                shows.ask(url, token)
     finally:
         FOOT.leave(shows, shows.rows(1))
     return 0
@@ -73,10 +86,10 @@ class _Top:
         self._at = time.monotonic()
         self._trouble = ""
 
-    def ask(self, url: str) -> None:
+    def ask(self, url: str, token: str) -> None:
         """Ask again; without an answer, keep the last one, and say so."""
         try:
-            self._seen = _asked(url)
+            self._seen = _asked(url, token)
         except UsageError as error:
             self._trouble = str(error)
         else:
@@ -103,16 +116,19 @@ def _rows(seen: Sequence[_Seen], columns: int, lines: int) -> list[Row]:
     return rows or [[(" no pipeline is watched there", "dim")]]
 
 
-def _asked(url: str) -> list[_Seen]:
+def _asked(url: str, token: str) -> list[_Seen]:
     """What the process tells now; raises ``UsageError`` with what is wrong."""
     where = url.partition("?")[0].rstrip("/").removesuffix("/metrics").removesuffix(PATH) + PATH
     page = redacted(where)
     try:
-        with urllib.request.urlopen(where, timeout=PATIENCE) as answer:
+        question = urllib.request.Request(where)
+        if token:
+            question.add_unredirected_header(TOKEN_HEADER, token)  # it is for nobody else
+        with urllib.request.urlopen(question, timeout=PATIENCE) as answer:
             text = answer.read(LONGEST)
     except urllib.error.HTTPError as error:
         error.close()
-        raise UsageError(f"top: {page} answers {error.code}: {_advice(error.code)}") from None
+        raise UsageError(f"top: {page} answers {error.code}: {_advice(error.code, bool(token))}") from None
     except (ValueError, http.client.InvalidURL):  # the errors repeat the address with its password
         raise UsageError(f"top: {page} must be an address, such as http://worker:9000") from None
     except (OSError, http.client.HTTPException) as error:
@@ -124,9 +140,13 @@ def _asked(url: str) -> list[_Seen]:
         raise UsageError(f"top: what {page} answers is not what asyncpc tells of its runs") from error
 
 
-def _advice(status: int) -> str:
+def _advice(status: int, has_token: bool) -> str:
+    if status == HTTPStatus.UNAUTHORIZED and has_token:
+        return "this is not its token; --web printed it when the run began"
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        return "a page without its token is for its own machine: run this there, or ask at the port of --metrics"
+        return (
+            f"other machines need the token that --web printed: set {VARIABLE} to it, or ask at the port of --metrics"
+        )
     return "is that where asyncpc serves its pages?"
 
 

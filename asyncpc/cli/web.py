@@ -10,7 +10,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Thread
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import DefinitionError
 from .listening import THIS_MACHINE, listening_at, url_of
@@ -18,11 +18,9 @@ from .output import print_error
 
 if TYPE_CHECKING:
     from ..web.app import Page
+    from ..web.server import PageServer
 
 __all__ = ["PageTerms", "page_served"]
-
-LAST: Final = 2
-"""Seconds that clients have to read the last snapshot."""
 
 
 class PageTerms(NamedTuple):
@@ -41,26 +39,14 @@ def page_served(page: Callable[[PageTerms], Page], options: Namespace) -> Iterat
         yield
         return
     try:
-        import starlette
-        import uvicorn
+        from ..web.server import PageServer
     except ImportError as error:
         raise DefinitionError("--web needs starlette and uvicorn: pip install 'asyncpc[web]'") from error
-    del starlette
     token = secrets.token_urlsafe(16)
     made = page(PageTerms(token, _names_of(options.web_host), options.web_payloads))
     logging.getLogger("uvicorn").addHandler(logging.NullHandler())  # a broken connection is no news for the user
     with listening_at((options.web_host, options.web), "--web") as listening:
-        config = uvicorn.Config(
-            made.app(),
-            loop="none",  # by itself, it may set the policy of the whole program
-            http="h11",  # whose requests are bounded: httptools keeps headers without end
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            ws="none",
-            timeout_graceful_shutdown=LAST,
-        )
-        server = uvicorn.Server(config)
+        server = PageServer(made.app())
         thread = Thread(target=_serve, args=(server, listening), name="asyncpc:web", daemon=True)
         thread.start()
         url = url_of(*listening.getsockname()[:2])
@@ -69,7 +55,7 @@ def page_served(page: Callable[[PageTerms], Page], options: Namespace) -> Iterat
             yield
         finally:
             made.end()
-            server.should_exit = True
+            server.end()
             thread.join()
 
 
@@ -80,5 +66,5 @@ def _names_of(host: str) -> tuple[str, ...]:
     return host, socket.gethostname(), socket.getfqdn()
 
 
-def _serve(server: Any, listening: socket.socket) -> None:
+def _serve(server: PageServer, listening: socket.socket) -> None:
     asyncio.run(server.serve(sockets=[listening]))

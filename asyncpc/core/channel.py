@@ -4,8 +4,8 @@ A worker that passes values on is a *writer* of the next channel. Writers append
 directly while there is room and backlog; no coroutine is made, no future, no clock read. What they must look at are
 plain attributes:
 
-- ``mark``: the length from which a writer takes the slow path (the channel is full, or longer than ever, or other
-  writers wait for their turn): :meth:`Channel.put_or_leave`;
+- ``mark``: the length from which a writer lets the channel :meth:`grow <Channel.grow>`; if it cannot, it takes the
+  slow path (the channel is full, or other writers wait for their turn): :meth:`Channel.put_or_leave`;
 - ``getters``: a writer wakes one of them, unless one has been woken already, and that one sees to it that others
   follow. Workers that have not started yet wait last in it, as spares;
 - ``putters``, ``writers`` and ``look_below``: whoever takes an item calls :meth:`Channel.made_room` for them. Putters,
@@ -52,6 +52,11 @@ class Ended(Exception):
 
 class Channel(BoundedQueue[T]):
     """A :class:`BoundedQueue` between a pipeline's workers, which counts only what comes from outside by itself."""
+
+    __slots__ = (
+        "_available", "_calling", "_writers_next", "_yielding", "check_waiter", "container", "getters", "holds_writers",
+        "inlet", "items", "limit", "look_below", "low", "mark", "putters", "sharing", "when_full", "workers", "writers",
+    )  # fmt: skip
 
     _elsewhere = (
         "this run belongs to another event loop or thread; from a thread, write running.put_from_thread(item), and "
@@ -203,6 +208,16 @@ class Channel(BoundedQueue[T]):
         if self.getters and not self.getters.waking:
             self.getters.wake()
 
+    def grow(self) -> float:
+        """Raise ``mark`` by the item that a writer is about to append, if there is room and no need to ask; return it.
+
+        To be called just before that, once the mark is reached, since the item counts in the peak.
+        """
+        longer = len(self.items) + 1
+        if longer < self.limit and self.sharing is None and self.inlet is None and self.container is None:
+            self._peak = self.mark = longer
+        return self.mark
+
     def may_enqueue(self) -> bool:
         """Whether a writer may add an item without waiting its turn; call it just before adding the item."""
         if self.inlet is None:
@@ -268,7 +283,8 @@ class Channel(BoundedQueue[T]):
     def release_writers(self) -> None:
         """Let no writer wait any longer: the run is cancelled, so nobody makes room for one that ignores that (B4)."""
         self.holds_writers = False
-        self.writers.wake(len(self.writers))
+        if self.writers:
+            self.writers.wake(len(self.writers))
 
     def came_from_outside(self, count: int) -> None:
         """Count items that were added to ``items`` on behalf of callers of ``put``."""
@@ -351,12 +367,19 @@ class Channel(BoundedQueue[T]):
 
     def close(self) -> None:
         """Close the channel: workers take what is left, then each sees END once. A plain function."""
-        super().close()
-        self.release_writers()
+        if not self._is_shutdown:
+            super().close()
+            self.release_writers()
 
     def drop_spares(self) -> None:
         """Start no more spare workers."""
         self.workers -= self.getters.drop_spares()
+
+    def let_go(self) -> None:
+        """The run has ended with all of its workers: forget what leads to it, and to the channel itself."""
+        self.check_waiter = self.sharing = None
+        for line in self.getters, self.putters, self.writers:
+            line.forget_owner()
 
     def count_unseen_end(self) -> None:
         """Count the END of a worker that is cancelled instead, since it is still opening its resource."""
@@ -406,7 +429,8 @@ class Channel(BoundedQueue[T]):
         self._refusal = self._refusal or refusal
         if self.inlet is not None:
             self.inlet.close()
-        self.putters.wake(len(self.putters))
+        if self.putters:
+            self.putters.wake(len(self.putters))
 
     def _release_getters(self) -> None:
         if len(self.items) == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import struct
 import sys
 from collections import Counter
@@ -24,7 +25,7 @@ class Latency:
         self.seconds: float = 0.0  # of all together
         self.computed: tuple[float, float, float] = 0.0, 0.0, 0.0
         """What half of the durations, nine of ten, and 99 of a hundred did not exceed when that was computed last."""
-        self._counts: Counter[int] = Counter()
+        self._counts: Counter[int] | None = None  # None: there are only the recent ones
         self._recent: list[float] = []
 
     def add(self, seconds: float) -> None:
@@ -39,6 +40,8 @@ class Latency:
         """Find the buckets of many at once: that is several times as fast as one by one."""
         floats = memoryview(struct.pack(f"={len(self._recent)}f", *map(abs, self._recent)))
         self._recent.clear()
+        if self._counts is None:
+            self._counts = Counter()
         self._counts.update(floats.cast("H")[sys.byteorder == "little" :: 2])
 
     def compute(self) -> None:
@@ -47,13 +50,14 @@ class Latency:
         self.computed = p50, p90, p99
 
     def percentiles(self, *shares: float) -> list[float]:
-        """The durations that each of ``shares`` (0 … 1, rising) of those counted did not exceed; 0 before the first."""
+        """What each of ``shares`` (above 0, at most 1, rising) of the durations did not exceed; 0 before the first."""
+        if self._counts is None:  # of so few, those themselves
+            ordered = sorted(map(abs, self._recent)) or [0.0]
+            return [ordered[math.ceil(share * len(ordered)) - 1] for share in shares]
         if self._recent:
             self._count()
-        if not self._counts:
-            return [0.0] * len(shares)
         found: list[float] = []
-        total, seen = self._counts.total(), 0
+        total, seen = self.count, 0
         for bucket, count in sorted(self._counts.items()):
             seen += count
             while len(found) < len(shares) and seen >= shares[len(found)] * total:

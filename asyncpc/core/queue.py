@@ -101,7 +101,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
 
     # Declared for type checkers: asyncio's own attributes, shared on purpose so that its repr stays true.
     _queue: deque[T]
-    _finished: asyncio.Event
+    _finished: asyncio.Event | None
     _maxsize: float
     _loop: asyncio.AbstractEventLoop | None
 
@@ -119,11 +119,13 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
                 )
 
     def __init__(self, maxsize: float = DEFAULT_MAXSIZE) -> None:
+        # asyncio's own attributes are set here, since its __init__ would make what a queue of this class never uses
+        self._maxsize = maxsize
+        self._queue = deque()
+        self._loop = None
+        self._finished = None  # made for whoever waits in join()
         self._received = 0  # items accepted from outside
         self._settled = 0
-        # typeshed says int, but asyncio itself only compares maxsize, and CPython's own queue tests make queues of 1.3
-        # and -1.3 and hold them to that; a drop-in replacement must take what they take.
-        super().__init__(maxsize)  # type: ignore[arg-type]  # asyncio only compares it, as said above
         self._limit: float = maxsize if maxsize > 0 else math.inf
         self._peak = 0
         self._getters = WaitQueue(self._made_item)
@@ -331,6 +333,8 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         """Wait until ``task_done`` was called for every accepted item. *Cancel safety*: nothing to lose."""
         self._here()
         if self._settled < self._received:
+            if self._finished is None:
+                self._finished = asyncio.Event()
             self._finished.clear()
             await self._finished.wait()
 
@@ -423,7 +427,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         return QueueShutDown("this queue is closed and empty: END")
 
     def _finish_if_settled(self) -> None:
-        if self._settled == self._received:
+        if self._finished is not None and self._settled == self._received:
             self._finished.set()
 
     @property
@@ -443,8 +447,7 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
             if loop is not None:
                 if self._loop is not None:
                     self._forget_loop()
-                self._loop, self._thread = loop, get_ident()
-                self._finished = asyncio.Event()
+                self._loop, self._thread, self._finished = loop, get_ident(), None
         elif loop is not None or get_ident() != self._thread:
             raise StateError(self._elsewhere)
 

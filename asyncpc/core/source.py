@@ -111,7 +111,7 @@ class ProducerWorker(Worker):
         next_look, append = _appending(outbox, sampled, produced)
         try:
             async for item in iterator:
-                if len(items) >= outbox.mark:
+                if outbox.mark <= len(items) >= outbox.grow():
                     if sampled is not None:
                         item = sampled.begin(item, produced)
                     try:

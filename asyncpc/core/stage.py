@@ -21,7 +21,7 @@ from .latency import Latency, LoopProbe
 from .plan import Handler
 from .seams import Adjust, Call, Calls, Following, GiveUp, Recover, Stopwatch, Telling, Ticket, Window, Wrap
 from .tracked import fail_all, plain
-from .waiting import Budget, Waits
+from .waiting import Budget, Waits, nobody
 
 __all__ = [
     "DONE",
@@ -192,13 +192,25 @@ class Counts:
 class Staff:
     """The workers of a stage, and how many it may have."""
 
-    __slots__ = ("adjust", "changes", "concurrency", "gate", "opening", "resting", "started", "surplus", "workers")
+    __slots__ = (
+        "adjust",
+        "changes",
+        "concurrency",
+        "gate",
+        "has_opened",
+        "opening",
+        "resting",
+        "started",
+        "surplus",
+        "workers",
+    )
 
     def __init__(self, concurrency: int) -> None:
         self.concurrency: int = concurrency
         self.workers: dict[ConsumerWorker, None] = {}  # at work, or ended with an item in flight
         self.started: int = 0  # workers so far
         self.opening: set[ConsumerWorker] = set()  # their resource
+        self.has_opened: bool = False  # one of them, its resource
         self.resting: int = 0  # workers that wait for the end of a call that has failed
         self.surplus: int = 0  # workers that are to leave
         self.gate: asyncio.Event | None = None  # while the stage is paused: set when it goes on
@@ -206,8 +218,8 @@ class Staff:
         self.adjust: Adjust | None = None  # what changes the concurrency now and then
 
     def interrupt(self) -> None:
-        """Let the workers look at what was changed before they take another item."""
-        for worker in tuple(self.workers):  # in one step, since a thread may do this
+        """Let the workers look at what was changed before they take another item; may be called in any thread."""
+        for worker in tuple(self.workers):
             worker.interrupted = True
 
     def left(self, worker: ConsumerWorker, counts: Counts) -> None:
@@ -232,7 +244,7 @@ class Timing:
 class RunLinks:
     """What a stage knows of its run."""
 
-    __slots__ = ("events", "failing", "failures", "following", "machines", "staffs", "tracks", "trouble")
+    __slots__ = ("_all_know", "events", "failing", "failures", "following", "machines", "staffs", "tracks", "trouble")
 
     def __init__(
         self,
@@ -244,6 +256,7 @@ class RunLinks:
     ) -> None:
         self.tracks: bool = tracks
         """Whether items may come with tickets; see :meth:`track`."""
+        self._all_know = tracks
         self.staffs: list[Staff] = []
         """Those of all stages."""
         self.trouble: Callable[[BaseException, str], None] = trouble
@@ -259,13 +272,21 @@ class RunLinks:
         self.machines: dict[int, Any] = {}
         """What stages share that were asked for with one and the same option, by its identity."""
 
+    def let_go(self) -> None:
+        """The run has ended with all of its workers: nobody is left who could end it."""
+        self.trouble = self.failing = nobody
+
     def track(self) -> None:
-        """Items may come with tickets from now on: workers look for them before they take another item."""
-        if not self.tracks:
-            self.tracks = True
+        """Items may come with tickets from now on: workers look for them before they take another item.
+
+        May be called in several threads at once: when it returns, all workers know.
+        """
+        if not self._all_know:
+            self.tracks = True  # first, since a worker looks at it when it sees the change
             for staff in self.staffs:
                 staff.changes += 1
                 staff.interrupt()
+            self._all_know = True  # last, since whoever sees it puts an item in at once
 
 
 class Stage:
@@ -359,20 +380,17 @@ class Stage:
     @property
     def in_flight(self) -> list[Any]:
         """The items that workers have."""
-        taken = [worker.item for worker in self.staff.workers if worker.item is not NO_ITEM]
-        return [item for one in taken for item in self.inbox.items_in(one)]
-
-    @property
-    def writes_to(self) -> list[Channel[Any]]:
-        """The channels that its workers may have to wait for."""
-        outlets = [*self.outlets, *([] if self.dead_letters is None else [self.dead_letters])]
-        return [outlet.channel for outlet in outlets if outlet.channel is not None]
+        workers, items_in = self.staff.workers, self.inbox.items_in
+        return [item for worker in workers if worker.item is not NO_ITEM for item in items_in(worker.item)]
 
     def out_waited(self, now: float) -> float:
         """Seconds that its workers have waited for room in the channels they write to."""
         if self.timing.out_waits is not None:
             return self.timing.out_waits.seconds(now)
-        return sum([channel.put_waited(now) for channel in self.writes_to])
+        waited = 0.0 if self.dead_letters is None else _put_waited(self.dead_letters, now)
+        for outlet in self.outlets:
+            waited += _put_waited(outlet, now)
+        return waited
 
     @property
     def is_idle(self) -> bool:
@@ -418,6 +436,10 @@ class Stage:
             worker.waits_for = None
             waits.end(clock())
             worker.passing += perf_counter() - began
+
+
+def _put_waited(outlet: Outlet, now: float) -> float:
+    return 0.0 if outlet.channel is None else outlet.channel.put_waited(now)
 
 
 async def _raise_error(worker: Any, item: Any, error: Exception, /) -> Any:

@@ -260,63 +260,31 @@ def never_awaited(name: str, value: CoroutineType[Any, Any, Any]) -> TypeError:
 
 def tracking(call: Call, worker: Any) -> Call:
     """``call`` for runs that can have tickets: it gets the user's item, and its value travels on with the ticket."""
-    stage = worker.stage
-    branches = stage.handler.branches is not None
-    if stage.handler.generates and not branches:
-        call_tracked = _generating(call, worker)
-    elif branches or stage.outlets[0].channel is not None:
-        call_tracked = _passing_on(call, worker)
-    else:
-        call_tracked = _settling(call, worker)
+    stage, handler = worker.stage, worker.stage.handler
+    is_last = handler.branches is None and stage.outlets[0].channel is None
+    generates = handler.generates and handler.branches is None
 
     def begin(item: Any) -> Awaitable[Any]:
         return call_tracked(item) if type(item) is Tracked else call(item)
 
-    return begin
-
-
-def _generating(call: Call, worker: Any) -> Callable[[Tracked], Awaitable[Any]]:
-    """Of a generator: what it gave has held the ticket for itself."""
-
-    async def call_tracked(item: Tracked) -> Any:
-        worker.ticket = ticket = item.ticket
-        try:
-            value = await call(item.item)
-        finally:
-            worker.ticket = None
-        if isinstance(value, list):  # collected, to leave in order
-            ticket.hold(len(value))
-            value = [Tracked(one, ticket) for one in value]
-        ticket.settle()
-        return value
-
-    return call_tracked
-
-
-def _passing_on(call: Call, worker: Any) -> Callable[[Tracked], Awaitable[Any]]:
-    """Of a stage before others: the value goes on in the same envelope's stead."""
-
-    async def call_tracked(item: Tracked) -> Any:
-        worker.ticket = item.ticket
-        try:
-            return Tracked(await call(item.item), item.ticket)
-        finally:
-            worker.ticket = None
-
-    return call_tracked
-
-
-def _settling(call: Call, worker: Any) -> Callable[[Tracked], Awaitable[Any]]:
-    """Of the last stage: the value is the result."""
-
     async def call_tracked(item: Tracked) -> Any:
         worker.ticket = item.ticket
         try:
             value = await call(item.item)
         finally:
             worker.ticket = None
+        ticket = item.ticket  # which may be nobody's by now
+        if generates:
+            if isinstance(value, list):  # collected, to leave in order
+                ticket.hold(len(value))
+                value = [Tracked(one, ticket) for one in value]
+            ticket.settle()  # what it gave has held the ticket for itself
+            return value
+        if not is_last:
+            return Tracked(value, ticket)
         if type(value) is CoroutineType:
-            raise never_awaited(worker.stage.handler.name, value)
-        item.ticket.settle(value)
+            raise never_awaited(handler.name, value)
+        ticket.settle(value)
+        return None
 
-    return call_tracked
+    return begin

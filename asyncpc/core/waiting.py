@@ -14,13 +14,17 @@ from time import perf_counter
 from types import coroutine
 from typing import Any, Final, NoReturn
 
-__all__ = ["BUDGET", "TIME_SLICE", "Budget", "WaitQueue", "Waits", "checkpoint", "obey_cancel"]
+__all__ = ["BUDGET", "TIME_SLICE", "Budget", "WaitQueue", "Waits", "checkpoint", "nobody", "obey_cancel"]
 
 BUDGET: Final = 128
 """Items that a loop moves without letting others run (invariant 10)."""
 
 TIME_SLICE: Final = 0.0005
 """Seconds after which a loop lets others run, at its next look at the clock."""
+
+
+def nobody(*_: object) -> None:
+    """Stands for what was to be called, once a run has ended and nobody needs to hear of it: it leads nowhere."""
 
 
 @coroutine
@@ -152,6 +156,10 @@ class WaitQueue(deque[Any]):
         self.waiting -= spares.left
         self._dropped += spares.left
         return spares.left
+
+    def forget_owner(self) -> None:
+        """Nobody will wait here any more, so whoever owns it need not hear of anything."""
+        self._pass_on, self.on_wait = nobody, None
 
     def seconds(self, now: float) -> float:
         """Seconds waited so far, summed over all waiters; exact also while they wait."""

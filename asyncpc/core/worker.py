@@ -66,6 +66,7 @@ async def _with_resource(worker: ConsumerWorker) -> None:
                     return
             resource = await stack.enter_async_context(handler.open_context())
             opening.discard(worker)
+            worker.stage.staff.has_opened = True
             if handler.calls_of is not None:
                 worker.calls = handler.calls_of(resource)
             if handler.place_of is not None:
@@ -205,7 +206,7 @@ async def _handle_some(worker: ConsumerWorker, items: Any, inbox: Channel[Any], 
                 call = worker.call = isolated(worker, worker.call)  # it may have been made anew meanwhile
             if outbox is not None and value is not DONE:
                 try:
-                    if len(out_items) >= outbox.mark:
+                    if outbox.mark <= len(out_items) >= outbox.grow():
                         await put_waiting(worker, outbox, value)
                     else:
                         out_append(value)

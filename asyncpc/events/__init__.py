@@ -184,8 +184,9 @@ Event = (
 class Listener(Protocol):
     """Is called with each event, in the loop of the run, when all that belongs to it has been done.
 
-    It should return at once: while it works, nothing else does. One that raises, or takes longer than half a second,
-    is logged and not called again in this run.
+    It should return at once: while it works, nothing else does, and a drain may take longer than it should. One that
+    takes longer than half a second is logged, once in a run. One that raises is logged and not called again in this
+    run.
     """
 
     def __call__(self, event: Event, /) -> None:

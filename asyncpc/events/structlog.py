@@ -7,11 +7,10 @@
 
 from __future__ import annotations
 
-import re
-from typing import Any, Final
+from typing import Any
 
-from ..wording import redacted, shown
-from . import Event, ItemDropped, ItemFailed, ItemRetried, WorkerEnded
+from . import Event
+from .words import fields_of, level_of, name_of
 
 try:
     import structlog
@@ -19,16 +18,6 @@ except ImportError as _missing:
     raise ImportError("asyncpc.events.structlog needs structlog: pip install 'asyncpc[structlog]'") from _missing
 
 __all__ = ["StructlogListener"]
-
-LEVELS: Final = {
-    "ItemFailed": "error",
-    "WorkerLeft": "error",
-    "ItemsLeft": "warning",
-    "ItemDropped": "warning",
-    "ItemRetried": "warning",
-    "ConnectionLost": "warning",
-}
-"""What is more than ``info``."""
 
 
 class StructlogListener:
@@ -44,14 +33,4 @@ class StructlogListener:
 
     def __call__(self, event: Event) -> None:
         """Write one event."""
-        name = type(event).__name__
-        level = "error" if isinstance(event, WorkerEnded) and event.error else LEVELS.get(name, "info")
-        fields = dict(event._asdict())
-        if isinstance(event, ItemFailed | ItemRetried | ItemDropped):
-            fields["item"] = shown(event.item)
-            if not self._payloads:
-                del fields["item"]
-        if "error" in fields:
-            error = redacted(fields["error"])
-            fields["error"] = error if self._payloads else error.partition(":")[0]
-        getattr(self._logger, level)(re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower(), **fields)
+        getattr(self._logger, level_of(event))(name_of(event), **fields_of(event, self._payloads))

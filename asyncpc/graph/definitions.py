@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Final, cast
 
 from ..backoff import Restart
 from ..checks import (
+    bind,
     check_callback,
     check_function,
     check_maxsize,
@@ -28,7 +28,7 @@ from ..checks import (
 from ..core.plan import Handler, Origin
 from ..core.queue import BoundedQueue
 from ..errors import DefinitionError
-from ..options import ARGUMENTS, with_options
+from ..options import ARGUMENTS, options_from
 from ..wording import shown
 
 __all__ = ["OPTIONS", "Total", "bind_origin", "define_handler", "define_origin", "iterable_origin"]
@@ -56,8 +56,11 @@ def define_handler(function: Callable[..., Any], **options: Any) -> Handler:
         context=context,
         run_in=check_run_in(where, function, options.get("run_in"), context),
         gives_several=kind == "generator",
+        options=options_from(where, options),
     )
-    return with_options(where, handler, options)
+    for option in handler.options:
+        handler = option.check(where, handler)
+    return handler
 
 
 def define_origin(function: Callable[..., Any], restart: Restart | None, name: str | None, total: Total) -> Origin:
@@ -80,7 +83,7 @@ def define_origin(function: Callable[..., Any], restart: Restart | None, name: s
 def bind_origin(origin: Origin, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Origin:
     """``origin`` with its arguments; raises ``DefinitionError`` when they do not fit its function."""
     try:
-        inspect.signature(origin.open).bind(*args, **kwargs)
+        bind(origin.open, args, kwargs)
     except TypeError as error:
         raise DefinitionError(
             f"producer {origin.name!r}: {error}; it is {signature_of(origin.open)}, so compose {origin.name}(…)"

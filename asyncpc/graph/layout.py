@@ -6,7 +6,6 @@ becomes unique, and each consumer that receives failures becomes a stage.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from typing import Any, Final, NamedTuple, TypeVar
@@ -76,10 +75,9 @@ def branching(handler: Handler, branches: Sequence[Layout]) -> Layout:
 
 def _first_settings(*layouts: Layout) -> tuple[float | None, OnUnfinished | None]:
     """The ``drain_timeout`` and ``on_unfinished`` of the first layouts that set them."""
-    return (
-        next((one.drain_timeout for one in layouts if one.drain_timeout is not None), None),
-        next((one.on_unfinished for one in layouts if one.on_unfinished is not None), None),
-    )
+    drain_timeouts = [one.drain_timeout for one in layouts if one.drain_timeout is not None]
+    receivers = [one.on_unfinished for one in layouts if one.on_unfinished is not None]
+    return drain_timeouts[0] if drain_timeouts else None, receivers[0] if receivers else None
 
 
 def complete(name: str, layout: Layout, maxsize: int | None) -> Plan:
@@ -88,12 +86,15 @@ def complete(name: str, layout: Layout, maxsize: int | None) -> Plan:
     _check_attended(name, layout)
     place = {id(handler): len(nodes) + at for at, handler in enumerate(receivers)}
     all_nodes = (*nodes, *map(Node, receivers))
-    every = [node._replace(failures_to=place.get(id(node.handler.dead_letters))) for node in all_nodes]
-    named = _unique([node.handler for node in every])
+    named = _unique([node.handler for node in all_nodes])
+    every = [
+        Node(handler, node.following, place.get(id(handler.dead_letters)))
+        for node, handler in zip(all_nodes, named, strict=True)
+    ]
     return Plan(
         name=name,
         origins=_unique(layout.origins),
-        nodes=tuple([node._replace(handler=handler) for node, handler in zip(every, named, strict=True)]),
+        nodes=tuple(every),
         main=len(nodes),
         entries=tuple(sorted({origin.into or 0 for origin in layout.origins})) or (0,),
         ends=tuple([place for place, node in enumerate(nodes) if not node.following]),
@@ -106,22 +107,23 @@ def complete(name: str, layout: Layout, maxsize: int | None) -> Plan:
 
 def _check_attended(name: str, layout: Layout) -> None:
     """Refuse a stage that could keep the items of a source for ever, if the source gives so many and no more."""
-    if any(origin.attended is not None for origin in layout.origins):
-        for node in layout.nodes:
-            if node.handler.waits_for_more:
-                raise DefinitionError(
-                    f"pipeline {name!r}: stage {node.handler.name!r} waits until its batch is full, and a remote queue "
-                    "gives no more messages while those wait: write Batch(…, within=seconds)"
-                )
+    for node in layout.nodes:
+        if node.handler.waits_for_more and any(origin.attended is not None for origin in layout.origins):
+            raise DefinitionError(
+                f"pipeline {name!r}: stage {node.handler.name!r} waits until its batch is full, and a remote queue "
+                "gives no more messages while those wait: write Batch(…, within=seconds)"
+            )
 
 
 def _shared(origins: Sequence[Origin], nodes: Sequence[Node]) -> tuple[int, ...]:
     """The places that more than one stage or source writes to."""
-    writers = Counter([origin.into or 0 for origin in origins])
+    written = [origin.into or 0 for origin in origins]
     for node in nodes:
-        writers.update(node.following)
-        writers.update([] if node.failures_to is None else [node.failures_to])
-    return tuple(sorted([place for place, count in writers.items() if count > 1]))
+        written += node.following
+        if node.failures_to is not None:
+            written.append(node.failures_to)
+    once = set(written)
+    return () if len(once) == len(written) else tuple(sorted([place for place in once if written.count(place) > 1]))
 
 
 def _failure_receivers(nodes: Sequence[Node]) -> list[Handler]:
@@ -145,5 +147,5 @@ def _unique(parts: Iterable[Named]) -> tuple[Named, ...]:
         name, number = part.name, 2
         while name in named:
             name, number = f"{part.name}#{number}", number + 1
-        named[name] = part._replace(name=name)
+        named[name] = part if name == part.name else part._replace(name=name)
     return tuple(named.values())

@@ -103,13 +103,14 @@ def join(
     if maxsize is None:
         maxsize = layouts[0].maxsize
     label = check_name(name or " >> ".join(map(_label, parts)))
-    check_maxsize(f"pipeline {label!r}", maxsize)
-    check_seconds(f"pipeline {label!r}", "drain_timeout", drain_timeout)
+    where = f"pipeline {label!r}"
+    check_maxsize(where, maxsize)
+    check_seconds(where, "drain_timeout", drain_timeout)
     if drain_timeout is not None:
         layout = layout._replace(drain_timeout=drain_timeout)
     if on_unfinished is not None:
         what = "a function of the items left"
-        check_callback(f"pipeline {label!r}", "on_unfinished", on_unfinished, what, may_be_async=True)
+        check_callback(where, "on_unfinished", on_unfinished, what, may_be_async=True)
         layout = layout._replace(on_unfinished=on_unfinished)
     return complete(label, layout, maxsize), layout if maxsize is None else layout.bounded(maxsize)
 

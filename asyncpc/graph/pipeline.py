@@ -122,7 +122,7 @@ class Consumer(StageLike[In_contra, Out_co], Generic[In_contra, Out_co, P, Call_
         return cast(Call_co, handler_of(self).function(*args, **kwargs))
 
     def _label(self) -> str:
-        return handler_of(self).name
+        return self._layout.nodes[0].handler.name
 
 
 Start = Source[A] | Producer[..., A] | Iterable[A] | AsyncIterable[A]
@@ -203,7 +203,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
         super().__init__(layout)
         self._run: Supervisor | None = None
         self._beside: dict[Beside, ExitStack] = {}  # what accompanies each run, and how to end that
-        self._around = ExitStack()  # ends what accompanies the current run
+        self._around: ExitStack | None = None  # ends what accompanies the current run, if anything does
         self._listeners: list[Listener] = []
         self._following: Following | None = None  # what follows some items of each run
         self._is_used = False  # run, shown, or a part of another
@@ -276,7 +276,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
                 lambda: self._start("collecting from it", streamed=True), self._release
             ) as values:
                 async for value in values:
-                    results.append(value)  # noqa: PERF401  # error.results needs those before an error; a comprehension has none then
+                    results.append(value)  # noqa: PERF401  # an error takes along what came before it; a comprehension would lose that
         except PipelineError as error:
             error.results = results
             raise
@@ -312,8 +312,8 @@ class Pipeline(StageLike[In_contra, Out_co]):
     def listen(self, listener: Listener) -> None:
         """Call ``listener`` with what happens in this pipeline's runs from now on, also in one that is under way.
 
-        :mod:`asyncpc.events` has the events. A listener is called in the loop and should return at once; one that
-        raises or takes longer than half a second is logged, and not called again in the same run.
+        :mod:`asyncpc.events` has the events. A listener is called in the loop and should return at once; one that takes
+        longer than half a second is logged, and one that raises is logged and not called again in the same run.
         """
         check_callback(f"pipeline {self._plan.name!r}", "listener", listener, "a function of an event")
         self._listeners.append(listener)
@@ -336,6 +336,8 @@ class Pipeline(StageLike[In_contra, Out_co]):
     def _enter_beside(self, run: Supervisor, beside: Beside, own: ExitStack) -> None:
         """Enter ``beside``; it ends with ``own``, with the run at the latest."""
         own.enter_context(beside(Running(run)))
+        if self._around is None:
+            self._around = ExitStack()
         self._around.callback(own.close)
 
     def _start(
@@ -370,7 +372,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
         )
         try:
             for one in beside:
-                self._around.enter_context(one(Running(run)))
+                self._enter_beside(run, one, ExitStack())
             for one, own in self._beside.items():
                 self._enter_beside(run, one, own)
             run.start()
@@ -381,7 +383,9 @@ class Pipeline(StageLike[In_contra, Out_co]):
 
     def _release(self) -> None:
         self._run = None
-        self._around.close()
+        if self._around is not None:
+            around, self._around = self._around, None
+            around.close()
 
     def _as_part(self) -> Layout:
         self._is_used = True

@@ -8,11 +8,10 @@ add one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from inspect import signature
 from typing import Any, Final
 
-from ..core.plan import Handler
 from ..core.seams import Option
 from .adaptive import Concurrency
 from .batch import Batching
@@ -26,7 +25,7 @@ from .rate import RateLimit
 from .retry import Retrying
 from .timeout import Timeout
 
-__all__ = ["ARGUMENTS", "ORDER", "with_options"]
+__all__ = ["ARGUMENTS", "ORDER", "options_from"]
 
 ORDER: Final[tuple[tuple[type[Option], tuple[str, ...]], ...]] = (
     (Priority, ("priority",)),
@@ -49,16 +48,17 @@ ARGUMENTS: Final[Mapping[str, Any]] = {
 """The arguments of a consumer that are options, with their defaults."""
 
 
-def with_options(where: str, handler: Handler, given: Mapping[str, Any]) -> Handler:
-    """``handler`` with the options that the arguments ask for; raises ``DefinitionError`` for what cannot work."""
-    options = list(_options(where, given))
-    for option in options:
-        handler = option.check(where, handler)
-    return handler._replace(options=tuple(options))
+_KINDS: Final = {name: kind for kind, names in ORDER for name in names}
+
+_ALWAYS: Final = frozenset([kind for kind, _ in ORDER if kind.made_from("") is not None])
+"""The options that every stage has, whatever the arguments."""
 
 
-def _options(where: str, given: Mapping[str, Any]) -> Iterator[Option]:
-    for kind, names in ORDER:
-        option = kind.made_from(where, **{name: given[name] for name in names if name in given})
-        if option is not None:
-            yield option
+def options_from(where: str, given: Mapping[str, Any]) -> tuple[Option, ...]:
+    """The options that the arguments ask for, not yet checked; raises ``DefinitionError`` for what cannot be one."""
+    asked: dict[type[Option], dict[str, Any]] = {}
+    for name, value in given.items():
+        if (kind := _KINDS.get(name)) is not None:
+            asked.setdefault(kind, {})[name] = value
+    made = [kind.made_from(where, **asked.get(kind, {})) for kind, _ in ORDER if kind in asked or kind in _ALWAYS]
+    return tuple([option for option in made if option is not None])

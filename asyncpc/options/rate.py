@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from ..checks import at_least_1, check_item_function, is_positive
 from ..core.plan import Handler
 from ..core.seams import Call
-from ..core.stage import ConsumerWorker, Stage
+from ..core.stage import ConsumerWorker, Staff, Stage
 from ..errors import DefinitionError
 from ..mistakes import explained
 from ..wording import shown
@@ -58,7 +58,7 @@ class RateLimit(NamedTuple):
     def install(self, stage: Stage) -> None:
         """Limit all places of the consumer together."""
         throttle = stage.run.machines.setdefault(id(self), Throttle(self.rate))
-        throttle.stages.append(stage)
+        throttle.staffs.append(stage.staff)
         stage.wraps.append(throttle.limit)
 
     def words(self) -> str:
@@ -94,7 +94,7 @@ class Throttle:
     it when the rate is changed, and nothing that was used up before comes back.
     """
 
-    __slots__ = ("_changes", "_portions", "_rate", "_set_at", "_showed", "_waiting", "stages")
+    __slots__ = ("_changes", "_portions", "_rate", "_set_at", "_showed", "_waiting", "staffs")
 
     def __init__(self, rate: Rate | None) -> None:
         self._rate = rate
@@ -103,8 +103,8 @@ class Throttle:
         self._changes = 0  # of the rate
         self._portions: dict[int, _Keys] = {}
         self._waiting: dict[asyncio.Future[bool], Hashable] = {}  # calls that wait to begin, in their order; their keys
-        self.stages: list[Stage] = []
-        """Those whose calls it limits."""
+        self.staffs: list[Staff] = []
+        """The workers whose calls it limits."""
 
     def __str__(self) -> str:
         """What it limits calls to, for those that are held back."""
@@ -116,9 +116,9 @@ class Throttle:
             return
         now = asyncio.get_running_loop().time()
         if self._rate is None:
-            for stage in self.stages:
-                stage.staff.changes += 1
-                stage.staff.interrupt()
+            for staff in self.staffs:
+                staff.changes += 1
+                staff.interrupt()
         else:
             self._showed = self._clock(self._rate, now)
         self._rate, self._set_at = rate, now

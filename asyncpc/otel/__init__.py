@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import isfinite
 from typing import Any
 
 from ..checks import check_callback
@@ -61,9 +60,7 @@ def trace(
     where = f"trace({plan_of(pipeline).name!r})"
     if callable(sample):
         check_callback(where, "sample", sample, "a share from 0 to 1, or a function of an item")
-    elif (
-        isinstance(sample, bool) or not isinstance(sample, (int, float)) or not (isfinite(sample) and 0 <= sample <= 1)
-    ):
+    elif isinstance(sample, bool) or not isinstance(sample, (int, float)) or not 0 <= sample <= 1:
         raise DefinitionError(f"{where}: sample={shown(sample)} must be a share from 0 to 1, or a function of an item")
     tracer = get_tracer("asyncpc", tracer_provider=tracer_provider)
     follow(pipeline, Followed(Sampler(sample), Spans(tracer, plan_of(pipeline).name, errors)))

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import time
 from typing import Final
 
 from opentelemetry._logs import LoggerProvider, SeverityNumber, get_logger
 
-from ..events import Event, WorkerEnded
-from ..wording import redacted, shown
+from ..events import Event
+from ..events.words import fields_of, level_of, name_of
 
 __all__ = ["OtelListener"]
 
-SEVERITIES: Final = {
-    "ItemFailed": SeverityNumber.ERROR,
-    "WorkerLeft": SeverityNumber.ERROR,
-    "ItemsLeft": SeverityNumber.WARN,
-    "ItemDropped": SeverityNumber.WARN,
-    "ItemRetried": SeverityNumber.WARN,
-    "ConnectionLost": SeverityNumber.WARN,
-}
-"""What is more than ``INFO``."""
+SEVERITIES: Final = {"info": SeverityNumber.INFO, "warning": SeverityNumber.WARN, "error": SeverityNumber.ERROR}
 
 
 class OtelListener:
@@ -38,22 +29,13 @@ class OtelListener:
 
     def __call__(self, event: Event) -> None:
         """Emit one event."""
-        kind = type(event).__name__
-        failed = isinstance(event, WorkerEnded) and event.error
-        attributes: dict[str, str | float] = {}
-        for field, value in event._asdict().items():
-            if field == "error":
-                error = redacted(value)
-                attributes["asyncpc.error" if self._payloads else "error.type"] = (
-                    error if self._payloads else error.partition(":")[0]
-                )
-            elif field != "item":
-                attributes[f"asyncpc.{field}"] = value
-            elif self._payloads:
-                attributes["asyncpc.item"] = shown(value)
+        of_error = "asyncpc.error" if self._payloads else "error.type"
         self._logger.emit(
             timestamp=time.time_ns(),
-            severity_number=SeverityNumber.ERROR if failed else SEVERITIES.get(kind, SeverityNumber.INFO),
-            event_name=f"asyncpc.{re.sub(r'(?<!^)(?=[A-Z])', '_', kind).lower()}",
-            attributes=attributes,
+            severity_number=SEVERITIES[level_of(event)],
+            event_name=f"asyncpc.{name_of(event)}",
+            attributes={
+                of_error if field == "error" else f"asyncpc.{field}": value
+                for field, value in fields_of(event, self._payloads).items()
+            },
         )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
 
@@ -17,7 +17,14 @@ from ..watch.watched import newly_watched
 __all__ = ["Metrics"]
 
 TOGETHER: Final = 0.1
-"""Seconds in which all instruments show one and the same look: a reader asks one after the other."""
+"""Seconds after a look in which all instruments show it: a reader asks one after the other."""
+
+
+class _Watched(NamedTuple):
+    """A pipeline and its figures."""
+
+    pipeline: Pipeline[Any, Any]
+    totals: Totals
 
 
 class Metrics:
@@ -28,6 +35,7 @@ class Metrics:
 
     def __init__(self, meter_provider: MeterProvider | None = None) -> None:
         self._watched: dict[str, _Watched] = {}
+        self._last: tuple[float, Mapping[str, Seen]] = -math.inf, {}
         meter = get_meter("asyncpc", meter_provider=meter_provider)
         for what, kind in KINDS.items():
             make = meter.create_observable_counter if kind.rises else meter.create_observable_gauge
@@ -43,13 +51,13 @@ class Metrics:
         if (found := newly_watched(pipeline, name, known)) is not None:
             name, totals = found
             self._watched = self._watched | {name: _Watched(pipeline, totals)}  # another thread may be reading it
+            self._last = -math.inf, {}
 
     def _observer(self, what: str, kind: Kind) -> Callable[[CallbackOptions], Iterable[Observation]]:
         labels = [f"asyncpc.{label}" for label in kind.labels]
 
         def observe(options: CallbackOptions) -> Iterable[Observation]:
-            for name, watched in self._watched.items():
-                seen = watched.see()
+            for name, seen in self._see().items():
                 if what == "running":
                     yield Observation(int(seen.running), {labels[0]: name})
                 for (told, *where), figure in (*seen.counts.items(), *seen.present.items()):
@@ -58,18 +66,10 @@ class Metrics:
 
         return observe
 
-
-class _Watched:
-    """A pipeline and its figures; a look at them is kept for a moment."""
-
-    def __init__(self, pipeline: Pipeline[Any, Any], totals: Totals) -> None:
-        self.pipeline = pipeline
-        self._totals = totals
-        self._last: tuple[float, Seen] | None = None
-
-    def see(self) -> Seen:
-        """The figures, as they are now, or were a moment ago."""
-        last, now = self._last, monotonic()
-        if last is None or now - last[0] > TOGETHER:
-            self._last = last = now, self._totals.see()
-        return last[1]
+    def _see(self) -> Mapping[str, Seen]:
+        """The figures of all pipelines, as they are now, or were a moment ago."""
+        at, seen = self._last
+        if monotonic() - at > TOGETHER:
+            seen = {name: one.totals.see() for name, one in self._watched.items()}
+            self._last = monotonic(), seen  # only now: a loop that is blocked has held up the look
+        return seen

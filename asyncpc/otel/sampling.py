@@ -19,10 +19,10 @@ class Sampler:
     Of a share it draws how many items come before the next one, so that these are only counted.
     """
 
-    def __init__(self, sample: float | Callable[[Any], bool]) -> None:
+    def __init__(self, sample: float | Callable[[Any], bool], rng: random.Random | None = None) -> None:
         self.function: Callable[[Any], bool] | None = sample if callable(sample) else None
         self._share = 1.0 if callable(sample) else float(sample)
-        self._random = random.Random()
+        self._random = rng or random.Random()
         self._left = self.gap()
         self._has_failed = False
 
@@ -46,7 +46,9 @@ class Sampler:
         """What the function of the user says; what only looks on cannot disturb a run, so an error means no."""
         try:
             return bool(function(item))
-        except Exception as error:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a cancelled future that it looks at raises no Exception
             if not self._has_failed:
                 self._has_failed = True
                 log(WARNING, "an item is not traced, as sample= raised %s", summary(error), error=error)

@@ -83,30 +83,27 @@ class Traced:
         return Traced(None if self.ticket is None else self.ticket.for_fed(), self.context)
 
     def settle(self, value: Any = None) -> None:
-        """See hold; other values may follow, so the stage itself ends the span."""
+        """See hold. It may be told of one of several values, so the stage itself ends the span."""
         if self.ticket is not None:
             self.ticket.settle(value)
 
     def skip(self, error: Exception) -> None:
-        """See hold."""
-        self.end(error)
+        """See settle: a value that the next queue has dropped, say, while the handler still gives others."""
         if self.ticket is not None:
             self.ticket.skip(error)
 
     def fail(self, error: Exception, failure: KeptFailure) -> None:
-        """See hold."""
-        self.end(error)
+        """See skip."""
         if self.ticket is not None:
             self.ticket.fail(error, failure)
 
     def stop(self, error: Exception) -> None:
-        """See hold."""
-        self.end(error)
+        """See skip."""
         if self.ticket is not None:
             self.ticket.stop(error)
 
     def release(self) -> None:
-        """See hold."""
+        """See hold; the run is over, and its worker may have been left behind."""
         self.end(None)
         if self.ticket is not None:
             self.ticket.release()

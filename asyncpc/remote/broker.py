@@ -118,6 +118,9 @@ class Guarantees(NamedTuple):
     """Whether another process that opens the URL finds the same queue."""
     peeks: bool = True
     """Whether messages that are ready can be looked at; otherwise ``peek`` raises ``StateError``."""
+    isolates: bool = False
+    """Whether a connection has at most one suspect that is not settled, whatever ``suspects`` allows; ``receive`` is
+    not woken for the next then."""
 
 
 class Settings(NamedTuple):
@@ -186,7 +189,8 @@ class Broker(Protocol):
     async def publish(self, messages: Sequence[Outgoing]) -> None:
         """Put the messages, in order. Returns when all are confirmed; else raises, and none, some or all are in.
 
-        What is not among the ``unconfirmed`` of a :class:`PublishError` is in, and is not put again.
+        The ``unconfirmed`` of a :class:`PublishError` are those of ``messages``, the very same objects, that are not
+        confirmed, and no others: the rest is in, and is not put again.
         After ``Disconnected`` it is called again with the same messages.
         """
         ...

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from secrets import randbits
 from typing import Any, Final, Literal, NamedTuple
 
@@ -43,9 +44,9 @@ class Codec(NamedTuple):
     content_type: str
     encode: Callable[[Any], bytes]
     decoders: Mapping[str, Callable[[bytes], Any]]
-    """By content type."""
+    """By content type; each raises ``PayloadError``."""
     max_bytes: int
-    """The largest body that is put or decoded."""
+    """The largest body that is put."""
 
     def encoded(self, item: Any) -> bytes:
         """The item as bytes; raises ``PayloadError``."""
@@ -57,20 +58,27 @@ class Codec(NamedTuple):
             raise PayloadError(f"{shown(item)} takes {len(body)} bytes; max_bytes={self.max_bytes} allows no more")
         return body
 
+    def encoded_each(self, items: Sequence[Any]) -> list[bytes]:
+        """Several at once, in less time; raises ``PayloadError`` for the first that cannot be sent."""
+        with suppress(Exception):
+            bodies = [*map(self.encode, items)]
+            if max(map(len, bodies), default=0) <= self.max_bytes:
+                return bodies
+        return [self.encoded(item) for item in items]
+
     def decoded(self, body: bytes, headers: Mapping[str, str]) -> Any:
         """The item of a message; raises ``PayloadError``."""
-        if len(body) > self.max_bytes:
-            raise PayloadError(f"the message has {len(body)} bytes; max_bytes={self.max_bytes} allows no more")
+        return self.decoder_for(headers)(body)
+
+    def decoder_for(self, headers: Mapping[str, str]) -> Callable[[bytes], Any]:
+        """What makes items of messages with these headers; raises ``PayloadError``, as does what it returns."""
         content_type = headers.get("content-type", self.content_type)
         decode = self.decoders.get(content_type)
         if decode is None:
             raise PayloadError(
                 f"the message has the content type {shown(content_type)}, which this queue does not read"
             )
-        try:
-            return decode(body)
-        except Exception as error:  # RecursionError of a deep one too (fault F5)
-            raise PayloadError(f"the message is not what was declared: {shown(str(error), 200)}") from None
+        return decode
 
 
 def codec_for(where: str, declared: Any, codec: object, max_bytes: int) -> Codec:
@@ -84,9 +92,26 @@ def codec_for(where: str, declared: Any, codec: object, max_bytes: int) -> Codec
     return Codec(
         content_type=f"application/{codec}",
         encode=encode.encode,
-        decoders={"application/json": json.decode, "application/msgpack": packed.decode},
+        decoders={
+            "application/json": _checking(json.decode, max_bytes),
+            "application/msgpack": _checking(packed.decode, max_bytes),
+        },
         max_bytes=max_bytes,
     )
+
+
+def _checking(decode: Callable[[bytes], Any], max_bytes: int) -> Callable[[bytes], Any]:
+    """``decode`` for what anybody may have sent; raises ``PayloadError``."""
+
+    def decoded(body: bytes) -> Any:
+        if len(body) > max_bytes:
+            raise PayloadError(f"the message has {len(body)} bytes; max_bytes={max_bytes} allows no more")
+        try:
+            return decode(body)
+        except Exception as error:  # RecursionError of a deep one too (fault F5)
+            raise PayloadError(f"the message is not what was declared: {shown(str(error), 200)}") from None
+
+    return decoded
 
 
 def _check_type(where: str, declared: Any) -> None:
@@ -178,4 +203,4 @@ def new_ids(count: int) -> list[str]:
     now, drawn = time.time_ns() // 1_000_000, randbits(73)  # not those of random, which a program may seed
     drawn, first = drawn >> 47, drawn & (1 << 47) - 1
     begin = f"{now >> 16:08x}-{now & 0xFFFF:04x}-7{drawn >> 14:03x}-{0x8000 | drawn & 0x3FFF:04x}-"
-    return [f"{begin}{number:012x}" for number in range(first, first + count)]
+    return [begin + number.to_bytes(6).hex() for number in range(first, first + count)]

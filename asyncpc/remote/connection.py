@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -15,7 +16,7 @@ from ..run.events import tell_here
 from ..wording import described, message_of, redact, summary
 from .broker import Broker, Disconnected, NotAllowed
 
-__all__ = ["Connection"]
+__all__ = ["PATIENCE", "Connection"]
 
 R = TypeVar("R")
 
@@ -27,7 +28,8 @@ CLOSES_WITHIN: Final = 2.0
 """Seconds that an engine may take to close a connection."""
 
 PATIENCE: Final = 15.0
-"""Seconds in which the first connection has to come about; a wrong address should not look like a slow server."""
+"""Seconds in which the first connection has to come about, and to be of use; a wrong address should not look like a
+slow server."""
 
 
 class Connection:
@@ -51,12 +53,19 @@ class Connection:
         """
         await self._connect(asyncio.get_running_loop().time() + PATIENCE, in_vain)
 
-    async def call(self, command: Callable[[], Awaitable[R]], in_vain: Callable[[], bool] = lambda: False) -> R:
+    async def call(
+        self,
+        command: Callable[[], Awaitable[R]],
+        in_vain: Callable[[], bool] = lambda: False,
+        patience: float = math.inf,
+    ) -> R:
         """What ``command`` returns; after a lost connection it is called again on the next one.
 
-        Raises ``Disconnected`` once ``in_vain()``: nobody needs the answer any more. See :meth:`hurry`.
+        Raises ``Disconnected`` once ``in_vain()``: nobody needs the answer any more. See :meth:`hurry`. Raises it too
+        if for ``patience`` seconds each connection came about and was of no use; and then, at once, ``DefinitionError``
+        if the server refuses the right to make this call.
         """
-        losses = 0
+        losses, useless_since = 0, math.inf
         while True:
             generation = self.generation
             try:
@@ -66,7 +75,10 @@ class Connection:
                 if in_vain():
                     raise
                 losses += 1
-                await self._reconnect(generation, error, in_vain, losses)
+                useless_since = min(useless_since, asyncio.get_running_loop().time())
+                self._check_use(error, useless_since, patience)
+                if await self._reconnect(generation, error, in_vain, losses):
+                    useless_since = math.inf  # nobody was there for a while
             except Exception as error:
                 redact(error)
                 raise
@@ -92,11 +104,26 @@ class Connection:
         except Exception as error:
             log(WARNING, "%s: its connection was not closed: %s", self._label, summary(error))
 
-    async def _reconnect(self, generation: int, error: Disconnected, in_vain: Callable[[], bool], losses: int) -> None:
-        """Connect again; ``losses`` is how often the same call was made in vain: from the second time on it waits."""
+    def _check_use(self, error: Disconnected, useless_since: float, patience: float) -> None:
+        if patience == math.inf:
+            return
+        if isinstance(error, NotAllowed):
+            raise self._refused(error) from None
+        if asyncio.get_running_loop().time() - useless_since > patience:
+            why = message_of(error).rstrip(".")
+            raise Disconnected(
+                f"{self._label}: connected again and again for {patience:g} s, and nothing could be done: {why}; "
+                "see whether the queue is there, and who deletes it"
+            ) from None
+
+    async def _reconnect(self, generation: int, error: Disconnected, in_vain: Callable[[], bool], losses: int) -> bool:
+        """Connect again; ``losses`` is how often the same call was made in vain: from the second time on it waits.
+
+        Returns whether nobody was there at first.
+        """
         async with self._lock:
             if generation != self.generation or in_vain():
-                return
+                return False
             if self.lost_at is None:
                 self.lost_at = asyncio.get_running_loop().time()
                 why = described(error)
@@ -107,9 +134,10 @@ class Connection:
             await self.close()
             if losses > 1:
                 await self._wait(losses - 1)
-            await self._connect(None, in_vain)
+            return await self._connect(None, in_vain) > 1
 
-    async def _connect(self, deadline: float | None, in_vain: Callable[[], bool]) -> None:
+    async def _connect(self, deadline: float | None, in_vain: Callable[[], bool]) -> int:
+        """Connect; how many attempts that took."""
         loop, attempt = asyncio.get_running_loop(), 0
         while True:
             attempt += 1
@@ -130,7 +158,7 @@ class Connection:
                 raise
             else:
                 self._connected(loop.time())
-                return
+                return attempt
             await self._wait(attempt)
 
     def _connected(self, now: float) -> None:

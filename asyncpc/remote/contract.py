@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from .broker import SUSPECT_AFTER, Broker, Disconnected, Engine, Message, Outgoing, Settings
+from .broker import SUSPECT_AFTER, Broker, Disconnected, Engine, Message, Outgoing, PublishError, Settings
 
 __all__ = ["BrokerContract", "Connect"]
 
@@ -56,6 +56,14 @@ class BrokerContract:
         """The URL of an empty queue."""
         # every engine has its own, and pytest has no abstract fixture: whoever forgets it reads this
         raise NotImplementedError("the fixture url gives the URL of an empty queue")
+
+    @pytest.fixture
+    def refused(self) -> Outgoing | None:
+        """A message that the engine refuses, whatever is put with it; None: there is no such message.
+
+        Make the server what it has to be for that here: this comes before the broker.
+        """
+        return None
 
     @pytest.fixture
     async def connect(self, url: str) -> AsyncIterator[Connect]:
@@ -252,6 +260,29 @@ class BrokerContract:
             await broker.publish(second)
         assert [one.body for one in await received(broker, 2)] == [b"4", b"5"]
         assert await broker.receive(10, 0.1, 1) == []
+
+    async def test_a_refusal_names_what_is_not_confirmed(self, refused: Outgoing | None, broker: Broker) -> None:
+        """All of it, and nothing else: what is named is put again, and the rest would be in twice.
+
+        What is put with the message that is refused, before it, after it, or long before, is in once then.
+        """
+        if refused is None:
+            # no gap: an engine that takes all it is given, or nothing, confirms no part that could be named wrongly
+            pytest.skip("the engine has no message that it always refuses, and so refuses no part")
+        sent = [outgoing(str(number).encode()) for number in range(1500)]
+        sent[1] = outgoing(b"x" * 200_000)
+        for place in (1200, 0, len(sent)):
+            with pytest.raises(PublishError) as caught:
+                await broker.publish([*sent[:place], refused, *sent[place:]])
+            unconfirmed = set(map(id, caught.value.unconfirmed))
+            assert id(refused) in unconfirmed
+            assert unconfirmed <= {id(refused), *map(id, sent)}, "each is one of the messages that were given"
+            await broker.publish([one for one in sent if id(one) in unconfirmed])
+            messages = await received(broker, len(sent))
+            assert sorted(one.body for one in messages) == sorted(one.body for one in sent)
+            assert await broker.ack(messages) == len(sent)
+            assert await broker.receive(10, 0.1, 1) == []
+            sent = [one._replace(id=f"{place}-{one.id}") for one in sent]
 
     # -- leases -----------------------------------------------------------------------------------
 

@@ -23,7 +23,14 @@ PAUSE: Final = 1.0
 _PARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 """Of any other a receiver has to begin a trace of its own."""
 
-_STATE: Final = re.compile(r"[\x20-\x7e]{1,512}")
+_LONGEST_STATE: Final = 512
+
+_MOST_MEMBERS: Final = 32
+
+_KEY: Final = r"(?:[a-z][a-z0-9_*/-]{0,255}|[a-z0-9][a-z0-9_*/-]{0,240}@[a-z][a-z0-9_*/-]{0,13})"
+
+_MEMBER: Final = re.compile(_KEY + r"=[ -+\--<>-~]{0,255}[!-+\--<>-~]")
+"""Of a ``tracestate``; OpenTelemetry would log any other, with what is in it."""
 
 
 class Delivery:
@@ -111,7 +118,14 @@ def _checked(headers: Mapping[str, str]) -> Mapping[str, str]:
     parent, state = headers["traceparent"], headers.get("tracestate", "")
     if not _PARENT.fullmatch(parent):
         return NO_TRACE
-    return {"traceparent": parent, "tracestate": state} if _STATE.fullmatch(state) else {"traceparent": parent}
+    return {"traceparent": parent, "tracestate": state} if _is_state(state) else {"traceparent": parent}
+
+
+def _is_state(state: str) -> bool:
+    if len(state) > _LONGEST_STATE:
+        return False
+    members = state.split(",")
+    return len(members) <= _MOST_MEMBERS and all(_MEMBER.fullmatch(member.strip(" \t")) for member in members)
 
 
 def _nothing(delivery: Delivery) -> None:

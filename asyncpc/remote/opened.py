@@ -6,13 +6,14 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from types import TracebackType
+from itertools import compress, repeat
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from ..checks import is_positive
 from ..errors import StateError
 from ..wording import shown
-from .broker import Broker, Depth, Disconnected, Outgoing, PayloadError
+from .broker import Broker, Depth, Disconnected, Outgoing, PayloadError, PublishError
 from .letters import Letter, letter_of
 
 if TYPE_CHECKING:
@@ -47,9 +48,11 @@ class OpenQueue(Generic[T]):
         from .trace import current_trace, current_traces
 
         self._codec = codec
-        self._headers = {"content-type": codec.content_type}
+        # messages share these, and the others of put_many: whoever looks at one cannot change those of the next
+        self._headers: Mapping[str, str] = MappingProxyType({"content-type": codec.content_type})
         self._new_ids, self._check_id, self._check_headers = new_ids, check_id, check_headers
         self._current_trace, self._current_traces = current_trace, current_traces
+        self._are_in: dict[int, list[T]] = {}  # what batches of a stage that were refused in part have put, by identity
         self._session: Session | None = None
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop
@@ -231,20 +234,44 @@ class OpenQueue(Generic[T]):
 
     def _headers_with(self, trace: Mapping[str, str], headers: Mapping[str, str] | None) -> Mapping[str, str]:
         given = self._check_headers(headers or {})
-        return {**({} if "traceparent" in given else trace), **given, **self._headers}
+        return MappingProxyType({**({} if "traceparent" in given else trace), **given, **self._headers})
 
     async def _put_each(self, items: Sequence[T]) -> None:
-        messages, traces = self._messages(items, self._headers), self._current_traces()
+        traces = self._current_traces()
+        if self._are_in:
+            are_new = [not self._was_put(item) for item in items]
+            items, traces = [*compress(items, are_new)], [*compress(traces, are_new)]
+        messages = self._messages(items, self._headers)
         if any(traces):
             traced = zip(messages, traces, strict=True)
             messages = [message._replace(headers=self._headers_with(trace, None)) for message, trace in traced]
-        await self._opened_here().publisher.publish(messages, None)
+        if messages:
+            await self._publish_batch(items, messages)
+
+    async def _publish_batch(self, items: Sequence[T], messages: Sequence[Outgoing]) -> None:
+        try:
+            await self._opened_here().publisher.publish(messages, None)
+        except PublishError as error:  # the stage gives all of them back, one by one
+            unconfirmed = set(map(id, error.unconfirmed))
+            for item, message in zip(items, messages, strict=True):
+                if id(message) not in unconfirmed:
+                    self._are_in.setdefault(id(item), []).append(item)
+            raise
+
+    def _was_put(self, item: T) -> bool:
+        """Whether a batch that was refused has put it; for each time that it did so, once."""
+        if not (known := self._are_in.get(id(item))):
+            return False
+        known.pop()
+        if not known:
+            del self._are_in[id(item)]
+        return True
 
     def _messages(self, items: Sequence[T], headers: Mapping[str, str]) -> list[Outgoing]:
         """Many at once, of which nothing is asked: a third of the time of a message."""
-        bodies, now = [self._codec.encoded(item) for item in items], time.time()
-        fields = zip(self._new_ids(len(bodies)), bodies, strict=True)
-        return [Outgoing._make((new, body, headers, 0.0, None, now, True)) for new, body in fields]
+        bodies, now = self._codec.encoded_each(items), time.time()
+        fields = zip(self._new_ids(len(bodies)), bodies, *map(repeat, (headers, 0.0, None, now, True)), strict=False)
+        return [*map(tuple.__new__, repeat(Outgoing), fields)]
 
     def _check_delay(self, delay: float) -> None:
         self._needs("delays", "delay=")

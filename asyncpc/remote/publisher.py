@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from itertools import compress
-from operator import not_
-from typing import Final, NamedTuple
+from typing import Final
 
 from ..wording import summary
 from .broker import Disconnected, Outgoing, PublishError
@@ -22,9 +20,15 @@ MOST_BYTES: Final = 4 * 1024 * 1024
 """Bytes that are published together, unless one caller gives more."""
 
 
-class _Call(NamedTuple):
-    messages: Sequence[Outgoing]
-    confirmed: asyncio.Future[None]
+class _Call:
+    """What one caller puts."""
+
+    __slots__ = ("confirmed", "messages")
+
+    def __init__(self, messages: Sequence[Outgoing]) -> None:
+        self.messages: Sequence[Outgoing] = messages
+        """Those that are not confirmed yet."""
+        self.confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
     def size(self) -> int:
@@ -50,7 +54,7 @@ class Publisher:
         """
         if self._is_over:
             raise _unsent(messages)
-        call = _Call(messages, asyncio.get_running_loop().create_future())
+        call = _Call(messages)
         self._waiting.append(call)
         self._came.set()
         try:
@@ -59,7 +63,7 @@ class Publisher:
         except TimeoutError:
             if call not in self._waiting:
                 raise PublishError(
-                    f"{len(messages)} messages were sent, but not confirmed within {timeout:g} s", messages
+                    f"{len(call.messages)} messages were sent, but not confirmed within {timeout:g} s", call.messages
                 ) from None
             raise TimeoutError(f"the broker took no message within {timeout:g} s") from None
         finally:
@@ -104,6 +108,8 @@ class Publisher:
     def _next(self) -> list[_Call]:
         """The calls that go together."""
         calls = [self._waiting.popleft()]
+        if not self._waiting:
+            return calls
         messages, size = len(calls[0].messages), calls[0].size
         while self._waiting:
             messages, size = messages + len(self._waiting[0].messages), size + self._waiting[0].size
@@ -113,7 +119,7 @@ class Publisher:
         return calls
 
     async def _publish(self, calls: list[_Call]) -> None:
-        messages = [message for call in calls for message in call.messages]
+        messages = calls[0].messages if len(calls) == 1 else [message for call in calls for message in call.messages]
         may_be_in = False
 
         async def publish() -> None:
@@ -129,13 +135,12 @@ class Publisher:
         except Disconnected:
             raise
         except Exception as error:
+            others = _unconfirmed(calls, error)  # where no id is known, a second time the rest would be in twice
             if len(calls) > 1 and not may_be_in:  # or one bad message would fail those of other callers
-                confirmed, others = _parted(calls, error)
-                _confirm(confirmed)  # where no id is known, a second time they would be in twice
                 for call in others:
                     await self._publish([call])
                 return
-            for call in calls:  # if they may be in, they are known only together, and some would come twice
+            for call in others:  # if they may be in, they are known only together, and some would come twice
                 if not call.confirmed.done():
                     what = "did not confirm" if may_be_in else "refused"
                     told = f"the broker {what} {len(call.messages)} messages: {summary(error)}"
@@ -144,13 +149,19 @@ class Publisher:
             _confirm(calls)
 
 
-def _parted(calls: Sequence[_Call], error: Exception) -> tuple[list[_Call], list[_Call]]:
-    """The calls of which all is confirmed in spite of this error, and the others."""
-    if not isinstance(error, PublishError):
-        return [], list(calls)
-    unconfirmed = set(map(id, error.unconfirmed))
-    are_in = [unconfirmed.isdisjoint(map(id, call.messages)) for call in calls]
-    return [*compress(calls, are_in)], [*compress(calls, map(not_, are_in))]
+def _unconfirmed(calls: Sequence[_Call], error: Exception) -> Sequence[_Call]:
+    """The calls of which not all is confirmed, with what is not; the others are confirmed.
+
+    An engine that names none of these messages does not say which.
+    """
+    named = set(map(id, error.unconfirmed)) if isinstance(error, PublishError) else set[int]()
+    left = [[message for message in call.messages if id(message) in named] for call in calls]
+    if not any(left):
+        return calls
+    for call, messages in zip(calls, left, strict=True):
+        call.messages = messages
+    _confirm([call for call in calls if not call.messages])
+    return [call for call in calls if call.messages]
 
 
 def _confirm(calls: Sequence[_Call]) -> None:

@@ -15,11 +15,11 @@ How it ends
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import count
 from typing import Final, NamedTuple
 
 import anyio
@@ -32,7 +32,7 @@ from ..logs import WARNING, log
 from ..wording import summary
 from .broker import SUSPECT_AFTER, Broker, Disconnected, Message, PayloadError
 from .codec import Codec
-from .connection import Connection
+from .connection import PATIENCE, Connection
 from .delivery import Delivery
 from .publisher import Publisher
 from .questions import DepthWatch, Questions
@@ -42,6 +42,9 @@ __all__ = ["Session", "Terms"]
 
 WAIT: Final = 5.0
 """Seconds that one receive waits for a message."""
+
+FIRST_WAIT: Final = 0.05
+"""Seconds that the first one waits: when it returns, the queue is known to be of use."""
 
 MOST: Final = 1000
 """The prefetch that is chosen at most."""
@@ -61,6 +64,9 @@ SUSPECTS_APART: Final = 0.05
 
 ALONE: Final = 1.0
 """Seconds for which nothing more is received after a suspect has begun, where the engine would send others too."""
+
+
+NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
 class Terms(NamedTuple):
@@ -92,8 +98,8 @@ class Session:
         self._codec = codec
         self._terms = terms
         self._at_once = at_once
-        self._numbers = count()
-        self._deliveries: dict[int, Delivery] = {}  # all that the broker takes for unacknowledged
+        self._has_received = not at_once  # whether a receive has returned
+        self._deliveries: set[Delivery] = set()  # all that the broker takes for unacknowledged
         self._settler = Settler(self.connection, label, terms.lease, self.counts, self._deliveries, self._have_flushed)
         if not at_once:
             self._settler.end_intake()
@@ -108,16 +114,15 @@ class Session:
         self._prefetch = terms.prefetch or min(MOST, 2 * at_once)
         self._looked = 0.0  # loop time
         self._ended_then = 0
-        self._ended_count = 0
 
     # -- its life ---------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Connect, and work until :meth:`finish` and the last flush; then close the connection.
 
-        Raises ``Disconnected`` if there is no first connection, unless the intake ends before: then nothing was to be
-        done. Later ones are waited for without end. *Cancel safety*: the connection is dropped, and what was not
-        settled comes again when its lease has run out.
+        Raises ``Disconnected`` if there is no first connection, or none by which anything can be received, unless the
+        intake ends before: then nothing was to be done. Later ones are waited for without end. *Cancel safety*: the
+        connection is dropped, and what was not settled comes again when its lease has run out.
         """
         try:
             if not await self._is_needed():
@@ -188,7 +193,7 @@ class Session:
             dead_letters=counts.buried,
             overtaken=counts.overtaken,
             reconnects=max(0, self.connection.generation - 1),
-            connections=self.connection.generation,
+            connections=self.connection.generation if self._has_received else 0,
             disconnected=0.0 if lost_at is None else asyncio.get_running_loop().time() - lost_at,
             depth=depth.depth,
             seen=depth.seen,
@@ -198,15 +203,19 @@ class Session:
 
     async def items(self) -> AsyncIterator[Tracked]:
         """The messages' items, each with its delivery as a ticket, until the intake ends."""
+        arrived, decoder_for = self._arrived, self._codec.decoder_for
+        decode, headers_before = decoder_for(NO_HEADERS), NO_HEADERS
         while True:
-            while self._arrived:
-                delivery = self._arrived.popleft()
-                message = delivery.message
+            while arrived:
+                delivery = arrived.popleft()
                 if delivery.is_lost:  # somebody else has it
                     delivery.release()
                     continue
+                _, body, _, _, headers, _ = delivery.message
                 try:
-                    item = self._codec.decoded(message.body, message.headers)
+                    if headers is not headers_before:  # messages that came together most often share them
+                        decode, headers_before = decoder_for(headers), headers
+                    item = decode(body)
                 except PayloadError as error:
                     self._bury(delivery, error)
                     await asyncio.sleep(0)  # one after the other: others may run (invariant 10)
@@ -235,14 +244,17 @@ class Session:
                 await self._room.wait()
                 continue
             room = min(self._prefetch - len(self._deliveries), max(TOGETHER, self._at_once))
-            receive = partial(self._broker.receive, room, WAIT, int(self._suspect is None))
+            suspects = int(self._suspect is None or self._broker.guarantees.isolates)
+            wait, patience = (WAIT, math.inf) if self._has_received else (FIRST_WAIT, PATIENCE)
+            receive = partial(self._broker.receive, room, wait, suspects)
             try:
-                messages = await self.connection.call(receive, lambda: self._settler.is_intake_over)
+                messages = await self.connection.call(receive, lambda: self._settler.is_intake_over, patience)
             except Disconnected:
-                return  # the intake is over
-            self.counts.received += len(messages)
-            for message in messages:
-                self._arrive(message)
+                if self._settler.is_intake_over:
+                    return
+                raise
+            self._has_received = True
+            self._arrive(messages)
             if self._arrived:
                 self._more.set()
             if self._is_suspect_kept:
@@ -268,7 +280,7 @@ class Session:
                     await self._next_flush()
 
     def _suspects(self) -> list[Delivery]:
-        return [one for one in self._deliveries.values() if one.message.attempt > SUSPECT_AFTER]
+        return [one for one in self._deliveries if one.message.attempt > SUSPECT_AFTER]
 
     async def _next_flush(self) -> None:
         self._flushed_some.clear()
@@ -279,22 +291,33 @@ class Session:
 
         Once all of the prefetch has ended, every handler has been at work meanwhile: then the pace is seen, too.
         """
-        now, ended = asyncio.get_running_loop().time(), self._ended_count - self._ended_then
+        now, ended = asyncio.get_running_loop().time(), self._settler.ended - self._ended_then
         if self._terms.prefetch is None and (now - self._looked >= LOOK_EVERY or ended >= self._prefetch):
             pace = ended / max(now - self._looked, 0.001)
-            self._looked, self._ended_then = now, self._ended_count
+            self._looked, self._ended_then = now, self._settler.ended
             self._prefetch = int(min(MOST, max(2 * self._at_once, AHEAD * pace)))
 
-    def _arrive(self, message: Message) -> None:
-        number = next(self._numbers)
-        self._deliveries[number] = delivery = Delivery(message, number, self._has_ended)
+    def _arrive(self, messages: Sequence[Message]) -> None:
+        first, usual = self.counts.received, min(SUSPECT_AFTER, self._terms.attempts)
+        self.counts.received += len(messages)
+        most = max([attempt for _, _, attempt, _, _, _ in messages], default=0)
+        are_usual = most <= usual and not self._settler.is_intake_over
+        ended = self._settler.settle if are_usual else self._has_ended
+        deliveries = [Delivery(message, number, ended) for number, message in enumerate(messages, first)]
+        self._deliveries.update(deliveries)
+        if are_usual:
+            self._arrived += deliveries
+        else:
+            for delivery in deliveries:
+                self._arrive_alone(delivery)
+
+    def _arrive_alone(self, delivery: Delivery) -> None:
+        attempt = delivery.message.attempt
         if self._settler.is_intake_over:
             delivery.release()
-        elif message.attempt > self._terms.attempts:
-            self._bury(
-                delivery, Poison(f"delivered {message.attempt - 1} times without an end: it may kill its process")
-            )
-        elif message.attempt <= SUSPECT_AFTER:
+        elif attempt > self._terms.attempts:
+            self._bury(delivery, Poison(f"delivered {attempt - 1} times without an end: it may kill its process"))
+        elif attempt <= SUSPECT_AFTER:
             self._arrived.append(delivery)
         elif self._suspect is None:
             self._suspect = delivery
@@ -321,14 +344,15 @@ class Session:
     # -- settling ---------------------------------------------------------------------------------
 
     def _has_ended(self, delivery: Delivery) -> None:
-        self._ended_count += 1
+        """One that may be the suspect."""
         if delivery is self._suspect:
             self._suspect = None
             if self._held_back:
                 self._suspect = self._held_back.popleft()
                 self._arrived.append(self._suspect)
                 self._more.set()
-            self.connection.wake()  # it may wait for others only
+            if not self._broker.guarantees.isolates:
+                self.connection.wake()  # it may wait for others only
         self._settler.settle(delivery)
 
     def _have_flushed(self) -> None:

@@ -52,7 +52,7 @@ class Settler:
         label: str,
         lease: float,
         counts: SessionCounts,
-        deliveries: dict[int, Delivery],
+        deliveries: set[Delivery],
         flushed: Callable[[], None],
     ) -> None:
         """``deliveries`` is all that the broker takes for unacknowledged; what is settled leaves it.
@@ -67,9 +67,11 @@ class Settler:
         self._deliveries = deliveries
         self._have_flushed = flushed
         self._ended: list[Delivery] = []  # to be flushed
+        self._flushed_count = 0  # deliveries that had ended before those
         self._unburied: dict[int, Delivery] = {}  # there was no room for their dead letters, by their numbers
         self._bury_at: float = 0.0  # loop time at which they are tried again
         self._refusals = 0  # of dead letters, since the last that were taken
+        self._is_idle = False  # whether it waits for something to flush
         self._flush_asked = asyncio.Event()
         self._flushed = asyncio.Event()  # for the last time
         self.is_intake_over: bool = False
@@ -102,7 +104,13 @@ class Settler:
     def settle(self, delivery: Delivery) -> None:
         """Let the next flush tell the broker how a delivery has ended."""
         self._ended.append(delivery)
-        self._flush_asked.set()
+        if self._is_idle:
+            self._flush_asked.set()
+
+    @property
+    def ended(self) -> int:
+        """Deliveries that have ended so far."""
+        return self._flushed_count + len(self._ended)
 
     async def run(self) -> None:
         """Settle what ends, until :meth:`finish`, when nothing is left."""
@@ -110,16 +118,23 @@ class Settler:
             self._flush_asked.clear()
             ended = self._to_flush()
             if not ended:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout_at(self._bury_at if self._unburied else None):
-                        await self._flush_asked.wait()
+                await self._until_asked()
                 continue
             await self._settle([one for one in ended if not one.is_lost])
-            for one in ended:
-                if one.number not in self._unburied:
-                    del self._deliveries[one.number]
+            self._deliveries.difference_update(ended)
+            self._deliveries.update(self._unburied.values())
             self._have_flushed()
         self._flushed.set()
+
+    async def _until_asked(self) -> None:
+        """Wait for something to flush, or until dead letters are tried again."""
+        self._is_idle = True
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(self._bury_at if self._unburied else None):
+                    await self._flush_asked.wait()
+        finally:
+            self._is_idle = False
 
     def _to_flush(self) -> list[Delivery]:
         """What has ended; once the intake is over, what is given back waits for the last receive, which would get it.
@@ -127,13 +142,14 @@ class Settler:
         Before, it does not: what somebody else has by now ends as given back too, and nothing may wait for it.
         """
         ended, self._ended = self._ended, []
-        if self._unburied and (self._is_finishing or asyncio.get_running_loop().time() >= self._bury_at):
-            ended += self._unburied.values()
-            self._unburied = {}
         if self._last_receive is not None:
             self._ended = [one for one in ended if one.is_released and not one.delay]
             if self._ended:
                 ended = [one for one in ended if not one.is_released or one.delay]
+        self._flushed_count += len(ended)
+        if self._unburied and (self._is_finishing or asyncio.get_running_loop().time() >= self._bury_at):
+            ended += self._unburied.values()
+            self._unburied = {}
         return ended
 
     def _wait_no_longer(self) -> None:
@@ -198,7 +214,7 @@ class Settler:
                 await self._extend_all()
 
     async def _extend_all(self) -> None:
-        held = {id(one.message): one for one in self._deliveries.values() if not one.is_lost}
+        held = {id(one.message): one for one in sorted(self._deliveries, key=_number) if not one.is_lost}
         messages = [one.message for one in held.values()]
         if not messages:
             return
@@ -208,6 +224,10 @@ class Settler:
                 delivery.is_lost = True
                 self._counts.overtaken += 1
                 log(WARNING, "%s: a lease ran out: a message may be handled twice", self._label, stage=self._label)
+
+
+def _number(delivery: Delivery) -> int:
+    return delivery.number
 
 
 def _how(delivery: Delivery) -> tuple[float, bool, int]:

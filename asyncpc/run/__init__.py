@@ -3,7 +3,8 @@
 This table says who may start what; a test reads it and finds any other module that does::
 
     tasks         run.supervisor, remote.session, remote.opened, remote.processes.parent, remote.processes.spawned,
-                  remote.contract, remote.engines.nats.broker, remote.engines.rabbitmq.link
+                  remote.contract, remote.engines.nats.broker, remote.engines.rabbitmq.link,
+                  remote.engines.rabbitmq.suspects
     threads       offload.threads, offload.sources, offload.child, remote.processes.child, cli.failed, cli.web, live,
                   run.telling, testing.clock, web.app, web.feed
     processes     offload.processes, remote.processes.spawned, cli.reload

@@ -46,19 +46,15 @@ class Accounts:
 
     def statistics(self, state: str, elapsed: float, now: float, stop_asked: bool, percentiles: bool) -> Statistics:
         """The counts at this moment; without ``percentiles`` the latencies are those computed last."""
-        last = [self._stages[place] for place in self._ends]
-        if percentiles:
-            for stage in self._stages:
+        stages = []
+        for place, (stage, writes_to) in enumerate(zip(self._stages, self._writes_to, strict=True)):
+            if percentiles:
                 stage.timing.latency.compute()
-        stages = tuple(
-            [
-                _stage_statistics(one, self._received(one), one in last, elapsed, now, writes_to)
-                for one, writes_to in zip(self._stages, self._writes_to, strict=True)
-            ]
-        )
+            is_last = place in self._ends
+            stages.append(_stage_statistics(stage, self._received(stage), is_last, elapsed, now, writes_to))
         ends = tuple([self._stages[place].handler.name for place in self._ends])
         return Statistics(
-            state, elapsed, self._sources(), stages, self._stages[0].inbox.accepted, self.fed, ends, stop_asked
+            state, elapsed, self._sources(), tuple(stages), self._stages[0].inbox.accepted, self.fed, ends, stop_asked
         )
 
     def _sources(self) -> tuple[SourceStatistics, ...]:
@@ -81,8 +77,8 @@ class Accounts:
 
     def left(self) -> tuple[tuple[str, tuple[Any, ...]], ...]:
         """The items in flight and queued, for each stage that has any."""
-        left = [(stage.handler.name, _items_of(stage)) for stage in self._stages]
-        return tuple([(name, tuple(map(plain, items)) if self.tracked else items) for name, items in left if items])
+        left = [(stage.handler.name, items) for stage in self._stages if (items := _items_of(stage))]
+        return tuple([(name, tuple(map(plain, items))) for name, items in left] if self.tracked else left)
 
     def conclude(self, report: Report, state: str) -> None:
         """Tell in the report how the run has ended, and what has become of the sources' items since it was written."""
@@ -110,8 +106,10 @@ class Accounts:
                     f"({one.done} done, {one.failed} failed, {one.dropped} dropped, {one.in_flight} in flight, "
                     f"{one.queued} queued); this is a bug in asyncpc, please report it"
                 )
+        if self._results is None:
+            return None
         emitted = sum([statistics.stages[place].emitted for place in self._ends])
-        if self._results is not None and emitted != self.results_read + len(self._results.items):
+        if emitted != self.results_read + len(self._results.items):
             return ConservationError(
                 f"{emitted} results were emitted, {self.results_read} read and {len(self._results.items)} queued; "
                 "this is a bug in asyncpc, please report it"
@@ -152,7 +150,7 @@ def _stage_statistics(
         in_flight=len(stage.in_flight),
         queued=len(inbox.items),
         peak_queued=inbox.peak,
-        emitted=stage.emitted,
+        emitted=done if stage.emits_one_each else stage.emitted,
         unread=is_last and counts.unread,
         put_waited=inbox.put_waited(now),
         get_waited=inbox.getters.seconds(now) / depth,
@@ -163,7 +161,8 @@ def _stage_statistics(
         latency_p90=p90,
         latency_p99=p99,
         rate=done / elapsed if elapsed > 0 else 0.0,
-        maxsize=0 if inbox.maxsize == math.inf else int(inbox.maxsize),
+        maxsize=0 if inbox.limit == math.inf else int(inbox.limit),
         is_fifo=stage.handler.kept_by in ("", "batch"),
         writes_to=writes_to,
+        is_connected=not stage.handler.sends_to or stage.staff.has_opened,
     )

@@ -28,11 +28,8 @@ class Parts(NamedTuple):
     """Takes the items that are put and fed: the channel of the first stage, if there is only one."""
     results: Channel[Any] | None
     """Takes the values of the last stages, if somebody reads them."""
-
-    @property
-    def channels(self) -> list[Channel[Any]]:
-        """All channels of the run."""
-        return [*(stage.inbox for stage in self.stages), *([] if self.results is None else [self.results])]
+    channels: list[Channel[Any]]
+    """All channels of the run."""
 
 
 def build(plan: Plan, streamed: bool, links: RunLinks) -> Parts:
@@ -40,12 +37,17 @@ def build(plan: Plan, streamed: bool, links: RunLinks) -> Parts:
 
     Raises ``DefinitionError`` for a function that cannot run where its stage asks for it.
     """
-    if any(node.handler.run_in != "loop" for node in plan.nodes):
+    if {node.handler.run_in for node in plan.nodes} != {"loop"}:
         from ..offload.handlers import with_pools  # here, since most programs have no such stage
 
         plan = with_pools(plan)
-    stages = [Stage(node.handler, Channel(plan.bound(node.handler)), links) for node in plan.nodes]
-    results: Channel[Any] | None = Channel(plan.default_bound) if streamed else None
+    default = plan.default_bound
+    channels: list[Channel[Any]] = [Channel(node.handler.bound(default)) for node in plan.nodes]
+    stages = [Stage(node.handler, inbox, links) for node, inbox in zip(plan.nodes, channels, strict=True)]
+    results: Channel[Any] | None = None
+    if streamed:
+        results = Channel(default)
+        channels.append(results)
     for place, (node, stage) in enumerate(zip(plan.nodes, stages, strict=True)):
         dead_letters = stages[node.failures_to] if node.failures_to is not None else None
         stage.connect([stages[one] for one in node.following], dead_letters, results if place < plan.main else None)
@@ -66,7 +68,7 @@ def build(plan: Plan, streamed: bool, links: RunLinks) -> Parts:
         producer = ProducerWorker(origin.name, origin, stages[origin.into or 0].inbox, links)
         producer.attendant = attendant
         producers.append(producer)
-    return Parts(stages, producers, attendants, _first(plan, stages), results)
+    return Parts(stages, producers, attendants, _first(plan, stages), results, channels)
 
 
 def _first(plan: Plan, stages: list[Stage]) -> Channel[Any]:

@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable
 from typing import Final
 
+from ..core.waiting import nobody
+
 __all__ = ["GRACE", "Deadline"]
 
 GRACE: Final = 0.04
@@ -39,6 +41,7 @@ class Deadline:
         if self._timer is not None:
             self._timer.cancel()
         self._at = -math.inf
+        self._passed = nobody
 
     def _set(self, when: float) -> None:
         if self._timer is not None:

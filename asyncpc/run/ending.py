@@ -18,12 +18,14 @@ def is_quiet(stages: Sequence[Stage], first: Channel[Any]) -> bool:
     """
     if first.inlet is not None:
         first.inlet.take_fed()  # by a call in a thread that exceeded its timeout
-    if not all(stage.is_idle for stage in stages):
-        return False
-    if any(stage.inbox.complete() for stage in stages):
-        return False  # the worker that handles the last batch will come back here
+    for stage in stages:
+        if not stage.is_idle:
+            return False
+    for stage in stages:
+        if stage.inbox.container is not None and stage.inbox.complete():
+            return False  # the worker that handles the last batch will come back here
     # and so will the worker with their key, when a call has ended that goes on after its timeout
-    return not any(len(stage.inbox.items) for stage in stages)
+    return not sum([len(stage.inbox.items) for stage in stages])
 
 
 def end_first_stages(stages: Iterable[Stage]) -> None:
@@ -42,7 +44,7 @@ def end_following_stages(stages: Iterable[Stage], dismiss: Callable[[ConsumerWor
         inbox = stage.inbox
         if stage.before and all(before.has_ended for before in stage.before):
             inbox.close()
-        if inbox.closed and len(inbox.items) == 0:
+        if inbox.workers and inbox.closed and len(inbox.items) == 0:
             inbox.drop_spares()
             while stage.staff.opening:
                 worker = stage.staff.opening.pop()

@@ -1,7 +1,8 @@
 """``Events``: tells the listeners of one run what happens in it.
 
 Telling comes last, after all bookkeeping, and raises nothing: whatever a listener does, counts are right and the run
-stops as it should.
+stops as it should. A listener that raises has a mistake, and is told no more; one that is slow may have met a busy
+machine, and the next event may be the one that matters, so it goes on and is logged.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ..wording import summary
 __all__ = ["Events", "tell_here"]
 
 LONGEST: Final = 0.5
-"""Seconds that a listener may take, in which nothing else happens in the loop."""
+"""Seconds that a listener may take, in which nothing else happens in the loop, before that is logged."""
 
 _current: ContextVar[Events | None] = ContextVar("asyncpc_events", default=None)
 """Those of the run that the caller belongs to."""
@@ -27,7 +28,7 @@ _current: ContextVar[Events | None] = ContextVar("asyncpc_events", default=None)
 class Events:
     """Whoever listens to one run; false if nobody does, so that no event has to be made."""
 
-    __slots__ = ("_interrupt", "_listeners", "pipeline")
+    __slots__ = ("_interrupt", "_listeners", "_slow", "pipeline")
 
     def __init__(
         self, pipeline: str, listeners: Iterable[Listener], interrupt: Callable[[BaseException, str], None]
@@ -35,6 +36,7 @@ class Events:
         """``interrupt`` ends the run with a ``KeyboardInterrupt`` or ``SystemExit`` that comes in a listener."""
         self.pipeline: str = pipeline
         self._listeners = list(listeners)
+        self._slow: list[Listener] = []  # those that were logged
         self._interrupt = interrupt
 
     def add(self, listener: Listener) -> None:
@@ -54,16 +56,25 @@ class Events:
             except (KeyboardInterrupt, SystemExit) as interrupt:  # fault B13
                 self._interrupt(interrupt, "a listener")
             except BaseException as error:  # pytest.fail and a cancelled future raise no Exception
-                self._drop(listener, f"raised {summary(error)}", error)
+                self._drop(listener, error)
             else:
                 if (seconds := perf_counter() - began) > LONGEST:
-                    self._drop(listener, f"held the event loop for {seconds:.1f} seconds", None)
+                    self._note_slow(listener, seconds)
 
-    def _drop(self, listener: Listener, what: str, error: BaseException | None) -> None:
-        if listener in self._listeners:  # an event that it caused itself may have come first
-            self._listeners.remove(listener)
-        message = "a listener %s: it is told no more of this run"
-        log(WARNING, message, what, error=error, pipeline=self.pipeline)
+    def let_go(self, keep: Callable[[BaseException, str], None]) -> None:
+        """The run has ended, so nothing can end it any more; an interrupt that comes in a last event is only kept."""
+        self._interrupt = keep
+
+    def _drop(self, listener: Listener, error: BaseException) -> None:
+        self._listeners = [one for one in self._listeners if one is not listener]  # == may be anything
+        message = "a listener raised %s: it is told no more of this run"
+        log(WARNING, message, summary(error), error=error, pipeline=self.pipeline)
+
+    def _note_slow(self, listener: Listener, seconds: float) -> None:
+        if not any(one is listener for one in self._slow):
+            self._slow.append(listener)
+            message = "a listener held the event loop for %.1f seconds; let it give what takes time to a thread"
+            log(WARNING, message, seconds, pipeline=self.pipeline)
 
     def __bool__(self) -> bool:
         return bool(self._listeners)

@@ -9,7 +9,7 @@ from ..wording import place_of
 from .looks import PATIENCE, Look
 from .outcome import Outcome
 from .state import State
-from .verdict import verdict
+from .verdict import NOTHING, verdict
 
 __all__ = ["Health", "judge"]
 
@@ -22,13 +22,13 @@ class Health(NamedTuple):
     ready: bool
     """Whether it is running and takes items.
 
-    Neither before its start and the first connection to each remote queue that it reads, nor while it drains, nor after
+    Neither before its start and the first connection to each of its remote queues, nor while it drains, nor after
     its end.
     """
     stalled: tuple[tuple[str, float], ...]
     """Each stage that has work and settles nothing, and for how many seconds that was seen."""
     why: str
-    """The state of the run and what is wrong with it, in words; without items and messages of errors."""
+    """The state of the run, and what is wrong with it or else what limits it; without items and messages of errors."""
 
 
 def judge(state: State, outcome: Outcome, look: Look, stalled_after: float) -> Health:
@@ -37,14 +37,16 @@ def judge(state: State, outcome: Outcome, look: Look, stalled_after: float) -> H
     is_dead = look.silent >= max(stalled_after, PATIENCE)
     stalled = tuple([one for one in look.unsettled if one[1] >= stalled_after])
     words = [_STATES[state] if state is not State.FAILED else _failure(outcome)]
-    if state in _UNDER_WAY or look.silent == math.inf:
-        text, is_alarm = verdict(look)
-        words += [text] if is_alarm else []
-    said = "; ".join(words)
     is_connected = look.statistics is None or look.statistics.is_connected
-    if state is State.RUNNING and not is_connected:
-        words.append("not connected yet to each queue that it reads")
-    words += [f"{name}: nothing settled for {seconds:.0f} s" for name, seconds in stalled if f" {name}: " not in said]
+    waits_to_begin = state is State.RUNNING and not is_connected
+    text, is_alarm = verdict(look) if state in _UNDER_WAY or look.silent == math.inf else (NOTHING, False)
+    if is_alarm or not (waits_to_begin or text == NOTHING):
+        words.append(text)
+    if waits_to_begin:
+        words.append("not connected yet to each of its queues")
+    told = text if is_alarm or ": nothing settled " in text else ""
+    stalls = [one for one in stalled if not told.startswith(f"{one[0]}: ")]
+    words += [f"{name}: nothing settled for {seconds:.0f} s" for name, seconds in stalls]
     return Health(
         live=state is not State.FAILED and not is_dead,
         ready=state is State.RUNNING and not is_silent and is_connected,

@@ -65,10 +65,10 @@ def tickets_in_flight() -> list[Ticket | None]:
 class Intake:
     """What comes into the ``first`` channel of one run from outside its sources.
 
-    ``has_ended`` says whether the run has, and ``runs_here`` whether the caller is one of its workers.
+    ``has_ended`` says whether the run has.
     """
 
-    __slots__ = ("_accounts", "_first", "_has_ended", "_plan", "_runs_here")
+    __slots__ = ("_accounts", "_first", "_has_ended", "_plan")
 
     def __init__(
         self,
@@ -76,23 +76,24 @@ class Intake:
         first: Channel[Any],
         accounts: Accounts,
         has_ended: Callable[[], bool],
-        runs_here: Callable[[], bool],
     ) -> None:
         self._plan = plan
         self._first = first
         self._accounts = accounts
         self._has_ended = has_ended
-        self._runs_here = runs_here
 
-    def open(self, context: Context) -> None:
-        """Let handlers feed, which begin in copies of ``context``, and do not let them wait for room in ``put``."""
+    def open(self, context: Context, runs_here: Callable[[], bool]) -> None:
+        """Let handlers feed, which begin in copies of ``context``, and do not let them wait for room in ``put``.
+
+        ``runs_here`` says whether the caller is one of the run's workers.
+        """
         context.run(_current.set, self)
         context.run(_worker.set, None)  # or a run in a handler would take what is in flight there for its own
-        self._first.check_waiter = self._check_waiter
+        self._first.check_waiter = partial(self._check_waiter, runs_here)
 
     def close(self) -> None:
         """Refuse callers of ``put`` from now on, since the run drains or has ended; handlers may still feed."""
-        self._first.refuse(self._refusal)
+        self._first.refuse(partial(_refusal, self._plan, self._has_ended))
 
     def fail(self, where: str) -> None:
         """Refuse callers of ``put``, since the run has failed in ``where``."""
@@ -129,15 +130,16 @@ class Intake:
         """Count items that handlers have fed in threads."""
         self._accounts.fed += items
 
-    def _refusal(self) -> QueueShutDown:
-        state = "has ended" if self._has_ended() else "is draining"
-        return QueueShutDown(f"pipeline {self._plan.name!r} {state}: the item was not taken")
-
-    def _check_waiter(self) -> None:
+    def _check_waiter(self, runs_here: Callable[[], bool]) -> None:
         """Refuse to let a handler of this run wait for room in ``put``: it may be the one that has to make it."""
-        if _current.get(None) is self and (get_ident() != self._first.thread or self._runs_here()):
+        if _current.get(None) is self and (get_ident() != self._first.thread or runs_here()):
             raise StateError(
                 f"the queue of stage {self._plan.nodes[self._plan.entries[0]].handler.name!r} is full, and a handler "
                 "of the same run that waits for room there may wait for itself: write feed(item), which never waits, "
                 "give the stage a larger maxsize=, or put from outside the handlers"
             )
+
+
+def _refusal(plan: Plan, has_ended: Callable[[], bool]) -> QueueShutDown:
+    state = "has ended" if has_ended() else "is draining"
+    return QueueShutDown(f"pipeline {plan.name!r} {state}: the item was not taken")

@@ -21,6 +21,7 @@ from ..core.stage import NO_ITEM, ConsumerWorker, Stage
 from ..wording import place_of_thread
 from .outcome import Outcome
 from .statistics import Statistics
+from .turns import let_in
 from .verdict import LONG, Held
 from .workers import place_of_worker
 
@@ -36,7 +37,7 @@ APART: Final = 1.0
 """Seconds between two looks that are kept for that."""
 
 PERCENTILES_EVERY: Final = 2.0
-"""Seconds between two computations of the percentiles, which take most of a look's time."""
+"""Seconds in which the percentiles of all stages are computed once; they take longer than all the rest of a look."""
 
 THAN_USUAL: Final = 5
 """How many times as long as 99 of 100 calls."""
@@ -93,13 +94,22 @@ class _Mark(NamedTuple):
     """Of a worker: loop time of the last look at which it was at work on it."""
 
 
+class _Asked(NamedTuple):
+    """A question of another thread to the loop."""
+
+    is_answered: Event
+    is_heard: Event
+    """Whether who asked goes on, with the answer or without it."""
+    since: float
+    """Seconds of the monotonic clock."""
+
+
 class Looks:
     """Looks at one run on behalf of callers in any thread."""
 
     __slots__ = (
-        "_asked",
-        "_computed", "_doing", "_first", "_items", "_kept", "_last", "_longest", "_marks", "_outcome", "_stages",
-        "_statistics",
+        "_asked", "_computed", "_computed_at", "_doing", "_first", "_items", "_kept", "_last", "_longest", "_marks",
+        "_outcome", "_stages", "_statistics",
     )  # fmt: skip
 
     def __init__(
@@ -115,9 +125,10 @@ class Looks:
         self._longest: dict[Stage, float] = {}  # seconds after which a worker was seen to come further
         self._doing: dict[ConsumerWorker, tuple[tuple[object, ...], float]] = {}  # since what loop time it does what
         self._kept: deque[Statistics] = deque(maxlen=math.ceil(WINDOW / APART) + 1)
-        self._computed = -math.inf  # loop time at which the percentiles were
+        self._computed = 0  # the stage whose percentiles are computed next
+        self._computed_at = -math.inf  # loop time at which some were
         self._last = Look(None)
-        self._asked: tuple[Event, float] | None = None  # a question that the loop has not answered, and since when
+        self._asked: _Asked | None = None  # a question that the loop has not answered
 
     def look(self) -> Look:
         """What there is to see now; if the loop does not answer within half a second, what was seen last.
@@ -151,15 +162,16 @@ class Looks:
     def _ask(self, loop: asyncio.AbstractEventLoop) -> Look:
         asked = self._asked
         if asked is None:  # two threads may ask at once; that does no harm
-            asked = self._asked = Event(), monotonic()
+            asked = self._asked = _Asked(Event(), Event(), monotonic())
             try:
-                loop.call_soon_threadsafe(self._answer, asked[0])
+                loop.call_soon_threadsafe(self._answer, asked)
             except RuntimeError:
                 return self._last._replace(silent=math.inf)
-        answered, since = asked
-        if answered.wait(0 if asyncio._get_running_loop() is not None else PATIENCE):
+        is_answered = asked.is_answered.wait(0 if asyncio._get_running_loop() is not None else PATIENCE)
+        asked.is_heard.set()
+        if is_answered:
             return self._last
-        return self._last._replace(silent=monotonic() - since, blocked_by=self._blocker(loop))
+        return self._last._replace(silent=monotonic() - asked.since, blocked_by=self._blocker(loop))
 
     def _blocker(self, loop: asyncio.AbstractEventLoop) -> str:
         """The stage whose worker the loop is busy with, if it is one, and where."""
@@ -169,29 +181,37 @@ class Looks:
                 return f"{stage.handler.name} ({place})" if place else stage.handler.name
         return place
 
-    def _answer(self, answered: Event) -> None:
+    def _answer(self, asked: _Asked) -> None:
         try:
             self._take()
         finally:
             self._asked = None
-            answered.set()
+            asked.is_answered.set()
+            let_in(asked.is_heard)
 
     def _take(self) -> None:
         assert self._first.loop is not None
         now = self._first.loop.time()
-        is_due = now - self._computed >= PERCENTILES_EVERY
-        if is_due:
-            self._computed = now
-        statistics = self._statistics(is_due)
+        self._compute_some(now)
+        statistics = self._statistics(False)
         self._note_doing(now)
+        busy = tuple([sum([one.item is not NO_ITEM for one in stage.staff.workers]) for stage in self._stages])
         self._last = Look(
             statistics,
             before=self._before(statistics),
-            unsettled=tuple(self._unsettled(now)),
+            unsettled=tuple(self._unsettled(now, busy)),
             held=tuple(self._held(now)),
-            busy=tuple([sum([one.item is not NO_ITEM for one in stage.staff.workers]) for stage in self._stages]),
+            busy=busy,
             is_paused=any(stage.staff.gate is not None for stage in self._stages),
         )
+
+    def _compute_some(self, now: float) -> None:
+        """Compute the percentiles of as many stages, in turn, as are due since the last look."""
+        due = min(1.0, (now - self._computed_at) / PERCENTILES_EVERY)
+        for _ in range(math.ceil(due * len(self._stages))):
+            self._stages[self._computed].timing.latency.compute()
+            self._computed = (self._computed + 1) % len(self._stages)
+        self._computed_at = now
 
     def _note_doing(self, now: float) -> None:
         before, self._doing = self._doing, {}
@@ -210,9 +230,8 @@ class Looks:
             kept.append(now)
         return before
 
-    def _unsettled(self, now: float) -> Iterator[tuple[str, float]]:
-        for stage in self._stages:
-            busy = sum([worker.item is not NO_ITEM for worker in stage.staff.workers])
+    def _unsettled(self, now: float, busy_ones: Sequence[int]) -> Iterator[tuple[str, float]]:
+        for stage, busy in zip(self._stages, busy_ones, strict=True):
             progress = _settled(stage) + sum([worker.given for worker in stage.staff.workers])
             waited = stage.out_waited(now) + sum([waits.seconds(now) for waits in stage.timing.held_back.values()])
             mark = self._marks.pop(stage, None)

@@ -112,7 +112,7 @@ class Outcome:
 
     def log_left(self, level: int) -> None:
         """Log how many items each stage has left; never an item itself."""
-        if self.report is None:
+        if self.report is None or not self.report.left:
             return
         counts = {stage.name: stage for stage in self.report.stages}
         for name, left in self.report.left_by_stage().items():

@@ -8,6 +8,7 @@ from functools import partial
 
 from ..core.seams import Adjust, Telling
 from ..core.stage import Stage
+from ..core.waiting import nobody
 from ..errors import StateError
 from ..events import Paused, Resumed, Scaled
 from ..wording import redacted
@@ -44,6 +45,7 @@ class Scaling:
     def close(self) -> None:
         """Change nothing from now on."""
         self.is_over = True
+        self._start_worker = nobody
         for timer in self._timers.values():
             timer.cancel()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from ..core.seams import Depth, RemoteCounts
 from .table import Table, table_of
@@ -89,6 +89,8 @@ class StageStatistics(NamedTuple):
     """Whether items leave its queue in the order in which they came in: no ``key=``, no ``priority=``."""
     writes_to: tuple[str, ...] = ()
     """The stages that get its values, and then the one that gets its failures, if there is one."""
+    is_connected: bool = True
+    """Whether it is no remote queue, or the run was connected to it; it may have lost that connection since."""
 
 
 class Statistics(NamedTuple):
@@ -169,8 +171,9 @@ class Statistics(NamedTuple):
 
     @property
     def is_connected(self) -> bool:
-        """Whether the run was connected to each remote queue that it reads; it may have lost a connection since."""
-        return all(source.remote is None or source.remote.connections > 0 for source in self.sources)
+        """Whether the run was connected to each of its remote queues; it may have lost a connection since."""
+        reads_all = all(source.remote is None or source.remote.connections > 0 for source in self.sources)
+        return reads_all and all(stage.is_connected for stage in self.stages)
 
     def since(self, earlier: Statistics) -> Statistics:
         """What the run has done after ``earlier``, statistics of the same run: counts, seconds and rates in between.
@@ -191,16 +194,23 @@ class Statistics(NamedTuple):
         return bottleneck(self)
 
 
-_COUNTED: Final = ("received", "done", "failed", "retried", "dropped", "emitted")
-_TIMED: Final = ("put_waited", "get_waited", "out_waited", "loop_held")
-
-
 def _stage_since(now: StageStatistics, earlier: StageStatistics, elapsed: float) -> StageStatistics:
-    differences = {name: getattr(now, name) - getattr(earlier, name) for name in (*_COUNTED, *_TIMED)}
     before = dict(earlier.held_back)
-    held_back = tuple([(words, seconds - before.get(words, 0.0)) for words, seconds in now.held_back])
-    rate = differences["done"] / elapsed if elapsed > 0 else 0.0
-    return now._replace(**differences, held_back=held_back, rate=rate)
+    done = now.done - earlier.done
+    return now._replace(
+        received=now.received - earlier.received,
+        done=done,
+        failed=now.failed - earlier.failed,
+        retried=now.retried - earlier.retried,
+        dropped=now.dropped - earlier.dropped,
+        emitted=now.emitted - earlier.emitted,
+        put_waited=now.put_waited - earlier.put_waited,
+        get_waited=now.get_waited - earlier.get_waited,
+        out_waited=now.out_waited - earlier.out_waited,
+        held_back=tuple([(words, seconds - before.get(words, 0.0)) for words, seconds in now.held_back]),
+        loop_held=now.loop_held - earlier.loop_held,
+        rate=done / elapsed if elapsed > 0 else 0.0,
+    )
 
 
 def _source_since(now: SourceStatistics, earlier: SourceStatistics) -> SourceStatistics:

@@ -69,6 +69,13 @@ _under_way: set[Supervisor] = set()
 class Supervisor:
     """Runs a :class:`~asyncpc.core.plan.Plan` once. All methods are plain functions, which wait for nothing."""
 
+    __slots__ = (
+        "_aborts", "_attendants", "_attending", "_began", "_began_really", "_cancels", "_channels", "_context",
+        "_deadline", "_handing", "_is_settled", "_last_moment", "_left_behind", "_lets_go", "_live", "_looks", "_loop",
+        "_outside", "_producers", "_sources_live", "_starting", "_stop_asked", "accounts", "ended", "entered", "events",
+        "first", "following", "intake", "links", "outcome", "plan", "results", "scaling", "stages", "state",
+    )  # fmt: skip
+
     def __init__(
         self,
         plan: Plan,
@@ -82,11 +89,9 @@ class Supervisor:
         self.plan: Plan = plan
         self.state: State = State.NEW
         self.entered: bool = entered  # with 'async with'
-        self.events: Events = Events(plan.name, listeners, self._trouble)
+        self.events: Events = Events(plan.name, listeners, self._interrupted)
         self.following: Following | None = following
-        self.links: RunLinks = RunLinks(
-            tracks or plan.is_attended, self._trouble, self._failing, self.events, following
-        )
+        self.links: RunLinks = RunLinks(tracks, self._trouble, self._failing, self.events, following)
         parts = build(plan, streamed, self.links)
         self.stages: list[Stage] = parts.stages
         self.results: Channel[Any] | None = parts.results
@@ -94,14 +99,15 @@ class Supervisor:
         self._producers: list[ProducerWorker] = parts.producers
         self._attendants: list[AttendantWorker] = parts.attendants
         self._channels: list[Channel[Any]] = parts.channels
+        self.links.tracks = tracks or bool(self._attendants)  # nothing has asked yet
         self.scaling: Scaling = Scaling(plan.name, self.stages, self._start_worker, self.events)
         self.accounts: Accounts = Accounts(self._producers, self.stages, plan.ends, self.results)
-        self.accounts.tracked = plan.is_attended or following is not None
+        self.accounts.tracked = bool(self._attendants) or following is not None
         self.ended: asyncio.Event = asyncio.Event()
         """Set when the run is over and its report written."""
-        self.intake: Intake = Intake(plan, self.first, self.accounts, self.ended.is_set, self.runs_here)
+        self.intake: Intake = Intake(plan, self.first, self.accounts, self.ended.is_set)
         self.outcome: Outcome = Outcome(plan.name)
-        self.looks: Looks = Looks(self.first, self.stages, self.outcome, self.statistics)
+        self._looks: Looks | None = None
         self._live: dict[Worker, None] = {}  # a set that keeps its order, so that runs can be repeated
         self._left_behind: list[str] = []  # workers that left a call running in a thread
         self._sources_live = 0
@@ -114,9 +120,10 @@ class Supervisor:
         self._lets_go = False  # whether results that nobody has read yet were given back
         self._is_settled = False  # whether what is left is known, and nothing is handled any more
         self._aborts = 0
+        self._outside: Context  # what begins in a copy of it can tell listeners, and its log lines name the pipeline
+        self._context: Context  # consumers' workers begin with a copy of it, and can feed
         self._began = 0.0  # loop time
         self._began_really = 0.0
-        self._context = copy_context()  # consumers' workers begin with a copy of it
 
     # -- start --------------------------------------------------------------------------------
 
@@ -125,40 +132,36 @@ class Supervisor:
 
         Consumers' workers start when there is work for them, or a resource to open.
         """
-        self._advance(State.RUNNING)
         self._loop = asyncio.get_running_loop()
+        self._advance(State.RUNNING)
         self._deadline = Deadline(self._loop, self._at_deadline)
-        _under_way.difference_update([run for run in tuple(_under_way) if run.lost_its_loop()])  # other threads' too
+        if _under_way:  # other threads' too
+            _under_way.difference_update([run for run in tuple(_under_way) if run.lost_its_loop()])
         _under_way.add(self)
         self._began, self._began_really = self._loop.time(), perf_counter()
         for queue in self._channels:
             queue.check_caller()
         if len(self.plan.entries) > 1:  # then it is none of those
             self.first.check_caller()
-        log_as(self.plan.name, self._context)
-        self.events.open(self._context)
-        self.intake.open(self._context)
+        self._outside = copy_context()
+        log_as(self.plan.name, self._outside)
+        self.events.open(self._outside)
+        self._context = self._outside.copy()
+        self.intake.open(self._context, self.runs_here)
         self.scaling.start(self._loop)
         self._start_sources()
 
     def _start_sources(self) -> None:
         self._attending = len(self._attendants)
         for attendant in self._attendants:  # first, since the sources need them
-            self._spawn(attendant, self._context_beside())
+            self._spawn(attendant, self._outside.copy())
         self._sources_live = len(self._producers)
         for producer in self._producers:
             if producer.origin.blocks:
                 from ..offload.sources import read_in_thread  # here, since most programs have no such source
 
                 producer.origin = read_in_thread(producer)
-            self._spawn(producer, self._context_beside())
-
-    def _context_beside(self) -> Context:
-        """That of a task which is no consumer's worker: it can tell listeners, and its log lines name the pipeline."""
-        context = copy_context()
-        log_as(self.plan.name, context)
-        self.events.open(context)
-        return context
+            self._spawn(producer, self._outside.copy())
 
     def _start_worker(self, stage: Stage) -> None:
         """Start one more worker, since an item has come and no worker is idle."""
@@ -361,7 +364,7 @@ class Supervisor:
             self._source_ended()
         elif isinstance(worker, ConsumerWorker):
             self._left_stage(worker)
-            if self.events:
+            if self.events and (worker.task is not None or errors):  # else it has never begun
                 failed_with = described(errors[0]) if errors else ""
                 self.events.tell(WorkerEnded(self.plan.name, worker.stage.handler.name, worker.name, failed_with))
         self._finish_if_ended()
@@ -371,8 +374,11 @@ class Supervisor:
 
     def _source_ended(self) -> None:
         self._sources_live -= 1
-        if self._sources_live == 0:
-            self._end_intake()
+        if self._sources_live:
+            return
+        if self.state is State.RUNNING:
+            self._end_intake()  # and watches
+        else:
             self._watch_for_quiet()
 
     def _left_stage(self, worker: ConsumerWorker) -> None:
@@ -403,6 +409,15 @@ class Supervisor:
         self._fail(where)
         if self.entered:
             self.outcome.log_failures([error], f"in {where}", where)
+
+    def _interrupted(self, interrupt: BaseException, where: str) -> None:
+        """End the run with an interrupt that came in a listener; soon, since that is told in the midst of things."""
+        self.outcome.keep(interrupt, where)
+        self._loop.call_soon(self._fail_unless_over, where)
+
+    def _fail_unless_over(self, where: str) -> None:
+        if not self._is_settled:
+            self._fail(where)
 
     def _fail(self, where: str) -> None:
         """Stop the run at its first failure: cancel other workers, refuse waiting callers of ``put`` (invariant 7)."""
@@ -468,6 +483,15 @@ class Supervisor:
         if self.events and self.outcome.report is not None:
             for stage, items in self.outcome.report.left_by_stage().items():
                 self.events.tell(ItemsLeft(self.plan.name, stage, items))
+        if not self._live:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Cut what leads back here, so that a run is freed as soon as nobody has it: a collector would take longer."""
+        self.links.let_go()
+        self.events.let_go(self.outcome.keep)
+        for queue in {*self._channels, self.first}:  # which is none of those if items enter at several stages
+            queue.let_go()
 
     def _conclude(self) -> None:
         """Write the report, with what is left, and let go of it."""
@@ -511,13 +535,20 @@ class Supervisor:
 
     # -- insight ------------------------------------------------------------------------------
 
+    @property
+    def looks(self) -> Looks:
+        """Looks at it for callers in any thread; most runs are never looked at."""
+        if self._looks is None:
+            self._looks = Looks(self.first, self.stages, self.outcome, self.statistics)
+        return self._looks
+
     def statistics(self, percentiles: bool = True) -> Statistics:
         """The counts at this moment, or those at the end once the run has ended; see :meth:`Running.statistics`."""
         if self.outcome.report is not None:
             return self.outcome.report.statistics
         now = self._loop.time()
         elapsed = max(now - self._began, perf_counter() - self._began_really)  # uvloop's clock has steps of 1 ms
-        return self.accounts.statistics(self.state.value, elapsed, now, self._stop_asked, percentiles)
+        return self.accounts.statistics(str(self.state), elapsed, now, self._stop_asked, percentiles)
 
     def lost_its_loop(self) -> bool:
         """Whether the loop was closed under the run."""

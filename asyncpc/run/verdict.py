@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
 
-__all__ = ["LONG", "Held", "Seen", "Verdict", "bottleneck", "loop_holders", "verdict"]
+__all__ = ["LONG", "NOTHING", "Held", "Seen", "Verdict", "bottleneck", "loop_holders", "verdict"]
 
 MOST: Final = 0.5
 """What holds up the event loop for at least this share of a run is named."""

@@ -163,7 +163,7 @@ class _Foot:
 
         def giving_way(text: str) -> int:
             with self.lock:
-                if self.draws or not text:
+                if self.draws or not text or not self.parts:  # a program may go on with this function after the end
                     return write(text)
                 was_drawn = time.monotonic() - self.drawn_at
                 with suppress(Exception):

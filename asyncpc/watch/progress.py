@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from html import escape
-from importlib import import_module
 from typing import Any, Final, Protocol
 
 from ..core.plan import Plan
@@ -16,8 +15,9 @@ from ..run.watching import Beside, looking
 from ..wording import summary
 from .extent import Journey, Standing
 from .foot import BAR, FOOT, Row, has_screen, write
+from .notebook import Output, display_of_notebook
 
-__all__ = ["in_notebook", "progress"]
+__all__ = ["progress"]
 
 EVERY: Final = 10.0
 """Seconds between two lines where there is no terminal."""
@@ -63,8 +63,8 @@ def progress(plan: Plan, *, stays: bool = True) -> Beside:
 
 def _display(name: str) -> _Display:
     """What fits the place where the program runs."""
-    if (notebook := _notebook()) is not None:
-        return _Notebook(name, notebook)
+    if (display := display_of_notebook()) is not None:
+        return _Notebook(name, Output(display))
     if has_screen():
         return _OnTerminal(name)
     return _Lines(name)
@@ -96,33 +96,15 @@ class _Lines:
 # -- in a notebook --------------------------------------------------------------------------------
 
 
-def _notebook() -> Any:
-    """IPython's ``display`` if this is a kernel of a notebook, else None."""
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    if getattr(shell, "kernel", None) is None:
-        return None
-    return import_module("IPython.display").display  # there are no types of it, unless it is installed
-
-
-def in_notebook() -> bool:
-    """Whether this is a kernel of a notebook, which shows HTML."""
-    return _notebook() is not None
-
-
 class _Notebook:
     """A bar below the cell, redrawn in its place."""
 
-    def __init__(self, name: str, display: Callable[..., Any]) -> None:
+    def __init__(self, name: str, output: Output) -> None:
         self.name = name
-        self.display = display
-        self.handle: Any = None
+        self.output = output
 
     def show(self, standing: Standing) -> None:
-        shown = _Bar(self.name, standing)
-        if self.handle is None:
-            self.handle = self.display(shown, display_id=True)
-        else:
-            self.handle.update(shown)
+        self.output.show(_Bar(self.name, standing))
 
     def close(self, last: Standing | None) -> None:
         if last is not None:

@@ -44,7 +44,7 @@ class Page:
         self._shown = shown
         self._guard = guard
         self._payloads = payloads
-        self._feed = Feed(self._snapshot)
+        self.feed: Feed = Feed(self._snapshot)
         self._clients = 0
         self._last: int | None = None  # the number of the last snapshot that clients are told
         self._headers = {
@@ -70,7 +70,7 @@ class Page:
 
     def end(self) -> None:
         """Tell each client what there is to see now, and no more."""
-        self._last = self._feed.upcoming
+        self._last = self.feed.end()
 
     # -- what it answers --------------------------------------------------------------------------
 
@@ -80,7 +80,7 @@ class Page:
 
     async def _now(self, request: Request) -> Response:
         refused = self._guard.check_read(_asked(request))
-        return self._refused(refused) if refused else self._json((await self._feed.now()).text)
+        return self._refused(refused) if refused else self._json((await self.feed.now()).text)
 
     async def _workers(self, request: Request) -> Response:
         if refused := self._guard.check_read(_asked(request)):
@@ -141,14 +141,14 @@ class Page:
     async def _news(self) -> AsyncIterator[bytes]:
         number = 0
         while self._last is None or number < self._last:
-            snapshot = await self._feed.after(number)
+            snapshot = await self.feed.after(number)
             number = snapshot.number
             yield b"data: " + snapshot.text + b"\n\n"
 
     # -- what it is made of -----------------------------------------------------------------------
 
-    def _snapshot(self) -> bytes:
-        pipelines = [{"name": one.name, "view": one.look(self._payloads)} for one in self._shown()]
+    def _snapshot(self, kept: bool) -> bytes:
+        pipelines = [{"name": one.name, "view": one.look(self._payloads, kept=kept)} for one in self._shown()]
         return _as_json({"pipelines": pipelines, "controls": self._guard.allows_control})
 
     async def _named(self, name: str) -> Shown | None:

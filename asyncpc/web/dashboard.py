@@ -54,7 +54,10 @@ def page_of(
     found: list[PipelineRuns] = []
     for one in runs:
         found.append(_shown(one, [other.name for other in found]))
-    return Page(lambda: found, guard, payloads=payloads)
+    page = Page(lambda: found, guard, payloads=payloads)
+    for each in found:
+        each.tell(page.feed)
+    return page
 
 
 def _shown(one: Pipeline[Any, Any] | Running[Any, Any], taken: Sequence[str]) -> PipelineRuns:

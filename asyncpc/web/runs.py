@@ -18,10 +18,11 @@ from ..watch.snapshot import as_dict
 from ..watch.watcher import View, Watcher
 from ..wording import summary
 from .commands import Command
+from .feed import EVERY, Feed
 
 __all__ = ["PipelineRuns", "Shown", "carry_out"]
 
-EVERY: Final = 1.0
+MINUTE_EVERY: Final = 0.95
 """Seconds between two looks while nobody watches, so that whoever comes sees the last minute."""
 
 ENDED: Final = ("closed", "failed")
@@ -38,8 +39,8 @@ class Shown(Protocol):
         """Its name on the page."""
         ...
 
-    def look(self, payloads: bool) -> Mapping[str, Any] | None:
-        """All there is to see, ready for JSON; None before the first run."""
+    def look(self, payloads: bool, *, kept: bool = False) -> Mapping[str, Any] | None:
+        """All there is to see, ready for JSON; None before the first run. If ``kept``, what was seen last will do."""
         ...
 
     def workers(self, stage: str) -> Sequence[Mapping[str, Any]]:
@@ -81,6 +82,7 @@ class PipelineRuns:
         self.name: str = name
         self._now: _Watched | None = None
         self._view: View | None = None
+        self._feed: Feed | None = None
         self._looked = 0.0  # seconds of the monotonic clock
         self._looking = Lock()  # a watcher is asked by one at a time
 
@@ -96,11 +98,17 @@ class PipelineRuns:
         self._now = watched
         loop.call_soon_threadsafe(self._look_now_and_then, watched)
 
-    def look(self, payloads: bool) -> Mapping[str, Any] | None:
+    def tell(self, feed: Feed) -> None:
+        """Tell a feed what is seen in the loop of the run; a run that another thread has to ask costs more."""
+        self._feed = feed
+
+    def look(self, payloads: bool, *, kept: bool = False) -> Mapping[str, Any] | None:
         """See :class:`Shown`."""
-        with self._looking:
-            self._look()
-            return None if self._view is None else as_dict(self._view, payloads=payloads)
+        if not kept:
+            with self._looking:
+                self._look()
+        view = self._view
+        return None if view is None else as_dict(view, payloads=payloads)
 
     def workers(self, stage: str) -> Sequence[Mapping[str, Any]]:
         """See :class:`Shown`."""
@@ -129,10 +137,11 @@ class PipelineRuns:
                 self._now = None
 
     def _look_now_and_then(self, watched: _Watched) -> None:
-        """Keep the last minute, in the loop of the run, unless somebody watches anyway."""
+        """Look in the loop of the run: for those who watch, and else to keep the last minute."""
         if self._now is not watched:
             return
-        if monotonic() - self._looked >= EVERY and self._looking.acquire(blocking=False):
+        is_awaited = self._feed is not None and self._feed.is_awaited
+        if (is_awaited or monotonic() - self._looked >= MINUTE_EVERY) and self._looking.acquire(blocking=False):
             try:
                 self._look()
             except Exception as error:  # what only watches a run cannot disturb it
@@ -140,4 +149,6 @@ class PipelineRuns:
                 return
             finally:
                 self._looking.release()
+            if self._feed is not None:
+                self._feed.tell()
         watched.loop.call_later(EVERY, self._look_now_and_then, watched)

@@ -79,6 +79,8 @@ def answering(status: int, body: bytes) -> Iterator[str]:
             thread.join()
 
 
+TOKEN = "0123456789abcdef-token"
+
 Called = Callable[..., tuple[int, str, str]]
 
 
@@ -138,7 +140,7 @@ def test_on_a_terminal_it_is_shown_until_ctrl_c(tmp_path: Path) -> None:
         (200, b'{"pipelines": [{"name": "a", "view": {}}]}', "is not what asyncpc tells of its runs"),
         (200, b'{"pipelines": 1}', "is not what asyncpc tells of its runs"),
         (200, b'{"pipelines": ' + b"[" * 100_000, "is not what asyncpc tells of its runs"),
-        (401, b"", "answers 401: a page without its token is for its own machine: run this there, or ask at the port"),
+        (401, b"", "answers 401: other machines need the token that --web printed: set ASYNCPC_TOKEN to it, or ask at"),
     ],
 )
 def test_an_address_of_something_else_is_told(status: int, body: bytes, why: str, called: Called) -> None:
@@ -148,6 +150,52 @@ def test_an_address_of_something_else_is_told(status: int, body: bytes, why: str
     assert (code, out) == (2, "")
     assert why in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.realtime
+@pytest.mark.parametrize("how", ["option", "variable"])
+def test_a_page_of_another_machine_gets_the_token(how: str, called: Called, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page reads none of its figures to another machine without it; nobody else gets it, wherever the page sends."""
+    seen: list[str | None] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.headers["asyncpc-token"])
+            if self.path == "/moved/api/snapshot":
+                self.send_response(302)
+                self.send_header("location", "/api/snapshot")
+                self.end_headers()
+                return
+            self.send_response(200 if seen[-1] == TOKEN else 401)
+            self.end_headers()
+            self.wfile.write(b'{"pipelines": []}')
+
+        def log_message(self, format: str, *args: Any) -> None: ...  # noqa: A002 — likewise
+
+    def asked(token: str, path: str = "") -> tuple[int, str, str]:
+        if how == "option":
+            return called("top", url + path, "--token", token)
+        monkeypatch.setenv("ASYNCPC_TOKEN", token)
+        return called("top", url + path)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        try:
+            assert asked(TOKEN) == (0, " no pipeline is watched there\n", "")
+            status, _, err = asked("another-token")
+            assert (status, err.count("\n")) == (2, 1)
+            assert "answers 401: this is not its token" in err
+            assert "another-token" not in err
+            assert asked(TOKEN, "/moved")[0] == 2
+            assert seen == [TOKEN, "another-token", TOKEN, None]
+            status, _, err = asked("two\nlines")
+            assert (status, len(seen)) == (2, 4)
+            assert "the token must be printable ASCII characters" in err
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_an_address_where_nobody_answers_is_told(called: Called) -> None:

@@ -155,11 +155,27 @@ def test_several_processes_are_on_one_page(folder: Path) -> None:
     workers = served.get("/api/workers?pipeline=jobs&stage=handle")["workers"]
     assert workers  # a process that got no message has none
     assert {one["name"].partition(",")[0] for one in workers} <= {"process 1", "process 2"}
+    seen = run_child(folder, "-m", "asyncpc", "top", served.url)
+    assert [row.split("  ")[0] for row in seen.out.splitlines() if " RUNNING " in row] == [
+        " jobs",
+        " jobs, process 1",
+        " jobs, process 2",
+    ]
     assert served.command("resume").status_code == 200
     assert served.command("drain").status_code == 200
     ended = served.child.end()
     assert "in 2 processes" in ended.out
     assert "Traceback" not in ended.err
+
+
+def test_live_of_several_processes_says_what_to_type(folder: Path) -> None:
+    """One terminal shows one process; what the message says is tried above."""
+    ended = run_child(folder, "-m", "asyncpc", "run", "app:shared", "--processes", "2", "--live")
+    assert ended.status == 2
+    assert ended.err == (
+        "asyncpc: --live shows one process: leave --processes out, or write --web 8000 in place of --live, "
+        "and type in another terminal: asyncpc top http://127.0.0.1:8000\n"
+    )
 
 
 def test_the_port_is_taken_before_the_run_begins(folder: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from queues import cancelled, full, lines, ready, spin
 from support import EAGER, both, named
 
-from asyncpc import END, Batch, Pipeline, QueueShutDown, Running, consumer, testing
+from asyncpc import END, Batch, Pipeline, QueueShutDown, Running, consumer, source, testing
 from asyncpc.core.channel import AT_ONCE, Channel
 from asyncpc.core.seams import Container
 from asyncpc.testing import idle
@@ -324,3 +324,30 @@ async def test_callers_of_put_are_woken_some_at_a_time_and_none_is_forgotten(can
     await spin(20)
     assert [caller.done() for caller in callers] == [True] * 40
     assert list(queue.items) == list(range(40 + cancelled_ones, 80))
+
+
+@pytest.mark.parametrize("items", [1, 2, 8, 9, 10, 11, 40])
+def test_the_peak_of_a_growing_queue_is_the_most_there_ever_was(items: int) -> None:
+    """Writers do not ask for room while a queue only grows longer than ever, but each new peak is counted."""
+
+    @consumer(maxsize=10)
+    async def hand_on(n: int) -> int:
+        return n
+
+    @consumer(maxsize=5)
+    async def take(n: int) -> None: ...
+
+    report = testing.run(source(range(items)) >> hand_on >> take)
+    assert [stage.peak_queued for stage in report.stages] == [min(items, 10), min(items, 5)]
+    assert report.done == items
+
+
+async def test_a_queue_grows_up_to_its_last_slot() -> None:
+    """Protects the bound: the last slot is taken on the way on which a writer waits for room next."""
+    queue = Channel[int](4)
+    grown = []
+    while len(queue.items) < 4:
+        grown.append(queue.grow() > len(queue.items))
+        queue.items.append(0) if grown[-1] else queue.enqueue(0)
+    assert grown == [True, True, True, False]
+    assert (queue.peak, queue.mark, queue.grow()) == (4, 3, 3)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import gc
+import inspect
+import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import wraps
 from typing import Any, cast
 
@@ -22,6 +24,7 @@ from asyncpc import (
     Rate,
     Restart,
     Retry,
+    checks,
     consumer,
     merge,
     producer,
@@ -405,3 +408,58 @@ def test_any_callable_can_be_a_handler() -> None:
         assert sink.items == [2]
 
     testing.run(main())
+
+
+# -- what is asked of every definition ------------------------------------------------------------
+
+
+def functions() -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Functions of all kinds and shapes, plain, decorated and marked."""
+    code = """
+def {0}({1}): pass
+async def a{0}({1}): pass
+def g{0}({1}): yield
+async def ag{0}({1}): yield
+"""
+    shapes = (
+        "", "a", "a, b", "a, b=0", "a=0, b=0", "a, /", "a, /, b", "*a", "a, *b", "**a", "a, **b", "*, a", "*, a=0",
+        "a, *, b", "a, *, b=0", "self", "self, a", "cls, a", "a, self", "*self", "*, self",
+    )  # fmt: skip
+    made: dict[str, Any] = {}
+    for number, shape in enumerate(shapes):
+        exec(code.format(f"f{number}", shape), made)  # all shapes of four kinds
+    for name, function in made.items():
+        if name == "__builtins__":
+            continue
+        yield name, function
+
+        @wraps(function)
+        def decorated(*args: Any, **kwargs: Any) -> Any:
+            raise AssertionError("nobody calls it")
+
+        yield f"decorated {name}", decorated
+    if mark := getattr(inspect, "markcoroutinefunction", None):
+        yield "marked", mark(made["f1"])
+
+
+@pytest.mark.parametrize("function", [pytest.param(function, id=name) for name, function in functions()])
+def test_what_the_code_of_a_function_says_is_what_inspect_says(function: Callable[..., Any]) -> None:
+    """A definition asks the code of a plain function, since inspect takes long; the answers must be the same."""
+    asynchronous = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+    generates = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+    assert checks.is_async(function) == asynchronous
+    assert checks.kind_of(function) == ("generator" if generates else "function")
+    signature = inspect.signature(function)
+    for count in range(4):
+        try:
+            signature.bind(*range(count))
+        except TypeError as why:
+            assert not checks.takes(function, count)
+            with pytest.raises(TypeError, match=re.escape(str(why))):
+                checks.bind(function, tuple(range(count)), {})
+        else:
+            assert checks.takes(function, count)
+            checks.bind(function, tuple(range(count)), {})
+    is_method = next(iter(signature.parameters), "") in ("self", "cls")
+    with pytest.raises(DefinitionError, match="without its object") if is_method else nullcontext():
+        checks.refuse_method("stage", function)

@@ -378,7 +378,9 @@ async def test_an_idle_thread_that_ends_late_is_not_said_to_be_in_a_call(caplog:
         await task
     caller.may_end.set()
     assert type(cancelled.value) is asyncio.CancelledError
-    assert caplog.text == ""
+    assert not [
+        record for record in caplog.records if record.name.startswith("asyncpc")
+    ]  # asyncio may tell of a slow step
 
 
 class Item:

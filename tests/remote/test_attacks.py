@@ -13,7 +13,7 @@ from support import PATIENCE, error_types
 
 from asyncpc import Batch, DefinitionError, Pipeline, PipelineError, StateError, consumer, feed, merge, source, testing
 from asyncpc.errors import WorkerCancelled
-from asyncpc.remote.broker import Disconnected, Message, Outgoing, PublishError, Settings
+from asyncpc.remote.broker import Disconnected, Message, NotAllowed, Outgoing, PublishError, Settings
 from asyncpc.remote.codec import codec_for
 from asyncpc.remote.engines.memory.broker import MemoryBroker
 from asyncpc.remote.queue import RemoteQueue, remote_queue
@@ -753,6 +753,187 @@ def test_an_item_that_cannot_be_put_takes_no_other_with_it() -> None:
             await running.drain()
         assert await depth(numbers) == (0, 0, 0, 1)
         assert await depth(texts) == (99, 0, 0, 0)
+
+    testing.run(main())
+
+
+class RefusesSevens(MemoryBroker):
+    """Takes what comes before the first seven, and after it what is even; no id is known, as on RabbitMQ."""
+
+    async def publish(self, messages: Sequence[Outgoing]) -> None:
+        sevens = [place for place, one in enumerate(messages) if one.body == b"7"]
+        first = min(sevens, default=len(messages))
+        unconfirmed = [one for place, one in enumerate(messages) if place >= first and int(one.body) % 2]
+        refused = set(map(id, unconfirmed))
+        await asyncio.sleep(0.1)
+        taken = [one for one in messages if id(one) not in refused]
+        await super().publish([one._replace(id=f"{one.id}-{next(_names)}") for one in taken])
+        if unconfirmed:
+            raise PublishError("no sevens", unconfirmed)
+
+
+async def bodies(queue: RemoteQueue[int]) -> list[int]:
+    async with queue.open() as opened:
+        return sorted(int(one.body) for one in await opened.broker.peek(1000))
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_what_a_batch_of_a_stage_has_put_is_not_put_again(same: bool) -> None:
+    """Protects receivers: the items of a batch that was refused in part come again, one by one, and were doubled."""
+    numbers, queue = remote(), remote(RefusesSevens)
+    given = [*range(20), *range(20)] if same else [*range(20)]
+
+    async def main() -> None:
+        await put(numbers, *given)
+        async with numbers >> queue as running:
+            await asyncio.sleep(20)
+            report = await running.drain()
+        assert await depth(numbers) == (0, 0, 0, given.count(7))
+        assert await bodies(queue) == sorted(number for number in given if number != 7)
+        assert report.failed == given.count(7)
+
+    testing.run(main())
+
+
+def test_a_put_that_is_refused_in_part_names_what_is_not_confirmed() -> None:
+    """Protects whoever puts that again: what is in already is not named, also of a call that was put with others."""
+    queue = remote(RefusesSevens)
+
+    async def main() -> None:
+        async with queue.open() as opened:
+            blocker = asyncio.create_task(opened.put(100))
+            await asyncio.sleep(0.01)
+            calls = [[1, 2], [3, 7, 5, 6, 9], [4, 11], [8]]
+            puts = [asyncio.create_task(opened.put_many(call)) for call in calls]
+            await asyncio.wait([blocker, *puts])
+            errors = [one.exception() for one in puts]
+            assert [type(one) for one in errors] == [type(None), PublishError, type(None), type(None)]
+            assert isinstance(errors[1], PublishError)
+            assert [int(one.body) for one in errors[1].unconfirmed] == [7, 5, 9]
+            assert "refused 3 messages" in str(errors[1])
+        assert await bodies(queue) == [1, 2, 3, 4, 6, 8, 11, 100]
+
+    testing.run(main())
+
+
+class Useless(MemoryBroker):
+    """Connects, and then cannot receive, so often; after the first time its server is away until then (loop time)."""
+
+    fails = 10**9
+    away = 0.0
+    error: type[Disconnected] = Disconnected
+    opened = 0
+    has_failed = False
+
+    async def open(self) -> None:
+        cls = type(self)
+        cls.opened += 1
+        if cls.has_failed and asyncio.get_running_loop().time() < self.away:
+            raise Disconnected("nobody is there")
+        await super().open()
+
+    async def receive(self, limit: int, wait: float, suspects: int) -> list[Message]:
+        cls = type(self)
+        if cls.fails:
+            cls.fails -= 1
+            cls.has_failed = True
+            raise self.error("there is no queue 'jobs' any more")
+        return await super().receive(limit, wait, suspects)
+
+
+def useless(**how: Any) -> tuple[RemoteQueue[int], type[Useless]]:
+    engine: Any = type("Failing", (Useless,), how)
+    return remote(engine), engine
+
+
+@consumer
+async def ignore(number: int) -> None:
+    """Nothing."""
+
+
+def test_a_queue_that_is_missing_whenever_it_was_opened_ends_the_run() -> None:
+    """Protects from trying for ever what never worked: as where nobody is there, it ends after some 15 seconds."""
+    queue, engine = useless()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        pipeline = queue >> ignore
+        with pytest.raises(PipelineError) as raised:
+            await pipeline
+        assert 15 <= loop.time() < 15 + 5 + 1
+        (error,) = raised.value.exceptions
+        assert isinstance(error, Disconnected)
+        assert str(error) == (
+            "remote queue 'jobs': connected again and again for 15 s, and nothing could be done: there is no queue "
+            "'jobs' any more; see whether the queue is there, and who deletes it"
+        )
+        assert 5 < engine.opened < 60
+
+    testing.run(main())
+
+
+def test_a_run_whose_queue_is_missing_is_not_ready() -> None:
+    """Protects a rollout, and ``--processes``, which would start again without end what once counted as connected."""
+    queue, _ = useless()
+
+    async def main() -> None:
+        with suppress(PipelineError):
+            async with queue >> ignore as running:
+                await asyncio.sleep(10)
+                health = running.health()
+                assert not health.ready
+                assert health.why.endswith("not connected yet to each of its queues")
+                await running.drain()
+
+    testing.run(main())
+
+
+def test_a_right_to_receive_that_is_missing_ends_the_run_at_once() -> None:
+    """Protects a start: to be let in is not enough, and no later attempt does better."""
+    queue, engine = useless(error=NotAllowed)
+
+    async def main() -> None:
+        pipeline = queue >> ignore
+        with pytest.raises(PipelineError) as raised:
+            await pipeline
+        assert asyncio.get_running_loop().time() < 1
+        (error,) = raised.value.exceptions
+        assert isinstance(error, DefinitionError)
+        assert "access is refused: there is no queue" in str(error)
+        assert engine.opened == 1
+
+    testing.run(main())
+
+
+@pytest.mark.parametrize("how", [{"fails": 1, "away": 100.0}, {"fails": 3, "away": 40.0}])
+def test_a_server_that_went_away_right_after_the_start_is_waited_for(how: dict[str, Any]) -> None:
+    """Protects a service whose server is started again just then, for longer than a first connection may take."""
+    queue, _ = useless(**how)
+
+    async def main() -> None:
+        await put(queue, 1)
+        async with queue >> ignore as running:
+            await asyncio.sleep(120)
+            assert running.statistics().done == 1
+            await running.drain()
+
+    testing.run(main())
+
+
+def test_a_queue_that_goes_missing_later_is_waited_for() -> None:
+    """Protects a service that has worked: somebody may make the queue again, after minutes too."""
+    queue, engine = useless(fails=0)
+
+    async def main() -> None:
+        await put(queue, 1)
+        async with queue >> ignore as running:
+            await asyncio.sleep(20)
+            engine.fails = 30
+            await asyncio.sleep(200)
+            await put(queue, 2)
+            await asyncio.sleep(20)
+            assert (running.statistics().done, engine.fails) == (2, 0)
+            await running.drain()
 
     testing.run(main())
 

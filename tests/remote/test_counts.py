@@ -151,7 +151,8 @@ def test_reconnects_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     testing.run(main())
 
 
-def test_a_run_without_a_connection_is_not_ready_and_stops_at_once() -> None:
+@pytest.mark.parametrize("is_source", [True, False])
+def test_a_run_without_a_connection_is_not_ready_and_stops_at_once(is_source: bool) -> None:
     """Protects a rollout, which would end old processes for new ones that nobody can reach; and who stops those."""
 
     class Unreachable(MemoryBroker):
@@ -167,17 +168,32 @@ def test_a_run_without_a_connection_is_not_ready_and_stops_at_once() -> None:
         "memory://…",
     )
 
+    readable = fresh()
+
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        async with queue >> odd_ones_fail as running:
+        async with queue >> odd_ones_fail if is_source else readable >> queue as running:
             await asyncio.sleep(5)
             health = running.health()
             assert (health.live, health.ready) == (True, False)
-            assert health.why == "running; not connected yet to each queue that it reads"
+            assert health.why == "running; not connected yet to each of its queues"
             began = loop.time()
             report = await running.drain()
         assert loop.time() - began < 0.1
-        assert (counts_of(report).connections, report.complete, report.exit_status) == (0, True, 0)
+        assert (counts_of(report).connections, report.complete, report.exit_status) == (int(not is_source), True, 0)
+
+    testing.run(main())
+
+
+def test_a_run_of_an_empty_queue_is_ready_soon() -> None:
+    """Protects a rollout, which waits for that: a first receive waits for a message 50 ms only, not 5 s."""
+    queue = fresh()
+
+    async def main() -> None:
+        async with queue >> odd_ones_fail as running:
+            await asyncio.sleep(0.1)
+            assert running.health().ready
+            await running.drain()
 
     testing.run(main())
 

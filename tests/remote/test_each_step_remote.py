@@ -182,7 +182,7 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_disturbed_at_some_steps(kind: str) -> None:
     """Protects each message at every await (promise 2)."""
-    assert problems(partial(Tried, kind, eager=False), DEEDS, 7, count()) == {}
+    assert problems(partial(Tried, kind, eager=False), DEEDS, 13, count()) == {}
 
 
 @pytest.mark.thorough

@@ -68,6 +68,11 @@ class TestNats(BrokerContract):
         """A queue of its own for each test."""
         return server.url()
 
+    @pytest.fixture
+    def refused(self) -> Outgoing:
+        """Longer than ``max_payload``."""
+        return outgoing(b"x" * 2**20)
+
 
 @pytest.fixture
 async def connect() -> AsyncIterator[Open]:

@@ -29,8 +29,15 @@ NOTICED = 15.0
 
 LEASE = 2.0
 
-ATTEMPTS = 1000
-"""More deliveries than there are cuts: on RabbitMQ each cut counts one of every message in hand."""
+DELAY = 0.01
+"""Seconds that each piece waits at most in a network that cuts; half of it on average."""
+
+TROUBLE = 6.0
+"""Seconds for which it cuts."""
+
+ATTEMPTS = int(TROUBLE / (4 * DELAY / 2))
+"""More deliveries than there can be: on RabbitMQ each cut counts one of what is in hand, and until a connection can be
+cut that has received something, at least four pieces have passed."""
 
 BUSY = 5.0
 """Seconds that a busy machine, and the pauses between two attempts to connect, may add."""
@@ -134,8 +141,8 @@ def test_delays_and_cuts_mix_up_nothing(place: Place) -> None:
 
             async def trouble() -> None:
                 async with desk.queues[0].open() as opened:
-                    proxy.delay, proxy.cuts = 0.01, 0.01
-                    ends = time.monotonic() + 6
+                    proxy.delay, proxy.cuts = DELAY, 0.01
+                    ends = time.monotonic() + TROUBLE
                     async with asyncio.TaskGroup() as group:
                         for number in range(8):
                             group.create_task(call(opened, random.Random(number), ends))

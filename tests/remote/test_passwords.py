@@ -31,8 +31,11 @@ CANARY: Final = "canary-8d1f"
 STAY: Final = 50.0
 """Seconds after which a run is ended that nothing else ends; on a busy machine a first connection is given up later."""
 
-AGAIN: Final = 20.0
-"""Seconds after which a run is ended whose connection never comes about; several processes begin anew without end."""
+FIRST: Final = 3.0
+"""Seconds in which a first connection has to come about here, in all processes: enough for several attempts."""
+
+AGAIN: Final = FIRST + 7.0
+"""Seconds after which a run is ended whose connection never comes about, if it has not ended by itself."""
 
 _names = count()
 
@@ -311,7 +314,7 @@ class Site:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-X", "dev", "-m", "asyncpc", *words),
             cwd=self.folder,
-            env={"URL": url, "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": ""},
+            env={"URL": url, "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "", "PYTHONPATH": str(self.folder)},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
@@ -354,6 +357,7 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     guard, folder = GUARDS[request.param], tmp_path_factory.mktemp(request.param)
     place = guard.start(tmp_path_factory.mktemp(request.param))
     (folder / "app.py").write_text(PROGRAM)
+    (folder / "sitecustomize.py").write_text(f"import asyncpc.remote.connection as one\none.PATIENCE = {FIRST}\n")
     yield Site(guard, place, folder)
     place.stop()
 
@@ -363,7 +367,7 @@ Way = Callable[[Site, Ears], Coroutine[Any, Any, None]]
 
 
 async def _in_vain(site: Site, ears: Ears, url: str) -> None:
-    """Everything that a program may do with a URL that leads nowhere; each gives up after 15 seconds."""
+    """Everything that a program may do with a URL that leads nowhere; each gives up after ``FIRST`` seconds."""
     queue = await asyncio.to_thread(remote_queue, url, int)  # it may read files
     run = ["run", "--traceback", "--log-level", "debug"]
     statuses = await asyncio.gather(
@@ -484,7 +488,10 @@ WAYS: Final = nobody_there, refused, wrong_program, dead_letters, refused_put, s
 @pytest.mark.thorough
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("way", WAYS, ids=[one.__name__ for one in WAYS])
-def test_no_password_comes_out_of_a_real_engine(way: Way, site: Site, ears: Ears) -> None:
+def test_no_password_comes_out_of_a_real_engine(
+    way: Way, site: Site, ears: Ears, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Protects it on every way on which something fails: from errors, logs of all libraries, and commands (F7)."""
+    monkeypatch.setattr("asyncpc.remote.connection.PATIENCE", FIRST)  # as sitecustomize.py does in the commands
     asyncio.run(way(site, ears), debug=True)
     ears.check()

@@ -58,6 +58,11 @@ class TestPostgreSQL(BrokerContract):
         """A queue of its own for each test."""
         return postgresql.url()
 
+    @pytest.fixture
+    def refused(self) -> Outgoing:
+        """An id that is no text."""
+        return Outgoing("\ud800", b"")
+
 
 class TestWithoutPreparedStatements(TestPostgreSQL):
     """The contract, with what a pooler needs."""

@@ -21,6 +21,7 @@ import anyio
 import httpx
 import pytest
 from children import PATIENCE, Child, Ended, run_child
+from remote.servers import client_of, free_port
 from support import until
 
 from asyncpc import RemoteQueue, remote_queue
@@ -65,6 +66,13 @@ work = Pipeline(jobs, handle, name="work", drain_timeout=20)
 skipping = Pipeline(jobs, picky, name="skipping")
 deadly = Pipeline(remote_queue("sqlite:///jobs.db?queue=jobs", int, prefetch=1), dies)
 blocking = Pipeline(jobs, blocks, drain_timeout=0.2)
+
+def into_nowhere(port: int) -> Pipeline[int, None]:
+    @consumer
+    async def same(n: int) -> int:
+        return n
+
+    return jobs >> same >> remote_queue(f"redis://127.0.0.1:{port}/elsewhere", int)
 
 def make(secret: str) -> Pipeline[int, None]:
     return work
@@ -259,7 +267,11 @@ def test_a_child_whose_loop_is_blocked_is_killed_after_its_drain(folder: Path) -
     ("program", "error"),
     [
         ("import nothing_of_that_name", "asyncpc: 'app' cannot be imported: ModuleNotFoundError: "),
-        ("from asyncpc import *\nwork = source([1], 'numbers') >> consumer(print)", "source 'numbers' is no remote"),
+        pytest.param(
+            "from asyncpc import *\nwork = source([1], 'numbers') >> consumer(print)",
+            "source 'numbers' is no remote",
+            marks=pytest.mark.thorough,
+        ),
         ("from asyncpc import *\nwork = remote_queue('memory://x', int) >> consumer(print)", "memory:// is a queue"),
         ("import os\nos._exit(7)", "ended with status 7 before it was running"),
     ],
@@ -371,7 +383,8 @@ def test_the_parent_serves_the_sum(folder: Path) -> None:
     wait_for(lambda: 'asyncpc_items_done_total{pipeline="work",stage="handle"} 200.0' in text("/metrics"))
     assert 'asyncpc_items_produced_total{pipeline="work",source="jobs"} 200.0' in text("/metrics")
     wait_for(lambda: 'asyncpc_workers{pipeline="work",stage="handle"} 8.0' in text("/metrics"))
-    assert text("/ready") == text("/live") == "work: 2 of 2 processes running\n"
+    wait_for(lambda: text("/ready") == "work: 2 of 2 processes running\n")  # the second may still connect
+    assert text("/live") == "work: 2 of 2 processes running\n"
     assert httpx.get(f"{told[0]}/ready").status_code == 200
     assert stopped(child).status == 143
 
@@ -450,6 +463,24 @@ def test_a_value_that_only_one_process_would_get_is_passed_on(folder: Path) -> N
     ended = run_child(folder, "-m", "asyncpc", "run", "app:make", "--processes", "2", "--quiet")
     assert ended.status == 2
     assert ended.err == "asyncpc: 'app:make' needs --set secret=… (text)\n"
+
+
+@pytest.mark.thorough
+def test_a_queue_to_put_into_that_nobody_can_reach_ends_the_command(folder: Path) -> None:
+    """Protects from trying for ever, as with the queue that is read: each try takes 15 s, so five a minute never come.
+
+    What was received meanwhile is there.
+    """
+    client_of("redis")
+    put(folder, range(10))
+    ended = run_child(
+        folder, "-m", "asyncpc", "run", "app:into_nowhere", "--processes", "2", "--set", f"port={free_port()}"
+    )
+    assert ended.status == 1
+    assert "ended with status 1 before it was connected" in ended.err
+    assert "elsewhere" in ended.err
+    assert "another one starts" not in ended.err
+    assert asyncio.run(queue_in(folder).depth())[:4] == (10, 0, 0, 0)
 
 
 @pytest.mark.thorough

@@ -387,6 +387,24 @@ def test_a_put_says_what_cannot_be_put() -> None:
     testing.run(main())
 
 
+def test_who_changes_the_headers_of_a_message_changes_no_other() -> None:
+    """Protects what is put later: messages share their headers, and ``memory://`` gives them out as they are."""
+    queue = fresh()
+
+    async def main() -> None:
+        async with queue.open() as opened:
+            await opened.put_many([Job(1), Job(2)])
+            for one in await opened.broker.peek(10):
+                headers: Any = one.headers
+                with pytest.raises(TypeError):
+                    headers["x-of"] = one.id
+            await opened.put(Job(3), headers={"x-of": "3"})
+            await opened.put(Job(4))
+            assert [one.headers.get("x-of") for one in await opened.broker.peek(10)] == [None, None, "3", None]
+
+    testing.run(main())
+
+
 def test_put_from_thread() -> None:
     """Protects a web server without a loop; in the loop's own thread it would wait for itself."""
     queue = fresh()

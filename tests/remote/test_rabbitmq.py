@@ -22,8 +22,18 @@ from remote.brokers import connecting, refused, shut_out_for_a_while
 from remote.servers import Rabbit, client_of, free_port, must_have
 
 from asyncpc import DefinitionError, StateError
-from asyncpc.remote.broker import Disconnected, Message, NotAllowed, Outgoing, PublishError, Settings
+from asyncpc.remote.broker import (
+    SUSPECT_AFTER,
+    Disconnected,
+    Message,
+    NotAllowed,
+    Outgoing,
+    PublishError,
+    Settings,
+)
+from asyncpc.remote.codec import codec_for
 from asyncpc.remote.contract import BrokerContract, outgoing, received, settled_depth
+from asyncpc.remote.session import Session, Terms
 
 client_of("rabbitmq")
 
@@ -49,7 +59,7 @@ _names = count()
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rabbit]:
     """One for all tests that do it no harm."""
-    running = Rabbit(tmp_path_factory.mktemp("rabbitmq"))
+    running = Rabbit(tmp_path_factory.mktemp("rabbitmq"), "guest", "guest", f"max_message_size = {LONGEST}")
     running.start()
     yield running
     running.kill()
@@ -73,6 +83,11 @@ class TestRabbit(BrokerContract):
     def url(self, server: Rabbit) -> str:
         """A queue of its own for each test."""
         return server.url()
+
+    @pytest.fixture
+    def refused(self) -> Outgoing:
+        """Longer than ``max_message_size``; the server closes the channel."""
+        return outgoing(b"x" * (LONGEST + 1))
 
 
 @pytest.fixture
@@ -105,6 +120,14 @@ def test_a_wrong_url_says_what_was_expected(url: str) -> None:
     with pytest.raises(DefinitionError, match=r"expected amqp\[s\]://\[user:password@\]host\[:5672\]") as caught:
         RabbitBroker(url, Settings(30.0, "dead", {}))
     assert CANARY not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("name", ["jobs.suspects", "jobs.later", "jobs.later.5000"])
+def test_dead_letters_are_kept_apart_from_all_else(name: str) -> None:
+    """Protects the queue: dead letters among the suspects would come again, and be buried again, without an end."""
+    with pytest.raises(DefinitionError, match="for something else; choose another"):
+        RabbitBroker("amqp://host/jobs", Settings(30.0, name, {}))
+    RabbitBroker("amqp://host/jobs", Settings(30.0, "later", {}))  # that is later.jobs
 
 
 @pytest.mark.parametrize("option", ["no_such", "ssl_context", "transport_factory"])
@@ -287,7 +310,7 @@ async def test_a_killed_server_keeps_what_it_confirmed(other: Rabbit, connect: O
     await broker.publish([outgoing(b"later", delay=5.0)])
     (ours, dead) = await received(broker, 2, limit=2)
     await broker.bury([(dead, b'{"reason": "because"}')])
-    await asyncio.sleep(1.0)  # only then does the server write down that it has made a queue
+    await asyncio.sleep(2.0)  # only then does the server write down that it has made a queue; a busy one takes longer
     await asyncio.to_thread(other.kill)
     try:
         with pytest.raises(Disconnected):
@@ -365,9 +388,9 @@ async def test_processes_share_a_queue_and_one_takes_over_from_another(server: R
     left: list[Message] = []
     async with asyncio.timeout(30):  # some of what was done may have been killed before its ack
         while {one.body.decode() for one in left} | done != sent:
-            left += await broker.receive(1000, 10.0, 1)
+            left += (messages := await broker.receive(1000, 10.0, 1))
+            assert await broker.ack(messages) == len(messages)
     assert {one.attempt for one in left} <= {2, 3, 4}  # a second may have had it before it was killed
-    assert await broker.ack(left) == len(left)
     assert (await broker.depth())[:3] == (0, 0, 0)
 
 
@@ -530,29 +553,92 @@ async def test_a_receive_that_asks_for_much_less_lets_less_come(server: Rabbit, 
     assert (await settled_depth(other, 86)).ready == 86  # as many as were settled have come
 
 
-@pytest.mark.parametrize("is_full", [False, True])
-async def test_a_suspect_is_alone(server: Rabbit, connect: Open, is_full: bool) -> None:
-    """Protects its neighbours: if it kills its process at once, none is there that nobody received.
+async def test_a_suspect_costs_the_others_no_attempt(server: Rabbit, connect: Open) -> None:
+    """Protects a message that was near its last attempt: the server counted what it was about to send, suspect or not.
 
-    They go back uncounted; counted, where the queue takes no copy.
+    A process has one of them at a time, also when it asks for many, and gets the next without another wake.
     """
     url = server.url()
-    await make_small_queue(server, url)
+    broker = await connect(url)
+    await put_suspects(broker, 30)
+    await broker.publish([outgoing() for _ in range(30)])
+    messages = await received(broker, 31)
+    while len(messages) < 60:
+        (suspect,) = [one for one in messages if one.receipt.channel is not None and one.attempt > SUSPECT_AFTER]
+        assert await broker.receive(100, 0.0, 1) == []
+        waiting = asyncio.create_task(received(broker, 1, limit=100))
+        await asyncio.sleep(0)
+        assert await broker.ack([suspect]) == 1
+        messages += await waiting
+    assert sorted(one.attempt for one in messages) == [1] * 30 + [SUSPECT_AFTER + 1] * 30
+    assert (await broker.depth())[:3] == (0, 31, 0)
+
+
+async def test_a_suspect_is_not_handed_out_before_all_are_moved(server: Rabbit, connect: Open) -> None:
+    """Protects its neighbours: if it kills its process at once, no other suspect is there to count that."""
+    url = server.url()
     broker, other = await connect(url), await connect(url)
-    await prepare(broker, 6)
-    await publish_as_another(server, url, {"asyncpc-attempts": "2"})
-    await other.publish([outgoing() for _ in range(5)])
-    await all_came(broker, other, 6)
-    if is_full:
-        with pytest.raises(PublishError, match="full"):
-            await publish_one_by_one(other, 1000)
-    ready = (await other.depth()).ready
-    messages = await broker.receive(3, 5.0, 1)
-    assert [one.attempt for one in messages] == [3, 1, 1]
-    assert await broker.ack(messages[1:]) == 2
-    assert (await settled_depth(other, ready + 3)).ready == ready + 3  # though two were settled
-    rest = await received(other, ready + 3)
-    assert sorted(one.attempt for one in rest) == [1] * ready + [2 if is_full else 1] * 3
+    await put_suspects(other, 1500)  # more than are put at once
+    while not (messages := await broker.receive(2000, 5.0, 1)):
+        pass
+    (suspect,) = messages
+    assert (await broker.depth())[:2] == (1499, 1)
+    assert suspect.attempt == SUSPECT_AFTER + 1
+    await broker.close()  # as a kill does
+    (again,) = await received(other, 1)
+    assert (again.id, again.attempt) == (suspect.id, SUSPECT_AFTER + 2)
+    assert await other.ack([again]) == 1
+    assert [one.attempt for one in await received(other, 1)] == [SUSPECT_AFTER + 1]
+
+
+async def test_suspects_that_cannot_be_moved_are_received_as_they_are(server: Rabbit, connect: Open) -> None:
+    """Protects them: given back, they would come again at once, counted each time, and be buried within a second."""
+    url = server.url()
+    await make_small_queue(server, f"{url}.suspects")
+    broker = await connect(url)
+    await put_suspects(broker, 100)
+    await publish_as_another(server, url, {"asyncpc-attempts": "2", "x-s": "x" * 130_950})
+    messages: list[Message] = []
+    while len(messages) < 101:
+        messages += await received(broker, 1, limit=200)
+        assert await broker.ack([one for one in messages if one.receipt.channel is not None]) > 0
+    assert [one.attempt for one in messages] == [SUSPECT_AFTER + 1] * 101
+    assert (await broker.depth())[:3] == (0, 0, 0)
+
+
+async def test_nothing_is_given_back_for_a_suspect(server: Rabbit, connect: Open) -> None:
+    """Protects the time to come to rest after many crashes: each came and went several times, 50 ms apart at least."""
+    url = server.url()
+    session = Session(
+        await asyncio.to_thread(RabbitBroker, url, Settings(30.0, "dead", {})),
+        codec_for("q", str, "json", 99),
+        Terms(64, 30.0, 5),
+        "q",
+        4,
+    )
+    task = asyncio.create_task(session.run())
+    await session.opened.wait()
+    other = await connect(url)
+    await put_suspects(other, 100)
+    await other.publish([outgoing(b'"fresh"') for _ in range(100)])
+    seen: list[Any] = []
+    items = session.items()
+    async with asyncio.timeout(60.0):
+        while len(seen) < 200:
+            item = await anext(items)
+            seen.append(item.item)
+            item.ticket.settle()
+    session.finish()
+    assert [item async for item in items] == []
+    await task
+    assert sorted(seen) == ["fresh"] * 100 + ["suspect"] * 100
+    assert (session.counts.received, session.counts.acknowledged, session.counts.released) == (200, 200, 0)
+
+
+async def put_suspects(broker: RabbitBroker, number: int) -> None:
+    """Messages that were delivered twice without an end, by their headers."""
+    headers = {"asyncpc-attempts": str(SUSPECT_AFTER)}
+    await broker.publish([outgoing(b'"suspect"')._replace(headers=headers) for _ in range(number)])
 
 
 @pytest.mark.parametrize("end", ["wake", "close"])
@@ -843,7 +929,7 @@ async def test_every_process_knows_what_is_delayed(server: Rabbit, connect: Open
     assert (await third.depth())[:3] == (1, 0, 4)
     assert await third.purge(dead=False) == 5
     assert [(await one.depth())[:3] for one in (first, second, third)] == [(0, 0, 0)] * 3
-    await second.publish([outgoing(delay=0.5)])
+    await second.publish([outgoing(delay=2.0)])
     assert (await third.depth()).delayed == 1
     assert len(await received(third, 1)) == 1
 

@@ -56,6 +56,15 @@ class TestRedis(BrokerContract):
         """A queue of its own for each test."""
         return f"redis://127.0.0.1:{port}/contract-{next(_names)}"
 
+    @pytest.fixture
+    async def refused(self, port: int) -> AsyncIterator[Outgoing]:
+        """Longer than ``proto-max-bulk-len``."""
+        async with asking(port) as client:
+            before = await client.config_get("proto-max-bulk-len")
+            await client.config_set("proto-max-bulk-len", 2**20)
+            yield outgoing(b"x" * (2**20 + 1))
+            await client.config_set("proto-max-bulk-len", str(before["proto-max-bulk-len"]))
+
 
 # -- what is particular to Redis ------------------------------------------------------------------
 
@@ -354,6 +363,20 @@ async def test_a_full_server_says_what_is_not_confirmed(tmp_path: Path) -> None:
                 await client.config_set("maxmemory", "0")
             await broker.publish([lost])  # its id is not known
             assert [one.body for one in await received(broker, 1)] == [b"out"]
+
+
+async def test_a_server_that_gets_full_says_what_is_not_confirmed(tmp_path: Path) -> None:
+    """What went in before is not put again, which would double it where no id is remembered."""
+    port = free_port()
+    with serving(port, tmp_path):
+        async with opened(f"redis://127.0.0.1:{port}/jobs?remember=0") as broker, asking(port) as client:
+            used = (await client.info("memory"))["used_memory"]
+            await client.config_set("maxmemory", used + 1_500_000)
+            sent = [outgoing(b"x" * 1900) for _ in range(1000)]  # in parts of 500, as the script takes
+            with pytest.raises(PublishError, match="maxmemory") as raised:
+                await broker.publish(sent)
+            assert raised.value.unconfirmed == sent[500:]
+            assert (await broker.depth()).ready == 500
 
 
 async def test_a_worker_begins_on_a_full_server(tmp_path: Path) -> None:

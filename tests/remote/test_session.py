@@ -102,6 +102,67 @@ async def taken(session: Session, number: int) -> list[Tracked]:
 
 
 @pytest.mark.parametrize("eager", [False, True])
+def test_what_is_received_together_ends_each_on_its_own(eager: bool) -> None:
+    """Protects every message of a receive: it is read as its own headers say, and comes or dies as if it came alone."""
+    sent = [
+        Outgoing("json", b"1", {"content-type": "application/json"}),
+        Outgoing("packed", b"\x02", {"content-type": "application/msgpack"}),
+        Outgoing("other", b"3", {"content-type": "text/plain"}),
+        Outgoing("again", b"\x04", {"content-type": "application/msgpack"}),
+        Outgoing("wrong", b'"x"', {"content-type": "application/json"}),
+        Outgoing("usual", b"6", {}),
+    ]
+
+    async def main() -> None:
+        broker = memory()
+        async with running(broker, prefetch=10) as session:
+            await session.publisher.publish(sent, None)
+            found = await taken(session, 4)
+            assert [one.item for one in found] == [1, 2, 4, 6]
+            for one in found:
+                one.ticket.settle()
+        counts = session.counts
+        assert (counts.received, counts.acknowledged, counts.buried) == (6, 4, 2)
+        assert [dead.message.id for dead in await broker.dead(10, "")] == ["other", "wrong"]
+
+    testing.run(main(), eager=eager)
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_what_ends_while_a_flush_is_under_way_is_flushed_next(eager: bool) -> None:
+    """Protects the wake-up of the settler, which is asked for only while it is idle: nothing waits for the next end."""
+
+    async def main() -> None:
+        broker = memory()
+        flushed: list[list[str]] = []
+        under_way, go_on = asyncio.Event(), asyncio.Event()
+
+        class Slow(Flaky):
+            async def ack(self, messages: Sequence[Message]) -> int:
+                flushed.append([one.id for one in messages])
+                under_way.set()
+                await go_on.wait()
+                return await super().ack(messages)
+
+        async with running(Slow(broker, [])) as session:
+            await put(session, *range(4))
+            first, *others, last = await taken(session, 4)
+            first.ticket.settle()
+            await under_way.wait()
+            for one in others:
+                one.ticket.settle()
+            go_on.set()
+            await asyncio.sleep(1)  # then it is idle again
+            assert session.counts.acknowledged == 3
+            last.ticket.settle()
+            await asyncio.sleep(1)
+            assert session.counts.acknowledged == 4
+        assert flushed == [["id-0"], ["id-1", "id-2"], ["id-3"]]
+
+    testing.run(main(), eager=eager)
+
+
+@pytest.mark.parametrize("eager", [False, True])
 def test_what_has_ended_is_settled_as_it_ended(eager: bool) -> None:
     """Protects every way in which a delivery can end: each is told to the broker once."""
 
@@ -265,6 +326,27 @@ def test_what_was_not_begun_is_given_back_at_once_and_in_order() -> None:
             assert [one.body for one in await broker.peek(10)] == [b"1", b"2", b"3", b"4", b"5"]
             assert [one.attempt for one in await broker.peek(10)] == [0] * 5
             first.ticket.settle()
+
+    testing.run(main())
+
+
+def test_what_is_given_back_together_is_named_in_the_order_of_receipt() -> None:
+    """Protects the order on engines where what is given back goes to the end: handlers end in any order."""
+    released: list[list[str]] = []
+
+    class Noting(Flaky):
+        async def release(self, messages: Sequence[Message], delay: float, counted: bool) -> None:
+            released.append([one.id for one in messages])
+            await super().release(messages, delay, counted)
+
+    async def main() -> None:
+        async with running(Noting(memory(), [])) as session:
+            await put(session, *range(6))
+            items = await taken(session, 6)
+            session.end_intake()
+            for place in (4, 0, 5, 2, 1, 3):
+                items[place].ticket.release()
+        assert released == [[f"id-{number}" for number in range(6)]]
 
     testing.run(main())
 
@@ -583,7 +665,7 @@ def test_a_poisonous_message_dies_alone() -> None:
 
 
 def test_suspects_that_the_engine_cannot_hold_back_are_given_back() -> None:
-    """Protects innocents on NATS and RabbitMQ: what waits is not in this process when it dies."""
+    """Protects innocents on NATS: what waits is not in this process when it dies."""
 
     class Unselective(MemoryBroker):
         guarantees = MemoryBroker.guarantees._replace(selects=False)

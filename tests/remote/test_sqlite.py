@@ -36,7 +36,7 @@ from asyncpc.remote.engines.sqlite import queue as sqlite_queue
 from asyncpc.remote.engines.sqlite import tables as sqlite_tables
 from asyncpc.remote.engines.sqlite.broker import SqliteBroker
 from asyncpc.remote.engines.sqlite.queue import QueueFile
-from asyncpc.remote.engines.sqlite.receipts import Run, runs_of
+from asyncpc.remote.engines.sqlite.receipts import Run, Taken, runs_of
 from asyncpc.remote.engines.sqlite.turns import Line
 
 LEASE = 1.0
@@ -57,6 +57,11 @@ class TestSqlite(BrokerContract):
     def url(self, tmp_path: Path) -> str:
         """A file of its own for each test."""
         return url_of(tmp_path / "queues.db")
+
+    @pytest.fixture
+    def refused(self) -> Outgoing:
+        """An id that is no text."""
+        return Outgoing("\ud800", b"")
 
 
 def url_of(path: Path, queue: str = "jobs") -> str:
@@ -457,6 +462,8 @@ def test_deliveries_that_follow_one_another_are_settled_together() -> None:
     assert runs_of([]) == []
     assert runs_of([(3, 7), (1, 7), (2, 7)]) == [Run(1, 3, 7)]
     assert runs_of([(1, 7), (3, 7), (4, 8), (5, 8)]) == [Run(1, 1, 7), Run(3, 3, 7), Run(4, 5, 8)]
+    for numbers in range(0), range(4, 5), range(4, 9):
+        assert Taken(7, numbers).runs() == Taken(7, list(numbers)).runs() == runs_of([(one, 7) for one in numbers])
 
 
 async def test_only_the_deliveries_that_are_named_are_settled(tmp_path: Path) -> None:

@@ -253,7 +253,7 @@ class Scenario:
         assert read.execute("SELECT count(*) FROM message JOIN apart USING(seq)").fetchone() == (0,)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(one, marks=pytest.mark.thorough) for one in range(4, 8))])
 def test_it_is_as_if_each_message_had_a_state_of_its_own(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:

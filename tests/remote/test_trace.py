@@ -323,9 +323,16 @@ def test_items_without_a_message_leave_a_batch_its_trace() -> None:
         ({"traceparent": f"00-{0:032x}-{1:016x}-01"}, {}),
         ({"traceparent": f"00-{1:032x}-{0:016x}-01"}, {}),
         ({"tracestate": "a=1"}, {}),
-        (trace(1) | {"tracestate": "a=" + "x" * 600}, {"traceparent": trace(1)["traceparent"]}),
+        *(
+            (trace(1) | {"tracestate": state}, {"traceparent": trace(1)["traceparent"]})
+            for state in ("a=" + "x" * 600, "secret", "a=1,Bad Key=2", "=1", ",".join(f"a{n}=1" for n in range(33)))
+        ),
+        (trace(1) | {"tracestate": "a=1, 2b@c=d e"},) * 2,
     ],
-    ids=["no trace", "too long", "no version", "no trace id", "no parent id", "state alone", "long state"],
+    ids=[
+        *("no trace", "too long", "no version", "no trace id", "no parent id", "state alone", "long state"),
+        *("no member", "bad key", "no key", "too many", "fine"),
+    ],
 )
 def test_a_false_trace_is_not_passed_on(sent: dict[str, str], expected: dict[str, str]) -> None:
     """Protects who comes next from headers that anyone may have sent."""

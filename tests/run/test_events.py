@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -14,6 +16,7 @@ from support import Broken, both
 
 from asyncpc import (
     DefinitionError,
+    Pipeline,
     PipelineError,
     Report,
     Retry,
@@ -40,6 +43,7 @@ from asyncpc.events import (
     WorkerStarted,
 )
 from asyncpc.events.structlog import StructlogListener
+from asyncpc.events.words import fields_of
 from asyncpc.remote import Disconnected
 from asyncpc.remote.engines.memory.broker import MemoryBroker
 
@@ -210,10 +214,10 @@ def test_h2_a_listener_that_raises_is_called_once_and_breaks_nothing(
         assert [line for line in caplog.messages if "a listener raised Broken" in line]
 
 
-def test_a_listener_that_is_slow_is_not_called_again(
+def test_a_listener_that_is_slow_is_logged_once_and_told_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Protects the drain's deadline: a listener may hold the loop once, not once for each item."""
+    """Protects an alarm from a busy machine: one slow call says nothing about the listener, and does not end it."""
     monkeypatch.setattr(
         import_module("asyncpc.run.events"), "LONGEST", 0.0
     )  # in virtual time each call takes a microsecond
@@ -221,8 +225,35 @@ def test_a_listener_that_is_slow_is_not_called_again(
     pipeline = source(range(100)) >> odd_ones_fail
     pipeline.listen(calls.append)
     assert testing.run(pipeline).failed == 50
-    assert len(calls) == 1
-    assert "a listener held the event loop for 0.0 seconds" in caplog.text
+    assert len([event for event in calls if isinstance(event, ItemFailed)]) == 50
+    assert caplog.text.count("a listener held the event loop for 0.0 seconds") == 1
+
+
+@dataclass
+class Ear:
+    """Equal to every other with the same name."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        self.calls = 0
+        self.fails = False
+
+    def __call__(self, event: Event) -> None:
+        self.calls += 1
+        if self.fails:
+            raise Broken
+
+
+def test_the_listener_that_raised_is_dropped_and_none_that_is_equal_to_it() -> None:
+    """Protects listeners that are dataclasses: which of them failed is a question of identity."""
+    fine, fails = Ear("a"), Ear("a")
+    fails.fails = True
+    pipeline = source(range(5)) >> odd_ones_fail
+    pipeline.listen(fine)
+    pipeline.listen(fails)
+    assert testing.run(pipeline).failed == 2
+    assert (fine.calls > 5, fails.calls) == (True, 1)
 
 
 async def _later(event: Event) -> None: ...
@@ -243,6 +274,61 @@ def test_b13_an_interrupt_in_a_listener_stops_the_run_and_comes_out() -> None:
             await pipeline
 
     testing.run(main())
+
+
+@both
+@pytest.mark.parametrize("on_error", ["skip", "stop"])
+def test_b13_an_interrupt_comes_out_whatever_a_listener_is_told(on_error: Any, eager: bool) -> None:
+    """Protects Ctrl-C at any moment: at the first event the run is not quite there, at the last it has ended."""
+    told: list[Event] = []
+    stage = consumer(name="odd", on_error=on_error)(odd_ones_fail.__wrapped__)
+    pipeline = Pipeline(source(range(5)), stage)
+    pipeline.listen(told.append)
+    with suppress(PipelineError):
+        testing.run(pipeline, eager=eager)
+    for last in range(len(told)):
+        pipeline, left = Pipeline(source(range(5)), stage), [None] * last
+
+        def interrupted(event: Event, left: list[None] = left) -> None:
+            if not left:
+                raise KeyboardInterrupt
+            left.pop()
+
+        pipeline.listen(interrupted)
+
+        testing.run(_interrupted(pipeline), eager=eager)
+
+
+async def _interrupted(pipeline: Pipeline[Any, Any]) -> None:
+    async with asyncio.timeout(1.0):
+        with pytest.raises(KeyboardInterrupt):
+            await pipeline
+
+
+def test_no_worker_ends_that_has_not_started() -> None:
+    """Protects who counts workers from events: one that was to start when the run was cancelled is told neither way."""
+    told: list[Event] = []
+
+    async def main() -> None:
+        pipeline = consumer(name="odd", concurrency=2)(odd_ones_fail.__wrapped__) >> consumer(Sink())
+        async with pipeline as running:
+
+            def interrupted(event: Event) -> None:
+                raise KeyboardInterrupt
+
+            def putting(event: Event) -> None:
+                if isinstance(event, WorkerStarted):
+                    running.put_nowait(2)  # for which another worker is to start
+
+            for listener in (interrupted, putting, told.append):
+                pipeline.listen(listener)
+            await running.put(0)
+            await running.wait()
+
+    with pytest.raises(KeyboardInterrupt):
+        testing.run(main())
+    started = {event.worker for event in told if isinstance(event, WorkerStarted)}
+    assert started == {event.worker for event in told if isinstance(event, WorkerEnded)} != set()
 
 
 def test_a_listener_may_stop_the_run_that_it_listens_to() -> None:
@@ -294,6 +380,21 @@ def test_structlog_gets_events_without_payloads() -> None:
     (failed_too,) = [entry for entry in entries if entry["event"] == "item_failed"]
     assert failed_too["item"] == "'https://me:***@host'"
     assert failed_too["error"] == "ValueError: https://me:***@host"
+
+
+def test_no_items_are_read_that_are_not_told() -> None:
+    """Protects the loop from the ``repr`` of a table: a listener is called for each item that is dropped."""
+    reads: list[str] = []
+
+    class Table:
+        def __repr__(self) -> str:
+            reads.append("once")
+            return "rows"
+
+    dropped = ItemDropped("orders", "store", Table())
+    assert "item" not in fields_of(dropped, payloads=False)
+    assert not reads
+    assert fields_of(dropped, payloads=True)["item"] == "rows"
 
 
 async def _fail(item: Any) -> None:

@@ -97,7 +97,7 @@ def test_a_run_is_live_throughout_and_ready_while_it_takes_items(eager: bool) ->
             told.append(running.health())
 
     testing.run(main(), eager=eager)
-    assert told == [
+    assert [one._replace(why=one.why.partition(";")[0]) for one in told] == [
         Health(True, False, (), "not started"),
         Health(True, True, (), "running"),
         Health(True, False, (), "draining"),
@@ -149,7 +149,8 @@ def test_a_run_that_left_items_is_not_live() -> None:
 def test_a_stage_that_settles_nothing_is_named() -> None:
     """The one that hangs, not those before it that wait for it; and since when, as far as was looked."""
     first, second, third = healths(named("first", quick) >> hangs >> named("last", quick), items=100)
-    assert first == Health(True, True, (), "running")
+    assert first[:3] == (True, True, ())
+    assert first.why.startswith("running; hangs: busy 100% of 1 worker; first waits ")
     why = second.why
     assert second == Health(True, True, (("hangs", 60.0),), why)
     assert why.startswith("running; hangs: nothing settled for 60 s; its worker is on one item (test_health.py:")
@@ -326,7 +327,7 @@ async def test_another_thread_is_told_the_same() -> None:
         running.stop()
         async with Prober(running) as last:
             await until(lambda: bool(last.told) and not last.told[-1].ready)
-    assert Health(True, True, (), "running") in prober.told
+    assert any(one.ready and one.why.startswith("running") for one in prober.told)
     assert all(one.live for one in prober.told)  # a busy machine may be late with an answer
     async with Prober(running) as after:
         await until(lambda: bool(after.told))
@@ -357,7 +358,7 @@ async def test_another_thread_is_told_that_the_loop_does_not_answer() -> None:
         await running.put(1)
         await until(lambda: len(told) == 2)
         async with Prober(running) as afterwards:
-            await until(lambda: Health(True, True, (), "running") in afterwards.told)
+            await until(lambda: any(one.ready for one in afterwards.told))
         for thread in threads:
             thread.join()
     assert (told[60].live, told[60].ready) == (True, False)

@@ -8,13 +8,16 @@ import runpy
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import uvloop
 from support import endless, named, until
 
 from asyncpc import Batch, Breaker, Pipeline, Rate, Retry, Running, consumer, source, testing
+from asyncpc.run import looks, turns
+from asyncpc.run.running import look_at
+from asyncpc.run.verdict import verdict
 
 LOOKS_EVERY = 0.5
 """Seconds, as the screens do it."""
@@ -47,16 +50,17 @@ def said_of(pipeline: Any, *moments: float, begin: Callable[[Any], object] = lam
 
 
 def alarms_of(pipeline: Any, seconds: float) -> set[str]:
-    """Whatever ``health()`` says is wrong in so many seconds, looked at as the screens do it."""
+    """Whatever is said to be wrong in so many seconds, looked at as the screens do it."""
 
     async def main() -> set[str]:
         running, told = await pipeline.__aenter__(), set()
         for _ in range(int(seconds / LOOKS_EVERY)):
-            told.add(running.health().why)
+            text, is_alarm = verdict(look_at(running))
+            told |= {text} if is_alarm else set()
             await asyncio.sleep(LOOKS_EVERY)
         await running.drain(timeout=0)
         await pipeline.__aexit__(None, None, None)
-        return told - {"running", "draining", "ended"}
+        return told
 
     return testing.run(main())
 
@@ -222,6 +226,22 @@ async def test_a_blocked_loop_is_named_with_the_stage_and_the_line() -> None:
         assert one.endswith(" in blocks)")
 
 
+async def test_the_loop_lets_in_who_asked_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects the throughput: two threads that both want to go on take the GIL from each other thousands of times."""
+    goes_on: list[bool] = []
+
+    def let_in(until: Event) -> None:
+        turns.let_in(until)
+        goes_on.append(until.is_set())
+
+    monkeypatch.setattr(turns, "MOST", 20)
+    monkeypatch.setattr(looks, "let_in", let_in)
+    async with endless >> named("passes", taking(lambda n: 0.001)) as running:
+        assert (await asyncio.to_thread(running.health)).ready
+        await running.drain(timeout=0)
+    assert goes_on == [True]
+
+
 LIBRARY = """
 import threading
 at_work, is_told = threading.Event(), threading.Event()
@@ -289,11 +309,21 @@ HONEST: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("kind", HONEST)
-def test_an_honest_run_gives_no_alarm(kind: str) -> None:
+BUSY_ONES: Final = {"bimodal", "in order", "by key", "by priority"}
+"""Those with so many items that a quick run looks at less of their time."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "seconds"),
+    [
+        *((kind, 100 if kind in BUSY_ONES else 240) for kind in HONEST),
+        *(pytest.param(kind, 240, marks=pytest.mark.thorough) for kind in sorted(BUSY_ONES)),
+    ],
+)
+def test_an_honest_run_gives_no_alarm(kind: str, seconds: int) -> None:
     """False alarms teach people to look away."""
     part = HONEST[kind]
-    assert alarms_of(part if isinstance(part, Pipeline) else endless >> part, 240) == set()
+    assert alarms_of(part if isinstance(part, Pipeline) else endless >> part, seconds) == set()
 
 
 def test_a_batch_that_waits_for_others_gives_no_alarm() -> None:
@@ -364,3 +394,28 @@ async def test_the_line_of_a_call_in_a_thread_is_told() -> None:
     assert place.startswith("test_looks.py:")
     assert place.endswith(" in wait_for_it")
     assert running.where("blocks-1") == ""
+
+
+def test_the_percentiles_of_all_stages_are_computed_in_two_seconds() -> None:
+    """At each look only those of some, since that takes long; a look after a while computes all."""
+
+    async def main() -> list[int]:
+        pipeline: Any = endless >> named("stage 0", taking(lambda n: 0.01))
+        for number in range(1, 8):
+            pipeline = pipeline >> named(f"stage {number}", taking(lambda n: 0.01))
+        async with pipeline as running:
+            told: list[int] = []
+            look_at(running)
+            await asyncio.sleep(1.0)
+            for _ in range(8):
+                await asyncio.sleep(0.25)
+                now = look_at(running).statistics
+                assert now is not None
+                told.append(sum([stage.latency_p50 > 0 for stage in now.stages]))
+            await running.drain(timeout=0)
+        return told
+
+    told = testing.run(main())
+    assert told == sorted(told)
+    assert 0 < told[0] < 8
+    assert told[-1] == 8

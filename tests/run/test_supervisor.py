@@ -725,6 +725,46 @@ def test_a_run_that_nobody_names_is_not_collected() -> None:
     assert handled == [1]
 
 
+@pytest.mark.parametrize("way", ["awaited", "collected", "streamed", "failed", "merged", "entered twice"])
+def test_a_run_that_has_ended_leaves_nothing_to_collect(way: str) -> None:
+    """Protects programs with many short runs: each is freed at its end, with no work for the collector."""
+
+    @consumer(concurrency=2, on_error="skip" if way == "failed" else "stop")
+    async def handle(n: int) -> int:
+        if way == "failed":
+            raise ValueError
+        return n
+
+    pipeline = source(range(200)) >> handle >> handle
+    if way == "merged":
+        pipeline = merge(source(range(200)), source(range(200))) >> handle
+    elif way == "entered twice":
+        pipeline = merge(source(range(200)) >> handle, source(range(200))) >> handle
+
+    async def run() -> None:
+        if way == "collected":
+            await pipeline.collect()
+        elif way == "streamed":
+            async with pipeline.stream() as values:
+                async for _ in values:
+                    pass
+        else:
+            await pipeline
+
+    async def main() -> int:
+        await run()
+        gc.collect()
+        gc.disable()
+        try:
+            await run()
+            await asyncio.sleep(0)  # the loop lets go of the last task
+            return gc.collect()
+        finally:
+            gc.enable()
+
+    assert asyncio.run(main()) == 0
+
+
 @pytest.mark.parametrize("most", [0, 1])
 def test_a_task_factory_that_refuses_leaves_nothing_running(most: int) -> None:
     """A worker that cannot start is a failure like any other: the rest is cancelled, all is awaited (fault B9)."""

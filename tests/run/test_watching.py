@@ -14,13 +14,18 @@ import pytest
 
 from asyncpc import Pipeline, Report, Running, consumer, source, testing
 from asyncpc.graph.pipeline import run_beside
-from asyncpc.run.watching import LOOK_EVERY, install, looking, screens
+from asyncpc.run.watching import LOOK_EVERY, giving_way, install, looking, screens
 from asyncpc.testing import now
 
 
 @consumer
 async def slow(n: int) -> int:
     await asyncio.sleep(1)
+    return n
+
+
+@consumer
+async def passes(n: int) -> int:
     return n
 
 
@@ -179,3 +184,31 @@ def test_a_watcher_that_cannot_be_entered_leaves_nothing_running() -> None:
         return await pipeline
 
     assert testing.run(main()).done == 3
+
+
+@pytest.mark.realtime
+@pytest.mark.timeout(60)
+def test_a_thread_beside_a_busy_run_comes_to_its_turn() -> None:
+    """A page is served in such a thread: a loop that is busy would let it wait for as long as the run takes."""
+    woken, is_over = [0], threading.Event()
+
+    def wake() -> None:
+        while not is_over.wait(0.001):
+            woken[0] += 1
+
+    async def main() -> Report:
+        pipeline = Pipeline(source(range(600_000)), passes >> passes)
+        return await run_beside(pipeline, giving_way, started)
+
+    @contextmanager
+    def started(running: Running[Any, Any]) -> Iterator[None]:
+        thread.start()
+        yield
+
+    thread = threading.Thread(target=wake)
+    try:
+        asyncio.run(main())
+    finally:
+        is_over.set()
+        thread.join()
+    assert woken[0] >= 3

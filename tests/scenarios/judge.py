@@ -52,6 +52,8 @@ def problems(scenario: Scenario, ledger: Ledger, outcome: Outcome) -> list[str]:
     if outcome.stuck:
         return [outcome.stuck]
     found = [*ledger.problems, *outcome.noise, *_once_each(ledger), *_in_order(scenario, ledger)]
+    if outcome.spans:
+        found.append(f"spans that never ended: {outcome.spans}")
     report = outcome.report
     if report is None:
         if outcome.returned or ledger.cancels == 0:
@@ -345,5 +347,8 @@ def _expected_beside(
     silent = refused or outcome.told or scenario.ending in ("break", "raise") or outcome.errors
     if not silent and not ledger.stopped:
         yield DrainTimeout, not report.complete and not cut
-    elif any(one.deed == "stop" for one in scenario.sabotage):  # it came before the reader left, or not
+    elif "stop" in (
+        scenario.listener,
+        *(one.deed for one in scenario.sabotage),
+    ):  # it came before the reader left, or not
         yield DrainTimeout, False

@@ -19,6 +19,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 from .spec import MODULUS, Scenario, StageSpec
+from .watching import Counting
 
 if TYPE_CHECKING:
     from .remote import Deliveries
@@ -150,6 +151,13 @@ class Ledger:
         self.waits = not first.options & {"overflow", "raise"} and first.branching != "broadcast"
         self.over = False  # the run has returned; abandoned workers may still come back
         self.token = object()  # the caller's context variable
+        self.spans = Counting(self.problems)
+
+    @property
+    def keeps_traces_apart(self) -> bool:
+        """Whether each item is traced by itself: what is made of a batch is in the trace of its first item."""
+        stages = self.scenario.stages
+        return bool(self.scenario.traced) and not any(one.generates and "batch" in one.options for one in stages)
 
     # -- what comes in ----------------------------------------------------------------------------
 
@@ -262,6 +270,9 @@ class Ledger:
             self.problems.append(f"context: a handler of stage {stage} saw {CALLERS.get(None)!r}")
         if "key" in options and set(map(key_of, items)) & set(map(key_of, self.books[stage].running)):
             self.problems.append(f"key: stage {stage} handles two items of one key at once")
+        if self.keeps_traces_apart and (len(items) == 1 or self.scenario.traced == "all"):
+            first = items[0]
+            self.spans.look(f"stage {stage}", (first.origin, first.path[0]), self.scenario.traced == "all")
 
     def _cancelled_itself(self, stage: int, items: list[Item]) -> None:
         """A handler raised CancelledError: a failure like any other, unless it was cancelled (invariant 7)."""
@@ -428,7 +439,10 @@ def _bound(scenario: Scenario, stage: int) -> float:
     writers = sum(giver.concurrency for giver in givers) + scenario.entries.count(stage)
     before = frozenset[str]().union(*(giver.options for giver in givers))
     here = frozenset[str]() if last else scenario.stages[stage].options
-    scaled = any(sabotage.deed == "scale" for sabotage in scenario.sabotage)  # nobody knows how many writers there are
+    scaled = "scale" in (
+        scenario.listener,
+        *(one.deed for one in scenario.sabotage),
+    )  # nobody knows how many writers there are
     unseen = here & {"batch", "breaker", "overflow", "raise", "rate"}
     early = before & {"batch", "ordered"}  # their values are known here before they leave
     return maxsize + writers if maxsize and not (scaled or unseen or early) else float("inf")

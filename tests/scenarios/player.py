@@ -12,6 +12,7 @@ from random import Random
 from typing import Any, Final
 
 from asyncpc import Failure, Pipeline, QueueShutDown, Report, Running, merge
+from asyncpc.events import Event
 from asyncpc.testing import Deadlock, VirtualLoop
 from asyncpc.testing.clock import measuring_with
 
@@ -19,6 +20,7 @@ from .ledger import CALLERS, Boom, Item, Ledger
 from .program import make_branching, make_dead_letters, make_source, make_stage, pause, put_all
 from .remote import make_remote_sink
 from .spec import AMPLE, Layout, Sabotage, Scenario
+from .watching import Ears, follow_with
 
 __all__ = ["Outcome", "perform"]
 
@@ -48,6 +50,8 @@ class Outcome:
     open: tuple[str, ...] = ()
     timers: tuple[str, ...] = ()
     """Those of asyncpc that are still set."""
+    spans: tuple[str, ...] = ()
+    """Those that are still open."""
     unfinished: tuple[frozenset[Item], ...] = ()
     loose: tuple[frozenset[Item], ...] = ()
     refused_when_full: int = 0
@@ -108,6 +112,11 @@ class _Play:
         )
         self.run: _Inside | None = None
         self.running: Running[Any, Any] | None = None
+        self.ears = Ears(scenario.meddles_at, self.meddle)
+        if scenario.listener:
+            self.pipeline.listen(self.ears)
+        if scenario.traced:
+            follow_with(ledger.spans, self.pipeline, scenario)
 
     def merged(self, sources: list[Any]) -> list[Any]:
         """The sources, each behind the stages of its own part if that has any."""
@@ -164,18 +173,48 @@ class _Play:
         asyncio.get_running_loop().call_soon(self.seize)
         return await self.pipeline
 
+    def meddle(self, event: Event) -> None:
+        """What the listener does."""
+        deed, ledger = self.scenario.listener, self.ledger
+        if self.run is None:
+            self.seize()
+        if deed == "raise":
+            raise BaseException("a listener")
+        if deed == "interrupt":
+            if ledger.over:
+                return
+            ledger.interrupts.append(error := KeyboardInterrupt())
+            raise error
+        if deed == "stop" and self.running is not None:
+            ledger.stopped = True
+            ledger.limit(self.scenario.drain_timeout)
+            self.running.stop()
+        elif deed == "scale" and self.running is not None:
+            run = _Inside(self.pipeline._run)
+            for place in range(run.count):
+                concurrency = ledger.rng.randint(1, 6)
+                ledger.scaled = max(ledger.scaled, concurrency)
+                run.scale(place, concurrency)
+        elif deed == "pause" and self.running is not None:
+            run = _Inside(self.pipeline._run)
+            run.pause()
+            asyncio.get_running_loop().call_later(0.002, lambda: run.resume())
+
     def seize(self) -> None:
-        self.run = _Inside(self.pipeline._run)
+        if self.pipeline._run is not None:
+            self.run = _Inside(self.pipeline._run)
 
     async def entered(self) -> None:
         async with self.pipeline as running:
             self.seize()
+            self.running = running
             await self.in_block(running)
         self.outcome.report = running.report
 
     async def pushed(self) -> None:
         async with self.pipeline as running:
             self.seize()
+            self.running = running
             putters = [
                 asyncio.create_task(put_all(running, f"putter-{place}", count, self.scenario.calls, self.ledger))
                 for place, count in enumerate(self.scenario.putters)
@@ -268,12 +307,17 @@ class _Play:
             await pause(self.ledger, "timed")
             run.resume()
 
+    def timers(self, loop: VirtualLoop) -> list[str]:
+        """Of the package, but those of callers of ``put`` who were woken at the end and have not run since."""
+        woken = any(getattr(task.get_coro(), "__name__", "") == put_all.__name__ for task in asyncio.all_tasks())
+        return [one for one in loop.timers(of="asyncpc") if not (woken and "WaitQueue._expire" in one)]
+
     def snapshot(self) -> None:
         outcome, books = self.outcome, self.ledger.books
         self.ledger.over = True
         loop = asyncio.get_running_loop()
         outcome.ended = loop.time()
-        outcome.timers = tuple(loop.timers(of="asyncpc")) if isinstance(loop, VirtualLoop) else ()
+        outcome.timers = tuple(self.timers(loop)) if isinstance(loop, VirtualLoop) else ()
         outcome.alive = tuple(
             task.get_name().removeprefix("asyncpc:")
             for task in asyncio.all_tasks()
@@ -281,6 +325,9 @@ class _Play:
         )
         if self.run is not None:
             outcome.report, outcome.ends, outcome.workers = self.run.report, self.run.ends, self.run.workers
+        outcome.spans = tuple(self.ledger.spans.open)
+        if self.scenario.listener not in ("", "raise") and outcome.report is not None:
+            self.ledger.problems += self.ears.compare(outcome.report)
         if outcome.report is not None:
             for place, item in self.left(outcome.report):
                 self.ledger.notice(place, item)

@@ -148,6 +148,11 @@ class Scenario:
     """Whether putters also put from threads, and handlers feed from them."""
     sinks: bool = False
     """Whether a remote queue takes the values of the last stages."""
+    traced: str = ""
+    """Which items are traced: all, share (half of them), odd (a function says it, which raises for some)."""
+    listener: str = ""
+    """What a listener does at event ``meddles_at``: nothing, raise, interrupt, stop, scale, pause."""
+    meddles_at: int = 0
 
     @property
     def is_remote(self) -> bool:
@@ -653,6 +658,21 @@ def _with_feeds_from_threads(scenario: Scenario, rng: Random) -> Scenario:
     return replace(scenario, threads=rng.random() < 0.5)
 
 
+def _with_traces(scenario: Scenario, rng: Random) -> Scenario:
+    """Spans for all of its items, or some."""
+    return replace(scenario, traced=rng.choice(["", "", "all", "share", "odd"]))
+
+
+def _with_listener(scenario: Scenario, rng: Random) -> Scenario:
+    """Somebody listens, and may do at any event what is allowed at any time."""
+    if rng.random() > 0.4:
+        return scenario
+    deeds = ["nothing", "nothing", "raise", "interrupt", "scale", "pause"]
+    if scenario.shape in ("entered", "pushed", "streamed"):
+        deeds += ["stop", "stop"]
+    return replace(scenario, listener=rng.choice(deeds), meddles_at=rng.choice([1, 2, 3, 4, 5, 7, 10, 15, 25]))
+
+
 def _change(scenario: Scenario, place: int, **change: Any) -> Scenario:
     stages = list(scenario.stages)
     stages[place] = replace(stages[place], **change)
@@ -678,5 +698,7 @@ FURTHER: Final[dict[str, Callable[[Scenario, Random], Scenario]]] = {
     "remote source": _with_remote_source,
     "remote sink": _with_remote_sink,
     "feed from a thread": _with_feeds_from_threads,
+    "traces": _with_traces,
+    "listener": _with_listener,
 }
 """What is drawn after the rest, in this order."""

@@ -17,6 +17,7 @@ from children import run_child, run_on_terminal
 from support import ignore
 
 from asyncpc import DefinitionError, Pipeline, PipelineError, Report, consumer, feed, merge, producer, source, testing
+from asyncpc.watch import foot
 
 
 @consumer
@@ -593,6 +594,25 @@ def test_what_is_printed_when_the_screen_is_gone_fails_no_item(screen: Screen) -
 
     run_shown(Pipeline(range(10), talks), screen, printed)
     assert printed.getvalue() == "".join(f"line {n}\n" for n in range(10))
+
+
+def test_a_write_that_the_program_replaces_meanwhile_draws_no_line_after_the_end(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that copies what is written goes on with the function that it has found during the run."""
+    monkeypatch.setattr(foot, "SOON", 0)
+
+    @consumer
+    async def replaces(n: int) -> None:
+        await slow(n)
+        if n == 5:
+            found = screen.write
+            vars(screen)["write"] = lambda text: found(text)
+
+    run_shown(Pipeline(range(10), replaces), screen)
+    before = screen.getvalue()
+    screen.write("later\n")
+    assert screen.getvalue().removeprefix(before) == "later\n"
 
 
 def test_a_write_that_the_program_had_replaced_is_there_again(screen: Screen) -> None:

@@ -25,7 +25,7 @@ AT = time.mktime((2026, 3, 1, 3, 4, 5, 0, 0, -1))
 """When everything failed."""
 
 
-def seen(pipeline: Any, seconds: float, begin: Any = None) -> View:
+def seen(pipeline: Any, seconds: float, begin: Any = None, end: Any = None) -> View:
     """What a screen sees of a run after so long; it is ended."""
 
     async def main() -> View | None:
@@ -38,6 +38,8 @@ def seen(pipeline: Any, seconds: float, begin: Any = None) -> View:
             watcher.look()
             await asyncio.sleep(0.25)
         view = watcher.look()
+        if end is not None:
+            end(running)
         await running.drain(timeout=0)
         await pipeline.__aexit__(None, None, None)
         return view
@@ -182,7 +184,9 @@ STALLS: dict[str, tuple[Any, str, bool]] = {
 def test_a_stall_is_named_in_the_first_line(stall: str) -> None:
     """The stage and the reason, so that nobody has to read the table first."""
     pipeline, said, is_alarm = STALLS[stall]
-    view = seen(pipeline, 70)
+    healths: list[str] = []
+    view = seen(pipeline, 70, end=lambda running: healths.append(running.health().why))
+    assert said in healths[0]
     assert text(view)[0].replace("FINISHING", "RUNNING").startswith(f" RUNNING  {said}")
     assert (screen(view, 130, 30)[0][-1][1] == "bold red") == is_alarm
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -36,11 +37,15 @@ class _Sent(Protocol):
 S = TypeVar("S", bound=_Sent)
 
 
-def parts(messages: Sequence[S]) -> Iterator[tuple[int, Sequence[S]]]:
-    """The messages in parts to send one after the other, each with the place of its first."""
+def parts(messages: Sequence[S], alone: float = math.inf) -> Iterator[tuple[int, Sequence[S]]]:
+    """The messages in parts to send one after the other, each with the place of its first.
+
+    One whose body is longer than ``alone`` is a part of its own.
+    """
     first = size = 0
     for place, one in enumerate(messages):
-        if place - first == AT_ONCE or size >= BYTES_AT_ONCE:
+        is_full = place - first == AT_ONCE or size >= BYTES_AT_ONCE
+        if is_full or (place > first and max(len(one.body), len(messages[place - 1].body)) > alone):
             yield first, messages[first:place]
             first, size = place, 0
         size += len(one.body)

@@ -46,7 +46,7 @@ class ProcessesShown:
         running: list[tuple[int, Child]] = self._ask(self._processes.places)
         return [self, *[ProcessShown(f"{self.name}, process {number}", child, self._loop) for number, child in running]]
 
-    def look(self, payloads: bool) -> Mapping[str, Any] | None:
+    def look(self, payloads: bool, *, kept: bool = False) -> Mapping[str, Any] | None:
         """See ``web.runs.Shown``."""
         told: Mapping[str, Any] | None = self._ask(partial(self._look, payloads))
         return told
@@ -110,7 +110,7 @@ class ProcessShown:
         self._child = child
         self._loop = loop
 
-    def look(self, payloads: bool) -> Mapping[str, Any] | None:
+    def look(self, payloads: bool, *, kept: bool = False) -> Mapping[str, Any] | None:
         """What it has told last."""
         return self._child.view
 

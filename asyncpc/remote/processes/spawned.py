@@ -142,7 +142,7 @@ class Child:
 
     @property
     def is_connected(self) -> bool:
-        """Whether it has begun, and was connected to each queue that it reads, as far as it has told."""
+        """Whether it has begun, and was connected to each of its queues, as far as it has told."""
         return self.statistics is not None and self.statistics.is_connected
 
     @property

@@ -51,7 +51,8 @@ class FastStream:
     def __init__(self, batch: bool, url: str, queue: str) -> None:
         from faststream.redis import RedisBroker
 
-        self._broker: Any = RedisBroker(url, logger=None)  # type: ignore[arg-type]  # None is no log, as NatsBroker's types say; RedisBroker's forget it
+        # logger=None means no log, as the types of NatsBroker say; those of RedisBroker leave it out
+        self._broker: Any = RedisBroker(url, logger=None)  # type: ignore[arg-type]  # see above
         self._batch = batch
         self._queue = queue
 

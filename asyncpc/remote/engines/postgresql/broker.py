@@ -27,7 +27,7 @@ from ...broker import (
     Settings,
     places_to_know,
 )
-from ..rows import Receipt, message_in, text_of
+from ..rows import Receipt, message_in, texts_of
 from . import tables
 from .connection import UNSTORABLE, Address, Connection
 from .intake import Intake
@@ -164,7 +164,7 @@ class PostgreSQLBroker:
         yield from (self._address.queue, self._channel, told)
         yield [one.id for one in messages]
         yield [one.body for one in messages]
-        yield [text_of(headers) for headers in _short([one.headers for one in messages])]
+        yield [*texts_of(_short([one.headers for one in messages]))]
         yield _short([max(0.0, one.delay) for one in messages])
         yield _short([one.time for one in messages])
         yield _short([1 + place for place in places_to_know(messages)])

@@ -3,14 +3,15 @@
 The server sends as many messages as were asked for, and as many more as are settled; those wait in this process until
 the next ``receive``. It counts the deliveries that came back; what is given back and was no attempt goes in again, as a
 copy that knows how often it was tried. What is delayed waits in one queue for each length of delay,
-``jobs.later.…``, from which the server moves it; ``jobs.later`` names them. Dead letters lie in one more; to read them,
-one process at a time takes them all, and gives them back.
+``jobs.later.…``, from which the server moves it; ``jobs.later`` names them. ``jobs.suspects`` has what is handed out
+alone. Dead letters lie in one more; to read them, one process at a time takes them all, and gives them back.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+import re
 import time
 from bisect import insort
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from ....wording import shown
 from ...broker import DeadLetter, Depth, Disconnected, Guarantees, Message, Outgoing, PublishError, Settings
 from ..messages import confirmed
 from .connection import read
-from .intake import Delivery
+from .intake import Delivery, Intake
 from .link import Link
 from .message import header_of, letters_of, message_of, place_of, properties_of
 from .outlet import Parcel
@@ -47,10 +48,11 @@ class RabbitBroker:
         dedupes=False,
         delays=True,
         counts=True,
-        selects=False,
+        selects=True,
         leases=False,
         orders_by_key=False,
         peeks=False,
+        isolates=True,
     )
     """After ``open`` without ``delays`` where the server is older than 3.10."""
 
@@ -59,6 +61,11 @@ class RabbitBroker:
         self._options, self._queue = read(url, settings.client, heartbeat)
         dead = settings.dead_letter
         self._dead = dead if dead.startswith(f"{self._queue}.") else f"{dead}.{self._queue}"
+        if re.fullmatch(r"suspects|later(\.\d+)?", self._dead.removeprefix(f"{self._queue}.")):
+            raise DefinitionError(
+                f"remote_queue: dead_letter={shown(dead)} is a name that a queue on RabbitMQ has for something else; "
+                "choose another"
+            )
         scheme = "amqps" if self._options.context else "amqp"
         self._where = f"{scheme}://{self._options.host}:{self._options.port}/{self._queue}"
         self._lease = settings.lease
@@ -103,7 +110,7 @@ class RabbitBroker:
 
     async def receive(self, limit: int, wait: float, suspects: int) -> list[Message]:
         """See ``Broker``."""
-        return await self._linked().receive(limit, wait)
+        return await self._linked().receive(limit, wait, suspects)
 
     def wake(self) -> None:
         """See ``Broker``."""
@@ -116,7 +123,7 @@ class RabbitBroker:
         """See ``Broker``."""
         link = self._linked()
         ours = _ours(link, messages)
-        await link.settle(ours, link.intake.ack)
+        await link.settle(ours, Intake.ack)
         return len(ours)
 
     async def release(self, messages: Sequence[Message], delay: float, counted: bool) -> None:
@@ -124,7 +131,7 @@ class RabbitBroker:
         link = self._linked()
         ours, delay = _ours(link, messages), delay if self.guarantees.delays else 0.0
         if counted and delay <= 0:
-            await link.settle(ours, link.intake.reject)
+            await link.settle(ours, Intake.reject)
         elif ours:
             await link.put_again(await self._queue_for(link, delay), ours, counted)
 
@@ -140,9 +147,9 @@ class RabbitBroker:
         try:
             await link.put(letters, ours)
         except PublishError as error:
-            await link.settle(confirmed(ours, error), link.intake.ack)
+            await link.settle(confirmed(ours, error), Intake.ack)
             raise
-        await link.settle(ours, link.intake.ack)
+        await link.settle(ours, Intake.ack)
 
     async def extend(self, messages: Sequence[Message]) -> list[Message]:
         """See ``Broker``; a delivery is this process's as long as its channel."""
@@ -165,11 +172,13 @@ class RabbitBroker:
     async def depth(self) -> Depth:
         """See ``Broker``; of what other processes hold, nothing, and what this one has not received is ready."""
         link = self._linked()
-        later, intake = await link.delays.queues(link.tools), link.intake
-        asked = [Queue.Declare(queue=one, passive=True) for one in (self._queue, self._dead, *later)]
-        ready, dead, *delayed = [one.message_count for one in await link.tools.call(*asked)]
-        came = len(intake.ready)
-        return Depth(ready + came, len(intake.unsettled) - came, sum(delayed), dead, None)
+        later = await link.delays.queues(link.tools)
+        names = self._queue, link.suspects.queue, self._dead, *later
+        asked = [Queue.Declare(queue=one, passive=True) for one in names]
+        ready, suspects, dead, *delayed = [one.message_count for one in await link.tools.call(*asked)]
+        came = sum([len(intake.ready) for intake in link.intakes])
+        unsettled = sum([len(intake.unsettled) for intake in link.intakes])
+        return Depth(ready + suspects + came, unsettled - came, sum(delayed), dead, None)
 
     async def peek(self, limit: int) -> list[Message]:
         """See ``Broker``; cannot be done: whoever reads a message takes it, and the server counts that."""
@@ -208,7 +217,7 @@ class RabbitBroker:
     async def purge(self, dead: bool) -> int:
         """See ``Broker``."""
         link = self._linked()
-        queues = [self._dead] if dead else [self._queue, *await link.delays.queues(link.tools)]
+        queues = [self._dead] if dead else [self._queue, link.suspects.queue, *await link.delays.queues(link.tools)]
         answers = await link.tools.call(*(Queue.Purge(queue=one) for one in queues))
         forgotten: int = sum(one.message_count for one in answers)
         return forgotten if dead else forgotten + await link.forget_ready()
@@ -216,5 +225,6 @@ class RabbitBroker:
 
 def _ours(link: Link, messages: Sequence[Message]) -> list[Message]:
     """Those of which this connection has the deliveries."""
-    link.intake.check()
-    return [one for one in messages if one.receipt.channel is link.intake]
+    for intake in link.intakes:
+        intake.check()
+    return [one for one in messages if one.receipt.channel in link.intakes]

@@ -81,6 +81,11 @@ class Intake(Channel):
                 self.wake()
             self.on_delivery(Delivery(tag, properties, body))
 
+    @property
+    def has_consumers(self) -> bool:
+        """Whether the server may send something."""
+        return bool(self._consumers)
+
     async def take(self, queue: str, limit: int, wait: float, enough: int = 1) -> None:
         """Let ``limit`` messages be there; return once there are ``enough``, or after ``wait`` seconds.
 

@@ -16,13 +16,14 @@ from pamqp.common import FieldTable
 
 from ....errors import DefinitionError
 from ....wording import shown
-from ...broker import SUSPECT_AFTER, Disconnected, Message, PublishError
+from ...broker import Disconnected, Message, PublishError
 from .channel import Channel, Refused
 from .connection import Connection, Options
-from .intake import Intake
+from .intake import Delivery, Intake
 from .message import message_of, properties_of
-from .outlet import Outlet, Parcel, Unsendable
+from .outlet import Outlet, Parcel, TooLong, Unsendable
 from .reading import Delays, Reader
+from .suspects import Suspects
 
 __all__ = ["Link", "Receipt"]
 
@@ -44,7 +45,7 @@ class Link:
     """See the module; each call raises ``Disconnected`` when it is over."""
 
     intake: Intake
-    """What is received, and settled."""
+    """What is received, and settled, but for suspects."""
     tools: Channel
     _outlet: Outlet  # by a connection of its own: the server may stop reading from that
 
@@ -53,6 +54,7 @@ class Link:
         self.queue: str = queue
         self.reader: Reader = Reader(lambda: self._first.channel(Intake))
         self.delays: Delays = Delays(queue, self.reader, self.make, self.put)
+        self.suspects: Suspects = Suspects(queue, self._set_apart)
         self._first = Connection(where)
         self._second = Connection(where)
         self._taking = asyncio.Lock()
@@ -65,9 +67,10 @@ class Link:
         """Connect, and make the queues; the server's version. Once; what fails is closed by :meth:`close`."""
         await self._first.open(options)
         await self._second.open(options)
-        for queue in (self.queue, dead, self.delays.names):
+        for queue in (self.queue, dead, self.delays.names, self.suspects.queue):
             await self.make(queue, {})
         self.intake = await self._first.channel(Intake)
+        self.suspects.open(self.intake, await self._first.channel(Intake))
         self.tools = await self._first.channel(Channel)
         self._outlet = await self._second.channel(Outlet)
         return self._first.version
@@ -89,26 +92,45 @@ class Link:
 
     # -- messages ---------------------------------------------------------------------------------
 
-    async def receive(self, limit: int, wait: float) -> list[Message]:
-        """See ``Broker``; where a suspect is among them, nothing else is in this process that was not received."""
+    @property
+    def intakes(self) -> tuple[Intake, Intake]:
+        """The channels by which messages come, and are settled."""
+        return self.intake, self.suspects.channel
+
+    async def receive(self, limit: int, wait: float, suspects: int) -> list[Message]:
+        """See ``Broker``."""
         self._is_receiving, self._is_woken = True, False
         try:
             async with self._taking:
                 if not self._is_woken:
-                    await self.intake.take(self.queue, limit, wait)
+                    if suspects:
+                        await self.suspects.ask()
+                    is_one_there = suspects and self.suspects.is_one_there
+                    await self.intake.take(self.queue, limit, 0.0 if is_one_there else wait)
                 if self._is_woken:
-                    await self.intake.stop()
-                taken = self._taken(limit)
-                if self._is_woken or any(one.attempt > SUSPECT_AFTER for one in taken):
+                    await self._stop()
+                taken = _taken(self.suspects.channel, 1) if suspects and self.suspects.is_one_there else []
+                taken += _taken(self.intake, limit - len(taken))
+                if self._is_woken:
                     await self._rest()
                 return taken
         finally:
             self._is_receiving = False
 
-    def _taken(self, limit: int) -> list[Message]:
-        ready = self.intake.ready
-        taken = [ready.popleft() for _ in range(min(limit, len(ready)))]
-        return [message_of(one, Receipt(self.intake, one.tag)) for one in taken]
+    async def _set_apart(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Move suspects to where they wait; returns those that cannot be put there."""
+        pairs = [(one, message_of(one, Receipt(self.intake, one.tag))) for one in deliveries]
+        parcels = [Parcel(self.suspects.queue, properties_of(one, one.attempt - 1), one.body) for _, one in pairs]
+        those = [place for place, parcel in enumerate(parcels) if self.fits(parcel)]
+        moved = [pairs[place] for place in those]
+        try:
+            await self.put([parcels[place] for place in those], moved)
+        except PublishError as error:
+            refused = set(map(id, error.unconfirmed))
+            moved = [pair for pair in moved if id(pair) not in refused]
+        await self.settle([message for _, message in moved], Intake.ack)
+        are_moved = {one.tag for one, _ in moved}
+        return [one for one in deliveries if one.tag not in are_moved]
 
     def wake(self) -> None:
         """Let the receive that waits return; if there is none, what comes without it goes back."""
@@ -126,36 +148,46 @@ class Link:
             async with self._taking:
                 await self._rest()
 
-    async def _rest(self) -> None:
+    async def _stop(self) -> None:
         await self.intake.stop()
-        rest = self._taken(len(self.intake.ready))
-        try:
-            await self.put_again(self.queue, rest, counted=False)
-        except PublishError:
-            await self.settle(rest, self.intake.reject)
+        await self.suspects.stop()
+
+    async def _rest(self) -> None:
+        await self._stop()
+        for intake, queue in zip(self.intakes, (self.queue, self.suspects.queue), strict=True):
+            rest = _taken(intake, len(intake.ready))
+            try:
+                await self.put_again(queue, rest, counted=False)
+            except PublishError:
+                await self.settle(rest, Intake.reject)
 
     async def forget_ready(self) -> int:
         """Settle what came and was not received; how many that was."""
-        await self.intake.sync()  # what was under way has come
-        forgotten = self._taken(len(self.intake.ready))
-        await self.settle(forgotten, self.intake.ack)
-        return len(forgotten)
+        number = 0
+        for intake in self.intakes:
+            await intake.sync()  # what was under way has come
+            forgotten = _taken(intake, len(intake.ready))
+            await self.settle(forgotten, Intake.ack)
+            number += len(forgotten)
+        return number
 
-    async def settle(self, messages: Sequence[Message], how: Callable[[Sequence[int]], None]) -> None:
+    async def settle(self, messages: Sequence[Message], how: Callable[[Intake, Sequence[int]], None]) -> None:
         """Tell the server, and wait until it has heard it."""
-        if messages:
-            how([one.receipt.tag for one in messages])
-            for one in messages:
-                one.receipt.channel = None
-            await self.intake.sync()
+        for intake in self.intakes:
+            its = [one for one in messages if one.receipt.channel is intake]
+            if its:
+                how(intake, [one.receipt.tag for one in its])
+                for one in its:
+                    one.receipt.channel = None
+                await intake.sync()
 
     async def put_again(self, queue: str, messages: Sequence[Message], counted: bool) -> None:
         """Settle these, and put a copy of each; one whose headers leave no room for one more goes back counted."""
         pairs = [(one, Parcel(queue, properties_of(one, one.attempt - (not counted)), one.body)) for one in messages]
         again = [pair for pair in pairs if self.fits(pair[1])]
         await self.put([parcel for _, parcel in again], [one for one, _ in again])
-        await self.settle([one for one, _ in again], self.intake.ack)
-        await self.settle([one for one, parcel in pairs if not self.fits(parcel)], self.intake.reject)
+        await self.settle([one for one, _ in again], Intake.ack)
+        await self.settle([one for one, parcel in pairs if not self.fits(parcel)], Intake.reject)
 
     def fits(self, parcel: Parcel) -> bool:
         """Whether it can be put: its headers lie in one frame."""
@@ -166,11 +198,9 @@ class Link:
         async with self._putting:
             try:
                 refused = await self._outlet.publish(parcels)
-            except Refused as error:
-                if error.code != 406:  # 406: one is too long; the channel is closed, the connection is not
-                    raise
+            except TooLong as error:  # the channel is closed, the connection is not
                 self._outlet = await self._second.channel(Outlet)
-                raise PublishError(str(error), messages) from None
+                raise PublishError(str(error), [messages[place] for place in error.places]) from None
             except Unsendable:
                 raise PublishError(f"{self.where}: the headers of a message are too long", messages) from None
         if refused:
@@ -185,7 +215,15 @@ class Link:
             if self._resting is not None:
                 self._resting.cancel()
                 await asyncio.wait([self._resting])
+            await self.suspects.close()
             await asyncio.gather(self._first.close(), self._second.close())
         finally:  # also if that was cancelled before it began
             self._first.abort()
             self._second.abort()
+
+
+def _taken(intake: Intake, limit: int) -> list[Message]:
+    """What came, the first of it."""
+    ready = intake.ready
+    taken = [ready.popleft() for _ in range(min(limit, len(ready)))]
+    return [message_of(one, Receipt(intake, one.tag)) for one in taken]

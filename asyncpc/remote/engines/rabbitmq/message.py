@@ -13,7 +13,7 @@ from ...broker import Message, Outgoing
 from ..messages import kept, number_of
 from .intake import Delivery
 
-__all__ = ["header_of", "letters_of", "message_of", "place_of", "properties_of"]
+__all__ = ["attempt_of", "header_of", "letters_of", "message_of", "place_of", "properties_of"]
 
 
 OURS: Final = ("asyncpc-", "x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
@@ -53,13 +53,20 @@ def message_of(one: Delivery, receipt: Any = None) -> Message:
     """As it was received; without a receipt, as it lies in its queue."""
     headers = one.properties.headers or {}
     identity = header_of(one, "asyncpc-id") or one.properties.message_id or digest(one.body)
-    returned = headers.get("x-delivery-count", 0)
-    attempt = int(number_of(header_of(one, "asyncpc-attempts"), 0))
-    if receipt is not None:
-        attempt += 1 + (returned if isinstance(returned, int) else 0)
+    attempt = _attempts_before(one) if receipt is None else attempt_of(one)
     put = number_of(header_of(one, "asyncpc-time"), 0.0) or _stamp(one) or time.time()
     others = {name: value for name, value in headers.items() if isinstance(value, str) and not name.startswith(OURS)}
     return Message(identity, one.body, attempt, put, others, receipt)
+
+
+def attempt_of(one: Delivery) -> int:
+    """Which delivery of a message this is: of its copies before, and of this one."""
+    returned = (one.properties.headers or {}).get("x-delivery-count", 0)
+    return 1 + _attempts_before(one) + (returned if isinstance(returned, int) else 0)
+
+
+def _attempts_before(one: Delivery) -> int:
+    return int(number_of(header_of(one, "asyncpc-attempts"), 0))
 
 
 def header_of(one: Delivery, name: str) -> str:

@@ -14,9 +14,9 @@ from pamqp.header import ContentHeader
 
 from ....wording import shown
 from ..messages import parts
-from .channel import Channel, Line
+from .channel import Channel, Line, Refused
 
-__all__ = ["Outlet", "Parcel", "Unsendable"]
+__all__ = ["Outlet", "Parcel", "TooLong", "Unsendable"]
 
 
 class Parcel(NamedTuple):
@@ -29,6 +29,15 @@ class Parcel(NamedTuple):
 
 class Unsendable(Exception):
     """The headers of a message do not fit into a frame; the server would close the connection."""
+
+
+class TooLong(Exception):
+    """The server has closed the channel, since a message is longer than it takes."""
+
+    def __init__(self, message: str, places: Sequence[int]) -> None:
+        super().__init__(message)
+        self.places: Sequence[int] = places
+        """Of the messages that are not confirmed."""
 
 
 class Outlet(Channel):
@@ -77,20 +86,27 @@ class Outlet(Channel):
         """Send the messages, and wait until all are confirmed; returns the places of those that were refused.
 
         One call after the other. Raises ``Unsendable``, and has sent nothing then: whoever put several together puts
-        them again one by one.
+        them again one by one. Raises ``TooLong`` when the channel is of no more use; the server does not tell before
+        how long a message may be, and confirms none that it was busy with. So one that may be too long goes alone.
         """
         headers = [self._marshalled_header(one) for one in parcels]
         if any(map(self._is_too_long, headers)):
             raise Unsendable
         self._refused = []
-        for first, part in parts(parcels):
+        for first, part in parts(parcels, alone=self._line.longest):
             its_headers = headers[first : first + len(part)]
             self.send(b"".join([self._marshalled(*one) for one in zip(its_headers, part, strict=True)]))
             self._confirmed = asyncio.get_running_loop().create_future()
             for place in range(first, first + len(part)):
                 self._sent += 1
                 self._unconfirmed[self._sent] = place
-            await self.until(self._confirmed, f"a put into {shown(part[0].queue)}")
+            try:
+                await self.until(self._confirmed, f"a put into {shown(part[0].queue)}")
+            except Refused as error:
+                if error.code != 406:
+                    raise
+                unsent = range(first + len(part), len(parcels))
+                raise TooLong(str(error), [*self._refused, *self._unconfirmed.values(), *unsent]) from None
         return self._refused
 
     def fits(self, parcel: Parcel) -> bool:

@@ -14,8 +14,9 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ....errors import DefinitionError, LeftBehind
 from ....offload.threads import WorkerThreads
-from ....wording import shown
-from ...broker import DeadLetter, Depth, Disconnected, Guarantees, Message, Outgoing, Settings
+from ....wording import shown, summary
+from ...broker import DeadLetter, Depth, Disconnected, Guarantees, Message, Outgoing, PublishError, Settings
+from .file import UNSTORABLE
 from .queue import QueueFile
 
 __all__ = ["SqliteBroker"]
@@ -162,9 +163,15 @@ class SqliteBroker:
 
     async def publish(self, messages: Sequence[Outgoing]) -> None:
         """See ``Broker``; all or none of each thousand."""
-        for part in _parts(messages):
-            await self._call(QueueFile.put, part)
-        self._tell()
+        done = 0
+        try:
+            for part in _parts(messages):
+                await self._call(QueueFile.put, part)
+                done += len(part)
+        except UNSTORABLE as error:
+            raise PublishError(f"sqlite: cannot hold a message: {summary(error)}", messages[done:]) from None
+        finally:
+            self._tell()
 
     # -- looking ----------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from ....wording import message_of, shown
 from ...broker import Disconnected
 from .turns import Turns
 
-__all__ = ["DatabaseFile"]
+__all__ = ["UNSTORABLE", "DatabaseFile"]
 
 PATIENCE: Final = 10.0
 """Seconds to wait for the turn to write; then a process that has it hangs."""
@@ -39,6 +39,9 @@ LONGEST_PATH: Final = 500
 
 MISTAKES: Final = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT})
 """Errors on opening that no later attempt mends."""
+
+UNSTORABLE: Final = (sqlite3.DataError, OverflowError, UnicodeError)
+"""Errors of what no database can hold: too long, or no text."""
 
 FORBIDDEN: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 """Likewise, of the lock file."""
@@ -234,7 +237,7 @@ class DatabaseFile(ThreadCaller):
 
     def _told(self, error: BaseException) -> BaseException:
         """The error as the caller of a call gets it."""
-        if isinstance(error, sqlite3.Error | OSError) and not isinstance(error, Disconnected):
+        if isinstance(error, sqlite3.Error | OSError) and not isinstance(error, Disconnected | sqlite3.DataError):
             return Disconnected(f"sqlite: {self._name}: {message_of(error)}")
         return error
 

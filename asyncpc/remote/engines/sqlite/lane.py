@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from itertools import chain, repeat
 from typing import Final, NamedTuple
 
 from ...broker import Message, Outgoing
-from ..rows import Receipt, text_of
+from ..rows import Receipt, texts_of
 from .reading import messages_of
 from .receipts import Run, by_owner, numbers_in
 from .tables import APART, DEAD, LANE
@@ -97,11 +98,11 @@ class Lane:
     def put(self, write: sqlite3.Connection, numbered: Sequence[tuple[int, Outgoing]], now: float) -> None:
         """Add messages at the end; the numbers begin with the next one, and follow one another."""
         for begin in range(0, len(numbered), PUT_TOGETHER):
-            part = numbered[begin : begin + PUT_TOGETHER]
-            values: list[object] = []
-            for seq, one in part:
-                values += seq, now, one.time, one.id, text_of(one.headers), one.body
-            write.execute(f"INSERT INTO message VALUES{', '.join(['(?, ?, ?, ?, ?, ?)'] * len(part))}", values)
+            numbers, messages = zip(*numbered[begin : begin + PUT_TOGETHER], strict=True)
+            ids, bodies, headers, _, _, times, _ = zip(*messages, strict=True)
+            rows = zip(numbers, repeat(now), times, ids, texts_of(headers), bodies, strict=False)
+            places = ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(messages))
+            write.execute(f"INSERT INTO message VALUES{places}", [*chain.from_iterable(rows)])
 
     def delete(self, write: sqlite3.Connection, runs: Sequence[Run]) -> int:
         """Forget these deliveries' messages; return how many that was."""

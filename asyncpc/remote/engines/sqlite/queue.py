@@ -71,15 +71,15 @@ class QueueFile(DatabaseFile):
         if lease_ends <= now:
             self._lane.end_leases(write, now)
         fresh_due, suspect_due = self._apart.first_due(write)
-        found = self._apart.suspects(write, now, suspects) if suspect_due <= now else []
+        found: Sequence[int] = self._apart.suspects(write, now, suspects) if suspect_due <= now else []
         room = limit - len(found)
         lane = lane[:room]
         if fresh_due <= now:
             fresh = self._apart.fresh(write, now, room, lane)
             lane = lane[: len([seq for seq in fresh if seq in lane])]
-            found += fresh
+            found = [*found, *fresh]
         else:
-            found += lane
+            found = [*found, *lane] if found else lane
         if lane:
             self._lane.lease(write, lane, owner, now + self._lease)
         if len(found) > len(lane):
@@ -89,10 +89,10 @@ class QueueFile(DatabaseFile):
 
     def _read(self, taken: Taken) -> list[Message]:
         """The messages, in order; a lease may be over, and somebody else may have it."""
-        read, owner = self.reading(), taken.owner
+        read = self.reading()
         messages: list[Message] = []
         is_in_order = True
-        for run in runs_of((seq, owner) for seq in taken.numbers):
+        for run in taken.runs():
             part = self._lane.read(read, run)
             if len(part) < run.size:
                 part += self._apart.read(read, run)
@@ -121,8 +121,9 @@ class QueueFile(DatabaseFile):
         """See ``Broker.publish``."""
         write, now = self.writing(), time()
         self._written += 1
-        lane = list(enumerate([one for one in messages if one.delay <= 0], self._lane.next(write)))
         delayed = [one for one in messages if one.delay > 0]
+        ready = [one for one in messages if one.delay <= 0] if delayed else messages
+        lane = list(enumerate(ready, self._lane.next(write)))
         apart = list(enumerate(delayed, self._apart.next(write))) if delayed else []
         new = self._ids.add(write, [*lane, *apart], now)
         if len(new) < len(messages):  # begin anew without the others, as numbers in the lane follow one another
@@ -136,7 +137,7 @@ class QueueFile(DatabaseFile):
 
     def ack(self, messages: Sequence[Message]) -> int:
         """See ``Broker``."""
-        return self._delete(runs_of(one.receipt for one in messages))
+        return self._delete(runs_of([one.receipt for one in messages]))
 
     def _delete(self, runs: Sequence[Run]) -> int:
         write = self.writing()

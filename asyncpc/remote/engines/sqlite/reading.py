@@ -6,13 +6,16 @@ loop's thread is busy, that takes longer than all else, for each row.
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import accumulate, pairwise, repeat
+from io import BytesIO
+from itertools import repeat
 from typing import Any, Final
 
 from ...broker import Message
+from ..messages import headers_in
 from ..rows import message_in, messages_in
 from .receipts import Run
 
@@ -34,18 +37,30 @@ def messages_of(read: sqlite3.Connection, these: str, values: Sequence[Any], run
     """The messages of a run that are among ``these`` rows of the lane, of which no two have the same number."""
     if run.size > 1:
         count, ids, lengths, times, headers, body = read.execute(TOGETHER + these, values).fetchone()
-        ends = list(accumulate(map(int, lengths.split(",")))) if count == run.size else [-1]
-        if ends[-1] == len(body or b"") and ids.count("\n") == count - 1:  # an id may have a line break, too
+        sizes = _numbers_of(lengths) if count == run.size else [-1]
+        if sum(sizes) == len(body or b"") and ids.count("\n") == count - 1:  # an id may have a line break, too
             return messages_in(
                 ids.split("\n"),
-                [body[begin:end] for begin, end in pairwise((0, *ends))] if body else repeat(b""),
+                map(BytesIO(body).read, sizes),
                 1,
-                [int(time) / 1e6 for time in times.split(",")],
-                headers.split("\n"),
+                [time / 1e6 for time in _numbers_of(times)],
+                _headers_of(headers, count),
                 zip(range(run.first, run.last + 1), repeat(run.owner)),
             )
     rows = read.execute(ROWS + these, values).fetchall()
     return [message_in(row, (row[5], run.owner)) for row in rows]
+
+
+def _numbers_of(written: str) -> list[int]:
+    numbers: list[int] = json.loads(f"[{written}]")  # in half the time of an int() for each
+    return numbers
+
+
+def _headers_of(written: str, count: int) -> Iterable[Mapping[str, str]]:
+    first = written.partition("\n")[0]
+    if written == "\n".join([first] * count):  # most messages have the same ones
+        return repeat(headers_in(first))
+    return map(headers_in, written.split("\n"))
 
 
 @contextmanager

@@ -35,6 +35,12 @@ class Taken(NamedTuple):
     numbers: Sequence[int]
     """Of their messages, in the order in which these are to be handled."""
 
+    def runs(self) -> list[Run]:
+        """They, in as few runs as there are."""
+        if isinstance(self.numbers, range):  # most often
+            return [Run(self.numbers[0], self.numbers[-1], self.owner)] if self.numbers else []
+        return runs_of([(seq, self.owner) for seq in self.numbers])
+
 
 def runs_of(receipts: Iterable[Receipt]) -> list[Run]:
     """These deliveries, in as few runs as there are."""
