@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from itertools import repeat, starmap
 from typing import Any, Final, NamedTuple
 
 from ..checks import check_item_function, is_positive, is_whole
@@ -257,8 +258,7 @@ class PlainBatches(deque[Any]):
             batch = Batched(self, reason)
             super().clear()
         else:
-            take = super().popleft
-            batch = Batched([take() for _ in range(most)], reason)
+            batch = Batched(starmap(super().popleft, repeat((), most)), reason)
         self._cut = max(0, self._cut - most)
         return batch
 

@@ -138,8 +138,7 @@ class Running(Generic[In_contra, Out_co]):
             first.check_caller()
             run.links.track()
             self._answers = True
-        assert first.loop is not None  # the run has begun
-        result: asyncio.Future[Out_co] = first.loop.create_future()
+        result: asyncio.Future[Out_co] = asyncio.get_running_loop().create_future()
         tracked = Tracked(item, CallTicket(result, self._lost))
         if run.following is not None:
             tracked = self._entering(tracked)
