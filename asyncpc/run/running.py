@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from threading import get_ident
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ..checks import at_least_1, check_seconds
@@ -107,14 +106,11 @@ class Running(Generic[In_contra, Out_co]):
         from concurrent.futures import Future
 
         from ..offload.bridge import bridge_to
-        from ..offload.into_loop import in_loop, result_of
+        from ..offload.into_loop import result_of
 
         first = self._run.first
         if not self._answers:
             self._check_call()
-            if get_ident() != first.thread and first.loop is not None:  # else the bridge refuses it
-                in_loop(first.loop, self._run.links.track)
-                self._answers = True
         result: Future[Out_co] = Future()
         ticket = CallTicket(cast(Any, result), self._lost)
         bridge_to(first).put(self._entering(Tracked(item, ticket)), timeout)
@@ -135,9 +131,6 @@ class Running(Generic[In_contra, Out_co]):
         first = run.first
         if not self._answers:
             self._check_call()
-            first.check_caller()
-            run.links.track()
-            self._answers = True
         result: asyncio.Future[Out_co] = asyncio.get_running_loop().create_future()
         tracked = Tracked(item, CallTicket(result, self._lost))
         if run.following is not None:
@@ -156,6 +149,8 @@ class Running(Generic[In_contra, Out_co]):
             several = "may give more than one result" if stage.handler.gives_several else ""
             if why := several or stage.handler.no_calls:
                 raise StateError(f"call() cannot be answered: stage {stage.handler.name!r} {why}")
+        run.links.track()
+        self._answers = True  # last, since other threads look at it
 
     def scale(self, stage: str, concurrency: int) -> None:
         """Set how many items the stage of that name handles at once, at least 1.
