@@ -183,7 +183,7 @@ async def test_items_that_travel_together_share_nothing_but_the_trip() -> None:
     refused = [n for n in items if isinstance(n, int) and n % 7 == 3]
     assert sorted(failure.item for failure in failures) == refused
     assert {(failure.error, failure.attempts) for failure in failures} == {(f"ValueError: {n}", 1) for n in refused}
-    assert given == [[0] if n is shared else 2 * n for n in items if n not in refused]  # type: ignore[operator]
+    assert given == [[0] if n is shared else 2 * n for n in items if n not in refused]
 
 
 async def test_a_process_that_dies_makes_again_only_the_calls_that_it_had(tmp_path: Path) -> None:
