@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import report
+from . import report, side_paths  # noqa: F401  # enters its cases
 from .cases import CASES, REQUIRED
 from .measure import Bench
 from .peers import ASYNCPC, HAND_WRITTEN

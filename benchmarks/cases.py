@@ -158,7 +158,7 @@ def _fan(bench: Bench) -> Iterator[Line]:
 @case("put", "callers outside the pipeline that put item by item, no work")
 def _put(bench: Bench) -> Iterator[Line]:
     peers = [Peer(name, partial(_put_from_outside, serve)) for name, serve in SERVICES.items()]
-    for callers in 1, 8:
+    for callers in 1, 8, 100:
         yield bench.line(f"{callers} callers", Shape(100_000, producers=callers), peers)
 
 
@@ -175,8 +175,8 @@ async def _put_from_outside(serve: Service, job: Job) -> None:
 @case("options", "what each option adds to an item of a stage of four workers that do nothing", ("plain",))
 def _options(bench: Bench) -> Iterator[Line]:
     for name, stages in OPTIONS.items():
-        plain = Peer("plain", partial(_through, _ordered(False) if name == "ordered" else _stage()))
-        yield bench.line(name, Shape(50_000), (plain, Peer(ASYNCPC.name, partial(_through, stages))))
+        plain = Peer("plain", partial(through, _ordered(False) if name == "ordered" else _stage()))
+        yield bench.line(name, Shape(50_000), (plain, Peer(ASYNCPC.name, partial(through, stages))))
 
 
 Stages = Callable[[Job], list[Any]]
@@ -243,7 +243,8 @@ OPTIONS: dict[str, Stages] = {
 }
 
 
-async def _through(stages: Stages, job: Job) -> None:
+async def through(stages: Stages, job: Job) -> None:
+    """Run the job through the stages; asyncpc's books must agree."""
     report = await asyncpc.Pipeline(asyncpc.producer(job.sources[0]), *stages(job))
     assert report.done == job.shape.items
 

@@ -44,6 +44,28 @@ def kill_always(n: int) -> int:
     return n
 
 
+def mixed(item: Any) -> Any:
+    """Grows a list, doubles all else, and refuses every seventh number."""
+    if isinstance(item, list):
+        item.append(0)
+        return item
+    if isinstance(item, int) and item % 7 == 3:
+        raise ValueError(item)
+    return 2 * item
+
+
+@consumer(concurrency=2, run_in="process")
+def noted(job: tuple[int, str]) -> int:
+    """Notes each call in a file, and the first that is given 150 kills its process."""
+    n, folder = job
+    with open(Path(folder, "calls"), "a") as file:
+        file.write(f"{n}\n")
+    if n == 150 and not Path(folder, "killed").exists():
+        Path(folder, "killed").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return n
+
+
 @consumer(run_in="process")
 def announce(path: str) -> None:
     """Says its process, then works for ever."""
@@ -51,6 +73,14 @@ def announce(path: str) -> None:
     Path(path + ".new").rename(path)
     while True:
         time.sleep(1)  # what is tested is that the process is ended in the middle of it
+
+
+@consumer(run_in="process")
+def stuck_for_a_path(item: int | str) -> int:
+    """Works for ever with a path."""
+    if isinstance(item, str):
+        announce.__wrapped__(item)
+    return int(item)
 
 
 @consumer(run_in="process")

@@ -289,8 +289,8 @@ FAULTS: Final = (
         (
             _QUEUE,
             "put",
-            "await self._until_room(self._deadline(timeout))",
-            "self._received += 1; await self._until_room(self._deadline(timeout)); self._received -= 1",
+            "await self._putters.wait(cast(",
+            "self._received += 1; await self._putters.wait(cast(",
         ),
         check=lambda: stuck_in([join_after_a_cancelled_put]),
     ),

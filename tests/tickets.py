@@ -86,6 +86,7 @@ async def put_tracked(running: Running[Any, Any], items: Iterable[Any], tickets:
     """Put each item with a ticket of its own, which is added to ``tickets`` once it was accepted."""
     run = running._run
     run.accounts.tracked = True  # as call() does
+    run.links.track()
     for item in items:
         ticket = CountingTicket(item)
         tickets.append(ticket)

@@ -9,7 +9,8 @@ plain attributes:
 - ``getters``: a writer wakes one of them, unless one has been woken already, and that one sees to it that others
   follow. Workers that have not started yet wait last in it, as spares;
 - ``putters``, ``writers`` and ``look_below``: whoever takes an item calls :meth:`Channel.made_room` for them. Putters,
-  callers from outside, are woken one for each free slot, as in asyncio. Writers are woken in bulk once half of the room
+  callers from outside, are woken one for each free slot, as in asyncio, but few at once; the last of them to run sees
+  to it that others follow. Writers are woken in bulk once half of the room
   is free, which turns a switch of tasks per item into one per half a queue, or once nothing can be taken: then what a
   container holds may wait for what only they can give. Where branches meet they share the room
   (:class:`~asyncpc.core.fairness.FairWriters`).
@@ -21,9 +22,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+from asyncio import _get_running_loop
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from ..errors import QueueShutDown
 from .queue import END, BoundedQueue, End
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
 __all__ = ["Channel", "Ended"]
 
 T = TypeVar("T")
+
+AT_ONCE: Final = 16
+"""Callers of ``put`` that are woken before one of them has run: a caller that goes on may take all the room itself."""
 
 
 class Ended(Exception):
@@ -160,11 +165,31 @@ class Channel(BoundedQueue[T]):
         return False
 
     def try_put(self, item: T) -> bool:
-        """Put ``item`` at once if there is room and no need to let others run; for a caller that could wait as well."""
-        if self._budget <= 0 or (len(self.items) >= self._limit and (self.inlet is None or self.is_full())):
+        """Put ``item`` at once if there is room and no need to let others run; for a caller that could wait as well.
+
+        As ``put_nowait``, in one piece: this is the way of nearly every item from outside.
+        """
+        items = self.items
+        if self._budget <= 0:
             return False
+        if len(items) >= self._limit:
+            if self.inlet is None or self.is_full():
+                return False
+            self._budget -= 1
+            self.put_nowait(item)
+            return True
+        if _get_running_loop() is not self._loop:
+            self._here()
+        if self._refusal is not None:
+            raise self._refusal()
         self._budget -= 1
-        self.put_nowait(item)
+        items.append(item)
+        self._received += 1
+        if len(items) > self._peak:
+            self._grown()
+        getters = self.getters
+        if getters and not getters.waking:
+            getters.wake()
         return True
 
     # -- for writers -----------------------------------------------------------------------------
@@ -311,11 +336,14 @@ class Channel(BoundedQueue[T]):
         self.wake_followers()
 
     def made_room(self, freed: int = 1) -> None:
-        """Wake putters, one for each slot freed, and writers in bulk: half of the room is free or nothing can be taken.
+        """Wake putters, for each slot freed, and writers in bulk: half of the room is free or nothing can be taken.
 
         While both wait, slots go to them alternately, so that neither starves the other.
         """
         if self.putters and len(self.items) < self.limit:
+            if not self.writers:
+                self.putters.wake(min(freed, AT_ONCE - self.putters.waking))
+                return
             first, second = (self.writers, self.putters) if self._writers_next else (self.putters, self.writers)
             self._writers_next = not self._writers_next
             freed -= first.wake(freed)
@@ -378,11 +406,12 @@ class Channel(BoundedQueue[T]):
             raise
         self._received += 1
 
-    async def _until_room(self, deadline: float | None) -> None:
-        while self.when_full is None and self._refusal is None and self.is_full():
-            if deadline is None and self.check_waiter is not None:
-                self.check_waiter()
-            await self.putters.wait(asyncio.get_running_loop(), deadline)
+    def _must_wait(self, deadline: float | None) -> bool:
+        if self.when_full is not None or self._refusal is not None or not self.is_full():
+            return False
+        if deadline is None and self.check_waiter is not None:
+            self.check_waiter()
+        return True
 
     def _leave(self, item: T) -> None:
         try:

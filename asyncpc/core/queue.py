@@ -151,12 +151,19 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
             await self._yield_to_others()
         if len(self._queue) >= self._limit:
             self._here()
-            await self._until_room(self._deadline(timeout))
+            deadline = self._deadline(timeout)
+            while self._must_wait(deadline):
+                await self._putters.wait(cast(asyncio.AbstractEventLoop, self._loop), deadline)
             try:
-                self.put_nowait(item)
+                if len(self._queue) < self._limit and self._refusal is None:  # most often
+                    self._enqueue(item)
+                else:
+                    self.put_nowait(item)
             except BaseException:  # of a function of the user, such as key=: leave the room to others
                 self._made_room()
                 raise
+            if self._putters and not self._putters.waking:  # it was the last of several, and may have left room
+                self._made_room(len(self._putters))
             return
         self.put_nowait(item)
 
@@ -185,7 +192,8 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         try:
             while self._put_run(source, put):
                 await self._yield_to_others()
-                await self._until_room(deadline)
+                while self._must_wait(deadline):
+                    await self._putters.wait(asyncio.get_running_loop(), deadline)
         finally:
             self._made_room()  # it may have been woken for more than it put
 
@@ -394,9 +402,9 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
     def _deadline(self, timeout: float | None) -> float | None:
         return None if timeout is None else asyncio.get_running_loop().time() + timeout
 
-    async def _until_room(self, deadline: float | None) -> None:
-        while len(self._queue) >= self._limit and self._refusal is None:
-            await self._putters.wait(asyncio.get_running_loop(), deadline)
+    def _must_wait(self, deadline: float | None) -> bool:
+        """Whether a caller of ``put`` has to wait for room."""
+        return len(self._queue) >= self._limit and self._refusal is None
 
     async def _until_item(self, deadline: float | None) -> None:
         while not self._queue:

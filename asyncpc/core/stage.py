@@ -70,7 +70,7 @@ class Worker:
         self.name: str = name
         self.task: asyncio.Task[None] | None = None
         self.context: Context | None = None
-        self.failures: list[BaseException] = []
+        self.failures: tuple[BaseException, ...] = ()
         self.completed: bool = False  # came to its proper end, its resource included
         self.cancelled: bool = False  # by the supervisor
         self.interrupted: bool = False  # to be looked at after each item: cancelled, or its stage was changed
@@ -80,7 +80,7 @@ class Worker:
     def failed_with(self, error: BaseException) -> None:
         """Keep the error, once, for the supervisor to judge."""
         if not any(error is known for known in self.failures):
-            self.failures.append(error)
+            self.failures = (*self.failures, error)
 
 
 class ConsumerWorker(Worker):

@@ -231,7 +231,7 @@ class Pipeline(StageLike[In_contra, Out_co]):
         Leaving raises ``PipelineError`` if the run failed, or if items were left at the deadline. After an exception in
         the block the run drains too, then the exception comes out. A cancelled block cancels the workers.
         """
-        return Running(self._start(tracks=True, entered=True))
+        return Running(self._start(entered=True))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from ..errors import NotPicklable
 from ..wording import described, traceback_of
@@ -23,13 +23,24 @@ from ..wording import described, traceback_of
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-__all__ = ["Reference", "Values", "answer_once", "each_of", "explained", "serve"]
+__all__ = ["SIMPLE", "Answer", "Reference", "Values", "answer_once", "each_of", "explained", "serve", "told_by"]
 
 serving: str = ""
 """The stage whose calls are made here, in a process or interpreter of its own; empty elsewhere."""
 
 Reference = tuple[str, str, bool] | bytes
 """How a process finds its function: module, name and whether it was decorated there; or a pickle."""
+
+
+SIMPLE: Final[frozenset[type]] = frozenset((int, str, bytes, float, bool, type(None)))
+"""Types of items and values that can always be sent and that nobody can change: they travel as they are.
+
+All else gets a pickle of its own, so that items that travel together share nothing, and one that cannot be read fails
+alone.
+"""
+
+Answer = Any
+"""A value of a simple type as it is, or a tuple: whether the call went well, and a pickle of its value or error."""
 
 
 class Values(NamedTuple):
@@ -56,7 +67,7 @@ def serve(pipe: Connection, name: str, function: Reference, generates: bool) -> 
         while trouble is None:
             calls = pickle.loads(pipe.recv_bytes())
             began = perf_counter()
-            answers = [_answer(name, "process", handle, generates, packed) for packed in calls]
+            answers = [_answer(name, "process", handle, generates, sent) for sent in calls]
             pipe.send_bytes(pickle.dumps((perf_counter() - began, answers)))
     for stream in sys.stdout, sys.stderr:
         with suppress(Exception):  # there may be none, or it leads nowhere any more
@@ -77,7 +88,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def answer_once(path: list[str], name: str, function: Reference, generates: bool, packed: bytes) -> tuple[bool, bytes]:
+def answer_once(path: list[str], name: str, function: Reference, generates: bool, packed: bytes) -> Answer:
     """Answer one call, in an interpreter that keeps nothing from call to call but what it has imported."""
     global serving
     serving = name
@@ -102,21 +113,31 @@ def _found(function: Reference) -> Callable[..., Any]:
     return cast(Callable[..., Any], thing.__wrapped__ if decorated else thing)
 
 
-def _answer(name: str, place: str, handle: Callable[..., Any], generates: bool, packed: bytes) -> tuple[bool, bytes]:
-    """Whether the call went well, and a pickle of its value or error."""
-    try:
-        args, carried = pickle.loads(packed)
-    except Exception as error:
-        return False, pickle.dumps(explained(f"stage {name!r}: its {place} cannot read the item", error))
+def _answer(name: str, place: str, handle: Callable[..., Any], generates: bool, sent: Any) -> Answer:
+    """Make a call that was sent: its arguments as they are, or a pickle of them and of what is carried with them."""
+    if type(sent) is tuple:
+        args, carried = sent, None
+    else:
+        try:
+            args, carried = pickle.loads(sent)
+        except Exception as error:
+            return False, pickle.dumps(explained(f"stage {name!r}: its {place} cannot read the item", error))
     try:
         call = partial(_values_of, name, place, handle) if generates else handle
         value = call(*args) if carried is None else carried(call, *args)
     except BaseException as error:
         return False, _packed_error(name, place, error)
+    if type(value) in SIMPLE:
+        return value
     try:
         return True, pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
     except Exception as error:
         return False, pickle.dumps(explained(f"stage {name!r}: its result cannot be sent back", error))
+
+
+def told_by(answer: Answer) -> tuple[bool, Any]:
+    """Whether the call went well, and its value or error; raises what the pickle raises."""
+    return (answer[0], pickle.loads(answer[1])) if type(answer) is tuple else (True, answer)
 
 
 def _values_of(name: str, place: str, generate: Callable[..., Any], *args: Any) -> Values:

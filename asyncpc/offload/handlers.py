@@ -10,7 +10,7 @@ from typing import Any
 from ..core.plan import Handler, Plan
 from .child import each_of
 from .processes import DEPTH, ProcessCaller, reference
-from .threads import WorkerThreads
+from .threads import Returns, WorkerThreads
 
 __all__ = ["with_pools"]
 
@@ -38,7 +38,7 @@ def _offloaded(handler: Handler) -> Handler:
 
 def _in_threads(handler: Handler) -> Handler:
     """Each worker has a thread of its own; a generator's values come as they are given."""
-    function, numbers = handler.function, count(1)  # of the stage's threads, so that no two have one name
+    function, numbers, returns = handler.function, count(1), Returns()  # of the stage's threads; no two have one name
 
     def call(item: Any, given: Given) -> Any:
         return given[0].call(function, item, *given[1])
@@ -47,7 +47,7 @@ def _in_threads(handler: Handler) -> Handler:
         return given[0].values(function, item, *given[1])
 
     def make() -> WorkerThreads:
-        return WorkerThreads(handler.name, 1, handler.call_limit, numbers=numbers)
+        return WorkerThreads(handler.name, 1, handler.call_limit, numbers=numbers, returns=returns)
 
     inside: Callable[..., Any] = values if handler.generates else call
     return handler._replace(

@@ -24,7 +24,7 @@ from ..checks import bare_function
 from ..core.plan import Handler
 from ..errors import DefinitionError
 from .carried import carried
-from .child import answer_once, each_of, explained
+from .child import answer_once, each_of, explained, told_by
 from .outside import working
 from .processes import reference
 
@@ -60,9 +60,9 @@ def in_interpreters(handler: Handler) -> Handler:
             answer_once, sys.path, name, function, handler.generates, packed, limiter=limit
         )
         with working(f"an interpreter of {name}"):
-            well, packed = await to_its_end(called)
+            answer = await to_its_end(called)
         try:
-            value = pickle.loads(packed)
+            well, value = told_by(answer)
         except Exception as error:
             raise explained(f"stage {name!r}: an answer of its interpreter cannot be read", error) from error
         if not well:

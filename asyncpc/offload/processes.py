@@ -20,7 +20,7 @@ from ..errors import DefinitionError, WorkerDied
 from ..wording import shown
 from .calls import Job, ThreadCaller
 from .carried import carried
-from .child import Reference, explained, serve
+from .child import SIMPLE, Reference, explained, serve, told_by
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DEPTH", "ProcessCaller", "reference"]
 
-DEPTH: Final = 16
+DEPTH: Final = 64
 """Items that may be on their way to and from one process, so that small ones can travel together."""
 
 TRIP: Final = 0.002
@@ -115,14 +115,18 @@ class ProcessCaller(ThreadCaller):
         """End the process, and wait until it is gone."""
         self._reap()
 
-    def _packed(self, job: Job) -> bytes | None:
+    def _packed(self, job: Job) -> Any:
+        """What is sent of a call; None if it cannot be sent."""
+        context = job.context.get(carried)
+        if context is None and SIMPLE.issuperset(map(type, job.args)):
+            return job.args
         try:
-            return pickle.dumps((job.args, job.context.get(carried)), pickle.HIGHEST_PROTOCOL)
+            return pickle.dumps((job.args, context), pickle.HIGHEST_PROTOCOL)
         except Exception as error:
             job.error = explained(f"stage {self._name!r}: its item cannot be sent to a process", error)
             return None
 
-    def _send(self, calls: list[tuple[Job, bytes]]) -> None:
+    def _send(self, calls: list[tuple[Job, Any]]) -> None:
         if not calls:
             return
         if self._pipe is None:
@@ -130,14 +134,18 @@ class ProcessCaller(ThreadCaller):
         assert self._pipe is not None
         if self._killed:
             raise EOFError("the process was killed")
+        began = perf_counter()  # the start of a process does not count
         for job, _ in calls:
-            job.began = perf_counter()  # the start of a process does not count
-        self._pipe.send_bytes(pickle.dumps([packed for _, packed in calls]))
+            job.began = began
+        self._pipe.send_bytes(pickle.dumps([sent for _, sent in calls], pickle.HIGHEST_PROTOCOL))
         seconds, answers = pickle.loads(self._answer())
         self._seconds += (max(seconds / len(calls), 1e-6) - self._seconds) / 2
-        for (job, _), (well, packed) in zip(calls, answers, strict=True):
+        for (job, _), answer in zip(calls, answers, strict=True):
+            if type(answer) is not tuple:  # most often
+                job.value = answer
+                continue
             try:
-                value = pickle.loads(packed)
+                well, value = told_by(answer)
             except Exception as error:
                 job.error = explained(f"stage {self._name!r}: an answer of its process cannot be read", error)
             else:

@@ -13,11 +13,11 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import suppress
 from contextvars import Context, copy_context
-from inspect import iscoroutine
 from itertools import count
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread, current_thread
 from time import perf_counter
+from types import CoroutineType
 from typing import Any, Final
 
 from ..errors import LeftBehind
@@ -27,7 +27,7 @@ from .calls import Job, ThreadCaller
 from .outside import OwnClock, announce, listed
 from .steps import Steps, StepTimer
 
-__all__ = ["WorkerThreads", "until_ended"]
+__all__ = ["Returns", "WorkerThreads", "until_ended"]
 
 IDLE: Final = 1.0
 """Seconds between two looks of an idle thread whether the loop is still there."""
@@ -47,6 +47,7 @@ class WorkerThreads:
         timeout: float | None = None,
         make_caller: Callable[[], ThreadCaller] = ThreadCaller,
         numbers: Iterator[int] | None = None,
+        returns: Returns | None = None,
     ) -> None:
         self._name = name
         self._size = size
@@ -59,8 +60,7 @@ class WorkerThreads:
         self._leaving = 0  # how many of them are to end, since there are too many
         self._under_way = 0
         self._lock = Lock()  # between a call that ends and who interrupts it
-        self._done: deque[Job] = deque()
-        self._called = False  # whether the loop will look at what is done
+        self._returns = Returns() if returns is None else returns
         self._step_timer = StepTimer()
         self._free: asyncio.Future[None] | None = None  # who waits until no call is under way
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -72,6 +72,7 @@ class WorkerThreads:
         return listed([thread for thread, _ in self._threads]) if is_at_work else ()
 
     async def __aenter__(self) -> WorkerThreads:
+        self._loop = asyncio.get_running_loop()
         self._members += 1
         return self
 
@@ -131,10 +132,13 @@ class WorkerThreads:
         job = self._begin(context or copy_context(), function, args, self._timeout)
         try:
             await job.future
-        finally:
+        except BaseException:
             job.leave()
-        value = self._value(job)
-        if iscoroutine(value):
+            raise
+        if job.timer is not None:
+            job.timer.cancel()
+        value = job.value if job.error is None and not job.overdue else self._value(job)
+        if type(value) is CoroutineType:
             value.close()  # or Python warns that it was never awaited
             raise TypeError(
                 f"stage {self._name!r} gave a coroutine: write its function as 'async def', "
@@ -178,7 +182,8 @@ class WorkerThreads:
 
     def _begin(self, context: Context, function: Callable[..., Any], args: tuple[Any, ...], limit: float | None) -> Job:
         """Let one of the threads make a call, which may take ``limit`` seconds."""
-        loop = self._loop = asyncio.get_running_loop()
+        loop = self._loop
+        assert loop is not None  # it was entered
         if len(self._threads) - self._leaving < min(self._size, self._under_way + 1):
             self._start_thread()  # first, since the system may refuse one: then the call is not made
         job = Job(loop.create_future(), context, function, args)
@@ -219,7 +224,8 @@ class WorkerThreads:
     def _work(self, caller: ThreadCaller) -> None:
         try:
             while self._work_once(caller):  # in a frame of its own: an idle thread keeps nothing alive
-                self._notify()
+                assert self._loop is not None
+                self._returns.notify(self._loop)
         finally:
             caller.close()
             with suppress(RuntimeError):  # the loop is closed, so nobody waits any more
@@ -228,7 +234,9 @@ class WorkerThreads:
 
     def _work_once(self, caller: ThreadCaller) -> bool:
         """Wait for calls and make them; whether there were any."""
-        jobs = list(self._next(caller))
+        if (first := self._get()) is None:
+            return False
+        jobs = self._with_more(first, caller)
         wanted = [job for job in jobs if not job.future.done()]
         for job in wanted:
             job.caller = caller
@@ -237,8 +245,8 @@ class WorkerThreads:
         with self._lock:
             for job in jobs:
                 job.ended = True
-        self._done.extend(jobs)
-        return bool(jobs)
+        self._returns.add(self, jobs)
+        return True
 
     def _make(self, caller: ThreadCaller, jobs: list[Job]) -> None:
         try:
@@ -247,46 +255,38 @@ class WorkerThreads:
             for job in jobs:
                 job.error = job.error or error
 
-    def _next(self, caller: ThreadCaller) -> Iterator[Job]:
-        """The next job, and some that wait after it, but no more than this thread's share; none means the end."""
-        job = self._get()
-        most = min(caller.most(), 1 + self._jobs.qsize() // self._size)
-        while job is not None:
-            yield job
-            most -= 1
+    def _with_more(self, first: Job, caller: ThreadCaller) -> list[Job]:
+        """A job, and some that wait after it, but no more than this thread's share."""
+        jobs, most = [first], caller.most()
+        if most > 1:
+            most = min(most, 1 + self._jobs.qsize() // self._size)
+        while len(jobs) < most:
             try:
-                job = self._jobs.get_nowait() if most > 0 else None
+                job = self._jobs.get_nowait()
             except Empty:
-                return
-            if job is None and most > 0:
+                break
+            if job is None:
                 self._jobs.put(None)  # the end is for the next thread
+                break
+            jobs.append(job)
+        return jobs
 
     def _get(self) -> Job | None:
         """Wait for a job, or the end; a loop that was closed under its run gives neither (fault D6)."""
         while True:
-            with suppress(Empty):
-                return self._jobs.get(timeout=IDLE)
-            assert self._loop is not None
-            if self._loop.is_closed():
-                return None
-
-    def _notify(self) -> None:
-        """Wake the loop once for all calls that end before it looks (fault D8)."""
-        if not self._called:
-            self._called = True
             try:
+                return self._jobs.get(timeout=IDLE)
+            except Empty:
                 assert self._loop is not None
-                self._loop.call_soon_threadsafe(self._deliver)
-            except RuntimeError:  # the loop is closed, so nobody waits any more
-                self._done.clear()
+                if self._loop.is_closed():
+                    return None
 
     # -- in the loop --------------------------------------------------------------------------
 
-    def _deliver(self) -> None:
-        self._called = False
-        while self._done:
-            job = self._done.popleft()
-            self._under_way -= 1
+    def _ended(self, jobs: list[Job]) -> None:
+        """These calls have ended."""
+        self._under_way -= len(jobs)
+        for job in jobs:
             job.over = True
             job.wake()
         if self._free is not None and not self._under_way and not self._free.done():
@@ -322,6 +322,35 @@ class WorkerThreads:
 
     def _too_long(self) -> str:
         return f"stage {self._name!r}: the call took longer than timeout={self._timeout:g} seconds"
+
+
+class Returns:
+    """Brings calls that have ended back to the loop: of all threads of a stage, so that they wake it once."""
+
+    __slots__ = ("_called", "_done")
+
+    def __init__(self) -> None:
+        self._done: deque[tuple[WorkerThreads, list[Job]]] = deque()
+        self._called = False  # whether the loop will look at what is done
+
+    def add(self, threads: WorkerThreads, jobs: list[Job]) -> None:
+        """Some calls have ended; :meth:`notify` follows."""
+        self._done.append((threads, jobs))
+
+    def notify(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wake the loop once for all calls that end before it looks (fault D8)."""
+        if not self._called:
+            self._called = True
+            try:
+                loop.call_soon_threadsafe(self._deliver)
+            except RuntimeError:  # the loop is closed, so nobody waits any more
+                self._done.clear()
+
+    def _deliver(self) -> None:
+        self._called = False
+        while self._done:
+            threads, jobs = self._done.popleft()
+            threads._ended(jobs)
 
 
 async def until_ended(*threads: Thread) -> None:

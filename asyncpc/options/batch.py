@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from itertools import repeat, starmap
 from typing import Any, Final, NamedTuple
 
 from ..checks import check_item_function, is_positive, is_whole
@@ -99,6 +100,10 @@ class Batching(NamedTuple):
         """Keep items in batches, and let the handler have them as lists."""
         batch, kept = self.batch, stage.inbox.container
         inbox = stage.inbox
+        stage.wraps.append(_gathering)
+        if kept is None and PlainBatches.serve(batch):
+            inbox.keep_in(PlainBatches(batch, inbox.limit))
+            return
         batches = Batches(
             batch._replace(weigh=stage.of_item("weigh", batch.weigh), key=stage.of_item("key", batch.key)),
             inbox.limit,
@@ -108,7 +113,6 @@ class Batching(NamedTuple):
             inbox.keep_in(KeyedBatches(batches, kept.key, inbox.limit, inbox.made_item))
         else:
             inbox.keep_in(batches)
-        stage.wraps.append(_gathering)
         if batch.split_on_error:
             stage.fail_at_last = SplitOnError(stage.fail_at_last)
 
@@ -151,9 +155,7 @@ def _gathering(call: Call, worker: ConsumerWorker) -> Call:
     async def handle(batch: Batched) -> Any:
         stage.inbox.made_room(len(batch) - 1)  # the worker has freed one
         tickets = [item.ticket for item in batch if type(item) is Tracked] if stage.run.tracks else []
-        rows = Batched(
-            map(plain, batch) if stage.run.tracks else batch, batch.reason
-        )  # the handler's own, which it may change
+        rows = Batched(map(plain, batch) if tickets else batch, batch.reason)  # the handler's own, which it may change
         worker.ticket = JointTicket(tickets) if tickets else None
         try:
             results = await call(rows)
@@ -164,7 +166,8 @@ def _gathering(call: Call, worker: ConsumerWorker) -> Call:
             stage.counts.settled_besides += len(batch) - 1
             return DONE
         if outlet.channel is None and not any(ticket.wants_value for ticket in tickets):
-            settle_all(batch)
+            if tickets:
+                settle_all(batch)
             outlet.emitted += len(batch)
             if results is not None:
                 stage.counts.unread = True
@@ -211,6 +214,84 @@ class Group(NamedTuple):
 
 TOGETHER: Final = Group(None, 1.0)
 """The only group where a batch has no functions of an item."""
+
+
+class PlainBatches(deque[Any]):
+    """Batches of so many items as they come, which no time limits: a deque that is cut when a batch is taken.
+
+    So an item costs no more than in a queue without batches. It does what :class:`Batches` does, but for one thing:
+    what was cut off as incomplete may still become a larger batch if more is cut off before it is taken.
+    """
+
+    runs_code: bool = False
+    """There are no functions of the user."""
+
+    __slots__ = ("_cut", "_is_eager", "_limit", "_reason", "_size")
+
+    @staticmethod
+    def serve(batch: Batch) -> bool:
+        """Whether they are enough for what was asked for."""
+        return not batch.within and batch.weigh is None and batch.key is None and not batch.split_on_error
+
+    def __init__(self, batch: Batch, limit: float) -> None:
+        super().__init__()
+        self._size = int(batch.size)
+        self._is_eager = batch.within == 0
+        self._limit = limit
+        self._cut = 0  # how many items, from the first on, wait for no others
+        self._reason = "end"
+
+    def popleft(self) -> Batched:
+        """Take a batch; raises ``IndexError`` when none can be taken."""
+        count = len(self)
+        if count >= self._limit:
+            self._cut, self._reason = count, "full"
+        if (self._cut or count) >= self._size:
+            most, reason = self._size, "size"
+        elif self._cut:
+            most, reason = self._cut, self._reason
+        elif self._is_eager and count:
+            most, reason = count, "time"
+        else:
+            raise IndexError("no batch is complete")
+        if most == count:
+            batch = Batched(self, reason)
+            super().clear()
+        else:
+            batch = Batched(starmap(super().popleft, repeat((), most)), reason)
+        self._cut = max(0, self._cut - most)
+        return batch
+
+    def taker(self) -> Any:
+        """Any worker takes from this itself."""
+        return self
+
+    def items_in(self, taken: Iterable[Any]) -> list[Any]:
+        """The items of the batch, or what is left of it."""
+        return list(taken)
+
+    def complete(self) -> bool:
+        """Let all be taken as they are, at the end; whether a batch was incomplete."""
+        count = len(self)
+        was_open = (count - self._cut) % self._size > 0 and count < self._limit
+        if was_open:
+            self._cut, self._reason = count, "end"
+        return was_open
+
+    def available(self) -> int:
+        """How many batches can be taken now."""
+        count, size = len(self), self._size
+        cut = self._cut if count < self._limit else count
+        return -(-cut // size) + (count - cut + (size - 1 if self._is_eager else 0)) // size
+
+    def clear(self) -> None:
+        """Forget all."""
+        super().clear()
+        self._cut = 0
+
+    def __bool__(self) -> bool:
+        count = len(self)
+        return count >= self._size or bool(self._cut) or (self._is_eager and count > 0) or count >= self._limit
 
 
 class Batches:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ..checks import at_least_1, check_seconds
@@ -49,11 +50,13 @@ Out_co = TypeVar("Out_co", covariant=True)
 class Running(Generic[In_contra, Out_co]):
     """A run that is under way: put items, look at it, stop it."""
 
-    __slots__ = ("_bridge", "_run")
+    __slots__ = ("_answers", "_bridge", "_lost", "_run")
 
     def __init__(self, run: Supervisor) -> None:
         self._run = run
         self._bridge: Bridge | None = None
+        self._answers = False  # whether it is known that calls can be answered
+        self._lost = partial(_not_handled, run.plan.name)
 
     async def put(self, item: In_contra, timeout: float | None = None) -> None:
         """Put ``item`` into the first stage's queue; wait for room for at most ``timeout`` seconds.
@@ -62,8 +65,9 @@ class Running(Generic[In_contra, Out_co]):
         or nothing; an item whose ``put`` raised was not accepted. In a handler of the same run, which may wait for
         itself, it raises ``StateError`` when it would wait without a ``timeout``: use :func:`feed` there.
         """
-        first, following = self._run.first, self._run.following
-        if following is not None:
+        run = self._run
+        first = run.first
+        if run.following is not None:
             item = self._entering(item)
         if not first.try_put(item):
             await first.put(item, timeout)
@@ -104,10 +108,12 @@ class Running(Generic[In_contra, Out_co]):
         from ..offload.bridge import bridge_to
         from ..offload.into_loop import result_of
 
-        self._check_call()
-        result: Future[Out_co] = Future()
         first = self._run.first
-        bridge_to(first).put(self._entering(Tracked(item, self._ticket(cast(Any, result)))), timeout)
+        if not self._answers:
+            self._check_call()
+        result: Future[Out_co] = Future()
+        ticket = CallTicket(cast(Any, result), self._lost)
+        bridge_to(first).put(self._entering(Tracked(item, ticket)), timeout)
         assert first.loop is not None  # the run has begun
         return cast(Out_co, result_of(first.loop, result, "the result of this item is lost"))
 
@@ -121,24 +127,30 @@ class Running(Generic[In_contra, Out_co]):
 
         *Cancel safety*: before the item is accepted, all or nothing; after that it is handled, and its result dropped.
         """
-        self._check_call()
+        run = self._run
+        first = run.first
+        if not self._answers:
+            self._check_call()
         result: asyncio.Future[Out_co] = asyncio.get_running_loop().create_future()
-        await self.put(cast(In_contra, Tracked(item, self._ticket(result))), timeout)
+        tracked = Tracked(item, CallTicket(result, self._lost))
+        if run.following is not None:
+            tracked = self._entering(tracked)
+        if not first.try_put(tracked):
+            await first.put(tracked, timeout)
         return await result
-
-    def _ticket(self, result: asyncio.Future[Out_co]) -> CallTicket:
-        name = self._run.plan.name
-        return CallTicket(result, lambda: QueueShutDown(f"pipeline {name!r} ended before it handled this item"))
 
     def _check_call(self) -> None:
         """Refuse a ``call`` that nobody would answer; from the first call on, items may be tracked."""
-        self._run.accounts.tracked = True
-        for stage in self._run.stages[: self._run.plan.main]:
-            if not stage.run.tracks:
-                raise StateError("call() needs a pipeline that was entered with 'async with pipeline as running:'")
+        run = self._run
+        run.accounts.tracked = True
+        if not (run.entered or run.links.tracks):
+            raise StateError("call() needs a pipeline that was entered with 'async with pipeline as running:'")
+        for stage in run.stages[: run.plan.main]:
             several = "may give more than one result" if stage.handler.gives_several else ""
             if why := several or stage.handler.no_calls:
                 raise StateError(f"call() cannot be answered: stage {stage.handler.name!r} {why}")
+        run.links.track()
+        self._answers = True  # last, since other threads look at it
 
     def scale(self, stage: str, concurrency: int) -> None:
         """Set how many items the stage of that name handles at once, at least 1.
@@ -302,6 +314,10 @@ class Running(Generic[In_contra, Out_co]):
 
     def __repr__(self) -> str:
         return f"<Running {self._run.plan.name} {self._run.state.value}>"
+
+
+def _not_handled(name: str) -> QueueShutDown:
+    return QueueShutDown(f"pipeline {name!r} ended before it handled this item")
 
 
 @contextmanager

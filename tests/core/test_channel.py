@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from random import Random
 from typing import Any, cast
 
 import pytest
 from queues import cancelled, full, lines, ready, spin
 from support import EAGER, both, named
 
-from asyncpc import END, Batch, Pipeline, Running, consumer, source, testing
-from asyncpc.core.channel import Channel
+from asyncpc import END, Batch, Pipeline, QueueShutDown, Running, consumer, source, testing
+from asyncpc.core.channel import AT_ONCE, Channel
 from asyncpc.core.seams import Container
 from asyncpc.testing import idle
 
@@ -255,6 +256,74 @@ async def test_writers_are_woken_for_each_place_when_nothing_can_be_taken(writer
     for one in waiting:
         one.cancel()
     await asyncio.wait(waiting)
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_the_short_way_in_does_what_the_long_one_does(seed: int) -> None:
+    """Protects ``try_put``, which is ``put_nowait`` in one piece: the same items, counts, wake-ups and refusals."""
+    short: Channel[int] = Channel(3)
+    long: Channel[int] = Channel(3)
+    for channel in short, long:
+        channel.check_caller()
+    draw, accepted, getters = Random(seed), 0, []
+    for n in range(60):
+        what = draw.randrange(4)
+        if what == 0:
+            getters.append([asyncio.create_task(channel.get()) for channel in (short, long)])
+        elif what == 1:
+            await spin()
+        elif n == 50:
+            for channel in short, long:
+                channel.refuse(lambda: QueueShutDown("over"))
+        else:
+            outcomes = [_outcome(put, n) for put in (short.try_put, _put_if_room(long))]
+            assert outcomes[0] == outcomes[1]
+            accepted += outcomes[0] == "True"
+        assert short.statistics()[:8] == long.statistics()[:8]
+        assert list(short.items) == list(long.items)
+        assert (short.mark, short.getters.waking) == (long.mark, long.getters.waking)
+    assert accepted == short.accepted
+    await spin()
+    for one, other in getters:
+        assert one.done() == other.done()
+        assert not one.done() or one.result() == other.result()
+        one.cancel()
+        other.cancel()
+
+
+def _put_if_room(channel: Channel[int]) -> Callable[[int], bool]:
+    def put(item: int) -> bool:
+        if channel.is_full():
+            return False
+        channel.put_nowait(item)
+        return True
+
+    return put
+
+
+def _outcome(put: Callable[[int], bool], item: int) -> str:
+    try:
+        return str(put(item))
+    except QueueShutDown as error:
+        return f"raised {error}"
+
+
+@pytest.mark.parametrize("cancelled_ones", [0, 1, 16, 17, 30])
+async def test_callers_of_put_are_woken_some_at_a_time_and_none_is_forgotten(cancelled_ones: int) -> None:
+    """Protects the wake-ups of many callers: few at once, since one may take all the room, but always another."""
+    queue: Channel[int] = Channel(40)
+    for n in range(40):
+        queue.put_nowait(n)
+    callers = [asyncio.create_task(queue.put(n)) for n in range(40, 80)]
+    await spin()
+    for _ in range(40):
+        queue.get_nowait()
+    assert queue.putters.waking == AT_ONCE
+    for caller in callers[:cancelled_ones]:
+        caller.cancel()
+    await spin(20)
+    assert [caller.done() for caller in callers] == [True] * 40
+    assert list(queue.items) == list(range(40 + cancelled_ones, 80))
 
 
 @pytest.mark.parametrize("items", [1, 2, 8, 9, 10, 11, 40])

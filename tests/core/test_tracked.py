@@ -691,3 +691,39 @@ def test_a_caller_is_told_of_a_forgotten_await(retry: int | None, eager: bool) -
         assert (running.report.failed, running.report.done) == (1, 1)
 
     testing.run(main(), eager=eager)
+
+
+@both
+def test_the_first_call_finds_workers_at_work(eager: bool) -> None:
+    """Protects runs that look for tickets only from the first call on: workers in the midst of an item, and idle."""
+
+    @consumer(concurrency=2)
+    async def slowly(n: int) -> int:
+        await asyncio.sleep(1)
+        return 2 * n
+
+    async def main() -> list[int]:
+        async with Pipeline(slowly >> consumer(_same)) as running:
+            for n in range(5):
+                await running.put(n)
+            await asyncio.sleep(0.5)
+            first = await running.call(7)
+            await asyncio.sleep(5)
+            return [first, *await asyncio.gather(*map(running.call, range(3)))]
+
+    assert testing.run(main(), eager=eager) == [14, 0, 2, 4]
+
+
+async def _same(n: int) -> int:
+    return n
+
+
+async def test_the_first_call_may_come_from_a_thread() -> None:
+    """Protects the same where a thread makes it, while workers handle what was put."""
+    async with Pipeline(double) as running:
+        for n in range(5):
+            await running.put(n)
+        assert await asyncio.to_thread(running.call_from_thread, 4) == 8
+        assert await asyncio.to_thread(running.call_from_thread, 5) == 10
+        with pytest.raises(StateError, match="loop"):
+            running.call_from_thread(6)

@@ -835,6 +835,34 @@ async def test_threads_ask_and_each_is_answered() -> None:
     assert (report.done, report.failed) == (401, 1)
 
 
+async def test_the_first_calls_of_several_threads_meet_workers_at_work() -> None:
+    """Protects handlers from an envelope: workers that never met a call learn of the first before its item comes."""
+    seen: set[type] = set()
+
+    @consumer(concurrency=2)
+    async def handle(n: int) -> int:
+        seen.add(type(n))
+        if n % 3 == 0:
+            await asyncio.sleep(0)
+        return -n
+
+    with switching_often():
+        for _ in range(30):
+            async with Pipeline(handle, maxsize=4) as running:
+
+                async def put(running: Running[int, int]) -> None:
+                    for n in range(200):
+                        await running.put(n)
+
+                putting = asyncio.ensure_future(put(running))
+                asking = [in_thread(running.call_from_thread, n) for n in range(4)]
+                assert await asyncio.gather(*asking) == [0, -1, -2, -3]
+                await putting
+            assert running.report is not None
+            assert running.report.done == 204
+    assert seen == {int}
+
+
 async def test_a_call_from_a_thread_is_refused_where_call_is() -> None:
     """The same errors, at once, and nothing was accepted; ``timeout`` is for the room."""
     gate = asyncio.Event()

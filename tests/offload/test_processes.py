@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextvars import copy_context
 from pathlib import Path
@@ -20,9 +21,19 @@ import pytest
 from children import Child, run_child
 from support import BUSY, until
 
-from asyncpc import DefinitionError, NotPicklable, Pipeline, PipelineError, StateError, WorkerDied, consumer, source
+from asyncpc import (
+    DefinitionError,
+    Failure,
+    NotPicklable,
+    Pipeline,
+    PipelineError,
+    StateError,
+    WorkerDied,
+    consumer,
+    source,
+)
 from asyncpc.offload.calls import Job
-from asyncpc.offload.processes import ProcessCaller
+from asyncpc.offload.processes import DEPTH, ProcessCaller
 from asyncpc.testing import collect
 
 pytestmark = [pytest.mark.realtime, pytest.mark.processes]
@@ -155,6 +166,53 @@ async def test_a_process_killed_from_outside_is_replaced(tmp_path: Path) -> None
     assert [n for n, _ in told] == list(range(10))
     assert running.report is not None
     assert running.report.complete
+
+
+async def test_items_that_travel_together_share_nothing_but_the_trip() -> None:
+    """Each fails by itself, has its own place in the order, and changes no list that another item holds as well."""
+    shared: list[int] = []
+    items = [shared if n % 5 == 0 else "ab" if n % 5 == 1 else n for n in range(500)]
+    failures: list[Any] = []
+
+    @consumer
+    async def note(failure: Failure) -> None:
+        failures.append(failure)
+
+    mixed = consumer(concurrency=2, run_in="process", ordered=True, on_error=note)(elsewhere.mixed)
+    given = await collect(source(items) >> mixed)
+    refused = [n for n in items if isinstance(n, int) and n % 7 == 3]
+    assert sorted(failure.item for failure in failures) == refused
+    assert {(failure.error, failure.attempts) for failure in failures} == {(f"ValueError: {n}", 1) for n in refused}
+    assert given == [[0] if n is shared else 2 * n for n in items if n not in refused]
+
+
+async def test_a_process_that_dies_makes_again_only_the_calls_that_it_had(tmp_path: Path) -> None:
+    """Of hundreds that are on their way at once, and all are accounted for."""
+    jobs = [(n, str(tmp_path)) for n in range(600)]
+    assert sorted(await collect(source(jobs) >> elsewhere.noted)) == list(range(600))
+    calls = Counter(map(int, (tmp_path / "calls").read_text().split()))
+    assert set(calls) == set(range(600))
+    again = [n for n, times in calls.items() if times > 1]
+    assert 150 in again
+    assert max(calls.values()) == 2
+    assert len(again) <= DEPTH // 2  # what travels together at most
+
+
+async def test_what_is_on_its_way_at_the_deadline_of_a_drain_is_listed(tmp_path: Path) -> None:
+    """All that waits behind an item that is stuck: each was done or is listed, whatever was given back meanwhile."""
+    path = tmp_path / "pid"
+    async with Pipeline(elsewhere.stuck_for_a_path) as running:
+        for n in range(100):
+            await running.put(n)
+        await until(lambda: running.statistics().done == 100)
+        for item in [*range(20), str(path), *range(100)]:
+            await running.put(item)
+        pid = await written_by_another_process(path)
+        report = await running.drain(timeout=0.1)
+    assert report.stages[0].received == 221
+    assert report.done + len(report.unfinished) == 221
+    assert str(path) in [one.item for one in report.unfinished]
+    await until(lambda: gone(pid))
 
 
 async def test_an_item_that_kills_its_process_fails_by_name() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from math import inf
+from random import Random
 from typing import Any, cast
 
 import pytest
@@ -27,7 +29,7 @@ from asyncpc import (
     source,
     testing,
 )
-from asyncpc.options.batch import Batches
+from asyncpc.options.batch import Batches, PlainBatches
 from asyncpc.testing import now
 
 
@@ -830,3 +832,59 @@ def test_a_worker_takes_what_is_there(weigh: Any, eager: bool) -> None:
 
     testing.run(main(), eager=eager)
     assert [number for batch in batches for number in batch] == list(range(8))
+
+
+@pytest.mark.parametrize("within", [None, 0.0])
+@pytest.mark.parametrize("seed", range(30))
+async def test_the_short_way_gathers_as_the_long_one_does(seed: int, within: float | None) -> None:
+    """Protects plain batches, which are cut only when they are taken: the same batches, reasons and counts."""
+    draw = Random(seed)
+    size = draw.randint(1, 4)
+    limit = draw.choice([inf, size * draw.randint(1, 4)])
+    asked = Batch(size, within=within)
+    short, long = PlainBatches(asked, limit), Batches(asked, limit, lambda: None)
+    for n in range(200):
+        if draw.random() < 0.6 and len(short) < limit:
+            short.append(n)
+            long.append(n)
+        elif draw.random() < 0.05:
+            assert short.complete() == long.complete()
+            while long:  # or what comes next might be cut in another way
+                assert taken(short) == taken(long)
+        else:
+            assert taken(short) == taken(long)
+        assert (len(short), bool(short), short.available()) == (len(long), bool(long), long.available())
+        assert list(short) == list(long)
+
+
+def taken(batches: PlainBatches | Batches) -> tuple[list[Any], str] | None:
+    try:
+        batch = batches.popleft()
+    except IndexError:
+        return None
+    return list(batch), batch.reason
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_plain_batches_of_a_queue_that_is_no_multiple_of_them(seed: int) -> None:
+    """Protects their order and bound, and from a wait where there is no room for more (fault: a full queue stands)."""
+    draw = Random(seed)
+    size, limit, given, got = draw.randint(2, 5), draw.randint(5, 13), 0, []
+    batches = PlainBatches(Batch(size), limit)
+    while given < 200:
+        if draw.random() < 0.7 and len(batches) < limit:
+            batches.append(given)
+            given += 1
+        else:
+            can, full = bool(batches), len(batches) >= limit
+            assert can or not full
+            assert can == (batches.available() > 0)
+            batch = taken(batches)
+            assert can == (batch is not None)
+            if batch is not None:
+                assert len(batch[0]) == size if batch[1] == "size" else 0 < len(batch[0]) < size
+                got += batch[0]
+    batches.complete()
+    while (batch := taken(batches)) is not None:
+        got += batch[0]
+    assert got == list(range(200))

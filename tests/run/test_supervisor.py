@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import tracemalloc
 import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -846,3 +847,32 @@ def test_a_block_keeps_its_run_until_it_is_left() -> None:
         assert (await pipeline).done == 1
 
     testing.run(main())
+
+
+def test_a_worker_at_work_takes_three_kilobytes() -> None:
+    """Protects programs with ten thousand workers: what each adds to the memory while its handler waits."""
+
+    async def bytes_of(workers: int) -> int:
+        over = asyncio.Event()
+
+        @consumer(concurrency=workers)
+        async def wait(item: None) -> None:
+            await over.wait()
+
+        gc.collect()
+        tracemalloc.start()
+        try:
+            async with Pipeline(wait) as running:
+                for _ in range(workers):
+                    await running.put(None)
+                for _ in range(30):
+                    await asyncio.sleep(0)
+                taken, _ = tracemalloc.get_traced_memory()
+                over.set()
+        finally:
+            tracemalloc.stop()
+        return taken
+
+    with asyncio.Runner(debug=False) as runner:  # debugging keeps a traceback for each task
+        _, few, many = [runner.run(bytes_of(workers)) for workers in (10, 10, 1_010)]  # the first warms up
+    assert (many - few) / 1_000 <= 3_200  # 2,900 without what the tests add
