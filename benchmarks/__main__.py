@@ -18,6 +18,8 @@ from .peers import ASYNCPC, HAND_WRITTEN
 from .run import run
 from .work import WrongResult
 
+ROUNDS, ROUNDS_QUICK = 11, 5
+
 REMOTE = "Remote queues on real servers have a command of their own: python -m benchmarks remote --help"
 
 
@@ -44,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--plot needs matplotlib; {report.INSTALL}")
     try:
         with asyncio.Runner(loop_factory=_loop_factory(options.loop, parser)) as runner:
-            bench = Bench(runner, options.quick, options.rounds or (7 if options.quick else 11), options.loop)
+            bench = Bench(runner, options.quick, options.rounds or (ROUNDS_QUICK if options.quick else ROUNDS), options.loop)
             figures = run([CASES[name] for name in options.cases or CASES], bench)
     except WrongResult as error:
         print(f"wrong result: {error}", file=sys.stderr)
@@ -63,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("cases", nargs="*", metavar="case", help="what to measure; all by default (see --list)")
     parser.add_argument("--list", action="store_true", help="name the cases and end")
     parser.add_argument("--quick", action="store_true", help="less work and fewer rounds: under a minute")
-    parser.add_argument("--rounds", type=int, help="interleaved rounds (11; 7 with --quick)")
+    parser.add_argument("--rounds", type=int, help=f"interleaved rounds ({ROUNDS}; {ROUNDS_QUICK} with --quick)")
     parser.add_argument("--loop", choices=("asyncio", "uvloop"), default="asyncio")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw them")

@@ -148,7 +148,7 @@ class Bench:
 
     def _per_item(self, peer: Peer, shape: Shape) -> Sample:
         """Slow peers get fewer items: as many as they handle in a moment, found in the warm-up."""
-        least = max(1_000, 2 * shape.concurrency)
+        least = max(300 if self.quick else 1_000, 2 * shape.concurrency)
         warm_up = self.time(peer, self.job(peer, replace(shape, items=least))) / least
         moment = (1.0 if shape.wait else 0.15) * (0.15 if self.quick else 1)  # seconds
         shape = replace(shape, items=min(shape.items, max(least, rounded(moment / warm_up))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,16 +17,35 @@ Say = Callable[[str], None]
 def run(cases: Sequence[Case], bench: Bench) -> dict[str, Results]:
     """All results, by case."""
     figures: dict[str, Results] = {}
-    with _progress(len(cases)) as say:
+    with _progress(len(cases)) as say, _few_to_collect() as settle:
         for case in cases:
             results: Results = figures.setdefault(case.name, {})
             say(case.name)
             for line in case.lines(bench):
+                settle()
                 for figure, of in measure(line, bench.rounds, case.references).items():
                     results[f"{line.name} {figure}".strip()] = of
                 if line.failed:
                     bench.failed[case.name, line.name] = line.failed
     return figures
+
+
+@contextmanager
+def _few_to_collect() -> Iterator[Callable[[], None]]:
+    """Let the garbage collector skip what is there when a line begins: all that the peers have imported.
+
+    It would look at that before each sample, which takes longer than many samples do.
+    """
+
+    def settle() -> None:
+        gc.collect()
+        gc.freeze()
+
+    try:
+        settle()
+        yield settle
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager
