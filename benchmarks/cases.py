@@ -43,6 +43,9 @@ from .peers import (
 from .work import Gated, Handle, Job, OpenLoop, Shape, ShortJob, WrongResult, compute
 
 OURS_AND_HAND = (ASYNCPC, HAND_WRITTEN)
+EACH_TIME, ONE_BY_ONE = "defined each time", "BoundedQueue put, get"
+OURS = (ASYNCPC.name, EACH_TIME, ONE_BY_ONE)
+"""asyncpc, and other ways to use it."""
 JANUS = "janus"
 CROWDS = [(threads, bound) for threads in (1, 2, 4, 16) for bound in (1, 8, 32, 128)]
 FEW_CROWDS = [(1, 1), (1, 128), (4, 1), (16, 8), (16, 128)]
@@ -307,7 +310,7 @@ def _in_processes(bench: Bench, processes: int, items: int) -> float:
 def _runs(bench: Bench) -> Iterator[Line]:
     peers = (
         Peer("asyncio.Queue", partial(_one_by_one, asyncio.Queue)),
-        Peer("BoundedQueue put, get", partial(_one_by_one, asyncpc.BoundedQueue)),
+        Peer(ONE_BY_ONE, partial(_one_by_one, asyncpc.BoundedQueue)),
         Peer(ASYNCPC.name, _in_runs),
     )
     for bound in 128, 1_024:
@@ -438,7 +441,7 @@ def _short(bench: Bench) -> Iterator[Line]:
         once = ShortJob(Shape(items))
         runs = [
             (ASYNCPC.name, replace(ASYNCPC, run=partial(run_defined, defined(once))), once),
-            ("defined each time", ASYNCPC, ShortJob(Shape(items))),
+            (EACH_TIME, ASYNCPC, ShortJob(Shape(items))),
             *[
                 (peer.name, peer, ShortJob(Shape(items)))
                 for peer in bench.present((HAND_WRITTEN, TASK_PER_ITEM, STREAMABLE))

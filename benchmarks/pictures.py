@@ -7,13 +7,15 @@ of its own, so that it can be read on any page. Colours differ for colour-blind 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 from math import ceil, floor, log10
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from .measure import AGAIN, reference_of
 from .peers import ASYNCPC, BARE_LOOP, HAND_WRITTEN
 from .report import readable
 
@@ -103,7 +105,8 @@ class Scale:
         if not self.log:
             step = next(step for step in _round(self.high / 20, self.high) if self.high / step <= most - 1)
             return [step * n for n in range(int(self.high / step) + 1)]
-        for digits in (1, 2, 5), (1, 3), (1,):
+        fine = [tuple(range(1, 10))] if self.high < 3 * self.low else []
+        for digits in *fine, (1, 2, 5), (1, 3), (1,):
             ticks = [value for value in _round(self.low, self.high, digits) if self.low <= value <= self.high]
             if len(ticks) <= most:
                 break
@@ -135,7 +138,9 @@ class Sheet:
         """Write."""
         weight = ' font-weight="600"' if bold else ""
         anchor = "" if at == "start" else f' text-anchor="{at}"'
-        self.parts.append(f'<text x="{x:g}" y="{y:g}" class="{ink}" font-size="{size}"{anchor}{weight}>{escape(text)}</text>')
+        self.parts.append(
+            f'<text x="{x:g}" y="{y:g}" class="{ink}" font-size="{size}"{anchor}{weight}>{escape(text)}</text>'
+        )
 
     def line(self, path: str, ink: str, width: float = 1) -> None:
         """Draw a line."""
@@ -210,7 +215,7 @@ class Picture:
         named = {case for picture in PICTURES for case in picture.cases}
         wanted = [case for case in document["cases"] if case not in named] if self.name == REST else []
         return {
-            (case, line): results
+            (case, line): {name: result for name, result in results.items() if name != AGAIN}
             for case in (*self.cases, *wanted)
             for line, results in document["cases"].get(case, {}).items()
             if self.lines(case, line)
@@ -226,7 +231,7 @@ def costs(picture: Picture, document: Document) -> Sheet | None:
         line or case: {name: Point.of(result["value"]) for name, result in results.items()}
         for (case, line), results in picture.found(document).items()
     }
-    return _rows_of_names(picture, groups, lambda value: readable(value, "s"), best=min)
+    return _rows_of_names(picture, groups, lambda value: readable(value, "s"))
 
 
 def rates(picture: Picture, document: Document) -> Sheet | None:
@@ -235,7 +240,7 @@ def rates(picture: Picture, document: Document) -> Sheet | None:
         case: {name: Point.of(result["value"]).rate() for name, result in results.items()}
         for (case, _), results in picture.found(document).items()
     }
-    return _rows_of_names(picture, groups, _thousands, best=max)
+    return _rows_of_names(picture, groups, _thousands, most_first=True)
 
 
 def _thousands(value: float) -> str:
@@ -243,28 +248,24 @@ def _thousands(value: float) -> str:
 
 
 def _rows_of_names(
-    picture: Picture, groups: dict[str, dict[str, Point]], told: Callable[[float], str], best: Callable[..., float]
+    picture: Picture, groups: dict[str, dict[str, Point]], told: Callable[[float], str], *, most_first: bool = False
 ) -> Sheet | None:
     if not groups:
         return None
     sheet = picture.sheet()
     left = MARGIN + 8 + LETTER * max(len(name) for of in groups.values() for name in of)
-    right = WIDTH - MARGIN - 62
-    scale = Scale.around((point for of in groups.values() for point in of.values()), left + 8, right)
-    top = sheet.y
-    rows: list[Callable[[], None]] = []
-    y = top + 6
+    scale = Scale.around((point for of in groups.values() for point in of.values()), left + 8, WIDTH - MARGIN - 62)
+    heads = len(groups) > 1
+    rows = sum(map(len, groups.values())) + heads * len(groups)
+    y, bottom = sheet.y + 6, sheet.y + 20 + ROW * rows
+    _grid(sheet, scale, sheet.y, bottom, [(tick, told(tick)) for tick in scale.ticks(5)])
     for head, of in groups.items():
-        if len(groups) > 1:
-            y += ROW + 2
-            rows.append(lambda y=y, head=head: sheet.text(MARGIN, y + 4, head, "dim", size=12, bold=True))  # type: ignore[misc]
-        for name in sorted(of, key=lambda name: of[name].value, reverse=best is max):
+        if heads:
             y += ROW
-            rows.append(lambda y=y, name=name, of=of: _row(sheet, scale, y, left, name, of[name], told))  # type: ignore[misc]
-    sheet.y = y + 14
-    _grid(sheet, scale, top, sheet.y, [(tick, told(tick)) for tick in scale.ticks(5)])
-    for row in rows:
-        row()
+            sheet.text(MARGIN, y + 4, head, "dim", size=12, bold=True)
+        for name in sorted(of, key=lambda name: of[name].value, reverse=most_first):
+            y += ROW
+            _row(sheet, scale, y, left, name, of[name], told)
     return sheet
 
 
@@ -293,12 +294,10 @@ def _grid(sheet: Sheet, scale: Scale, top: float, bottom: float, ticks: Ticks) -
 
 def ratios(picture: Picture, document: Document) -> Sheet | None:
     """How many times as fast as the reference, for everybody in a row."""
-    found = picture.found(document)
     rows: dict[str, dict[str, Point]] = {}
-    for (case, line), results in found.items():
-        if of := results.get(ASYNCPC.name, {}).get("ratios"):
-            reference = next(iter(of))
-            label = line if len({case for case, _ in found}) == 1 else f"{case} {line}".strip()
+    for (case, line), results in picture.found(document).items():
+        if reference := reference_of(results.get(ASYNCPC.name, {}).get("ratios", {})):
+            label = line if len(picture.cases) == 1 and picture.name != REST else f"{case} {line}".strip()
             rows[label] = {name: Point.of(result["ratios"][reference]) for name, result in results.items()}
     if not rows:
         return None
@@ -336,7 +335,7 @@ def slopes(picture: Picture, document: Document) -> Sheet | None:
     sheet = picture.sheet()
     several = len({figure for _, figure in lines}) > 1
     told = {key: " ".join(key) if several else key[0] for key in lines}
-    left, right, top = MARGIN + 62, WIDTH - MARGIN - 16 - LETTER * max(map(len, told.values())), sheet.y + 4
+    left, right, top = MARGIN + 62, WIDTH - MARGIN - 16 - LETTER * max(map(len, told.values())), sheet.y + 10
     bottom = top + 210
     numbers = sorted({number for of in lines.values() for number in of})
     points = [point for of in lines.values() for point in of.values()]
@@ -345,12 +344,12 @@ def slopes(picture: Picture, document: Document) -> Sheet | None:
     for tick in up.ticks():
         sheet.line(f"M{left:g} {up(tick):g}H{right:g}", "grid")
         sheet.text(left - 6, up(tick) + 4, readable(tick, "s") if tick else "0", "dim", at="end", size=12)
-    end = -WIDTH
-    for number in numbers:
-        width = LETTER * len(label := f"{number:,g}")
-        if along(number) - width / 2 > end:  # else it would cover the one before
+    edge = 2.0 * WIDTH
+    for number in reversed(numbers):
+        half = LETTER * len(label := f"{number:,g}") / 2
+        if along(number) + half < edge:  # else it would cover the one to the right
             sheet.text(along(number), bottom + 17, label, "dim", at="middle", size=12)
-            end = along(number) + width / 2
+            edge = along(number) - half
     looks = series_of(name for name, _ in lines)
     ends = _apart({key: up(of[max(of)].value) for key, of in lines.items()}, 15)
     for key, of in sorted(lines.items(), key=lambda line: -looks[line[0][0]]):
@@ -396,7 +395,10 @@ PICTURES: tuple[Picture, ...] = (
     Picture(
         "fast",
         "What an item costs",
-        ("A handler that does nothing: one async generator, four", "consumers, a queue of 128. Less is better (log scale)."),
+        (
+            "A handler that does nothing: one async generator, four",
+            "consumers, a queue of 128. Less is better (log scale).",
+        ),
         costs,
         ("throughput",),
     ),
@@ -425,7 +427,10 @@ PICTURES: tuple[Picture, ...] = (
     Picture(
         "latency",
         "How long an item waits under load",
-        ("From the moment it is due to its handler, at a share (in %)", "of what the hand-written pipeline carries (log scales)."),
+        (
+            "From the moment it is due to its handler, at a share (in %)",
+            "of what the hand-written pipeline carries (log scales).",
+        ),
         slopes,
         ("latency",),
         lines=_medians_and_tails,
@@ -448,7 +453,10 @@ PICTURES: tuple[Picture, ...] = (
     Picture(
         "queue",
         "Through one queue",
-        ("Its bound, producers → consumers, just the queue in runs,", "and 1 ms of I/O. × as fast as the reference, at 1."),
+        (
+            "Its bound, producers → consumers, just the queue in runs,",
+            "and 1 ms of I/O. × as fast as the reference, at 1.",
+        ),
         ratios,
         ("bounds", "fan", "runs", "io"),
     ),
@@ -470,7 +478,10 @@ PICTURES: tuple[Picture, ...] = (
     Picture(
         "start",
         "To start, to hold, to remember",
-        ("Start and import, a timer beside a busy run, and bytes:", "× as fast (as small) as the reference, at 1 (log scale)."),
+        (
+            "Start and import, a timer beside a busy run, and bytes:",
+            "× as fast (as small) as the reference, at 1 (log scale).",
+        ),
         ratios,
         ("startup", "import", "hold", "memory", "workers"),
     ),
@@ -492,3 +503,10 @@ def pictures(document: Document) -> dict[str, str]:
     foot = f"{python}, {loop}, {document['date'][:10]}{quick}"
     sheets = {picture.name: picture.draw(picture, document) for picture in PICTURES}
     return {name: sheet.svg(foot) for name, sheet in sheets.items() if sheet}
+
+
+def draw(document: Document, folder: Path) -> None:
+    """Write them into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, svg in pictures(document).items():
+        (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
