@@ -43,8 +43,13 @@ from .peers import (
 from .work import Gated, Handle, Job, OpenLoop, Shape, ShortJob, WrongResult, compute
 
 OURS_AND_HAND = (ASYNCPC, HAND_WRITTEN)
+EACH_TIME, ONE_BY_ONE = "defined each time", "BoundedQueue put, get"
+OURS = (ASYNCPC.name, EACH_TIME, ONE_BY_ONE)
+"""asyncpc, and other ways to use it."""
 JANUS = "janus"
 CROWDS = [(threads, bound) for threads in (1, 2, 4, 16) for bound in (1, 8, 32, 128)]
+FEW_CROWDS = [(1, 1), (1, 128), (4, 1), (16, 8), (16, 128)]
+"""Those of a quick run."""
 SERVICES = {ASYNCPC.name: serve_asyncpc, HAND_WRITTEN.name: serve_by_hand}
 
 
@@ -263,16 +268,16 @@ async def _from_thread(job: Job) -> None:
 @case("crowd", "1 to 16 threads that put, bounds from 1 to 128, no work", (JANUS,))
 def _crowd(bench: Bench) -> Iterator[Line]:
     peers = [Peer(ASYNCPC.name, _from_thread), *(peer for peer in THREAD_QUEUES if peer.name == JANUS)]
-    for threads, bound in CROWDS:
+    for threads, bound in FEW_CROWDS if bench.quick else CROWDS:
         shape = Shape(100_000, concurrency=1, producers=threads, bound=bound)
         yield bench.line(_crowd_line(threads, bound), shape, peers)
 
 
 @case("processes", "5 ms of arithmetic an item, in worker processes that run already", ("1 process",))
 def _processes(bench: Bench) -> Iterator[Line]:
-    items = 40 if bench.quick else 200
+    items = 20 if bench.quick else 200
     samples = {name: partial(_in_processes, bench, count, items) for name, count in _PROCESSES.items()}
-    yield Line("", samples, rounds=5)
+    yield Line("", samples, rounds=3 if bench.quick else 5)
 
 
 _PROCESSES = {"1 process": 1, ASYNCPC.name: 2}
@@ -306,7 +311,7 @@ def _in_processes(bench: Bench, processes: int, items: int) -> float:
 def _runs(bench: Bench) -> Iterator[Line]:
     peers = (
         Peer("asyncio.Queue", partial(_one_by_one, asyncio.Queue)),
-        Peer("BoundedQueue put, get", partial(_one_by_one, asyncpc.BoundedQueue)),
+        Peer(ONE_BY_ONE, partial(_one_by_one, asyncpc.BoundedQueue)),
         Peer(ASYNCPC.name, _in_runs),
     )
     for bound in 128, 1_024:
@@ -437,7 +442,7 @@ def _short(bench: Bench) -> Iterator[Line]:
         once = ShortJob(Shape(items))
         runs = [
             (ASYNCPC.name, replace(ASYNCPC, run=partial(run_defined, defined(once))), once),
-            ("defined each time", ASYNCPC, ShortJob(Shape(items))),
+            (EACH_TIME, ASYNCPC, ShortJob(Shape(items))),
             *[
                 (peer.name, peer, ShortJob(Shape(items)))
                 for peer in bench.present((HAND_WRITTEN, TASK_PER_ITEM, STREAMABLE))

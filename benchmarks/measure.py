@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import statistics
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
-from .peers import Peer
+from .peers import ASYNCPC, HAND_WRITTEN, Peer
 from .work import Job, Shape, WrongResult
+
+BEFORE, AGAIN = "before", "asyncpc again"
+"""An asyncpc of another checkout; and the same asyncpc once more at the end of each round: by what it seems to differ
+from itself, the machine deceives."""
 
 Sample = Callable[[], float | dict[str, float]]
 """One round of one implementation; by name, if it gives several figures. Less is better. It may raise ``Fails``."""
@@ -78,6 +83,11 @@ Results = dict[str, dict[str, Result]]
 """By line and implementation."""
 
 
+def reference_of(ratios: Iterable[str]) -> str:
+    """The first of them that a case names; empty if none of those took part."""
+    return next((name for name in ratios if name not in (BEFORE, AGAIN)), "")
+
+
 @dataclass
 class Bench:
     """What the cases run on: one loop for all rounds, and what is known about the peers."""
@@ -91,6 +101,10 @@ class Bench:
     failed: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
     """By case and line, the implementations that fail, and why."""
     versions: dict[str, str] = field(default_factory=dict)
+    load: float = field(default_factory=lambda: os.getloadavg()[0])
+    """How many processes wanted a processor before it began, as far as that is known."""
+    alone: bool = False
+    """Only asyncpc and the pipeline by hand take part."""
 
     def time(self, peer: Peer, job: Job) -> float:
         """Seconds that ``peer`` takes for ``job``, the start of its loop or thread left out; checked."""
@@ -139,6 +153,8 @@ class Bench:
     def present(self, peers: Iterable[Peer]) -> Iterator[Peer]:
         """Those of ``peers`` that are there; why the others are not is kept, and which versions these are."""
         for peer in peers:
+            if self.alone and peer.name not in (ASYNCPC.name, HAND_WRITTEN.name):
+                continue
             if why := self.missing.get(peer.name) or peer.missing():
                 self.missing[peer.name] = why
                 continue
@@ -148,11 +164,18 @@ class Bench:
 
     def _per_item(self, peer: Peer, shape: Shape) -> Sample:
         """Slow peers get fewer items: as many as they handle in a moment, found in the warm-up."""
-        least = max(1_000, 2 * shape.concurrency)
-        warm_up = self.time(peer, self.job(peer, replace(shape, items=least))) / least
-        moment = (1.0 if shape.wait else 0.15) * (0.15 if self.quick else 1)  # seconds
+        moment = 1.0 if shape.wait else 0.15  # seconds
+        if self.quick:
+            moment = 0.15 if shape.wait else 0.04
+        least = max(300, 2 * shape.concurrency)
+        warm_up = self._warm_up(peer, shape, least)
+        if warm_up * least < moment / 10:  # so short that its start weighs on it
+            warm_up = self._warm_up(peer, shape, 10 * least)
         shape = replace(shape, items=min(shape.items, max(least, rounded(moment / warm_up))))
         return lambda: self.time(peer, self.job(peer, shape)) / shape.items
+
+    def _warm_up(self, peer: Peer, shape: Shape, items: int) -> float:
+        return self.time(peer, self.job(peer, replace(shape, items=items))) / items
 
 
 def rounded(count: float) -> int:

@@ -13,14 +13,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from . import side_paths  # noqa: F401  # enters its cases
 from .cases import BEST_LIBRARY, CASES, LIMITS, WANTED, Case
 from .measure import Bench, Result, Results, Spread
 from .peers import ASYNCPC, LIBRARIES
 
-INSTALL = "install it with: uv run --project benchmarks … (or: pip install rich matplotlib)"
-NOISE = 0.05
-"""The share by which a ratio may always differ from one run to the next."""
-
+INSTALL = "install it with: uv run --project benchmarks … (or: pip install rich)"
 Figures = Mapping[str, Results]
 """By case, line and implementation."""
 
@@ -141,7 +139,12 @@ def _table(title: str, head: list[str], rows: list[list[str]]) -> None:
 def document(figures: Figures, bench: Bench) -> dict[str, Any]:
     """Everything there is to know, for a file; times in seconds, sizes in bytes."""
     return {
-        "machine": {"platform": platform.platform(), "processor": _processor(), "cpus": os.cpu_count()},
+        "machine": {
+            "platform": platform.platform(),
+            "processor": _processor(),
+            "cpus": os.cpu_count(),
+            "load": round(bench.load, 1),
+        },
         "python": python(),
         "loop": bench.loop,
         "versions": {
@@ -179,102 +182,23 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
+    """What was measured; ``-dirty`` if the code is not what that has. Figures that were kept before do not count."""
+    if (commit := _git("describe", "--always", "--abbrev=40")) is None:
+        return None
+    changed = _git("status", "--porcelain", "--", "asyncpc", "benchmarks/*.py", "benchmarks/pyproject.toml")
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(*arguments: str) -> str | None:
     try:
         done = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty"],
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=Path(__file__).parent,
+            ["git", *arguments], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
         )
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
 
 
-# -- what got slower -------------------------------------------------------------------------------
-
-
-def compare(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """What got slower beyond the noise, and what makes the two runs hard to compare.
-
-    Ratios are compared, not times: they hardly depend on the machine. Slower is a median that fell by more than 5 %
-    with quartiles that no longer touch.
-    """
-    doubts = [
-        f"{key}: {old.get(key)} then, {new.get(key)} now"
-        for key in ("machine", "python", "loop", "quick")
-        if old.get(key) != new.get(key)
-    ]
-    slower, common = [], 0
-    for case, line, reference, before, after in _pairs(old["cases"], new["cases"]):
-        common += 1
-        apart = after["quartiles"][1] < before["quartiles"][0]
-        if apart and after["median"] < before["median"] * (1 - NOISE):
-            where = f"{case} {line}".strip()
-            slower.append(f"{where}: {before['median']:.2f} × {reference} then, {after['median']:.2f} × now")
-    if not common:
-        doubts.append("the two files have nothing in common")
-    return slower, doubts
-
-
-def _pairs(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[str, Any], dict[str, Any]]]:
-    """The ratios of asyncpc that are in both."""
-    for case, lines in new.items():
-        for line, results in lines.items():
-            after = results.get(ASYNCPC.name, {}).get("ratios", {})
-            before = old.get(case, {}).get(line, {}).get(ASYNCPC.name, {}).get("ratios", {})
-            for reference in list(after)[:1]:
-                if reference in before:
-                    yield case, line, reference, before[reference], after[reference]
-
-
-# -- the plot --------------------------------------------------------------------------------------
-
-
-def plot(document: dict[str, Any], file: Path) -> None:
-    """Left: what an item costs in each implementation; right: how asyncpc stands to its reference in each case."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "asyncpc", "font.size": 9})
-    from matplotlib import pyplot
-
-    costs = document["cases"].get("throughput", {}).get("", {})
-    ratios = [
-        (f"{case} {line}".strip(), next(iter(results[ASYNCPC.name]["ratios"].values())))
-        for case, lines in document["cases"].items()
-        for line, results in lines.items()
-        if results.get(ASYNCPC.name, {}).get("ratios")
-    ]
-    height = 1.2 + 0.22 * max(len(costs), len(ratios))
-    figure, axes = pyplot.subplots(1, 2 if costs else 1, figsize=(11, height), layout="constrained", squeeze=False)
-    if costs:
-        _draw_costs(axes[0][0], costs)
-    _draw_ratios(axes[0][-1], ratios)
-    figure.suptitle(f"asyncpc · {document['python']} · {document['loop']} · {document['machine']['processor']}")
-    figure.savefig(file, metadata={"Date": None})
-    pyplot.close(figure)
-
-
-def _draw_costs(axes: Any, costs: dict[str, Any]) -> None:
-    ordered = sorted(costs, key=lambda name: -costs[name]["value"]["median"])
-    values = [costs[name]["value"]["median"] * 1e6 for name in ordered]
-    bars = axes.barh(ordered, values, color=["tab:orange" if name == ASYNCPC.name else "tab:gray" for name in ordered])
-    axes.bar_label(bars, fmt="%.3g", padding=3)
-    axes.set(xscale="log", xlabel="µs per item, no work (log scale; less is better)")
-    axes.margins(x=0.15)
-
-
-def _draw_ratios(axes: Any, ratios: list[tuple[str, dict[str, Any]]]) -> None:
-    names = [name for name, _ in reversed(ratios)]
-    medians = [ratio["median"] for _, ratio in reversed(ratios)]
-    spread = [[abs(ratio["median"] - ratio["quartiles"][side]) for _, ratio in reversed(ratios)] for side in (0, 1)]
-    axes.barh(names, medians, xerr=spread, color="tab:orange", error_kw={"elinewidth": 0.8})
-    axes.axvline(1, color="black", linewidth=0.8)
-    axes.set(xscale="log", xlabel="asyncpc: times as fast as the reference (log scale; more is better)")
-
-
-def write(document: dict[str, Any], file: Path) -> None:
+def write(document: Mapping[str, Any], file: Path) -> None:
     """The JSON file."""
     file.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

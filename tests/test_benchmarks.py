@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,12 +17,18 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
+import asyncpc
+
 sys.path.append(str(Path(__file__).parent.parent))
-cases, measure, peers, report, tables, work = (
-    import_module(f"benchmarks.{name}") for name in ("cases", "measure", "peers", "report", "tables", "work")
+before, cases, judge, kept, measure = (
+    import_module(f"benchmarks.{name}") for name in ("before", "cases", "judge", "kept", "measure")
+)
+peers, pictures, report, tables, work = (
+    import_module(f"benchmarks.{name}") for name in ("peers", "pictures", "report", "tables", "work")
 )
 fleet, remote_cases, remote_command, remote_page, remote_work, servers = (
     import_module(f"benchmarks.remote.{name}") for name in ("fleet", "cases", "command", "page", "work", "servers")
@@ -72,10 +80,57 @@ def test_the_gate_asks_of_threads_that_they_put_no_more_slowly_than_janus(
         for n in range(job.shape.items):
             await job.handlers[0](n)
 
-    monkeypatch.setattr(cases, "CROWDS", [(2, 8)])
+    monkeypatch.setattr(cases, "FEW_CROWDS", [(2, 8)])
     monkeypatch.setattr(cases, "THREAD_QUEUES", (peers.Peer("janus", run),))
     assert main(["crowd", *QUICK, "--require", "1"]) == status
     assert ("too slow: crowd 2 × bound 8" in capsys.readouterr().out) == bool(status)
+
+
+def exact(median: float) -> dict[str, Any]:
+    return {"median": median, "quartiles": [median, median]}
+
+
+@pytest.mark.parametrize(
+    ("quartiles", "itself", "verdict"),
+    [
+        ((2.0, 2.2), 1.0, "fast enough"),
+        ((1.2, 1.4), 1.0, "too slow"),
+        ((1.55, 1.65), 1.0, "fast enough"),  # as near as the noise that always is
+        ((1.2, 2.4), 1.0, "not judged"),
+        ((2.0, 2.2), 1.4, "not judged"),
+        ((2.0, 2.2), 0.7, "not judged"),
+        ((4.0, 4.2), 1.4, "fast enough"),
+        ((0.8, 0.9), 1.4, "too slow"),
+    ],
+)
+def test_only_what_is_clear_is_judged(
+    quartiles: tuple[float, float], itself: float, verdict: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rounds that disagree about the limit, or asyncpc that seems to differ from itself, are no reason for a status.
+
+    But a gate that could judge nothing fails, so that a busy machine does not pass for a fast asyncpc.
+    """
+    ratio = {"median": sum(quartiles) / 2, "quartiles": quartiles}
+    ratios = {"hand-written": ratio, measure.AGAIN: exact(itself)}
+    told, is_met = judge.required({"cases": {"throughput": {"": {"asyncpc": {"ratios": ratios}}}}}, 1.6)
+    assert told[0].startswith(f"{verdict}: throughput")
+    assert is_met == (verdict == "fast enough")
+    assert ("nothing could be judged" in told[-1]) == (verdict == "not judged")
+
+
+def test_what_is_not_judged_does_not_hide_what_is_too_slow(capsys: pytest.CaptureFixture[str]) -> None:
+    """One clear case is enough to pass, or to fail; a missing peer is named."""
+    wide = {"median": 1.6, "quartiles": [1.0, 3.0]}
+    throughput = {"": {"asyncpc": {"ratios": {"hand-written": wide}}}}
+    crowd: dict[str, Any] = {
+        "clear": {"asyncpc": {"ratios": {"janus": exact(1.5)}}},
+        "alone": {"asyncpc": {"ratios": {}}},
+    }
+    told, is_met = judge.required({"cases": {"throughput": throughput, "crowd": crowd}}, 1.6)
+    assert is_met
+    assert "not judged: crowd alone: janus is not there" in told
+    crowd["clear"]["asyncpc"]["ratios"]["janus"] = exact(0.5)
+    assert not judge.required({"cases": {"throughput": throughput, "crowd": crowd}}, 1.6)[1]
 
 
 def lose(items: list[int]) -> list[int]:
@@ -124,22 +179,102 @@ def scaled(document: dict[str, Any], factor: float) -> dict[str, Any]:
 
 def test_noise_is_not_called_slower(measured: dict[str, Any]) -> None:
     """Slower is beyond both: 5 % of the median, and quartiles that still touch."""
-    assert report.compare(measured, measured) == ([], [])
-    exact = {"median": 2.0, "quartiles": [2.0, 2.0]}
+    assert judge.compare(measured, measured)[:3] == ([], [], [])
     wide = {"median": 1.5, "quartiles": [1.0, 2.5]}
     near = {"median": 1.95, "quartiles": [1.95, 1.95]}
     low = {"median": 1.85, "quartiles": [1.8, 1.9]}
-    assert [bool(report.compare(run(exact), run(new))[0]) for new in (wide, near, low)] == [False, False, True]
+    slower = [judge.compare(run(exact(2.0)), run(new)).slower for new in (wide, near, low)]
+    assert [len(lines) for lines in slower] == [0, 0, 1]
 
 
-def run(ratio: dict[str, Any]) -> dict[str, Any]:
-    return {"cases": {"throughput": {"": {"asyncpc": {"ratios": {"hand-written": ratio}}}}}}
+def run(ratio: dict[str, Any], name: str = "asyncpc", reference: str = "hand-written") -> dict[str, Any]:
+    result = {"unit": "s", "value": exact(1.0), "ratios": {reference: ratio}}
+    return {"cases": {"throughput": {"": {name: result}}}}
+
+
+def test_everything_of_asyncpc_is_compared_with_the_older_file(measured: dict[str, Any]) -> None:
+    """All lines of all cases, other ways to use asyncpc, and plain numbers; what is gone is told."""
+    lines = sum(len(lines) for lines in measured["cases"].values())
+    assert judge.compare(measured, measured).figures == lines
+    slower = judge.compare(scaled(measured, 1000), measured).slower
+    assert len(slower) == lines
+    assert judge.compare(run(exact(2), cases.EACH_TIME), run(exact(1), cases.EACH_TIME)).slower == [
+        "throughput (defined each time): 2.00 × hand-written then, 1.00 × now"
+    ]
+    old, new = ({"cases": {"growth": {"exponent": {"asyncpc": number(n)}}}} for n in (0.95, 1.15))
+    assert judge.compare(old, new).slower == ["growth exponent: 0.950 then, 1.150 now"]
+    assert not judge.compare(new, old).slower
+    gone = copy.deepcopy(measured)
+    del gone["cases"]["startup"]["four items"]
+    assert judge.compare(measured, gone).doubts == ["startup four items is in the older file only"]
+
+
+def number(value: float) -> dict[str, Any]:
+    return {"unit": "", "value": exact(value), "ratios": {}}
+
+
+def test_a_loss_no_greater_than_the_machine_feigns_is_unclear() -> None:
+    """If asyncpc seems to be half as fast as itself, half as fast as before says nothing; and a quarter does."""
+    for ratio, slower in (0.6, False), (0.25, True):
+        document = run(exact(ratio), reference=measure.BEFORE)
+        document["cases"]["throughput"][""]["asyncpc"]["ratios"][measure.AGAIN] = exact(2.0)
+        found = judge.compare_with(measure.BEFORE, document)
+        assert (bool(found.slower), bool(found.unclear), found.figures) == (slower, not slower, 1)
 
 
 def test_what_cannot_be_compared_is_said(measured: dict[str, Any]) -> None:
     """Files from another loop or machine, or with no case in common, are compared with a doubt that is told."""
-    assert report.compare(measured | {"loop": "other"}, measured)[1] == ["loop: other then, asyncio now"]
-    assert "nothing in common" in report.compare(measured | {"cases": {}}, measured)[1][0]
+    assert judge.compare(measured | {"loop": "other"}, measured).doubts == ["loop: other then, asyncio now"]
+    busy = measured | {"machine": measured["machine"] | {"load": 99.0}}
+    assert judge.compare(busy, measured).doubts == []
+    assert "nothing in common" in judge.compare(measured | {"cases": {}}, measured).doubts[0]
+
+
+SLOW = """
+import time
+from asyncpc.run.running import Running
+
+put = Running.put
+
+async def put_slowly(self, item):
+    time.sleep(0.0003)
+    await put(self, item)
+
+Running.put = put_slowly
+"""
+
+
+def checkout(folder: Path, more: str) -> Path:
+    """An asyncpc that does more when it is imported."""
+    copied = folder / "asyncpc"
+    shutil.copytree(Path(asyncpc.__file__).parent, copied, ignore=shutil.ignore_patterns("__pycache__"))
+    with (copied / "__init__.py").open("a", encoding="utf-8") as module:
+        module.write(more)
+    return folder
+
+
+@pytest.mark.realtime
+def test_another_checkout_takes_part_in_the_same_rounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--against DIR measures the asyncpc of that checkout, not this one: a planted delay of each put is seen."""
+    file = tmp_path / "run.json"
+    main(["put", *QUICK, "--against", str(checkout(tmp_path, SLOW)), "--json", str(file)])
+    assert "3 figures" in capsys.readouterr().out
+    for results in json.loads(file.read_text())["cases"]["put"].values():
+        assert results["before"]["value"]["quartiles"][0] >= 0.0003
+        assert set(results["asyncpc"]["ratios"]) == {"hand-written", "before", "asyncpc again"}
+        assert results["asyncpc"]["ratios"]["before"]["median"] > 1
+    printed = tables.figures([json.loads(file.read_text())])
+    assert " → " in printed
+    assert " × before" in printed
+
+
+def test_a_checkout_that_does_not_work_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It ends neither the run nor the comparison with a status that says all is well."""
+    where = checkout(tmp_path, "raise RuntimeError('broken')")
+    assert main(["startup", *QUICK, "--against", str(where)]) == 1
+    told = capsys.readouterr().out
+    assert "failed: before, startup  (its process ended with status 1)" in told
+    assert "before could not be measured" in told
 
 
 # -- what it tells ---------------------------------------------------------------------------------
@@ -150,7 +285,7 @@ def test_the_json_says_where_and_what(measured: dict[str, Any]) -> None:
     assert set(measured) == {
         *("machine", "python", "loop", "versions", "missing", "failed", "commit", "date", "quick", "cases"),
     }
-    assert set(measured["machine"]) == {"platform", "processor", "cpus"}
+    assert set(measured["machine"]) == {"platform", "processor", "cpus", "load"}
     assert measured["versions"]["asyncpc"]
     ours = measured["cases"]["throughput"][""]["asyncpc"]
     assert set(ours) == {"unit", "rounds", "value", "ratios"}
@@ -186,39 +321,112 @@ def test_a_missing_peer_is_named(
     assert set(json.loads((tmp_path / "run.json").read_text())["missing"]) == {"absent", "broken", "moved"}
 
 
-def test_without_rich_and_matplotlib(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The suite runs on a bare installation: plain tables, and for the plot the line that installs what it needs."""
-    for module in ("rich", "rich.console", "rich.table", "matplotlib"):
+def test_without_rich(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The suite runs on a bare installation, with plain tables."""
+    for module in ("rich", "rich.console", "rich.table"):
         monkeypatch.setitem(sys.modules, module, None)
     assert main(["startup", *QUICK]) == 0
     assert "hand-written" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="2"):
-        main(["startup", *QUICK, "--plot", "plot.svg"])
-    assert "uv run --project benchmarks" in capsys.readouterr().err
 
 
-def test_the_readme_is_written_from_the_files(
-    measured: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The README's figures are never typed: they come from JSON files, and writing them twice changes nothing."""
-    readme, file = tmp_path / "README.md", tmp_path / "run.json"
-    readme.write_text(tables.README.read_text(encoding="utf-8"), encoding="utf-8")
-    monkeypatch.setattr(tables, "README", readme)
-    file.write_text(json.dumps(measured))
-    tables.main([str(file), str(file)])
-    written = readme.read_text(encoding="utf-8")
-    tables.main([str(file), str(file)])
-    assert readme.read_text(encoding="utf-8") == written
-    assert written.count("| **asyncpc** |") == 1
-    assert "| latency 50 % load p99 | hand-written |" in written
-    assert "## Adding a case or a peer" in written
+def test_pages_and_pictures_are_what_the_files_say() -> None:
+    """No figure is typed, and none is of yesterday: ``python -m benchmarks.kept`` would change nothing."""
+    texts = kept.texts()
+    assert {"README.md", "docs/explanation/speed.md", "docs/explanation/speed/fast.svg"} <= set(map(str, texts))
+    for file, text in texts.items():
+        assert (kept.ROOT / file).read_text(encoding="utf-8") == text, f"{file}: run python -m benchmarks.kept"
+
+
+def test_every_picture_of_a_page_is_drawn_from_the_files() -> None:
+    """A page that shows a picture which is drawn no more would show that of yesterday; or none."""
+    drawn = {file.stem for file in kept.texts() if file.suffix == ".svg"}
+    for page in (
+        "README.md",
+        "docs/explanation/speed.md",
+        "benchmarks/README.md",
+        "docs/explanation/remote-benchmarks.md",
+    ):
+        assert set(re.findall(r"speed/(\w+)\.svg", (kept.ROOT / page).read_text(encoding="utf-8"))) <= drawn
+    assert drawn == {file.stem for file in (kept.ROOT / kept.FOLDER).glob("*.svg")}
+
+
+def test_keeping_writes_the_files(measured: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--keep leaves figures, tables and pictures; keeping the same figures again changes nothing."""
+    monkeypatch.setattr(kept, "ROOT", tmp_path)
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / kept.FOLDER).mkdir(parents=True)
+    pages = {"README.md": kept.COSTS, "benchmarks/README.md": kept.FIGURES, f"{kept.FOLDER}.md": kept.COSTS}
+    for page, (begin, end) in pages.items():
+        (tmp_path / page).write_text(f"one\n{begin}\nof yesterday\n{end}\ntwo\n", encoding="utf-8")
+    kept.keep(measured)
+    written = {file: file.read_text() for file in tmp_path.rglob("*") if file.is_file()}
+    for page in pages:
+        text = written[tmp_path / page]
+        assert text.startswith("one\n")
+        assert text.endswith("two\n")
+        assert "yesterday" not in text
+    assert written[tmp_path / "benchmarks/README.md"].count("| **asyncpc** |") == 1
+    assert "| latency 50 % load p99 | hand-written |" in written[tmp_path / "benchmarks/README.md"]
+    assert {"fast.svg", "latency.svg", "start.svg"} <= {file.name for file in written}
+    kept.keep(measured)
+    assert {file: file.read_text() for file in tmp_path.rglob("*") if file.is_file()} == written
+
+
+def test_a_new_case_is_in_a_picture() -> None:
+    """Protects cases that nobody has told the pictures of: they come where other ways are, with everybody."""
+    results = {
+        name: {"unit": "s", "value": exact(1.0), "ratios": {"somebody": exact(1.0)}} for name in ("asyncpc", "somebody")
+    }
+    document = {
+        "python": "CPython 3.13.0",
+        "loop": "asyncio",
+        "date": "2026",
+        "cases": {"unheard of": {"a line": results}},
+    }
+    drawn = pictures.pictures(document)
+    assert set(drawn) == {pictures.REST}
+    for text in "unheard of a line", "somebody", "1.00 ×":
+        assert f">{text}<" in drawn[pictures.REST]
+
+
+def test_a_picture_is_well_formed_and_tells_light_from_dark(measured: dict[str, Any]) -> None:
+    """Every picture parses as XML, has a title for who does not see it, and colours for both kinds of pages."""
+    for name, svg in pictures.pictures(measured).items():
+        root = ElementTree.fromstring(svg)
+        assert root.get("role") == "img", name
+        assert root.findtext("{http://www.w3.org/2000/svg}title")
+        assert "prefers-color-scheme:dark" in svg
+        sizes = [int(text.get("font-size") or 0) for text in root.iter("{http://www.w3.org/2000/svg}text")]
+        assert min(sizes) >= 11
+
+
+@pytest.mark.parametrize("low", [0.0004, 0.3, 7.0])
+@pytest.mark.parametrize("times", [1.05, 30, 5_000])
+def test_a_scale_has_ticks(low: float, times: float) -> None:
+    """A picture without a scale says nothing: there are some ticks, not too many, and all lie on it."""
+    scale = pictures.Scale.around([pictures.Point(low, low, low * times)], 0, 100)
+    assert len(scale.ticks()) <= 6
+    assert times < 3 or len(scale.ticks()) >= 2
+    assert all(0 <= scale(tick) <= 100 for tick in scale.ticks())
+
+
+def test_labels_do_not_cover_each_other() -> None:
+    """Two lines that end at the same height have their names one below the other."""
+    places = pictures._apart({"a": 10.0, "b": 11.0, "c": 50.0}, 15)
+    assert places["b"] - places["a"] >= 14.9
+    assert places["c"] == 50
 
 
 def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
     """--list names every case without measuring; a misspelt case and a gate that judges nothing are refused."""
     assert main(["--list"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(cases.CASES)
-    for wrong in (["troughput"], ["startup", "--require", "1.2"]):
+    for wrong in (
+        ["troughput"],
+        ["startup", "--require", "1.2"],
+        ["startup", "--keep"],
+        ["startup", "--against", "nowhere"],
+    ):
         with pytest.raises(SystemExit, match="2"):
             main(wrong)
 
@@ -293,24 +501,14 @@ def test_the_remote_benchmark_measures_on_sqlite(
     monkeypatch.setattr(remote_cases, "HANDLINGS", {"64 B": remote_cases.Handling(64)})
     monkeypatch.setattr(remote_cases, "MOST", 500)
     monkeypatch.setattr(remote_cases, "TWO_PROCESSES", 20)
-    file, page = tmp_path / "run.json", page_in(tmp_path)
-    written = ["--json", str(file), "--markdown", str(page)]
-    assert main(["remote", "sqlite", "--quick", "--rounds", "1", *written, "--require", "0.0001"]) == 0
+    file = tmp_path / "run.json"
+    assert main(["remote", "sqlite", "--quick", "--rounds", "1", "--json", str(file), "--require", "0.0001"]) == 0
     lines = json.loads(file.read_text())["cases"]["sqlite"]
     assert {"64 B publish", "64 B consume", "64 B consume client CPU", "end to end", "20 % load p99"} <= set(lines)
     assert lines["64 B consume"]["asyncpc"]["ratios"]["raw batched"]["median"] > 0
     assert lines["processes client CPU"]["asyncpc"]["ratios"]["1 process"]["median"] > 0
     assert "≥ 0.75 × raw batched" in capsys.readouterr().out
-    assert "| **asyncpc** |" in page.read_text(encoding="utf-8")
-
-
-def page_in(folder: Path) -> Path:
-    """A page with the two marks."""
-    page = folder / "page.md"
-    page.write_text(
-        f"before\n\n{remote_page.BEGIN}\nfigures of yesterday\n{remote_page.END}\n\nafter\n", encoding="utf-8"
-    )
-    return page
+    assert "| **asyncpc** |" in remote_page.remote_figures(json.loads(file.read_text()))
 
 
 def remote_lines(monkeypatch: pytest.MonkeyPatch, *lines: Any) -> None:
@@ -329,14 +527,14 @@ def test_a_client_that_fails_in_a_round_is_told_and_the_others_go_on(
             return {"consume": seconds}
         raise measure.Fails("ConnectionError: it went away")
 
-    page = page_in(tmp_path)
+    file = tmp_path / "run.json"
     samples = {"asyncpc": lambda: {"consume": 2e-6}, "raw batched": fails_later}
     remote_lines(monkeypatch, measure.Line("64 B", samples), measure.Line("end to end", {"asyncpc": lambda: 3e-6}))
-    assert main(["remote", "sqlite", "--rounds", "3", "--markdown", str(page)]) == 1
+    assert main(["remote", "sqlite", "--rounds", "3", "--json", str(file)]) == 1
     told = capsys.readouterr().out
     assert "failed: ConnectionError: it went away" in told
     assert "failed: raw batched, sqlite 64 B (ConnectionError: it went away)" in told
-    written = page.read_text(encoding="utf-8")
+    written = remote_page.remote_figures(json.loads(file.read_text()))
     assert "| **asyncpc** | – | **500k** | – | – | – | – | **333k** | – |" in written
     assert "Failed on sqlite, 64 B: raw batched (`ConnectionError: it went away`)." in written
 
@@ -372,29 +570,14 @@ def test_a_goal_without_its_reference_is_not_judged(
     assert "not judged: sqlite 64 B consume: ≥ 0.75 × raw batched" in told
 
 
-def test_the_page_is_written_between_its_marks_only(tmp_path: Path) -> None:
-    """The figures of the page are never typed: writing them again changes nothing, nor anything around them."""
-    document = {
-        "machine": {"processor": "one", "cpus": 2},
-        "date": "2026-01-02T03:04:05",
-        "python": "CPython 3.13.0",
-        "loop": "asyncio",
-        "versions": {"Redis": "7"},
-        "missing": {},
-        "failed": [],
-        "cases": {},
-    }
-    page = page_in(tmp_path)
-    remote_page.write_into(page, document)
-    written = page.read_text(encoding="utf-8")
-    remote_page.write_into(page, document)
-    assert page.read_text(encoding="utf-8") == written
-    assert written.startswith("before\n")
-    assert written.endswith("after\n")
-    assert "yesterday" not in written
-    page.write_text("no marks", encoding="utf-8")
-    with pytest.raises(SystemExit, match="2"):  # before it measures for minutes
-        main(["remote", "--markdown", str(page)])
+def test_a_page_is_written_between_its_marks_only() -> None:
+    """What stands around the figures is somebody's text; a page that has lost its marks is not overwritten."""
+    page = tables.between("one <a> old <b> two", ("<a>", "<b>"), "new")
+    assert page == "one <a>\nnew\n<b> two"
+    assert tables.between(page, ("<a>", "<b>"), "new") == page
+    for text in "no marks", "<a> no end", "no beginning <b>":
+        with pytest.raises(ValueError, match="does not have the lines"):
+            tables.between(text, ("<a>", "<b>"), "new")
 
 
 @pytest.mark.parametrize(("numbers", "of"), [([0, 1], 0), ([0, 1, 1], 0), ([0, 1, 3], 0), ([0, 1, 4], 4)])

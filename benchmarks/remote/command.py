@@ -14,11 +14,11 @@ from pathlib import Path
 
 from .. import report
 from ..cases import Case
+from ..kept import keep_remote
 from ..measure import Bench, Line, Result, Results
 from ..peers import ASYNCPC
 from .cases import REFERENCES, goals, lines
 from .fleet import fleet_at
-from .page import around_the_marks, write_into
 from .servers import Missing, serving
 
 
@@ -32,7 +32,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, help="interleaved rounds (3; 2 with --quick)")
     parser.add_argument("--loop", choices=("asyncio", "uvloop"), default="asyncio")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
-    parser.add_argument("--markdown", type=Path, metavar="FILE.md", help="put tables between the marks of that page")
+    parser.add_argument(
+        "--keep", action="store_true", help="keep all figures in the documentation, and write its tables and picture"
+    )
     parser.add_argument(
         "--require",
         type=float,
@@ -44,11 +46,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     if unknown := set(options.engines) - set(REFERENCES):
         parser.error(f"no engine {', '.join(sorted(unknown))}; there are: {', '.join(REFERENCES)}")
-    if options.markdown:
-        try:
-            around_the_marks(options.markdown)
-        except (OSError, ValueError) as error:
-            parser.error(str(error))
+    if options.keep and options.engines:
+        parser.error("--keep is for all engines, since the tables and the picture are made of all of them")
     with asyncio.Runner() as runner:
         bench = Bench(runner, options.quick, options.rounds or (2 if options.quick else 3), options.loop)
         cases = {engine: case_of(engine) for engine in options.engines or REFERENCES}
@@ -58,8 +57,8 @@ def main(arguments: Sequence[str]) -> int:
     report.show(tried, bench, cases, wanted)
     if options.json:
         report.write(document, options.json)
-    if options.markdown:
-        write_into(options.markdown, document)
+    if options.keep:
+        keep_remote(document)
     missed = options.require is not None and _missed(figures, options.require)
     return int(missed or bool(bench.failed))
 

@@ -1,9 +1,8 @@
-"""``--markdown FILE``: the figures of a run as tables, between two marks of a page."""
+"""``--keep``: the figures of a run as tables, between two marks of a page."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..measure import Result, Spread
@@ -12,7 +11,9 @@ from ..report import readable
 from ..tables import table
 from .cases import goals
 
-BEGIN, END = "<!-- figures: written by python -m benchmarks remote --markdown -->", "<!-- end of the figures -->"
+MARKS = "<!-- figures: written by python -m benchmarks remote --keep -->", "<!-- end of the figures -->"
+
+Document = Mapping[str, Any]
 
 RATES = {
     "publish": "64 B publish",
@@ -28,23 +29,12 @@ RATES = {
 SERVER = "64 B consume server CPU"
 
 
-def around_the_marks(page: Path) -> tuple[str, str]:
-    """What is before and after the figures; raises ``ValueError`` for a page without marks."""
-    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{page} does not have the lines {BEGIN} and {END}")
-    return before, after
+def remote_figures(document: Document) -> str:
+    """What stands between the two marks."""
+    return "\n" + "\n".join(_figures(document)) + "\n"
 
 
-def write_into(page: Path, document: dict[str, Any]) -> None:
-    """Replace what is between the two marks."""
-    before, after = around_the_marks(page)
-    text = "\n".join(_figures(document))
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
-
-
-def _figures(document: dict[str, Any]) -> Iterator[str]:
+def _figures(document: Document) -> Iterator[str]:
     machine = document["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
     yield f"Measured on {document['date'][:10]}: {machine['processor']}, {machine['cpus']} cores; {document['python']},"
@@ -90,7 +80,7 @@ def _seconds(seconds: float) -> str:
     return readable(seconds, "s")
 
 
-def _goals(document: dict[str, Any]) -> Iterator[list[str]]:
+def _goals(document: Document) -> Iterator[list[str]]:
     for engine, lines in document["cases"].items():
         for figure, of in lines.items():
             for goal in goals(engine, figure, _result(of[ASYNCPC.name])) if ASYNCPC.name in of else ():
