@@ -23,7 +23,7 @@ from typing import Any, Final
 from scenarios import Scenario, draw, play
 
 from asyncpc import Pipeline, Running, consumer, testing
-from asyncpc.core import channel, emit, queue, source, stage, waiting, worker
+from asyncpc.core import channel, emit, queue, source, stage, tracked, waiting, worker
 from asyncpc.core.queue import BoundedQueue
 from asyncpc.graph import pipeline
 from asyncpc.offload import bridge
@@ -234,7 +234,7 @@ FAULTS: Final = (
     _fault(
         "settled twice",
         "E",
-        (worker, "tracking", "            ticket.settle()  #", "            ticket.settle(); ticket.settle()  #"),
+        (tracked, "_passing_on", "        ticket.settle()  #", "        ticket.settle(); ticket.settle()  #"),
     ),
     _fault("given back in any order", "E", (_SETTLER, "_settle", "sorted(released, key=_how)", "released[::-1]")),
     _fault(

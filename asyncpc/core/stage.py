@@ -251,7 +251,18 @@ class Timing:
 class RunLinks:
     """What a stage knows of its run."""
 
-    __slots__ = ("_all_know", "events", "failing", "failures", "following", "machines", "staffs", "tracks", "trouble")
+    __slots__ = (
+        "_all_know",
+        "comes_with_tickets",
+        "events",
+        "failing",
+        "failures",
+        "following",
+        "machines",
+        "staffs",
+        "tracks",
+        "trouble",
+    )
 
     def __init__(
         self,
@@ -264,6 +275,8 @@ class RunLinks:
         self.tracks: bool = tracks
         """Whether items may come with tickets; see :meth:`track`."""
         self._all_know = tracks
+        self.comes_with_tickets: bool = False
+        """Whether most items do."""
         self.staffs: list[Staff] = []
         """Those of all stages."""
         self.trouble: Callable[[BaseException, str], None] = trouble

@@ -260,31 +260,56 @@ def never_awaited(name: str, value: CoroutineType[Any, Any, Any]) -> TypeError:
 
 def tracking(call: Call, worker: Any) -> Call:
     """``call`` for runs that can have tickets: it gets the user's item, and its value travels on with the ticket."""
-    stage, handler = worker.stage, worker.stage.handler
-    is_last = handler.branches is None and stage.outlets[0].channel is None
+    handler = worker.stage.handler
+    is_last = handler.branches is None and worker.stage.outlets[0].channel is None
     generates = handler.generates and handler.branches is None
+    call_tracked = _settling(call, worker) if is_last and not generates else _passing_on(call, worker, generates)
+    if worker.stage.run.comes_with_tickets:
+        return call_tracked
 
     def begin(item: Any) -> Awaitable[Any]:
         return call_tracked(item) if type(item) is Tracked else call(item)
 
-    async def call_tracked(item: Tracked) -> Any:
+    return begin
+
+
+def _settling(call: Call, worker: Any) -> Call:
+    """Of the last stage: what is made of the item ends here."""
+
+    async def call_tracked(item: Any) -> Any:
+        if type(item) is not Tracked:
+            return await call(item)
+        worker.ticket = item.ticket
+        try:
+            value = await call(item.item)
+        finally:
+            worker.ticket = None
+        if value is not None and type(value) is CoroutineType:
+            raise never_awaited(worker.stage.handler.name, value)
+        item.ticket.settle(value)  # which may be nobody's by now
+        return None
+
+    return call_tracked
+
+
+def _passing_on(call: Call, worker: Any, generates: bool) -> Call:
+    """Of any other stage."""
+
+    async def call_tracked(item: Any) -> Any:
+        if type(item) is not Tracked:
+            return await call(item)
         worker.ticket = item.ticket
         try:
             value = await call(item.item)
         finally:
             worker.ticket = None
         ticket = item.ticket  # which may be nobody's by now
-        if generates:
-            if isinstance(value, list):  # collected, to leave in order
-                ticket.hold(len(value))
-                value = [Tracked(one, ticket) for one in value]
-            ticket.settle()  # what it gave has held the ticket for itself
-            return value
-        if not is_last:
+        if not generates:
             return Tracked(value, ticket)
-        if type(value) is CoroutineType:
-            raise never_awaited(handler.name, value)
-        ticket.settle(value)
-        return None
+        if isinstance(value, list):  # collected, to leave in order
+            ticket.hold(len(value))
+            value = [Tracked(one, ticket) for one in value]
+        ticket.settle()  # what it gave has held the ticket for itself
+        return value
 
-    return begin
+    return call_tracked

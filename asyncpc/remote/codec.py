@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from secrets import randbits
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, NoReturn
 
 from ..errors import DefinitionError
 from ..wording import shown
@@ -44,9 +44,9 @@ class Codec(NamedTuple):
     content_type: str
     encode: Callable[[Any], bytes]
     decoders: Mapping[str, Callable[[bytes], Any]]
-    """By content type; each raises ``PayloadError``."""
+    """By content type; each may raise anything: see :meth:`refused`."""
     max_bytes: int
-    """The largest body that is put."""
+    """The largest body."""
 
     def encoded(self, item: Any) -> bytes:
         """The item as bytes; raises ``PayloadError``."""
@@ -68,10 +68,16 @@ class Codec(NamedTuple):
 
     def decoded(self, body: bytes, headers: Mapping[str, str]) -> Any:
         """The item of a message; raises ``PayloadError``."""
-        return self.decoder_for(headers)(body)
+        try:
+            return self.decoder_for(headers)(body if len(body) <= self.max_bytes else self.too_long(body))
+        except Exception as error:
+            raise self.refused(error) from None
 
     def decoder_for(self, headers: Mapping[str, str]) -> Callable[[bytes], Any]:
-        """What makes items of messages with these headers; raises ``PayloadError``, as does what it returns."""
+        """What makes items of messages with these headers, whose bodies are not too long; raises ``PayloadError``.
+
+        What it returns raises anything: see :meth:`refused`.
+        """
         content_type = headers.get("content-type", self.content_type)
         decode = self.decoders.get(content_type)
         if decode is None:
@@ -79,6 +85,16 @@ class Codec(NamedTuple):
                 f"the message has the content type {shown(content_type)}, which this queue does not read"
             )
         return decode
+
+    def too_long(self, body: bytes) -> NoReturn:
+        """Raise the ``PayloadError`` of a body with more than ``max_bytes``."""
+        raise PayloadError(f"the message has {len(body)} bytes; max_bytes={self.max_bytes} allows no more")
+
+    def refused(self, error: Exception) -> PayloadError:
+        """What a message is given up with whose decoding raised ``error``; RecursionError of a deep one (fault F5)."""
+        if isinstance(error, PayloadError):
+            return error
+        return PayloadError(f"the message is not what was declared: {shown(str(error), 200)}")
 
 
 def codec_for(where: str, declared: Any, codec: object, max_bytes: int) -> Codec:
@@ -93,25 +109,11 @@ def codec_for(where: str, declared: Any, codec: object, max_bytes: int) -> Codec
         content_type=f"application/{codec}",
         encode=encode.encode,
         decoders={
-            "application/json": _checking(json.decode, max_bytes),
-            "application/msgpack": _checking(packed.decode, max_bytes),
+            "application/json": json.decode,
+            "application/msgpack": packed.decode,
         },
         max_bytes=max_bytes,
     )
-
-
-def _checking(decode: Callable[[bytes], Any], max_bytes: int) -> Callable[[bytes], Any]:
-    """``decode`` for what anybody may have sent; raises ``PayloadError``."""
-
-    def decoded(body: bytes) -> Any:
-        if len(body) > max_bytes:
-            raise PayloadError(f"the message has {len(body)} bytes; max_bytes={max_bytes} allows no more")
-        try:
-            return decode(body)
-        except Exception as error:  # RecursionError of a deep one too (fault F5)
-            raise PayloadError(f"the message is not what was declared: {shown(str(error), 200)}") from None
-
-    return decoded
 
 
 def _check_type(where: str, declared: Any) -> None:

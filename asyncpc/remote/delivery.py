@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from math import inf
 from typing import Final
+
+import msgspec
 
 from ..core.seams import Takes
 from ..core.tracked import NO_TRACE
@@ -16,6 +19,8 @@ from ..failure import KeptFailure
 from .broker import Message
 
 __all__ = ["Delivery"]
+
+ENDED: Final = -inf
 
 PAUSE: Final = 1.0
 """Seconds before a message comes again whose failure has ended the run."""
@@ -33,32 +38,36 @@ _MEMBER: Final = re.compile(_KEY + r"=[ -+\--<>-~]{0,255}[!-+\--<>-~]")
 """Of a ``tracestate``; OpenTelemetry would log any other, with what is in it."""
 
 
-class Delivery:
-    """One handing out of a message; see the module."""
+class Delivery(msgspec.Struct, eq=False, gc=False):
+    """One handing out of a message; see the module.
 
-    __slots__ = ("_ended", "_values", "delay", "failure", "is_counted", "is_lost", "is_released", "message", "number")
+    As there may be many, it is a struct, which is made quickly, and the garbage collector does not look at it: that
+    would take a tenth of the time of a message. So whoever keeps it has to :meth:`let_go` of it at the end.
+    """
+
+    message: Message
+    number: int
+    """In the order of receipt."""
+    _ended: Callable[[Delivery], None]
+    _values: float = 1
+    """How many are under way; ``ENDED``, so that none is the last one again, once the session knows the end."""
+    failure: KeptFailure | None = None
+    """What the message is buried with."""
+    is_released: bool = False
+    """Whether something made of it has not been handled to its end."""
+    is_counted: bool = False
+    """Whether the release counts as an attempt."""
+    delay: float = 0.0
+    """Seconds until it may come again."""
+    is_lost: bool = False
+    """Whether its lease has run out, and somebody else may have it."""
+    is_usual: bool = True
+    """Whether none of these is so: when it ends, the message is acknowledged."""
 
     @property
     def takes_failures(self) -> Takes:
         """A failure that no ``on_error=`` is written for ends in the dead letter queue of the message's own queue."""
         return "unhandled"
-
-    def __init__(self, message: Message, number: int, ended: Callable[[Delivery], None]) -> None:
-        self.message: Message = message
-        self.number: int = number
-        """In the order of receipt."""
-        self._ended: Callable[[Delivery], None] = ended
-        self._values = 1
-        self.failure: KeptFailure | None = None
-        """What the message is buried with."""
-        self.is_released: bool = False
-        """Whether something made of it has not been handled to its end."""
-        self.is_counted: bool = False
-        """Whether the release counts as an attempt."""
-        self.delay: float = 0.0
-        """Seconds until it may come again."""
-        self.is_lost: bool = False
-        """Whether its lease has run out, and somebody else may have it."""
 
     @property
     def wants_value(self) -> bool:
@@ -74,7 +83,7 @@ class Delivery:
     @property
     def has_ended(self) -> bool:
         """Whether the session knows how it ended; the broker may know it, too."""
-        return self._ended is _nothing
+        return self._values < 0
 
     def hold(self, more: int = 1) -> None:
         """See ``Ticket``."""
@@ -87,10 +96,11 @@ class Delivery:
 
     def settle(self, value: object = None) -> None:
         """See ``Ticket``."""
-        self._values -= 1
-        if self._values == 0:
-            ended, self._ended = self._ended, _nothing  # a call that goes on after its timeout may still feed
-            ended(self)
+        if self._values == 1:
+            self._values = ENDED  # a call that goes on after its timeout may still feed
+            self._ended(self)
+        else:
+            self._values -= 1
 
     def skip(self, error: BaseException) -> None:
         """See ``Ticket``; the policy that gave it up has dealt with it, so the message is acknowledged."""
@@ -98,19 +108,26 @@ class Delivery:
 
     def fail(self, error: BaseException, failure: KeptFailure) -> None:
         """See ``Ticket``; the message is buried with the first failure."""
-        self.failure = self.failure or failure
+        self.failure, self.is_usual = self.failure or failure, False
         self.settle()
 
     def stop(self, error: BaseException) -> None:
         """See ``Ticket``; the message comes again, after a pause, and this was an attempt."""
-        self.is_released = self.is_counted = True
-        self.delay = PAUSE
-        self.settle()
+        self.is_counted, self.delay = True, PAUSE
+        self.release()
 
     def release(self) -> None:
         """See ``Ticket``; the message comes again, and this was no attempt."""
-        self.is_released = True
+        self.is_released, self.is_usual = True, False
         self.settle()
+
+    def let_go(self) -> None:
+        """Nobody waits for its end any more: forget what leads to the session, which may lead here."""
+        self._ended = _nothing
+
+    def lose(self) -> None:
+        """Its lease has run out."""
+        self.is_lost, self.is_usual = True, False
 
 
 def _checked(headers: Mapping[str, str]) -> Mapping[str, str]:
@@ -129,4 +146,4 @@ def _is_state(state: str) -> bool:
 
 
 def _nothing(delivery: Delivery) -> None:
-    """A delivery ends once."""
+    """What is made of a message may end after its session."""

@@ -20,6 +20,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import count, repeat
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 import anyio
@@ -30,7 +32,7 @@ from ..errors import WorkerCancelled
 from ..failure import KeptFailure
 from ..logs import WARNING, log
 from ..wording import summary
-from .broker import SUSPECT_AFTER, Broker, Disconnected, Message, PayloadError
+from .broker import SUSPECT_AFTER, Broker, Disconnected, Message
 from .codec import Codec
 from .connection import PATIENCE, Connection
 from .delivery import Delivery
@@ -67,6 +69,8 @@ ALONE: Final = 1.0
 
 
 NO_HEADERS: Final[Mapping[str, str]] = {}
+
+_attempt: Final[Callable[[Message], int]] = itemgetter(Message._fields.index("attempt"))
 
 
 class Terms(NamedTuple):
@@ -138,7 +142,14 @@ class Session:
         finally:
             self.is_closing = True
             self._settler.end_receiving()
+            self._let_go()
             await self.connection.close()
+
+    def _let_go(self) -> None:
+        """Forget what was not settled: it comes again when its lease has run out."""
+        self._suspect = None
+        for delivery in self._deliveries:
+            delivery.let_go()
 
     async def _is_needed(self) -> bool:
         """Connect; whether somebody still wants that."""
@@ -203,8 +214,8 @@ class Session:
 
     async def items(self) -> AsyncIterator[Tracked]:
         """The messages' items, each with its delivery as a ticket, until the intake ends."""
-        arrived, decoder_for = self._arrived, self._codec.decoder_for
-        decode, headers_before = decoder_for(NO_HEADERS), NO_HEADERS
+        arrived, codec, most = self._arrived, self._codec, self._codec.max_bytes
+        decode, headers_before = codec.decoder_for(NO_HEADERS), NO_HEADERS
         while True:
             while arrived:
                 delivery = arrived.popleft()
@@ -214,10 +225,10 @@ class Session:
                 _, body, _, _, headers, _ = delivery.message
                 try:
                     if headers is not headers_before:  # messages that came together most often share them
-                        decode, headers_before = decoder_for(headers), headers
-                    item = decode(body)
-                except PayloadError as error:
-                    self._bury(delivery, error)
+                        decode, headers_before = codec.decoder_for(headers), headers
+                    item = decode(body if len(body) <= most else codec.too_long(body))
+                except Exception as error:
+                    self._bury(delivery, codec.refused(error))
                     await asyncio.sleep(0)  # one after the other: others may run (invariant 10)
                 except BaseException:  # an interrupt
                     delivery.release()
@@ -300,10 +311,10 @@ class Session:
     def _arrive(self, messages: Sequence[Message]) -> None:
         first, usual = self.counts.received, min(SUSPECT_AFTER, self._terms.attempts)
         self.counts.received += len(messages)
-        most = max([attempt for _, _, attempt, _, _, _ in messages], default=0)
+        most = max(map(_attempt, messages), default=0)
         are_usual = most <= usual and not self._settler.is_intake_over
         ended = self._settler.settle if are_usual else self._has_ended
-        deliveries = [Delivery(message, number, ended) for number, message in enumerate(messages, first)]
+        deliveries = [*map(Delivery, messages, count(first), repeat(ended))]
         self._deliveries.update(deliveries)
         if are_usual:
             self._arrived += deliveries
@@ -353,7 +364,7 @@ class Session:
                 self._more.set()
             if not self._broker.guarantees.isolates:
                 self.connection.wake()  # it may wait for others only
-        self._settler.settle(delivery)
+        self._settler.settle_at_once(delivery)
 
     def _have_flushed(self) -> None:
         self._flushed_some.set()

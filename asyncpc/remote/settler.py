@@ -1,7 +1,7 @@
 """``Settler``: tells the broker how the deliveries of a session have ended, and keeps the leases of the others.
 
-It settles what has ended while the last flush was under way, without any timer: so calls are many or few, as the pace
-asks for.
+It settles what has ended while the last flush was under way, or ends within the next turns of the loop, without any
+timer: so calls are many or few, as the pace asks for.
 """
 
 from __future__ import annotations
@@ -24,6 +24,12 @@ __all__ = ["SessionCounts", "Settler"]
 
 LAST_RECEIVE: Final = 1.0
 """Seconds for which what is given back waits at most for the end of the last receive, which would get it again."""
+
+GATHER: Final = 0.002
+"""Seconds for which what has ended waits at most for what ends at once after it, where nothing else is flushed."""
+
+TOGETHER: Final = 500
+"""Deliveries that wait for no more."""
 
 BURY_AGAIN: Final = 5.0
 """Seconds after which dead letters are tried again for which there was no room."""
@@ -72,6 +78,7 @@ class Settler:
         self._bury_at: float = 0.0  # loop time at which they are tried again
         self._refusals = 0  # of dead letters, since the last that were taken
         self._is_idle = False  # whether it waits for something to flush
+        self._is_urgent = False  # whether that may not wait for others
         self._flush_asked = asyncio.Event()
         self._flushed = asyncio.Event()  # for the last time
         self.is_intake_over: bool = False
@@ -107,6 +114,11 @@ class Settler:
         if self._is_idle:
             self._flush_asked.set()
 
+    def settle_at_once(self, delivery: Delivery) -> None:
+        """The same, for one that may not wait for others, since it would count as the one that kills the process."""
+        self._is_urgent = True
+        self.settle(delivery)
+
     @property
     def ended(self) -> int:
         """Deliveries that have ended so far."""
@@ -119,8 +131,9 @@ class Settler:
             ended = self._to_flush()
             if not ended:
                 await self._until_asked()
+                await self._until_others_end()
                 continue
-            await self._settle([one for one in ended if not one.is_lost])
+            await self._settle(ended)
             self._deliveries.difference_update(ended)
             self._deliveries.update(self._unburied.values())
             self._have_flushed()
@@ -136,12 +149,21 @@ class Settler:
         finally:
             self._is_idle = False
 
+    async def _until_others_end(self) -> None:
+        """Wait while more end at every turn of the loop: together they cost the broker hardly more than the first."""
+        loop, before = asyncio.get_running_loop(), 0
+        ends = loop.time() + GATHER
+        while before < len(self._ended) < TOGETHER and not self._is_urgent and loop.time() < ends:
+            before = len(self._ended)
+            await asyncio.sleep(0)  # the source gives more
+            await asyncio.sleep(0)  # which are handled
+
     def _to_flush(self) -> list[Delivery]:
         """What has ended; once the intake is over, what is given back waits for the last receive, which would get it.
 
         Before, it does not: what somebody else has by now ends as given back too, and nothing may wait for it.
         """
-        ended, self._ended = self._ended, []
+        ended, self._ended, self._is_urgent = self._ended, [], False
         if self._last_receive is not None:
             self._ended = [one for one in ended if one.is_released and not one.delay]
             if self._ended:
@@ -162,8 +184,8 @@ class Settler:
     async def _settle(self, ended: list[Delivery]) -> None:
         """Tell the broker how these ended: first what must not be lost, in one call for each way."""
         call, broker, counts = self._connection.call, self._broker, self._counts
-        done = [one.message for one in ended if one.failure is None and not one.is_released]
-        others = ended if len(done) < len(ended) else []  # most often there are none
+        done = [one.message for one in ended if one.is_usual]
+        others = [one for one in ended if not (one.is_usual or one.is_lost)] if len(done) < len(ended) else []
         released = [one for one in others if one.is_released]
         dead = [one for one in others if one.failure is not None and not one.is_released]
         if dead:
@@ -221,7 +243,7 @@ class Settler:
         for lost in await self._connection.call(lambda: self._broker.extend(messages)):
             delivery = held[id(lost)]
             if not (delivery.is_lost or delivery.has_ended):  # what has ended may be settled by now, and not be lost
-                delivery.is_lost = True
+                delivery.lose()
                 self._counts.overtaken += 1
                 log(WARNING, "%s: a lease ran out: a message may be handled twice", self._label, stage=self._label)
 

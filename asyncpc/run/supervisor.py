@@ -99,7 +99,8 @@ class Supervisor:
         self._producers: list[ProducerWorker] = parts.producers
         self._attendants: list[AttendantWorker] = parts.attendants
         self._channels: list[Channel[Any]] = parts.channels
-        self.links.tracks = tracks or bool(self._attendants)  # nothing has asked yet
+        self.links.comes_with_tickets = bool(self._attendants)  # nothing has asked yet
+        self.links.tracks = tracks or bool(self._attendants)
         self.scaling: Scaling = Scaling(plan.name, self.stages, self._start_worker, self.events)
         self.accounts: Accounts = Accounts(self._producers, self.stages, plan.ends, self.results)
         self.accounts.tracked = bool(self._attendants) or following is not None

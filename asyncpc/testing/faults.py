@@ -8,7 +8,6 @@ from math import inf
 from typing import Any, Protocol
 
 from ..errors import StateError
-from ..remote.delivery import Delivery
 from ..run.intake import tickets_in_flight
 from ..wording import shown
 
@@ -92,6 +91,8 @@ class Redeliver:
 
     def strike(self) -> None:
         """Give it back in place of an acknowledgement; raises ``StateError`` for what came from no remote queue."""
+        from ..remote.delivery import Delivery  # here, since it needs msgspec
+
         messages = [one for one in tickets_in_flight() if isinstance(one, Delivery)]
         if not messages:
             raise StateError(f"Redeliver({shown(self.item)}): its item did not come from a remote queue")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import count
@@ -160,6 +162,27 @@ def test_what_ends_while_a_flush_is_under_way_is_flushed_next(eager: bool) -> No
         assert flushed == [["id-0"], ["id-1", "id-2"], ["id-3"]]
 
     testing.run(main(), eager=eager)
+
+
+def test_what_ends_at_every_turn_is_flushed_together() -> None:
+    """Protects the broker from a call for each of many messages that end one after the other, at once."""
+    flushed: list[list[str]] = []
+
+    class Noting(Flaky):
+        async def ack(self, messages: Sequence[Message]) -> int:
+            flushed.append([one.id for one in messages])
+            return await super().ack(messages)
+
+    async def main() -> None:
+        async with running(Noting(memory(), [])) as session:
+            await put(session, *range(4))
+            for one in await taken(session, 4):
+                one.ticket.settle()
+                await asyncio.sleep(0)
+            await asyncio.sleep(1)
+        assert flushed == [["id-0", "id-1", "id-2", "id-3"]]
+
+    testing.run(main())
 
 
 @pytest.mark.parametrize("eager", [False, True])
@@ -709,3 +732,23 @@ def test_a_cancelled_session_drops_the_connection() -> None:
         await broker.close()
 
     testing.run(main())
+
+
+def test_a_cancelled_session_is_forgotten_with_what_it_held() -> None:
+    """Protects memory: the garbage collector does not look at deliveries, so no circle may lead through one."""
+
+    async def main() -> list[weakref.ref[Session]]:
+        session = Session(memory(), codec_for("q", int, "json", 9), Terms(5, 2.0, 5), "q", 1)
+        task = asyncio.create_task(session.run())
+        await session.opened.wait()
+        await put(session, 1, 2, 3)
+        first, _ = await taken(session, 2)
+        task.cancel()
+        first.ticket.settle()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return [weakref.ref(session)]
+
+    (session,) = testing.run(main())
+    gc.collect()
+    assert session() is None

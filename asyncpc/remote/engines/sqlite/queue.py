@@ -36,6 +36,7 @@ class QueueFile(DatabaseFile):
         self._written = 0  # by this connection, which data_version does not tell
         self._looked_at: tuple[int, ...] = ()
         self._nothing_until = 0.0
+        self._are_more_likely = False  # since the last receive has got all that it asked for
 
     def open(self) -> str:
         """Also find the number of the queue; see ``DatabaseFile``."""
@@ -63,7 +64,7 @@ class QueueFile(DatabaseFile):
 
     def take(self, limit: int, suspects: int) -> Taken:
         """Begin to receive; ``make`` gives the messages. See ``Broker.receive``."""
-        if not self._has_some(suspects):
+        if not (self._are_more_likely or self._has_some(suspects)):
             return Taken(0, ())
         write, now, owner = self.writing(), time(), randbits(62) + 1
         self._written += 1  # or an idle queue would be looked at again and again in a turn to write
@@ -85,6 +86,7 @@ class QueueFile(DatabaseFile):
         if len(found) > len(lane):
             apart = runs_of((seq, owner) for seq in found if seq not in lane)
             self._apart.lease(write, apart, now + self._lease)
+        self._are_more_likely = len(found) >= limit
         return Taken(owner, found)
 
     def _read(self, taken: Taken) -> list[Message]:

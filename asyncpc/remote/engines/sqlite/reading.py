@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from itertools import repeat
+from operator import truediv
 from typing import Any, Final
 
 from ...broker import Message
@@ -43,7 +44,7 @@ def messages_of(read: sqlite3.Connection, these: str, values: Sequence[Any], run
                 ids.split("\n"),
                 map(BytesIO(body).read, sizes),
                 1,
-                [time / 1e6 for time in _numbers_of(times)],
+                _times_of(times, count),
                 _headers_of(headers, count),
                 zip(range(run.first, run.last + 1), repeat(run.owner)),
             )
@@ -54,6 +55,13 @@ def messages_of(read: sqlite3.Connection, these: str, values: Sequence[Any], run
 def _numbers_of(written: str) -> list[int]:
     numbers: list[int] = json.loads(f"[{written}]")  # in half the time of an int() for each
     return numbers
+
+
+def _times_of(written: str, count: int) -> Iterable[float]:
+    first = written.partition(",")[0]
+    if written == ",".join([first] * count):  # what is put together has the same one
+        return repeat(int(first) / 1e6)
+    return map(truediv, _numbers_of(written), repeat(1e6))
 
 
 def _headers_of(written: str, count: int) -> Iterable[Mapping[str, str]]:
