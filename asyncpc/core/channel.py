@@ -226,7 +226,10 @@ class Channel(BoundedQueue[T]):
 
     def is_full(self) -> bool:
         """Whether there is no room; call it just before putting an item, since threads leave the room to it."""
-        return len(self.items) >= self.limit if self.inlet is None else not self.inlet.claim()
+        if self.inlet is None:
+            return len(self.items) >= self.limit
+        self.renew_mark()  # the thread that has opened the inlet may not have come to it
+        return not self.inlet.claim()
 
     def places_taken(self) -> int:
         """The items that count against the bound now: also those that threads have on their way."""

@@ -164,8 +164,8 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
                 raise
             if self._putters and not self._putters.waking:  # it was the last of several, and may have left room
                 self._made_room(len(self._putters))
-            return
-        self.put_nowait(item)
+        else:
+            self._put_in_room(item)
 
     def put_nowait(self, item: T) -> None:
         """Put ``item`` at once; raises ``asyncio.QueueFull`` without room, ``QueueShutDown`` when closed."""
@@ -361,6 +361,14 @@ class BoundedQueue(asyncio.Queue[T], Generic[T]):
         )
 
     # -- inside -------------------------------------------------------------------------------
+
+    def _put_in_room(self, item: T) -> None:
+        """Put ``item``, for which room was seen just now: another thread may take none of that, but let puts ask."""
+        if _get_running_loop() is not self._loop:
+            self._here()
+        if self._refusal is not None:
+            raise self._refusal()
+        self._enqueue(item)
 
     def _enqueue(self, item: T) -> None:
         """Add ``item``, which came through ``put``; the caller has seen room."""

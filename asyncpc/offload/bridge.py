@@ -145,7 +145,7 @@ class Bridge:
             with self._lock:
                 if (
                     self._called
-                    and len(self._items) + self._on_way + self.claimed < self._limit
+                    and self.claimed + self._on_way + len(self._items) < self._limit  # as in _has_room
                     and not (self.refuses or self._is_dead())
                 ):
                     self._moving.append(item)
@@ -276,7 +276,8 @@ class Bridge:
             raise QueueShutDown("an item that it produced was not taken")
 
     def _has_room(self) -> bool:
-        return len(self._items) + self._on_way + self.claimed < self._limit
+        # In this order: a put in the loop ends without the lock, so that what was claimed is an item a moment later.
+        return self.claimed + self._on_way + len(self._items) < self._limit
 
     def _take(self, item: Any, source: ThreadedSource | None) -> None:
         """Take an item from a thread."""
@@ -406,6 +407,7 @@ class Bridge:
         has to call.
         """
         channel = self._channel
+        channel.renew_mark()  # once more, in the loop: it may have done so itself just when this was made
         with self._lock:
             self._called, self.claimed = False, 0  # nobody in the loop is about to put now
             if self._parked:

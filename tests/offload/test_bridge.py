@@ -766,6 +766,26 @@ async def test_h6_the_bound_holds_beside_whoever_puts_in_the_loop(busy: str) -> 
     assert report.stages[-1].peak_queued <= 4
 
 
+async def test_h6_a_place_is_claimed_for_one_put_only() -> None:
+    """Also when a thread has made the bridge, but has not come to tell the channel that puts in the loop must ask."""
+    gate = asyncio.Event()
+
+    @consumer
+    async def handle(n: int) -> None:
+        await gate.wait()
+
+    async with Pipeline(handle, maxsize=2) as running:
+        for n in range(3):
+            await running.put(n)
+        channel = running._run.first
+        channel.inlet = bridge = Bridge(channel)
+        putting = asyncio.ensure_future(running.put(3))
+        await until(lambda: bool(channel.putters))
+        gate.set()
+        await putting
+        assert bridge.claimed == 0
+
+
 async def test_h6_what_threads_have_on_their_way_counts_for_everybody() -> None:
     """Threads fill the queue while the loop is busy; ``put_nowait`` finds no room after that."""
     go_on = asyncio.Event()
