@@ -253,7 +253,7 @@ def test_one_failure_too_many_fails_its_item(eager: bool) -> None:
 
 @both
 def test_an_interrupt_releases_its_item(eager: bool) -> None:
-    """Protects KeyboardInterrupt in a handler, which is no failure of the item."""
+    """Protects KeyboardInterrupt in a handler, which is no failure of the item; what is given ends at once."""
 
     @consumer
     async def interrupted(item: int) -> None:
@@ -261,7 +261,7 @@ def test_an_interrupt_releases_its_item(eager: bool) -> None:
 
     sent = sent_by(interrupted, eager=eager)
     assert isinstance(sent.error, KeyboardInterrupt)
-    assert sent.released == [1, 1, 1, 1]
+    assert sent.released == ([1] if eager else [1, 1, 1, 1])  # an eager worker takes the first before there is another
 
 
 @both
