@@ -23,7 +23,7 @@ from coverage import Coverage
 from hypothesis import HealthCheck, settings
 from pytest_asyncio import is_async_test
 from remote.servers import PLACES
-from support import LOOP_FACTORIES, pending, timeout_of
+from support import LOOP_FACTORIES, hung_after, pending, timeout_of
 
 from asyncpc.testing import leak_check
 
@@ -163,8 +163,8 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
             hung.append(repr(task))
             task.cancel()
 
-    limit = timeout_of(item)
-    timers = [loop.call_later(min(0.9 * limit, limit - 1.0), cancel, loop) for loop in _loops]
+    after = hung_after(timeout_of(item))
+    timers = [loop.call_later(after, cancel, loop) for loop in _loops]
     try:
         yield
     except asyncio.CancelledError:
