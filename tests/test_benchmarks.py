@@ -308,6 +308,29 @@ def test_the_json_says_where_and_what(measured: dict[str, Any]) -> None:
     assert set(measured["cases"]["latency"]) >= {f"{load} % load p99" for load in (20, 50, 80)}
 
 
+def test_the_commit_is_told_also_after_a_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tag before it is neither the commit nor a change that is not committed; a changed file is one."""
+
+    def git(*arguments: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
+        command = ["git", "-C", str(tmp_path), *who, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    code = tmp_path / "asyncpc" / "queue.py"
+    code.parent.mkdir()
+    code.touch()
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-q", "-m", "first")
+    git("tag", "-a", "v1", "-m", "one")
+    git("commit", "-q", "--allow-empty", "-m", "second")
+    monkeypatch.setattr(report, "__file__", str(tmp_path / "benchmarks" / "report.py"))
+    commit = git("rev-parse", "HEAD")[:7]
+    assert tables._short(report._commit()) == commit
+    code.write_text("changed")
+    assert tables._short(report._commit()) == f"{commit} with uncommitted changes"
+
+
 def test_a_missing_peer_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
