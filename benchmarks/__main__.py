@@ -165,9 +165,7 @@ def _is_slower(document: dict[str, Any], old: dict[str, Any] | None, against: st
         for line in lines:
             print(f"{what} – {line}")
     count = f"{found.figures} figures got slower beyond the noise"
-    print(
-        f"{len(found.slower) or 'nothing'} of {count}" + (f"; {len(found.unclear)} are unclear" * bool(found.unclear))
-    )
+    print(f"{len(found.slower) or 'none'} of {count}" + (f"; {len(found.unclear)} are unclear" * bool(found.unclear)))
     return bool(found.slower) or len(found.unclear) == found.figures
 
 

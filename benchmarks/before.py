@@ -11,11 +11,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,9 +31,10 @@ def before(checkout: Path, bench: Bench) -> Iterator[Beside]:
     """What puts the asyncpc of ``checkout`` into the lines of a case, next to the one that is measured."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(checkout.resolve()), *filter(None, sys.path[1:])])}
     command = [sys.executable, "-m", "benchmarks.before", str(checkout.resolve()), bench.loop, str(int(bench.quick))]
-    with subprocess.Popen(command, stdin=-1, stdout=-1, cwd=ROOT, env=environment, text=True, bufsize=1) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=ROOT, env=environment, text=True, bufsize=1) as process:
         try:
-            yield partial(_beside, partial(_ask, process))
+            yield partial(_beside, partial(_ask, process), bench)
         finally:
             with suppress(BrokenPipeError):
                 process.stdin.close()  # type: ignore[union-attr]  # it ends then
@@ -53,7 +55,7 @@ def _ask(process: subprocess.Popen[str], **question: Any) -> Any:
     return answer["given"]
 
 
-def _beside(ask: Callable[..., Any], case: str, line: Line) -> Line:
+def _beside(ask: Callable[..., Any], bench: Bench, case: str, line: Line) -> Line:
     from .measure import BEFORE, Fails
     from .peers import ASYNCPC
 
@@ -61,7 +63,7 @@ def _beside(ask: Callable[..., Any], case: str, line: Line) -> Line:
         return line
     samples: dict[str, Sample] = {}
     try:
-        ask(case=case, line=line.name)
+        ask(case=case, line=line.name, known=bench.known)
     except Fails as why:
         return replace(line, failed={**line.failed, BEFORE: str(why)})
     for name, sample in line.samples.items():
@@ -106,7 +108,9 @@ class _Lines:
         self.lines: Iterator[Line] = iter(())
         self.current: Line | None = None
 
-    def answer(self, case: str = "", line: str = "", sample: str = "") -> Any:
+    def answer(
+        self, case: str = "", line: str = "", sample: str = "", known: Mapping[str, float] = MappingProxyType({})
+    ) -> Any:
         """Go on to a line, or take a sample of the line at hand."""
         from .cases import CASES
         from .run import settle
@@ -114,6 +118,7 @@ class _Lines:
         if sample:
             assert self.current is not None
             return self.current.samples[sample]()
+        self.bench.known.update(known)
         if case != self.case:
             self.case, self.lines = case, CASES[case].lines(self.bench)
         self.current = next(found for found in self.lines if found.name == line)

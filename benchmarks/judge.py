@@ -56,12 +56,12 @@ def verdict(where: str, of: Mapping[str, Any], reference: str, least: float, dou
         return SLOW, told
     if (high - low) / 2 <= NOISE * median:
         return FAST, f"{told} (within {NOISE:.0%})"
-    itself = f"; {_beside_itself(doubt)}" if doubt > 1 + NOISE else ""
+    itself = f"; {_differs_from_itself(doubt)}" if doubt > 1 + NOISE else ""
     return NOT_JUDGED, f"{told}, which is not clear: {low:.2f} to {high:.2f} ×{itself}"
 
 
 def deceived(ratios: Mapping[str, Any]) -> float:
-    """How many times as fast, or as slow, asyncpc seems to be as itself in the same rounds; 1 if nobody knows."""
+    """By what factor asyncpc seems to be faster or slower than itself in the same rounds; 1 if nobody knows."""
     itself = float(ratios[AGAIN]["median"]) if AGAIN in ratios else 1.0
     return max(itself, 1 / itself)
 
@@ -107,7 +107,7 @@ def compare(old: Document, new: Document) -> Comparison:
         elif is_slower(then.ratio, of.ratio, doubt := max(then.doubt, of.doubt)):
             slower.append(f"{_told(where)}: {_median(then):.2f} × {of.reference} then, {_median(of):.2f} × now")
         elif could_be_slower(then.ratio, of.ratio, doubt):
-            unclear.append(f"{_told(where)}: {_beside_itself(doubt)}")
+            unclear.append(f"{_told(where)}: {_differs_from_itself(doubt)}")
     return Comparison(slower, unclear, doubts, len(common))
 
 
@@ -122,7 +122,7 @@ def compare_with(before: str, document: Document) -> Comparison:
         if is_slower(AS_FAST, of.ratio, of.doubt):
             slower.append(f"{_told(where)}: {_median(of):.2f} × as fast as {before}")
         elif could_be_slower(AS_FAST, of.ratio, of.doubt):
-            unclear.append(f"{_told(where)}: {_beside_itself(of.doubt)}")
+            unclear.append(f"{_told(where)}: {_differs_from_itself(of.doubt)}")
     return Comparison(slower, unclear, [] if count else [f"{before} could not be measured"], count)
 
 
@@ -179,5 +179,5 @@ def _median(figure: _Figure) -> float:
     return float(figure.ratio["median"])
 
 
-def _beside_itself(doubt: float) -> str:
-    return f"beside itself asyncpc seems to be {doubt:.2f} × as fast"
+def _differs_from_itself(doubt: float) -> str:
+    return f"asyncpc seems to differ from itself by a factor of {doubt:.2f}"

@@ -27,8 +27,7 @@ COSTS = "<!-- costs: written by benchmarks.kept -->", "<!-- end of the costs -->
 
 def keep(document: Document) -> None:
     """Keep the figures of one Python and loop instead of those before, and write what is made of them."""
-    version = document["python"].split()[-1]
-    name = f"{'.'.join(version.split('.')[:2])}-{document['loop']}.json"
+    name = f"{'.'.join(map(str, _minor(document)))}-{document['loop']}.json"
     _keep_as(FOLDER / name, document)
 
 
@@ -78,9 +77,12 @@ def _numbers(file: Path) -> list[int]:
 
 def shown(documents: list[Document]) -> Document:
     """That of the newest Python, on asyncio if it is there."""
-    return max(
-        documents, key=lambda of: ([int(n) for n in of["python"].split()[-1].split(".")], of["loop"] == "asyncio")
-    )
+    return max(documents, key=lambda of: (_minor(of), of["loop"] == "asyncio"))
+
+
+def _minor(document: Document) -> list[int]:
+    """3.14, also of 3.14.0rc1."""
+    return [int(number) for number in document["python"].split()[-1].split(".")[:2]]
 
 
 def _read(file: Path) -> Document:

@@ -103,6 +103,8 @@ class Bench:
     versions: dict[str, str] = field(default_factory=dict)
     load: float = field(default_factory=lambda: os.getloadavg()[0])
     """How many processes wanted a processor before it began, as far as that is known."""
+    known: dict[str, float] = field(default_factory=dict)
+    """What a case measured before its lines; another process needs the same to give its asyncpc the same load."""
     alone: bool = False
     """Only asyncpc and the pipeline by hand take part."""
 

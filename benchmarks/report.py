@@ -183,7 +183,7 @@ def _processor() -> str:
 
 def _commit() -> str | None:
     """What was measured; ``-dirty`` if the code is not what that has. Figures that were kept before do not count."""
-    if (commit := _git("describe", "--always", "--abbrev=40")) is None:
+    if (commit := _git("rev-parse", "HEAD")) is None:
         return None
     changed = _git("status", "--porcelain", "--", "asyncpc", "benchmarks/*.py", "benchmarks/pyproject.toml")
     return f"{commit}-dirty" if changed else commit

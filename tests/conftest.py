@@ -23,7 +23,7 @@ from coverage import Coverage
 from hypothesis import HealthCheck, settings
 from pytest_asyncio import is_async_test
 from remote.servers import PLACES
-from support import LOOP_FACTORIES, pending, timeout_of
+from support import LOOP_FACTORIES, hung_after, pending, timeout_of
 
 from asyncpc.testing import leak_check
 
@@ -126,7 +126,8 @@ OUTER_LOOP = "eager" if "eager" in LOOP_FACTORIES else "debug"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave all loops but one to the thorough run outside the core, and where a test waits for its processes.
 
-    With eager tasks where Python has them: 3.11 has none, so that all Pythons together try both kinds of tasks.
+    With eager tasks where Python has them: 3.11 has none, so that all Pythons together try both kinds of tasks. The
+    thorough run of the gate is on 3.11, so what is thorough and has eager tasks is marked, to be run on another.
     """
     others = "|".join(name for name in LOOP_FACTORIES if name != OUTER_LOOP)
     for item in items:
@@ -135,6 +136,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if is_outer and not is_thorough and is_async_test(item) and re.search(rf"\[({others})\b", item.name):
             item.add_marker("thorough")
             item.add_marker("other_loops")
+        if isinstance(item, pytest.Function) and getattr(item, "callspec", None) and item.callspec.params.get("eager"):
+            item.add_marker("eager")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -163,8 +166,8 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
             hung.append(repr(task))
             task.cancel()
 
-    limit = timeout_of(item)
-    timers = [loop.call_later(min(0.9 * limit, limit - 1.0), cancel, loop) for loop in _loops]
+    after = hung_after(timeout_of(item))
+    timers = [loop.call_later(after, cancel, loop) for loop in _loops]
     try:
         yield
     except asyncio.CancelledError:

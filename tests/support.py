@@ -33,6 +33,7 @@ __all__ = [
     "cut_short",
     "endless",
     "error_types",
+    "hung_after",
     "ignore",
     "left",
     "left_after_cancel",
@@ -99,6 +100,11 @@ def timeout_of(item: pytest.Item) -> float:
     if marker is not None:
         return float(marker.args[0])
     return float(item.config.getoption("timeout") or item.config.getini("timeout"))
+
+
+def hung_after(limit: float) -> float:
+    """Seconds after which a test that may take so long counts as hung; a busy machine needs a second to cancel it."""
+    return max(limit / 3, min(0.9 * limit, limit - 1.0))
 
 
 @contextmanager

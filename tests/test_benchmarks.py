@@ -103,9 +103,7 @@ def exact(median: float) -> dict[str, Any]:
         ((0.8, 0.9), 1.4, "too slow"),
     ],
 )
-def test_only_what_is_clear_is_judged(
-    quartiles: tuple[float, float], itself: float, verdict: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_only_what_is_clear_is_judged(quartiles: tuple[float, float], itself: float, verdict: str) -> None:
     """Rounds that disagree about the limit, or asyncpc that seems to differ from itself, are no reason for a status.
 
     But a gate that could judge nothing fails, so that a busy machine does not pass for a fast asyncpc.
@@ -118,7 +116,7 @@ def test_only_what_is_clear_is_judged(
     assert ("nothing could be judged" in told[-1]) == (verdict == "not judged")
 
 
-def test_what_is_not_judged_does_not_hide_what_is_too_slow(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_not_judged_does_not_hide_what_is_too_slow() -> None:
     """One clear case is enough to pass, or to fail; a missing peer is named."""
     wide = {"median": 1.6, "quartiles": [1.0, 3.0]}
     throughput = {"": {"asyncpc": {"ratios": {"hand-written": wide}}}}
@@ -268,6 +266,20 @@ def test_another_checkout_takes_part_in_the_same_rounds(tmp_path: Path, capsys: 
     assert " × before" in printed
 
 
+def test_another_checkout_waits_under_the_same_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process would find another capacity on a busy machine, and 80 % of that is another load."""
+
+    def gap_of(bench: Any, peer: Any, shape: Any, gap: float) -> dict[str, float]:
+        return {"p50": gap}
+
+    monkeypatch.setattr(cases, "_waits", gap_of)
+    with asyncio.Runner() as runner:
+        here, there = (measure.Bench(runner, True, 1) for _ in range(2))
+        for line in cases.CASES["latency"].lines(here):
+            both = before._beside(before._Lines(there).answer, here, "latency", line)
+            assert both.samples[measure.BEFORE]() == both.samples["asyncpc"]()
+
+
 def test_a_checkout_that_does_not_work_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It ends neither the run nor the comparison with a status that says all is well."""
     where = checkout(tmp_path, "raise RuntimeError('broken')")
@@ -294,6 +306,29 @@ def test_the_json_says_where_and_what(measured: dict[str, Any]) -> None:
     low, high = ours["value"]["quartiles"]
     assert 0 < low <= ours["value"]["median"] <= high
     assert set(measured["cases"]["latency"]) >= {f"{load} % load p99" for load in (20, 50, 80)}
+
+
+def test_the_commit_is_told_also_after_a_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tag before it is neither the commit nor a change that is not committed; a changed file is one."""
+
+    def git(*arguments: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
+        command = ["git", "-C", str(tmp_path), *who, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    code = tmp_path / "asyncpc" / "queue.py"
+    code.parent.mkdir()
+    code.touch()
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-q", "-m", "first")
+    git("tag", "-a", "v1", "-m", "one")
+    git("commit", "-q", "--allow-empty", "-m", "second")
+    monkeypatch.setattr(report, "__file__", str(tmp_path / "benchmarks" / "report.py"))
+    commit = git("rev-parse", "HEAD")[:7]
+    assert tables._short(report._commit()) == commit
+    code.write_text("changed")
+    assert tables._short(report._commit()) == f"{commit} with uncommitted changes"
 
 
 def test_a_missing_peer_is_named(
@@ -370,6 +405,16 @@ def test_keeping_writes_the_files(measured: dict[str, Any], tmp_path: Path, monk
     assert {"fast.svg", "latency.svg", "start.svg"} <= {file.name for file in written}
     kept.keep(measured)
     assert {file: file.read_text() for file in tmp_path.rglob("*") if file.is_file()} == written
+
+
+def test_the_newest_python_is_shown() -> None:
+    """Of 3.9 and 3.14 the latter, also before its release: else ``--keep`` fails after it has measured everything."""
+    of = [
+        {"python": f"CPython {version}", "loop": loop}
+        for version in ("3.14.0rc1", "3.9.2")
+        for loop in ("asyncio", "uvloop")
+    ]
+    assert kept.shown(of) == of[0]
 
 
 def test_a_new_case_is_in_a_picture() -> None:

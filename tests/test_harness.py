@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import LOOP_FACTORIES
+from support import LOOP_FACTORIES, hung_after
 
 pytestmark = pytest.mark.timeout(180)  # a run of its own, on a machine that may be busy
 
@@ -62,6 +62,12 @@ def assert_fails(output: str, name: str, complaint: str) -> None:
     said = [part for part in sections if re.match(rf"{name}(\[| )", part)]
     assert said
     assert all(complaint in part for part in said), said
+
+
+@pytest.mark.parametrize("limit", [0.5, 1.0, 1.5, 60.0])
+def test_a_test_counts_as_hung_after_some_time_and_before_its_limit(limit: float) -> None:
+    """Protects tests with a limit of a second or less, which would be cancelled before they have begun."""
+    assert limit / 3 <= hung_after(limit) < limit
 
 
 def test_every_planted_fault_is_expected() -> None:
