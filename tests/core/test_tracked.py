@@ -718,14 +718,18 @@ def test_the_first_call_finds_workers_at_work(eager: bool) -> None:
 async def _same(n: int) -> int:
     return n
 
+
 @both
 def test_the_first_call_finds_a_worker_in_a_run_of_items(eager: bool) -> None:
-    """Protects handlers from an envelope: a worker that goes on to the next item without a look takes the call's own."""
+    """Protects handlers from an envelope: a worker must not go on to the item of a call as to any other."""
     seen: list[Any] = []
+    comes_to_2 = asyncio.Event()
 
     @consumer
     async def handle(item: Any) -> Any:
         seen.append(item)
+        if item == 2:
+            comes_to_2.set()
         await steps(3)
         return item
 
@@ -733,8 +737,7 @@ def test_the_first_call_finds_a_worker_in_a_run_of_items(eager: bool) -> None:
         async with Pipeline(handle) as running:
             running.put_nowait(1)
             running.put_nowait(2)
-            while len(seen) < 2:
-                await asyncio.sleep(0)
+            await comes_to_2.wait()
             return await running.call(3)
 
     assert testing.run(main(), eager=eager) == 3

@@ -869,8 +869,8 @@ def taken(batches: PlainBatches | Batches) -> tuple[list[Any], str] | None:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_plain_batches_of_a_queue_that_is_no_multiple_of_them(seed: int) -> None:
-    """Protects their order and bound, and from a wait where there is no room for more (fault: a full queue stands)."""
+def test_plain_batches_in_a_queue_whose_bound_is_no_multiple_of_their_size(seed: int) -> None:
+    """Protects their order and bound, and progress: a full queue gives a batch that is not complete."""
     draw = Random(seed)
     size, limit, given, got = draw.randint(2, 5), draw.randint(5, 13), 0, []
     batches = PlainBatches(Batch(size), limit)
