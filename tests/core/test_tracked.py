@@ -733,7 +733,7 @@ def test_the_first_call_finds_a_worker_in_a_run_of_items(eager: bool) -> None:
         await steps(3)
         return item
 
-    async def main() -> int:
+    async def main() -> Any:
         async with Pipeline(handle) as running:
             running.put_nowait(1)
             running.put_nowait(2)
