@@ -10,10 +10,9 @@ plain attributes:
   follow. Workers that have not started yet wait last in it, as spares;
 - ``putters``, ``writers`` and ``look_below``: whoever takes an item calls :meth:`Channel.made_room` for them. Putters,
   callers from outside, are woken one for each free slot, as in asyncio, but few at once; the last of them to run sees
-  to it that others follow. Writers are woken in bulk once half of the room
-  is free, which turns a switch of tasks per item into one per half a queue, or once nothing can be taken: then what a
-  container holds may wait for what only they can give. Where branches meet they share the room
-  (:class:`~asyncpc.core.fairness.FairWriters`).
+  to it that others follow. Writers are woken in bulk once half of the room is free, which turns a switch of tasks per
+  item into one per half a queue, or once nothing can be taken: then what a container holds may wait for what only they
+  can give. Where branches meet they share the room (:class:`~asyncpc.core.fairness.FairWriters`).
 
 ``items`` is a deque unless an option asks for another :class:`~asyncpc.core.seams.Container`.
 """
@@ -344,6 +343,10 @@ class Channel(BoundedQueue[T]):
         While both wait, slots go to them alternately, so that neither starves the other.
         """
         if self.putters and len(self.items) < self.limit:
+            # No more than have room, with those who are coming: a putter woken in vain waits again, behind all others.
+            freed = min(freed, int(self.limit) - len(self.items) - self.putters.waking - self.writers.waking)
+            if freed <= 0:
+                return
             if not self.writers:
                 self.putters.wake(min(freed, AT_ONCE - self.putters.waking))
                 return

@@ -87,7 +87,7 @@ class Recover(Protocol):
 
 
 class GiveUp(Protocol):
-    """What becomes of an item that has failed at last, after ``calls`` calls: it is settled and told, or raises."""
+    """Settles and reports an item that has failed at last, after ``calls`` calls, or raises."""
 
     def __call__(self, worker: Any, item: Any, calls: int, error: Exception, /) -> Awaitable[None]:
         """See the class."""

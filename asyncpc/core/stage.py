@@ -140,8 +140,8 @@ class ConsumerWorker(Worker):
             if self.stage.handler.takes_lists:
                 self.stage.counts.settled_besides -= 1
                 self.settle()
-            # An interrupt gives its items back at once: the run stops before, or it could receive them again. Who drops
-            # the coroutine of a run has dropped its loop.
+            # An interrupt gives its items back at once, so the run stops first, or it could receive them again. Where
+            # Python closes a coroutine that was dropped, its loop has gone, and no run can be stopped.
             if not isinstance(error, (Exception, GeneratorExit)):
                 self.stage.run.failing(self)
             fail_all(items, error)
@@ -361,7 +361,7 @@ class Stage:
             self.window.connect(self)
 
     def count_failed(self, failure: KeptFailure) -> None:
-        """Count an item that has been settled, and has failed at last; and tell it."""
+        """Count an item that has failed at last, and has been settled; and tell listeners."""
         self.counts.failed += 1
         self.run.failures.append(failure)
         if events := self.run.events:

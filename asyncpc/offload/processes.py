@@ -34,6 +34,8 @@ DEPTH: Final = 64
 TRIP: Final = 0.002
 """Seconds of work that one trip should carry: much longer than the trip itself."""
 
+LOAD: Final = 1_000_000
+"""Bytes that one trip should carry at most: with more, items that travel together take memory and save no time."""
 
 PATIENCE: Final = 0.2
 """Seconds between two looks whether the process is still there."""
@@ -71,10 +73,11 @@ class ProcessCaller(ThreadCaller):
         self._has_sent: Callable[[float], Any]  # in so many seconds
         self._killed = False
         self._seconds = TRIP  # that an item takes, over there
+        self._bytes = 1.0  # that an item takes in the pipe, with its answer
 
     def most(self) -> int:
-        """As many calls as make a trip worth its time."""
-        return max(1, min(DEPTH // 2, int(TRIP / self._seconds))) if self._several else 1
+        """As many calls as make a trip worth its time, but fewer of large items."""
+        return max(1, min(DEPTH // 2, int(TRIP / self._seconds), int(LOAD / self._bytes))) if self._several else 1
 
     def make(self, jobs: list[Job]) -> None:
         """Make the calls in the process. If it dies, each of its items is tried once more, alone."""
@@ -137,9 +140,12 @@ class ProcessCaller(ThreadCaller):
         began = perf_counter()  # the start of a process does not count
         for job, _ in calls:
             job.began = began
-        self._pipe.send_bytes(pickle.dumps([sent for _, sent in calls], pickle.HIGHEST_PROTOCOL))
-        seconds, answers = pickle.loads(self._answer())
+        size = _send_pickled(self._pipe, [sent for _, sent in calls])
+        packed = self._answer()
+        size += len(packed)
+        seconds, answers = pickle.loads(packed)
         self._seconds += (max(seconds / len(calls), 1e-6) - self._seconds) / 2
+        self._bytes += (size / len(calls) - self._bytes) / 2
         for (job, _), answer in zip(calls, answers, strict=True):
             if type(answer) is not tuple:  # most often
                 job.value = answer
@@ -201,6 +207,13 @@ class ProcessCaller(ThreadCaller):
             process.kill()
             _has_ended(process)
         return _status(process)
+
+
+def _send_pickled(pipe: Connection, calls: list[Any]) -> int:
+    """Send them, and keep none of the message while the answer is awaited; return how many bytes it had."""
+    message = pickle.dumps(calls, pickle.HIGHEST_PROTOCOL)
+    pipe.send_bytes(message)
+    return len(message)
 
 
 def _looking_at(pipe: Connection) -> Callable[[float], Any]:

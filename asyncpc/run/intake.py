@@ -56,8 +56,8 @@ def tickets_in_flight() -> list[Ticket | None]:
     if worker is None or worker.item is NO_ITEM:
         return []
     taken = worker.item
-    if type(taken) is deque:  # a batch is given up item by item, and this is the one whose failure is being handled
-        taken = [taken[0]]
+    if type(taken) is deque:  # a batch is given up item by item, and the first one is being dealt with
+        taken = [taken[0]] if taken else []  # none is left once the last has been settled
     items = worker.stage.inbox.items_in(taken)
     return [one.ticket if type(one) is Tracked else None for one in items]
 

@@ -197,9 +197,8 @@ class Supervisor:
             worker.failed_with(error)
             self._loop.call_soon(self._worker_ended, worker)  # not now: the caller is in the middle of something
         else:
-            worker.task.add_done_callback(
-                partial(Supervisor._worker_ended, self, worker)
-            )  # a bound method takes 64 bytes
+            # not a bound method, which takes 64 bytes more for each worker
+            worker.task.add_done_callback(partial(Supervisor._worker_ended, self, worker))
             if isinstance(worker, ConsumerWorker) and self.events:
                 self.events.tell(WorkerStarted(self.plan.name, worker.stage.handler.name, worker.name))
 

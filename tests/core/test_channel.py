@@ -326,6 +326,24 @@ async def test_callers_of_put_are_woken_some_at_a_time_and_none_is_forgotten(can
     assert list(queue.items) == list(range(40 + cancelled_ones, 80))
 
 
+@pytest.mark.parametrize("writers", [0, 30])
+@pytest.mark.parametrize("maxsize", [1, 15, 17, 40])
+async def test_callers_of_put_get_their_places_in_the_order_they_came(maxsize: int, writers: int) -> None:
+    """Protects the order: a caller woken for a place that another takes would wait again, behind all who came later."""
+    queue: Channel[int] = Channel(maxsize)
+    for _ in range(maxsize):
+        queue.put_nowait(-1)
+    writing = [asyncio.create_task(queue.put_or_leave(-1)) for _ in range(writers)]
+    callers = [asyncio.create_task(queue.put(n)) for n in range(100)]
+    await spin()
+    got: list[int] = []
+    while len(got) < 100:
+        got += [n for n in [queue.get_nowait() for _ in range(len(queue.items))] if n >= 0]
+        await spin(20)
+    assert got == list(range(100))
+    await asyncio.gather(*callers, *writing)
+
+
 @pytest.mark.parametrize("items", [1, 2, 8, 9, 10, 11, 40])
 def test_the_peak_of_a_growing_queue_is_the_most_there_ever_was(items: int) -> None:
     """Writers do not ask for room while a queue only grows longer than ever, but each new peak is counted."""

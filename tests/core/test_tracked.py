@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 from spy import Sink
+from stepping import steps
 from support import Odd, both, refuse_odd
 from tickets import CountingTicket, put_tracked, wrong
 
@@ -716,6 +717,31 @@ def test_the_first_call_finds_workers_at_work(eager: bool) -> None:
 
 async def _same(n: int) -> int:
     return n
+
+
+@both
+def test_the_first_call_finds_a_worker_in_a_run_of_items(eager: bool) -> None:
+    """Protects handlers from an envelope: a worker must not go on to the item of a call as to any other."""
+    seen: list[Any] = []
+    comes_to_2 = asyncio.Event()
+
+    @consumer
+    async def handle(item: Any) -> Any:
+        seen.append(item)
+        if item == 2:
+            comes_to_2.set()
+        await steps(3)
+        return item
+
+    async def main() -> Any:
+        async with Pipeline(handle) as running:
+            running.put_nowait(1)
+            running.put_nowait(2)
+            await comes_to_2.wait()
+            return await running.call(3)
+
+    assert testing.run(main(), eager=eager) == 3
+    assert seen == [1, 2, 3]
 
 
 async def test_the_first_call_may_come_from_a_thread() -> None:

@@ -186,6 +186,27 @@ async def test_items_that_travel_together_share_nothing_but_the_trip() -> None:
     assert given == [[0] if n is shared else 2 * n for n in items if n not in refused]
 
 
+async def test_large_items_travel_alone() -> None:
+    """Protects memory: dozens of large items in one message, only because each of them is handled quickly."""
+    caller = ProcessCaller("stage", ("elsewhere", "mixed", False), generates=False, several=True)
+
+    def make(items: list[Any]) -> None:
+        caller.make([Job(loop.create_future(), copy_context(), elsewhere.mixed, (item,)) for item in items])
+
+    loop = asyncio.get_running_loop()
+    try:
+        for _ in range(30):
+            await asyncio.to_thread(make, ["small"] * caller.most())
+        together = caller.most()
+        await asyncio.to_thread(make, ["x" * 3_000_000])
+        assert (together, caller.most()) == (DEPTH // 2, 1)
+        for _ in range(30):
+            await asyncio.to_thread(make, ["small"] * caller.most())
+        assert caller.most() == DEPTH // 2
+    finally:
+        await asyncio.to_thread(caller.close)
+
+
 async def test_a_process_that_dies_makes_again_only_the_calls_that_it_had(tmp_path: Path) -> None:
     """Of hundreds that are on their way at once, and all are accounted for."""
     jobs = [(n, str(tmp_path)) for n in range(600)]

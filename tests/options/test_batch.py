@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 from spy import Sink
+from stepping import steps
 from support import AnyStage, balanced, both, counts, error_types, named, no_wait
 
 from asyncpc import (
@@ -25,10 +26,12 @@ from asyncpc import (
     Running,
     consumer,
     feed,
+    remote_queue,
     route,
     source,
     testing,
 )
+from asyncpc.core.waiting import BUDGET
 from asyncpc.options.batch import Batches, PlainBatches
 from asyncpc.testing import now
 
@@ -866,8 +869,8 @@ def taken(batches: PlainBatches | Batches) -> tuple[list[Any], str] | None:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_plain_batches_of_a_queue_that_is_no_multiple_of_them(seed: int) -> None:
-    """Protects their order and bound, and from a wait where there is no room for more (fault: a full queue stands)."""
+def test_plain_batches_in_a_queue_whose_bound_is_no_multiple_of_their_size(seed: int) -> None:
+    """Protects their order and bound, and progress: a full queue gives a batch that is not complete."""
     draw = Random(seed)
     size, limit, given, got = draw.randint(2, 5), draw.randint(5, 13), 0, []
     batches = PlainBatches(Batch(size), limit)
@@ -888,3 +891,31 @@ def test_plain_batches_of_a_queue_that_is_no_multiple_of_them(seed: int) -> None
     while (batch := taken(batches)) is not None:
         got += batch[0]
     assert got == list(range(200))
+
+
+@both
+def test_a_task_of_a_handler_may_put_while_its_batch_is_given_up(eager: bool) -> None:
+    """Protects a task that goes on after its handler: the moment at which no item of the batch is left was an error."""
+    jobs, results = remote_queue("memory://jobs", int), remote_queue("memory://results", int)
+    tasks: list[asyncio.Task[None]] = []
+
+    async def main() -> None:
+        async with jobs.open() as jobs_in, results.open() as out:
+
+            async def go_on(turns: int) -> None:
+                await steps(turns)
+                await out.put(turns)
+
+            @consumer(batch=Batch(BUDGET, within=0.1), on_error="skip")
+            async def fail(rows: list[int]) -> None:
+                tasks.extend([asyncio.create_task(go_on(turns)) for turns in range(10)])
+                await asyncio.sleep(0)
+                raise ValueError
+
+            await jobs_in.put_many(range(BUDGET))
+            async with jobs >> fail:
+                await asyncio.sleep(1)
+        await asyncio.gather(*tasks)
+
+    testing.run(main(), eager=eager)
+    assert len(tasks) == 10
