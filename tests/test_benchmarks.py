@@ -634,6 +634,23 @@ def test_a_remote_round_that_loses_or_doubles_a_message_fails(numbers: list[int]
         round_of_three.check()
 
 
+def test_how_late_messages_are_is_told_without_the_first_tenth() -> None:
+    """The start, with its connections, is not measured; a client of batches does not wait for what is not due."""
+    work = remote_work.Round(20, 64, remote_work.Meter(None), gap=0.001)
+    sizes: list[int] = []
+
+    async def both() -> None:
+        async for batch in remote_work.in_batches(work, 500):
+            sizes.append(len(batch))
+            await work.handle_all([one["n"] for one in batch])
+
+    asyncio.run(both())
+    work.check()
+    assert len(work.late) == work.metered == 18
+    assert len(sizes) > 1
+    assert min(work.late) >= 0.0
+
+
 def test_a_round_shared_by_processes_is_judged_by_its_share() -> None:
     """Each of two processes handles half of the messages, whichever those are; what is more waits for the other one."""
 

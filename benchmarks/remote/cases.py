@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -194,21 +195,27 @@ def _costs(what: str, answer: dict[str, Any]) -> dict[str, float]:
     return {name.strip(): answer[key] for key, name in names.items() if key in answer}
 
 
-# -- asyncpc alone ---------------------------------------------------------------------------------
+# -- asyncpc, and at most the client by hand -------------------------------------------------------
 
 
 def _latency(name: str, fleet: Fleet, bench: Bench) -> Line:
-    """From the moment a message is due, through the queue, to its handler, at 20 % of what one process carries."""
+    """From the moment a message is due, through the queue, to its handler, at 20 % of what one process carries.
+
+    The client by hand has the same load as asyncpc.
+    """
     worker, handling = fleet.worker(ASYNCPC.name), HANDLINGS["64 B"]
     warm = min(MOST, 2_000 if bench.quick else 20_000)
     gap = 5 * statistics.median(_at_the_same_time(fleet, handling, worker, warm)[""] for _ in range(3))
     count = min(MOST, rounded((0.5 if bench.quick else 3.0) / gap))
 
-    def sample() -> dict[str, float]:
-        late = worker.do("both", fleet.queue(), count=count, gap=gap, **handling._asdict())["late"]
+    def sample(of: Worker) -> dict[str, float]:
+        late = of.do("both", fleet.queue(), count=count, gap=gap, **handling._asdict())["late"]
         return {f"p{share}": percentile(late, share) for share in (50, 99)}
 
-    return Line(name, {ASYNCPC.name: sample})
+    samples: dict[str, Sample] = {ASYNCPC.name: partial(sample, worker)}
+    with suppress(Fails):  # it does not start, as the other lines tell
+        samples[RAW] = partial(sample, fleet.worker(RAW))
+    return Line(name, samples)
 
 
 def _processes(name: str, fleet: Fleet, bench: Bench) -> Line:

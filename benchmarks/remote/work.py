@@ -151,7 +151,7 @@ class Round:
     """How many messages there are, if other processes handle some of them too."""
     seen: list[int] = field(default_factory=list)
     late: list[float] = field(default_factory=list)
-    """With a gap: seconds from the moment a message is due to its handler."""
+    """With a gap: seconds from the moment a message is due to its handler, of those for which the meter runs."""
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def messages(self) -> AsyncIterator[Message]:
@@ -187,8 +187,12 @@ class Round:
         for n in numbers:
             await self.handle(n)
 
+    def is_next_due(self, n: int) -> bool:
+        """Whether a client that puts several together has another one after message ``n``, without waiting for it."""
+        return not self.gap or perf_counter() >= self._started + (n + 1) * self.gap
+
     def _note(self, n: int) -> None:
-        if self.gap:
+        if self.gap and len(self.seen) >= self.warm:
             self.late.append(perf_counter() - self._started - n * self.gap)
         self.seen.append(n)
         if len(self.seen) == self.warm:
@@ -246,12 +250,12 @@ async def ended(task: asyncio.Task[Any], work: Round, stop: Callable[[], object]
     await asyncio.wait({task}, timeout=1.0)
 
 
-async def in_batches(messages: AsyncIterator[Message], size: int) -> AsyncIterator[list[Message]]:
-    """The messages as they come, ``size`` together."""
+async def in_batches(work: Round, size: int) -> AsyncIterator[list[Message]]:
+    """The messages ``size`` together; of an open load, no more than are due."""
     batch: list[Message] = []
-    async for one in messages:
+    async for one in work.messages():
         batch.append(one)
-        if len(batch) == size:
+        if len(batch) == size or not work.is_next_due(one["n"]):
             yield batch
             batch = []
     if batch:

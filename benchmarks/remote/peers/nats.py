@@ -31,7 +31,7 @@ class Raw:
     async def publish(self, work: Round) -> None:
         """See ``Client``."""
         client, stream = await self._connected()
-        async for batch in in_batches(work.messages(), self._at_once):
+        async for batch in in_batches(work, self._at_once):
             await asyncio.gather(*[stream.publish(self._queue, encode(one)) for one in batch])
         await client.close()
 

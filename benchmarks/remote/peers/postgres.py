@@ -42,7 +42,7 @@ class Raw:
     async def publish(self, work: Round) -> None:
         """See ``Client``."""
         connection = await self._connected()
-        async for batch in in_batches(work.messages(), self._at_once):
+        async for batch in in_batches(work, self._at_once):
             await connection.execute(PUT, self._queue, [encode(one) for one in batch])
         await connection.close()
 

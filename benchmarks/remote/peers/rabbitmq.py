@@ -41,7 +41,7 @@ class Raw:
             message = aio_pika.Message(encode(one), delivery_mode=mode)
             await channel.default_exchange.publish(message, self._queue)
 
-        async for batch in in_batches(work.messages(), self._at_once):
+        async for batch in in_batches(work, self._at_once):
             await asyncio.gather(*map(put, batch))
         await connection.close()
 

@@ -26,7 +26,7 @@ class Raw:
     async def publish(self, work: Round) -> None:
         """See ``Client``."""
         async with Redis.from_url(self._url, protocol=2) as redis:
-            async for batch in in_batches(work.messages(), self._at_once):
+            async for batch in in_batches(work, self._at_once):
                 pipe = redis.pipeline(transaction=False)
                 for one in batch:
                     pipe.xadd(self._queue, {"body": encode(one)})

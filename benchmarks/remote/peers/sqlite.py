@@ -35,7 +35,7 @@ class Raw:
     async def publish(self, work: Round) -> None:
         """See ``Client``."""
         database = self._opened()
-        async for batch in in_batches(work.messages(), self._at_once):
+        async for batch in in_batches(work, self._at_once):
             rows = [(self._queue, time.time(), encode(one)) for one in batch]
             database.execute("BEGIN IMMEDIATE")
             database.executemany("INSERT INTO raw(queue, due, body) VALUES(?, ?, ?)", rows)
