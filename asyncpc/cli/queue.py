@@ -126,6 +126,7 @@ def _tell_letter(options: argparse.Namespace, letter: Letter[Any]) -> None:
         f"{letter.place}  {letter.reason}",
         f"{counts}, put {_date(letter.put)}, died {_date(letter.died)}, id {letter.id}",
         shown(letter.item),
+        *[f"earlier call: {error}" for error in letter.history],
         *(letter.traceback.splitlines() if options.traceback else []),
     ]
     _tell(options, told, "\n    ".join(map(escaped, lines)))

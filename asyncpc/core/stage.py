@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from time import perf_counter
 from typing import Any, Final
@@ -352,7 +352,7 @@ class Stage:
         self.counts.failed += 1
         self.run.failures.append(failure)
         if events := self.run.events:
-            item, error, attempts, stage, _ = failure
+            item, error, attempts, stage = failure[:4]
             events.tell(ItemFailed(events.pipeline, stage, item, error, attempts, failure.place))
 
     @property
@@ -453,19 +453,21 @@ async def _raise_error(worker: Any, item: Any, error: Exception, /) -> Any:
     raise error
 
 
-async def _raise_last(worker: Any, item: Any, calls: int, error: Exception, /) -> None:
+async def _raise_last(worker: Any, item: Any, calls: int, error: Exception, history: Sequence[str] = (), /) -> None:
     raise error
 
 
-async def give_up_all(worker: ConsumerWorker, taken: Any, calls: int, error: Exception) -> None:
+async def give_up_all(
+    worker: ConsumerWorker, taken: Any, calls: int, error: Exception, history: Sequence[str] = ()
+) -> None:
     """Give up what a worker took at once, item by item, since the next failure may be one too many, or have to wait."""
     stage = worker.stage
     if not stage.handler.takes_lists:
-        await stage.give_up(worker, taken, calls, error)
+        await stage.give_up(worker, taken, calls, error, history)
         return
     worker.item, budget = deque(stage.inbox.items_in(taken)), Budget()
     while worker.item:
-        await stage.give_up(worker, worker.item[0], calls, error)
+        await stage.give_up(worker, worker.item[0], calls, error, history)
         if budget.is_spent():
             await budget.renew()
     stage.counts.settled_besides -= 1  # the worker counts one

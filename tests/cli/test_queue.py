@@ -98,10 +98,10 @@ class Queue:
         self.url = f"memory://cli-{next(_names)}"
         self._capsys = capsys
 
-    def fill(self, ready: Sequence[Outgoing], dead: Sequence[Outgoing] = ()) -> None:
-        """Put messages, and others that fail."""
+    def fill(self, ready: Sequence[Outgoing], dead: Sequence[Outgoing] = (), retry: int = 1) -> None:
+        """Put messages, and others that fail, after so many calls."""
 
-        @consumer
+        @consumer(retry=retry)
         async def fails(item: object) -> None:
             raise ValueError("no at redis://me:canary@host\x1b[2J")
 
@@ -207,6 +207,15 @@ def test_dead_shows_why(queue: Queue) -> None:
     assert lines(queue("dead", "--json", "--after", letters[0]["place"])) == letters[1:]
     one = queue("dead", "--limit", "1")
     assert (len(one.out.splitlines()), one.err) == (3, "asyncpc: there are more: --limit shows more of them\n")
+
+
+def test_dead_shows_what_failed_before(queue: Queue) -> None:
+    """Protects who looks for the cause: of a message that was tried again, each error, on a line of its own."""
+    queue.fill([], [message("a")], retry=3)
+    (letter,) = lines(queue("dead", "--json"))
+    assert letter["history"] == [letter["reason"]] * 2
+    earlier = queue("dead").out.splitlines()[3:]
+    assert earlier == ["    earlier call: ValueError: no at redis://me:***@host\\x1b[2J"] * 2
 
 
 def test_requeue_some_or_all(queue: Queue) -> None:
