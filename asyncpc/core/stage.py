@@ -19,7 +19,20 @@ from ..wording import annotate
 from .channel import Channel
 from .latency import Latency, LoopProbe
 from .plan import Handler
-from .seams import Adjust, Call, Calls, Following, GiveUp, Recover, Stopwatch, Telling, Ticket, Window, Wrap
+from .seams import (
+    Adjust,
+    Call,
+    Calls,
+    Following,
+    GiveUp,
+    Recover,
+    RemoteCounts,
+    Stopwatch,
+    Telling,
+    Ticket,
+    Window,
+    Wrap,
+)
 from .tracked import fail_all, plain
 from .waiting import Budget, Waits, nobody
 
@@ -205,6 +218,7 @@ class Staff:
         "concurrency",
         "gate",
         "has_opened",
+        "look",
         "opening",
         "resting",
         "started",
@@ -218,6 +232,7 @@ class Staff:
         self.started: int = 0  # workers so far
         self.opening: set[ConsumerWorker] = set()  # their resource
         self.has_opened: bool = False  # one of them, its resource
+        self.look: Callable[[], RemoteCounts] | None = None  # at a remote queue, with the resource that was opened last
         self.resting: int = 0  # workers that wait for the end of a call that has failed
         self.surplus: int = 0  # workers that are to leave
         self.gate: asyncio.Event | None = None  # while the stage is paused: set when it goes on

@@ -18,7 +18,7 @@ from ..graph.pipeline import Pipeline, Source, StageLike
 from ..options.batch import Batch
 from ..wording import redacted, shown
 from .broker import Broker, Depth, Settings
-from .opened import OpenQueue, put_each
+from .opened import OpenQueue, look_of, put_each
 
 if TYPE_CHECKING:
     from .codec import Codec, CodecName
@@ -173,6 +173,7 @@ class RemoteQueue(Source[T], StageLike[T, None], Generic[T]):  # it is both; >> 
             nothing_follows="it is a remote queue; write two pipelines, … >> queue and queue >> …",
             unshared=unshared,
             sends_to=system_of(self._address),
+            look_of=look_of,
         )
         return Layout(nodes=(Node(handler),))
 
