@@ -19,6 +19,7 @@ __all__ = [
     "annotate",
     "begin_at_user_code",
     "beginning",
+    "cut",
     "described",
     "escaped",
     "forget_repeats",
@@ -152,6 +153,11 @@ def beginning(message: str) -> str:
     """As much of a message as is shown, on one line."""
     what = " ".join(message[:READ].split())
     return what if len(what) <= LONGEST else what[:LONGEST] + "…"
+
+
+def cut(text: str, longest: int) -> str:
+    """The beginning and the end of a text of more characters than that: an error may quote a whole message."""
+    return text if len(text) <= longest else f"{text[: longest // 2]} … {text[-longest // 2 :]}"
 
 
 def traceback_of(error: BaseException) -> str:

@@ -1,4 +1,6 @@
-"""Makes the pictures of the page for the documentation afresh, with real runs in Chromium.
+"""Makes the pictures of a run for the documentation afresh: of the page, with Chromium, and of the terminal.
+
+That of the terminal needs no browser: ``python -m tools.live_picture`` makes it alone.
 
 Run it beside the package and the group ``browser``; ``chromium`` is a Debian package::
 
@@ -18,6 +20,8 @@ from pathlib import Path
 from typing import Final
 
 from playwright.sync_api import sync_playwright
+
+from . import live_picture
 
 STUCK_AFTER: Final = 14.0
 """Seconds after which the stuck workers of the program are told."""
@@ -114,6 +118,7 @@ def main(folder: Path) -> None:
             page.wait_for_selector("#rows tr")
             page.screenshot(path=folder / f"dashboard-{width}-{scheme}.png", full_page=True)
         browser.close()
+    live_picture.main()
 
 
 if __name__ == "__main__":

@@ -19,14 +19,14 @@ def as_line(value: Any) -> str:
 
 def report_as_json(report: Report, status: int, errors: list[str]) -> dict[str, Any]:
     """What the report tells, with the exit status of the command and what went wrong."""
-    failures = [(one.stage, one.item, one.error, one.attempts) for one in report.failures]
+    failures = [(one, failure_as_json(one.stage, one.item, one.error, one.attempts)) for one in report.failures]
     found: dict[str, Any] = _as_json(
         {
             "state": report.statistics.state,
             "exit_status": status,
             "signal": report.signal,
             "statistics": report.statistics.as_dict(),
-            "failures": [failure_as_json(*one) for one in failures],
+            "failures": [told | {"history": one.history} for one, told in failures],
             "unfinished": report.left_by_stage(),
             "abandoned": list(report.abandoned),
             "errors": errors,

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol, TypeVar, cast
 from ..errors import DefinitionError
 from ..remote.broker import Broker, DeadLetter, Depth, Disconnected, PayloadError
 from ..remote.letters import Letter, letter_of
-from ..remote.queue import RemoteQueue, remote_queue
+from ..remote.queue import RemoteQueue, looking_at, remote_queue
 from ..wording import escaped, shown
 from .as_json import as_line, item_as_json
 from .output import UsageError, line_of, print_error, print_line, print_text, print_trace
@@ -126,6 +126,7 @@ def _tell_letter(options: argparse.Namespace, letter: Letter[Any]) -> None:
         f"{letter.place}  {letter.reason}",
         f"{counts}, put {_date(letter.put)}, died {_date(letter.died)}, id {letter.id}",
         shown(letter.item),
+        *[f"earlier call: {error}" for error in letter.history],
         *(letter.traceback.splitlines() if options.traceback else []),
     ]
     _tell(options, told, "\n    ".join(map(escaped, lines)))
@@ -223,7 +224,7 @@ async def _ask(queue: RemoteQueue[Any], ask: Callable[[Broker], Awaitable[R]]) -
         loop = asyncio.get_running_loop()
         waiting = loop.call_later(PATIENT_FOR, print_error, "asyncpc: there is no connection yet; still trying")
         try:
-            opened = await stack.enter_async_context(queue.open())
+            opened = await stack.enter_async_context(looking_at(queue))
         except DefinitionError:
             raise
         except Exception as error:

@@ -15,7 +15,7 @@ from .queue import DEFAULT_MAXSIZE
 if TYPE_CHECKING:
     from ..backoff import Restart
     from ..checks import Resource
-    from .seams import Attendant, Calls, Option, Pool
+    from .seams import Attendant, Calls, Option, Pool, RemoteCounts
 
 __all__ = ["Handler", "Node", "Origin", "Plan"]
 
@@ -100,6 +100,8 @@ class Handler(NamedTuple):
     """Why it is of no use in several processes that run the plan at once; empty if it is."""
     sends_to: str = ""
     """The kind of server that its calls send items to, if it is a remote queue, such as ``redis``."""
+    look_of: Callable[[Any], Callable[[], RemoteCounts]] | None = None
+    """Of a worker's resource, what tells of that queue now."""
     call_limit: float | None = None
     """Seconds that a call outside the loop may take."""
     calls_of: Callable[[Any], Calls] | None = None

@@ -5,7 +5,7 @@ The core calls these and never names what stands behind them. What they tell is 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from ..events import Event
@@ -87,9 +87,14 @@ class Recover(Protocol):
 
 
 class GiveUp(Protocol):
-    """Settles and reports an item that has failed at last, after ``calls`` calls, or raises."""
+    """Settles and reports an item that has failed at last, after ``calls`` calls, or raises.
 
-    def __call__(self, worker: Any, item: Any, calls: int, error: Exception, /) -> Awaitable[None]:
+    ``history`` says what the earlier calls failed with, as :class:`Failure` tells it.
+    """
+
+    def __call__(
+        self, worker: Any, item: Any, calls: int, error: Exception, history: Sequence[str] = (), /
+    ) -> Awaitable[None]:
         """See the class."""
         ...
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from time import perf_counter
 from typing import Any, Final
@@ -19,7 +19,20 @@ from ..wording import annotate
 from .channel import Channel
 from .latency import Latency, LoopProbe
 from .plan import Handler
-from .seams import Adjust, Call, Calls, Following, GiveUp, Recover, Stopwatch, Telling, Ticket, Window, Wrap
+from .seams import (
+    Adjust,
+    Call,
+    Calls,
+    Following,
+    GiveUp,
+    Recover,
+    RemoteCounts,
+    Stopwatch,
+    Telling,
+    Ticket,
+    Window,
+    Wrap,
+)
 from .tracked import fail_all, plain
 from .waiting import Budget, Waits, nobody
 
@@ -205,6 +218,7 @@ class Staff:
         "concurrency",
         "gate",
         "has_opened",
+        "look",
         "opening",
         "resting",
         "started",
@@ -218,6 +232,7 @@ class Staff:
         self.started: int = 0  # workers so far
         self.opening: set[ConsumerWorker] = set()  # their resource
         self.has_opened: bool = False  # one of them, its resource
+        self.look: Callable[[], RemoteCounts] | None = None  # at a remote queue, with the resource that was opened last
         self.resting: int = 0  # workers that wait for the end of a call that has failed
         self.surplus: int = 0  # workers that are to leave
         self.gate: asyncio.Event | None = None  # while the stage is paused: set when it goes on
@@ -365,7 +380,7 @@ class Stage:
         self.counts.failed += 1
         self.run.failures.append(failure)
         if events := self.run.events:
-            item, error, attempts, stage, _ = failure
+            item, error, attempts, stage = failure[:4]
             events.tell(ItemFailed(events.pipeline, stage, item, error, attempts, failure.place))
 
     @property
@@ -466,19 +481,21 @@ async def _raise_error(worker: Any, item: Any, error: Exception, /) -> Any:
     raise error
 
 
-async def _raise_last(worker: Any, item: Any, calls: int, error: Exception, /) -> None:
+async def _raise_last(worker: Any, item: Any, calls: int, error: Exception, history: Sequence[str] = (), /) -> None:
     raise error
 
 
-async def give_up_all(worker: ConsumerWorker, taken: Any, calls: int, error: Exception) -> None:
+async def give_up_all(
+    worker: ConsumerWorker, taken: Any, calls: int, error: Exception, history: Sequence[str] = ()
+) -> None:
     """Give up what a worker took at once, item by item, since the next failure may be one too many, or have to wait."""
     stage = worker.stage
     if not stage.handler.takes_lists:
-        await stage.give_up(worker, taken, calls, error)
+        await stage.give_up(worker, taken, calls, error, history)
         return
     worker.item, budget = deque(stage.inbox.items_in(taken)), Budget()
     while worker.item:
-        await stage.give_up(worker, worker.item[0], calls, error)
+        await stage.give_up(worker, worker.item[0], calls, error, history)
         if budget.is_spent():
             await budget.renew()
     stage.counts.settled_besides -= 1  # the worker counts one

@@ -71,6 +71,8 @@ async def _with_resource(worker: ConsumerWorker) -> None:
                 worker.calls = handler.calls_of(resource)
             if handler.place_of is not None:
                 worker.where = partial(handler.place_of, resource)
+            if handler.look_of is not None:
+                worker.stage.staff.look = handler.look_of(resource)
             await _work(worker, lambda item: handler.function(item, resource))
             if worker.failures:
                 worker.stage.run.failing(worker)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from itertools import repeat, starmap
 from typing import Any, Final, NamedTuple
 
@@ -131,10 +131,12 @@ class SplitOnError:
     def __init__(self, otherwise: GiveUp) -> None:
         self._otherwise = otherwise
 
-    async def __call__(self, worker: ConsumerWorker, taken: Any, calls: int, error: Exception) -> None:
+    async def __call__(
+        self, worker: ConsumerWorker, taken: Any, calls: int, error: Exception, history: Sequence[str] = ()
+    ) -> None:
         """Split a batch of several; one of a single item has failed."""
         if len(taken) == 1 or worker.cancelled:
-            await self._otherwise(worker, taken, calls, error)
+            await self._otherwise(worker, taken, calls, error, history)
             return
         stage, budget = worker.stage, Budget()
         worker.item = deque(taken)

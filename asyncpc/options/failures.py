@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 from ..checks import check_callback, is_whole, qualified_name
@@ -93,12 +93,14 @@ class GiveUp:
         self._taken = ("all", "unhandled") if policy.on_error is None else ("all",)  # by whoever waits for an item
         self._max_failures = policy.max_failures
 
-    async def __call__(self, worker: ConsumerWorker, item: Any, calls: int, error: Exception) -> None:
+    async def __call__(
+        self, worker: ConsumerWorker, item: Any, calls: int, error: Exception, history: Sequence[str] = ()
+    ) -> None:
         """See the class."""
         stage = worker.stage
         forget_repeats(error)
         kept, what = (
-            KeptFailure.of(plain(item), error, calls, stage.handler.name),
+            KeptFailure.of(plain(item), error, calls, stage.handler.name, history),
             f"{shown(plain(item))}: {summary(error)}",
         )
         takes = item.ticket.takes_failures if type(item) is Tracked else "none"

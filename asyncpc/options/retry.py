@@ -20,8 +20,9 @@ from ..core.tracked import plain
 from ..core.worker import next_attempt
 from ..errors import DefinitionError, RetryLater
 from ..events import ItemRetried
+from ..failure import HISTORY_KEPT, LONGEST_EARLIER
 from ..mistakes import explained
-from ..wording import annotate, described, forget_repeats, shown
+from ..wording import annotate, cut, described, forget_repeats, shown
 
 __all__ = ["Retry", "Retrying"]
 
@@ -90,6 +91,7 @@ class Attempts:
     async def __call__(self, worker: ConsumerWorker, item: Any, error: Exception) -> Any:
         """The value of a later attempt; DONE if the stage's policy gives the item up."""
         stage, attempts, calls = worker.stage, 1, 1
+        history: list[str] = []  # of what was retried
         while not worker.cancelled:  # or the handler made an error of its cancel
             if isinstance(error, RetryLater):
                 why = "the back-off that RetryLater asked for"
@@ -98,6 +100,7 @@ class Attempts:
                 why = "the back-off of its retries"
             else:
                 break
+            history = [*history, cut(described(error), LONGEST_EARLIER)][-HISTORY_KEPT:]
             try:
                 seconds = self._seconds(stage, error, attempts)
             except Exception as no_time:
@@ -111,10 +114,10 @@ class Attempts:
             try:
                 return await next_attempt(worker)(item)
             except Refused as refused:  # no failure of the call: its values are gone, but for one
-                await give_up_all(worker, item, calls, refused.error)
+                await give_up_all(worker, item, calls, refused.error, history)
                 return DONE
             except asyncio.CancelledError as cancel:
-                await stage.fail_at_last(worker, item, calls, stray(worker, cancel))
+                await stage.fail_at_last(worker, item, calls, stray(worker, cancel), history)
                 return DONE
             except Ended:
                 raise
@@ -124,7 +127,7 @@ class Attempts:
             raise asyncio.CancelledError from error
         if calls > 1:
             annotate(error, "after ", str(calls), " calls")
-        await stage.fail_at_last(worker, item, calls, error)
+        await stage.fail_at_last(worker, item, calls, error, history)
         return DONE
 
     def _seconds(self, stage: Stage, error: Exception, attempts: int) -> float:

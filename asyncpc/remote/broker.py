@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from ..core.seams import Depth
-from ..errors import AsyncpcError
+from ..errors import AsyncpcError, DefinitionError
 
 __all__ = [
     "SUSPECT_AFTER",
@@ -32,6 +32,7 @@ __all__ = [
     "PayloadError",
     "PublishError",
     "Settings",
+    "no_queue",
     "places_to_know",
 ]
 
@@ -132,6 +133,14 @@ class Settings(NamedTuple):
     """The name of the queue that takes what is given up."""
     client: Mapping[str, Any]
     """Options of the engine's client library, passed on as they are."""
+    must_exist: bool = False
+    """Whether ``open`` raises :func:`no_queue` where there is no such queue, as far as the engine can tell, and makes
+    nothing."""
+
+
+def no_queue(which: str) -> DefinitionError:
+    """The error of who looks at a queue that is not there; ``which`` says where it should be, without a password."""
+    return DefinitionError(f"there is no queue {which}; the first program that opens it makes it")
 
 
 class Disconnected(AsyncpcError, ConnectionError):

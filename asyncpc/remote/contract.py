@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from ..errors import DefinitionError
 from .broker import SUSPECT_AFTER, Broker, Disconnected, Engine, Message, Outgoing, PublishError, Settings
 
 __all__ = ["BrokerContract", "Connect"]
@@ -50,6 +51,9 @@ class BrokerContract:
 
     client: ClassVar[dict[str, Any]] = {}
     """Options of the client library."""
+
+    misses_queues: ClassVar[bool] = False
+    """Whether the engine can tell that a queue is not there, although others of its server, or file, are."""
 
     @pytest.fixture
     def url(self) -> str:
@@ -89,6 +93,23 @@ class BrokerContract:
     async def broker(self, connect: Connect) -> Broker:
         """One broker, opened."""
         return await connect()
+
+    async def test_a_look_makes_no_queue(self, url: str, connect: Connect) -> None:
+        """Who mistyped a name is told so, where the engine can tell, and makes nothing; others see what is there."""
+
+        def looking() -> Broker:
+            return type(self).engine(url, Settings(self.lease, "dead", self.client, must_exist=True))
+
+        for _ in range(2 * self.misses_queues):
+            with pytest.raises(DefinitionError, match="there is no queue"):
+                await looking().open()
+        await (await connect()).publish([outgoing(b"there")])
+        broker = looking()
+        await broker.open()
+        try:
+            assert [one.body for one in await received(broker, 1)] == [b"there"]
+        finally:
+            await broker.close()
 
     # -- what goes in comes out -------------------------------------------------------------------
 

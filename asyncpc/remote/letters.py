@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from ..failure import Failure
-from ..wording import redacted, shown
+from ..wording import cut, redacted, shown
 from .broker import DeadLetter, Message, PayloadError
 
 __all__ = ["Letter", "failure_of", "letter_of"]
@@ -42,12 +42,22 @@ class Letter(NamedTuple, Generic[T]):
     """When it was given up: seconds since 1970."""
     traceback: str
     """Of the error, as text; empty if there is none."""
+    history: tuple[str, ...] = ()
+    """What the earlier calls of the last delivery failed with, the oldest first: type and message of at most 20."""
 
 
 LONGEST_TEXT: Final = 20_000
 """Characters of an error, or of its traceback, that a dead letter keeps."""
 
-EMPTY: Final[Mapping[str, Any]] = {"reason": "", "stage": "", "calls": 0, "deliveries": 0, "died": 0.0, "traceback": ""}
+EMPTY: Final[Mapping[str, Any]] = {
+    "reason": "",
+    "stage": "",
+    "calls": 0,
+    "deliveries": 0,
+    "died": 0.0,
+    "traceback": "",
+    "history": [],
+}
 """What is known of a failure at least, and of which type it is."""
 
 
@@ -56,19 +66,15 @@ def failure_of(failure: Failure, deliveries: int) -> bytes:
     import json  # here, since most programs have no dead letters
 
     told = {
-        "reason": _cut(failure.error),
+        "reason": cut(failure.error, LONGEST_TEXT),
         "stage": failure.stage,
         "calls": failure.attempts,
         "deliveries": deliveries,
         "died": time.time(),
-        "traceback": _cut(failure.traceback),
+        "traceback": cut(failure.traceback, LONGEST_TEXT),
+        "history": failure.history,
     }
     return json.dumps(told).encode()
-
-
-def _cut(text: str) -> str:
-    """A text as long as a dead letter may carry: an error may quote the whole message."""
-    return text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT // 2]} … {text[-LONGEST_TEXT // 2 :]}"
 
 
 def letter_of(dead: DeadLetter, decode: Callable[[bytes, Mapping[str, str]], T]) -> Letter[T]:
@@ -96,4 +102,5 @@ def _told(failure: bytes, message: Message) -> dict[str, Any]:
     known = {**EMPTY, "deliveries": message.attempt}
     fitting = {name: found[name] for name, usual in known.items() if type(found.get(name)) is type(usual)}
     told = {**known, **fitting}
+    told["history"] = tuple([redacted(one) for one in told["history"] if isinstance(one, str)])
     return {name: redacted(value) if isinstance(value, str) else value for name, value in told.items()}

@@ -11,6 +11,7 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from ..checks import is_positive
+from ..core.seams import RemoteCounts
 from ..errors import StateError
 from ..wording import shown
 from .broker import Broker, Depth, Disconnected, Outgoing, PayloadError, PublishError
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from .codec import Codec
     from .session import Session
 
-__all__ = ["OpenQueue", "put_each"]
+__all__ = ["OpenQueue", "look_of", "put_each"]
 
 T = TypeVar("T")
 
@@ -307,6 +308,11 @@ class OpenQueue(Generic[T]):
 async def put_each(opened: OpenQueue[T], items: Sequence[T]) -> None:
     """Put the items that a publishing stage has in flight, each with the trace of what it was made of."""
     await opened._put_each(items)
+
+
+def look_of(opened: OpenQueue[Any]) -> Callable[[], RemoteCounts]:
+    """What tells of the queue that a publishing stage has opened, also when that has closed it."""
+    return opened._opened().look
 
 
 async def _outlast(task: asyncio.Task[None]) -> None:

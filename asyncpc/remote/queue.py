@@ -18,13 +18,13 @@ from ..graph.pipeline import Pipeline, Source, StageLike
 from ..options.batch import Batch
 from ..wording import redacted, shown
 from .broker import Broker, Depth, Settings
-from .opened import OpenQueue, put_each
+from .opened import OpenQueue, look_of, put_each
 
 if TYPE_CHECKING:
     from .codec import Codec, CodecName
     from .session import Session, Terms
 
-__all__ = ["RemoteQueue", "remote_queue"]
+__all__ = ["RemoteQueue", "looking_at", "remote_queue"]
 
 T = TypeVar("T")
 B = TypeVar("B")
@@ -107,7 +107,7 @@ def remote_queue(
     is_shared = engine(url, settings).guarantees.shared  # made once so that it refuses now what it cannot use
     return RemoteQueue(
         label,
-        lambda: engine(url, settings),
+        lambda **more: engine(url, settings._replace(**more)),
         codec_for(where, type, codec, max_bytes),
         Terms(prefetch, lease, attempts),
         redacted(url),
@@ -121,7 +121,7 @@ class RemoteQueue(Source[T], StageLike[T, None], Generic[T]):  # it is both; >> 
     __slots__ = ("_address", "_broker", "_codec", "_name", "_stage", "_terms")
 
     def __init__(
-        self, name: str, broker: Callable[[], Broker], codec: Codec, terms: Terms, address: str, unshared: str = ""
+        self, name: str, broker: Callable[..., Broker], codec: Codec, terms: Terms, address: str, unshared: str = ""
     ) -> None:
         origin = Origin(name, _never_opened, attended=self._receiving, unshared=unshared)
         super().__init__(Layout((origin,)))
@@ -173,13 +173,14 @@ class RemoteQueue(Source[T], StageLike[T, None], Generic[T]):  # it is both; >> 
             nothing_follows="it is a remote queue; write two pipelines, … >> queue and queue >> …",
             unshared=unshared,
             sends_to=system_of(self._address),
+            look_of=look_of,
         )
         return Layout(nodes=(Node(handler),))
 
-    def _session(self, at_once: int = 0) -> Session:
+    def _session(self, at_once: int = 0, **settings: bool) -> Session:
         from .session import Session
 
-        return Session(self._broker(), self._codec, self._terms, f"remote queue {self._name!r}", at_once)
+        return Session(self._broker(**settings), self._codec, self._terms, f"remote queue {self._name!r}", at_once)
 
     def _receiving(self, at_once: int) -> Session:
         return self._session(at_once)
@@ -189,6 +190,11 @@ class RemoteQueue(Source[T], StageLike[T, None], Generic[T]):  # it is both; >> 
 
     def __repr__(self) -> str:
         return f"<RemoteQueue {self._name} at {self._address}>"
+
+
+def looking_at(queue: RemoteQueue[T]) -> OpenQueue[T]:
+    """As ``queue.open()``, but what is not there is not made: raises ``DefinitionError`` where the engine can tell."""
+    return OpenQueue(queue._name, lambda: queue._session(must_exist=True), queue._codec)
 
 
 def _never_opened() -> Any:

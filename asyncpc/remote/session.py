@@ -134,8 +134,7 @@ class Session:
             self.opened.set()
             async with anyio.create_task_group() as group:
                 loops = [self._receive, self._settler.run, self._settler.keep_leases]
-                loops += [self.publisher.run, self.questions.run]
-                for loop in [*loops, self._depth.run] if self._at_once else loops:
+                for loop in [*loops, self.publisher.run, self.questions.run, self._depth.run]:
                     group.start_soon(self._whole, loop, group.cancel_scope, name=f"{self.label}: {loop.__qualname__}")
         except* Exception as failed:
             raise _first(failed) from None

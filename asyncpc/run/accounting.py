@@ -165,4 +165,5 @@ def _stage_statistics(
         is_fifo=stage.handler.kept_by in ("", "batch"),
         writes_to=writes_to,
         is_connected=stage.handler.context is None or stage.staff.has_opened,
+        remote=None if stage.staff.look is None else stage.staff.look(),
     )

@@ -18,6 +18,7 @@ __all__ = [
     "read_statistics",
     "remote_lines",
     "shown_counts",
+    "stage_as_dict",
 ]
 
 
@@ -94,6 +95,8 @@ class StageStatistics(NamedTuple):
 
     It may have lost that since.
     """
+    remote: RemoteCounts | None = None
+    """Of a remote queue that it puts items into, what that holds; what is counted of messages is 0. Else None."""
 
 
 class Statistics(NamedTuple):
@@ -137,13 +140,14 @@ class Statistics(NamedTuple):
         ]
         fed = f", {self.fed} fed" if self.fed else ""
         line = f"{self.state}: {self.produced} produced{fed} in {self.elapsed:.3f} s"
-        return table_of(self.sources, rows, [*remote_lines(self.sources), *_depth_lines(self.sources), line])
+        depths = _depth_lines((*self.sources, *self.stages))
+        return table_of(self.sources, rows, [*remote_lines(self.sources), *depths, line])
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as dictionaries and lists, ready for JSON."""
         inner = {
             "sources": [each._asdict() | {"remote": _remote_as_dict(each.remote)} for each in self.sources],
-            "stages": [each._asdict() for each in self.stages],
+            "stages": [stage_as_dict(each) for each in self.stages],
         }
         return self._asdict() | inner
 
@@ -256,15 +260,20 @@ def remote_lines(sources: Sequence[SourceStatistics]) -> list[str]:
     return lines
 
 
-def _depth_lines(sources: Sequence[SourceStatistics]) -> list[str]:
+def _depth_lines(parts: Sequence[SourceStatistics | StageStatistics]) -> list[str]:
     """A line for each remote queue that was looked at."""
     lines = []
-    for source in sources:
-        if source.remote is not None and source.remote.depth is not None:
-            *counts, oldest = zip(source.remote.depth._fields, source.remote.depth, strict=True)
+    for part in parts:
+        if part.remote is not None and part.remote.depth is not None:
+            *counts, oldest = zip(part.remote.depth._fields, part.remote.depth, strict=True)
             waits = "" if oldest[1] is None else f", the oldest waits for {oldest[1]:.1f} s"
-            lines.append(f"{source.name} holds {', '.join([f'{count} {what}' for what, count in counts])}{waits}")
+            lines.append(f"{part.name} holds {', '.join([f'{count} {what}' for what, count in counts])}{waits}")
     return lines
+
+
+def stage_as_dict(stage: StageStatistics) -> dict[str, Any]:
+    """Everything as dictionaries and lists, ready for JSON."""
+    return stage._asdict() | {"remote": _remote_as_dict(stage.remote)}
 
 
 def _remote_as_dict(counts: RemoteCounts | None) -> dict[str, Any] | None:
@@ -286,7 +295,7 @@ def read_stage(told: Mapping[str, Any]) -> StageStatistics:
     """The same of one stage."""
     stage = StageStatistics(**known(StageStatistics, told))
     held_back = tuple([(words, seconds) for words, seconds in stage.held_back])
-    return stage._replace(held_back=held_back, writes_to=tuple(stage.writes_to))
+    return stage._replace(held_back=held_back, writes_to=tuple(stage.writes_to), remote=_read_remote(stage.remote))
 
 
 def _read_remote(told: Any) -> RemoteCounts | None:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ..run.statistics import known, read_stage, read_statistics
+from ..run.statistics import known, read_stage, read_statistics, stage_as_dict
 from ..run.verdict import Held, Verdict
 from .extent import Standing
 from .failures import FailuresAlike
@@ -43,7 +43,7 @@ def as_dict(view: View, *, payloads: bool = False) -> dict[str, Any]:
 def _stage_as_dict(stage: StageView, payloads: bool) -> dict[str, Any]:
     now = stage.now if payloads else stage.now._replace(last_failure="")
     return stage._asdict() | {
-        "now": now._asdict(),
+        "now": stage_as_dict(now),
         "held": None if stage.held is None else stage.held._asdict(),
         "rates": [*stage.rates],
         "fills": [*stage.fills],

@@ -366,6 +366,7 @@ def test_json_tells_what_failed_and_what_was_left(called: Callable[..., tuple[in
             "item": "canary-5",
             "error": "ValueError: boom at redis://me:***@host/0\x1b[2J\nsecond line",
             "attempts": 1,
+            "history": [],
         }
     ]
     assert told["unfinished"] == {"bad": 4}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
@@ -52,7 +53,8 @@ class Broken(MemoryBroker):
         raise PermissionError("not allowed as broken://me:canary@host")
 
 def made(kind):
-    return RemoteQueue("made", lambda: kind("memory://made", Settings(1.0, "dead", {})), codec_for("", int, "json", 9),
+    broker = lambda **_: kind("memory://made", Settings(1.0, "dead", {}))
+    return RemoteQueue("made", broker, codec_for("", int, "json", 9),
         Terms(1, 1.0, 1), "memory://made", "")
 
 class other:
@@ -98,10 +100,10 @@ class Queue:
         self.url = f"memory://cli-{next(_names)}"
         self._capsys = capsys
 
-    def fill(self, ready: Sequence[Outgoing], dead: Sequence[Outgoing] = ()) -> None:
-        """Put messages, and others that fail."""
+    def fill(self, ready: Sequence[Outgoing], dead: Sequence[Outgoing] = (), retry: int = 1) -> None:
+        """Put messages, and others that fail, after so many calls."""
 
-        @consumer
+        @consumer(retry=retry)
         async def fails(item: object) -> None:
             raise ValueError("no at redis://me:canary@host\x1b[2J")
 
@@ -209,6 +211,15 @@ def test_dead_shows_why(queue: Queue) -> None:
     assert (len(one.out.splitlines()), one.err) == (3, "asyncpc: there are more: --limit shows more of them\n")
 
 
+def test_dead_shows_what_failed_before(queue: Queue) -> None:
+    """Protects who looks for the cause: of a message that was tried again, each error, on a line of its own."""
+    queue.fill([], [message("a")], retry=3)
+    (letter,) = lines(queue("dead", "--json"))
+    assert letter["history"] == [letter["reason"]] * 2
+    earlier = queue("dead").out.splitlines()[3:]
+    assert earlier == ["    earlier call: ValueError: no at redis://me:***@host\\x1b[2J"] * 2
+
+
 def test_requeue_some_or_all(queue: Queue) -> None:
     """Protects who mended the cause: what is named comes again; what is not there is said, in the status too."""
     queue.fill([], [message(f"m{n}") for n in range(5)])
@@ -304,6 +315,33 @@ def test_a_queue_in_a_file_is_looked_after_from_outside(folder: Path) -> None:
     assert dead.out.count("ValueError: number ") == 3
     assert asyncpc(folder, "requeue", "app:jobs", "--all").out == "3 put back into the queue\n"
     assert asyncpc(folder, "peek", "app:jobs").out.splitlines()[0] == "eight"
+
+
+@pytest.mark.parametrize("command", [["stats"], ["peek"], ["dead"], ["requeue", "--all"], ["purge", "--yes"]])
+def test_a_mistyped_queue_is_not_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    """Protects who mistyped a name: zeros would be the answer about another queue; and nothing is made."""
+    monkeypatch.chdir(folder)
+    before = sorted(os.listdir(folder))
+
+    def asked(url: str) -> Told:
+        name, *options = command
+        return Told(main(["queue", name, url, *options]), *capsys.readouterr())
+
+    told = asked("sqlite:///jobbs.db?queue=jobs")
+    assert (told.status, told.out) == (2, "")
+    assert told.err == (
+        "asyncpc: there is no queue at 'jobbs.db', nor such a file; the first program that opens it makes it\n"
+    )
+    assert sorted(os.listdir(folder)) == before
+
+    assert asyncio.run(remote_queue("sqlite:///jobs.db?queue=jobs", int).depth()).ready == 0
+    told = asked("sqlite:///jobs.db?queue=jobbs")
+    assert (told.status, told.out) == (2, "")
+    assert told.err.startswith("asyncpc: there is no queue 'jobbs' in ")
+    assert told.err.endswith("jobs.db', which has 'jobs'; the first program that opens it makes it\n")
+    assert asked("sqlite:///jobs.db?queue=jobs").status == 0
 
 
 @pytest.mark.realtime

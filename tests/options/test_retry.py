@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,7 +12,19 @@ import pytest
 from spy import Flaky, Sink
 from support import balanced, both, named, no_wait
 
-from asyncpc import Batch, Pipeline, PipelineError, QueueShutDown, Report, Retry, RetryLater, consumer, source, testing
+from asyncpc import (
+    Batch,
+    Failure,
+    Pipeline,
+    PipelineError,
+    QueueShutDown,
+    Report,
+    Retry,
+    RetryLater,
+    consumer,
+    source,
+    testing,
+)
 from asyncpc.testing import now
 
 # -- attempts -------------------------------------------------------------------------------------
@@ -41,6 +54,83 @@ def test_retry_gives_up_after_its_attempts_and_the_run_fails() -> None:
     assert "asyncpc: after 4 calls" in error.__notes__
     assert len(flaky.calls) == 4
     assert failed.value.report.failed == 1
+
+
+def test_a_failure_tells_what_the_last_earlier_calls_failed_with() -> None:
+    """Protects who looks for the cause, since the last error may hide the first; and memory, since it may be many."""
+    failures: list[Failure] = []
+    numbers = iter(range(1, 41))
+
+    async def fails(n: int) -> None:
+        raise ValueError(next(numbers))
+
+    report = testing.run(source([0]) >> consumer(retry=Retry(40, wait=no_wait), on_error=failures.append)(fails))
+    (failure,) = failures
+    assert (failure.error, failure.attempts) == ("ValueError: 40", 40)
+    assert failure.history == tuple([f"ValueError: {n}" for n in range(20, 40)])
+    assert report.failures == (failure,)
+
+
+def test_the_history_of_a_failure_is_short_and_has_no_passwords() -> None:
+    """Protects logs and dead letters: an error may quote the whole message, or an address; nothing is told twice."""
+    errors = [RetryLater(1.5), OSError("redis://me:canary@host"), ValueError("a" * 5000 + "end"), KeyError("last")]
+
+    async def fails(n: int) -> None:
+        raise errors.pop(0)
+
+    with pytest.raises(PipelineError) as failed:
+        testing.run(source([1]) >> consumer(retry=Retry(3, wait=no_wait))(fails))
+    (failure,) = failed.value.report.failures
+    later, address, long = failure.history
+    assert (later, address) == ("RetryLater: try again in 1.5 s", "OSError: redis://me:***@host")
+    assert (long[:14], long[-5:], len(long)) == ("ValueError: aa", "aaend", 1003)
+    assert failure.error == "KeyError: 'last'"
+
+
+def test_a_failure_of_another_kind_has_the_history_too() -> None:
+    """Protects what came before a value that nobody takes, and before a cancel that nobody asked for."""
+    failures: list[Failure] = []
+    calls = Counter[int]()
+
+    @consumer(retry=Retry(3, wait=no_wait), on_error=failures.append)
+    async def give(n: int) -> AsyncIterator[int]:
+        calls[n] += 1
+        if calls[n] == 1:
+            raise ValueError("first")
+        if n == 1:
+            raise asyncio.CancelledError
+        yield n
+
+    def no_key(n: int) -> int:
+        raise TypeError("no key")
+
+    @consumer(key=no_key)
+    async def take(n: int) -> None:
+        raise AssertionError
+
+    testing.run(source([1, 2]) >> give >> take)
+    assert [failure.error.partition(":")[0] for failure in failures] == ["WorkerCancelled", "TypeError"]
+    assert [failure.history for failure in failures] == [("ValueError: first",)] * 2
+
+
+def test_each_item_of_a_batch_has_the_history_of_its_calls() -> None:
+    """Protects batches: all of their items were in the same calls."""
+    failures: list[Failure] = []
+    errors = [ValueError("first"), ValueError("second")]
+
+    @consumer(batch=Batch(2), retry=Retry(2, wait=no_wait), on_error=failures.append)
+    async def handle(batch: list[int]) -> None:
+        raise errors.pop(0)
+
+    testing.run(source([1, 2]) >> handle)
+    assert [(one.item, one.history) for one in failures] == [(1, ("ValueError: first",)), (2, ("ValueError: first",))]
+
+
+def test_what_failed_at_its_only_call_has_no_history() -> None:
+    """Protects the word: the error itself is not part of what came before it."""
+    failures: list[Failure] = []
+    testing.run(source([1, 2]) >> consumer(retry=Retry(2, on=KeyError), on_error=failures.append)(Flaky(9)))
+    assert [failure.history for failure in failures] == [(), ()]
 
 
 @pytest.mark.parametrize(("on", "calls"), [(KeyError, 1), (ValueError, 3), ((KeyError, ValueError), 3)])

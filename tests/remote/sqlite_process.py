@@ -11,7 +11,7 @@ from time import time
 from typing import Any
 
 from asyncpc.offload.calls import Job
-from asyncpc.remote.broker import Message, Outgoing
+from asyncpc.remote.broker import Message, Outgoing, Settings
 from asyncpc.remote.engines.sqlite.queue import QueueFile
 
 LEASE = 30.0
@@ -32,7 +32,7 @@ class Process:
 
     def __init__(self, path: Path, queue: str = "jobs", clock: Callable[[], float] = time) -> None:
         self._clock = clock
-        self.file = QueueFile(str(path), queue, "dead", LEASE, "NORMAL")
+        self.file = QueueFile(str(path), queue, Settings(LEASE, "dead", {}), "NORMAL")
         self._loop = asyncio.new_event_loop()
         try:
             self.call(QueueFile.open)

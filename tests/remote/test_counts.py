@@ -6,10 +6,12 @@ import asyncio
 import json
 from collections.abc import Sequence
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from support import until
 
 from asyncpc import Pipeline, RemoteCounts, Report, consumer, source, testing
 from asyncpc.metrics import Metrics
@@ -18,6 +20,7 @@ from asyncpc.remote.codec import codec_for
 from asyncpc.remote.engines.memory.broker import MemoryBroker
 from asyncpc.remote.queue import RemoteQueue, remote_queue
 from asyncpc.remote.session import Terms
+from asyncpc.run.statistics import read_statistics
 
 _names = count()
 
@@ -38,6 +41,11 @@ async def put(queue: RemoteQueue[int], *numbers: int) -> None:
 async def odd_ones_fail(number: int) -> None:
     if number % 2:
         raise ValueError(number)
+
+
+@consumer
+async def same(number: int) -> int:
+    return number
 
 
 @consumer
@@ -234,6 +242,80 @@ def test_statistics_know_the_depth_of_who_looks_now_and_then(eager: bool) -> Non
             await running.drain(0)
 
     testing.run(main(), eager=eager)
+
+
+@eager
+def test_statistics_know_the_depth_of_a_queue_that_is_put_into(eager: bool) -> None:
+    """Protects who watches the first half of a job: whether the second half keeps up, and for how long items wait."""
+    queue = fresh()
+
+    async def main() -> None:
+        async with Pipeline(same, queue) as running:
+            await running.put(0)
+            await asyncio.sleep(60)
+            assert running.statistics().stages[-1].remote == RemoteCounts(0, 0, 0, 0, 0, 0, connections=1)
+            await running.put(1)
+            await asyncio.sleep(1)
+            statistics = running.statistics()
+            counts = statistics.stages[-1].remote
+            assert counts is not None
+            assert counts.depth == Depth(1, 0, 0, 0, 60.0)
+            assert counts.lag == 60.0
+            assert "jobs holds 1 ready" in str(statistics)
+            assert read_statistics(json.loads(json.dumps(statistics.as_dict()))) == statistics
+            await asyncio.sleep(10)
+            counts = running.statistics().stages[-1].remote
+            assert counts is not None
+            assert counts.depth == Depth(2, 0, 0, 0, 70.0)
+        assert running.report is not None
+        assert running.report.stages[-1].remote == counts
+
+    testing.run(main(), eager=eager)
+
+
+@pytest.mark.realtime
+def test_statistics_know_the_depth_of_a_queue_in_a_file(tmp_path: Path) -> None:
+    """Protects the real thing: another process puts into the same queue, and one more takes from it."""
+    queue = remote_queue(f"sqlite:///{tmp_path}/jobs.db?queue=jobs", int)
+
+    async def main() -> None:
+        await put(queue, 7, 8)
+        async with Pipeline(same, queue) as running:
+
+            def remote() -> RemoteCounts | None:
+                return running.statistics().stages[-1].remote
+
+            await running.put(9)
+            await until(lambda: running.statistics().done == 1)
+            await until(lambda: (found := remote()) is not None and found.depth is not None)
+            counts = remote()
+            assert counts is not None
+            assert counts.depth is not None
+            assert counts.depth[:4] == (3, 0, 0, 0)
+            assert counts.lag is not None
+            assert counts.lag > 0
+
+    asyncio.run(main())
+
+
+def test_prometheus_sees_a_queue_that_is_put_into() -> None:
+    """Protects an autoscaler of whatever reads the queue: it may ask who puts."""
+    registry, queue = CollectorRegistry(), fresh()
+    pipeline = Pipeline(same, queue)
+    metrics = Metrics(registry)
+    metrics.watch(pipeline, name="work")
+    labels = {"pipeline": "work", "source": "jobs"}
+
+    async def main() -> None:
+        async with pipeline as running:
+            await running.put(0)
+            await asyncio.sleep(1)
+            assert registry.get_sample_value("asyncpc_queue_ready", labels) is None
+            await asyncio.sleep(1)
+            assert registry.get_sample_value("asyncpc_queue_ready", labels) == 1
+            assert registry.get_sample_value("asyncpc_queue_lag_seconds", labels) == 1
+
+    testing.run(main())
 
 
 def test_the_lag_of_an_empty_queue_is_nothing() -> None:

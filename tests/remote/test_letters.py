@@ -51,6 +51,7 @@ def test_a_program_reads_dead_letters_and_puts_them_back() -> None:
             two = next(letter for letter in letters if letter.item == Job(2))
             assert two.reason == "ValueError: number 2 of redis://me:***@host"
             assert (two.stage, two.calls, two.deliveries) == ("fails", 2, 1)
+            assert (two.history, bad.history) == ((two.reason,), ())
             assert two.traceback.startswith(f'Traceback (most recent call last):\n  File "{__file__}"')
             assert two.put <= two.died
             first, *others = await opened.dead(limit=3)
@@ -85,4 +86,11 @@ def test_what_others_wrote_is_read_as_far_as_it_goes(failure: bytes, reason: str
     message = Message("id", b'{"number": 1}', 4, 12.5, {}, None)
     letter: Letter[Any] = letter_of(DeadLetter("7", message, failure), codec_for("queue", Any, "json", 99).decoded)
     assert (letter.place, letter.item, letter.deliveries, letter.put) == ("7", {"number": 1}, 4, 12.5)
-    assert (letter.reason, letter.calls) == (reason, calls)
+    assert (letter.reason, letter.calls, letter.history) == (reason, calls, ())
+
+
+def test_what_others_wrote_of_earlier_calls_is_read_without_passwords() -> None:
+    """Protects the list: what is no text is left out."""
+    told = json.dumps({"history": ["a at nats://me:canary@h", 7, None, "b"]}).encode()
+    letter = letter_of(DeadLetter("7", Message("id", b"1", 4, 12.5, {}, None), told), lambda body, headers: body)
+    assert letter.history == ("a at nats://me:***@h", "b")

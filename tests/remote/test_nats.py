@@ -62,6 +62,7 @@ class TestNats(BrokerContract):
     """The contract."""
 
     engine = NatsBroker
+    misses_queues = True
 
     @pytest.fixture
     def url(self, server: Nats) -> str:

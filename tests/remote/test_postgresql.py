@@ -97,6 +97,14 @@ async def database(postgresql: PostgreSQL) -> AsyncIterator[Any]:
     await connection.close()
 
 
+async def test_a_look_makes_no_tables(postgresql: PostgreSQL, database: Any) -> None:
+    """Protects the database of somebody who mistyped its name, or the schema's."""
+    url = postgresql.url() + "&schema=mistyped"
+    with pytest.raises(DefinitionError, match=r"there is no queue at postgresql://127"):
+        await PostgreSQLBroker(url, Settings(30.0, "dead", {}, must_exist=True)).open()
+    assert await database.fetchval("SELECT to_regnamespace('mistyped') IS NULL")
+
+
 # -- the URL --------------------------------------------------------------------------------------
 
 

@@ -78,6 +78,7 @@ class TestRabbit(BrokerContract):
     """The contract."""
 
     engine = RabbitBroker
+    misses_queues = True
 
     @pytest.fixture
     def url(self, server: Rabbit) -> str:

@@ -49,6 +49,7 @@ class TestRedis(BrokerContract):
     """The contract."""
 
     engine = RedisBroker
+    misses_queues = True
     lease = 0.5
 
     @pytest.fixture

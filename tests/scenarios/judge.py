@@ -122,8 +122,8 @@ def _balances(scenario: Scenario, ledger: Ledger, outcome: Outcome, report: Repo
         if not _believed(scenario, place):
             yield from _settled(scenario, ledger, outcome, place, stage, left)
     for stage in report.stages[count + scenario.sinks :]:
-        left = [ledger.known(item.item) for name, item in unfinished if name == stage.name]
-        yield from _all_told(scenario, ledger, outcome, stage, left)
+        letters = [(item.stage, ledger.known(item.item)) for name, item in unfinished if name == stage.name]
+        yield from _all_told(scenario, ledger, outcome, stage, letters)
     if len(report.failures) != min(report.failed, FAILURES_KEPT):
         yield f"{report.failed} failed, but {len(report.failures)} are told"
     if report.produced != outcome.outside or report.fed != ledger.fed:
@@ -166,17 +166,17 @@ def _made_of(value: Item, items: frozenset[Item]) -> bool:
 
 
 def _all_told(
-    scenario: Scenario, ledger: Ledger, outcome: Outcome, stage: StageStatistics, left: list[Item]
+    scenario: Scenario, ledger: Ledger, outcome: Outcome, stage: StageStatistics, left: list[tuple[str, Item]]
 ) -> Iterator[str]:
     """The consumer that is told of failures gets each of them once; an item may fail in several branches."""
-    told_of = ledger.dead_letters
     tellers = [place for place, spec in enumerate(scenario.stages) if "dead letters" in spec.options]
     books = [ledger.books[place] for place in tellers]
     failed = Counter(item for book in books for item in book.failed | book.loose if not item.is_called)
-    told = [*told_of.started, *(item for item in left if item not in told_of.started)]
+    letters = {*ledger.told, *left}
+    told = [item for _, item in letters]
     if not Counter(told) <= failed:
         yield f"told of {told}, failed: {failed}"
-    counts = len(told), sum(item in told_of.done for item in told_of.started)
+    counts = len(letters), sum(ledger.told.values())
     if (stage.received, stage.done) != counts:
         yield f"dead letters: received, done are {stage.received, stage.done}, should be {counts}"
     if _calm(ledger, outcome) and not ledger.limits and set(failed).difference(told):

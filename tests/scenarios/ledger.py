@@ -119,7 +119,7 @@ class Ledger:
         self.following = scenario.following
         self.entries = scenario.entries
         self.emitted = [0] * len(scenario.stages)
-        self.dead_letters = Book(float("inf"))  # of the consumer that is told of failures
+        self.told: dict[tuple[str, Item], bool] = {}  # stage and item of each letter, and whether it was handled
         self.problems: list[str] = []
         self.errors: list[Exception] = []  # that must come out
         self.interrupts: list[BaseException] = []
@@ -374,8 +374,8 @@ class Ledger:
             for item in (seen | {*book.started}) - book.done - book.failed - book.dropped - book.loose - book.closed:
                 if message in item.roots:
                     yield f"stage {place}", item
-        for item in {*self.dead_letters.started} - self.dead_letters.done:
-            if message in item.roots:
+        for (_, item), handled in self.told.items():
+            if not handled and message in item.roots:
                 yield "the dead letters", item
         if self.streamed or self.scenario.sinks:
             for item in {*self.books[-1].accepted} - self.read:

@@ -176,15 +176,17 @@ def make_branching(spec: StageSpec, stage: int, ledger: Ledger, branches: list[A
 
 def make_dead_letters(ledger: Ledger) -> Any:
     """The consumer that is told of failures, whatever stage they are from."""
-    book = ledger.dead_letters
 
     @consumer(concurrency=2)
     async def dead_letters(failure: Failure) -> None:
         item = ledger.known(failure.item)
         ledger.look_at_roots("the consumer of failures", item)
-        book.started.append(item)
+        letter = failure.stage, item
+        if letter in ledger.told:
+            ledger.problems.append(f"told twice that {item} failed in {failure.stage}")
+        ledger.told[letter] = False
         await pause(ledger, "some")
-        book.done.add(item)
+        ledger.told[letter] = True
 
     return dead_letters
 

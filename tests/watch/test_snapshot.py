@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support import endless, named
 
-from asyncpc import Pipeline, Rate, consumer, source, testing
+from asyncpc import Pipeline, Rate, consumer, remote_queue, source, testing
 from asyncpc.watch.failures import KEPT
 from asyncpc.watch.snapshot import as_dict, view_of
 from asyncpc.watch.watcher import View, Watcher
@@ -49,6 +49,14 @@ def view_after(pipeline: Any, seconds: float) -> View:
 
 def through_json(view: View, **options: Any) -> View:
     return view_of(json.loads(json.dumps(as_dict(view, **options), allow_nan=False)))
+
+
+def test_a_queue_that_is_put_into_comes_through_json() -> None:
+    """Protects ``asyncpc top``: what the queue holds is not read as a list of numbers."""
+    view = view_after(Pipeline(source(range(10_000)), fails >> remote_queue("memory://snapshot", int)), 5)
+    assert view.stages[-1].now.remote is not None
+    assert view.stages[-1].now.remote.depth is not None
+    assert through_json(view).stages[-1].now == view.stages[-1].now
 
 
 def test_a_view_comes_through_json_unchanged() -> None:

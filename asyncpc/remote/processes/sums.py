@@ -25,14 +25,13 @@ Part = TypeVar("Part", SourceStatistics, StageStatistics)
 def without_present(ended: Statistics) -> Statistics:
     """What is left of a process that has ended and was replaced: its counts."""
     return ended._replace(
-        stages=tuple([stage._replace(**PRESENT) for stage in ended.stages]),
-        sources=tuple(
-            [
-                source if source.remote is None else source._replace(remote=source.remote._replace(disconnected=0.0))
-                for source in ended.sources
-            ]
-        ),
+        stages=tuple([_without_connection(stage)._replace(**PRESENT) for stage in ended.stages]),
+        sources=tuple([_without_connection(source) for source in ended.sources]),
     )
+
+
+def _without_connection(part: Part) -> Part:
+    return part if part.remote is None else part._replace(remote=part.remote._replace(disconnected=0.0))
 
 
 def sum_of(parts: Sequence[Statistics], state: str, elapsed: float) -> Statistics:

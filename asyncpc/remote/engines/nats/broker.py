@@ -58,6 +58,7 @@ class NatsBroker:
         self._where = f"{self._options['servers']}/{self._queue}"
         self._dead_letter = settings.dead_letter
         self._lease = settings.lease
+        self._must_exist = settings.must_exist
         self._ours_for = settings.lease - min(settings.lease / 4, MARGIN)
         self._link: Link | None = None  # while it is connected
         self._giving_back: asyncio.Task[None] | None = None
@@ -68,6 +69,8 @@ class NatsBroker:
         await connection.open(self._options)
         streams = Streams(connection, self._queue, self._dead_letter)
         try:
+            if self._must_exist:
+                await streams.find()
             await streams.make(self._lease)
         except BaseException:
             await connection.close()

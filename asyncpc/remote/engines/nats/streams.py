@@ -12,7 +12,7 @@ from nats.aio.msg import Msg
 
 from ....errors import DefinitionError
 from ....wording import shown
-from ...broker import DeadLetter, Depth, Message
+from ...broker import DeadLetter, Depth, Message, no_queue
 from .connection import Connection, Request
 from .message import message_of
 
@@ -38,6 +38,12 @@ class Streams:
         """Sequence that the server had delivered when this connection was opened, as far as it knows."""
         self._connection: Connection = connection
         self._config: dict[str, Any] = {}  # of the consumer
+
+    async def find(self) -> None:
+        """Raise ``DefinitionError`` if there is no such queue."""
+        (found,) = await self._connection.ask((f"STREAM.INFO.{self.queue}", {}))
+        if found.get("error", {}).get("code") == 404:
+            raise no_queue(f"at {self._connection.where}")
 
     async def make(self, lease: float) -> None:
         """What is missing; raises ``DefinitionError`` for a stream of that name that is something else."""

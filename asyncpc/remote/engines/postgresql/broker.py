@@ -25,6 +25,7 @@ from ...broker import (
     Outgoing,
     PublishError,
     Settings,
+    no_queue,
     places_to_know,
 )
 from ..rows import Receipt, message_in, texts_of
@@ -73,6 +74,8 @@ class PostgreSQLBroker:
         await self._settling.open()
         try:
             if not await self._settling.run("fetchval", tables.IS_THERE):
+                if self._settings.must_exist:
+                    raise no_queue(f"at {self._address.shown}")
                 await self._settling.run("execute", tables.MAKE)
         except BaseException:
             await self.close()

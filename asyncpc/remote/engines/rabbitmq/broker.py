@@ -69,13 +69,14 @@ class RabbitBroker:
         scheme = "amqps" if self._options.context else "amqp"
         self._where = f"{scheme}://{self._options.host}:{self._options.port}/{self._queue}"
         self._lease = settings.lease
+        self._must_exist = settings.must_exist
         self._link: Link | None = None  # while it is connected
 
     async def open(self) -> None:
         """See ``Broker``; raises ``DefinitionError`` for a queue of that name that is something else."""
         link = Link(self._where, self._queue)
         try:
-            self._check_version(await link.open(self._options, self._dead))
+            self._check_version(await link.open(self._options, self._dead, self._must_exist))
         except BaseException:
             await link.close()
             raise

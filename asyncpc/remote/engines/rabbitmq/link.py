@@ -16,7 +16,7 @@ from pamqp.common import FieldTable
 
 from ....errors import DefinitionError
 from ....wording import shown
-from ...broker import Disconnected, Message, PublishError
+from ...broker import Disconnected, Message, PublishError, no_queue
 from .channel import Channel, Refused
 from .connection import Connection, Options
 from .intake import Delivery, Intake
@@ -63,10 +63,12 @@ class Link:
         self._resting: asyncio.Task[None] | None = None  # since no receive waited that could be woken
         self._putting = asyncio.Lock()
 
-    async def open(self, options: Options, dead: str) -> tuple[int, ...]:
+    async def open(self, options: Options, dead: str, must_exist: bool) -> tuple[int, ...]:
         """Connect, and make the queues; the server's version. Once; what fails is closed by :meth:`close`."""
         await self._first.open(options)
         await self._second.open(options)
+        if must_exist:
+            await self._find()
         for queue in (self.queue, dead, self.delays.names, self.suspects.queue):
             await self.make(queue, {})
         self.intake = await self._first.channel(Intake)
@@ -74,6 +76,17 @@ class Link:
         self.tools = await self._first.channel(Channel)
         self._outlet = await self._second.channel(Outlet)
         return self._first.version
+
+    async def _find(self) -> None:
+        channel = await self._first.channel(Channel)
+        try:
+            await channel.call(Queue.Declare(queue=self.queue, passive=True))
+        except Refused as error:
+            if error.code != 404:
+                raise
+            raise no_queue(f"at {self.where}") from None
+        finally:
+            await channel.close()
 
     async def make(self, queue: str, arguments: FieldTable) -> None:
         """A queue, if it is not there; raises ``DefinitionError`` if it is something else."""

@@ -17,7 +17,8 @@ from hashlib import sha1
 from time import time
 from typing import Any, Final
 
-from ...broker import DeadLetter, Depth, Disconnected, Guarantees, Message, Outgoing, PublishError, Settings
+from ....wording import shown
+from ...broker import DeadLetter, Depth, Disconnected, Guarantees, Message, Outgoing, PublishError, Settings, no_queue
 from .entries import Receipt, arguments_of, dead_letter, is_entry, message, names_of, parts, shared
 from .line import Command, Full, Line, Refused, address_of, keys_of, lines_to
 from .putting import LONGEST, check_sizes, longest_at
@@ -54,13 +55,13 @@ class RedisBroker:
         self._keys: tuple[str, ...] = keys_of(queue, settings.dead_letter)
         self._consumers: list[str] = []  # a new one each time we connect, so that no old receipt is taken for a new one
         self._lease = int(settings.lease * 1000)
+        self._must_exist = settings.must_exist
         self._remember = remember
         self._calls: Line | None = None
         self._reader: Reader | None = None
         self._longest = LONGEST  # bytes of a message that can be put
         self._size = 10_000  # of a message that was received lately
-        self._tend_at = 0.0
-        self._has_suspects = True
+        self._tend_at, self._has_suspects = 0.0, True
         self._is_sure: object = False
 
     async def open(self) -> None:
@@ -73,6 +74,8 @@ class RedisBroker:
             await calls.connect()
             await reader.connect()
             await calls.call(("SCRIPT", "LOAD", SCRIPT))
+            if self._must_exist and await calls.call(("EXISTS", self._queue)) == [0]:
+                raise no_queue(f"in Redis by the name {shown(self._queue)}")
             self._longest = await longest_at(calls)
             self._consumers.append(f"{os.getpid()}-{os.urandom(6).hex()}")
             await self._run("open")

@@ -67,7 +67,7 @@ class SqliteBroker:
     async def open(self) -> None:
         """See ``Broker``; raises ``DefinitionError`` where no later attempt can do better."""
         settings = self._settings
-        self._file = file = QueueFile(self._path, self._queue, settings.dead_letter, settings.lease, self._synchronous)
+        self._file = file = QueueFile(self._path, self._queue, settings, self._synchronous)
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()  # of this loop
         self._threads = await WorkerThreads("sqlite", 1, make_caller=lambda: file).__aenter__()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from secrets import randbits
 from time import time
 from typing import Any, ClassVar, Final
 
 from ....offload.calls import Job
-from ...broker import DeadLetter, Depth, Message, Outgoing
+from ....wording import shown
+from ...broker import DeadLetter, Depth, Message, Outgoing, Settings, no_queue
 from ..rows import message_in
 from .apart import Apart
 from .file import DatabaseFile
@@ -28,11 +30,12 @@ PURGED: Final = 1000
 class QueueFile(DatabaseFile):
     """See ``Broker`` for what each call promises."""
 
-    def __init__(self, path: str, queue: str, dead_letter: str, lease: float, synchronous: str) -> None:
+    def __init__(self, path: str, queue: str, settings: Settings, synchronous: str) -> None:
         super().__init__(path, KIND, VERSION, SCHEMA, synchronous)
         self._name_of_queue = queue
-        self._dead_letter = dead_letter
-        self._lease = lease
+        self._dead_letter = settings.dead_letter
+        self._lease = settings.lease
+        self._must_exist = settings.must_exist
         self._written = 0  # by this connection, which data_version does not tell
         self._looked_at: tuple[int, ...] = ()
         self._nothing_until = 0.0
@@ -40,15 +43,24 @@ class QueueFile(DatabaseFile):
 
     def open(self) -> str:
         """Also find the number of the queue; see ``DatabaseFile``."""
+        if self._must_exist and not os.path.exists(self.path):
+            raise no_queue(f"at {self._name}, nor such a file")
         path = super().open()
         find = "SELECT number FROM queue WHERE name=?"
         if (found := self.reading().execute(find, (self._name_of_queue,)).fetchone()) is None:
+            self._check_may_make()
             write = self.writing()
             write.execute("INSERT OR IGNORE INTO queue(name) VALUES(?)", (self._name_of_queue,))
             found = write.execute(find, (self._name_of_queue,)).fetchone()
         self._queue: int = found[0]
         self._lane, self._apart, self._ids = Lane(self._queue), Apart(self._queue), SeenIds(self._queue)
         return path
+
+    def _check_may_make(self) -> None:
+        if self._must_exist:
+            names = [shown(name) for (name,) in self.reading().execute("SELECT name FROM queue ORDER BY name LIMIT 10")]
+            has = f", which has {', '.join(names)}" if names else ""
+            raise no_queue(f"{shown(self._name_of_queue)} in {self._name}{has}")
 
     # -- receiving --------------------------------------------------------------------------------
 
