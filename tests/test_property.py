@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 from collections import Counter
@@ -11,6 +12,9 @@ from typing import Any
 
 import pytest
 from scenarios import AMPLE, FURTHER, OPTIONS, WAITING, Scenario, draw, failing, perform, problems
+from scenarios.player import guarded
+
+from asyncpc import testing
 
 ENDINGS = "normal end", "drain", "deadline", "outer cancel", "failure", "worker cancelled"
 
@@ -65,6 +69,30 @@ def test_a_seed_repeats(seeds: int) -> None:
             list(map(repr, book.started)) for book in second[0].books
         ]
         assert first[1].ended == second[1].ended
+
+
+def test_a_long_scenario_is_not_stuck_and_one_that_waits_is() -> None:
+    """Protects against a scenario of many items that counts as stuck, as seed 12338 did on uvloop."""
+    begun = 0
+
+    async def play(items: int) -> None:
+        nonlocal begun
+        for _ in range(items):
+            begun += 1
+            await asyncio.sleep(5)
+        if items < 20:
+            await asyncio.sleep(1000)
+
+    async def main() -> None:
+        began = testing.now()
+        await guarded(play(20), 10, lambda: begun)
+        ended = testing.now()
+        assert ended - began == 100
+        with pytest.raises(TimeoutError):
+            await guarded(play(3), 10, lambda: begun)
+        assert testing.now() - ended <= 15 + 10
+
+    testing.run(main())
 
 
 def endings(scenario: Scenario) -> set[str]:

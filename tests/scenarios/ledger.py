@@ -223,7 +223,7 @@ class Ledger:
     def handling(self, stage: int, items: list[Item]) -> Iterator[None]:
         """One call of a handler, whatever its end."""
         book, options = self.books[stage], self.scenario.stages[stage].options
-        if items[0] in book.started and "retry" in options:
+        if items[0] in book.together and "retry" in options:
             self._look_at_retry(stage, items)
         else:
             for item in items:

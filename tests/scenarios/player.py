@@ -22,13 +22,13 @@ from .remote import make_remote_sink
 from .spec import AMPLE, Layout, Sabotage, Scenario
 from .watching import Ears, follow_with
 
-__all__ = ["Outcome", "perform"]
+__all__ = ["Outcome", "guarded", "perform"]
 
 SINK: Final = "asyncpc:out"
 """The session of the remote queue that takes the values."""
 
 GUARD: Final = 20.0
-"""Seconds of real time after which a scenario on a real loop counts as stuck."""
+"""Seconds of real time without another item begun after which a scenario on a real loop counts as stuck."""
 
 
 @dataclass
@@ -395,7 +395,7 @@ def perform(scenario: Scenario) -> tuple[Ledger, Outcome]:
     with _listening(noise), _clock(scenario, loop):
         game = _Play(scenario, ledger)
         try:
-            loop.run_until_complete(_guarded(game.drive(), scenario))
+            loop.run_until_complete(_to_its_end(game.drive(), scenario, ledger))
         except (Deadlock, TimeoutError) as stuck:
             game.outcome.stuck = f"stuck: {stuck}"
             _dismiss(loop, ledger)
@@ -406,11 +406,37 @@ def perform(scenario: Scenario) -> tuple[Ledger, Outcome]:
     return ledger, game.outcome
 
 
-async def _guarded(main: Coroutine[Any, Any, None], scenario: Scenario) -> None:
+async def _to_its_end(main: Coroutine[Any, Any, None], scenario: Scenario, ledger: Ledger) -> None:
     """In virtual time a run that is stuck has nothing left to wait for, unless it has a session, which always looks."""
+    if scenario.loop == "uvloop":
+        await guarded(main, GUARD, lambda: sum(len(book.started) for book in ledger.books))
+        return
     looks = scenario.is_remote or scenario.sinks
-    async with asyncio.timeout(GUARD if scenario.loop == "uvloop" else 100 * AMPLE if looks else None):
+    async with asyncio.timeout(100 * AMPLE if looks else None):
         await main
+
+
+async def guarded(main: Coroutine[Any, Any, None], patience: float, progress: Callable[[], int]) -> None:
+    """Await ``main``; raise ``TimeoutError`` once there was no ``progress`` for that many seconds.
+
+    However long it takes otherwise: items that are fed behind several branches may be tens of thousands.
+    """
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle
+    async with asyncio.timeout(patience) as limit:
+
+        def look(before: int) -> None:
+            nonlocal timer
+            now = progress()
+            if now != before and not limit.expired():
+                limit.reschedule(loop.time() + patience)
+            timer = loop.call_later(patience / 4, look, now)
+
+        timer = loop.call_later(patience / 4, look, progress())
+        try:
+            await main
+        finally:
+            timer.cancel()
 
 
 def _dismiss(loop: asyncio.AbstractEventLoop, ledger: Ledger) -> None:
