@@ -21,7 +21,7 @@ Beside = Callable[[str, Line], Line]
 def run(cases: Sequence[Case], bench: Bench, beside: Sequence[Beside] = ()) -> dict[str, Results]:
     """All results, by case."""
     figures: dict[str, Results] = {}
-    with _progress(len(cases)) as say, _few_to_collect():
+    with _progress(len(cases)) as say:
         for case in cases:
             results: Results = figures.setdefault(case.name, {})
             say(case.name)
@@ -46,19 +46,11 @@ def again(case: str, line: Line) -> Line:
 def settle() -> None:
     """Let the garbage collector skip what is there when a line begins: all that the peers have imported.
 
-    It would look at that before each sample, which takes longer than many samples do.
+    It would look at that before each sample, which takes longer than many samples do. What it skips stays so: to let go
+    of it would also undo what the program had frozen before.
     """
     gc.collect()
     gc.freeze()
-
-
-@contextmanager
-def _few_to_collect() -> Iterator[None]:
-    try:
-        settle()
-        yield
-    finally:
-        gc.unfreeze()
 
 
 @contextmanager
