@@ -37,12 +37,28 @@ async def picky(item):
 async def bulk(items):
     raise OSError("full")
 
+all_given = False
+
+@producer
+async def three():
+    global all_given
+    all_given = False
+    for n in range(3):
+        yield n
+    all_given = True
+
+async def all_three():
+    while not all_given:
+        await asyncio.sleep(0)
+
 @consumer
 async def leaves(item):
+    await all_three()
     sys.exit(7)
 
 @consumer
 async def interrupts(item):
+    await all_three()
     raise KeyboardInterrupt
 
 @producer
@@ -59,8 +75,8 @@ async def hangs(item):
 many = source(range(300)) >> odd
 various = source([{"id": 1, "url": "ftp://me:hunter2@host/"}, ("a", None), b"ftp://me:hunter2@host/", {1}]) >> picky
 batched = source(range(6)) >> bulk
-leaving = source(range(3)) >> leaves
-interrupted = source(range(3)) >> interrupts
+leaving = three >> leaves
+interrupted = three >> interrupts
 stalled = ready >> hangs
 done = source([2]) >> odd
 headless = odd >> odd

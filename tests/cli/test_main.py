@@ -26,10 +26,19 @@ APP = r"""
 import asyncio, contextlib, logging, sys, time
 from asyncpc import Pipeline, Restart, consumer, feed, merge, producer, source
 
+all_given = False
+
 @producer
 async def numbers():
+    global all_given
+    all_given = False
     for n in range(10):
         yield n
+    all_given = True
+
+async def all_numbers():
+    while not all_given:
+        await asyncio.sleep(0)
 
 @producer(restart=Restart(times=3, within=60))
 async def idle():
@@ -105,6 +114,7 @@ async def mute(n):
 
 @consumer
 async def leaves(n):
+    await all_numbers()
     sys.exit(7)
 
 @consumer(on_error="skip")
@@ -116,10 +126,12 @@ async def logs(n):
 
 @consumer
 async def ends(n):
+    await all_numbers()
     sys.exit()
 
 @consumer
 async def complains(n):
+    await all_numbers()
     sys.exit("no disk at redis://me:hunter2@host/0")
 
 @producer
