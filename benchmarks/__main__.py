@@ -14,11 +14,12 @@ from typing import Any
 
 from . import judge, kept, report
 from .before import before
-from .cases import CASES, REQUIRED
+from .cases import REQUIRED
 from .instructions import NotMeasured, exported
 from .measure import AGAIN, BEFORE, Bench
 from .pictures import draw
 from .run import Beside, again, run
+from .side_paths import CASES
 from .work import WrongResult
 
 ROUNDS, ROUNDS_QUICK = 11, 5

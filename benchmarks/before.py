@@ -33,11 +33,12 @@ def before(checkout: Path, bench: Bench) -> Iterator[Beside]:
     command = [sys.executable, "-m", "benchmarks.before", str(checkout.resolve()), bench.loop, str(int(bench.quick))]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=ROOT, env=environment, text=True, bufsize=1) as process:
+        assert process.stdin is not None
         try:
             yield partial(_beside, partial(_ask, process), bench)
         finally:
             with suppress(BrokenPipeError):
-                process.stdin.close()  # type: ignore[union-attr]  # it ends then
+                process.stdin.close()  # it ends then
 
 
 def _ask(process: subprocess.Popen[str], **question: Any) -> Any:
@@ -112,8 +113,8 @@ class _Lines:
         self, case: str = "", line: str = "", sample: str = "", known: Mapping[str, float] = MappingProxyType({})
     ) -> Any:
         """Go on to a line, or take a sample of the line at hand."""
-        from .cases import CASES
         from .run import settle
+        from .side_paths import CASES
 
         if sample:
             assert self.current is not None

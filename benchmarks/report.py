@@ -13,10 +13,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from . import side_paths  # noqa: F401  # enters its cases
-from .cases import BEST_LIBRARY, CASES, LIMITS, WANTED, Case
+from .cases import BEST_LIBRARY, LIMITS, WANTED, Case
 from .measure import Bench, Result, Results, Spread
 from .peers import ASYNCPC, LIBRARIES
+from .side_paths import CASES
 
 INSTALL = "install it with: uv run --project benchmarks … (or: pip install rich)"
 Figures = Mapping[str, Results]

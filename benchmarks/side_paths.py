@@ -19,12 +19,12 @@ from typing import Any
 
 import asyncpc
 
-from .cases import OURS_AND_HAND, SERVICES, WANTED, case, through
+from .cases import CASES, OURS_AND_HAND, SERVICES, WANTED, case, through
 from .measure import Bench, Line
 from .peers import ASYNCPC, END, HAND_WRITTEN, Peer, Service, run_hand_written
 from .work import Job, Shape, WrongResult, compute
 
-__all__ = ["BATCH"]
+__all__ = ["BATCH", "CASES"]  # all cases there are: those of ``cases``, and these
 
 Call = Callable[[Any], Awaitable[Any]]
 Write = Callable[[list[int]], object]
