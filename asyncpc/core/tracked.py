@@ -263,6 +263,7 @@ def tracking(call: Call, worker: Any) -> Call:
     handler = worker.stage.handler
     is_last = handler.branches is None and worker.stage.outlets[0].channel is None
     generates = handler.generates and handler.branches is None
+    # Two that begin alike: a call of their common part would be one coroutine more for each item.
     call_tracked = _settling(call, worker) if is_last and not generates else _passing_on(call, worker, generates)
     if worker.stage.run.comes_with_tickets:
         return call_tracked
