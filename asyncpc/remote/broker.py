@@ -19,6 +19,7 @@ from ..core.seams import Depth
 from ..errors import AsyncpcError, DefinitionError
 
 __all__ = [
+    "LONGEST_FAILURE",
     "SUSPECT_AFTER",
     "Broker",
     "DeadLetter",
@@ -38,6 +39,9 @@ __all__ = [
 
 SUSPECT_AFTER: Final = 2
 """Deliveries without an end after which a message is suspected of killing its process; it is then received alone."""
+
+LONGEST_FAILURE: Final = 40_000
+"""Bytes of what is told of a failure: NATS takes 64 KiB of headers, RabbitMQ one frame, by default of 128 KiB."""
 
 
 class Message(NamedTuple):
@@ -218,6 +222,8 @@ class Broker(Protocol):
 
     async def bury(self, dead: Sequence[tuple[Message, bytes]]) -> None:
         """Move these deliveries to the dead letter queue, each with what it failed of; in one step where possible.
+
+        That is a JSON object of at most ``LONGEST_FAILURE`` bytes, all of them ASCII.
 
         Never ack before the dead letter is confirmed. Raises :class:`PublishError` for the messages whose dead letters
         the server does not take, when all others are buried: they are tried again later.

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-from ..failure import Failure
+from ..failure import HISTORY_KEPT, Failure
 from ..wording import cut, redacted, shown
-from .broker import DeadLetter, Message, PayloadError
+from .broker import LONGEST_FAILURE, DeadLetter, Message, PayloadError
 
 __all__ = ["Letter", "failure_of", "letter_of"]
 
@@ -43,11 +43,17 @@ class Letter(NamedTuple, Generic[T]):
     traceback: str
     """Of the error, as text; empty if there is none."""
     history: tuple[str, ...] = ()
-    """What the earlier calls of the last delivery failed with, the oldest first: type and message of at most 20."""
+    """What the earlier calls of the last delivery failed with, the oldest first: type and message of at most 20.
+
+    Empty if they would be too long beside the error and its traceback.
+    """
 
 
 LONGEST_TEXT: Final = 20_000
 """Characters of an error, or of its traceback, that a dead letter keeps."""
+
+SHORT: Final = 1500
+"""Characters of each where they are too long together; JSON has up to 12 bytes for one."""
 
 EMPTY: Final[Mapping[str, Any]] = {
     "reason": "",
@@ -74,7 +80,15 @@ def failure_of(failure: Failure, deliveries: int) -> bytes:
         "traceback": cut(failure.traceback, LONGEST_TEXT),
         "history": failure.history,
     }
-    return json.dumps(told).encode()
+    written = json.dumps(told)
+    for name, shorter in (
+        ("history", []),
+        ("traceback", cut(failure.traceback, SHORT)),
+        ("reason", cut(failure.error, SHORT)),
+    ):
+        if len(written) > LONGEST_FAILURE:
+            written = json.dumps(told := told | {name: shorter})
+    return written.encode()
 
 
 def letter_of(dead: DeadLetter, decode: Callable[[bytes, Mapping[str, str]], T]) -> Letter[T]:
@@ -102,5 +116,5 @@ def _told(failure: bytes, message: Message) -> dict[str, Any]:
     known = {**EMPTY, "deliveries": message.attempt}
     fitting = {name: found[name] for name, usual in known.items() if type(found.get(name)) is type(usual)}
     told = {**known, **fitting}
-    told["history"] = tuple([redacted(one) for one in told["history"] if isinstance(one, str)])
+    told["history"] = tuple([redacted(one) for one in told["history"] if isinstance(one, str)][-HISTORY_KEPT:])
     return {name: redacted(value) if isinstance(value, str) else value for name, value in told.items()}

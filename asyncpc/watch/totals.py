@@ -138,9 +138,10 @@ class Totals:
 def depths_of(now: Statistics) -> Figures:
     """What is told of remote queues that have been looked at; a 0 would not be true of one that has not."""
     found: dict[tuple[str, ...], float] = {}
-    queues = [(source.name, source.remote) for source in now.sources]
-    queues += [(stage.name, stage.remote) for stage in now.stages]
-    for name, remote in queues:
+    queues = {stage.name: stage.remote for stage in now.stages}
+    # of two of one name, the one that is read counts
+    queues |= {source.name: source.remote for source in now.sources if source.remote is not None}
+    for name, remote in queues.items():
         if remote is not None and remote.depth is not None:
             found |= _depth(name, remote, remote.depth)
     return found

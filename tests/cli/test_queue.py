@@ -336,6 +336,15 @@ def test_a_mistyped_queue_is_not_there(
     )
     assert sorted(os.listdir(folder)) == before
 
+    (folder / "empty.db").touch()
+    told = asked("sqlite:///empty.db?queue=jobs")
+    assert (told.status, told.out) == (2, "")
+    assert told.err == (
+        "asyncpc: there is no queue at 'empty.db', which is empty; the first program that opens it makes it\n"
+    )
+    assert sorted(os.listdir(folder)) == sorted([*before, "empty.db"])
+    assert (folder / "empty.db").stat().st_size == 0
+
     assert asyncio.run(remote_queue("sqlite:///jobs.db?queue=jobs", int).depth()).ready == 0
     told = asked("sqlite:///jobs.db?queue=jobbs")
     assert (told.status, told.out) == (2, "")

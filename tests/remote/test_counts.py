@@ -318,6 +318,25 @@ def test_prometheus_sees_a_queue_that_is_put_into() -> None:
     testing.run(main())
 
 
+def test_prometheus_sees_the_queue_that_is_read_where_one_of_the_same_name_is_put_into() -> None:
+    """Protects an autoscaler where messages move to another server: what is there is not what is left."""
+    registry, here, there = CollectorRegistry(), fresh(), fresh()
+    metrics = Metrics(registry)
+    pipeline = here >> there
+    metrics.watch(pipeline, name="move")
+
+    async def main() -> None:
+        await put(there, 1, 2, 3)
+        async with pipeline:
+            labels = {"pipeline": "move", "source": "jobs"}
+            await asyncio.sleep(1)
+            assert registry.get_sample_value("asyncpc_queue_ready", labels) is None
+            await asyncio.sleep(1)
+            assert registry.get_sample_value("asyncpc_queue_ready", labels) == 0
+
+    testing.run(main())
+
+
 def test_the_lag_of_an_empty_queue_is_nothing() -> None:
     """Protects an autoscaler: no message waits, which is not the same as not knowing."""
     counts = RemoteCounts(0, 0, 0, 0, 0, 0)

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from asyncpc import consumer, testing
+from asyncpc import Failure, consumer, testing
 from asyncpc.remote import Letter, Message, Outgoing
-from asyncpc.remote.broker import DeadLetter
+from asyncpc.remote.broker import LONGEST_FAILURE, DeadLetter
 from asyncpc.remote.codec import codec_for
-from asyncpc.remote.letters import letter_of
+from asyncpc.remote.letters import failure_of, letter_of
 from asyncpc.remote.queue import RemoteQueue, remote_queue
 
 _names = count()
@@ -94,3 +94,32 @@ def test_what_others_wrote_of_earlier_calls_is_read_without_passwords() -> None:
     told = json.dumps({"history": ["a at nats://me:canary@h", 7, None, "b"]}).encode()
     letter = letter_of(DeadLetter("7", Message("id", b"1", 4, 12.5, {}, None), told), lambda body, headers: body)
     assert letter.history == ("a at nats://me:***@h", "b")
+
+
+@pytest.mark.parametrize(
+    ("reason", "earlier", "of_history"),
+    [
+        ("x" * 1000, "x" * 1000, 20),
+        ("x" * 10_000, "x" * 1000, 0),
+        ("x" * 100_000, "", 0),
+        ("ж" * 900, "ж" * 900, 0),
+        ("🌲" * 100_000, "🌲" * 1000, 0),
+    ],
+)
+def test_an_error_is_told_however_long_all_is_together(reason: str, earlier: str, of_history: int) -> None:
+    """Protects who looks for the cause on an engine that keeps it in headers, and nothing of one that is too long."""
+    failure = Failure(None, reason, 21, "work", f"Traceback: {reason}", (earlier,) * 20)
+    written = failure_of(failure, 1)
+    assert written.isascii()
+    assert len(written) <= LONGEST_FAILURE
+    letter = letter_of(DeadLetter("7", Message("id", b"1", 4, 12.5, {}, None), written), lambda body, headers: body)
+    assert letter.reason[:700] == reason[:700]
+    assert letter.traceback[:700] == f"Traceback: {reason}"[:700]
+    assert len(letter.history) == of_history
+
+
+def test_of_what_others_wrote_no_more_is_read_than_is_kept() -> None:
+    """Protects a terminal from somebody else's letter with a million earlier calls."""
+    told = json.dumps({"history": [str(number) for number in range(100)]}).encode()
+    letter = letter_of(DeadLetter("7", Message("id", b"1", 4, 12.5, {}, None), told), lambda body, headers: body)
+    assert letter.history == tuple(str(number) for number in range(80, 100))

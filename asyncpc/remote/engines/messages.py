@@ -10,18 +10,14 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, Protocol, TypeVar
 
-from ..broker import Message, PublishError
+from ..broker import LONGEST_FAILURE, Message, PublishError
 
-__all__ = ["AT_ONCE", "FAILURE", "confirmed", "headers_in", "kept", "number_of", "parts"]
+__all__ = ["AT_ONCE", "confirmed", "headers_in", "kept", "number_of", "parts"]
 
 AT_ONCE: Final = 1000
 """Messages that are sent before their answers are waited for."""
 
 BYTES_AT_ONCE: Final = 8 * 2**20
-
-FAILURE: Final = 40_000
-"""Bytes of a failure that are kept: NATS takes 64 KiB of headers, RabbitMQ one frame, by default of 128 KiB."""
-
 
 LONGEST_HEADERS: Final = 20_000
 """Characters of headers as JSON that are read; nobody writes as many (``codec.MAX_HEADER_BYTES``)."""
@@ -61,7 +57,7 @@ def confirmed(messages: Sequence[Message], error: PublishError) -> list[Message]
 
 def kept(failure: bytes) -> str:
     """What stands of a failure in the headers of a dead letter: all, or nothing if it is too long."""
-    return failure.decode("utf-8", "replace") if len(failure) <= FAILURE else "{}"
+    return failure.decode("utf-8", "replace") if len(failure) <= LONGEST_FAILURE else "{}"
 
 
 def number_of(text: str | None, other: float) -> float:

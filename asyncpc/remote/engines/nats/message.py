@@ -13,8 +13,8 @@ from urllib.parse import quote, unquote
 
 from nats.aio.msg import Msg
 
-from ...broker import Message, Outgoing
-from ..messages import FAILURE, kept, number_of
+from ...broker import LONGEST_FAILURE, Message, Outgoing
+from ..messages import kept, number_of
 from .connection import Connection, Request
 from .putting import fits, size_of
 
@@ -37,7 +37,7 @@ SAFE: Final = string.punctuation.replace("%", "")
 NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 """Names of headers that the client can send; it receives others too."""
 
-KEPT_FREE: Final = FAILURE + 8192
+KEPT_FREE: Final = LONGEST_FAILURE + 8192
 """Bytes kept free in each message for the headers of its dead letter."""
 
 LONGEST_ID: Final = 1000
@@ -124,7 +124,7 @@ def _noted(failure: bytes, note: str) -> bytes:
     except (TypeError, ValueError):  # it is no object
         told = {}
     reason = str(told.get("reason", ""))[:LONGEST_REASON]
-    return json.dumps({**told, "reason": f"{reason} ({note})", "traceback": ""}).encode()
+    return json.dumps({**told, "reason": f"{reason} ({note})", "traceback": "", "history": []}).encode()
 
 
 def headers_of(message: Message | Outgoing, unique: str = "", attempts: int = 0) -> dict[str, str]:

@@ -43,8 +43,8 @@ class QueueFile(DatabaseFile):
 
     def open(self) -> str:
         """Also find the number of the queue; see ``DatabaseFile``."""
-        if self._must_exist and not os.path.exists(self.path):
-            raise no_queue(f"at {self._name}, nor such a file")
+        if self._must_exist:
+            self._check_has_tables()
         path = super().open()
         find = "SELECT number FROM queue WHERE name=?"
         if (found := self.reading().execute(find, (self._name_of_queue,)).fetchone()) is None:
@@ -55,6 +55,13 @@ class QueueFile(DatabaseFile):
         self._queue: int = found[0]
         self._lane, self._apart, self._ids = Lane(self._queue), Apart(self._queue), SeenIds(self._queue)
         return path
+
+    def _check_has_tables(self) -> None:
+        """Before the file is opened, which would make it, and tables in an empty one."""
+        if not os.path.exists(self.path):
+            raise no_queue(f"at {self._name}, nor such a file")
+        if os.path.getsize(self.path) == 0:
+            raise no_queue(f"at {self._name}, which is empty")
 
     def _check_may_make(self) -> None:
         if self._must_exist:
